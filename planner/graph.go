@@ -1,0 +1,92 @@
+// Package planner turns a config.Project into one deduplicated build graph. It resolves bases, runs BuildKit's
+// Dockerfile front end in this process and merges every target and platform by content digest. It starts no process
+// and writes no file.
+package planner
+
+import (
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// Graph is everything that an engine needs: steps in order, inputs before users. It is never written after Plan
+// returned it, and its bytes are the same on every run, checkout path and user.
+type Graph struct {
+	Steps  []*Step
+	Images []*Image // in the order requested
+	// Locals are the build contexts by the name that "local://NAME" sources use.
+	Locals map[string]Local
+	// Secrets and SSH are what each target offers to its steps, by target name. They are in no digest.
+	Secrets map[string][]config.Secret
+	SSH     map[string][]config.SSH
+	// Declared counts the steps of all targets and platforms before merging.
+	Declared int
+	Warnings []Warning
+}
+
+// Local is a directory that steps read in place. What is ignored stands in the source op's own attributes
+// (local.excludepatterns, as in BuildKit), since two targets may ignore different files of one directory.
+type Local struct {
+	Dir string // absolute
+}
+
+// Step is one vertex. Digest is the digest of the canonical Op, whose inputs name the Digests of other steps.
+// Everything below Inputs is outside what is hashed.
+type Step struct {
+	Digest digest.Digest
+	Op     *pb.Op // read-only; Op.Inputs[i] is Inputs[i]
+	Inputs []Edge
+
+	Name      string // display name, such as "[api build 2/4] RUN make"
+	Source    []Location
+	Targets   []string // that want it, in the order requested
+	NoCache   bool     // no-cache or no-cache-filter asks that it runs
+	Resources *pb.LinuxResources
+}
+
+// Edge is one output of a step. The zero Edge is scratch: an empty file system.
+type Edge struct {
+	Step  *Step
+	Index int
+}
+
+// Location is a range of lines of a Dockerfile.
+type Location struct {
+	File       string // relative to the project directory where it is below it
+	Start, End int    // lines from 1, inclusive
+}
+
+// Image is one platform of one requested target.
+type Image struct {
+	Target   string
+	Platform ocispecs.Platform
+	// MultiPlatform says that this is one of several platforms of its target, to be gathered into one index.
+	MultiPlatform bool
+	Root          Edge
+	// Config is the image config as the front end made it: a Docker OCI image whose rootfs lists the base's layers
+	// only. Whoever assembles the image adds its own layers and aligns the history.
+	Config      []byte
+	Tags        []string
+	Annotations []string
+	Outputs     []config.Attrs
+	// Base is the name and digest of the image that the final stage stands on, or empty.
+	Base Base
+}
+
+// Base is an image that a build stands on.
+type Base struct {
+	Ref    string // as resolved: docker.io/library/python:3.8-alpine
+	Digest digest.Digest
+}
+
+// Warning is what the front end's linter or the planner found; it never stops a build.
+type Warning struct {
+	Target      string
+	Rule        string // the linter's rule name, or ""
+	Message     string
+	Description string
+	URL         string
+	Location    Location
+}
