@@ -1,0 +1,96 @@
+package executortest
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// ToolPath is where ToolImage keeps its program.
+const ToolPath = "/bin/tool"
+
+// toolSource is the program of ToolImage: it writes a fixed text to each path that it is given.
+const toolSource = `package main
+
+import "os"
+
+func main() {
+	for _, path := range os.Args[1:] {
+		if err := os.WriteFile(path, []byte("made by tool: "+path+"\n"), 0o644); err != nil {
+			println(err.Error())
+			os.Exit(1)
+		}
+	}
+}
+`
+
+// ToolImage is a hermetic base image: one layer with /bin/tool, a static program that writes a file to each path given
+// to it. It is compiled below dir with the Go toolchain of this machine.
+func ToolImage(dir string) (v1.Image, error) {
+	binary, err := buildTool(dir)
+	if err != nil {
+		return nil, fmt.Errorf("make the base image: %w", err)
+	}
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	for _, h := range []*tar.Header{
+		{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "bin/tool", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(binary))},
+		{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			return nil, err
+		}
+		if h.Typeflag == tar.TypeReg {
+			if _, err := w.Write(binary); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(layer.Bytes())), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	image, err := mutate.AppendLayers(empty.Image, l)
+	if err != nil {
+		return nil, err
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.Config.Env = []string{"PATH=/bin"}
+	return mutate.ConfigFile(image, config)
+}
+
+func buildTool(dir string) ([]byte, error) {
+	source := filepath.Join(dir, "tool.go")
+	if err := os.WriteFile(source, []byte(toolSource), 0o644); err != nil {
+		return nil, err
+	}
+	out := filepath.Join(dir, "tool")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, text)
+	}
+	return os.ReadFile(out)
+}
