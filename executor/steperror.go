@@ -1,0 +1,60 @@
+package executor
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/bakebuild/bake/planner"
+)
+
+// StepError says that a step of the user's own failed: its command, or a file operation such as a COPY of a missing
+// file. Faults of the machine, the cache or a registry are other errors.
+type StepError struct {
+	Step    string             // display name
+	Targets []string           // that want the step
+	Source  []planner.Location // where it stands, first the instruction itself; may be empty
+	// ExitCode is the command's; -1 when the step failed without one.
+	ExitCode int
+	// Last are the last lines of output, Log the path of all of it; both are empty when there was no output.
+	Last []string
+	Log  string
+	// Hint says what the user can do; may be empty.
+	Hint string
+	Err  error // the cause; nil when the exit code says it all
+}
+
+// Error is the complete message, without the output.
+func (e *StepError) Error() string {
+	var b strings.Builder
+	if len(e.Targets) > 0 {
+		fmt.Fprintf(&b, "target %s: ", strings.Join(e.Targets[:min(len(e.Targets), 3)], ", "))
+		if more := len(e.Targets) - 3; more > 0 {
+			fmt.Fprintf(&b, "and %d more: ", more)
+		}
+	}
+	if at := Place(e.Source); at != "" {
+		b.WriteString(at + ": ")
+	}
+	b.WriteString(e.Step)
+	if e.ExitCode >= 0 {
+		fmt.Fprintf(&b, ": exit code %d", e.ExitCode)
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if e.Hint != "" {
+		b.WriteString("; " + e.Hint)
+	}
+	return b.String()
+}
+
+// Unwrap is the cause.
+func (e *StepError) Unwrap() error { return e.Err }
+
+// Place is FILE:LINE of the first location, or "".
+func Place(source []planner.Location) string {
+	if len(source) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", source[0].File, source[0].Start)
+}
