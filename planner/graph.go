@@ -4,6 +4,8 @@
 package planner
 
 import (
+	"time"
+
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -16,8 +18,11 @@ import (
 type Graph struct {
 	Steps  []*Step
 	Images []*Image // in the order requested
-	// Locals are the build contexts by the name that "local://NAME" sources use.
+	// Locals are the build contexts by the name that "local://NAME" sources use: the path relative to the project
+	// directory where it was written so or lies below it.
 	Locals map[string]Local
+	// Layouts are OCI image layout directories by the name that the oci.store attribute of a source uses.
+	Layouts map[string]Local
 	// Secrets and SSH are what each target offers to its steps, by target name. They are in no digest.
 	Secrets map[string][]config.Secret
 	SSH     map[string][]config.SSH
@@ -41,8 +46,8 @@ type Step struct {
 
 	Name      string // display name, such as "[api build 2/4] RUN make"
 	Source    []Location
-	Targets   []string // that want it, in the order requested
-	NoCache   bool     // no-cache or no-cache-filter asks that it runs
+	Targets   []string // that want it: the requested ones in order, then those that are only linked
+	NoCache   bool     // no-cache or no-cache-filter of any of its targets asks that it runs
 	Resources *pb.LinuxResources
 }
 
@@ -73,6 +78,8 @@ type Image struct {
 	Outputs     []config.Attrs
 	// Base is the name and digest of the image that the final stage stands on, or empty.
 	Base Base
+	// Epoch is what the user's SOURCE_DATE_EPOCH argument came to, or nil when there is none.
+	Epoch *time.Time
 }
 
 // Base is an image that a build stands on.

@@ -1,0 +1,227 @@
+package planner
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// node is one op of one target in its canonical form. Nodes of different targets with one digest become one Step.
+type node struct {
+	digest digest.Digest
+	raw    []byte // op, marshalled; its digest is digest
+	op     *pb.Op
+	inputs []nodeEdge
+	meta   *pb.OpMetadata
+	at     []Location
+}
+
+// nodeEdge is an output of a node; the zero nodeEdge is scratch.
+type nodeEdge struct {
+	node  *node
+	index int
+}
+
+// result is one platform of one target after the front end.
+type result struct {
+	platform ocispecs.Platform
+	root     nodeEdge
+	own      []*node                 // of this target's Dockerfile, inputs before users
+	all      map[digest.Digest]*node // own ones and those of linked targets
+	config   []byte
+	epoch    *time.Time
+
+	once     sync.Once
+	llb      llb.State
+	stateErr error
+}
+
+// canonical takes out of a definition what is random, or differs between targets without a difference in what is done,
+// and digests it again from the bottom up. Nodes of linked targets are canonical already and are used as they are.
+func canonical(def *llb.Definition, in *inputs) (*result, error) {
+	r := &result{all: map[digest.Digest]*node{}}
+	linked := map[digest.Digest]*node{}
+	for _, l := range in.linked {
+		maps.Copy(linked, l.all)
+	}
+	maps.Copy(r.all, linked)
+	pbdef := def.ToPB()
+	byRaw := map[string]*node{}
+	for _, raw := range def.Def {
+		rawDigest := digest.FromBytes(raw)
+		if n, ok := linked[rawDigest]; ok {
+			byRaw[rawDigest.String()] = n
+			continue
+		}
+		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: pbdef.Metadata[string(rawDigest)]}
+		if err := n.op.UnmarshalVT(raw); err != nil {
+			return nil, fmt.Errorf("read the front end's plan: %w", err)
+		}
+		if err := n.rewrite(byRaw, in); err != nil {
+			return nil, err
+		}
+		if n.op.Op == nil { // the terminal, which only points at the root
+			r.root = n.inputs[0]
+			continue
+		}
+		n.at = locationsOf(def.Source, rawDigest)
+		if same, ok := r.all[n.digest]; !ok {
+			r.all[n.digest] = n
+			r.own = append(r.own, n)
+		} else {
+			if linked[n.digest] == nil { // linked nodes are shared with other targets' goroutines
+				same.at = append(same.at, n.at...)
+			}
+			n = same
+		}
+		byRaw[rawDigest.String()] = n
+	}
+	return r, nil
+}
+
+// rewrite makes the op canonical and digests it again if that changed it.
+func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
+	changed := false
+	for _, input := range n.op.Inputs {
+		from, ok := byRaw[input.Digest]
+		if !ok {
+			return fmt.Errorf("the front end's plan uses the unknown step %s", input.Digest)
+		}
+		n.inputs = append(n.inputs, nodeEdge{from, int(input.Index)})
+		if input.Digest != from.digest.String() {
+			input.Digest = from.digest.String()
+			changed = true
+		}
+	}
+	if s := n.op.GetSource(); s != nil && canonicalSource(s, in) {
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(n.op)
+	if err != nil {
+		return fmt.Errorf("write the plan: %w", err)
+	}
+	n.raw, n.digest = raw, digest.FromBytes(raw)
+	return nil
+}
+
+// canonicalSource gives local sources and OCI layouts their names in the graph and drops the attributes that say how,
+// not what. It reports whether anything changed.
+func canonicalSource(s *pb.SourceOp, in *inputs) bool {
+	changed := false
+	if name, ok := strings.CutPrefix(s.Identifier, "local://"); ok && s.Attrs[pb.AttrLocalSessionID] == session {
+		if dir, ok := in.locals[name]; ok {
+			s.Identifier = "local://" + dir.name
+			changed = true
+		}
+	}
+	if dir, ok := in.layouts[s.Attrs[pb.AttrOCILayoutStoreID]]; ok {
+		s.Attrs[pb.AttrOCILayoutStoreID] = dir.name
+		changed = true
+	}
+	for _, attr := range []string{
+		pb.AttrLocalUniqueID, pb.AttrLocalSessionID, pb.AttrFollowPaths, pb.AttrSharedKeyHint, pb.AttrLocalDiffer,
+		pb.AttrImageResolveMode, pb.AttrOCILayoutSessionID,
+	} {
+		if _, ok := s.Attrs[attr]; ok {
+			delete(s.Attrs, attr)
+			changed = true
+		}
+	}
+	return changed
+}
+
+// locationsOf are the places of an op in the Dockerfile.
+func locationsOf(s *pb.Source, d digest.Digest) []Location {
+	var out []Location
+	for _, l := range s.GetLocations()[string(d)].GetLocations() {
+		at := Location{File: s.Infos[l.SourceIndex].Filename}
+		for _, r := range l.Ranges {
+			if at.Start == 0 || int(r.Start.Line) < at.Start {
+				at.Start = int(r.Start.Line)
+			}
+			at.End = max(at.End, int(r.End.Line), int(r.Start.Line))
+		}
+		if at.Start > 0 {
+			out = append(out, at)
+		}
+	}
+	return out
+}
+
+// state is the result as an input of another target's front end.
+func (r *result) state() (llb.State, error) {
+	r.once.Do(func() {
+		r.llb = llb.Scratch()
+		if r.root.node == nil {
+			return
+		}
+		op, err := llb.NewDefinitionOp(r.definition())
+		if err != nil {
+			r.stateErr = fmt.Errorf("link to its result: %w", err)
+			return
+		}
+		r.llb = llb.NewState(op)
+	})
+	return r.llb, r.stateErr
+}
+
+// definition is the canonical form of what the front end gave.
+func (r *result) definition() *pb.Definition {
+	def := &pb.Definition{
+		Metadata: map[string]*pb.OpMetadata{},
+		Source:   &pb.Source{Locations: map[string]*pb.Locations{}},
+	}
+	files := map[string]int32{}
+	seen := map[*node]bool{}
+	var add func(n *node)
+	add = func(n *node) {
+		if seen[n] {
+			return
+		}
+		seen[n] = true
+		for _, in := range n.inputs {
+			add(in.node)
+		}
+		def.Def = append(def.Def, n.raw)
+		def.Metadata[n.digest.String()] = n.meta
+		if n.meta == nil {
+			def.Metadata[n.digest.String()] = &pb.OpMetadata{}
+		}
+		for _, at := range n.at {
+			addLocation(def.Source, files, n.digest, at)
+		}
+	}
+	add(r.root.node)
+	terminal := &pb.Op{Inputs: []*pb.Input{{Digest: r.root.node.digest.String(), Index: int64(r.root.index)}}}
+	raw, _ := terminal.MarshalVT() // a message of two plain fields always marshals
+	def.Def = append(def.Def, raw)
+	return def
+}
+
+func addLocation(s *pb.Source, files map[string]int32, d digest.Digest, at Location) {
+	i, ok := files[at.File]
+	if !ok {
+		i = int32(len(s.Infos))
+		files[at.File] = i
+		s.Infos = append(s.Infos, &pb.SourceInfo{Filename: at.File, Language: "Dockerfile"})
+	}
+	list := s.Locations[d.String()]
+	if list == nil {
+		list = &pb.Locations{}
+		s.Locations[d.String()] = list
+	}
+	list.Locations = append(list.Locations, &pb.Location{SourceIndex: i, Ranges: []*pb.Range{{
+		Start: &pb.Position{Line: int32(at.Start)}, End: &pb.Position{Line: int32(at.End)},
+	}}})
+}

@@ -1,0 +1,208 @@
+package planner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	fstypes "github.com/tonistiigi/fsutil/types"
+)
+
+// session marks the local sources that the front end made for the target at hand, before they get their real names.
+const session = "bake"
+
+// client is what the front end sees of a build daemon: it reads ignore files and Dockerfiles of local contexts, resolves
+// images and hands over linked targets. It solves nothing.
+type client struct {
+	opts   gwclient.BuildOpts
+	inputs map[string]llb.State
+	files  map[string]fileSet // by the name of a local source
+	bases  *bases
+	// links are the named contexts that are targets of several platforms, with the platforms in words.
+	links   map[string]string
+	layouts map[string]*layout
+}
+
+var _ gwclient.Client = (*client)(nil)
+
+// BuildOpts gives the options; the front end may change the map.
+func (c *client) BuildOpts() gwclient.BuildOpts { return c.opts }
+
+// Inputs are the results of linked targets.
+func (c *client) Inputs(context.Context) (map[string]llb.State, error) { return c.inputs, nil }
+
+// Warn is not used: lint warnings come through ConvertOpt.
+func (c *client) Warn(context.Context, digest.Digest, string, gwclient.WarnOpts) error { return nil }
+
+// NewContainer is for external front ends only.
+func (c *client) NewContainer(context.Context, gwclient.NewContainerRequest) (gwclient.Container, error) {
+	return nil, errors.New("a plan runs no container")
+}
+
+// Solve answers for local sources only, whose ignore file or Dockerfile is to be read.
+func (c *client) Solve(_ context.Context, req gwclient.SolveRequest) (*gwclient.Result, error) {
+	id, err := sourceOf(req.Definition)
+	if err != nil {
+		return nil, err
+	}
+	name, ok := strings.CutPrefix(id, "local://")
+	if !ok {
+		return nil, &remoteError{id}
+	}
+	files, ok := c.files[name]
+	if !ok {
+		return nil, fmt.Errorf("unknown local context %s", name)
+	}
+	res := gwclient.NewResult()
+	res.SetRef(fileRef{files})
+	return res, nil
+}
+
+// remoteError says that something would have to be downloaded to make the plan.
+type remoteError struct{ id string }
+
+func (e *remoteError) Error() string {
+	return "its Dockerfile would have to be downloaded from " + e.id +
+		" before planning: give the Dockerfile in the project (dockerfile-inline, or cwd://PATH)"
+}
+
+// sourceOf is the identifier of a definition of one source.
+func sourceOf(def *pb.Definition) (string, error) {
+	if def != nil && len(def.Def) > 0 {
+		var op pb.Op
+		if err := op.UnmarshalVT(def.Def[0]); err != nil {
+			return "", err
+		}
+		if s := op.GetSource(); s != nil {
+			return s.Identifier, nil
+		}
+	}
+	return "", errors.New("a plan runs no step")
+}
+
+// ResolveImageConfig resolves a base image or an image of an OCI layout.
+func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	if o := opt.OCILayoutOpt; o != nil {
+		return c.resolveLayout(ref, o)
+	}
+	var p ocispecs.Platform
+	if o := opt.ImageOpt; o != nil && o.Platform != nil {
+		p = *o.Platform
+	}
+	if have, ok := c.links[familiar(ref)]; ok {
+		return "", "", nil, fmt.Errorf("the linked target is not built for this platform, only for %s", have)
+	}
+	image, err := c.bases.resolve(ctx, ref, p)
+	if err != nil {
+		return "", "", nil, &resolveError{ref, err}
+	}
+	pinned, err := pin(image.Ref, image.Digest)
+	if err != nil {
+		return "", "", nil, &resolveError{ref, err}
+	}
+	return pinned, image.Digest, image.Config, nil
+}
+
+func (c *client) resolveLayout(ref string, opt *sourceresolver.ResolveOCILayoutOpt) (string, digest.Digest, []byte, error) {
+	l, ok := c.layouts[opt.Store.StoreID]
+	if !ok {
+		return "", "", nil, fmt.Errorf("unknown OCI layout %s", opt.Store.StoreID)
+	}
+	var p ocispecs.Platform
+	if opt.Platform != nil {
+		p = *opt.Platform
+	}
+	config, err := l.config(p)
+	return ref, l.digest, config, err
+}
+
+// ResolveSourceMetadata knows nothing about a local source, and nothing else is asked for but SOURCE_DATE_EPOCH of a
+// remote one.
+func (c *client) ResolveSourceMetadata(_ context.Context, op *pb.SourceOp, _ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	if strings.HasPrefix(op.Identifier, "local://") {
+		return &sourceresolver.MetaResponse{Op: op}, nil
+	}
+	return nil, fmt.Errorf("the time of %s is not known while planning: give SOURCE_DATE_EPOCH as a number", op.Identifier)
+}
+
+// pin adds a digest to a reference; without it a named context would not be pinned.
+func pin(ref string, d digest.Digest) (string, error) {
+	if d == "" {
+		return ref, nil
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return "", err
+	}
+	pinned, err := reference.WithDigest(named, d)
+	if err != nil {
+		return "", err
+	}
+	return pinned.String(), nil
+}
+
+// familiar is how the front end names a context: without docker.io/library and :latest.
+func familiar(name string) string {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return strings.TrimSuffix(reference.FamiliarString(named), ":latest")
+}
+
+// fileSet reads the few files of a context that a plan needs.
+type fileSet interface {
+	// read gives a file by its name in the context, or fs.ErrNotExist.
+	read(name string) ([]byte, error)
+}
+
+// memoryFiles are files that were read before.
+type memoryFiles map[string][]byte
+
+func (m memoryFiles) read(name string) ([]byte, error) {
+	data, ok := m[name]
+	if !ok {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return data, nil
+}
+
+// fileRef shows a fileSet to the front end.
+type fileRef struct{ files fileSet }
+
+func (r fileRef) ReadFile(_ context.Context, req gwclient.ReadRequest) ([]byte, error) {
+	data, err := r.files.read(req.Filename)
+	if err != nil {
+		return nil, err
+	}
+	if r := req.Range; r != nil {
+		data = data[min(max(r.Offset, 0), len(data)):]
+		if r.Length > 0 {
+			data = data[:min(r.Length, len(data))]
+		}
+	}
+	return data, nil
+}
+
+func (r fileRef) StatFile(_ context.Context, req gwclient.StatRequest) (*fstypes.Stat, error) {
+	data, err := r.files.read(req.Path)
+	if err != nil {
+		return nil, err
+	}
+	return &fstypes.Stat{Path: req.Path, Size: int64(len(data))}, nil
+}
+
+func (r fileRef) ToState() (llb.State, error)    { return llb.Scratch(), nil }
+func (r fileRef) Evaluate(context.Context) error { return nil }
+func (r fileRef) ReadDir(context.Context, gwclient.ReadDirRequest) ([]*fstypes.Stat, error) {
+	return nil, errors.New("a plan lists no directory")
+}

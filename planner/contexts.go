@@ -1,0 +1,145 @@
+package planner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// Names of local sources while the front end runs; localDir.name takes their place afterwards.
+const (
+	mainContext    = "context"
+	dockerfileDir  = "dockerfile"
+	namedContextID = "named:"
+)
+
+// inputs is what one target's front end reads and links to.
+type inputs struct {
+	client  *client
+	locals  map[string]localDir // by the name of the local source while the front end runs
+	layouts map[string]localDir // by store id
+	linked  []*result           // of the targets that it links to
+}
+
+// isRemote says whether a context is a URL rather than a directory.
+func isRemote(context string) bool {
+	if strings.HasPrefix(context, "http://") || strings.HasPrefix(context, "https://") {
+		return true
+	}
+	ref, isGit, _ := dfgitutil.ParseGitRef(context)
+	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
+}
+
+// addMain sets up the main context and the Dockerfile.
+func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
+	if t.Context == "-" {
+		return dockerfile{}, p.targetError(t, "context", errors.New("a context cannot be read from standard input: name a directory"))
+	}
+	dir := ""
+	if isRemote(t.Context) {
+		in.client.opts.Opts[mainContext] = t.Context
+	} else {
+		main, err := p.findDir(t, "context", "context", t.Context)
+		if err != nil {
+			return dockerfile{}, err
+		}
+		dir = main.dir
+		in.locals[mainContext] = main
+		in.client.files[mainContext] = dirFiles{dir, &p.files}
+	}
+	d, err := p.loadDockerfile(t, dir)
+	if err != nil {
+		return d, err
+	}
+	in.client.opts.Opts["filename"] = d.name
+	in.client.opts.Opts["dockerfilekey"] = dockerfileDir // read from here, also for a remote context
+	in.client.files[dockerfileDir] = d.files()
+	return d, nil
+}
+
+// addContexts sets up the named contexts.
+func (p *plan) addContexts(t *config.Target, in *inputs) error {
+	for _, name := range slices.Sorted(maps.Keys(t.Contexts)) {
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return p.targetError(t, "contexts", fmt.Errorf("context name %q: %w", name, err))
+		}
+		key := strings.TrimSuffix(reference.FamiliarString(named), ":latest")
+		if err := p.addContext(t, in, key, t.Contexts[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *plan) addContext(t *config.Target, in *inputs, name, value string) error {
+	opts := in.client.opts.Opts
+	link, isLink := strings.CutPrefix(value, targetPrefix)
+	path, isLayout := strings.CutPrefix(value, "oci-layout://")
+	switch {
+	case isLink:
+		return p.addLink(in, name, link)
+	case isLayout:
+		return p.addLayout(t, in, name, path)
+	case strings.HasPrefix(value, "docker-image://"), isRemote(value):
+		opts["context:"+name] = value
+	default:
+		dir, err := p.findDir(t, "contexts", "context "+name, value)
+		if err != nil {
+			return err
+		}
+		id := namedContextID + dir.name
+		opts["context:"+name] = "local:" + id
+		in.locals[id] = dir
+		in.client.files[id] = dirFiles{dir.dir, &p.files}
+	}
+	return nil
+}
+
+// addLink gives the result of another target, with its image config, for each of its platforms.
+func (p *plan) addLink(in *inputs, name, link string) error {
+	other := p.targets[link]
+	<-other.done
+	if other.err != nil {
+		return &linkError{link}
+	}
+	var have []string
+	for _, r := range other.results {
+		key := name
+		if len(other.results) > 1 {
+			id := platforms.FormatAll(r.platform)
+			key += "::" + id
+			have = append(have, id)
+		}
+		state, err := r.state()
+		if err != nil {
+			return err
+		}
+		meta, err := json.Marshal(map[string][]byte{"containerimage.config": r.config})
+		if err != nil {
+			return err
+		}
+		in.client.inputs[key] = state
+		in.client.opts.Opts["context:"+key] = "input:" + key
+		in.client.opts.Opts["input-metadata:"+key] = string(meta)
+	}
+	if have != nil {
+		in.client.links[name] = strings.Join(have, ", ")
+	}
+	in.linked = append(in.linked, other.results...)
+	return nil
+}
+
+// linkError says that a target was not planned because one that it links to has an error of its own.
+type linkError struct{ link string }
+
+func (e *linkError) Error() string { return "target " + e.link + " could not be planned" }

@@ -1,0 +1,138 @@
+package planner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"github.com/bakebuild/bake/config"
+)
+
+const (
+	defaultDockerfile = "Dockerfile"
+	ignoreSuffix      = ".dockerignore"
+)
+
+// dockerfile is the Dockerfile of one target, read and checked.
+type dockerfile struct {
+	name    string // base name, or Dockerfile for an inline one
+	data    []byte
+	display string // for messages and locations
+	ignore  []byte // of the ignore file beside it; nil when there is none
+}
+
+// files shows the Dockerfile and the ignore file beside it to the front end.
+func (d dockerfile) files() memoryFiles {
+	m := memoryFiles{d.name: d.data}
+	if d.ignore != nil {
+		m[d.name+ignoreSuffix] = d.ignore
+	}
+	return m
+}
+
+// loadDockerfile reads the Dockerfile of a target. The context is an absolute directory, or "" for a remote one.
+func (p *plan) loadDockerfile(t *config.Target, context string) (dockerfile, error) {
+	var d dockerfile
+	if t.DockerfileInline != nil {
+		d = dockerfile{name: defaultDockerfile, data: []byte(*t.DockerfileInline), display: "dockerfile-inline of " + t.Name}
+		if len(d.data) > maxFile {
+			return d, p.targetError(t, "dockerfile-inline", fmt.Errorf("dockerfile-inline is bigger than %d bytes", maxFile))
+		}
+	} else {
+		var err error
+		if d, err = p.readDockerfile(t, context); err != nil {
+			return d, err
+		}
+	}
+	if len(d.data) == 0 {
+		return d, &DockerfileError{Target: t.Name, File: d.display, Err: errors.New("the Dockerfile is empty: it needs at least a FROM")}
+	}
+	if err := p.checkDockerfile(t, d); err != nil {
+		return d, err
+	}
+	return d, nil
+}
+
+func (p *plan) readDockerfile(t *config.Target, context string) (dockerfile, error) {
+	written := t.Dockerfile
+	if written == "" {
+		written = defaultDockerfile
+	}
+	path, fromCwd := strings.CutPrefix(written, "cwd://")
+	switch {
+	case filepath.IsAbs(path):
+	case fromCwd:
+		path = filepath.Join(p.project.Dir, path)
+	case context == "":
+		return dockerfile{}, p.targetError(t, "context", &remoteError{t.Context})
+	default:
+		path = filepath.Join(context, path)
+	}
+	path = filepath.Clean(path)
+	data, err := p.files.get(path)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Base(path) == defaultDockerfile {
+		lower := filepath.Join(filepath.Dir(path), strings.ToLower(defaultDockerfile))
+		if d, err1 := p.files.get(lower); err1 == nil {
+			path, data, err = lower, d, nil
+		}
+	}
+	display := p.displayPath(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf(
+			"there is no Dockerfile at %s: create it, or say where it is with the target's dockerfile (relative to its context %s)",
+			display, contextWords(t)))
+	case err != nil:
+		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf("the Dockerfile %s cannot be read: %w", display, cause(err)))
+	}
+	d := dockerfile{name: filepath.Base(path), data: data, display: display}
+	d.ignore, err = p.files.get(path + ignoreSuffix)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return d, p.targetError(t, "dockerfile", fmt.Errorf("%s cannot be read: %w", display+ignoreSuffix, cause(err)))
+	}
+	if err == nil && d.ignore == nil {
+		d.ignore = []byte{}
+	}
+	return d, nil
+}
+
+func contextWords(t *config.Target) string {
+	if t.Context == "" {
+		return "."
+	}
+	return t.Context
+}
+
+// checkDockerfile refuses what the built-in front end cannot do and what would make it run out of memory.
+func (p *plan) checkDockerfile(t *config.Target, d dockerfile) error {
+	if syntax := t.Args["BUILDKIT_SYNTAX"]; syntax != "" && !builtIn(syntax) {
+		return p.targetError(t, "args", externalError(syntax))
+	}
+	if syntax, _, at, ok := parser.DetectSyntax(d.data); ok && !builtIn(syntax) {
+		line := 1
+		if len(at) > 0 {
+			line = at[0].Start.Line
+		}
+		return &DockerfileError{Target: t.Name, File: d.display, Line: line, Err: externalError(syntax)}
+	}
+	return checkBounds(t, d)
+}
+
+func externalError(syntax string) error {
+	return fmt.Errorf("the external front end %s is not supported: Dockerfiles are read by the built-in one "+
+		"(remove the syntax line, or use docker/dockerfile:1)", syntax)
+}
+
+// builtIn says whether a syntax line asks for the Dockerfile front end, which is built in. Its version is not looked at:
+// the language only grows, and the front end says what it does not know.
+func builtIn(syntax string) bool {
+	ref, _, _ := strings.Cut(strings.TrimSpace(syntax), " ")
+	name := familiar(ref)
+	name, _, _ = strings.Cut(name, "@")
+	name, _, _ = strings.Cut(name, ":")
+	return name == "docker/dockerfile" || name == "docker/dockerfile-upstream" || name == "dockerfile.v0"
+}

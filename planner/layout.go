@@ -1,0 +1,118 @@
+package planner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/platforms"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// layout is one image, or index of images, in an OCI image layout directory.
+type layout struct {
+	dir    string
+	digest digest.Digest
+	files  *files
+}
+
+// addLayout sets up a named context "oci-layout://DIR[:TAG][@DIGEST]".
+func (p *plan) addLayout(t *config.Target, in *inputs, name, spec string) error {
+	path, dgst, _ := strings.Cut(spec, "@")
+	tag := ""
+	if i := strings.LastIndex(path, ":"); i > strings.LastIndex(path, "/") {
+		path, tag = path[:i], path[i+1:]
+	}
+	dir, err := p.findDir(t, "contexts", "OCI layout", path)
+	if err != nil {
+		return err
+	}
+	l := &layout{dir: dir.dir, digest: digest.Digest(dgst), files: &p.files}
+	if dgst == "" {
+		l.digest, err = l.find(tag)
+	} else {
+		err = l.digest.Validate()
+	}
+	if err != nil {
+		return p.targetError(t, "contexts", fmt.Errorf("OCI layout %s: %w", spec, err))
+	}
+	store := fmt.Sprintf("layout-%d", len(in.layouts)) // a path would not be a valid reference
+	in.layouts[store] = dir
+	in.client.layouts[store] = l
+	in.client.opts.Opts["context:"+name] = "oci-layout://" + store + "@" + l.digest.String()
+	return nil
+}
+
+// find looks a tag up in the layout's index. Without a tag it is latest, or the only image.
+func (l *layout) find(tag string) (digest.Digest, error) {
+	var index ocispecs.Index
+	if err := l.readJSON("index.json", &index); err != nil {
+		return "", err
+	}
+	if tag == "" && len(index.Manifests) == 1 {
+		return index.Manifests[0].Digest, index.Manifests[0].Digest.Validate()
+	}
+	if tag == "" {
+		tag = "latest"
+	}
+	for _, m := range index.Manifests {
+		name := m.Annotations[ocispecs.AnnotationRefName]
+		if name == tag || strings.HasSuffix(name, ":"+tag) {
+			return m.Digest, m.Digest.Validate()
+		}
+	}
+	return "", fmt.Errorf("no image is tagged %s in its index.json", tag)
+}
+
+// config is the image config for a platform.
+func (l *layout) config(p ocispecs.Platform) ([]byte, error) {
+	at := l.digest
+	for range 4 { // an index may list indexes
+		var m struct {
+			Manifests []ocispecs.Descriptor `json:"manifests"`
+			Config    ocispecs.Descriptor   `json:"config"`
+		}
+		if err := l.readJSON(blobPath(at), &m); err != nil {
+			return nil, err
+		}
+		if len(m.Manifests) == 0 {
+			if err := m.Config.Digest.Validate(); err != nil {
+				return nil, fmt.Errorf("config of %s: %w", at, err)
+			}
+			return l.files.get(filepath.Join(l.dir, blobPath(m.Config.Digest)))
+		}
+		next := digest.Digest("")
+		match := platforms.Only(p)
+		for _, d := range m.Manifests {
+			if d.Platform == nil || match.Match(*d.Platform) {
+				next = d.Digest
+				break
+			}
+		}
+		if next.Validate() != nil {
+			return nil, fmt.Errorf("no image for %s in %s", platforms.FormatAll(p), at)
+		}
+		at = next
+	}
+	return nil, errors.New("its indexes are nested too deeply")
+}
+
+func (l *layout) readJSON(name string, into any) error {
+	data, err := l.files.get(filepath.Join(l.dir, filepath.FromSlash(name)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, cause(err))
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+func blobPath(d digest.Digest) string {
+	return filepath.Join("blobs", d.Algorithm().String(), d.Encoded())
+}

@@ -1,0 +1,135 @@
+package planner
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// maxFile bounds a Dockerfile and an ignore file, in bytes.
+const maxFile = 16 << 20
+
+// localDir is a directory of the host, by the name that it has in the graph.
+type localDir struct {
+	name string // see localName
+	dir  string // absolute
+}
+
+// findDir makes a localDir of a path as written in a target. what says what it is for.
+func (p *plan) findDir(t *config.Target, attribute, what, written string) (localDir, error) {
+	dir := strings.TrimPrefix(written, "cwd://")
+	if dir == "" {
+		dir = "."
+	}
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(p.project.Dir, dir)
+	}
+	dir = filepath.Clean(dir)
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s: %w", what, written, cause(err)))
+	case !info.IsDir():
+		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s is not a directory", what, written))
+	}
+	return localDir{name: localName(p.project.Dir, written, dir), dir: dir}, nil
+}
+
+// localName is the name of a directory in the graph: relative to the project directory, so that a plan does not depend
+// on where the project is checked out; absolute only for a directory outside that was written so.
+func localName(project, written, dir string) string {
+	rel, err := filepath.Rel(project, dir)
+	if err != nil {
+		return filepath.ToSlash(dir)
+	}
+	outside := rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator))
+	if outside && filepath.IsAbs(written) {
+		return filepath.ToSlash(dir)
+	}
+	return filepath.ToSlash(rel)
+}
+
+// displayPath is how messages and locations name a file.
+func (p *plan) displayPath(path string) string {
+	rel, err := filepath.Rel(p.project.Dir, path)
+	if err != nil || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
+		return path
+	}
+	return filepath.ToSlash(rel)
+}
+
+// files reads small files of the host, each once in a plan.
+type files struct {
+	mu   sync.Mutex
+	read map[string]*fileRead
+}
+
+type fileRead struct {
+	once sync.Once
+	data []byte
+	err  error
+}
+
+// get gives the content of a regular file of at most maxFile bytes. The caller must not change it.
+func (f *files) get(path string) ([]byte, error) {
+	f.mu.Lock()
+	r, ok := f.read[path]
+	if !ok {
+		r = &fileRead{}
+		f.read[path] = r
+	}
+	f.mu.Unlock()
+	r.once.Do(func() { r.data, r.err = readFile(path) })
+	return r.data, r.err
+}
+
+func readFile(path string) ([]byte, error) {
+	// Without O_NONBLOCK, opening a FIFO would wait for its writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("is not a regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("is bigger than %d bytes", maxFile)
+	}
+	return data, nil
+}
+
+// dirFiles reads the ignore file of a context directory.
+type dirFiles struct {
+	dir   string
+	files *files
+}
+
+func (d dirFiles) read(name string) ([]byte, error) {
+	return d.files.get(filepath.Join(d.dir, filepath.FromSlash(name)))
+}
+
+// cause is an error of a file operation without the operation and path, which the message around it has.
+func cause(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}

@@ -1,0 +1,184 @@
+package planner
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/apicaps"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// Options is what the caller of one plan decides.
+type Options struct {
+	// Resolver looks up base images; nil is enough where every stage stands on scratch or a context.
+	Resolver Resolver
+	// Platform is what the steps of this machine run on (BUILDPLATFORM), and what a target without platforms is built
+	// for. The zero value is the platform of this process.
+	Platform ocispecs.Platform
+	NoCache  bool // ask that every step runs, whatever the targets say
+	Jobs     int  // targets planned at once; 0 means two for each CPU
+}
+
+// plan is the state of one call of Plan.
+type plan struct {
+	project *config.Project
+	opts    Options
+	bases   bases
+	files   files
+	targets map[string]*planned
+	llbCaps apicaps.CapSet // costly to make, so made once
+	gwCaps  apicaps.CapSet
+}
+
+// planned is one target on its way through the front end.
+type planned struct {
+	target   *config.Target
+	done     chan struct{} // closed when the fields below are set
+	results  []*result     // one for each platform
+	locals   map[string]localDir
+	layouts  map[string]localDir
+	warnings []Warning
+	err      error
+}
+
+// Plan makes the graph of the project's requested targets. The same project gives the same bytes, whatever Jobs is and
+// wherever the project is checked out, as long as the resolver gives the same answers. Its errors are DockerfileError
+// and BaseError, or Errors with several of these.
+func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, error) {
+	if opts.Platform.OS == "" {
+		opts.Platform = platforms.DefaultSpec()
+	}
+	opts.Platform = platforms.Normalize(opts.Platform)
+	if opts.Jobs <= 0 {
+		opts.Jobs = 2 * runtime.NumCPU()
+	}
+	p := &plan{
+		project: project,
+		opts:    opts,
+		bases:   bases{ctx: ctx, resolver: opts.Resolver, calls: map[string]*baseCall{}},
+		files:   files{read: map[string]*fileRead{}},
+		targets: map[string]*planned{},
+		llbCaps: pb.Caps.CapSet(pb.Caps.All()),
+		gwCaps:  gwpb.Caps.CapSet(gwpb.Caps.All()),
+	}
+	targets, err := p.order()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.run(ctx, targets); err != nil {
+		return nil, err
+	}
+	return p.merge(targets), nil
+}
+
+// Project is a project of one target, for building a single Dockerfile without a project file. Paths of the target are
+// relative to dir, which is absolute.
+func Project(dir string, t *config.Target) *config.Project {
+	return &config.Project{
+		Dir:       dir,
+		Targets:   map[string]*config.Target{t.Name: t},
+		Requested: []string{t.Name},
+	}
+}
+
+// run plans each target. They are started in order, so whoever waits for a linked target waits for one that runs.
+func (p *plan) run(ctx context.Context, targets []*config.Target) error {
+	for _, t := range targets {
+		p.targets[t.Name] = &planned{target: t, done: make(chan struct{})}
+	}
+	var group errgroup.Group
+	group.SetLimit(p.opts.Jobs)
+	for _, t := range targets {
+		group.Go(func() error {
+			d := p.targets[t.Name]
+			defer close(d.done)
+			d.err = p.planTarget(ctx, d)
+			return nil
+		})
+	}
+	_ = group.Wait() // errors are gathered below, in order
+	if ctx.Err() != nil {
+		return fmt.Errorf("plan: %w", context.Cause(ctx))
+	}
+	var errs []error
+	for _, t := range targets {
+		if _, ok := p.targets[t.Name].err.(*linkError); !ok {
+			errs = append(errs, p.targets[t.Name].err)
+		}
+	}
+	return join(errs)
+}
+
+// platformsOf gives the platforms of a target, normalised and each once.
+func (p *plan) platformsOf(t *config.Target) ([]ocispecs.Platform, error) {
+	var out []ocispecs.Platform
+	seen := map[string]bool{}
+	for _, s := range t.Platforms {
+		for _, s := range strings.Split(s, ",") {
+			if s = strings.TrimSpace(s); s == "" {
+				continue
+			}
+			parsed, err := platforms.Parse(s)
+			if s == "local" {
+				parsed, err = p.opts.Platform, nil
+			}
+			if err != nil {
+				return nil, p.targetError(t, "platforms", fmt.Errorf("platform %q: %w", s, err))
+			}
+			parsed = platforms.Normalize(parsed)
+			if id := platforms.FormatAll(parsed); !seen[id] {
+				seen[id] = true
+				out = append(out, parsed)
+			}
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, p.opts.Platform)
+	}
+	return out, nil
+}
+
+// recoverTo turns a panic of the front end into an error, with the deferring function's frame in its text.
+func recoverTo(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("the Dockerfile front end stopped with a bug: %v", r)
+	}
+}
+
+// requestedFirst orders targets: the requested ones in order, then those that are only linked.
+func (p *plan) requestedFirst(targets []*config.Target) []*planned {
+	var out []*planned
+	seen := map[string]bool{}
+	for _, name := range slices.Concat(p.project.Requested, names(targets)) {
+		if !seen[name] {
+			seen[name] = true
+			out = append(out, p.targets[name])
+		}
+	}
+	return out
+}
+
+func names(targets []*config.Target) []string {
+	var out []string
+	for _, t := range targets {
+		out = append(out, t.Name)
+	}
+	return out
+}
+
+// mergeDirs adds directories by their name in the graph.
+func mergeDirs(into map[string]Local, dirs map[string]localDir) {
+	for d := range maps.Values(dirs) {
+		into[d.name] = Local{Dir: d.dir}
+	}
+}

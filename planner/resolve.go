@@ -1,0 +1,112 @@
+package planner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/containerd/platforms"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Resolver finds out what an image reference stands for. It is called from several goroutines, once for each reference
+// and platform of a plan.
+type Resolver interface {
+	// ResolveImage resolves a normalised reference with a tag or digest, such as docker.io/library/alpine:3.20.
+	ResolveImage(ctx context.Context, ref string, p ocispecs.Platform) (ResolvedImage, error)
+}
+
+// ResolvedImage is what a reference stands for.
+type ResolvedImage struct {
+	Ref    string        // normalised; "" means as asked
+	Digest digest.Digest // of the index where the reference names one
+	Config []byte        // the image config for the platform asked for
+	Layers int           // layers in the manifest, or 0 when not known
+}
+
+// bases resolves each reference once.
+type bases struct {
+	ctx      context.Context // of the plan: one target that gives up must not end what others wait for
+	resolver Resolver
+	mu       sync.Mutex
+	calls    map[string]*baseCall
+}
+
+type baseCall struct {
+	done  chan struct{}
+	image ResolvedImage
+	err   error
+}
+
+func (b *bases) resolve(ctx context.Context, ref string, p ocispecs.Platform) (ResolvedImage, error) {
+	if b.resolver == nil {
+		return ResolvedImage{}, errors.New("nothing here can look up images")
+	}
+	key := ref + " " + platforms.FormatAll(p)
+	b.mu.Lock()
+	call, ok := b.calls[key]
+	if !ok {
+		call = &baseCall{done: make(chan struct{})}
+		b.calls[key] = call
+	}
+	b.mu.Unlock()
+	if !ok {
+		go func() {
+			defer close(call.done)
+			call.image, call.err = b.ask(ref, p)
+		}()
+	}
+	select {
+	case <-call.done:
+		return call.image, call.err
+	case <-ctx.Done():
+		return ResolvedImage{}, context.Cause(ctx)
+	}
+}
+
+func (b *bases) ask(ref string, p ocispecs.Platform) (image ResolvedImage, err error) {
+	defer recoverTo(&err)
+	image, err = b.resolver.ResolveImage(b.ctx, ref, p)
+	if err != nil {
+		return image, err
+	}
+	if image.Ref == "" {
+		image.Ref = ref
+	}
+	return image, checkBase(image)
+}
+
+// checkBase refuses a config that the front end would silently take for scratch, or that would make it run out of
+// memory.
+func checkBase(image ResolvedImage) error {
+	var c struct {
+		RootFS *struct {
+			Type    string   `json:"type"`
+			DiffIDs []string `json:"diff_ids"`
+		} `json:"rootfs"`
+		Config struct {
+			Env     []string
+			OnBuild []string
+		} `json:"config"`
+	}
+	if err := json.Unmarshal(image.Config, &c); err != nil {
+		return fmt.Errorf("its config is not the JSON of an image: %w", err)
+	}
+	if c.RootFS == nil || (c.RootFS.Type != "layers" && len(c.RootFS.DiffIDs) == 0) {
+		return errors.New("its config lists no layers (rootfs.diff_ids): it is not an image to build on")
+	}
+	if image.Layers > 0 && image.Layers != len(c.RootFS.DiffIDs) {
+		return fmt.Errorf("its config lists %d layers (rootfs.diff_ids) and its manifest %d", len(c.RootFS.DiffIDs), image.Layers)
+	}
+	size := 0
+	for _, s := range append(c.Config.Env, c.Config.OnBuild...) {
+		size += len(s)
+	}
+	if size > maxValue {
+		return fmt.Errorf("its environment and ONBUILD instructions have %d bytes; at most %d are allowed", size, maxValue)
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package planner
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerui"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// planTarget runs the front end for each platform of a target.
+func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
+	t := d.target
+	defer func() {
+		if e := err; e != nil && !isPlaced(e) {
+			err = &DockerfileError{Target: t.Name, Err: e}
+		}
+	}()
+	defer recoverTo(&err)
+	want, err := p.platformsOf(t)
+	if err != nil {
+		return err
+	}
+	in, err := p.newInputs(t, want)
+	if err != nil {
+		return err
+	}
+	file, err := p.addMain(t, in)
+	if err != nil {
+		return err
+	}
+	if err := p.addContexts(t, in); err != nil {
+		return err
+	}
+	d.locals, d.layouts = in.locals, in.layouts
+	if err := p.convert(ctx, d, in, file, want); err != nil {
+		if isPlaced(err) {
+			return err
+		}
+		return frontEndError(t.Name, file.display, err)
+	}
+	sortWarnings(d.warnings)
+	return nil
+}
+
+// isPlaced says whether an error has its target and place.
+func isPlaced(err error) bool {
+	var dockerfile *DockerfileError
+	var base *BaseError
+	var link *linkError
+	return errors.As(err, &dockerfile) || errors.As(err, &base) || errors.As(err, &link)
+}
+
+func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, error) {
+	var ids []string
+	for _, w := range want {
+		ids = append(ids, platforms.FormatAll(w))
+	}
+	opts, err := p.frontEndOptions(t, strings.Join(ids, ","))
+	if err != nil {
+		return nil, err
+	}
+	return &inputs{
+		client: &client{
+			opts: gwclient.BuildOpts{
+				Opts:      opts,
+				SessionID: session,
+				Workers:   []gwclient.WorkerInfo{{Platforms: []ocispecs.Platform{p.opts.Platform}}},
+				LLBCaps:   p.llbCaps,
+				Caps:      p.gwCaps,
+			},
+			inputs:  map[string]llb.State{},
+			files:   map[string]fileSet{},
+			bases:   &p.bases,
+			links:   map[string]string{},
+			layouts: map[string]*layout{},
+		},
+		locals:  map[string]localDir{},
+		layouts: map[string]localDir{},
+	}, nil
+}
+
+// convert runs the front end and makes its definitions canonical.
+func (p *plan) convert(ctx context.Context, d *planned, in *inputs, file dockerfile, want []ocispecs.Platform) error {
+	bc, err := dockerui.NewClient(in.client)
+	if err != nil {
+		return err
+	}
+	if _, err := bc.ReadEntrypoint(ctx, "Dockerfile"); err != nil { // for the ignore file
+		return err
+	}
+	opt := dockerfile2llb.ConvertOpt{
+		Config:       bc.Config,
+		Client:       bc,
+		SourceMap:    llb.NewSourceMap(nil, file.display, "Dockerfile", file.data),
+		MetaResolver: in.client,
+		Warn:         d.warn(file.display),
+	}
+	for i, platform := range want {
+		opt.BuildArgs = maps.Clone(bc.BuildArgs)
+		opt.TargetPlatform = &platform
+		if i > 0 {
+			opt.Warn = nil
+		}
+		res, err := dockerfile2llb.Dockerfile2LLB(ctx, file.data, opt)
+		if err != nil {
+			return err
+		}
+		def, err := res.State.Marshal(ctx)
+		if err != nil {
+			return err
+		}
+		r, err := canonical(def, in)
+		if err != nil {
+			return err
+		}
+		if r.config, err = json.Marshal(res.Image); err != nil {
+			return fmt.Errorf("image config: %w", err)
+		}
+		r.platform, r.epoch = platform, res.Epoch
+		d.results = append(d.results, r)
+	}
+	return nil
+}
+
+// warn records what the linter finds.
+func (d *planned) warn(file string) func(rule, description, url, message string, at []parser.Range) {
+	return func(rule, description, url, message string, at []parser.Range) {
+		d.warnings = append(d.warnings, Warning{
+			Target: d.target.Name, Rule: rule, Message: message, Description: description, URL: url,
+			Location: rangesLocation(file, at),
+		})
+	}
+}
+
+func rangesLocation(file string, at []parser.Range) Location {
+	l := Location{File: file}
+	for _, r := range at {
+		if l.Start == 0 || r.Start.Line < l.Start {
+			l.Start = r.Start.Line
+		}
+		l.End = max(l.End, r.End.Line, r.Start.Line)
+	}
+	return l
+}
+
+// sortWarnings: the linter looks at some things in the order of a map.
+func sortWarnings(w []Warning) {
+	slices.SortStableFunc(w, func(a, b Warning) int {
+		return cmp.Or(cmp.Compare(a.Location.Start, b.Location.Start), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Message, b.Message))
+	})
+}
