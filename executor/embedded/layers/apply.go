@@ -1,0 +1,296 @@
+package layers
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// target is where entries go: a directory, or nowhere when only the index is wanted. Names are single components below
+// directories that exist already; what a path held before has been removed.
+type target interface {
+	mkdir(n *node) error
+	mkfile(n *node, r io.Reader) error // reads n.ino.size bytes, perhaps after it returned when it has copied them
+	mklink(n, old *node) error         // hard link
+	mkspecial(n *node) error           // symbolic link, device, FIFO, whiteout
+	remove(n *node) error              // with all below it
+	wants(i *inode) bool               // false: this kind cannot be made here and is left out
+	// lower copies a file of the layers below into n, for a hard link that points there.
+	lower(n *node) error
+}
+
+// applier replays the entries of one tar onto a target.
+type applier struct {
+	root    *node
+	to      target
+	limits  Limits
+	inodes  uint64
+	entries int
+	names   int64
+	content int64 // bytes of regular files
+	below   bool  // a hard link points into the layers below
+}
+
+func newApplier(to target, l Limits) *applier {
+	a := &applier{to: to, limits: l.withDefaults()}
+	a.root = &node{implied: true, ino: a.impliedDir()}
+	return a
+}
+
+func (a *applier) impliedDir() *inode {
+	return &inode{mode: unix.S_IFDIR | 0o755, mtime: time.Unix(0, 0), nlink: 1}
+}
+
+// run reads the whole tar.
+func (a *applier) run(ctx context.Context, r io.Reader) error {
+	tr := tar.NewReader(r)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.add(h, tr); err != nil {
+			return fmt.Errorf("entry %q: %w", clip(h.Name), err)
+		}
+	}
+}
+
+func clip(s string) string {
+	if len(s) > 200 {
+		return s[:200] + "…"
+	}
+	return s
+}
+
+func (a *applier) add(h *tar.Header, r io.Reader) error {
+	if a.entries++; a.entries > a.limits.Entries {
+		return fmt.Errorf("more than %d entries", a.limits.Entries)
+	}
+	e, err := parseHeader(h)
+	if err != nil || e.skip {
+		return err
+	}
+	if err := a.count(e, h); err != nil {
+		return err
+	}
+	if e.base == "" {
+		return a.describeRoot(e.inode)
+	}
+	if strings.HasPrefix(e.base, metaPrefix) && e.base != opaqueMarker {
+		return nil
+	}
+	dir, err := a.parents(e.dir)
+	if err != nil {
+		return err
+	}
+	if name, ok := strings.CutPrefix(e.base, whiteoutPrefix); ok {
+		if e.base == opaqueMarker {
+			dir.opaque = true
+			return nil
+		}
+		return a.whiteout(dir, name)
+	}
+	if e.inode.kind() == unix.S_IFCHR && e.inode.rdev == 0 {
+		return a.whiteout(dir, e.base) // what a 0:0 device means in the directory form
+	}
+	if e.hardlink != "" {
+		return a.link(dir, e, h)
+	}
+	return a.put(dir, e, r)
+}
+
+func (a *applier) count(e entry, h *tar.Header) error {
+	a.names += int64(len(h.Name) + len(h.Linkname))
+	for k, v := range e.inode.xattrs {
+		a.names += int64(len(k) + len(v))
+	}
+	if a.names > a.limits.Names {
+		return fmt.Errorf("more than %d bytes of names", a.limits.Names)
+	}
+	if e.inode.kind() == unix.S_IFREG && e.hardlink == "" {
+		if a.content += e.inode.size; a.content > a.limits.Content || a.content < 0 {
+			return fmt.Errorf("more than %d bytes of files", a.limits.Content)
+		}
+	}
+	return nil
+}
+
+func (a *applier) describeRoot(ino *inode) error {
+	a.number(ino)
+	a.root.ino, a.root.implied = ino, false
+	return nil
+}
+
+func (a *applier) number(ino *inode) {
+	a.inodes++
+	ino.number, ino.nlink = a.inodes, 1
+}
+
+// parents returns the directory p, made with all that is missing above it.
+func (a *applier) parents(p string) (*node, error) {
+	dir, missing, err := a.root.resolve(p)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range missing {
+		n := &node{name: name, implied: true, ino: a.impliedDir()}
+		a.number(n.ino)
+		if err := a.replace(dir, n); err != nil {
+			return nil, err
+		}
+		if err := a.to.mkdir(n); err != nil {
+			return nil, err
+		}
+		dir = n
+	}
+	return dir, nil
+}
+
+// replace puts n into dir in place of what that name held. A directory that takes the place of a whiteout, or of
+// anything else that hid the lower path, stays opaque.
+func (a *applier) replace(dir, n *node) error {
+	old := dir.children[n.name]
+	if old != nil {
+		if n.isDir() {
+			n.opaque = n.opaque || old.whiteout || old.opaque
+		}
+		if err := a.to.remove(old); err != nil {
+			return err
+		}
+		forget(old)
+	} else if dir.length+1+len(n.name) > maxPath {
+		return errTooLong
+	}
+	dir.attach(n)
+	return nil
+}
+
+func forget(n *node) {
+	if n.ino != nil && n.ino.nlink > 0 {
+		n.ino.nlink--
+	}
+	for _, c := range n.children {
+		forget(c)
+	}
+}
+
+// whiteout hides what the layers below have under that name. What this layer has there itself stays, as the format
+// demands; a directory of this layer becomes opaque.
+func (a *applier) whiteout(dir *node, name string) error {
+	if old := dir.children[name]; old != nil {
+		if old.isDir() {
+			old.opaque = true
+		}
+		return nil
+	}
+	if strings.HasPrefix(name, whiteoutPrefix) {
+		return errors.New("whiteout of a whiteout")
+	}
+	n := &node{name: name, whiteout: true}
+	if err := a.replace(dir, n); err != nil {
+		return err
+	}
+	return a.to.mkspecial(n)
+}
+
+func (a *applier) put(dir *node, e entry, r io.Reader) error {
+	if !a.to.wants(e.inode) {
+		return nil
+	}
+	a.number(e.inode)
+	old := dir.children[e.base]
+	if e.inode.isDir() && old != nil && old.isDir() {
+		old.ino, old.implied = e.inode, false // merged: children stay
+		return nil
+	}
+	n := &node{name: e.base, ino: e.inode}
+	if err := a.replace(dir, n); err != nil {
+		return err
+	}
+	switch e.inode.kind() {
+	case unix.S_IFDIR:
+		return a.to.mkdir(n)
+	case unix.S_IFREG:
+		return a.to.mkfile(n, r)
+	}
+	return a.to.mkspecial(n)
+}
+
+// link makes a hard link. A target that this layer does not have is copied up from the layers below first.
+func (a *applier) link(dir *node, e entry, h *tar.Header) error {
+	old, err := a.linkTarget(e.hardlink)
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", clip(h.Linkname), err)
+	}
+	if dir.children[e.base] == old {
+		return nil
+	}
+	n := &node{name: e.base, ino: old.ino}
+	if dir.children[e.base] != nil && dir.children[e.base].contains(old) {
+		return errors.New("hard link would replace its own target")
+	}
+	if err := a.replace(dir, n); err != nil {
+		return err
+	}
+	old.ino.nlink++
+	return a.to.mklink(n, old)
+}
+
+func (n *node) contains(other *node) bool {
+	for ; other != nil; other = other.parent {
+		if other == n {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *applier) linkTarget(p string) (*node, error) {
+	up, base := path.Split(p)
+	dir, missing, err := a.root.resolve(up)
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) == 0 {
+		if n := dir.children[base]; n != nil {
+			if n.whiteout || n.isDir() {
+				return nil, errors.New("not a file of this layer")
+			}
+			return n, nil
+		}
+	}
+	hidden := dir.hidden()
+	if len(missing) > 0 {
+		c := dir.children[missing[0]]
+		hidden = hidden || c != nil
+	}
+	if hidden {
+		return nil, errors.New("no such file")
+	}
+	if dir, err = a.parents(up); err != nil {
+		return nil, err
+	}
+	n := &node{name: base, ino: &inode{mode: unix.S_IFREG, mtime: time.Unix(0, 0)}}
+	a.number(n.ino)
+	if err := a.replace(dir, n); err != nil {
+		return nil, err
+	}
+	a.below = true
+	if err := a.to.lower(n); err != nil {
+		return nil, err
+	}
+	return n, nil
+}

@@ -1,0 +1,87 @@
+package layers
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// OwnerError says that a file of a layer belongs to an id that does not exist in this user namespace.
+type OwnerError struct {
+	UID, GID uint32
+}
+
+// Error implements error.
+func (e *OwnerError) Error() string {
+	return fmt.Sprintf("owner %d:%d is not mapped in this user namespace: it needs subordinate ids "+
+		"(the newuidmap and newgidmap programs, and entries of this user in /etc/subuid and /etc/subgid)", e.UID, e.GID)
+}
+
+// attributes sets owner, xattrs, mode and times of the link, device or FIFO name in the directory fd, in the order in
+// which they do not undo each other.
+func (d *disk) attributes(fd int, name string, ino *inode) error {
+	if err := d.chown(ino, func() error {
+		return unix.Fchownat(fd, name, int(ino.uid), int(ino.gid), unix.AT_SYMLINK_NOFOLLOW)
+	}); err != nil {
+		return err
+	}
+	if len(ino.xattrs) > 0 {
+		self := fmt.Sprintf("/proc/self/fd/%d/%s", fd, name)
+		if err := d.xattrs(ino, func(k string, v []byte) error { return unix.Lsetxattr(self, k, v, 0) }); err != nil {
+			return err
+		}
+	}
+	if ino.kind() != unix.S_IFLNK {
+		if err := unix.Fchmodat(fd, name, ino.mode&0o7777, 0); err != nil { // not a link: nothing to follow
+			return os.NewSyscallError("chmod", err)
+		}
+	}
+	ts := timespec(ino.mtime)
+	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(fd, name, ts[:], unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// attributesFd is attributes of an open directory.
+func (d *disk) attributesFd(fd int, ino *inode) error {
+	if err := d.chown(ino, func() error { return unix.Fchown(fd, int(ino.uid), int(ino.gid)) }); err != nil {
+		return err
+	}
+	if err := d.xattrs(ino, func(k string, v []byte) error { return unix.Fsetxattr(fd, k, v, 0) }); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(fd, ino.mode&0o7777); err != nil {
+		return os.NewSyscallError("chmod", err)
+	}
+	ts := timespec(ino.mtime)
+	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(fd, ".", ts[:], 0))
+}
+
+func (d *disk) chown(ino *inode, set func() error) error {
+	if ino.uid == d.uid && ino.gid == d.gid && !d.setgid {
+		return nil
+	}
+	err := set()
+	if errors.Is(err, unix.EINVAL) && d.user {
+		return &OwnerError{ino.uid, ino.gid}
+	}
+	return os.NewSyscallError("chown", err)
+}
+
+// xattrs sets all of ino's. What the file system does not know, and what this user may not set in a namespace of its
+// own, is left out, as containerd does.
+func (d *disk) xattrs(ino *inode, set func(string, []byte) error) error {
+	for k, v := range ino.xattrs {
+		err := set(k, v)
+		switch {
+		case err == nil, errors.Is(err, unix.ENOTSUP):
+		case errors.Is(err, unix.EPERM) && d.user:
+		case errors.Is(err, unix.EPERM) && strings.HasPrefix(k, "user.") &&
+			ino.kind() != unix.S_IFREG && ino.kind() != unix.S_IFDIR:
+		default:
+			return fmt.Errorf("setxattr %s: %w", clip(k), err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package layers
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/bits"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	writerCount = 4
+	queued      = 16      // small files that wait for a writer
+	smallFile   = 1 << 20 // bytes; bigger ones are written as they are read
+	hole        = 64 << 10
+)
+
+// fileJob is one regular file to be made. done is closed when it is complete, or when it failed.
+type fileJob struct {
+	disk *disk
+	dir  *dirRef
+	name string
+	ino  *inode
+	data []byte
+	done chan struct{}
+}
+
+// writers makes small files side by side, while the next entries are being read. It holds at most
+// (queued + writerCount) * smallFile bytes.
+type writers struct {
+	ctx   context.Context
+	jobs  chan *fileJob
+	group sync.WaitGroup // goroutines
+	busy  sync.WaitGroup // jobs
+	once  sync.Once
+	pools [8]sync.Pool // of buffers of 8 KiB << index
+
+	mu  sync.Mutex
+	err error
+}
+
+func newWriters(ctx context.Context) *writers {
+	w := &writers{ctx: ctx, jobs: make(chan *fileJob, queued)}
+	for range writerCount {
+		w.group.Go(w.run)
+	}
+	return w
+}
+
+func (w *writers) run() {
+	for j := range w.jobs {
+		if w.failed() == nil {
+			w.fail(j.write(bytes.NewReader(j.data), j.data))
+		}
+		w.recycle(j.data)
+		j.data = nil
+		j.finish()
+		w.busy.Done()
+	}
+}
+
+func (j *fileJob) finish() {
+	j.dir.release()
+	close(j.done)
+}
+
+// file takes the next ino.size bytes of r for a new file. It returns the error of an earlier file if there was one.
+func (w *writers) file(j *fileJob, r io.Reader) error {
+	if err := w.failed(); err != nil {
+		j.finish()
+		return err
+	}
+	if j.ino.size > smallFile {
+		defer j.finish()
+		return j.write(r, nil)
+	}
+	j.data = w.buffer(int(j.ino.size))
+	if _, err := io.ReadFull(r, j.data); err != nil {
+		j.finish()
+		return noEOF(err)
+	}
+	j.ino.pending = j
+	w.busy.Add(1)
+	w.jobs <- j
+	return nil
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (w *writers) failed() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		return w.ctx.Err()
+	}
+	return w.err
+}
+
+func (w *writers) fail(err error) {
+	if err == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = err
+	}
+}
+
+// idle waits until no file is being written.
+func (w *writers) idle() { w.busy.Wait() }
+
+// wait ends the writers and returns the first error.
+func (w *writers) wait() error {
+	w.once.Do(func() { close(w.jobs) })
+	w.group.Wait()
+	return w.failed()
+}
+
+func (w *writers) buffer(n int) []byte {
+	class := sizeClass(n)
+	if b, ok := w.pools[class].Get().(*[]byte); ok {
+		return (*b)[:n]
+	}
+	return make([]byte, n, 8<<10<<class)
+}
+
+func (w *writers) recycle(b []byte) {
+	if cap(b) > 0 {
+		w.pools[sizeClass(cap(b))].Put(&b)
+	}
+}
+
+func sizeClass(n int) int {
+	if n <= 8<<10 {
+		return 0
+	}
+	return bits.Len(uint(n-1)) - 13
+}
+
+const createFlags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+// write makes the file. whole is its content where it is in memory already; else r is read.
+func (j *fileJob) write(r io.Reader, whole []byte) error {
+	fd, err := unix.Openat(j.dir.fd, j.name, createFlags, 0o600)
+	if err != nil {
+		return &os.PathError{Op: "create", Path: j.name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), j.name)
+	if whole != nil || j.ino.size == 0 {
+		_, err = f.Write(whole)
+	} else {
+		err = copySparse(f, r, j.ino.size)
+	}
+	if err == nil {
+		err = j.attributes(fd)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func (j *fileJob) attributes(fd int) error {
+	d, ino := j.disk, j.ino
+	if err := d.chown(ino, func() error { return unix.Fchown(fd, int(ino.uid), int(ino.gid)) }); err != nil {
+		return err
+	}
+	if err := d.xattrs(ino, func(k string, v []byte) error { return unix.Fsetxattr(fd, k, v, 0) }); err != nil {
+		return err
+	}
+	if ino.mode&0o7777 != 0o600 {
+		if err := unix.Fchmod(fd, ino.mode&0o7777); err != nil {
+			return os.NewSyscallError("chmod", err)
+		}
+	}
+	ts := timespec(ino.mtime)
+	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(j.dir.fd, j.name, ts[:], unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// copySparse copies size bytes and leaves holes where aligned blocks of hole bytes are all zero.
+func copySparse(f *os.File, r io.Reader, size int64) error {
+	buf := make([]byte, min(size, 4*hole))
+	zeros := make([]byte, hole)
+	for at := int64(0); at < size; {
+		b := buf[:min(int64(len(buf)), size-at)]
+		if _, err := io.ReadFull(r, b); err != nil {
+			return noEOF(err)
+		}
+		for len(b) > 0 {
+			part := b[:min(hole, len(b))]
+			if !bytes.Equal(part, zeros[:len(part)]) {
+				if _, err := f.WriteAt(part, at); err != nil {
+					return err
+				}
+			}
+			at += int64(len(part))
+			b = b[len(part):]
+		}
+	}
+	return f.Truncate(size)
+}

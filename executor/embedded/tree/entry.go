@@ -1,0 +1,37 @@
+// Package tree reads one file tree: of stacked image layers, or of a build context. It never follows a link out of it.
+package tree
+
+import (
+	"context"
+	"os"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+)
+
+// Entry is one file of a tree, as lstat would show it.
+type Entry struct {
+	Path     string // absolute inside the tree: "/", "/usr/bin/x"; slashes, raw bytes
+	Mode     uint32 // st_mode with type bits
+	UID, GID uint32
+	Size     int64
+	Mtime    time.Time
+	Link     string // target of a symbolic link
+	Rdev     uint64
+	Inode    uint64 // identity for hard links within one tree; 0 is unknown
+	Nlink    uint32
+}
+
+// FS is a tree that can be read.
+type FS interface {
+	// Lookup returns the entry of a path; symbolic links on the way are not followed. fs.ErrNotExist if there is none.
+	Lookup(path string) (Entry, error)
+	// ReadDir returns the merged content of a directory, sorted by name.
+	ReadDir(path string) ([]Entry, error)
+	// Open opens a regular file for reading.
+	Open(path string) (*os.File, error)
+	// Xattrs returns what a copy keeps: security.capability and user.*, never overlayfs's own.
+	Xattrs(path string) (map[string][]byte, error)
+	// Digest returns the content digest of a regular file.
+	Digest(ctx context.Context, path string) (digest.Digest, error)
+}
