@@ -1,0 +1,83 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"os"
+
+	digest "github.com/opencontainers/go-digest"
+)
+
+// BlobPath is where a blob is, or would be.
+func (s *Store) BlobPath(d digest.Digest) string { return s.path(dirBlobs, d.Encoded()) }
+
+// HasBlob says whether a blob is there with the given size, or of any size when size is negative. It counts as used.
+func (s *Store) HasBlob(d digest.Digest, size int64) bool {
+	if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
+		return false
+	}
+	if err := s.gate.enter(); err != nil {
+		return false
+	}
+	defer s.gate.leave()
+	info, err := os.Lstat(s.BlobPath(d))
+	return err == nil && (size < 0 || info.Size() == size) && s.use(s.BlobPath(d))
+}
+
+// BlobWriter takes the bytes of one blob and hashes them on the way.
+type BlobWriter struct {
+	store *Store
+	file  *os.File
+	hash  hash.Hash
+	size  int64
+}
+
+// NewBlob starts a blob. Commit or Discard ends it.
+func (s *Store) NewBlob() (*BlobWriter, error) {
+	f, err := s.tempFile()
+	if err != nil {
+		return nil, wrap("make a blob in", s.tmp, err)
+	}
+	return &BlobWriter{store: s, file: f, hash: sha256.New()}, nil
+}
+
+// Write appends bytes.
+func (w *BlobWriter) Write(p []byte) (int, error) {
+	n, err := w.file.Write(p)
+	w.hash.Write(p[:n])
+	w.size += int64(n)
+	return n, wrap("write a blob in", w.store.tmp, err)
+}
+
+// ErrMismatch is wrapped when bytes have not the digest or the size that they should have.
+var ErrMismatch = errors.New("content does not match")
+
+// Commit makes the blob visible by one rename and returns its digest and size. want may be empty and size negative
+// when they are not known before; else a blob that differs is dropped with ErrMismatch.
+func (w *BlobWriter) Commit(want digest.Digest, size int64) (digest.Digest, int64, error) {
+	got := digest.NewDigest(digest.SHA256, w.hash)
+	if want != "" && got != want || size >= 0 && w.size != size {
+		return "", 0, errors.Join(fmt.Errorf("%w: got %s of %d bytes, want %s of %d", ErrMismatch, got, w.size, want, size), w.Discard())
+	}
+	if w.store.HasBlob(got, w.size) {
+		return got, w.size, w.Discard()
+	}
+	path := w.store.BlobPath(got)
+	err := errors.Join(w.file.Close(), w.store.mark("blob", got))
+	if err == nil {
+		err = os.Rename(w.file.Name(), path)
+	}
+	if err != nil {
+		os.Remove(w.file.Name())
+		return "", 0, wrap("commit blob", path, err)
+	}
+	return got, w.size, nil
+}
+
+// Discard drops the blob.
+func (w *BlobWriter) Discard() error {
+	w.file.Close()
+	return wrap("discard a blob in", w.store.tmp, os.Remove(w.file.Name()))
+}

@@ -1,0 +1,86 @@
+package cache
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// writeFile makes path hold raw by one rename, with the folder above it made when missing.
+func (s *Store) writeFile(path string, raw []byte) error {
+	tmp, err := s.tempFile()
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(raw)
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = moveInto(tmp.Name(), path)
+	}
+	if err != nil {
+		os.Remove(tmp.Name())
+	}
+	return err
+}
+
+// tempFile makes an empty file in this process's own folder.
+func (s *Store) tempFile() (*os.File, error) {
+	return os.OpenFile(s.tempName(), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o600)
+}
+
+// tempName is a name in this process's own folder that was not given before.
+func (s *Store) tempName() string {
+	return filepath.Join(s.tmp, strconv.FormatInt(atomic.AddInt64(&s.serial, 1), 36))
+}
+
+// moveInto renames from to path, whose folder may be missing.
+func moveInto(from, path string) error {
+	err := os.Rename(from, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+			err = os.Rename(from, path)
+		}
+	}
+	return err
+}
+
+// readBounded reads a regular file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > limit {
+		return nil, errDamaged
+	}
+	raw := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, raw); err != nil {
+		return nil, err
+	}
+	return raw, nil
+}
+
+// removeTree removes a tree of whatever modes; what is gone already is no error.
+func removeTree(path string) error {
+	if err := os.RemoveAll(path); err == nil {
+		return nil
+	}
+	// An ordinary user cannot empty folders that lack the write bit until they have it.
+	filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() {
+			os.Chmod(p, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(path)
+}

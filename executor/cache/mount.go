@@ -1,0 +1,137 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// Mount is a cache mount in use: a folder that outlives steps.
+type Mount struct {
+	Dir string
+	New bool // it was never used: who seeds cache mounts does so before the first step
+	// lock holds the mount as its sharing mode says; seed is held while a new mount is filled.
+	lock, seed *os.File
+	once       sync.Once
+}
+
+// maxPrivate bounds how many writers of one private cache mount run at once.
+const maxPrivate = 1024
+
+// CacheMount takes the cache mount of an id. sharing is "shared" (any number of holders), "locked" (one after the
+// other) or "private" (each its own when another holds it). It waits until ctx ends.
+func (s *Store) CacheMount(ctx context.Context, id, sharing string) (*Mount, error) {
+	name := digest.FromString(id).Encoded()
+	switch sharing {
+	case "shared", "":
+		return s.takeMount(ctx, name, unix.LOCK_SH)
+	case "locked":
+		return s.takeMount(ctx, name, unix.LOCK_EX)
+	case "private":
+		return s.privateMount(name)
+	}
+	return nil, fmt.Errorf("cache mount %s: unknown sharing %q (shared, private, locked)", id, sharing)
+}
+
+func (s *Store) privateMount(name string) (*Mount, error) {
+	for i := range maxPrivate {
+		n := name
+		if i > 0 {
+			n = fmt.Sprintf("%s-%d", name, i)
+		}
+		m, err := s.tryMount(n, unix.LOCK_EX)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return m, err
+		}
+	}
+	return nil, &Error{Op: "take a cache mount in", Path: s.path(dirMounts), Err: fmt.Errorf("%d are in use", maxPrivate)}
+}
+
+func (s *Store) takeMount(ctx context.Context, name string, how int) (*Mount, error) {
+	pause := time.Millisecond
+	for {
+		m, err := s.tryMount(name, how)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return m, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pause):
+			pause = min(2*pause, 20*time.Millisecond)
+		}
+	}
+}
+
+func (s *Store) tryMount(name string, how int) (*Mount, error) {
+	dir := s.path(dirMounts, name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, wrap("make cache mount", dir, err)
+	}
+	lock, err := lockFile(filepath.Join(dir, "lock"), how|unix.LOCK_NB)
+	if err != nil {
+		return nil, busyOr("lock cache mount", dir, err)
+	}
+	m := &Mount{Dir: filepath.Join(dir, "fs"), lock: lock}
+	if err := m.openFS(dir); err != nil {
+		lock.Close()
+		return nil, busyOr("open cache mount", dir, err)
+	}
+	now := time.Now()
+	os.Chtimes(dir, now, now)
+	return m, nil
+}
+
+// openFS makes the folder when it is missing; until Seeded it belongs to who made it.
+func (m *Mount) openFS(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, "seeded")); err == nil {
+		return nil
+	}
+	seed, err := lockFile(filepath.Join(dir, "seed"), unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "seeded")); err == nil {
+		return seed.Close()
+	}
+	// What a killed process left half filled is not a seed.
+	if err := errors.Join(removeTree(m.Dir), os.Mkdir(m.Dir, 0o755), os.Chmod(m.Dir, 0o755)); err != nil {
+		return errors.Join(err, seed.Close())
+	}
+	m.New, m.seed = true, seed
+	return nil
+}
+
+// Seeded says that a new mount is filled, so that others may use it too. Release implies it.
+func (m *Mount) Seeded() {
+	if m.seed == nil {
+		return
+	}
+	if f, err := os.Create(filepath.Join(filepath.Dir(m.Dir), "seeded")); err == nil {
+		f.Close()
+	}
+	m.seed.Close()
+	m.seed = nil
+}
+
+// Release gives the mount back.
+func (m *Mount) Release() {
+	m.once.Do(func() {
+		m.Seeded()
+		m.lock.Close()
+	})
+}
+
+func busyOr(op, path string, err error) error {
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	return wrap(op, path, err)
+}
