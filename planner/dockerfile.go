@@ -85,7 +85,7 @@ func (p *plan) readDockerfile(t *config.Target, context string) (dockerfile, err
 	case errors.Is(err, fs.ErrNotExist):
 		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf(
 			"there is no Dockerfile at %s: create it, or say where it is with the target's dockerfile (relative to its context %s)",
-			display, contextWords(t)))
+			display, dirWords(t.Context)))
 	case err != nil:
 		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf("the Dockerfile %s cannot be read: %w", display, cause(err)))
 	}
@@ -98,13 +98,6 @@ func (p *plan) readDockerfile(t *config.Target, context string) (dockerfile, err
 		d.ignore = []byte{}
 	}
 	return d, nil
-}
-
-func contextWords(t *config.Target) string {
-	if t.Context == "" {
-		return "."
-	}
-	return t.Context
 }
 
 // checkDockerfile refuses what the built-in front end cannot do and what would make it run out of memory.

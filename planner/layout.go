@@ -51,8 +51,12 @@ func (p *plan) addLayout(t *config.Target, in *inputs, name, spec string) error 
 // find looks a tag up in the layout's index. Without a tag it is latest, or the only image.
 func (l *layout) find(tag string) (digest.Digest, error) {
 	var index ocispecs.Index
-	if err := l.readJSON("index.json", &index); err != nil {
-		return "", err
+	data, err := l.files.get(filepath.Join(l.dir, "index.json"))
+	if err != nil {
+		return "", fmt.Errorf("index.json: %w", cause(err))
+	}
+	if err := json.Unmarshal(data, &index); err != nil {
+		return "", fmt.Errorf("index.json: %w", err)
 	}
 	if tag == "" && len(index.Manifests) == 1 {
 		return index.Manifests[0].Digest, index.Manifests[0].Digest.Validate()
@@ -77,14 +81,11 @@ func (l *layout) config(p ocispecs.Platform) ([]byte, error) {
 			Manifests []ocispecs.Descriptor `json:"manifests"`
 			Config    ocispecs.Descriptor   `json:"config"`
 		}
-		if err := l.readJSON(blobPath(at), &m); err != nil {
+		if err := l.blobJSON(at, &m); err != nil {
 			return nil, err
 		}
 		if len(m.Manifests) == 0 {
-			if err := m.Config.Digest.Validate(); err != nil {
-				return nil, fmt.Errorf("config of %s: %w", at, err)
-			}
-			return l.files.get(filepath.Join(l.dir, blobPath(m.Config.Digest)))
+			return l.blob(m.Config.Digest)
 		}
 		next := digest.Digest("")
 		match := platforms.Only(p)
@@ -94,7 +95,7 @@ func (l *layout) config(p ocispecs.Platform) ([]byte, error) {
 				break
 			}
 		}
-		if next.Validate() != nil {
+		if next == "" {
 			return nil, fmt.Errorf("no image for %s in %s", platforms.FormatAll(p), at)
 		}
 		at = next
@@ -102,17 +103,28 @@ func (l *layout) config(p ocispecs.Platform) ([]byte, error) {
 	return nil, errors.New("its indexes are nested too deeply")
 }
 
-func (l *layout) readJSON(name string, into any) error {
-	data, err := l.files.get(filepath.Join(l.dir, filepath.FromSlash(name)))
+// blob reads a manifest or config and checks its digest.
+func (l *layout) blob(d digest.Digest) ([]byte, error) {
+	if err := d.Validate(); err != nil {
+		return nil, err
+	}
+	data, err := l.files.get(filepath.Join(l.dir, "blobs", d.Algorithm().String(), d.Encoded()))
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, cause(err))
+		return nil, fmt.Errorf("blob %s: %w", d, cause(err))
 	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	if d.Algorithm().FromBytes(data) != d {
+		return nil, fmt.Errorf("blob %s is damaged: its content has another digest", d)
 	}
-	return nil
+	return data, nil
 }
 
-func blobPath(d digest.Digest) string {
-	return filepath.Join("blobs", d.Algorithm().String(), d.Encoded())
+func (l *layout) blobJSON(d digest.Digest, into any) error {
+	data, err := l.blob(d)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("blob %s: %w", d, err)
+	}
+	return nil
 }

@@ -35,12 +35,22 @@ func (p *plan) findDir(t *config.Target, attribute, what, written string) (local
 	dir = filepath.Clean(dir)
 	info, err := os.Stat(dir)
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return localDir{}, p.targetError(t, attribute, fmt.Errorf(
+			"%s %s: there is no such directory in %s: create it, or correct the target's %s", what, dirWords(written), p.project.Dir, attribute))
 	case err != nil:
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s: %w", what, written, cause(err)))
 	case !info.IsDir():
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s is not a directory", what, written))
 	}
 	return localDir{name: localName(p.project.Dir, written, dir), dir: dir}, nil
+}
+
+func dirWords(written string) string {
+	if written == "" {
+		return "."
+	}
+	return written
 }
 
 // localName is the name of a directory in the graph: relative to the project directory, so that a plan does not depend

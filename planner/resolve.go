@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/containerd/platforms"
@@ -82,16 +83,7 @@ func (b *bases) ask(ref string, p ocispecs.Platform) (image ResolvedImage, err e
 // checkBase refuses a config that the front end would silently take for scratch, or that would make it run out of
 // memory.
 func checkBase(image ResolvedImage) error {
-	var c struct {
-		RootFS *struct {
-			Type    string   `json:"type"`
-			DiffIDs []string `json:"diff_ids"`
-		} `json:"rootfs"`
-		Config struct {
-			Env     []string
-			OnBuild []string
-		} `json:"config"`
-	}
+	var c baseConfig
 	if err := json.Unmarshal(image.Config, &c); err != nil {
 		return fmt.Errorf("its config is not the JSON of an image: %w", err)
 	}
@@ -101,12 +93,41 @@ func checkBase(image ResolvedImage) error {
 	if image.Layers > 0 && image.Layers != len(c.RootFS.DiffIDs) {
 		return fmt.Errorf("its config lists %d layers (rootfs.diff_ids) and its manifest %d", len(c.RootFS.DiffIDs), image.Layers)
 	}
+	return c.checkSize()
+}
+
+// baseConfig is what a plan must know of an image config before the front end reads it.
+type baseConfig struct {
+	RootFS *struct {
+		Type    string   `json:"type"`
+		DiffIDs []string `json:"diff_ids"`
+	} `json:"rootfs"`
+	Config struct {
+		Env     []string
+		OnBuild []string
+	} `json:"config"`
+}
+
+// checkSize refuses an environment that checkBounds did not reckon with.
+func (c baseConfig) checkSize() error {
 	size := 0
-	for _, s := range append(c.Config.Env, c.Config.OnBuild...) {
+	for _, s := range c.Config.Env {
+		if len(s) > maxBaseValue {
+			key, _, _ := strings.Cut(s, "=")
+			return fmt.Errorf("its variable %.40s has %d bytes; at most %d are allowed in a base", key, len(s), maxBaseValue)
+		}
 		size += len(s)
 	}
-	if size > maxValue {
-		return fmt.Errorf("its environment and ONBUILD instructions have %d bytes; at most %d are allowed", size, maxValue)
+	for _, s := range c.Config.OnBuild {
+		size += len(s)
+	}
+	if len(c.Config.OnBuild) > 100 || size > maxValue {
+		return fmt.Errorf("its environment and its %d ONBUILD instructions have %d bytes; at most 100 and %d are allowed",
+			len(c.Config.OnBuild), size, maxValue)
+	}
+	triggers := "FROM base\n" + strings.Join(c.Config.OnBuild, "\n")
+	if err := newBounds(nil, maxBaseValue).check([]byte(triggers)); err != nil {
+		return fmt.Errorf("its ONBUILD instructions: %w", err)
 	}
 	return nil
 }
