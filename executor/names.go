@@ -1,0 +1,53 @@
+package executor
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/planner"
+)
+
+// imageNames are the references an image gets: the target's tags, else the output's name, else, in the local store
+// and in an engine, the target's own name.
+func imageNames(a config.Attrs, img *planner.Image, k Kind) ([]string, error) {
+	tags := img.Tags
+	if len(tags) == 0 && a["name"] != "" {
+		tags = strings.Split(a["name"], ",")
+	}
+	if len(tags) == 0 && k == KindStore {
+		tags = []string{strings.ToLower(img.Target)}
+	}
+	names := make([]string, 0, len(tags))
+	for _, t := range tags {
+		n, err := normalName(strings.TrimSpace(t))
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, n)
+	}
+	return names, nil
+}
+
+// normalName makes "x" "docker.io/library/x:latest".
+func normalName(s string) (string, error) {
+	n, err := reference.ParseNormalizedNamed(s)
+	if err != nil {
+		return "", fmt.Errorf("image name %q: %w", s, err)
+	}
+	return reference.TagNameOnly(n).String(), nil
+}
+
+// familiar is the short form of a normalised name, as docker prints it, and its tag.
+func familiar(name string) (short, tag string) {
+	n, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name, ""
+	}
+	if t, ok := n.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	return reference.FamiliarString(n), tag
+}

@@ -1,0 +1,98 @@
+package executor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+)
+
+// writeWhole makes p by rename: there is the old content or the new, never a part.
+func writeWhole(p string, write func(io.Writer) error) error {
+	f, err := pending(p)
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if err := writeBuffered(f, write); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
+}
+
+func pending(p string) (*renameio.PendingFile, error) {
+	return renameio.NewPendingFile(p, renameio.WithTempDir(filepath.Dir(p)), renameio.WithPermissions(0o644),
+		renameio.WithExistingPermissions())
+}
+
+func writeBuffered(w io.Writer, write func(io.Writer) error) error {
+	b := bufio.NewWriterSize(w, 256<<10)
+	if err := write(b); err != nil {
+		return err
+	}
+	return b.Flush()
+}
+
+// fileJob adds an output of one file. A regular file is written beside dest and renamed when all outputs are ready;
+// stdout, a pipe or a device is written then.
+func (e *exporter) fileJob(name, dest string, write func(ctx context.Context, w io.Writer) error) error {
+	if dest == stdoutTarget {
+		if e.opt.Stdout == nil {
+			return errors.New("no stdout to write to: give a file with dest=FILE")
+		}
+		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, commit: func(ctx context.Context) error {
+			return writeBuffered(e.opt.Stdout, func(w io.Writer) error { return write(ctx, w) })
+		}})
+		return nil
+	}
+	fi, err := os.Stat(dest)
+	if err == nil && fi.IsDir() {
+		return fmt.Errorf("%s is a directory: a tar needs a file name, or use tar=false", dest)
+	}
+	if err == nil && !fi.Mode().IsRegular() {
+		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, commit: func(ctx context.Context) error {
+			f, err := os.OpenFile(dest, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return writeBuffered(f, func(w io.Writer) error { return write(ctx, w) })
+		}})
+		return nil
+	}
+	if real, err := filepath.EvalSymlinks(dest); err == nil {
+		dest = real // the link stays, the file behind it is replaced
+	}
+	e.jobs = append(e.jobs, renameJob(name, dest, write))
+	return nil
+}
+
+func renameJob(name, dest string, write func(ctx context.Context, w io.Writer) error) *job {
+	var f *renameio.PendingFile
+	return &job{
+		name: name, stage: stageFiles,
+		prepare: func(ctx context.Context) (err error) {
+			if err := os.MkdirAll(filepath.Dir(dest), 0o755); err != nil {
+				return err
+			}
+			if f, err = pending(dest); err != nil {
+				return err
+			}
+			if err := writeBuffered(f, func(w io.Writer) error { return write(ctx, w) }); err != nil {
+				return fmt.Errorf("%s: %w", dest, err)
+			}
+			return f.Sync() // while other outputs are prepared, so that the rename has nothing to wait for
+		},
+		commit: func(context.Context) error { return f.CloseAtomicallyReplace() },
+		discard: func() {
+			if f != nil {
+				f.Cleanup()
+			}
+		},
+	}
+}

@@ -1,0 +1,310 @@
+package executor
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/planner"
+)
+
+// Kind is where an output goes.
+type Kind string
+
+// The kinds of output.
+const (
+	KindStore    Kind = "store"     // the local image store
+	KindPush     Kind = "push"      // a registry
+	KindLoad     Kind = "load"      // a Docker engine
+	KindOCITar   Kind = "oci"       // an OCI layout in a tar
+	KindOCIDir   Kind = "oci-dir"   // an OCI layout in a directory
+	KindDocker   Kind = "docker"    // a tar that docker load reads, and an OCI layout too
+	KindLocal    Kind = "local"     // files in a directory
+	KindTar      Kind = "tar"       // files in a tar
+	KindNothing  Kind = "cacheonly" // nothing is written
+	stdoutTarget      = "-"
+)
+
+// Output is one parsed output of a target.
+type Output struct {
+	Kind Kind
+	// Dest is an absolute path, "-" for stdout, or "" where the kind has no path. Of KindLoad it is a docker context.
+	Dest  string
+	Names []string // normalised image references
+	Form  LayerForm
+	// Docker asks for Docker media types in place of OCI ones.
+	Docker   bool
+	ByDigest bool // push without a tag
+	// Split puts each of several platforms into a folder of its own.
+	Split       bool
+	Annotations Annotations
+}
+
+// isImage says whether o writes an image and not files.
+func (o Output) isImage() bool {
+	return o.Kind != KindLocal && o.Kind != KindTar && o.Kind != KindNothing
+}
+
+// OutputError says what is wrong with an output as it was written. It is found before anything runs.
+type OutputError struct {
+	Target string
+	Reason string
+}
+
+// Error implements error.
+func (e *OutputError) Error() string { return fmt.Sprintf("target %s: output: %s", e.Target, e.Reason) }
+
+// knownAttrs are the attributes that any output may have; those without a use here are accepted as Docker does.
+func knownAttrs() []string {
+	return []string{
+		"type", "dest", "name", "push", "push-by-digest", "name-canonical", "oci-mediatypes", "compression",
+		"compression-level", "force-compression", "rewrite-timestamp", "tar", "platform-split", "context", "unpack",
+		"store", "dangling-name-prefix", "registry.insecure", "attestation-inline", "attestation-prefix", "buildinfo",
+		"prefer-nondist-layers", "oci-artifact", "source-date-epoch", "force-inline-attestations",
+	}
+}
+
+// Outputs parses all outputs of one target; one without any goes to the local store. dir is what relative paths refer
+// to. images are the platforms of the target.
+func Outputs(images []*planner.Image, dir string) ([]Output, error) {
+	first := images[0]
+	attrs := first.Outputs
+	if len(attrs) == 0 {
+		attrs = []config.Attrs{{"type": string(KindStore)}}
+	}
+	out := make([]Output, 0, len(attrs))
+	for _, a := range attrs {
+		o, err := parseOutput(a, first, dir)
+		if err == nil {
+			err = o.check(images)
+		}
+		if err != nil {
+			return nil, &OutputError{Target: first.Target, Reason: err.Error()}
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+func parseOutput(a config.Attrs, img *planner.Image, dir string) (Output, error) {
+	for k := range a {
+		if !slices.Contains(knownAttrs(), k) && !strings.HasPrefix(k, "annotation") {
+			return Output{}, fmt.Errorf("unknown attribute %q", k)
+		}
+	}
+	p := attrParser{attrs: a}
+	o := Output{Dest: a["dest"], ByDigest: p.flag("push-by-digest", false), Split: p.flag("platform-split", true)}
+	o.Form = LayerForm{
+		Compression: a["compression"], Level: p.number("compression-level"), Force: p.flag("force-compression", false),
+		KeepTimes: !p.flag("rewrite-timestamp", true), ClampTimes: p.flag("rewrite-timestamp", false),
+	}
+	if err := o.setKind(a, &p); err != nil {
+		return o, err
+	}
+	o.Docker = !p.flag("oci-mediatypes", o.Kind != KindDocker && o.Kind != KindLoad)
+	if p.err != nil {
+		return o, p.err
+	}
+	var err error
+	if o.Names, err = imageNames(a, img, o.Kind); err != nil {
+		return o, err
+	}
+	if o.Annotations, err = parseAnnotations(img.Annotations, a); err != nil {
+		return o, err
+	}
+	if o.hasPath() && o.Dest != stdoutTarget {
+		if o.Dest, err = absPath(dir, o.Dest); err != nil {
+			return o, err
+		}
+	}
+	return o, o.Form.validate(o.Docker)
+}
+
+func absPath(dir, p string) (string, error) {
+	if !filepath.IsAbs(p) {
+		p = filepath.Join(dir, p)
+	}
+	return filepath.Abs(p)
+}
+
+func (o *Output) hasPath() bool {
+	switch o.Kind {
+	case KindOCITar, KindOCIDir, KindDocker, KindLocal, KindTar:
+		return true
+	}
+	return false
+}
+
+func (o *Output) setKind(a config.Attrs, p *attrParser) error {
+	archive := func(file, folder Kind) Kind {
+		if p.flag("tar", true) {
+			return file
+		}
+		return folder
+	}
+	switch a["type"] {
+	case string(KindStore):
+		o.Kind = KindStore
+	case "image":
+		if o.Kind = KindStore; p.flag("push", false) {
+			o.Kind = KindPush
+		}
+	case "registry":
+		o.Kind = KindPush
+		if !p.flag("push", true) {
+			o.Kind = KindStore
+		}
+	case "oci":
+		o.Kind = archive(KindOCITar, KindOCIDir)
+	case "docker":
+		if o.Kind = archive(KindDocker, KindOCIDir); o.Dest == "" && o.Kind == KindDocker {
+			o.Kind, o.Dest = KindLoad, a["context"]
+		}
+	case "local":
+		o.Kind = KindLocal
+	case "tar":
+		o.Kind = KindTar
+	case "cacheonly":
+		o.Kind = KindNothing
+	case "":
+		return fmt.Errorf("no type: write type=image, registry, oci, docker, local, tar or cacheonly")
+	default:
+		return fmt.Errorf("unknown type %q: known are image, registry, oci, docker, local, tar and cacheonly", a["type"])
+	}
+	if o.Dest == "" && (o.Kind == KindOCIDir || o.Kind == KindLocal) {
+		return fmt.Errorf("type=%s writes a directory: give it with dest=DIR", a["type"])
+	}
+	if o.Dest == stdoutTarget && (o.Kind == KindOCIDir || o.Kind == KindLocal) {
+		return fmt.Errorf("type=%s writes a directory: it cannot go to stdout", a["type"])
+	}
+	if o.Dest == "" && (o.Kind == KindOCITar || o.Kind == KindTar) {
+		o.Dest = stdoutTarget
+	}
+	return nil
+}
+
+// check finds what cannot go together.
+func (o Output) check(images []*planner.Image) error {
+	several := len(images) > 1 || images[0].MultiPlatform
+	if several && (o.Kind == KindDocker || o.Kind == KindLoad) {
+		return fmt.Errorf("type=docker holds one platform, and this target has %d: use type=oci, or ask for one platform", len(images))
+	}
+	if !several && o.isImage() && o.Annotations.hasIndex() {
+		return fmt.Errorf("index annotations need an index: this target has a single platform")
+	}
+	if o.Kind == KindPush && len(o.Names) == 0 {
+		return fmt.Errorf("a push needs a tag: add tags to the target or name= to the output")
+	}
+	return nil
+}
+
+// attrParser reads typed attributes and keeps the first error.
+type attrParser struct {
+	attrs config.Attrs
+	err   error
+}
+
+func (p *attrParser) flag(name string, fallback bool) bool {
+	v, ok := p.attrs[name]
+	if !ok {
+		return fallback
+	}
+	b, err := strconv.ParseBool(v)
+	if err != nil && p.err == nil {
+		p.err = fmt.Errorf("%s=%s: want true or false", name, v)
+	}
+	return b
+}
+
+func (p *attrParser) number(name string) int {
+	v, ok := p.attrs[name]
+	if !ok {
+		return 0
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil && p.err == nil {
+		p.err = fmt.Errorf("%s=%s: want a number", name, v)
+	}
+	return n
+}
+
+// Validate checks the outputs of all images before anything runs: each by itself, and that no two of them write one
+// path or both want stdout. dir is what relative paths refer to.
+func Validate(images []*planner.Image, dir string) error {
+	paths := map[string]string{} // path -> target
+	for _, group := range byTarget(images) {
+		outs, err := Outputs(group, dir)
+		if err != nil {
+			return err
+		}
+		for _, o := range outs {
+			if !o.hasPath() {
+				continue
+			}
+			if err := claim(paths, o.Dest, group[0].Target); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// claim refuses a path that another output has, or that lies below one that is not a directory output of the same kind.
+func claim(paths map[string]string, dest, target string) error {
+	key := dest
+	if dest != stdoutTarget {
+		if real, err := filepath.EvalSymlinks(dest); err == nil {
+			key = real
+		}
+	}
+	if other, ok := paths[key]; ok {
+		what := dest
+		if dest == stdoutTarget {
+			what = "stdout"
+		}
+		return &OutputError{Target: target, Reason: fmt.Sprintf("%s is also an output of target %s", what, other)}
+	}
+	paths[key] = target
+	return nil
+}
+
+// byTarget groups the platforms of each target, in the order of first appearance.
+func byTarget(images []*planner.Image) [][]*planner.Image {
+	var order []string
+	groups := map[string][]*planner.Image{}
+	for _, i := range images {
+		if groups[i.Target] == nil {
+			order = append(order, i.Target)
+		}
+		groups[i.Target] = append(groups[i.Target], i)
+	}
+	out := make([][]*planner.Image, 0, len(order))
+	for _, t := range order {
+		out = append(out, groups[t])
+	}
+	return out
+}
+
+// Forms lists the layer forms that the outputs of images need, by target, so that an engine can compress while other
+// steps still run. Outputs that need no compressed layer add none.
+func Forms(images []*planner.Image, dir string) (map[string][]LayerForm, error) {
+	forms := map[string][]LayerForm{}
+	for _, group := range byTarget(images) {
+		outs, err := Outputs(group, dir)
+		if err != nil {
+			return nil, err
+		}
+		seen := map[LayerForm]bool{}
+		for _, o := range outs {
+			if o.isImage() {
+				seen[o.Form] = true
+			}
+		}
+		forms[group[0].Target] = slices.SortedFunc(maps.Keys(seen), LayerForm.compare)
+	}
+	return forms, nil
+}
