@@ -20,7 +20,7 @@ type node struct {
 	raw    []byte // op, marshalled; its digest is digest
 	op     *pb.Op
 	inputs []nodeEdge
-	meta   *pb.OpMetadata
+	meta   llb.OpMetadata
 	at     []Location
 }
 
@@ -53,7 +53,6 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 		maps.Copy(linked, l.all)
 	}
 	maps.Copy(r.all, linked)
-	pbdef := def.ToPB()
 	byRaw := map[string]*node{}
 	for _, raw := range def.Def {
 		rawDigest := digest.FromBytes(raw)
@@ -61,7 +60,7 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 			byRaw[rawDigest.String()] = n
 			continue
 		}
-		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: pbdef.Metadata[string(rawDigest)]}
+		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: def.Metadata[rawDigest]}
 		if err := n.op.UnmarshalVT(raw); err != nil {
 			return nil, fmt.Errorf("read the front end's plan: %w", err)
 		}
@@ -194,10 +193,7 @@ func (r *result) definition() *pb.Definition {
 			add(in.node)
 		}
 		def.Def = append(def.Def, n.raw)
-		def.Metadata[n.digest.String()] = n.meta
-		if n.meta == nil {
-			def.Metadata[n.digest.String()] = &pb.OpMetadata{}
-		}
+		def.Metadata[n.digest.String()] = n.meta.ToPB()
 		for _, at := range n.at {
 			addLocation(def.Source, files, n.digest, at)
 		}

@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -105,14 +106,26 @@ func (p *plan) checkDockerfile(t *config.Target, d dockerfile) error {
 	if syntax := t.Args["BUILDKIT_SYNTAX"]; syntax != "" && !builtIn(syntax) {
 		return p.targetError(t, "args", externalError(syntax))
 	}
-	if syntax, _, at, ok := parser.DetectSyntax(d.data); ok && !builtIn(syntax) {
-		line := 1
-		if len(at) > 0 {
-			line = at[0].Start.Line
-		}
+	if syntax, line := syntaxOf(d.data); syntax != "" && !builtIn(syntax) {
 		return &DockerfileError{Target: t.Name, File: d.display, Line: line, Err: externalError(syntax)}
 	}
 	return checkBounds(t, d)
+}
+
+// syntaxOf gives the front end that a Dockerfile asks for and the line where it does, or "".
+func syntaxOf(data []byte) (string, int) {
+	if !bytes.Contains(bytes.ToLower(data[:min(len(data), 1<<14)]), []byte("syntax")) {
+		return "", 0 // looking closely is not cheap
+	}
+	syntax, _, at, ok := parser.DetectSyntax(data)
+	if !ok {
+		return "", 0
+	}
+	line := 1
+	if len(at) > 0 {
+		line = max(line, at[0].Start.Line)
+	}
+	return syntax, line
 }
 
 func externalError(syntax string) error {

@@ -116,11 +116,11 @@ func (m *merger) own(d *planned) {
 					s.Source = append(s.Source, at)
 				}
 			}
-			if n.meta.GetIgnoreCache() {
+			if n.meta.IgnoreCache {
 				s.NoCache = true
 			}
 			if s.Resources == nil {
-				s.Resources = n.meta.GetLinuxResources()
+				s.Resources = n.meta.LinuxResources
 			}
 		}
 	}
@@ -159,7 +159,7 @@ func nodeName(n *node) string {
 	if s := n.op.GetSource(); s != nil && strings.HasPrefix(s.Identifier, "local://") {
 		return "[internal] load build context " + strings.TrimPrefix(s.Identifier, "local://")
 	}
-	if name := n.meta.GetDescription()["llb.customname"]; name != "" {
+	if name := n.meta.Description["llb.customname"]; name != "" {
 		return name
 	}
 	switch {

@@ -7,13 +7,13 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/platforms"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/apicaps"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/bakebuild/bake/config"
 )
@@ -96,17 +96,21 @@ func (p *plan) run(ctx context.Context, targets []*config.Target) error {
 	for _, t := range targets {
 		p.targets[t.Name] = &planned{target: t, done: make(chan struct{})}
 	}
-	var group errgroup.Group
-	group.SetLimit(p.opts.Jobs)
-	for _, t := range targets {
-		group.Go(func() error {
-			d := p.targets[t.Name]
-			defer close(d.done)
-			d.err = p.planTarget(ctx, d)
-			return nil
+	queue := make(chan *planned)
+	var workers sync.WaitGroup
+	for range min(p.opts.Jobs, len(targets)) { // few goroutines with grown stacks, rather than one for each target
+		workers.Go(func() {
+			for d := range queue {
+				d.err = p.planTarget(ctx, d)
+				close(d.done)
+			}
 		})
 	}
-	_ = group.Wait() // errors are gathered below, in order
+	for _, t := range targets {
+		queue <- p.targets[t.Name]
+	}
+	close(queue)
+	workers.Wait()
 	if ctx.Err() != nil {
 		return fmt.Errorf("plan: %w", context.Cause(ctx))
 	}

@@ -99,8 +99,10 @@ func (p *plan) convert(ctx context.Context, d *planned, in *inputs, file dockerf
 	if err != nil {
 		return err
 	}
-	if _, err := bc.ReadEntrypoint(ctx, "Dockerfile"); err != nil { // for the ignore file
-		return err
+	if file.ignore != nil {
+		if _, err := bc.ReadEntrypoint(ctx, "Dockerfile"); err != nil { // only this takes the ignore file beside it
+			return err
+		}
 	}
 	opt := dockerfile2llb.ConvertOpt{
 		Config:       bc.Config,

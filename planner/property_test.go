@@ -1,0 +1,246 @@
+package planner_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/planner"
+)
+
+// monorepo writes services of eight steps each: a shared base stage, a library from a named context, and three steps of
+// their own.
+func monorepo(t testing.TB, dir string, services int) *config.Project {
+	t.Helper()
+	files := map[string]string{"lib/a.c": "", "third/x": ""}
+	p := &config.Project{Dir: dir, Targets: map[string]*config.Target{}}
+	for i := range services {
+		name := fmt.Sprintf("svc%03d", i)
+		files[name+"/Dockerfile"] = strings.ReplaceAll(`FROM golang:1.26 AS base
+RUN apk add git
+COPY --from=lib . /lib
+
+FROM base
+WORKDIR /app
+COPY NAME /app
+RUN make NAME
+LABEL service=NAME
+CMD ["/app/NAME"]
+`, "NAME", name)
+		p.Targets[name] = &config.Target{
+			Name: name, Dockerfile: name + "/Dockerfile", Contexts: map[string]string{"lib": "lib"},
+			Labels: map[string]string{"build": name}, Tags: []string{"acme/" + name},
+			Args: map[string]string{"UNUSED": name},
+		}
+		p.Requested = append(p.Requested, name)
+	}
+	write(t, dir, files)
+	return p
+}
+
+func TestMonorepoMerges(t *testing.T) {
+	for _, services := range []int{1, 50} {
+		resolver := &fakeResolver{}
+		g, err := planner.Plan(t.Context(), monorepo(t, t.TempDir(), services), planner.Options{Resolver: resolver, Platform: amd64()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Shared: the image, RUN, two contexts, COPY of the library, WORKDIR. Own: COPY and RUN.
+		if want := 8 * services; g.Declared != want {
+			t.Errorf("%d services declare %d steps, want %d", services, g.Declared, want)
+		}
+		if want := 6 + 2*services; len(g.Steps) != want {
+			t.Errorf("%d services merge to %d steps, want %d", services, len(g.Steps), want)
+		}
+		if n := resolver.calls.Load(); n != 1 {
+			t.Errorf("the base was resolved %d times", n)
+		}
+		if n := len(g.Steps[0].Targets); n != services {
+			t.Errorf("the base is for %d targets, want %d", n, services)
+		}
+		checkGraph(t, g)
+	}
+}
+
+// checkGraph verifies what the documentation of Graph and Step says.
+func checkGraph(t testing.TB, g *planner.Graph) {
+	t.Helper()
+	seen := map[*planner.Step]bool{}
+	digests := map[string]bool{}
+	for _, s := range g.Steps {
+		if len(s.Inputs) != len(s.Op.Inputs) {
+			t.Errorf("%s: %d inputs, its op has %d", s.Name, len(s.Inputs), len(s.Op.Inputs))
+			continue
+		}
+		for i, in := range s.Inputs {
+			if !seen[in.Step] {
+				t.Errorf("%s: input %d comes later or is missing", s.Name, i)
+			} else if got := s.Op.Inputs[i]; got.Digest != in.Step.Digest.String() || int(got.Index) != in.Index {
+				t.Errorf("%s: input %d is %s, its op says %s", s.Name, i, in.Step.Digest, got.Digest)
+			}
+		}
+		if digests[s.Digest.String()] {
+			t.Errorf("%s: digest %s is there twice", s.Name, s.Digest)
+		}
+		if len(s.Targets) == 0 || s.Name == "" {
+			t.Errorf("step %s has targets %q and name %q", s.Digest, s.Targets, s.Name)
+		}
+		if source := s.Op.GetSource(); source != nil {
+			if name, ok := strings.CutPrefix(source.Identifier, "local://"); ok && g.Locals[name].Dir == "" {
+				t.Errorf("context %s has no directory", name)
+			}
+		}
+		seen[s], digests[s.Digest.String()] = true, true
+	}
+	for _, i := range g.Images {
+		if i.Root.Step != nil && !seen[i.Root.Step] {
+			t.Errorf("the root of %s is not in the graph", i.Target)
+		}
+	}
+}
+
+// TestSamePlan: the same bytes again, in another directory, and with one or many targets planned at once.
+func TestSamePlan(t *testing.T) {
+	first := text(t, monorepo(t, t.TempDir(), 20), options())
+	for _, jobs := range []int{1, 2, 16} {
+		opts := options()
+		opts.Jobs = jobs
+		p := monorepo(t, t.TempDir()+"/elsewhere", 20)
+		for range 2 {
+			if diff := cmp.Diff(first, text(t, p, opts)); diff != "" {
+				t.Fatalf("another plan with %d jobs (-first +this):\n%s", jobs, diff)
+			}
+		}
+	}
+}
+
+// TestSameGolden: each golden case gives the same bytes twice, with one job.
+func TestSameGolden(t *testing.T) {
+	for _, name := range []string{"stages", "link", "link-platforms", "ignore", "mounts", "warnings"} {
+		archive, err := txtar.ParseFile("testdata/" + name + ".txtar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, want := readCase(t, archive, t.TempDir())
+		opts := options()
+		opts.Jobs = 1
+		for range 5 {
+			if diff := cmp.Diff(string(want.Data), text(t, p, opts)); diff != "" {
+				t.Fatalf("%s: another plan (-want +got):\n%s", name, diff)
+			}
+		}
+	}
+}
+
+// TestInputsAreUntouched: a project is a value; planning does not write it.
+func TestInputsAreUntouched(t *testing.T) {
+	p, before := monorepo(t, t.TempDir(), 3), config.Project{}
+	before = *p
+	before.Targets = map[string]*config.Target{}
+	for name, target := range p.Targets {
+		c := *target
+		c.Args = map[string]string{"UNUSED": target.Args["UNUSED"]}
+		before.Targets[name] = &c
+	}
+	text(t, p, options())
+	if diff := cmp.Diff(&before, p); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestSeveralErrors: each target's own error is told, in order; the same missing base only once.
+func TestSeveralErrors(t *testing.T) {
+	dir := t.TempDir()
+	inline := func(s string) *string { return &s }
+	p := project(dir,
+		&config.Target{Name: "a", DockerfileInline: inline("FROM missing")},
+		&config.Target{Name: "b", DockerfileInline: inline("RUM x")},
+		&config.Target{Name: "c", DockerfileInline: inline("FROM missing")},
+		&config.Target{Name: "d", DockerfileInline: inline("FROM a"), Contexts: map[string]string{"a": "target:a"}},
+	)
+	_, err := planner.Plan(t.Context(), p, options())
+	want := "target a: dockerfile-inline of a:1: resolve docker.io/library/missing:latest: manifest unknown\n" +
+		"target b: dockerfile-inline of b:1: unknown instruction: RUM (did you mean RUN?)"
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	if !errors.Is(err, errMissing) {
+		t.Error("the resolver's error is not in the chain")
+	}
+}
+
+// TestBombs: what would fill memory or time ends with an error, and at once.
+func TestBombs(t *testing.T) {
+	doubling := strings.Repeat("ENV A=$A$A\n", 60)
+	cases := map[string]string{
+		"env":            "FROM scratch\nENV A=xx\n" + doubling,
+		"arg":            "FROM scratch\nARG A=xx\n" + strings.Repeat("ARG A=$A$A\n", 60),
+		"global arg":     "ARG A=xx\n" + strings.Repeat("ARG A=$A$A\n", 60) + "FROM $A",
+		"two variables":  "FROM scratch\nENV A=xx B=yy\n" + strings.Repeat("ENV A=$B$B\nENV B=$A$A\n", 30),
+		"stages":         "FROM scratch AS s0\nENV A=xx\n" + strings.Repeat("FROM s0 AS s0\n"+strings.Repeat("ENV A=$A$A\n", 5), 10),
+		"any stage":      "ARG S=s0\nFROM scratch AS s0\nENV A=xx\n" + strings.Repeat("FROM $S AS s0\n"+strings.Repeat("ENV A=$A$A\n", 5), 10),
+		"named by value": "FROM scratch\nENV N=A\nENV A=xx\n" + strings.Repeat("ENV $N=$A$A\n", 60),
+		"quoted name":    "FROM scratch\nENV A=xx\n" + strings.Repeat("ENV \"A\"=$A$A\n", 60),
+		"onbuild":        "FROM scratch AS b\nENV A=xx\n" + strings.Repeat("ONBUILD ENV A=$A$A\n", 60) + "FROM b",
+		"replace":        "FROM scratch\nENV A=xxxxxxxxxx\n" + strings.Repeat("ENV A=${A//x/xxxxxxxxxx}\n", 20),
+		"wide run":       "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=$A$A$A$A$A$A$A$A$A$A\nRUN " + strings.Repeat("$B", 20_000),
+		"many runs":      "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=$A$A$A$A$A$A$A$A$A$A\n" + strings.Repeat("RUN x\n", 5000),
+		"nesting":        "FROM scratch\nENV A=" + strings.Repeat("${B:-", 12_000) + strings.Repeat("}", 12_000),
+		"instructions":   "FROM scratch\n" + strings.Repeat("ENV A=1\n", 20_000),
+		"onbuild copies": "FROM scratch AS b\n" + strings.Repeat("ONBUILD ENV A=1\n", 1000) + strings.Repeat("FROM b\n", 1000),
+		"patterns":       "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=${A%" + strings.Repeat("*x", 20_000) + "}",
+	}
+	for name, dockerfile := range cases {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			_, err := planner.Plan(t.Context(), project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), options())
+			var mistake *planner.DockerfileError
+			if !errors.As(err, &mistake) {
+				t.Fatalf("got %v, want a DockerfileError", err)
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+// TestNoBombs: what real Dockerfiles do is allowed.
+func TestNoBombs(t *testing.T) {
+	cases := map[string]string{
+		"path":        "FROM alpine\n" + strings.Repeat("ENV PATH=$PATH:/opt/bin LD=$LD:/opt/lib\n", 100),
+		"many stages": strings.Repeat("FROM alpine\nENV P=$P/a:$P/b\n", 100),
+		"replace":     "FROM alpine\nARG TARGETARCH\nENV A=${TARGETARCH/amd64/x86_64} V=1.2.3\nENV W=${V//./_}\nENV X=${W%_*}",
+		"script":      "FROM alpine\nENV V=1\nRUN <<EOF\n" + strings.Repeat("for i in $list; do echo ${i##*/} $V; done\n", 500) + "EOF\n",
+		"long":        "FROM alpine\n" + strings.Repeat("ENV A=1\nRUN echo $A ${B} $C\n", 400),
+	}
+	for name, dockerfile := range cases {
+		t.Run(name, func(t *testing.T) {
+			p := project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile})
+			if _, err := planner.Plan(t.Context(), p, options()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func BenchmarkPlan(b *testing.B) {
+	for _, services := range []int{50, 200} {
+		b.Run(fmt.Sprint(services), func(b *testing.B) {
+			p := monorepo(b, b.TempDir(), services)
+			opts := options()
+			for b.Loop() {
+				if _, err := planner.Plan(b.Context(), p, opts); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*services), "µs/target")
+		})
+	}
+}
