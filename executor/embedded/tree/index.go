@@ -1,0 +1,94 @@
+package tree
+
+import (
+	"bytes"
+	"encoding/gob"
+	"fmt"
+	"path"
+	"sort"
+
+	"golang.org/x/sys/unix"
+)
+
+// Node is an entry of one layer with overlayfs's marks.
+type Node struct {
+	Entry    Entry
+	Xattrs   map[string][]byte
+	Whiteout bool // the path of the layers below is gone; all else of Entry is zero
+	Opaque   bool // a directory that hides the one below
+	Implied  bool // a directory that the layer does not list: owner and mode are those of the layers below
+}
+
+// Index is the path index of a packed layer: what its tar headers say, so that look-ups need no unpacking.
+type Index struct {
+	nodes    map[string]Node
+	children map[string][]string // names
+}
+
+// NewIndex makes the index of a layer. Of nodes with one path the last wins; directories above a node that are not
+// listed are implied.
+func NewIndex(nodes []Node) *Index {
+	x := &Index{nodes: make(map[string]Node, len(nodes)), children: map[string][]string{}}
+	for _, n := range nodes {
+		x.put(n)
+	}
+	for _, names := range x.children {
+		sort.Strings(names)
+	}
+	return x
+}
+
+// Len is the number of paths.
+func (x *Index) Len() int { return len(x.nodes) }
+
+func (x *Index) put(n Node) {
+	p := n.Entry.Path
+	if _, ok := x.nodes[p]; !ok && p != "/" {
+		dir := path.Dir(p)
+		if _, ok := x.nodes[dir]; !ok {
+			x.put(Node{Entry: Entry{Path: dir, Mode: unix.S_IFDIR | 0o755}, Implied: true})
+		}
+		x.children[dir] = append(x.children[dir], path.Base(p))
+	}
+	x.nodes[p] = n
+}
+
+// MarshalBinary encodes the index; the same index gives the same bytes.
+func (x *Index) MarshalBinary() ([]byte, error) {
+	all := make([]Node, 0, len(x.nodes))
+	for _, n := range x.nodes {
+		all = append(all, n)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Entry.Path < all[j].Entry.Path })
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(all); err != nil {
+		return nil, fmt.Errorf("encode path index: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// UnmarshalBinary decodes what MarshalBinary encoded.
+func (x *Index) UnmarshalBinary(raw []byte) error {
+	var all []Node
+	if err := gob.NewDecoder(bytes.NewReader(raw)).Decode(&all); err != nil {
+		return fmt.Errorf("decode path index: %w", err)
+	}
+	*x = *NewIndex(all)
+	return nil
+}
+
+// node is what the layer has at a path; ok is false when it says nothing about it.
+func (x *Index) node(p string) (Node, bool, error) {
+	n, ok := x.nodes[p]
+	return n, ok, nil
+}
+
+// list is the names in a directory of the layer, whiteouts included.
+func (x *Index) list(p string) ([]Node, error) {
+	names := x.children[p]
+	all := make([]Node, len(names))
+	for i, name := range names {
+		all[i] = x.nodes[path.Join(p, name)]
+	}
+	return all, nil
+}

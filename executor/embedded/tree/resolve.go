@@ -1,0 +1,88 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLinks bounds how many symbolic links one resolution follows, as the kernel does.
+const maxLinks = 255
+
+// ErrLoop is wrapped when a path leads through too many symbolic links.
+var ErrLoop = errors.New("too many symbolic links")
+
+// Type is the type bits of a mode.
+func (e Entry) Type() uint32 { return e.Mode & unix.S_IFMT }
+
+// IsDir says whether the entry is a directory.
+func (e Entry) IsDir() bool { return e.Type() == unix.S_IFDIR }
+
+// IsRegular says whether the entry is a regular file.
+func (e Entry) IsRegular() bool { return e.Type() == unix.S_IFREG }
+
+// IsLink says whether the entry is a symbolic link.
+func (e Entry) IsLink() bool { return e.Type() == unix.S_IFLNK }
+
+// Name is the last component of the path.
+func (e Entry) Name() string { return path.Base(e.Path) }
+
+// Lookuper is the part of an FS that a resolution needs.
+type Lookuper interface {
+	Lookup(path string) (Entry, error)
+}
+
+// Resolve follows the symbolic links of a path inside the tree and returns the absolute path without any; the last
+// component is followed only with followLast. ".." at the root stays there. A part that does not exist is returned as
+// it is written, so that what a dangling link points to can be made.
+func Resolve(f Lookuper, name string, followLast bool) (string, error) {
+	rest := strings.Split(name, "/")
+	at, links := "/", 0
+	for len(rest) > 0 {
+		c := rest[0]
+		rest = rest[1:]
+		switch c {
+		case "", ".":
+			continue
+		case "..":
+			at = path.Dir(at)
+			continue
+		}
+		next := path.Join(at, c)
+		if !followLast && onlyDots(rest) {
+			return next, nil
+		}
+		e, err := f.Lookup(next)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			at = next
+		case err != nil:
+			return "", err
+		case e.IsLink():
+			if links++; links > maxLinks {
+				return "", fmt.Errorf("%s: %w", name, ErrLoop)
+			}
+			if strings.HasPrefix(e.Link, "/") {
+				at = "/"
+			}
+			rest = append(strings.Split(e.Link, "/"), rest...)
+		default:
+			at = next
+		}
+	}
+	return at, nil
+}
+
+// onlyDots says that no component is left that names anything.
+func onlyDots(rest []string) bool {
+	for _, c := range rest {
+		if c != "" && c != "." {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,63 @@
+package tree
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// maxXattrs bounds the attributes of one file, in bytes, as the kernel does.
+const maxXattrs = 64 << 10
+
+// keptXattrs reads the attributes of the file that path names through an open descriptor: what a copy keeps.
+func keptXattrs(path string) (map[string][]byte, error) {
+	var buf [4096]byte
+	list := buf[:]
+	n, err := unix.Listxattr(path, list)
+	if errors.Is(err, unix.ERANGE) {
+		list = make([]byte, maxXattrs)
+		n, err = unix.Listxattr(path, list)
+	}
+	if err != nil {
+		if noXattrs(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	if n == 0 {
+		return nil, nil
+	}
+	var kept map[string][]byte
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
+		if !Kept(name) {
+			continue
+		}
+		value := make([]byte, maxXattrs)
+		n, err := unix.Getxattr(path, name, value)
+		if err != nil {
+			if noXattrs(err) {
+				continue
+			}
+			return nil, err
+		}
+		if kept == nil {
+			kept = map[string][]byte{}
+		}
+		kept[name] = value[:n:n]
+	}
+	return kept, nil
+}
+
+// noXattrs says that a file system or a kind of file has no attributes, or not this one any more.
+func noXattrs(err error) bool {
+	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ELOOP)
+}
+
+// Kept says whether a copy keeps an extended attribute.
+func Kept(name string) bool {
+	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+}
