@@ -16,7 +16,7 @@ const (
 	maxValue        = 1 << 20  // bytes of one variable, and of all that a base image brings
 	maxInstruction  = 4 << 20  // bytes of one instruction after expansion
 	maxExpanded     = 64 << 20 // bytes of all instructions, each RUN with its environment
-	maxInstructions = 10_000
+	maxInstructions = 5_000
 	maxNesting      = 1_000    // of ${…${…}…}
 	maxPatternWork  = 1 << 28  // steps of matching ${x#pattern} and the like
 	maxBaseValue    = 32 << 10 // bytes of one variable of a base image or linked target
@@ -32,6 +32,9 @@ func checkBounds(t *config.Target, d dockerfile) error {
 	if depth := nesting(d.data); depth > maxNesting {
 		return &DockerfileError{Target: t.Name, File: d.display,
 			Err: fmt.Errorf("variables are nested %d deep; at most %d are allowed", depth, maxNesting)}
+	}
+	if bytes.Count(bytes.ToLower(d.data), []byte("onbuild")) > maxInstructions { // they may stand one within the other
+		return &DockerfileError{Target: t.Name, File: d.display, Err: fmt.Errorf("it says ONBUILD more than %d times", maxInstructions)}
 	}
 	b := newBounds(t.Args, maxValue)
 	if err := b.check(d.data); err != nil {

@@ -87,7 +87,7 @@ func (p *plan) addContext(t *config.Target, in *inputs, name, value string) erro
 	path, isLayout := strings.CutPrefix(value, "oci-layout://")
 	switch {
 	case isLink:
-		return p.addLink(in, name, link)
+		return p.addLink(t, in, name, link)
 	case isLayout:
 		return p.addLayout(t, in, name, path)
 	case strings.HasPrefix(value, "docker-image://"), isRemote(value):
@@ -106,11 +106,18 @@ func (p *plan) addContext(t *config.Target, in *inputs, name, value string) erro
 }
 
 // addLink gives the result of another target, with its image config, for each of its platforms.
-func (p *plan) addLink(in *inputs, name, link string) error {
+func (p *plan) addLink(t *config.Target, in *inputs, name, link string) error {
 	other := p.targets[link]
 	<-other.done
 	if other.err != nil {
 		return &linkError{link}
+	}
+	var first baseConfig
+	if err := json.Unmarshal(other.results[0].config, &first); err != nil {
+		return err
+	}
+	if err := first.checkSize(); err != nil {
+		return p.targetError(t, "contexts", fmt.Errorf("target %s cannot be a base: %w", link, err))
 	}
 	var have []string
 	for _, r := range other.results {

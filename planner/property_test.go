@@ -1,6 +1,7 @@
 package planner_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/bakebuild/bake/config"
@@ -175,6 +177,38 @@ func TestSeveralErrors(t *testing.T) {
 	}
 }
 
+// TestBigLink: a linked target may not bring more than a base image may.
+func TestBigLink(t *testing.T) {
+	base, user := "FROM scratch\nENV A="+strings.Repeat("x", 40_000), "FROM base\nENV A=$A$A"
+	p := project(t.TempDir(), &config.Target{Name: "base", DockerfileInline: &base},
+		&config.Target{Name: "user", DockerfileInline: &user, Contexts: map[string]string{"base": "target:base"}})
+	got := text(t, p, options())
+	if want := "target base cannot be a base: its variable A has 40002 bytes"; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestCancel: a plan that waits for a registry ends when its context does.
+func TestCancel(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	opts := options()
+	opts.Resolver = waiting(cancel)
+	dockerfile := "FROM alpine"
+	_, err := planner.Plan(ctx, project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), opts)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// waiting is a resolver that cancels the plan and then answers only because of that.
+type waiting context.CancelFunc
+
+func (w waiting) ResolveImage(ctx context.Context, _ string, _ ocispecs.Platform) (planner.ResolvedImage, error) {
+	w()
+	<-ctx.Done()
+	return planner.ResolvedImage{}, ctx.Err()
+}
+
 // TestBombs: what would fill memory or time ends with an error, and at once.
 func TestBombs(t *testing.T) {
 	doubling := strings.Repeat("ENV A=$A$A\n", 60)
@@ -192,8 +226,9 @@ func TestBombs(t *testing.T) {
 		"wide run":       "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=$A$A$A$A$A$A$A$A$A$A\nRUN " + strings.Repeat("$B", 20_000),
 		"many runs":      "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=$A$A$A$A$A$A$A$A$A$A\n" + strings.Repeat("RUN x\n", 5000),
 		"nesting":        "FROM scratch\nENV A=" + strings.Repeat("${B:-", 12_000) + strings.Repeat("}", 12_000),
-		"instructions":   "FROM scratch\n" + strings.Repeat("ENV A=1\n", 20_000),
+		"instructions":   "FROM scratch\n" + strings.Repeat("ENV A=1\n", 6_000),
 		"onbuild copies": "FROM scratch AS b\n" + strings.Repeat("ONBUILD ENV A=1\n", 1000) + strings.Repeat("FROM b\n", 1000),
+		"chain":          "FROM scratch\n" + strings.Repeat("ONBUILD \\\n", 1_000_000) + "RUN x",
 		"patterns":       "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=${A%" + strings.Repeat("*x", 20_000) + "}",
 	}
 	for name, dockerfile := range cases {
