@@ -85,8 +85,19 @@ func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
 	return m, nil
 }
 
+// Lister is the part of an FS that finds names.
+type Lister interface {
+	Lookuper
+	ReadDir(path string) ([]Entry, error)
+}
+
+// Glob lists the paths that a pattern with wildcards names, sorted. Links on the way to the first wildcard are followed.
+func Glob(f Lister, pattern string) ([]string, error) {
+	return sources(f, Selection{Src: pattern, Wildcard: true})
+}
+
 // sources are the paths that Src names.
-func sources(f FS, s Selection) ([]string, error) {
+func sources(f Lister, s Selection) ([]string, error) {
 	src := path.Clean("/" + s.Src)
 	fixed, pattern := splitWildcards(src)
 	if !s.Wildcard || pattern == "" {
@@ -98,6 +109,9 @@ func sources(f FS, s Selection) ([]string, error) {
 	base, err := Resolve(f, fixed, s.Follow)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := f.Lookup(base); errors.Is(err, fs.ErrNotExist) {
+		return nil, &NotFoundError{fixed}
 	}
 	return glob(f, base, pattern)
 }
@@ -127,7 +141,7 @@ func hasWildcard(s string) bool {
 
 // glob finds what a pattern names below base. A wildcard matches no slash, so each component is matched in its own
 // directory; links on the way are not followed.
-func glob(f FS, base, pattern string) ([]string, error) {
+func glob(f Lister, base, pattern string) ([]string, error) {
 	first, rest, more := strings.Cut(pattern, "/")
 	entries, err := f.ReadDir(base)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,0 +1,102 @@
+package fileop
+
+import (
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+	mode "github.com/tonistiigi/dchapes-mode"
+	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// look says how the files that a copy makes look.
+type look struct {
+	owner *owner // nil keeps the source's
+	mode  int32  // -1 keeps the source's
+	set   *mode.Set
+	mtime *time.Time // nil keeps the source's
+}
+
+func newLook(s *stage, a *pb.FileActionCopy) (look, error) {
+	l := look{mode: a.GetMode(), mtime: timeOf(a.GetTimestamp())}
+	var err error
+	if l.owner, err = ownerOf(s, a.GetOwner()); err != nil {
+		return l, err
+	}
+	if a.GetModeStr() == "" {
+		return l, nil
+	}
+	set, err := mode.ParseWithUmask(a.GetModeStr(), 0)
+	if err != nil {
+		return l, fmt.Errorf("mode %q: %w", a.GetModeStr(), err)
+	}
+	l.set, l.mode = &set, -1
+	return l, nil
+}
+
+// made is how a folder looks that is made on the way to the destination.
+func (l look) made() attrs {
+	a := attrs{mode: 0o755, owner: l.owner.orRoot(), mtime: l.mtime}
+	if l.mode >= 0 {
+		a.mode = uint32(l.mode) & 0o777
+	}
+	return a
+}
+
+// of is how the copy of an entry looks.
+func (l look) of(from tree.FS, e tree.Entry) (attrs, error) {
+	a := attrs{mode: e.Mode & 0o7777, owner: owner{e.UID, e.GID}, mtime: l.mtime}
+	if l.owner != nil {
+		a.owner = *l.owner
+	}
+	if a.mtime == nil {
+		a.mtime = &e.Mtime
+	}
+	switch {
+	case e.IsLink():
+		return a, nil
+	case l.set != nil:
+		a.mode = unixMode(l.set.Apply(goMode(e.Mode)))
+	case l.mode >= 0:
+		a.mode = uint32(l.mode) & 0o7777
+	}
+	var err error
+	a.xattrs, err = from.Xattrs(e.Path)
+	return a, err
+}
+
+// goMode turns st_mode bits into Go's.
+func goMode(m uint32) fs.FileMode {
+	g := fs.FileMode(m & 0o777)
+	if m&unix.S_IFMT == unix.S_IFDIR {
+		g |= fs.ModeDir
+	}
+	if m&unix.S_ISUID != 0 {
+		g |= fs.ModeSetuid
+	}
+	if m&unix.S_ISGID != 0 {
+		g |= fs.ModeSetgid
+	}
+	if m&unix.S_ISVTX != 0 {
+		g |= fs.ModeSticky
+	}
+	return g
+}
+
+// unixMode turns Go's permission bits into st_mode's.
+func unixMode(g fs.FileMode) uint32 {
+	m := uint32(g.Perm())
+	if g&fs.ModeSetuid != 0 {
+		m |= unix.S_ISUID
+	}
+	if g&fs.ModeSetgid != 0 {
+		m |= unix.S_ISGID
+	}
+	if g&fs.ModeSticky != 0 {
+		m |= unix.S_ISVTX
+	}
+	return m
+}
