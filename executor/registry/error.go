@@ -1,0 +1,245 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// maxReason bounds what is shown of what a registry or a helper said, in bytes.
+const maxReason = 400
+
+// Error is what went wrong with a registry. Error() is the whole message for a user: what, where, why, what to do.
+type Error struct {
+	Registry string        // host[:port]; empty when the fault is in a file or a reference
+	Ref      string        // the image asked for, normalised
+	Status   int           // HTTP status, 0 when there was no answer
+	What     string        // the step, "pull busybox:1.35"
+	Reason   string        // why, for people; empty takes Cause
+	Hint     string        // what the user can do
+	After    time.Duration // how long the registry asked to wait, 0 when it did not
+	Cause    error
+
+	temporary bool
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.What)
+	if e.Registry != "" && !strings.Contains(e.What, e.Registry) {
+		fmt.Fprintf(&b, " (registry %s)", e.Registry)
+	}
+	switch {
+	case e.Reason != "":
+		b.WriteString(": " + e.Reason)
+	case e.Cause != nil:
+		b.WriteString(": " + clean(e.Cause.Error()))
+	}
+	if e.Hint != "" {
+		b.WriteString("; " + e.Hint)
+	}
+	return b.String()
+}
+
+// Unwrap is the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// Temporary says whether the same may work later: no connection, an overloaded or failing registry, a broken transfer.
+func (e *Error) Temporary() bool { return e.temporary }
+
+// stallError says that nothing moved for too long.
+type stallError struct{ after time.Duration }
+
+func (e *stallError) Error() string {
+	return fmt.Sprintf("no byte came for %s, so the transfer was given up", e.after)
+}
+
+// Timeout marks it as a time-out for net.Error's users.
+func (e *stallError) Timeout() bool   { return true }
+func (e *stallError) Temporary() bool { return true }
+
+// statusError is an answer that is not what was asked for.
+type statusError struct {
+	status int
+	reason string // of the body, cleaned
+	after  time.Duration
+}
+
+func (e *statusError) Error() string {
+	text := fmt.Sprintf("it answered %d %s", e.status, http.StatusText(e.status))
+	if e.reason != "" {
+		text += " (" + e.reason + ")"
+	}
+	return text
+}
+
+// contentError says that what came is not what the image says, or not an image that can be used.
+type contentError struct{ text string }
+
+func (e *contentError) Error() string { return e.text }
+
+func contentf(format string, args ...any) error { return &contentError{fmt.Sprintf(format, args...)} }
+
+// credentialError says that no credentials could be had from the user's configuration.
+type credentialError struct{ text string }
+
+func (e *credentialError) Error() string { return e.text }
+
+// fail makes an *Error of what went wrong with an endpoint. A context that ended stays what it is.
+func (s *session) fail(what string, i image, err error) error {
+	var known *Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled), errors.As(err, &known):
+		return err
+	}
+	e := &Error{Registry: s.at.host, Ref: i.String(), What: what, Cause: err}
+	if s.at.mirror {
+		e.What += " from mirror " + s.at.String()
+	}
+	e.explain(s)
+	e.Reason = s.scrub(e.Reason)
+	return e
+}
+
+// explain sets the reason and hint by the kind of the cause.
+func (e *Error) explain(s *session) {
+	var (
+		status  *statusError
+		ggcr    *transport.Error
+		content *contentError
+		creds   *credentialError
+		stall   *stallError
+	)
+	switch {
+	case errors.As(e.Cause, &status):
+		e.status(s, status)
+	case errors.As(e.Cause, &ggcr):
+		e.status(s, fromTransport(ggcr))
+	case errors.As(e.Cause, &content):
+		e.Reason = clean(content.text)
+		e.Hint = "the registry, or something between here and it, gives wrong content: try again, else use another image or registry"
+	case errors.As(e.Cause, &creds):
+		e.Reason = creds.text
+		e.Hint = "correct the Docker configuration, or log in again: docker login " + loginHost(s.at.host)
+	case errors.As(e.Cause, &stall):
+		e.Reason, e.temporary = stall.Error(), true
+		e.Hint = "check the network, or use a mirror (registries.conf)"
+	default:
+		e.network(s)
+	}
+}
+
+// status explains an answer.
+func (e *Error) status(s *session, st *statusError) {
+	e.Status, e.After, e.Reason = st.status, st.after, st.Error()
+	switch {
+	case st.status == http.StatusUnauthorized || st.status == http.StatusForbidden:
+		e.Reason += ", " + s.identity()
+		e.Hint = "check the name, or log in with an account that may do this: docker login " + loginHost(s.at.host)
+	case st.status == http.StatusNotFound:
+		e.Hint = "check the image's name and tag, and that it has been pushed there"
+	case st.status == http.StatusTooManyRequests:
+		e.temporary = true
+		e.Hint = "too many requests: wait" + afterText(st.after) + ", log in for a higher limit, or use a mirror (registries.conf)"
+	case st.status >= 500 || st.status == http.StatusRequestTimeout:
+		e.temporary = true
+		e.Hint = "the registry has a fault: try again later, or use a mirror (registries.conf)"
+	default:
+		e.Hint = "the registry does not accept this request: check that it is a registry and that the name is right"
+	}
+}
+
+// network explains why there was no answer.
+func (e *Error) network(s *session) {
+	var (
+		dns       *net.DNSError
+		missing   *platformMissing
+		refused   *refusedError
+		cert      *tls.CertificateVerificationError
+		transfer  *url.Error
+		operation *net.OpError
+	)
+	switch {
+	case errors.As(e.Cause, &missing):
+		e.Reason, e.Hint = missing.text, "build for a platform that it has, or use another image"
+		return
+	case errors.As(e.Cause, &cert):
+		e.Reason = "its TLS certificate is not trusted: " + clean(cert.Err.Error())
+		e.Hint = "install its CA certificate on this machine (SSL_CERT_FILE), or set insecure = true for it in registries.conf"
+		return
+	case strings.Contains(e.Cause.Error(), "server gave HTTP response to HTTPS client"):
+		e.Reason = "it speaks plain HTTP where HTTPS was expected"
+		e.Hint = "set insecure = true for it in registries.conf if that is meant"
+		return
+	case errors.As(e.Cause, &dns):
+		e.Reason, e.temporary = "its name cannot be resolved: "+clean(dns.Error()), true
+		e.Hint = "check the registry's name and this machine's DNS and network"
+		return
+	case errors.As(e.Cause, &operation):
+		e.Reason, e.temporary = "it cannot be reached: "+clean(operation.Error()), true
+	case errors.As(e.Cause, &refused):
+		e.Reason, e.Hint = clean(refused.text), "the registry is not set up as it should be: tell whoever runs it"
+		return
+	case errors.As(e.Cause, &transfer):
+		e.Reason, e.temporary = clean(transfer.Err.Error()), retryable(e.Cause)
+	default:
+		e.Reason, e.temporary = clean(e.Cause.Error()), retryable(e.Cause)
+	}
+	e.Hint = "check the network, the registry and HTTPS_PROXY, then try again"
+	if s.at.plain {
+		e.Hint = "check that the registry runs there; loopback registries are asked in plain HTTP"
+	}
+}
+
+// fromTransport reads go-containerregistry's form of an answer.
+func fromTransport(err *transport.Error) *statusError {
+	var said []string
+	for _, d := range err.Errors {
+		said = append(said, strings.TrimSuffix(string(d.Code)+": "+d.Message, ": "))
+	}
+	return &statusError{status: err.StatusCode, reason: clean(strings.Join(said, "; "))}
+}
+
+func afterText(after time.Duration) string {
+	if after <= 0 {
+		return ""
+	}
+	return " " + after.Round(time.Second).String()
+}
+
+// loginHost is what a host is called at a login.
+func loginHost(host string) string {
+	if host == "index.docker.io" {
+		return "docker.io"
+	}
+	return host
+}
+
+// clean makes foreign text safe to show: one line, no control characters, bounded.
+func clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	if len(s) > maxReason {
+		s = strings.ToValidUTF8(s[:maxReason], "") + "…"
+	}
+	return strings.TrimSpace(s)
+}

@@ -1,0 +1,186 @@
+package registry
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+)
+
+// maxRedirects bounds the redirects of one request.
+const maxRedirects = 5
+
+// guard is the innermost transport of a session. It holds that credentials reach only the session's host and the token
+// service which that host names, that nothing goes over plain HTTP unless this is allowed, and that a registry on the
+// network cannot send the client to this machine or its link.
+type guard struct {
+	at   endpoint
+	own  http.RoundTripper // to the session's host
+	base http.RoundTripper // to all others
+
+	mu      sync.Mutex
+	realm   string // scheme://host of the token service
+	secrets []string
+}
+
+// refusedError is a request that was not sent.
+type refusedError struct{ text string }
+
+func (e *refusedError) Error() string { return e.text }
+
+// RoundTrip implements http.RoundTripper.
+func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	home := req.URL.Host == g.at.host
+	if err := g.check(req.URL, home); err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	trusted := home || g.isRealm(req.URL)
+	if !trusted && req.Header.Get("Content-Type") == "application/x-www-form-urlencoded" {
+		closeBody(req)
+		return nil, &refusedError{"the token service sends the credentials on to " + req.URL.Host + ", which is refused"}
+	}
+	if auth := req.Header.Get("Authorization"); auth != "" {
+		if trusted {
+			_, secret, _ := strings.Cut(auth, " ")
+			g.conceal(secret)
+		} else {
+			req = req.Clone(req.Context())
+			req.Header.Del("Authorization")
+		}
+	}
+	next := g.base
+	if home {
+		next = g.own
+	}
+	res, err := next.RoundTrip(req)
+	if err == nil && home && res.StatusCode == http.StatusUnauthorized {
+		g.learn(res)
+	}
+	return res, err
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+func (g *guard) check(u *url.URL, home bool) error {
+	switch {
+	case u.Scheme == "https" && home && g.at.plain:
+		return &refusedError{g.at.host + " is asked in plain HTTP"}
+	case u.Scheme == "http" && (g.at.plain || g.at.insecure), u.Scheme == "https":
+	default:
+		return &refusedError{fmt.Sprintf("a request to %s over %s is refused", u.Host, u.Scheme)}
+	}
+	if !home && !isLoopback(g.at.host) && isNear(u.Hostname()) {
+		return &refusedError{"it sends the client on to " + u.Host + ", which is refused"}
+	}
+	return nil
+}
+
+// isNear says whether a host is this machine or on its link, where cloud metadata is served.
+func isNear(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return host == "localhost"
+	}
+	addr = addr.Unmap()
+	return addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsUnspecified()
+}
+
+var realmParameter = regexp.MustCompile(`(?i)\brealm="([^"]+)"`)
+
+// learn keeps which token service the session's host names: one over https, or the host itself.
+func (g *guard) learn(res *http.Response) {
+	for _, challenge := range res.Header.Values("WWW-Authenticate") {
+		m := realmParameter.FindStringSubmatch(challenge)
+		if m == nil {
+			continue
+		}
+		if u, err := url.Parse(m[1]); err == nil && u.Host != "" && (u.Scheme == "https" || u.Host == g.at.host) {
+			g.mu.Lock()
+			if g.realm == "" {
+				g.realm = u.Scheme + "://" + u.Host
+			}
+			g.mu.Unlock()
+		}
+	}
+}
+
+func (g *guard) isRealm(u *url.URL) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.realm != "" && u.Scheme+"://"+u.Host == g.realm
+}
+
+// conceal keeps secrets that no message may show.
+func (g *guard) conceal(secrets ...string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, s := range secrets {
+		known := len(s) < 4
+		for _, have := range g.secrets {
+			known = known || have == s
+		}
+		if !known && len(g.secrets) < 64 {
+			g.secrets = append(g.secrets, s)
+		}
+	}
+}
+
+func (g *guard) scrub(text string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, s := range g.secrets {
+		text = strings.ReplaceAll(text, s, "***")
+	}
+	return text
+}
+
+// checkRedirect bounds redirects. Where they may lead is the guard's concern.
+func checkRedirect(_ *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return &refusedError{fmt.Sprintf("more than %d redirects", maxRedirects)}
+	}
+	return nil
+}
+
+// withoutVerification is a copy of a transport that takes any certificate; transports of other kinds stay as they are.
+func withoutVerification(base http.RoundTripper) http.RoundTripper {
+	t, ok := base.(*http.Transport)
+	if !ok {
+		return base
+	}
+	t = t.Clone()
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{}
+	}
+	t.TLSClientConfig.InsecureSkipVerify = true
+	return t
+}
+
+// outsideClient reads layer URLs: https only, no credentials, not this machine.
+func (c *Client) outsideClient() *http.Client {
+	return &http.Client{
+		Transport: &retrier{
+			next:    &watched{next: &guard{base: c.base, own: c.base}, stall: c.opt.Stall},
+			backoff: c.opt.Backoff, maxWait: c.opt.MaxWait,
+		},
+		CheckRedirect: checkRedirect,
+	}
+}
+
+// isRefused says whether a request was never sent.
+func isRefused(err error) bool {
+	var refused *refusedError
+	var address *net.AddrError
+	return errors.As(err, &refused) || errors.As(err, &address)
+}

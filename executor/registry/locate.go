@@ -1,0 +1,164 @@
+package registry
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/distribution/reference"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// image is a reference as it was asked for.
+type image struct {
+	named  reference.Named // normalised, with :latest when it had neither tag nor digest
+	digest digest.Digest   // empty when it names a tag only
+}
+
+// parseImage reads a reference as users write it.
+func parseImage(ref string) (image, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return image{}, &Error{Ref: ref, What: "read the image reference " + ref, Cause: err, Hint: "write it as [HOST[:PORT]/]NAME[:TAG][@sha256:…]"}
+	}
+	i := image{named: reference.TagNameOnly(named)}
+	if d, ok := named.(reference.Digested); ok {
+		i.digest = d.Digest()
+	}
+	return i, nil
+}
+
+// String is the normalised reference.
+func (i image) String() string { return i.named.String() }
+
+// tag is the tag, empty for a bare digest.
+func (i image) tag() string {
+	if t, ok := i.named.(reference.Tagged); ok {
+		return t.Tag()
+	}
+	return ""
+}
+
+// wanted is what the registry is asked for: the digest when there is one.
+func (i image) wanted() string {
+	if i.digest != "" {
+		return i.digest.String()
+	}
+	return i.tag()
+}
+
+// endpoint is one repository on one host.
+type endpoint struct {
+	host     string // with the port, as registries' clients write it
+	repo     string
+	plain    bool // plain HTTP only
+	insecure bool // plain HTTP and unverified certificates are allowed
+	mirror   bool
+}
+
+func (e endpoint) String() string { return e.host + "/" + e.repo }
+
+// pulls lists where an image may be pulled from, in the order to try.
+func (c *Config) pulls(i image) ([]endpoint, error) {
+	r, err := c.find(i)
+	if err != nil || r == nil {
+		return []endpoint{newEndpoint(i.named.Name(), nil)}, err
+	}
+	var all []endpoint
+	for _, m := range r.Mirrors {
+		byDigest := i.digest != ""
+		if (m.Pull == "digest-only" || r.MirrorByDigestOnly) && !byDigest || m.Pull == "tag-only" && byDigest {
+			continue
+		}
+		e := newEndpoint(r.rewrite(i.named.Name(), m.Location), m.Insecure)
+		e.mirror = true
+		all = append(all, e)
+	}
+	return append(all, newEndpoint(r.rewrite(i.named.Name(), r.Location), r.Insecure)), nil
+}
+
+// push is where an image is pushed to: mirrors get nothing.
+func (c *Config) push(i image) (endpoint, error) {
+	r, err := c.find(i)
+	if err != nil || r == nil {
+		return newEndpoint(i.named.Name(), nil), err
+	}
+	return newEndpoint(r.rewrite(i.named.Name(), r.Location), r.Insecure), nil
+}
+
+// find is the table with the longest prefix of the image's name, nil when there is none.
+func (c *Config) find(i image) (*Registry, error) {
+	if c == nil {
+		return nil, nil
+	}
+	var best *Registry
+	for k := range c.Registries {
+		r := &c.Registries[k]
+		if r.matched(i.named.Name()) >= 0 && (best == nil || len(r.Prefix) > len(best.Prefix)) {
+			best = r
+		}
+	}
+	if best != nil && best.Blocked {
+		return nil, &Error{
+			Registry: reference.Domain(i.named), Ref: i.String(), What: "use " + reference.FamiliarString(i.named),
+			Reason: "registries.conf blocks " + best.Prefix, Hint: "use another image, or remove blocked = true from registries.conf",
+		}
+	}
+	return best, nil
+}
+
+// matched is how many bytes of the name the prefix stands for, -1 when it does not fit.
+func (r *Registry) matched(name string) int {
+	if suffix, ok := strings.CutPrefix(r.Prefix, "*"); ok {
+		domain, _, _ := strings.Cut(name, "/")
+		host, _, _ := strings.Cut(domain, ":")
+		if strings.HasSuffix(domain, suffix) && len(domain) > len(suffix) {
+			return len(domain)
+		}
+		if !strings.Contains(suffix, ":") && strings.HasSuffix(host, suffix) && len(host) > len(suffix) {
+			return len(domain)
+		}
+		return -1
+	}
+	rest, ok := strings.CutPrefix(name, r.Prefix)
+	if !ok || rest != "" && rest[0] != '/' {
+		return -1
+	}
+	return len(r.Prefix)
+}
+
+// rewrite puts location in the place of the prefix.
+func (r *Registry) rewrite(name, location string) string {
+	if location == "" {
+		return name
+	}
+	return location + name[r.matched(name):]
+}
+
+// newEndpoint splits host/path. insecure is what registries.conf says about it, nil for nothing.
+func newEndpoint(name string, insecure *bool) endpoint {
+	host, repo, _ := strings.Cut(name, "/")
+	if host == "docker.io" {
+		host = "index.docker.io" // what its clients and credential files call it
+	}
+	e := endpoint{host: host, repo: repo}
+	switch {
+	case insecure != nil:
+		e.insecure = *insecure
+	case isLoopback(host):
+		e.plain = true
+	}
+	return e
+}
+
+// isLoopback says whether a host, with or without a port, is this machine.
+func isLoopback(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && addr.Unmap().IsLoopback()
+}

@@ -1,0 +1,346 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// maxSmall bounds the manifests and configs that a client remembers, in bytes of all.
+const maxSmall = 64 << 20
+
+// Resolved is what a reference names at a registry, for one platform.
+type Resolved struct {
+	Ref       string        // normalised: docker.io/library/busybox:1.35
+	Digest    digest.Digest // of the index when the reference names one, else of the manifest
+	MediaType string        // of what Digest names
+	Index     []byte        // the index as it is stored; nil when Digest is a manifest's
+	Manifest  Manifest      // the image for the platform
+	Config    []byte        // its config
+}
+
+// Manifest is one image as its registry describes it.
+type Manifest struct {
+	Raw    []byte
+	Desc   ocispecs.Descriptor
+	Layers []Layer // bottom first
+	Config []byte
+}
+
+// Layer is one layer of a manifest.
+type Layer struct {
+	Digest    digest.Digest // of the blob as it is stored
+	Size      int64         // of the blob, in bytes
+	DiffID    digest.Digest // of the tar inside, as the config has it
+	MediaType string
+	URLs      []string // where the blob is when it is not at the registry
+}
+
+// Resolve finds what a reference names, and the image in it for a platform. A digest in the reference is what the
+// answer has, or Resolve fails; the tag is then not looked at. Errors are of type *Error.
+func (c *Client) Resolve(ctx context.Context, ref string, p ocispecs.Platform) (Resolved, error) {
+	i, err := parseImage(ref)
+	if err != nil {
+		return Resolved{}, err
+	}
+	var out Resolved
+	err = c.pull(ctx, "resolve "+reference.FamiliarString(i.named), i, func(s *session) error {
+		root, err := c.document(ctx, s, i.wanted())
+		if err != nil {
+			return err
+		}
+		m, err := c.find(ctx, s, root, platforms.Normalize(p))
+		if err != nil {
+			return err
+		}
+		out = Resolved{Ref: i.String(), Digest: root.digest, MediaType: root.mediaType, Manifest: *m, Config: m.Config}
+		if root.isIndex {
+			out.Index = root.raw
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Fetch reads the manifest and config of a reference for a platform. Errors are of type *Error.
+func (c *Client) Fetch(ctx context.Context, ref string, p ocispecs.Platform) (*Manifest, error) {
+	resolved, err := c.Resolve(ctx, ref, p)
+	if err != nil {
+		return nil, err
+	}
+	return &resolved.Manifest, nil
+}
+
+// pull lets use work with the places of an image, one after the other until one serves. The one that served last is
+// asked first.
+func (c *Client) pull(ctx context.Context, what string, i image, use func(*session) error) error {
+	places, err := c.places(i)
+	if err != nil {
+		return err
+	}
+	var failures []error
+	for _, at := range places {
+		s, err := c.session(ctx, at)
+		if err == nil {
+			err = use(s)
+		}
+		if err == nil {
+			c.mu.Lock()
+			c.served[i.named.Name()] = at.String()
+			c.mu.Unlock()
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		failures = append(failures, s.fail(what, i, err))
+	}
+	return combine(failures)
+}
+
+func (c *Client) places(i image) ([]endpoint, error) {
+	places, err := c.opt.Config.pulls(i)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, at := range places {
+		if at.String() == c.served[i.named.Name()] {
+			first := append([]endpoint{at}, places[:k]...)
+			return append(first, places[k+1:]...), nil
+		}
+	}
+	return places, nil
+}
+
+// combine is one error of those of all places: the last, which is the registry itself, and what the mirrors said.
+func combine(failures []error) error {
+	last := failures[len(failures)-1]
+	var e *Error
+	if len(failures) == 1 || !errors.As(last, &e) {
+		return last
+	}
+	all := *e
+	var said []string
+	for _, err := range failures {
+		var one *Error
+		if errors.As(err, &one) {
+			said = append(said, one.Registry+": "+one.Reason)
+		}
+	}
+	all.What, _, _ = strings.Cut(all.What, " from mirror ")
+	all.Reason = "none of its places serves it: " + strings.Join(said, "; ")
+	all.Cause = errors.Join(failures...)
+	return &all
+}
+
+// document reads a manifest or index by tag or digest.
+func (c *Client) document(ctx context.Context, s *session, wanted string) (*document, error) {
+	if raw := c.remembered(digest.Digest(wanted)); raw != nil {
+		return parseDocument(raw, "")
+	}
+	res, err := s.get(ctx, "manifests/"+wanted, accepted())
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	raw, err := readAll(res.Body, maxManifest)
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if strings.Contains(wanted, ":") {
+		if got := digest.FromBytes(raw); !sameDigest(digest.Digest(wanted), raw) {
+			return nil, contentf("the manifest asked for is %s, and what came is %s", wanted, got)
+		}
+	}
+	d, err := parseDocument(raw, res.Header.Get("Content-Type"))
+	if err != nil {
+		return nil, err
+	}
+	if d.mediaTypeStated() {
+		c.remember(d.digest, raw)
+	}
+	return d, nil
+}
+
+// mediaTypeStated says whether the text alone tells what it is.
+func (d *document) mediaTypeStated() bool {
+	return d.manifest.MediaType == d.mediaType || d.index.MediaType == d.mediaType
+}
+
+// sameDigest compares with the digest's own algorithm.
+func sameDigest(want digest.Digest, raw []byte) bool {
+	return want.Validate() == nil && want.Algorithm().FromBytes(raw) == want
+}
+
+// find descends from a document to the image for a platform.
+func (c *Client) find(ctx context.Context, s *session, root *document, p ocispecs.Platform) (*Manifest, error) {
+	if !root.isIndex {
+		m, _, err := c.load(ctx, s, root)
+		return m, err
+	}
+	tries := maxTried
+	m, err := c.descend(ctx, s, root, p, maxNesting, &tries)
+	if err == nil && m == nil {
+		err = platformError(p, root.index)
+	}
+	return m, err
+}
+
+// descend is nil when an index has nothing for the platform. tries counts down over the whole search.
+func (c *Client) descend(ctx context.Context, s *session, at *document, p ocispecs.Platform, depth int, tries *int) (*Manifest, error) {
+	for _, entry := range choose(at.index, p) {
+		if depth == 0 || *tries == 0 {
+			return nil, contentf("its index is nested deeper than %d levels, or says no platforms", maxNesting)
+		}
+		*tries--
+		child, err := c.document(ctx, s, entry.Digest.String())
+		if err != nil {
+			return nil, err
+		}
+		if child.isIndex {
+			m, err := c.descend(ctx, s, child, p, depth-1, tries)
+			if err != nil || m != nil {
+				return m, err
+			}
+			continue
+		}
+		m, has, err := c.load(ctx, s, child)
+		if err != nil {
+			return nil, err
+		}
+		if entry.Platform != nil || platforms.Only(p).Match(has) {
+			m.Desc.Platform = entry.Platform
+			return m, nil
+		}
+	}
+	return nil, nil
+}
+
+// load reads the config of a manifest.
+func (c *Client) load(ctx context.Context, s *session, d *document) (*Manifest, ocispecs.Platform, error) {
+	config := c.remembered(d.manifest.Config.Digest)
+	if config == nil {
+		r := c.newBlob(ctx, []*session{s}, d.manifest.Config)
+		defer r.Close()
+		var err error
+		if config, err = readAll(r, maxConfig); err != nil {
+			return nil, ocispecs.Platform{}, fmt.Errorf("config: %w", err)
+		}
+		c.remember(d.manifest.Config.Digest, config)
+	}
+	layers, image, err := layersOf(d.manifest, config)
+	if err != nil {
+		return nil, ocispecs.Platform{}, err
+	}
+	c.saw(s.at, d.manifest.Layers)
+	return &Manifest{
+		Raw: d.raw, Config: config, Layers: layers,
+		Desc: ocispecs.Descriptor{MediaType: d.mediaType, Digest: d.digest, Size: int64(len(d.raw))},
+	}, platforms.Normalize(image.Platform), nil
+}
+
+func (c *Client) remembered(d digest.Digest) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.small[d]
+}
+
+// remember keeps content that was checked.
+func (c *Client) remember(d digest.Digest, content []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.small[d] == nil && c.smallSum+len(content) <= maxSmall {
+		c.small[d], c.smallSum = content, c.smallSum+len(content)
+	}
+}
+
+// saw keeps where layers are, so that a push to the same registry can mount them.
+func (c *Client) saw(at endpoint, layers []ocispecs.Descriptor) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range layers {
+		if have := c.sources[l.Digest]; len(have) < 4 && !containsPlace(have, at) {
+			c.sources[l.Digest] = append(have, at)
+		}
+	}
+}
+
+// sourcesOf lists where a layer is known to be.
+func (c *Client) sourcesOf(d v1.Hash) []endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.sources[digest.Digest(d.String())])
+}
+
+func containsPlace(all []endpoint, at endpoint) bool {
+	for _, e := range all {
+		if e.String() == at.String() {
+			return true
+		}
+	}
+	return false
+}
+
+// get asks for something of the session's repository; an answer other than 200 is an error.
+func (s *session) get(ctx context.Context, path string, accept []string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url(path), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header["Accept"] = []string{strings.Join(accept, ", ")}
+	return answered(s.client.Do(req))
+}
+
+func (s *session) url(path string) string {
+	u := url.URL{Scheme: s.repo.Scheme(), Host: s.at.host, Path: "/v2/" + s.repo.RepositoryStr() + "/" + path}
+	return u.String()
+}
+
+// answered turns an answer other than one of 200 and 206 into an error.
+func answered(res *http.Response, err error) (*http.Response, error) {
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode == http.StatusOK || res.StatusCode == http.StatusPartialContent {
+		return res, nil
+	}
+	defer res.Body.Close()
+	after := retryAfter(res)
+	err = transport.CheckError(res, http.StatusOK)
+	var said *transport.Error
+	if errors.As(err, &said) {
+		st := fromTransport(said)
+		st.after = after
+		return nil, st
+	}
+	return nil, &statusError{status: res.StatusCode, after: after}
+}
+
+// readAll reads at most limit bytes; more is an error.
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = contentf("it is larger than %d bytes", limit)
+	}
+	return raw, err
+}
+
+// isForeign says whether a layer may be elsewhere than at the registry.
+func isForeign(d ocispecs.Descriptor) bool {
+	return len(d.URLs) > 0 && !types.MediaType(d.MediaType).IsDistributable()
+}
