@@ -1,0 +1,274 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/moby/sys/userns"
+	"golang.org/x/sys/unix"
+)
+
+// grace is how long a step that handles SIGTERM may take to end.
+const grace = 5 * time.Second
+
+// Sandbox runs processes. The zero value is ready. What is the same for all of them is made once, when the first one runs.
+type Sandbox struct {
+	// Grace is how long a cancelled step that handles SIGTERM may take to end; 0 means 5 seconds.
+	Grace time.Duration
+
+	once    sync.Once
+	err     error
+	exe     *os.File // this program, on a mount that cannot be written
+	filters []filterProgram
+	inUser  bool // in a user namespace of an ordinary user
+	groups  bool // setgroups is allowed
+}
+
+// stageConfig is what the init stage is told, through a pipe: it holds secrets.
+type stageConfig struct {
+	Spec    Spec
+	Points  string
+	Filters []filterProgram
+	InUser  bool
+	Groups  bool
+}
+
+// stageReport is what the init stage says, just before the command starts.
+type stageReport struct {
+	Created []point
+	Error   *setupError
+}
+
+// Run runs one process to its end. The error is about the sandbox, never about the command: how that ended is the Result.
+// When ctx is cancelled all processes of the step are gone before Run returns its cause.
+func (s *Sandbox) Run(ctx context.Context, spec Spec) (Result, error) {
+	s.once.Do(s.prepare)
+	if s.err != nil {
+		return Result{}, s.err
+	}
+	cfg := stageConfig{Spec: spec, InUser: s.inUser, Groups: s.groups}
+	if !spec.Insecure {
+		cfg.Filters = s.filters
+	}
+	if spec.Points != "" {
+		all, err := wantedPoints(&spec)
+		if err != nil {
+			return Result{}, err
+		}
+		if cfg.Points, err = pointsLayer(spec.Points, all); err != nil {
+			return Result{}, fmt.Errorf("make mount points: %w", err)
+		}
+	}
+	res, report, err := s.start(ctx, cfg)
+	if spec.Root.Upper != "" {
+		err = errors.Join(err, cleanUpper(spec.Root.Upper, report.Created))
+	}
+	return res, err
+}
+
+// prepare makes what all runs share.
+func (s *Sandbox) prepare() {
+	if s.filters, s.err = filters(); s.err != nil {
+		return
+	}
+	s.inUser = userns.RunningInUserNS()
+	raw, err := os.ReadFile("/proc/self/setgroups")
+	s.groups = err != nil || strings.TrimSpace(string(raw)) != "deny"
+	s.exe, s.err = protectedSelf()
+}
+
+// protectedSelf opens this program in a way that no step can write through, should it find the file behind its own first
+// process: on a read-only mount of its own, or as a sealed copy in memory.
+func protectedSelf() (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err == nil {
+		if err = setAttrs(fd, attrReadonly); err == nil {
+			return os.NewFile(uintptr(fd), "self"), nil
+		}
+		unix.Close(fd)
+	}
+	return sealedSelf()
+}
+
+func sealedSelf() (*os.File, error) {
+	from, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	fd, err := unix.MemfdCreate("bake", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, err
+	}
+	to := os.NewFile(uintptr(fd), "self")
+	if _, err := io.Copy(to, from); err != nil {
+		return nil, errors.Join(err, to.Close())
+	}
+	seals := unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(to.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return nil, errors.Join(err, to.Close())
+	}
+	// A descriptor that can be written to would make its execution fail as busy.
+	ro, err := os.Open(fdPath(fd))
+	return ro, errors.Join(err, to.Close())
+}
+
+// start starts the init stage and waits for the end of the step.
+func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageReport, error) {
+	if ctx.Err() != nil {
+		return Result{}, stageReport{}, context.Cause(ctx)
+	}
+	// The step dies with the thread that started it, so that thread must stay.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cfgR, cfgW, err := os.Pipe()
+	if err != nil {
+		return Result{}, stageReport{}, err
+	}
+	defer cfgW.Close()
+	repR, repW, err := os.Pipe()
+	if err != nil {
+		return Result{}, stageReport{}, errors.Join(err, cfgR.Close())
+	}
+	defer repR.Close()
+	cmd := s.command(cfg, cfgR, repW)
+	err = cmd.Start()
+	err = errors.Join(err, cfgR.Close(), repW.Close())
+	if err != nil {
+		return Result{}, stageReport{}, unavailable("start a process in namespaces of its own", err)
+	}
+	stop := context.AfterFunc(ctx, func() { s.end(cmd.Process) })
+	defer stop()
+	reports := make(chan stageReport, 1)
+	go func() { reports <- readReport(repR) }()
+	sendErr := json.NewEncoder(cfgW).Encode(cfg)
+	if err := cfgW.Close(); sendErr == nil {
+		sendErr = err
+	}
+	waitErr := cmd.Wait()
+	report := <-reports
+	if ctx.Err() != nil {
+		return Result{}, report, context.Cause(ctx)
+	}
+	res, err := outcome(cmd, waitErr, report, cfg.Spec.Stderr)
+	if err == nil && report.Error == nil {
+		err = sendErr
+	}
+	return res, report, err
+}
+
+func (s *Sandbox) command(cfg stageConfig, cfgR, repW *os.File) *exec.Cmd {
+	return &exec.Cmd{
+		// Not by /proc/self: in the child this number may be taken by the pipes.
+		Path:       "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(s.exe.Fd())),
+		Args:       []string{stageName},
+		Env:        []string{"GOMAXPROCS=2", "GOGC=off"},
+		Dir:        "/",
+		Stdout:     cfg.Spec.Stdout,
+		Stderr:     cfg.Spec.Stderr,
+		ExtraFiles: []*os.File{cfgR, repW},
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET |
+				unix.CLONE_NEWCGROUP,
+			Pdeathsig: unix.SIGKILL,
+			Setsid:    true,
+		},
+	}
+}
+
+// readReport reads what the stage says: a report, and an error if one came after it.
+func readReport(r io.Reader) stageReport {
+	var all stageReport
+	d := json.NewDecoder(io.LimitReader(r, 4<<20))
+	for {
+		var next stageReport
+		if err := d.Decode(&next); err != nil {
+			return all
+		}
+		all.Created = append(all.Created, next.Created...)
+		if next.Error != nil {
+			all.Error = next.Error
+		}
+	}
+}
+
+// outcome turns the end of the process into a result. A command that could not be started is told in the step's output, as
+// a shell does.
+func outcome(cmd *exec.Cmd, waitErr error, report stageReport, stderr io.Writer) (Result, error) {
+	if e := report.Error; e != nil {
+		if !e.Exec {
+			if e.Refused {
+				return Result{}, unavailable(e.What, errors.New(e.Err))
+			}
+			return Result{}, e
+		}
+		if stderr != nil {
+			if _, err := fmt.Fprintf(stderr, "%s: %s\n", e.What, e.Err); err != nil {
+				return Result{}, err
+			}
+		}
+		if e.Errno == int(unix.ENOENT) {
+			return Result{ExitCode: 127}, nil
+		}
+		return Result{ExitCode: 126}, nil
+	}
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok {
+		return Result{}, fmt.Errorf("wait for the step: %w", waitErr)
+	}
+	var exit *exec.ExitError
+	if waitErr != nil && !errors.As(waitErr, &exit) {
+		return Result{}, fmt.Errorf("read the step's output: %w", waitErr)
+	}
+	if status.Signaled() {
+		return Result{ExitCode: 128 + int(status.Signal()), Signal: int(status.Signal())}, nil
+	}
+	return Result{ExitCode: status.ExitStatus()}, nil
+}
+
+func unavailable(what string, err error) error {
+	if !refused(err) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return &UnavailableError{What: what, Hint: hintNamespaces, Err: err}
+}
+
+// end ends a step. The first process of a pid namespace gets no signal that it does not handle, so a step that handles
+// none is killed at once; the kernel ends all others with it.
+func (s *Sandbox) end(p *os.Process) {
+	if handlesTerm(p.Pid) && p.Signal(unix.SIGTERM) == nil {
+		wait := s.Grace
+		if wait == 0 {
+			wait = grace
+		}
+		time.AfterFunc(wait, func() { _ = p.Kill() }) // does nothing once the process was waited for
+		return
+	}
+	_ = p.Kill()
+}
+
+// handlesTerm says whether a process has a handler for SIGTERM.
+func handlesTerm(pid int) bool {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(raw)) {
+		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
+			bits, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+			return err == nil && bits&(1<<(unix.SIGTERM-1)) != 0
+		}
+	}
+	return false
+}

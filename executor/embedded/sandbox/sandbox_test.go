@@ -1,0 +1,411 @@
+package sandbox_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	sandbox.Init()
+	code, done, err := sandbox.Enter(context.Background())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	if !done {
+		code = m.Run()
+	}
+	os.Exit(code)
+}
+
+// box is a root with busybox, and a layer on top of it.
+type box struct {
+	lower, upper, work, points string
+	sandbox                    sandbox.Sandbox
+}
+
+func newBox(t testing.TB) *box {
+	t.Helper()
+	const busybox = "/bin/busybox"
+	raw, err := os.ReadFile(busybox)
+	if err != nil {
+		skip(t, "needs a static busybox: apt-get install busybox-static")
+	}
+	dir := t.TempDir()
+	b := &box{lower: dir + "/lower", upper: dir + "/upper", work: dir + "/work", points: dir + "/points"}
+	for _, d := range []string{b.lower, b.upper, b.work, b.lower + "/bin", b.lower + "/etc", b.lower + "/tmp"} {
+		check(t, os.Mkdir(d, 0o755))
+	}
+	check(t, os.Chmod(b.lower+"/tmp", 0o777|os.ModeSticky))
+	check(t, os.WriteFile(b.lower+"/bin/busybox", raw, 0o755))
+	for _, name := range strings.Fields("sh cat ls id mount mkdir rm mv touch echo test ps sleep kill hostname env stat ln find mknod chown chmod wc grep true unshare dd ip ping seq umask readlink su") {
+		check(t, os.Symlink("busybox", b.lower+"/bin/"+name))
+	}
+	check(t, os.WriteFile(b.lower+"/etc/passwd", []byte("root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n"), 0o644))
+	if _, err := b.run(t, "true"); err != nil {
+		var no *sandbox.UnavailableError
+		if errors.As(err, &no) {
+			skip(t, err.Error())
+		}
+		t.Fatal(err)
+	}
+	return b
+}
+
+func skip(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *box) spec(script string) sandbox.Spec {
+	return sandbox.Spec{
+		Root: sandbox.Overlay{Lower: []string{b.lower}, Upper: b.upper, Work: b.work},
+		Args: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=/bin", "HOME=/root"}, Cwd: "/",
+		Hostname: "box", Hosts: []byte("127.0.0.1 localhost\n"), ResolvConf: []byte("nameserver 127.0.0.1\n"), Points: b.points,
+	}
+}
+
+// run runs a script and returns its output.
+func (b *box) run(t testing.TB, script string) (string, error) {
+	t.Helper()
+	return b.runSpec(t, b.spec(script))
+}
+
+func (b *box) runSpec(t testing.TB, spec sandbox.Spec) (string, error) {
+	t.Helper()
+	b.reset(t)
+	var out bytes.Buffer
+	spec.Stdout, spec.Stderr = &out, &out
+	res, err := b.sandbox.Run(t.Context(), spec)
+	if err == nil && res.ExitCode != 0 {
+		err = &exitError{res.ExitCode, out.String()}
+	}
+	return out.String(), err
+}
+
+// reset empties the overlay's work directory, which serves one mount only.
+func (b *box) reset(t testing.TB) {
+	t.Helper()
+	check(t, os.RemoveAll(b.work))
+	check(t, os.Mkdir(b.work, 0o700))
+}
+
+type exitError struct {
+	code int
+	out  string
+}
+
+func (e *exitError) Error() string { return "exit " + string(rune('0'+e.code%10)) + ": " + e.out }
+
+// changed lists what the layer holds.
+func (b *box) changed(t testing.TB) string {
+	t.Helper()
+	var all []string
+	check(t, filepath.WalkDir(b.upper, func(p string, _ fs.DirEntry, err error) error {
+		if p != b.upper {
+			all = append(all, strings.TrimPrefix(p, b.upper))
+		}
+		return err
+	}))
+	return strings.Join(all, " ")
+}
+
+func TestRun(t *testing.T) {
+	cases := []struct{ name, script, want string }{
+		{"first process", "echo $$; ps | wc -l", "1\n4\n"},
+		{"host name", "hostname", "box\n"},
+		{"environment", "env | grep -v -e PWD -e SHLVL", "HOME=/root\nPATH=/bin\n"},
+		{"umask", "umask", "0022\n"},
+		{"stdin", "wc -c", "0\n"},
+		{"capabilities", "grep -e CapEff -e CapBnd -e CapInh -e CapAmb -e NoNewPrivs -e Seccomp: /proc/self/status",
+			"CapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\n"},
+		{"descriptors", "ls /proc/self/fd | wc -l", "4\n"}, // 0 1 2 and ls's own
+		{"hosts", "cat /etc/hosts /etc/resolv.conf", "127.0.0.1 localhost\nnameserver 127.0.0.1\n"},
+		{"loopback", "ip -o addr show lo | grep -c 127.0.0.1", "1\n"},
+		{"devices", "echo x >/dev/null; test -c /dev/zero -a -c /dev/tty -a -d /dev/shm -a -e /dev/ptmx && echo ok", "ok\n"},
+		{"masked", "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; ls /sys/firmware | wc -l", "0\n0\n"},
+		{"links", "readlink /dev/fd", "/proc/self/fd\n"},
+	}
+	b := newBox(t)
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := b.run(t, c.script)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+	if got := b.changed(t); got != "" {
+		t.Errorf("the layer holds %s", got)
+	}
+}
+
+// TestRefused: what a step may not do.
+func TestRefused(t *testing.T) {
+	b := newBox(t)
+	for name, script := range map[string]string{
+		"mount":            "mount -t tmpfs x /tmp",
+		"remount proc":     "mount -o remount,rw /proc/sys",
+		"user namespace":   "unshare -U true",
+		"mount namespace":  "unshare -m true",
+		"sysctl":           "echo 1 >/proc/sys/kernel/panic",
+		"sysrq":            "echo h >/proc/sysrq-trigger",
+		"sysfs":            "echo 1 >/sys/kernel/mm/ksm/run",
+		"block device":     "mknod /tmp/d b 8 0 && dd if=/tmp/d of=/dev/null bs=1 count=1",
+		"hosts":            "echo x >>/etc/hosts",
+		"interrupts":       "test -s /proc/interrupts",
+		"the outer /proc":  "ls /proc/1/root/proc/2/root/work",
+		"host name change": "hostname other",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if out, err := b.run(t, script); err == nil {
+				t.Errorf("it went through: %s", out)
+			}
+		})
+	}
+}
+
+// TestLayer: what a step changes is in its layer, and nothing else is.
+func TestLayer(t *testing.T) {
+	b := newBox(t)
+	s := b.spec("echo 1 >/new; rm /etc/passwd; mkdir -p /d/e; echo 2 >/mnt/c/out; echo 3 >/deep/er/out; echo 4 >/t/f")
+	for _, d := range []string{"cache", "in"} {
+		check(t, os.Mkdir(filepath.Join(filepath.Dir(b.lower), d), 0o755))
+	}
+	cache := filepath.Join(filepath.Dir(b.lower), "cache")
+	s.Mounts = []sandbox.Mount{
+		{Dest: "/mnt/c", Kind: sandbox.Bind, Source: cache},
+		{Dest: "/deep/er", Kind: sandbox.Bind, Source: cache},
+		{Dest: "/t", Kind: sandbox.Tmpfs, Mode: 0o755},
+		{Dest: "/run/secrets/s", Kind: sandbox.File, Content: []byte("secret"), Mode: 0o400, Readonly: true},
+	}
+	if out, err := b.runSpec(t, s); err != nil {
+		t.Fatal(out, err)
+	}
+	if got, want := b.changed(t), "/d /d/e /etc /etc/passwd /new"; got != want {
+		t.Errorf("the layer holds %s, want %s", got, want)
+	}
+	if raw, err := os.ReadFile(cache + "/out"); err != nil || string(raw) != "3\n" {
+		t.Errorf("cache mount: %q, %v", raw, err)
+	}
+	var st unix.Stat_t
+	check(t, unix.Lstat(b.upper+"/etc/passwd", &st))
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
+		t.Errorf("/etc/passwd is no whiteout: mode %o", st.Mode)
+	}
+}
+
+// TestLinks: mount points lead nowhere out of the root, whatever links it holds, and are taken away again.
+func TestLinks(t *testing.T) {
+	b := newBox(t)
+	outside := t.TempDir()
+	check(t, os.Symlink(outside, b.lower+"/abs"))
+	check(t, os.Symlink("../../../../../../../../.."+outside, b.lower+"/rel"))
+	check(t, os.Symlink("loop", b.lower+"/loop"))
+	src := t.TempDir()
+	check(t, os.WriteFile(src+"/f", []byte("x"), 0o644))
+	for _, dest := range []string{"/abs/m", "/rel/m", "../../../m"} {
+		s := b.spec("cat " + filepath.Join("/", dest) + "/f; cat /m/f 2>/dev/null")
+		s.Mounts = []sandbox.Mount{{Dest: dest, Kind: sandbox.Bind, Source: src, Readonly: true}}
+		out, _ := b.runSpec(t, s)
+		if !strings.HasPrefix(out, "x") {
+			t.Errorf("%s: got %q", dest, out)
+		}
+	}
+	if names, err := os.ReadDir(outside); err != nil || len(names) > 0 {
+		t.Errorf("outside: %v %v", names, err)
+	}
+	if got := b.changed(t); got != "" {
+		t.Errorf("the layer holds %s", got)
+	}
+	s := b.spec("true")
+	s.Mounts = []sandbox.Mount{{Dest: "/loop/m", Kind: sandbox.Bind, Source: src}}
+	if _, err := b.runSpec(t, s); err == nil || !strings.Contains(err.Error(), "mount /loop/m") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestHostileRoot: a root whose system directories are links is refused.
+func TestHostileRoot(t *testing.T) {
+	for _, name := range []string{"proc", "sys", "dev"} {
+		b := newBox(t)
+		check(t, os.Symlink("/tmp", b.lower+"/"+name))
+		if _, err := b.run(t, "true"); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+			t.Errorf("/%s as a link: %v", name, err)
+		}
+	}
+}
+
+// TestSelf: the program behind the step's first process cannot be written through /proc/self/exe.
+func TestSelf(t *testing.T) {
+	b := newBox(t)
+	check(t, os.WriteFile(b.lower+"/bin/evil", []byte("#!/proc/self/exe\n"), 0o755))
+	s := b.spec("")
+	s.Args = []string{"/bin/evil"}
+	before, err := os.Stat("/proc/self/exe")
+	check(t, err)
+	_, _ = b.runSpec(t, s)
+	after, err := os.Stat("/proc/self/exe")
+	check(t, err)
+	if !before.ModTime().Equal(after.ModTime()) || before.Size() != after.Size() {
+		t.Error("the program changed")
+	}
+}
+
+// needIDs skips where a user namespace has one id alone.
+func needIDs(t *testing.T) {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/self/uid_map")
+	check(t, err)
+	if f := strings.Fields(string(raw)); len(f) == 3 && f[2] == "1" {
+		skip(t, "needs subordinate ids")
+	}
+}
+
+func TestUser(t *testing.T) {
+	needIDs(t)
+	b := newBox(t)
+	s := b.spec("id -u; id -g; grep CapEff /proc/self/status; touch /tmp/f && ls -n /tmp/f >/dev/null && echo ok; touch /etc/no 2>/dev/null || echo no")
+	s.UID, s.GID, s.Groups = 1000, 1001, []uint32{7}
+	out, err := b.runSpec(t, s)
+	if err != nil || out != "1000\n1001\nCapEff:\t0000000000000000\nok\nno\n" {
+		t.Errorf("got %q %v", out, err)
+	}
+}
+
+func TestCommandNotFound(t *testing.T) {
+	b := newBox(t)
+	for name, want := range map[string]int{"nothing": 127, "/nothing": 127, "/etc/passwd": 126} {
+		s := b.spec("")
+		s.Args = []string{name}
+		_, err := b.runSpec(t, s)
+		var exit *exitError
+		if !errors.As(err, &exit) || exit.code != want || !strings.Contains(exit.out, name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestWorkDir(t *testing.T) {
+	needIDs(t)
+	b := newBox(t)
+	s := b.spec("pwd")
+	s.Cwd, s.UID, s.GID = "/srv/app", 1000, 1001
+	if out, err := b.runSpec(t, s); err != nil || out != "/srv/app\n" {
+		t.Errorf("got %q %v", out, err)
+	}
+	var st unix.Stat_t
+	check(t, unix.Lstat(b.upper+"/srv", &st))
+	if st.Uid != 1000 || st.Mode&0o7777 != 0o755 {
+		t.Errorf("/srv: %d %o", st.Uid, st.Mode)
+	}
+}
+
+// TestCancel: a step ends at once when it is cancelled, with all that it has started, unless it handles SIGTERM itself.
+func TestCancel(t *testing.T) {
+	b := newBox(t)
+	for name, script := range map[string]string{
+		"no handler": "sleep 1000 & echo started; sleep 1000",
+		"handler":    "trap 'exit 0' TERM; echo started; while :; do sleep 0.01; done",
+		"deaf":       "trap '' TERM; echo started; sleep 1000",
+		"slow":       "trap 'sleep 1000' TERM; echo started; while :; do sleep 0.01; done",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.sandbox.Grace = 50 * time.Millisecond
+			ctx, cancel := context.WithCancelCause(t.Context())
+			stop := errors.New("stop")
+			b.reset(t)
+			s := b.spec(script)
+			s.Stdout = onFirstWrite(func() { cancel(stop) })
+			if _, err := b.sandbox.Run(ctx, s); !errors.Is(err, stop) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// onFirstWrite is a writer that says when something comes.
+type onFirstWrite func()
+
+func (f onFirstWrite) Write(p []byte) (int, error) {
+	f()
+	return len(p), nil
+}
+
+// TestLeftOvers: what a step leaves running does not outlive it.
+func TestLeftOvers(t *testing.T) {
+	b := newBox(t)
+	if out, err := b.run(t, "sleep 1000 & sleep 1000 & echo done"); err != nil || out != "done\n" {
+		t.Errorf("got %q %v", out, err)
+	}
+}
+
+// TestManyLayers: more layers than fit into the options of one mount.
+func TestManyLayers(t *testing.T) {
+	b := newBox(t)
+	s := b.spec("ls / | grep -c layer")
+	for i := range 120 {
+		dir := filepath.Join(t.TempDir(), "a-rather-long-name-of-a-layer-so-that-all-of-them-do-not-fit")
+		check(t, os.Mkdir(dir, 0o755))
+		check(t, os.WriteFile(filepath.Join(dir, "layer"+string(rune('a'+i%26))+string(rune('a'+i/26))), nil, 0o644))
+		s.Root.Lower = append(s.Root.Lower, dir)
+	}
+	if out, err := b.runSpec(t, s); err != nil || out != "120\n" {
+		t.Errorf("got %q %v", out, err)
+	}
+}
+
+func TestReadonlyRoot(t *testing.T) {
+	b := newBox(t)
+	s := b.spec("cat /etc/passwd >/dev/null && echo read; touch /x 2>/dev/null || echo no")
+	s.Root.Upper, s.Root.Work = "", ""
+	if out, err := b.runSpec(t, s); err != nil || out != "read\nno\n" {
+		t.Errorf("got %q %v", out, err)
+	}
+}
+
+func TestInsecure(t *testing.T) {
+	b := newBox(t)
+	s := b.spec("mount -t tmpfs x /tmp && echo ok; grep Seccomp: /proc/self/status")
+	s.Insecure = true
+	if out, err := b.runSpec(t, s); err != nil || out != "ok\nSeccomp:\t0\n" {
+		t.Errorf("got %q %v", out, err)
+	}
+}
+
+// BenchmarkRun is one step that does nothing.
+func BenchmarkRun(b *testing.B) {
+	x := newBox(b)
+	s := x.spec("")
+	s.Args = []string{"/bin/true"}
+	for b.Loop() {
+		x.reset(b)
+		if _, err := x.sandbox.Run(b.Context(), s); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+
+	"github.com/moby/sys/user"
+
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// maxUserFile bounds /etc/passwd and /etc/group, in bytes.
+const maxUserFile = 10 << 20
+
+// ResolveUser finds who a step runs as, as USER and --user name them, in the passwd and group files of its own root. The
+// empty user is root, also where there is no passwd file. home is what passwd says of the uid, or "/".
+func ResolveUser(files tree.FS, name string) (uid, gid uint32, groups []uint32, home string, err error) {
+	passwd, err := openUserFile(files, "/etc/passwd")
+	if err != nil {
+		return 0, 0, nil, "", err
+	}
+	group, err := openUserFile(files, "/etc/group")
+	if err != nil {
+		return 0, 0, nil, "", errors.Join(err, closeFile(passwd))
+	}
+	defer closeFile(passwd)
+	defer closeFile(group)
+	if name == "" {
+		name = "0"
+	}
+	found, err := user.GetExecUser(name, &user.ExecUser{Home: "/"}, reader(passwd), reader(group))
+	if err != nil {
+		return 0, 0, nil, "", err
+	}
+	if found.Uid < 0 || found.Uid > math.MaxUint32-1 || found.Gid < 0 || found.Gid > math.MaxUint32-1 {
+		return 0, 0, nil, "", fmt.Errorf("ids %d:%d are out of range", found.Uid, found.Gid)
+	}
+	for _, g := range found.Sgids {
+		groups = append(groups, uint32(g))
+	}
+	return uint32(found.Uid), uint32(found.Gid), groups, found.Home, nil
+}
+
+// openUserFile opens a regular file of bounded size, with the links inside the tree followed; nil when there is none.
+func openUserFile(files tree.FS, name string) (io.ReadCloser, error) {
+	at, err := tree.Resolve(files, name, true)
+	if err != nil {
+		return nil, err
+	}
+	e, err := files.Lookup(at)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !e.IsRegular() || e.Size > maxUserFile {
+		return nil, fmt.Errorf("%s is no regular file of at most %d bytes", name, maxUserFile)
+	}
+	f, err := files.Open(at)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// reader is nil for no file: user.GetExecUser asks for that.
+func reader(f io.ReadCloser) io.Reader {
+	if f == nil {
+		return nil
+	}
+	return io.LimitReader(f, maxUserFile)
+}
+
+func closeFile(f io.ReadCloser) error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
+}
