@@ -4,6 +4,7 @@ package executor
 
 import (
 	"context"
+	"io"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -27,6 +28,9 @@ type Options struct {
 	Events func(Event)
 	// Allow are the entitlements granted: network.host, security.insecure.
 	Allow []string
+	// Dir is what relative destinations of outputs refer to, absolute; Stdout takes outputs that go there, nil refuses them.
+	Dir    string
+	Stdout io.Writer
 }
 
 // Event is one thing that happened to a step or to a named activity, such as a transfer or an export.

@@ -1,0 +1,105 @@
+package embedded
+
+import (
+	"context"
+	"runtime"
+	"sync"
+)
+
+// ahead packs the layers that images will ship while other steps run.
+type ahead struct {
+	b      *build
+	cancel context.CancelFunc
+	ctx    context.Context
+	work   chan struct{}
+	wg     sync.WaitGroup
+	// wanted are the packings of the layers that a node adds to images.
+	wanted map[*node][]packing
+}
+
+// packAhead finds the steps whose layers end up in images, and how those are packed. stop must be called.
+func (b *build) packAhead(ctx context.Context, packings func(image int) []packing) *ahead {
+	a := &ahead{b: b, work: make(chan struct{}, runtime.NumCPU()), wanted: map[*node][]packing{}}
+	a.ctx, a.cancel = context.WithCancel(ctx)
+	for i, image := range b.graph.Images {
+		for _, p := range packings(i) {
+			a.want(b.of(image.Root).node, p)
+		}
+	}
+	return a
+}
+
+// want marks a step and those whose layers it hands on.
+func (a *ahead) want(n *node, p packing) {
+	if n == nil {
+		return
+	}
+	for _, have := range a.wanted[n] {
+		if have == p {
+			return
+		}
+	}
+	a.wanted[n] = append(a.wanted[n], p)
+	for _, k := range n.carries() {
+		a.want(n.input(k).node, p)
+	}
+}
+
+// carries are the inputs whose layers are in the step's outputs.
+func (n *node) carries() []int {
+	op := n.step.Op
+	var list []int
+	switch {
+	case op.GetExec() != nil:
+		for _, m := range op.GetExec().GetMounts() {
+			if m.GetOutput() >= 0 {
+				list = append(list, int(m.GetInput()))
+			}
+		}
+	case op.GetFile() != nil && len(op.GetFile().GetActions()) > 0:
+		list = append(list, int(op.GetFile().GetActions()[0].GetInput()))
+	case op.GetDiff() != nil:
+		list = append(list, int(op.GetDiff().GetUpper().GetInput()))
+	case op.GetMerge() != nil, op.GetPassthrough() != nil:
+		for i := range n.inputs {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// done packs what a finished step added, in the background. Errors show when the image is assembled.
+func (a *ahead) done(n *node) {
+	packings := a.wanted[n]
+	if len(packings) == 0 {
+		return
+	}
+	for _, c := range n.outputs {
+		if c == nil || c.base != nil || c.layer == emptyLayer || n.step.Op.GetOp() == nil {
+			continue
+		}
+		if _, virtual := n.op.(*virtual); virtual {
+			continue
+		}
+		for _, p := range packings {
+			a.start(layer{id: c.layer, ran: c.ran}, p)
+		}
+	}
+}
+
+func (a *ahead) start(l layer, p packing) {
+	a.wg.Go(func() {
+		select {
+		case a.work <- struct{}{}:
+			defer func() { <-a.work }()
+			_, _ = a.b.pack(a.ctx, l, p)
+		case <-a.ctx.Done():
+		}
+	})
+}
+
+// stop ends what is going on and waits for it.
+func (a *ahead) stop() {
+	a.cancel()
+	a.wg.Wait()
+}

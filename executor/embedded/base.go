@@ -1,0 +1,238 @@
+package embedded
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+)
+
+// baseImage is the image behind a source op. Its key is what it resolved to; nothing of it is fetched until a step
+// looks at its files, runs on them, or ships them.
+type baseImage struct {
+	n        *node
+	ref      string // normalised, with digest
+	platform ocispecs.Platform
+	from     imageStore
+
+	once   sync.Once
+	loaded []*baseLayer
+	err    error
+}
+
+// imageStore is where the manifests and blobs of an image are read.
+type imageStore interface {
+	// manifest reads the manifest for a platform, with its config.
+	manifest(ctx context.Context, ref string, p ocispecs.Platform) (*imageManifest, error)
+	// blob opens a layer blob. Its bytes are checked by whoever reads them.
+	blob(ctx context.Context, ref string, desc ocispecs.Descriptor) (io.ReadCloser, error)
+}
+
+// imageManifest is one image as its registry describes it.
+type imageManifest struct {
+	desc   ocispecs.Descriptor
+	raw    []byte
+	config []byte
+}
+
+// baseLayer is one layer of a base image.
+type baseLayer struct {
+	base *baseImage
+	// desc is the compressed blob.
+	desc ocispecs.Descriptor
+	// DiffID is the digest of the uncompressed tar; chainID that of all layers up to this one, which names the
+	// directory form: a directory that a layer implies takes its attributes from the layers below.
+	DiffID, chainID digest.Digest
+	// below is the layer under this one, nil for the lowest.
+	below *baseLayer
+}
+
+// newImageSource reads the reference of an image source.
+func newImageSource(n *node, source *pb.SourceOp) (operation, error) {
+	scheme, ref, _ := strings.Cut(source.GetIdentifier(), "://")
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, fmt.Errorf("image reference %q: %w", ref, err)
+	}
+	base := &baseImage{n: n, ref: reference.TagNameOnly(named).String(), platform: platformOf(n.step.Op.GetPlatform())}
+	base.from = n.b.remote()
+	if scheme == "oci-layout" {
+		store := source.GetAttrs()[pb.AttrOCILayoutStoreID]
+		layout, ok := n.b.graph.Layouts[store]
+		if !ok {
+			return nil, fmt.Errorf("the graph says nothing about image layout %q", store)
+		}
+		base.from = layoutStore{layout.Dir}
+	}
+	dgst, ok := named.(reference.Digested)
+	if !ok {
+		return nil, fmt.Errorf("image %s has no digest: the plan must resolve it", ref)
+	}
+	p := newParts("image")
+	p.add("digest", dgst.Digest().String())
+	p.add("platform", platforms.FormatAll(base.platform))
+	if limit := source.GetAttrs()[pb.AttrImageLayerLimit]; limit != "" {
+		return nil, &UnsupportedError{What: "images cut off at a layer", Instead: "use the whole image"}
+	}
+	n.id = p.key()
+	n.result.Key = n.id
+	n.outputs = []*chain{(*chain)(nil).add(&chain{base: base})}
+	return base, nil
+}
+
+// platformOf is the platform of an op; the machine's own when it has none.
+func platformOf(p *pb.Platform) ocispecs.Platform {
+	if p == nil {
+		return platforms.Normalize(platforms.DefaultSpec())
+	}
+	return platforms.Normalize(ocispecs.Platform{
+		OS: p.GetOS(), Architecture: p.GetArchitecture(), Variant: p.GetVariant(),
+		OSVersion: p.GetOSVersion(), OSFeatures: p.GetOSFeatures(),
+	})
+}
+
+// lookup, claim and run do nothing: an image is fetched when something needs it.
+func (i *baseImage) lookup(context.Context) (bool, error) {
+	if i.n.result.Status == executor.StatusSkipped {
+		i.n.result.Status = executor.StatusNotAsked
+	}
+	return true, i.restore()
+}
+func (i *baseImage) claim(context.Context) (bool, func(), error) { return true, nil, nil }
+func (i *baseImage) run(context.Context) error                   { return nil }
+
+// restore finds the entry that keeps the digests of selections of the image's files.
+func (i *baseImage) restore() error {
+	e := &cache.Entry{ID: i.n.id, Key: i.n.id, Step: i.n.step.Digest, Name: i.n.step.Name, Outputs: []cache.Output{{}}, Created: time.Now().UTC()}
+	old, err := i.n.b.store.Lookup(i.n.id)
+	if err == nil && old != nil {
+		e = old
+	}
+	i.n.entry = e
+	return err
+}
+
+// layers are the image's layers, bottom first.
+func (i *baseImage) layers(ctx context.Context) ([]*baseLayer, error) {
+	i.once.Do(func() {
+		if i.loaded, i.err = i.load(ctx); i.err != nil {
+			i.err = i.n.wrap(i.err)
+		}
+	})
+	return i.loaded, i.err
+}
+
+// load reads the manifest, from the local store when it is there, and keeps it there.
+func (i *baseImage) load(ctx context.Context) ([]*baseLayer, error) {
+	m, err := i.stored(ctx)
+	if err != nil {
+		if m, err = i.fetch(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var manifest ocispecs.Manifest
+	if err := json.Unmarshal(m.raw, &manifest); err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", m.desc.Digest, err)
+	}
+	var config ocispecs.Image
+	if err := json.Unmarshal(m.config, &config); err != nil {
+		return nil, fmt.Errorf("config of %s: %w", m.desc.Digest, err)
+	}
+	if len(config.RootFS.DiffIDs) != len(manifest.Layers) {
+		return nil, fmt.Errorf("manifest %s has %d layers and its config %d", m.desc.Digest, len(manifest.Layers), len(config.RootFS.DiffIDs))
+	}
+	layers := make([]*baseLayer, len(manifest.Layers))
+	for k, desc := range manifest.Layers {
+		l := &baseLayer{base: i, desc: desc, DiffID: config.RootFS.DiffIDs[k]}
+		if err := l.DiffID.Validate(); err != nil {
+			return nil, fmt.Errorf("config of %s: %w", m.desc.Digest, err)
+		}
+		l.chainID = l.DiffID
+		if k > 0 {
+			l.below = layers[k-1]
+			l.chainID = digest.FromString(l.below.chainID.String() + " " + l.DiffID.String())
+		}
+		layers[k] = l
+	}
+	return layers, nil
+}
+
+// manifestNote is the look-up of a base's entry that keeps which manifest its index has for the platform.
+const manifestNote = "manifest"
+
+// stored reads the manifest that the base's entry names, from the local store.
+func (i *baseImage) stored(ctx context.Context) (*imageManifest, error) {
+	for _, l := range i.n.entry.Lookups {
+		if l.Path == manifestNote {
+			return localImages{i.n.b.store}.manifest(ctx, "base@"+l.Answer, i.platform)
+		}
+	}
+	return localImages{i.n.b.store}.manifest(ctx, i.ref, i.platform)
+}
+
+// fetch reads the manifest where the image comes from, keeps it in the store and records the base by its name.
+func (i *baseImage) fetch(ctx context.Context) (_ *imageManifest, err error) {
+	if i.n.b.dry {
+		return nil, errOffline
+	}
+	i.n.begin()
+	defer func() { i.n.end(err) }()
+	m, err := i.from.manifest(ctx, i.ref, i.platform)
+	if err != nil {
+		return nil, err
+	}
+	for _, blob := range [][]byte{m.config, m.raw} {
+		if err := putBlob(i.n.b.store, blob); err != nil {
+			return nil, err
+		}
+	}
+	i.n.mu.Lock()
+	i.n.entry.Lookups = []cache.Lookup{{Path: manifestNote, Answer: m.desc.Digest.String()}}
+	err = i.n.b.store.Put(i.n.entry)
+	i.n.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return m, i.record(m.desc)
+}
+
+// record lists the base in the local store under the name that it was asked for by.
+func (i *baseImage) record(desc ocispecs.Descriptor) error {
+	named, err := reference.ParseNormalizedNamed(i.ref)
+	if err != nil {
+		return err
+	}
+	name := named.String()
+	if tagged, ok := named.(reference.Tagged); ok {
+		name = reference.TrimNamed(named).String() + ":" + tagged.Tag()
+	}
+	return i.n.b.store.PutImages([]cache.Image{{
+		Name: name, Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Kind: "base", Recorded: time.Now().UTC(),
+	}})
+}
+
+// putBlob keeps a small blob.
+func putBlob(store *cache.Store, content []byte) error {
+	w, err := store.NewBlob()
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(content); err != nil {
+		_ = w.Discard()
+		return err
+	}
+	_, _, err = w.Commit(digest.FromBytes(content), int64(len(content)))
+	return err
+}

@@ -1,0 +1,231 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// unpack makes the layer's directory form and returns it. The blob is downloaded, checked, unpacked and kept in one
+// pass. It needs no lower layer until the end, so that the layers of an image are unpacked side by side.
+func (l *baseLayer) unpack(ctx context.Context) (string, error) {
+	b := l.base.n.b
+	if dir, ok := b.store.LayerDir(l.chainID); ok {
+		return dir, nil
+	}
+	_, err := b.once(ctx, "unpack "+l.chainID.String(), func() error {
+		unlock, err := b.store.Lock(ctx, l.chainID)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if _, ok := b.store.LayerDir(l.chainID); ok {
+			return nil
+		}
+		return l.stream(ctx, l.unpackFrom)
+	})
+	if err != nil {
+		return "", l.base.n.wrap(fmt.Errorf("layer %s: %w", l.desc.Digest, err))
+	}
+	dir, ok := b.store.LayerDir(l.chainID)
+	if !ok {
+		return "", fmt.Errorf("layer %s is gone again: something else cleans the cache", l.chainID)
+	}
+	return dir, nil
+}
+
+// unpackFrom reads the blob from r into a new layer.
+func (l *baseLayer) unpackFrom(ctx context.Context, r io.Reader, yield func()) error {
+	b := l.base.n.b
+	draft, err := b.store.NewLayer()
+	if err != nil {
+		return err
+	}
+	opt := layers.UnpackOptions{Dir: draft.FS, UserXattr: b.userXattr}
+	if l.below != nil {
+		lower := &lowerLayers{ctx: ctx, top: l.below, yield: yield}
+		defer lower.close()
+		opt.Below = lower
+	}
+	res, err := layers.Unpack(ctx, r, opt)
+	if err == nil && res.DiffID != l.DiffID {
+		err = fmt.Errorf("its content has the digest %s and the image's config says %s", res.DiffID, l.DiffID)
+	}
+	if err != nil {
+		return errors.Join(err, draft.Discard())
+	}
+	return draft.Commit(l.chainID, cache.LayerMeta{Size: res.Size, Files: res.Files})
+}
+
+// index is the list of the layer's paths. It is made while the blob is downloaded, or from the blob. It is nil for a
+// layer that must be unpacked to be known.
+func (l *baseLayer) index(ctx context.Context) (*tree.Index, error) {
+	b := l.base.n.b
+	if x := loadIndex(b.store, l.DiffID); x != nil {
+		return x, nil
+	}
+	v, err := b.onceValue(ctx, "index "+l.DiffID.String(), func() (any, error) {
+		var x *tree.Index
+		err := l.stream(ctx, func(ctx context.Context, r io.Reader, _ func()) error {
+			res, err := layers.BuildIndex(ctx, r, layers.Limits{})
+			if err == nil && res.DiffID != l.DiffID {
+				err = fmt.Errorf("its content has the digest %s and the image's config says %s", res.DiffID, l.DiffID)
+			}
+			if err != nil {
+				return err
+			}
+			if res.LinksBelow {
+				return nil // files of this layer look as those below do: only the unpacked layer tells
+			}
+			x = indexOf(res.Records)
+			return saveIndex(b.store, l.DiffID, x)
+		})
+		return x, err
+	})
+	if err != nil {
+		return nil, l.base.n.wrap(fmt.Errorf("layer %s: %w", l.desc.Digest, err))
+	}
+	return v.(*tree.Index), nil
+}
+
+// fetch downloads the blob, unless the store has it.
+func (l *baseLayer) fetch(ctx context.Context) error {
+	b := l.base.n.b
+	if b.store.HasBlob(l.desc.Digest, l.desc.Size) {
+		return nil
+	}
+	_, err := b.once(ctx, "fetch "+l.desc.Digest.String(), func() error {
+		return l.stream(ctx, func(_ context.Context, r io.Reader, _ func()) error {
+			_, err := io.Copy(io.Discard, r)
+			return err
+		})
+	})
+	return err
+}
+
+// stream gives the blob's bytes to use, from the store when it has them, else from where the image comes from; then
+// they are kept. Bytes that are not what the digest says are an error, and not kept. use calls its last argument before
+// it waits for another layer, since that one may wait for the transfer slot that this one holds.
+func (l *baseLayer) stream(ctx context.Context, use func(ctx context.Context, r io.Reader, yield func()) error) (err error) {
+	b := l.base.n.b
+	if b.dry {
+		return errOffline
+	}
+	if b.store.HasBlob(l.desc.Digest, l.desc.Size) {
+		err := l.fromStore(ctx, use)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// A damaged blob is as good as none.
+	}
+	release, err := b.transfer(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	l.base.n.begin()
+	defer func() { l.base.n.end(err) }()
+	body, err := l.base.from.blob(ctx, l.base.ref, l.desc)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	keep, err := b.store.NewBlob()
+	if err != nil {
+		return err
+	}
+	tee := io.TeeReader(&counter{r: body, report: l.report()}, keep)
+	if err := use(ctx, tee, release); err != nil {
+		return errors.Join(err, keep.Discard())
+	}
+	if _, err := io.Copy(io.Discard, tee); err != nil { // what follows the end of the tar
+		return errors.Join(err, keep.Discard())
+	}
+	_, _, err = keep.Commit(l.desc.Digest, l.desc.Size)
+	return err
+}
+
+// fromStore reads the blob that the store has, checking it on the way.
+func (l *baseLayer) fromStore(ctx context.Context, use func(context.Context, io.Reader, func()) error) error {
+	file, err := os.Open(l.base.n.b.store.BlobPath(l.desc.Digest))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	check := l.desc.Digest.Verifier()
+	tee := io.TeeReader(file, check)
+	if err := use(ctx, tee, func() {}); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, tee); err != nil {
+		return err
+	}
+	if !check.Verified() {
+		return fmt.Errorf("blob %s is damaged", l.desc.Digest)
+	}
+	return nil
+}
+
+// report tells how far a transfer is.
+func (l *baseLayer) report() func(int64) {
+	n := l.base.n
+	return func(done int64) {
+		n.b.events.send(executor.Event{
+			Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindProgress,
+			ID: l.desc.Digest.String(), Current: done, Total: l.desc.Size,
+		})
+	}
+}
+
+// counter reports how much has been read, every 256 KiB.
+type counter struct {
+	r         io.Reader
+	done, out int64
+	report    func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.done += int64(n)
+	if c.done-c.out >= 256<<10 || err != nil && c.done > c.out {
+		c.out = c.done
+		c.report(c.done)
+	}
+	return n, err
+}
+
+// once runs f unless it runs already for the same key; then it waits for that.
+func (b *build) once(ctx context.Context, key string, f func() error) (any, error) {
+	return b.onceValue(ctx, key, func() (any, error) { return nil, f() })
+}
+
+func (b *build) onceValue(ctx context.Context, key string, f func() (any, error)) (any, error) {
+	select {
+	case r := <-b.flights.DoChan(key, f):
+		return r.Val, r.Err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// indexOf is the path index of what a layer's tar lists.
+func indexOf(records []layers.Record) *tree.Index {
+	nodes := make([]tree.Node, len(records))
+	for i, r := range records {
+		nodes[i] = tree.Node{
+			Entry: tree.Entry{
+				Path: r.Path, Mode: r.Mode, UID: r.UID, GID: r.GID, Size: r.Size, Mtime: r.Mtime, Link: r.Link, Rdev: r.Rdev,
+				Inode: r.Inode, Nlink: r.Nlink,
+			},
+			Xattrs: r.Xattrs, Whiteout: r.Whiteout, Opaque: r.Opaque, Implied: r.Implied,
+		}
+	}
+	return tree.NewIndex(nodes)
+}

@@ -1,0 +1,259 @@
+package embedded
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/sys/userns"
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/planner"
+)
+
+// build is one run of one graph.
+type build struct {
+	engine *Engine
+	store  *cache.Store
+	graph  *planner.Graph
+	opts   executor.Options
+	nodes  []*node
+	byStep map[*planner.Step]*node
+	events *events
+	// ahead packs layers of images in the background; nil in a preview.
+	ahead *ahead
+	// dry says that nothing may be run, fetched or written: a preview.
+	dry bool
+	// nonce makes the names of layers of this run its own.
+	nonce string
+	stats *statIndexes
+	// userXattr says that overlay marks are user.* xattrs: this process is in a user namespace.
+	userXattr bool
+	// transfers holds one token for each layer that is downloaded now.
+	transfers chan struct{}
+	// flights holds the work on shared content that is going on, so that it is done once: unpacking, indexing,
+	// snapshots, transfers.
+	flights singleflight.Group
+
+	// layerDirs are the directories of layers that were found on disk, by id: what a running process has found stays.
+	layerDirs sync.Map
+
+	mu sync.Mutex
+	// fresh are the keys that this run stored: a forced step may use those, and no older ones.
+	fresh map[digest.Digest]bool
+}
+
+// newBuild makes a node for every step and takes its op apart. It reads nothing.
+func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, error) {
+	b := &build{
+		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(),
+		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, byStep: make(map[*planner.Step]*node, len(g.Steps)),
+		userXattr: userns.RunningInUserNS(), transfers: make(chan struct{}, maxTransfers),
+	}
+	b.stats = &statIndexes{dir: e.store.StatIndexDir()}
+	for i, s := range g.Steps {
+		n := &node{b: b, index: i, step: s, result: executor.StepResult{Digest: s.Digest, Status: executor.StatusSkipped}}
+		for _, in := range s.Inputs {
+			edge := input{index: in.Index}
+			if in.Step != nil {
+				if edge.node = b.byStep[in.Step]; edge.node == nil {
+					return nil, fmt.Errorf("step %q stands before its input %q in the graph", s.Name, in.Step.Name)
+				}
+			}
+			n.inputs = append(n.inputs, edge)
+		}
+		op, err := newOperation(n)
+		if err != nil {
+			return nil, n.wrap(err)
+		}
+		n.op = op
+		b.byStep[s] = n
+		b.nodes = append(b.nodes, n)
+	}
+	return b, nil
+}
+
+// newOperation says what executes a step.
+func newOperation(n *node) (operation, error) {
+	switch n.step.Op.GetOp().(type) {
+	case *pb.Op_Source:
+		return newSource(n)
+	case *pb.Op_Exec:
+		return newExecStep(n)
+	case *pb.Op_File:
+		return newFileStep(n)
+	case *pb.Op_Merge:
+		return newMerge(n)
+	case *pb.Op_Diff:
+		return newDiff(n)
+	case *pb.Op_Passthrough:
+		return newPassthrough(n)
+	}
+	return nil, fmt.Errorf("operations of type %T cannot be executed", n.step.Op.GetOp())
+}
+
+// input is the op's input k; scratch when k is pb.Empty.
+func (n *node) input(k int) input {
+	if k < 0 || k >= len(n.inputs) {
+		return input{}
+	}
+	return n.inputs[k]
+}
+
+// of is what an edge of the graph leads to.
+func (b *build) of(e planner.Edge) input { return input{b.byStep[e.Step], e.Index} }
+
+// forced says whether the step must run whatever the cache holds.
+func (n *node) forced() bool { return n.b.opts.NoCache || n.step.NoCache }
+
+// note remembers keys that this run stored.
+func (b *build) note(keys ...digest.Digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, k := range keys {
+		b.fresh[k] = true
+	}
+}
+
+// made says whether this run stored something under key.
+func (b *build) made(key digest.Digest) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.fresh[key]
+}
+
+// lookup, claim and run make build the scheduler's worker.
+func (b *build) lookup(ctx context.Context, step int) (bool, error) {
+	n := b.nodes[step]
+	found, err := n.op.lookup(ctx)
+	return n.found(found, err)
+}
+
+func (b *build) claim(ctx context.Context, step int) (bool, func(), error) {
+	n := b.nodes[step]
+	found, release, err := n.op.claim(ctx)
+	found, err = n.found(found, err)
+	return found, release, err
+}
+
+// found records that a step was served from the cache, or that finding out failed.
+func (n *node) found(found bool, err error) (bool, error) {
+	if err != nil {
+		return false, n.failed(err)
+	}
+	if found {
+		n.b.ahead.done(n)
+	}
+	if found && n.result.Status == executor.StatusSkipped {
+		n.result.Status = executor.StatusCached
+		n.b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindCached})
+	}
+	return found, nil
+}
+
+func (b *build) run(ctx context.Context, step int) error {
+	n := b.nodes[step]
+	n.result.Started = time.Now()
+	b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindStart})
+	err := n.op.run(ctx)
+	n.result.Completed = time.Now()
+	if err != nil {
+		err = n.failed(err)
+	} else {
+		n.result.Status = executor.StatusRan
+		b.ahead.done(n)
+	}
+	b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindDone, Err: err})
+	return err
+}
+
+// tasks links the nodes for the scheduler. Exec steps weigh most: what they run takes long.
+func (b *build) tasks() []task {
+	inputs := make([][]int, len(b.nodes))
+	for i, n := range b.nodes {
+		for _, in := range n.inputs {
+			if in.node != nil {
+				inputs[i] = append(inputs[i], in.node.index)
+			}
+		}
+	}
+	return newTasks(inputs, func(i int) int {
+		switch b.nodes[i].op.(type) {
+		case *execStep:
+			return 100
+		case *fileStep:
+			return 5
+		}
+		return 1
+	})
+}
+
+// results is what became of all steps, in graph order.
+func (b *build) results(errs []error) []executor.StepResult {
+	out := make([]executor.StepResult, len(b.nodes))
+	for i, n := range b.nodes {
+		out[i] = n.result
+		if errs != nil && errs[i] != nil && !skippedStep(errs[i]) {
+			out[i].Status, out[i].Err = executor.StatusFailed, errs[i]
+		}
+	}
+	return out
+}
+
+// Run executes the graph and writes its outputs.
+func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
+	report := &executor.Report{Started: time.Now()}
+	defer func() { report.Completed = time.Now() }()
+	b, err := e.newBuild(g, opts)
+	if err != nil {
+		return report, err
+	}
+	if err := b.allowed(); err != nil {
+		return report, err
+	}
+	packings, err := b.packings()
+	if err != nil {
+		return report, err
+	}
+	b.ahead = b.packAhead(ctx, packings)
+	defer b.ahead.stop()
+	jobs := opts.Jobs
+	if jobs == 0 {
+		jobs = runtime.NumCPU()
+	}
+	s := &scheduler{worker: b, keying: newSlots(max(2*runtime.NumCPU(), 4)), slots: newSlots(jobs)}
+	errs, err := s.run(ctx, b.tasks())
+	report.Steps = b.results(errs)
+	b.stats.save()
+	if err != nil {
+		return report, err
+	}
+	report.Images, err = b.export(ctx)
+	report.Steps = b.results(errs)
+	return report, err
+}
+
+// allowed refuses steps that ask for what was not granted, before anything runs.
+func (b *build) allowed() error {
+	for _, n := range b.nodes {
+		exec := n.step.Op.GetExec()
+		if exec == nil {
+			continue
+		}
+		if exec.GetNetwork() == pb.NetMode_HOST && !slices.Contains(b.opts.Allow, "network.host") {
+			return n.wrap(fmt.Errorf("the step asks for the host's network: build with --allow network.host to grant it"))
+		}
+		if exec.GetSecurity() == pb.SecurityMode_INSECURE && !slices.Contains(b.opts.Allow, "security.insecure") {
+			return n.wrap(fmt.Errorf("the step asks for insecure mode: build with --allow security.insecure to grant it"))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/bakebuild/bake/executor"
+)
+
+// virtual is a step whose outputs follow from its inputs alone: it costs nothing and is not stored.
+type virtual struct {
+	n *node
+	// own is the canonical op, in the keys of users.
+	own parts
+	// outputs are made from the chains of the inputs.
+	outputs func(ctx context.Context) ([]*chain, error)
+}
+
+// lookup always finds the result. A virtual step counts as run when an input ran.
+func (v *virtual) lookup(ctx context.Context) (bool, error) {
+	p := v.own
+	for i, in := range v.n.inputs {
+		id, err := in.id(ctx)
+		if err != nil {
+			return false, err
+		}
+		p = p.with(parts{{Name: fmt.Sprintf("input %d", i), Digest: id}})
+	}
+	outputs, err := v.outputs(ctx)
+	if err != nil {
+		return false, err
+	}
+	v.n.id, v.n.outputs, v.n.result.Key = p.key(), outputs, p.key()
+	for _, in := range v.n.inputs {
+		if !in.scratch() && in.node.result.Status == executor.StatusRan {
+			v.n.result.Status, v.n.result.Reason = executor.StatusRan, "an input ran"
+		}
+	}
+	return true, nil
+}
+
+func (v *virtual) claim(context.Context) (bool, func(), error) { return true, nil, nil }
+func (v *virtual) run(context.Context) error                   { return nil }
+
+// newMerge puts the layers of all inputs on top of each other; nothing is copied.
+func newMerge(n *node) (operation, error) {
+	v := &virtual{n: n, own: newParts("merge")}
+	v.outputs = func(ctx context.Context) ([]*chain, error) {
+		var c *chain
+		for _, in := range n.step.Op.GetMerge().GetInputs() {
+			upper, err := n.input(int(in.GetInput())).chain(ctx)
+			if err != nil {
+				return nil, err
+			}
+			c = c.concat(upper)
+		}
+		return []*chain{c}, nil
+	}
+	return v, nil
+}
+
+// newPassthrough hands inputs on as outputs.
+func newPassthrough(n *node) (operation, error) {
+	op := n.step.Op.GetPassthrough()
+	v := &virtual{n: n, own: newParts("passthrough")}
+	for _, k := range op.GetOutputs() {
+		if k < 0 || k >= int64(len(n.inputs)) {
+			return nil, fmt.Errorf("the step names input %d of %d", k, len(n.inputs))
+		}
+		v.own.add("output", fmt.Sprint(k))
+	}
+	v.outputs = func(ctx context.Context) ([]*chain, error) {
+		outputs := make([]*chain, len(op.GetOutputs()))
+		for i, k := range op.GetOutputs() {
+			c, err := n.inputs[k].chain(ctx)
+			if err != nil {
+				return nil, err
+			}
+			outputs[i] = c
+		}
+		return outputs, nil
+	}
+	return v, nil
+}
+
+// newDiff makes what has to be added to lower to get upper: upper's own layers, when upper stands on lower.
+func newDiff(n *node) (operation, error) {
+	op := n.step.Op.GetDiff()
+	if op.GetLower() == nil || op.GetUpper() == nil {
+		return nil, fmt.Errorf("the step lacks an input")
+	}
+	v := &virtual{n: n, own: newParts("diff")}
+	v.outputs = func(ctx context.Context) ([]*chain, error) {
+		lower, err := n.input(int(op.GetLower().GetInput())).chain(ctx)
+		if err != nil {
+			return nil, err
+		}
+		upper, err := n.input(int(op.GetUpper().GetInput())).chain(ctx)
+		if err != nil {
+			return nil, err
+		}
+		rest, ok := upper.above(lower)
+		if !ok {
+			return nil, &UnsupportedError{What: "differences of unrelated file systems", Instead: "copy the files that differ"}
+		}
+		return []*chain{rest}, nil
+	}
+	return v, nil
+}

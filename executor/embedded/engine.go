@@ -1,0 +1,41 @@
+// Package embedded is the engine that runs a graph in this process: no daemon, nothing to install. A scheduler knows
+// only order (sched.go), the keys say what need not run (keyed.go, keyexec.go, keyfile.go), and the operations do the
+// work: exec steps in a sandbox, file operations into an upper directory, sources read on demand.
+package embedded
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/registry"
+)
+
+// Options is what the maker of an engine decides; the zero value is what the command uses.
+type Options struct {
+	// Runner runs the process of an exec step; nil is the sandbox.
+	Runner Runner
+	// HTTP fetches ADD of a URL; nil is a client of its own with bounded waits.
+	HTTP *http.Client
+}
+
+// Runner runs one process in its own root.
+type Runner interface {
+	Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, error)
+}
+
+// Engine runs graphs on one cache. It may run several at once.
+type Engine struct {
+	store  *cache.Store
+	client *registry.Client
+	opts   Options
+}
+
+// New returns an engine that keeps everything in store and fetches images with client.
+func New(store *cache.Store, client *registry.Client, opts Options) *Engine {
+	if opts.Runner == nil {
+		opts.Runner = new(sandbox.Sandbox)
+	}
+	return &Engine{store: store, client: client, opts: opts}
+}

@@ -1,0 +1,93 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/registry"
+)
+
+// wrap says which step an error is about, and where it stands.
+func (n *node) wrap(err error) error {
+	var b strings.Builder
+	if len(n.step.Targets) > 0 {
+		fmt.Fprintf(&b, "target %s: ", n.step.Targets[0])
+	}
+	if at := executor.Place(n.step.Source); at != "" {
+		b.WriteString(at + ": ")
+	}
+	return fmt.Errorf("%s%s: %w", b.String(), n.step.Name, err)
+}
+
+// failed gives an error of a step its final form: faults of the machine and of registries keep their types, what the
+// user's own step did wrong becomes an executor.StepError.
+func (n *node) failed(err error) error {
+	var step *executor.StepError
+	switch {
+	case errors.As(err, &step), errors.Is(err, errStale):
+		return err
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case machineFault(err):
+		return n.wrap(err)
+	}
+	if _, ok := n.op.(*fileStep); ok {
+		return n.stepError(err, "")
+	}
+	return n.wrap(err)
+}
+
+// machineFault says whether an error is the cache's, a registry's or the system's rather than the step's.
+func machineFault(err error) bool {
+	var (
+		store *cache.Error
+		reg   *registry.Error
+		box   *sandbox.UnavailableError
+	)
+	if errors.As(err, &store) || errors.As(err, &reg) || errors.As(err, &box) {
+		return true
+	}
+	for _, no := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, no) {
+			return true
+		}
+	}
+	return false
+}
+
+// stepError is a failure of the user's own step, without an exit code.
+func (n *node) stepError(err error, hint string) *executor.StepError {
+	return &executor.StepError{
+		Step: n.step.Name, Targets: n.step.Targets, Source: n.step.Source, ExitCode: -1, Hint: hint, Err: err,
+	}
+}
+
+// sourceError says that the files which a step reads could not be read.
+func (n *node) sourceError(r readInput, err error) error {
+	var missing *tree.NotFoundError
+	if !errors.As(err, &missing) {
+		return fmt.Errorf("read %s: %w", r.what, err)
+	}
+	if r.in.local() {
+		where := r.in.node.local.dir
+		return n.stepError(fmt.Errorf("%s is not in the build context %s", missing.Path, where),
+			"check the path, and that .dockerignore does not exclude it")
+	}
+	from := "an empty file system"
+	if !r.in.scratch() {
+		from = r.in.node.step.Name
+	}
+	return n.stepError(fmt.Errorf("%s is not in %s", missing.Path, from), "check the path and the stage that it is copied from")
+}
+
+// skippedStep says whether a step never ran because the build stopped.
+func skippedStep(err error) bool {
+	return errors.Is(err, errSkipped) || errors.Is(err, context.Canceled)
+}

@@ -1,0 +1,43 @@
+package embedded
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"github.com/bakebuild/bake/executor"
+)
+
+// events hands events to whoever looks on, one at a time and with rising times.
+type events struct {
+	mu   sync.Mutex
+	to   func(executor.Event)
+	last time.Time
+}
+
+// newEvents sends to f, which may be nil.
+func newEvents(f func(executor.Event)) *events { return &events{to: f} }
+
+// send stamps e and hands it over.
+func (v *events) send(e executor.Event) {
+	if v.to == nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if e.Time = time.Now(); e.Time.Before(v.last) {
+		e.Time = v.last
+	}
+	v.last = e.Time
+	v.to(e)
+}
+
+// log sends a piece of a step's output, which is copied.
+func (v *events) log(n *node, stream int, p []byte) {
+	if v.to == nil {
+		return
+	}
+	v.send(executor.Event{
+		Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindLog, Stream: stream, Log: bytes.Clone(p),
+	})
+}

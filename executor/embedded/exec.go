@@ -1,0 +1,218 @@
+package embedded
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// execStep executes an exec op: one process in a root of its own.
+type execStep struct {
+	keyed
+	exec *pb.ExecOp
+	root *pb.Mount
+	// caches are the cache mounts that claim took, by index of the mount.
+	caches map[int]*cache.Mount
+}
+
+// newExecStep takes the op apart.
+func newExecStep(n *node) (*execStep, error) {
+	op := n.step.Op
+	if err := checkExec(op); err != nil {
+		return nil, err
+	}
+	x := &execStep{keyed: keyed{n: n, own: execParts(op)}, exec: op.GetExec()}
+	for _, m := range x.exec.GetMounts() {
+		in := n.input(int(m.GetInput()))
+		switch {
+		case m.GetDest() == pb.RootMount:
+			x.root = m
+			x.whole = append([]wholeInput{{"parent", in}}, x.whole...)
+		case m.GetMountType() != pb.MountType_BIND && m.GetMountType() != pb.MountType_CACHE, in.scratch():
+		case m.GetOutput() == int64(pb.SkipOutput) || m.GetReadonly() || m.GetMountType() == pb.MountType_CACHE:
+			name := "mount " + m.GetDest()
+			x.reads = append(x.reads, readInput{name: name, what: m.GetSelector(), in: in, sel: mountSelection(m)})
+		default:
+			// What such a mount holds becomes an output, so that all of its input counts.
+			x.whole = append(x.whole, wholeInput{"mount " + m.GetDest(), in})
+		}
+	}
+	return x, nil
+}
+
+// mountSelection is what a mount reads from its input.
+func mountSelection(m *pb.Mount) tree.Selection {
+	src := m.GetSelector()
+	if src == "" {
+		src = "/"
+	}
+	return tree.Selection{Src: src, Follow: true, DirContents: true}
+}
+
+// claim takes the key's lock, unpacks the layers that the step stands on and takes its cache mounts.
+func (x *execStep) claim(ctx context.Context) (bool, func(), error) {
+	found, unlock, err := x.claimFinal(ctx)
+	if err != nil || found {
+		return found, nil, err
+	}
+	x.n.result.Reason = x.reason()
+	release := func() {
+		for _, m := range x.caches {
+			m.Release()
+		}
+		x.caches = nil
+		unlock()
+	}
+	if err := x.prepare(ctx); err != nil {
+		release()
+		return false, nil, err
+	}
+	return false, release, nil
+}
+
+// prepare gets ready what needs no slot: layers on disk and cache mounts. Those are taken in the order of their ids,
+// so that two steps which share several cannot wait for each other.
+func (x *execStep) prepare(ctx context.Context) error {
+	for _, m := range x.exec.GetMounts() {
+		in := x.n.input(int(m.GetInput()))
+		if in.scratch() || in.local() && m.GetDest() != pb.RootMount {
+			continue
+		}
+		c, err := in.chain(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := x.n.b.dirs(ctx, c); err != nil {
+			return err
+		}
+	}
+	return x.takeCaches(ctx)
+}
+
+// takeCaches takes the step's cache mounts and fills new ones.
+func (x *execStep) takeCaches(ctx context.Context) error {
+	var list []int
+	ids := map[int]string{}
+	for i, m := range x.exec.GetMounts() {
+		if m.GetMountType() != pb.MountType_CACHE {
+			continue
+		}
+		id, err := x.cacheID(ctx, m)
+		if err != nil {
+			return err
+		}
+		ids[i] = id
+		list = append(list, i)
+	}
+	slices.SortStableFunc(list, func(a, b int) int { return strings.Compare(ids[a], ids[b]) })
+	x.caches = map[int]*cache.Mount{}
+	for _, i := range list {
+		opt := x.exec.GetMounts()[i]
+		m, err := x.n.b.store.CacheMount(ctx, ids[i], strings.ToLower(opt.GetCacheOpt().GetSharing().String()))
+		if err != nil {
+			return err
+		}
+		x.caches[i] = m
+		if !m.New {
+			continue
+		}
+		if in := x.n.input(int(opt.GetInput())); !in.scratch() {
+			if err := x.n.b.copyTo(ctx, in, mountSelection(opt), m.Dir); err != nil {
+				return fmt.Errorf("fill the cache mount %s: %w", opt.GetDest(), err)
+			}
+		}
+		m.Seeded()
+	}
+	return nil
+}
+
+// cacheID names the files of a cache mount. One that is seeded is another one for each seed, as in BuildKit.
+func (x *execStep) cacheID(ctx context.Context, m *pb.Mount) (string, error) {
+	id := m.GetCacheOpt().GetID()
+	in := x.n.input(int(m.GetInput()))
+	if in.scratch() {
+		return id, nil
+	}
+	seed, err := in.selection(ctx, mountSelection(m))
+	return id + "@" + seed.String(), err
+}
+
+// run runs the process and keeps what it changed.
+func (x *execStep) run(ctx context.Context) (err error) {
+	log, err := x.openLog()
+	if err != nil {
+		return err
+	}
+	defer log.close()
+	started := time.Now()
+	s := &execRoot{x: x}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.discard())
+		}
+	}()
+	spec, err := s.spec(ctx)
+	if err != nil {
+		return err
+	}
+	stdout, stderr := log.stream(1, s.secrets), log.stream(2, s.secrets)
+	spec.Stdout, spec.Stderr = stdout, stderr
+	res, err := x.n.b.engine.opts.Runner.Run(ctx, spec)
+	_, _ = stdout.Close(), stderr.Close()
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("run the step: %w", err)
+	}
+	if !x.validExit(res.ExitCode) {
+		return x.exitError(res, log)
+	}
+	outputs, err := s.commit(ctx)
+	if err != nil {
+		return err
+	}
+	// The id is drawn anew: a command that runs again need not make the same files, so what stands on it is keyed anew.
+	id := cache.KeyOf([]cache.Input{{Name: "key", Digest: x.finalKey.String()}, {Name: "run", Digest: rand.Text()}})
+	return x.save(id, outputs, nil, time.Since(started))
+}
+
+// openLog makes the file that takes the step's output.
+func (x *execStep) openLog() (*stepLog, error) {
+	file, err := x.n.b.store.NewLog(x.n.step.Digest)
+	if err != nil {
+		return nil, err
+	}
+	x.n.result.Log = file.Name()
+	return newStepLog(file, func(stream int, p []byte) { x.n.b.events.log(x.n, stream, p) }), nil
+}
+
+// validExit says whether an exit code is one that the step may end with: 0 unless the op lists others.
+func (x *execStep) validExit(code int) bool {
+	if valid := x.exec.GetMeta().GetValidExitCodes(); len(valid) > 0 {
+		return slices.Contains(valid, int32(code))
+	}
+	return code == 0
+}
+
+// exitError describes a command that failed.
+func (x *execStep) exitError(res sandbox.Result, log *stepLog) error {
+	e := x.n.stepError(nil, "")
+	e.ExitCode, e.Last, e.Log = res.ExitCode, log.last(), log.path()
+	if res.ExitCode == 126 || res.ExitCode == 127 {
+		e.Hint = "the command was not found or cannot be executed in the step's file system"
+	}
+	if x.exec.GetNetwork() == pb.NetMode_UNSET {
+		e.Hint = strings.TrimPrefix(e.Hint+"; note that steps have no network yet, only their own loopback", "; ")
+	}
+	return e
+}

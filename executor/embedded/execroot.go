@@ -1,0 +1,355 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// execRoot is the file system of one run of an exec step: its root, its mounts, and the layers that it is making.
+type execRoot struct {
+	x *execStep
+	// drafts are all layers in the making: outputs, and what is thrown away after the step.
+	drafts  []*cache.Draft
+	outputs []execOutput
+	secrets [][]byte
+}
+
+// execOutput is a mount whose changes are kept.
+type execOutput struct {
+	index int // of the op's output
+	in    input
+	mount *pb.Mount
+	draft *cache.Draft // nil: the mount is read-only and its output is its input
+}
+
+// spec says what the sandbox shall run.
+func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
+	meta := s.x.exec.GetMeta()
+	root, err := s.overlay(ctx, s.x.root)
+	if err != nil {
+		return sandbox.Spec{}, err
+	}
+	spec := sandbox.Spec{
+		Root: root, Args: meta.GetArgs(), Cwd: meta.GetCwd(), Hostname: hostname(meta),
+		Hosts: hostsFile(meta), ResolvConf: resolvConf(),
+		Points:   filepath.Join(s.x.n.b.store.Dir(), "points"),
+		Insecure: s.x.exec.GetSecurity() == pb.SecurityMode_INSECURE,
+	}
+	if spec.Cwd == "" {
+		spec.Cwd = "/"
+	}
+	for i, m := range s.x.exec.GetMounts() {
+		if m.GetDest() == pb.RootMount {
+			continue
+		}
+		mount, err := s.mount(ctx, i, m)
+		if err != nil {
+			return spec, fmt.Errorf("mount %s: %w", m.GetDest(), err)
+		}
+		spec.Mounts = append(spec.Mounts, mount...)
+	}
+	home, err := s.user(ctx, &spec)
+	if err != nil {
+		return spec, err
+	}
+	secrets, err := s.secretEnv()
+	if err != nil {
+		return spec, err
+	}
+	spec.Env = environment(meta, secrets, home)
+	return spec, s.limits(&spec)
+}
+
+// overlay is the overlay of a bind mount's input with a layer of its own on top, unless it is read-only. Only what an
+// output keeps outlives the step.
+func (s *execRoot) overlay(ctx context.Context, m *pb.Mount) (sandbox.Overlay, error) {
+	in := s.x.n.input(int(m.GetInput()))
+	c, err := in.chain(ctx)
+	if err != nil {
+		return sandbox.Overlay{}, err
+	}
+	dirs, err := s.x.n.b.dirs(ctx, c)
+	if err != nil {
+		return sandbox.Overlay{}, err
+	}
+	if m.GetReadonly() {
+		s.keep(m, in, nil)
+		return sandbox.Overlay{Lower: dirs}, nil
+	}
+	draft, err := s.draft()
+	if err != nil {
+		return sandbox.Overlay{}, err
+	}
+	if err := s.rootAttributes(ctx, in, draft.FS); err != nil {
+		return sandbox.Overlay{}, err
+	}
+	s.keep(m, in, draft)
+	return sandbox.Overlay{Lower: dirs, Upper: draft.FS, Work: draft.Work}, nil
+}
+
+// draft starts a layer that is discarded unless commit keeps it.
+func (s *execRoot) draft() (*cache.Draft, error) {
+	d, err := s.x.n.b.store.NewLayer()
+	if err == nil {
+		s.drafts = append(s.drafts, d)
+	}
+	return d, err
+}
+
+// keep notes that a mount's changes become an output.
+func (s *execRoot) keep(m *pb.Mount, in input, draft *cache.Draft) {
+	if m.GetOutput() >= 0 {
+		s.outputs = append(s.outputs, execOutput{int(m.GetOutput()), in, m, draft})
+	}
+}
+
+// rootAttributes gives the directory of a new layer the mode and owner of the root below, since the topmost layer's
+// count in an overlay.
+func (s *execRoot) rootAttributes(ctx context.Context, in input, dir string) error {
+	if in.scratch() {
+		return nil
+	}
+	return in.read(ctx, func(files tree.FS) error {
+		e, err := files.Lookup("/")
+		if err != nil {
+			return err
+		}
+		if err := os.Lchown(dir, int(e.UID), int(e.GID)); err != nil {
+			return err
+		}
+		return unix.Chmod(dir, e.Mode&0o7777)
+	})
+}
+
+// mount is one mount that is not the root. It is empty for an optional secret that nobody offers.
+func (s *execRoot) mount(ctx context.Context, index int, m *pb.Mount) ([]sandbox.Mount, error) {
+	switch m.GetMountType() {
+	case pb.MountType_BIND:
+		return s.bind(ctx, m)
+	case pb.MountType_CACHE:
+		return s.cacheMount(index, m), nil
+	case pb.MountType_TMPFS:
+		return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Tmpfs, Size: m.GetTmpfsOpt().GetSize(), Mode: 0o755, Readonly: m.GetReadonly()}}, nil
+	case pb.MountType_SECRET:
+		return s.secretMount(m)
+	case pb.MountType_SSH:
+		if m.GetSSHOpt().GetOptional() {
+			return nil, nil
+		}
+		return nil, s.x.n.stepError(errors.New("ssh mounts cannot be served by this engine yet"), "use a secret mount with a key instead")
+	}
+	return nil, fmt.Errorf("unknown mount type %d", m.GetMountType())
+}
+
+// bind mounts files of another step or of a build context. What a step writes into it is thrown away, unless it is an
+// output.
+func (s *execRoot) bind(ctx context.Context, m *pb.Mount) ([]sandbox.Mount, error) {
+	in := s.x.n.input(int(m.GetInput()))
+	if in.scratch() || m.GetOutput() >= 0 && !m.GetReadonly() {
+		o, err := s.overlay(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		if m.GetSelector() != "" && path.Clean("/"+m.GetSelector()) != "/" {
+			return nil, errors.New("a mount with an output cannot select a part of its input")
+		}
+		return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: &o, Readonly: m.GetReadonly()}}, nil
+	}
+	files, err := s.selected(ctx, in, m)
+	if err != nil {
+		return nil, err
+	}
+	s.keep(m, in, nil)
+	if files.file != "" {
+		return s.bindFile(m, files.file)
+	}
+	o := sandbox.Overlay{Lower: files.dirs}
+	if !m.GetReadonly() {
+		draft, err := s.draft()
+		if err != nil {
+			return nil, err
+		}
+		if err := sameAttributes(files.dirs[0], draft.FS); err != nil {
+			return nil, err
+		}
+		o.Upper, o.Work = draft.FS, draft.Work
+	}
+	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: &o, Readonly: m.GetReadonly()}}, nil
+}
+
+// snapshotPlace is where the snapshot of a selection of a context lies in its layer, be it a directory or a file.
+const snapshotPlace = "/selected"
+
+// selected is what a bind mount selects from its input, on disk.
+func (s *execRoot) selected(ctx context.Context, in input, m *pb.Mount) (subtree, error) {
+	sel := mountSelection(m)
+	if in.local() {
+		id, err := in.node.local.copyOut(ctx, sel, snapshotPlace)
+		if err != nil {
+			return subtree{}, err
+		}
+		dirs, err := s.x.n.b.dirs(ctx, (*chain)(nil).push(id, false))
+		if err != nil {
+			return subtree{}, err
+		}
+		return findSubtree(dirs, snapshotPlace)
+	}
+	c, err := in.chain(ctx)
+	if err != nil {
+		return subtree{}, err
+	}
+	dirs, err := s.x.n.b.dirs(ctx, c)
+	if err != nil {
+		return subtree{}, err
+	}
+	var place string
+	err = in.read(ctx, func(files tree.FS) error {
+		place, err = tree.Resolve(files, path.Join("/", sel.Src), true)
+		return err
+	})
+	if err != nil {
+		return subtree{}, err
+	}
+	return findSubtree(dirs, place)
+}
+
+// bindFile mounts one file. A writable one is a copy.
+func (s *execRoot) bindFile(m *pb.Mount, file string) ([]sandbox.Mount, error) {
+	if !m.GetReadonly() {
+		draft, err := s.draft()
+		if err != nil {
+			return nil, err
+		}
+		own := draft.FS + "/file"
+		if err := copyFile(file, own); err != nil {
+			return nil, err
+		}
+		file = own
+	}
+	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: file, Readonly: m.GetReadonly()}}, nil
+}
+
+// cacheMount mounts a directory that outlives the step.
+func (s *execRoot) cacheMount(index int, m *pb.Mount) []sandbox.Mount {
+	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: s.x.caches[index].Dir, Readonly: m.GetReadonly()}}
+}
+
+// secretMount mounts a secret's value as a file that exists in memory only.
+func (s *execRoot) secretMount(m *pb.Mount) ([]sandbox.Mount, error) {
+	o := m.GetSecretOpt()
+	value, ok, err := s.x.n.secret(o.GetID(), o.GetOptional())
+	if err != nil || !ok {
+		return nil, err
+	}
+	s.secrets = append(s.secrets, value)
+	return []sandbox.Mount{{
+		Dest: m.GetDest(), Kind: sandbox.File, Content: value, Readonly: true,
+		Mode: o.GetMode(), UID: o.GetUid(), GID: o.GetGid(),
+	}}, nil
+}
+
+// secretEnv are the secrets that are variables.
+func (s *execRoot) secretEnv() ([]string, error) {
+	var env []string
+	for _, e := range s.x.exec.GetSecretenv() {
+		value, ok, err := s.x.n.secret(e.GetID(), e.GetOptional())
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			s.secrets = append(s.secrets, value)
+			env = append(env, e.GetName()+"="+string(value))
+		}
+	}
+	return env, nil
+}
+
+// user looks up who the process runs as, in the step's own passwd and group files.
+func (s *execRoot) user(ctx context.Context, spec *sandbox.Spec) (home string, err error) {
+	err = s.x.whole[0].in.read(ctx, func(files tree.FS) error {
+		spec.UID, spec.GID, spec.Groups, home, err = sandbox.ResolveUser(files, s.x.exec.GetMeta().GetUser())
+		return err
+	})
+	if err != nil {
+		return "", s.x.n.stepError(fmt.Errorf("user %q: %w", s.x.exec.GetMeta().GetUser(), err), "")
+	}
+	return home, nil
+}
+
+// limits sets the step's own limits.
+func (s *execRoot) limits(spec *sandbox.Spec) error {
+	for _, u := range s.x.exec.GetMeta().GetUlimit() {
+		spec.Rlimits = append(spec.Rlimits, sandbox.Rlimit{Name: u.GetName(), Soft: uint64(u.GetSoft()), Hard: uint64(u.GetHard())})
+	}
+	return nil
+}
+
+// commit keeps the layers of outputs and drops all else.
+func (s *execRoot) commit(ctx context.Context) ([]cache.Output, error) {
+	count := 0
+	for _, o := range s.outputs {
+		count = max(count, o.index+1)
+	}
+	outputs := make([]cache.Output, count)
+	for _, o := range s.outputs {
+		var parts []cache.Part
+		if !o.in.scratch() && !o.in.local() {
+			parts = append(parts, cache.Part{Input: int(o.mount.GetInput()), Index: o.in.index})
+		} else if o.in.local() {
+			id, err := o.in.node.local.snapshot(ctx, everything)
+			if err != nil {
+				return nil, err
+			}
+			parts = append(parts, cache.Part{Layer: id})
+		}
+		if o.draft != nil {
+			id, err := s.commitDraft(o)
+			if err != nil {
+				return nil, err
+			}
+			parts = append(parts, cache.Part{Layer: id})
+		}
+		outputs[o.index] = cache.Output{Parts: parts}
+	}
+	return outputs, s.discard()
+}
+
+// commitDraft keeps one layer; one without a change is the empty layer.
+func (s *execRoot) commitDraft(o execOutput) (digest.Digest, error) {
+	s.drafts = slices.DeleteFunc(s.drafts, func(d *cache.Draft) bool { return d == o.draft })
+	size, err := measure(o.draft.FS)
+	if err != nil {
+		return "", errors.Join(err, o.draft.Discard())
+	}
+	if size.Files == 0 {
+		return emptyLayer, o.draft.Commit(emptyLayer, size)
+	}
+	id := layerID(s.x.finalKey, s.x.n.b.nonce, o.index)
+	if err := o.draft.Commit(id, size); err != nil {
+		return "", fmt.Errorf("keep layer: %w", err)
+	}
+	return id, nil
+}
+
+// discard drops the layers that are not kept.
+func (s *execRoot) discard() error {
+	var err error
+	for _, d := range s.drafts {
+		err = errors.Join(err, d.Discard())
+	}
+	s.drafts = nil
+	return err
+}

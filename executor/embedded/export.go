@@ -1,0 +1,137 @@
+package embedded
+
+import (
+	"context"
+	"io"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/planner"
+)
+
+// epoch is what times in an image are set to.
+func (b *build) epoch(image *planner.Image) time.Time {
+	switch {
+	case image.Epoch != nil:
+		return *image.Epoch
+	case b.opts.Epoch != nil:
+		return *b.opts.Epoch
+	}
+	return executor.DefaultEpoch()
+}
+
+// packings lists how the layers of each image are going to be written, by image.
+func (b *build) packings() (func(image int) []packing, error) {
+	forms, err := executor.Forms(b.graph.Images, b.opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return func(i int) []packing {
+		image := b.graph.Images[i]
+		var list []packing
+		for _, f := range forms[image.Target] {
+			list = append(list, packing{f, b.epoch(image).Unix()})
+		}
+		return list
+	}, nil
+}
+
+// export writes all outputs of all images.
+func (b *build) export(ctx context.Context) ([]executor.ImageResult, error) {
+	built := make([]executor.Built, len(b.graph.Images))
+	for i, image := range b.graph.Images {
+		built[i] = executor.Built{
+			Image: image,
+			Layers: func(ctx context.Context, f executor.LayerForm) ([]v1.Layer, error) {
+				return b.imageLayers(ctx, image, packing{f, b.epoch(image).Unix()})
+			},
+			Files: func(ctx context.Context, f executor.LayerForm, w io.Writer) error {
+				return b.files(ctx, image, packing{f, b.epoch(image).Unix()}, w)
+			},
+		}
+	}
+	opt := executor.ExportOptions{
+		Dir: b.opts.Dir, Store: imageStoreOf{b.store}, Stdout: b.opts.Stdout, Events: b.events.send,
+	}
+	if b.opts.Epoch != nil {
+		opt.Epoch = *b.opts.Epoch
+	}
+	if b.engine.client != nil {
+		opt.Pusher = pusher{b.engine.client}
+	}
+	return executor.Export(ctx, built, opt)
+}
+
+// files writes the merged files of an image as one tar. Times are clamped: those of a base stay, as they are the same
+// everywhere.
+func (b *build) files(ctx context.Context, image *planner.Image, p packing, w io.Writer) error {
+	c, err := b.of(image.Root).chain(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := b.dirs(ctx, c); err != nil {
+		return err
+	}
+	return b.view(ctx, c, func(files tree.FS) error {
+		return layers.FlattenTar(ctx, files, w, p.times(true))
+	})
+}
+
+// pusher pushes with the registry client.
+type pusher struct{ client *registry.Client }
+
+// Push sends images, blobs first and tags last.
+func (p pusher) Push(ctx context.Context, images []executor.PushImage) error {
+	list := make([]registry.PushImage, len(images))
+	for i, m := range images {
+		list[i] = registry.PushImage{Refs: m.Refs, Image: m.Image, Index: m.Index, ByDigest: m.ByDigest}
+	}
+	return p.client.Push(ctx, list)
+}
+
+// imageStoreOf writes images into the cache's image store.
+type imageStoreOf struct{ store *cache.Store }
+
+// WriteBlob stores a blob unless it is there.
+func (s imageStoreOf) WriteBlob(_ context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
+	if s.store.HasBlob(d, size) {
+		return nil
+	}
+	r, err := open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if s.store.HasBlob(d, size) { // opening a base layer brings it here
+		return nil
+	}
+	w, err := s.store.NewBlob()
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, r); err != nil {
+		_ = w.Discard()
+		return err
+	}
+	_, _, err = w.Commit(d, size)
+	return err
+}
+
+// PutImages moves names, after what they name was made durable.
+func (s imageStoreOf) PutImages(_ context.Context, images []executor.StoredImage) error {
+	list := make([]cache.Image, len(images))
+	for i, m := range images {
+		list[i] = cache.Image{
+			Name: m.Name, Target: m.Target, Digest: m.Digest, MediaType: m.MediaType, Size: m.Size,
+			Kind: cache.KindBuilt, Recorded: time.Now().UTC(),
+		}
+	}
+	return s.store.PutImages(list)
+}

@@ -1,0 +1,165 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/fileop"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// fileStep executes a file op: copies, directories, files, links and removals on one parent.
+type fileStep struct {
+	keyed
+	shape fileShape
+}
+
+// newFileStep takes the op apart.
+func newFileStep(n *node) (*fileStep, error) {
+	shape, err := shapeOf(n.step.Op)
+	if err != nil {
+		return nil, err
+	}
+	f := &fileStep{keyed: keyed{n: n, own: shape.canonical}, shape: shape}
+	f.whole = []wholeInput{{"parent", n.input(shape.parent)}}
+	for _, r := range shape.reads {
+		f.reads = append(f.reads, readInput{name: r.what, what: r.what, in: n.input(r.input), sel: r.sel})
+	}
+	return f, nil
+}
+
+// parent is the file system that the actions change.
+func (f *fileStep) parent() input { return f.whole[0].in }
+
+// claim looks under the final key, then for the same operation on another parent that gave the same answers.
+func (f *fileStep) claim(ctx context.Context) (bool, func(), error) {
+	if found, err := f.finalize(ctx); err != nil || found {
+		return found, nil, err
+	}
+	group, err := f.withContent(ctx, f.own)
+	if err != nil {
+		return false, nil, err
+	}
+	unlock, err := f.n.b.store.Lock(ctx, group.key())
+	if err != nil {
+		return false, nil, err
+	}
+	found, err := f.findFinal()
+	if err == nil && !found {
+		found, err = f.share(ctx, group.key())
+	}
+	if err != nil || found {
+		unlock()
+		return found, nil, err
+	}
+	return false, unlock, nil
+}
+
+// share uses the layer that the same operation made on another parent.
+func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error) {
+	if f.n.forced() && !f.n.b.made(group) {
+		return false, nil
+	}
+	others, err := f.n.b.store.Candidates(group)
+	if err != nil || len(others) == 0 {
+		return false, err
+	}
+	var match *cache.Entry
+	err = f.parent().read(ctx, func(parent tree.FS) error {
+		for _, e := range others {
+			if ok, err := recheck(parent, e.Lookups); err != nil || ok {
+				match = e
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || match == nil {
+		return false, err
+	}
+	layer := ownLayer(match)
+	return true, f.save(f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0)
+}
+
+// recheck asks whether the look-ups that an operation made get the same answers in parent.
+func recheck(parent tree.FS, lookups []cache.Lookup) (bool, error) {
+	list := make([]fileop.Lookup, len(lookups))
+	for i, l := range lookups {
+		list[i] = fileop.Lookup(l)
+	}
+	return fileop.Recheck(parent, list), nil
+}
+
+// ownLayer is the layer that an entry's step made, emptyLayer when it changed nothing.
+func ownLayer(e *cache.Entry) digest.Digest {
+	for _, out := range e.Outputs {
+		for _, p := range out.Parts {
+			if p.Layer != "" {
+				return p.Layer
+			}
+		}
+	}
+	return emptyLayer
+}
+
+// output is the step's only output: its parent with one layer on top.
+func (f *fileStep) output(layer digest.Digest) cache.Output {
+	var parts []cache.Part
+	if f.shape.parent != int(pb.Empty) {
+		parts = append(parts, cache.Part{Input: f.shape.parent, Index: f.parent().index})
+	}
+	return cache.Output{Parts: append(parts, cache.Part{Layer: layer})}
+}
+
+// run makes the layer.
+func (f *fileStep) run(ctx context.Context) error {
+	started := time.Now()
+	layer := layerID(f.finalKey, f.n.b.nonce, 0)
+	res, err := f.apply(ctx, layer)
+	if errors.Is(err, fileop.ErrChanged) {
+		f.refresh()
+		return fmt.Errorf("%w: %w", errStale, err)
+	}
+	if err != nil {
+		return err
+	}
+	if !res.Changed {
+		layer = emptyLayer
+	}
+	lookups := make([]cache.Lookup, len(res.Lookups))
+	for i, l := range res.Lookups {
+		lookups[i] = cache.Lookup(l)
+	}
+	if err := f.save(f.finalKey, []cache.Output{f.output(layer)}, lookups, time.Since(started)); err != nil {
+		return err
+	}
+	group, err := f.withContent(ctx, f.own)
+	if err != nil {
+		return err
+	}
+	f.n.b.note(group.key())
+	return f.n.b.store.PutCandidate(group.key(), f.n.entry)
+}
+
+// apply runs the actions into a new layer and commits it under id unless they changed nothing.
+func (f *fileStep) apply(ctx context.Context, id digest.Digest) (fileop.Result, error) {
+	inputs := make([]input, len(f.n.inputs))
+	copy(inputs, f.n.inputs)
+	return f.n.b.makeLayer(ctx, id, f.n.step.Op.GetFile(), f.parent(), inputs)
+}
+
+// refresh forgets what was read from the build contexts that the step copies from.
+func (f *fileStep) refresh() {
+	for _, r := range f.reads {
+		if r.in.local() {
+			r.in.node.local.refresh()
+		}
+	}
+}

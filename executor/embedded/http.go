@@ -1,0 +1,249 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/cache"
+)
+
+// httpStep fetches one file with the host's network: ADD of a URL. With a checksum its result is known beforehand;
+// without one the server is asked at every build, and answers that nothing changed where it knows how to.
+type httpStep struct {
+	n        *node
+	url      string
+	checksum digest.Digest
+	filename string
+	perm     os.FileMode
+	uid, gid int
+}
+
+// newHTTP reads the attributes of an http source.
+func newHTTP(n *node, source *pb.SourceOp) (operation, error) {
+	attrs := source.GetAttrs()
+	h := &httpStep{n: n, url: source.GetIdentifier(), checksum: digest.Digest(attrs[pb.AttrHTTPChecksum]), perm: 0o600}
+	if h.checksum != "" {
+		if err := h.checksum.Validate(); err != nil {
+			return nil, fmt.Errorf("checksum %q of %s: %w", h.checksum, h.url, err)
+		}
+	}
+	u, err := url.Parse(h.url)
+	if err != nil {
+		return nil, err
+	}
+	if h.filename = path.Base(attrs[pb.AttrHTTPFilename]); attrs[pb.AttrHTTPFilename] == "" {
+		h.filename = path.Base(u.Path)
+	}
+	if h.filename == "." || h.filename == "/" || h.filename == ".." {
+		h.filename = "download"
+	}
+	if v := attrs[pb.AttrHTTPPerm]; v != "" {
+		perm, err := strconv.ParseUint(v, 0, 12)
+		if err != nil {
+			return nil, fmt.Errorf("mode %q of %s: %w", v, h.url, err)
+		}
+		h.perm = os.FileMode(perm) & os.ModePerm
+	}
+	for name, to := range map[string]*int{pb.AttrHTTPUID: &h.uid, pb.AttrHTTPGID: &h.gid} {
+		if v := attrs[name]; v != "" {
+			if *to, err = strconv.Atoi(v); err != nil {
+				return nil, fmt.Errorf("%s %q of %s: %w", name, v, h.url, err)
+			}
+		}
+	}
+	if attrs[pb.AttrHTTPAuthHeaderSecret] != "" || attrs[pb.AttrHTTPSignatureVerify] != "" {
+		return nil, &UnsupportedError{What: "ADD of a URL with credentials or a signature", Instead: "download the file into the context"}
+	}
+	return h, nil
+}
+
+// parts name the file by its content.
+func (h *httpStep) parts(content digest.Digest) parts {
+	p := newParts("http")
+	p.add("content", content.String())
+	p.add("file name", h.filename)
+	p.add("mode", fmt.Sprintf("%o", h.perm))
+	p.add("owner", fmt.Sprintf("%d:%d", h.uid, h.gid))
+	return p
+}
+
+// lookup finds a file whose checksum is given.
+func (h *httpStep) lookup(context.Context) (bool, error) {
+	if h.checksum == "" || h.n.forced() {
+		return false, nil
+	}
+	return h.serve(h.checksum)
+}
+
+// serve uses the file with this content when the store has it.
+func (h *httpStep) serve(content digest.Digest) (bool, error) {
+	e, err := h.n.b.store.Lookup(h.parts(content).key())
+	if err != nil || e == nil {
+		return false, err
+	}
+	return true, h.n.serve(e)
+}
+
+func (h *httpStep) claim(context.Context) (bool, func(), error) { return false, func() {}, nil }
+
+// lastAnswer is where the store remembers what a URL answered.
+func (h *httpStep) lastAnswer() digest.Digest {
+	return cache.KeyOf([]cache.Input{{Name: "answer of", Digest: h.url}})
+}
+
+// Names of what is remembered of an answer.
+const (
+	answerTag     = "etag"
+	answerContent = "content"
+)
+
+// run asks the server.
+func (h *httpStep) run(ctx context.Context) error {
+	h.n.result.Reason = "a URL without a checksum is asked at every build"
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url, nil)
+	if err != nil {
+		return err
+	}
+	tag, content := h.remembered()
+	if tag != "" {
+		req.Header.Set("If-None-Match", tag)
+	}
+	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("no byte for %s", stallLimit)) })
+	defer stall.Stop()
+	res, err := h.n.b.engine.http().Do(req)
+	if err != nil {
+		return h.fault(ctx, err)
+	}
+	defer res.Body.Close()
+	switch {
+	case res.StatusCode == http.StatusNotModified && content != "":
+		found, err := h.serve(content)
+		if err == nil && !found {
+			err = errors.New("the cached file is gone; build again")
+		}
+		return err
+	case res.StatusCode != http.StatusOK:
+		return h.n.stepError(fmt.Errorf("%s answers %s", h.url, res.Status), "check the URL")
+	}
+	got, err := h.keep(res, func() { stall.Reset(stallLimit) })
+	if err != nil {
+		return h.fault(ctx, err)
+	}
+	return h.remember(res.Header.Get("ETag"), got)
+}
+
+// stallLimit is how long a transfer may rest without a byte.
+const stallLimit = 30 * time.Second
+
+// fault prefers the reason why the transfer was ended.
+func (h *httpStep) fault(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	return fmt.Errorf("fetch %s: %w", h.url, err)
+}
+
+// keep makes a layer of the body.
+func (h *httpStep) keep(res *http.Response, alive func()) (content digest.Digest, err error) {
+	store := h.n.b.store
+	draft, err := store.NewLayer()
+	if err != nil {
+		return "", err
+	}
+	size, content, err := h.save(res, filepath.Join(draft.FS, h.filename), alive)
+	if err == nil && h.checksum != "" && content != h.checksum {
+		err = h.n.stepError(fmt.Errorf("%s has the checksum %s, not %s", h.url, content, h.checksum), "")
+	}
+	if err != nil {
+		return "", errors.Join(err, draft.Discard())
+	}
+	p := h.parts(content)
+	id := layerID(p.key(), "", 0)
+	if err := draft.Commit(id, cache.LayerMeta{Size: size, Files: 1}); err != nil {
+		return "", err
+	}
+	e := &cache.Entry{
+		ID: p.key(), Key: p.key(), Step: h.n.step.Digest, Name: h.n.step.Name, Inputs: p, Created: time.Now().UTC(),
+		Outputs: []cache.Output{{Parts: []cache.Part{{Layer: id}}}},
+	}
+	if err := store.Put(e); err != nil {
+		return "", err
+	}
+	return content, h.n.serve(e)
+}
+
+// save writes the body to a file with the wanted mode, owner and the server's time.
+func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64, content digest.Digest, err error) {
+	file, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, "", err
+	}
+	hash := digest.SHA256.Digester()
+	body := &counter{r: res.Body, report: func(int64) { alive() }}
+	size, err = io.Copy(io.MultiWriter(file, hash.Hash()), body)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return 0, "", err
+	}
+	if err := errors.Join(os.Lchown(to, h.uid, h.gid), os.Chmod(to, h.perm)); err != nil {
+		return 0, "", err
+	}
+	if at, err := http.ParseTime(res.Header.Get("Last-Modified")); err == nil {
+		_ = os.Chtimes(to, at, at)
+	}
+	return size, hash.Digest(), nil
+}
+
+// remembered is what the URL answered last.
+func (h *httpStep) remembered() (tag string, content digest.Digest) {
+	e, err := h.n.b.store.Lookup(h.lastAnswer())
+	if err != nil || e == nil {
+		return "", ""
+	}
+	for _, l := range e.Lookups {
+		switch l.Path {
+		case answerTag:
+			tag = l.Answer
+		case answerContent:
+			content = digest.Digest(l.Answer)
+		}
+	}
+	if found, err := h.n.b.store.Lookup(h.parts(content).key()); err != nil || found == nil {
+		return "", ""
+	}
+	return tag, content
+}
+
+// remember notes the answer for the next build.
+func (h *httpStep) remember(tag string, content digest.Digest) error {
+	if tag == "" || strings.HasPrefix(tag, "W/") {
+		return nil
+	}
+	key := h.lastAnswer()
+	return h.n.b.store.Put(&cache.Entry{
+		ID: key, Key: key, Name: h.url, Created: time.Now().UTC(),
+		Lookups: []cache.Lookup{{Path: answerTag, Answer: tag}, {Path: answerContent, Answer: content.String()}},
+	})
+}
+
+// http is the client for ADD of a URL.
+func (e *Engine) http() *http.Client {
+	if e.opts.HTTP != nil {
+		return e.opts.HTTP
+	}
+	return http.DefaultClient
+}

@@ -1,0 +1,153 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+	"github.com/bakebuild/bake/planner"
+)
+
+// imageLayers are the layers of an image, bottom first; nil stands for a step that changed nothing. Layers of our own
+// are packed when they are not yet; those of a base stay as they are unless another form is forced.
+func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing) ([]v1.Layer, error) {
+	c, err := b.of(image.Root).chain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.layers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]v1.Layer, len(all))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(cap(b.transfers))
+	for i, l := range all {
+		switch {
+		case l.base != nil && !p.form.Force:
+			out[i] = &baseBlob{ctx: ctx, layer: l.base}
+		case l.id != emptyLayer:
+			g.Go(func() (err error) {
+				out[i], err = b.packedLayer(gctx, l, p)
+				return err
+			})
+		}
+	}
+	return out, g.Wait()
+}
+
+// packedLayer packs a layer, or finds it packed.
+func (b *build) packedLayer(ctx context.Context, l layer, p packing) (v1.Layer, error) {
+	pack := b.pack
+	if l.base != nil {
+		pack = b.repack
+	}
+	got, err := pack(ctx, l, p)
+	if err != nil {
+		return nil, err
+	}
+	return &storedBlob{b.store, got}, nil
+}
+
+// repack gives a base layer in another compression; its tar keeps its bytes.
+func (b *build) repack(ctx context.Context, l layer, p packing) (cache.Packed, error) {
+	name := p.compression().String() + ", of a base"
+	v, err := b.onceValue(ctx, "repack "+l.id.String()+" "+name, func() (any, error) {
+		if found, ok := b.packed(l.id, name); ok {
+			return found, nil
+		}
+		var out cache.Packed
+		err := l.base.stream(ctx, func(ctx context.Context, r io.Reader, _ func()) error {
+			w, err := b.store.NewBlob()
+			if err != nil {
+				return err
+			}
+			got, err := layers.Recompress(ctx, r, p.compression(), w)
+			if err == nil && got.DiffID != l.id {
+				err = fmt.Errorf("its content has the digest %s and the image's config says %s", got.DiffID, l.id)
+			}
+			if err != nil {
+				_ = w.Discard()
+				return err
+			}
+			out = cache.Packed{Form: name, DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}
+			_, _, err = w.Commit(got.Digest, got.Size)
+			return err
+		})
+		if err != nil {
+			return out, err
+		}
+		return out, b.store.AddPacked(l.id, out)
+	})
+	if err != nil {
+		return cache.Packed{}, fmt.Errorf("pack layer %s: %w", l.id, err)
+	}
+	return v.(cache.Packed), nil
+}
+
+// storedBlob is a layer whose blob is in the store.
+type storedBlob struct {
+	store *cache.Store
+	p     cache.Packed
+}
+
+// Digest, DiffID, Size, MediaType, Compressed and Uncompressed make a v1.Layer of it.
+func (s *storedBlob) Digest() (v1.Hash, error) { return hashOf(s.p.Digest) }
+
+// DiffID is the digest of the tar.
+func (s *storedBlob) DiffID() (v1.Hash, error) { return hashOf(s.p.DiffID) }
+
+// Size is the blob's, in bytes.
+func (s *storedBlob) Size() (int64, error) { return s.p.Size, nil }
+
+// MediaType is the OCI one.
+func (s *storedBlob) MediaType() (types.MediaType, error) { return types.MediaType(s.p.MediaType), nil }
+
+// Compressed opens the blob.
+func (s *storedBlob) Compressed() (io.ReadCloser, error) {
+	return os.Open(s.store.BlobPath(s.p.Digest))
+}
+
+// Uncompressed opens the tar.
+func (s *storedBlob) Uncompressed() (io.ReadCloser, error) { return uncompressed(s.Compressed()) }
+
+// baseBlob is a layer of a base. Its blob is fetched when its bytes are asked for.
+type baseBlob struct {
+	ctx   context.Context // of the export that the layer is part of
+	layer *baseLayer
+}
+
+// Digest, DiffID, Size, MediaType, Compressed and Uncompressed make a v1.Layer of it.
+func (l *baseBlob) Digest() (v1.Hash, error) { return hashOf(l.layer.desc.Digest) }
+
+// DiffID is the digest of the tar.
+func (l *baseBlob) DiffID() (v1.Hash, error) { return hashOf(l.layer.DiffID) }
+
+// Size is the blob's, in bytes.
+func (l *baseBlob) Size() (int64, error) { return l.layer.desc.Size, nil }
+
+// MediaType is the one that its registry gives.
+func (l *baseBlob) MediaType() (types.MediaType, error) {
+	return types.MediaType(l.layer.desc.MediaType), nil
+}
+
+// Compressed opens the blob.
+func (l *baseBlob) Compressed() (io.ReadCloser, error) {
+	if err := l.layer.fetch(l.ctx); err != nil {
+		return nil, err
+	}
+	return os.Open(l.layer.base.n.b.store.BlobPath(l.layer.desc.Digest))
+}
+
+// Uncompressed opens the tar.
+func (l *baseBlob) Uncompressed() (io.ReadCloser, error) { return uncompressed(l.Compressed()) }
+
+func hashOf(d digest.Digest) (v1.Hash, error) { return v1.NewHash(d.String()) }

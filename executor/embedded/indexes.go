@@ -1,0 +1,54 @@
+package embedded
+
+import (
+	"os"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// indexForm marks the path index of a base layer among the layer's packed forms. It is a blob like the others, so that
+// the cache counts and collects it.
+const indexForm = "index"
+
+// maxIndexBlob bounds the index of one layer, in bytes.
+const maxIndexBlob = 1 << 30
+
+// saveIndex keeps the path index of a layer.
+func saveIndex(store *cache.Store, diffID digest.Digest, x *tree.Index) error {
+	raw, err := x.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	if err := putBlob(store, raw); err != nil {
+		return err
+	}
+	return store.AddPacked(diffID, cache.Packed{
+		Form: indexForm, DiffID: diffID, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
+	})
+}
+
+// loadIndex finds the path index of a layer; nil when it is missing or damaged.
+func loadIndex(store *cache.Store, diffID digest.Digest) *tree.Index {
+	meta, ok := store.LayerMeta(diffID)
+	if !ok {
+		return nil
+	}
+	for _, p := range meta.Packed {
+		if p.Form != indexForm || p.Size > maxIndexBlob || !store.HasBlob(p.Digest, p.Size) {
+			continue
+		}
+		raw, err := os.ReadFile(store.BlobPath(p.Digest))
+		if err != nil || digest.FromBytes(raw) != p.Digest {
+			return nil
+		}
+		x := new(tree.Index)
+		if x.UnmarshalBinary(raw) != nil {
+			return nil
+		}
+		return x
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// keyed is the part that file and exec operations share: their keys, and finding and storing their entries.
+//
+// A step has up to three keys. The quick key holds the ids of the entries that served its inputs, and content digests
+// of what it reads from build contexts: it is known without opening a layer. The final key holds content digests in
+// place of the ids of the inputs that the step only reads from, so that a rebuilt input with the same files is a hit;
+// entries are stored under it, and the quick key becomes an alias. The group key of a file operation is the final key
+// without the parent: operations with one group key make the same layer wherever their look-ups get the same answers.
+type keyed struct {
+	n *node
+	// own is the canonical op.
+	own parts
+	// whole are the inputs of which everything counts, first of all the parent.
+	whole []wholeInput
+	// reads are the selections that the step reads.
+	reads []readInput
+
+	quickKey, finalKey digest.Digest
+	final              parts
+}
+
+// wholeInput is an input that enters the keys with its id.
+type wholeInput struct {
+	name string
+	in   input
+}
+
+// readInput is an input of which only the selected files enter the final key.
+type readInput struct {
+	name string // of the key part
+	what string // the files as the Dockerfile names them, for errors
+	in   input
+	sel  tree.Selection
+}
+
+// quick computes the quick parts.
+func (k *keyed) quick(ctx context.Context) (parts, error) {
+	p, err := k.withWhole(ctx, k.own)
+	if err != nil {
+		return nil, err
+	}
+	return k.withReads(p, func(r readInput) (string, string, error) {
+		if r.in.local() || r.in.scratch() {
+			d, err := r.in.selection(ctx, r.sel)
+			return "content of ", d.String(), err
+		}
+		id, err := r.in.id(ctx)
+		return "step of ", id, err
+	})
+}
+
+// withContent adds the content digests of all reads to p.
+func (k *keyed) withContent(ctx context.Context, p parts) (parts, error) {
+	return k.withReads(p, func(r readInput) (string, string, error) {
+		d, err := r.in.selection(ctx, r.sel)
+		return "content of ", d.String(), err
+	})
+}
+
+func (k *keyed) withWhole(ctx context.Context, p parts) (parts, error) {
+	for _, w := range k.whole {
+		id, err := w.in.id(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", w.name, err)
+		}
+		p = p.with(parts{{Name: w.name, Digest: id}})
+	}
+	return p, nil
+}
+
+func (k *keyed) withReads(p parts, value func(readInput) (prefix, value string, err error)) (parts, error) {
+	for _, r := range k.reads {
+		prefix, v, err := value(r)
+		if err != nil {
+			return nil, k.n.sourceError(r, err)
+		}
+		p = p.with(parts{{Name: prefix + r.name, Digest: v}})
+	}
+	return p, nil
+}
+
+// lookup computes the quick key and looks it up.
+func (k *keyed) lookup(ctx context.Context) (bool, error) {
+	p, err := k.quick(ctx)
+	if err != nil {
+		return false, err
+	}
+	k.quickKey = p.key()
+	k.n.result.Key = k.quickKey
+	return k.find(k.quickKey)
+}
+
+// find serves the step from the entry under key, if there is one that may be used.
+func (k *keyed) find(key digest.Digest) (bool, error) {
+	if k.n.forced() && !k.n.b.made(key) {
+		return false, nil
+	}
+	e, err := k.n.b.store.Lookup(key)
+	if err != nil || e == nil {
+		return false, err
+	}
+	return true, k.n.serve(e)
+}
+
+// finalize computes the final key and looks it up, which may read content of inputs.
+func (k *keyed) finalize(ctx context.Context) (bool, error) {
+	p, err := k.withWhole(ctx, k.own)
+	if err != nil {
+		return false, err
+	}
+	if k.final, err = k.withContent(ctx, p); err != nil {
+		return false, err
+	}
+	k.finalKey = k.final.key()
+	k.n.result.Key = k.finalKey
+	if k.finalKey == k.quickKey {
+		return false, nil
+	}
+	return k.findFinal()
+}
+
+// claimFinal is claim for steps without a group: the final key is looked up, locked and looked up again.
+func (k *keyed) claimFinal(ctx context.Context) (bool, func(), error) {
+	if found, err := k.finalize(ctx); err != nil || found {
+		return found, nil, err
+	}
+	unlock, err := k.n.b.store.Lock(ctx, k.finalKey)
+	if err != nil {
+		return false, nil, err
+	}
+	if found, err := k.findFinal(); err != nil || found {
+		unlock()
+		return found, nil, err
+	}
+	return false, unlock, nil
+}
+
+// findFinal looks for the final key and makes the quick key lead to what it finds.
+func (k *keyed) findFinal() (bool, error) {
+	found, err := k.find(k.finalKey)
+	if err != nil || !found {
+		return false, err
+	}
+	return true, k.alias()
+}
+
+func (k *keyed) alias() error {
+	if k.finalKey == k.quickKey || k.n.b.dry {
+		return nil
+	}
+	return k.n.b.store.Alias(k.quickKey, k.finalKey)
+}
+
+// save stores what the step made and serves it. id is what users' keys will hold.
+func (k *keyed) save(id digest.Digest, outputs []cache.Output, lookups []cache.Lookup, took time.Duration) error {
+	e := &cache.Entry{
+		ID: id, Key: k.finalKey, Step: k.n.step.Digest, Name: k.n.step.Name, Inputs: k.final,
+		Outputs: outputs, Lookups: lookups, Seconds: took.Seconds(), Created: time.Now().UTC(),
+	}
+	if k.n.b.dry {
+		return k.n.serve(e)
+	}
+	store := k.n.b.store
+	if err := store.Put(e); err != nil {
+		return err
+	}
+	if err := k.alias(); err != nil {
+		return err
+	}
+	// The newest entry of a definition is what a later miss is compared with.
+	if err := store.Alias(latestKey(k.n.step.Digest), e.Key); err != nil {
+		return err
+	}
+	k.n.b.note(e.Key, k.quickKey)
+	return k.n.serve(e)
+}
+
+// latestKey is where the newest entry of a step definition is found.
+func latestKey(step digest.Digest) digest.Digest {
+	return cache.KeyOf([]cache.Input{{Name: "latest of", Digest: step.String()}})
+}
+
+// maxReasons bounds the changed parts that a reason lists.
+const maxReasons = 3
+
+// reason says why the step runs, by comparing its key parts with the newest entry of the same definition.
+func (k *keyed) reason() string {
+	if k.n.forced() {
+		return "no-cache asked for it"
+	}
+	old, err := k.n.b.store.Lookup(latestKey(k.n.step.Digest))
+	if err != nil || old == nil {
+		return "nothing in the cache has this definition"
+	}
+	changed := differing(old.Inputs, k.final)
+	if len(changed) == 0 {
+		return "its cached layers are gone"
+	}
+	text := strings.Join(changed[:min(len(changed), maxReasons)], ", ")
+	if more := len(changed) - maxReasons; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text + " changed"
+}
+
+// differing names the parts of b that a does not have with the same value, and the other way round.
+func differing(a, b []cache.Input) []string {
+	in := func(list []cache.Input, p cache.Input) bool {
+		for _, q := range list {
+			if q == p {
+				return true
+			}
+		}
+		return false
+	}
+	var names []string
+	seen := map[string]bool{}
+	collect := func(from, other []cache.Input) {
+		for _, p := range from {
+			if !in(other, p) && !seen[p.Name] {
+				seen[p.Name] = true
+				names = append(names, p.Name)
+			}
+		}
+	}
+	collect(b, a)
+	collect(a, b)
+	return names
+}

@@ -1,0 +1,125 @@
+package embedded
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// execParts is the canonical form of an exec op without its inputs. Proxy settings, the cgroup, the resources and
+// where a cache mount keeps its files are not in it: none of them may change what a step makes.
+func execParts(op *pb.Op) parts {
+	exec := op.GetExec()
+	meta := exec.GetMeta()
+	p := newParts("exec")
+	p.add("platform", platformString(op.GetPlatform()))
+	p.hash("command", []byte(strings.Join(meta.GetArgs(), "\x00")))
+	p.add("working directory", meta.GetCwd())
+	p.add("user", meta.GetUser())
+	p.add("host name", meta.GetHostname())
+	for _, env := range meta.GetEnv() {
+		name, value, _ := strings.Cut(env, "=")
+		p.hash("env "+name, []byte(value))
+	}
+	for _, h := range meta.GetExtraHosts() {
+		p.add("extra host "+h.GetHost(), h.GetIP())
+	}
+	for _, u := range meta.GetUlimit() {
+		p.add("ulimit "+u.GetName(), fmt.Sprintf("%d:%d", u.GetSoft(), u.GetHard()))
+	}
+	p.flag("mount stubs removed with all parents", meta.GetRemoveMountStubsRecursive())
+	for _, code := range meta.GetValidExitCodes() {
+		p.add("valid exit code", strconv.Itoa(int(code)))
+	}
+	if exec.GetNetwork() != pb.NetMode_UNSET {
+		p.add("network", exec.GetNetwork().String())
+	}
+	if exec.GetSecurity() != pb.SecurityMode_SANDBOX {
+		p.add("security", exec.GetSecurity().String())
+	}
+	for _, s := range exec.GetSecretenv() {
+		p.add("secret env "+s.GetName(), fmt.Sprintf("id=%q optional=%t", s.GetID(), s.GetOptional()))
+	}
+	for _, d := range exec.GetCdiDevices() {
+		p.add("device "+d.GetName(), strconv.FormatBool(d.GetOptional()))
+	}
+	for _, m := range exec.GetMounts() {
+		p.add("mount "+m.GetDest(), mountString(m))
+	}
+	return p
+}
+
+// mountString is the canonical form of a mount. What stands behind its input is a part of its own.
+func mountString(m *pb.Mount) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s readonly=%t output=%d", m.GetMountType(), m.GetReadonly(), m.GetOutput())
+	switch m.GetMountType() {
+	case pb.MountType_BIND:
+		fmt.Fprintf(&b, " source=%q", m.GetSelector())
+	case pb.MountType_CACHE:
+		fmt.Fprintf(&b, " source=%q", m.GetSelector())
+	case pb.MountType_TMPFS:
+		fmt.Fprintf(&b, " size=%d", m.GetTmpfsOpt().GetSize())
+	case pb.MountType_SECRET:
+		o := m.GetSecretOpt()
+		fmt.Fprintf(&b, " id=%q owner=%d:%d mode=%o optional=%t", o.GetID(), o.GetUid(), o.GetGid(), o.GetMode(), o.GetOptional())
+	case pb.MountType_SSH:
+		o := m.GetSSHOpt()
+		fmt.Fprintf(&b, " id=%q owner=%d:%d mode=%o optional=%t", o.GetID(), o.GetUid(), o.GetGid(), o.GetMode(), o.GetOptional())
+	}
+	return b.String()
+}
+
+// platformString is os/architecture[/variant], with the version of the operating system where one is given.
+func platformString(p *pb.Platform) string {
+	if p == nil {
+		return ""
+	}
+	s := p.GetOS() + "/" + p.GetArchitecture()
+	if p.GetVariant() != "" {
+		s += "/" + p.GetVariant()
+	}
+	if p.GetOSVersion() != "" {
+		s += "@" + p.GetOSVersion()
+	}
+	return s
+}
+
+// checkExec refuses an exec op that cannot be executed, whatever made it.
+func checkExec(op *pb.Op) error {
+	exec := op.GetExec()
+	if len(exec.GetMeta().GetArgs()) == 0 {
+		return fmt.Errorf("the step has no command")
+	}
+	roots := 0
+	for _, m := range exec.GetMounts() {
+		if m.GetInput() < int64(pb.Empty) || m.GetInput() >= int64(len(op.GetInputs())) {
+			return fmt.Errorf("mount %s names input %d of %d", m.GetDest(), m.GetInput(), len(op.GetInputs()))
+		}
+		if m.GetDest() == pb.RootMount {
+			roots++
+		}
+	}
+	if roots != 1 {
+		return fmt.Errorf("the step has %d root mounts, not one", roots)
+	}
+	switch exec.GetSecurity() {
+	case pb.SecurityMode_SANDBOX, pb.SecurityMode_INSECURE:
+	default:
+		return fmt.Errorf("unknown security mode %d", exec.GetSecurity())
+	}
+	switch exec.GetNetwork() {
+	case pb.NetMode_UNSET, pb.NetMode_NONE, pb.NetMode_HOST:
+		return nil
+	}
+	return fmt.Errorf("unknown network mode %d", exec.GetNetwork())
+}
+
+// layerID names a layer that a step is about to make. It is drawn anew for every run, because a step that runs again
+// need not make the same files; what the layer holds is said by its diff id once it is packed.
+func layerID(key digest.Digest, nonce string, output int) digest.Digest {
+	return digest.FromString(fmt.Sprintf("layer\x00%s\x00%s\x00%d", key, nonce, output))
+}

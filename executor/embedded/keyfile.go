@@ -1,0 +1,116 @@
+package embedded
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/moby/buildkit/solver/pb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/bakebuild/bake/executor/embedded/fileop"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// fileRead is one selection of files that a step reads from an input that it does not change.
+type fileRead struct {
+	input int
+	sel   tree.Selection
+	// what names the files for people: "COPY source src".
+	what string
+}
+
+// fileShape is what a file op changes and what it reads.
+type fileShape struct {
+	// parent is the op input that the actions change, pb.Empty for scratch.
+	parent int
+	reads  []fileRead
+	// canonical holds the actions without their inputs.
+	canonical parts
+}
+
+// shapeOf checks a file op and takes it apart. All actions must be one chain on one parent, with one output, which is
+// all that the Dockerfile front end makes.
+func shapeOf(op *pb.Op) (fileShape, error) {
+	actions := op.GetFile().GetActions()
+	if len(actions) == 0 {
+		return fileShape{}, fmt.Errorf("the file operation has no actions")
+	}
+	n := int64(len(op.GetInputs()))
+	shape := fileShape{parent: int(actions[0].GetInput()), canonical: newParts("file")}
+	if shape.parent < int(pb.Empty) || int64(shape.parent) >= n {
+		return fileShape{}, fmt.Errorf("a file action names input %d of %d", shape.parent, n)
+	}
+	for i, a := range actions {
+		last := i == len(actions)-1
+		if i > 0 && a.GetInput() != n+int64(i)-1 || (a.GetOutput() == 0) != last {
+			return fileShape{}, fmt.Errorf("a file operation with several parents or outputs cannot be executed")
+		}
+		if c := a.GetCopy(); c != nil {
+			in := a.GetSecondaryInput()
+			if in < int64(pb.Empty) || in >= n {
+				return fileShape{}, fmt.Errorf("a copy names input %d of %d", in, n)
+			}
+			shape.reads = append(shape.reads, fileRead{input: int(in), sel: fileop.SelectionOf(c), what: c.GetSrc()})
+		}
+		body, err := shape.canonicalAction(a)
+		if err != nil {
+			return fileShape{}, err
+		}
+		shape.canonical.hash("action "+strconv.Itoa(i+1)+" "+actionName(a), body)
+	}
+	return shape, nil
+}
+
+// canonicalAction is an action's bytes without the indices of its inputs.
+func (s *fileShape) canonicalAction(a *pb.FileAction) ([]byte, error) {
+	c := a.CloneVT()
+	c.Input, c.SecondaryInput, c.Output = 0, 0, 0
+	for _, u := range owners(c) {
+		name := u.GetByName()
+		if name == nil {
+			continue
+		}
+		if in := int(name.GetInput()); in != s.parent && in != int(a.GetInput()) {
+			return nil, fmt.Errorf("an owner's name is looked up in input %d, which is not the parent", in)
+		}
+		name.Input = 0
+	}
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode file action: %w", err)
+	}
+	return body, nil
+}
+
+// owners are the user and group of an action, where it names any.
+func owners(a *pb.FileAction) []*pb.UserOpt {
+	var o *pb.ChownOpt
+	switch {
+	case a.GetCopy() != nil:
+		o = a.GetCopy().GetOwner()
+	case a.GetMkdir() != nil:
+		o = a.GetMkdir().GetOwner()
+	case a.GetMkfile() != nil:
+		o = a.GetMkfile().GetOwner()
+	case a.GetSymlink() != nil:
+		o = a.GetSymlink().GetOwner()
+	}
+	return []*pb.UserOpt{o.GetUser(), o.GetGroup()}
+}
+
+// actionName is a short form of an action for the names of key parts.
+func actionName(a *pb.FileAction) string {
+	switch {
+	case a.GetCopy() != nil:
+		return "copy to " + a.GetCopy().GetDest()
+	case a.GetMkdir() != nil:
+		return "mkdir " + a.GetMkdir().GetPath()
+	case a.GetMkfile() != nil:
+		return "mkfile " + a.GetMkfile().GetPath()
+	case a.GetSymlink() != nil:
+		return "symlink " + a.GetSymlink().GetNewpath()
+	case a.GetRm() != nil:
+		return "rm " + a.GetRm().GetPath()
+	}
+	return "unknown"
+}

@@ -1,0 +1,188 @@
+package embedded
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/fileop"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// localPrefix starts the identifier of a build context's source op.
+const localPrefix = "local://"
+
+// localSource is a build context, read in place. It has no entry of its own: its readers key on what they select.
+type localSource struct {
+	n        *node
+	dir      string
+	excludes []string
+
+	mu sync.Mutex
+	// files is nil until something is read, and again after refresh.
+	files   *tree.Local
+	digests map[string]digest.Digest
+}
+
+// newLocal finds the directory of a local source.
+func newLocal(n *node, source *pb.SourceOp) (operation, error) {
+	name := strings.TrimPrefix(source.GetIdentifier(), localPrefix)
+	local, ok := n.b.graph.Locals[name]
+	if !ok {
+		return nil, fmt.Errorf("the graph says nothing about build context %q", name)
+	}
+	l := &localSource{n: n, dir: local.Dir, digests: map[string]digest.Digest{}}
+	if list := source.GetAttrs()[pb.AttrExcludePatterns]; list != "" {
+		if err := json.Unmarshal([]byte(list), &l.excludes); err != nil {
+			return nil, fmt.Errorf("excluded patterns of build context %q: %w", name, err)
+		}
+	}
+	n.local = l
+	return l, nil
+}
+
+// lookup, claim and run do nothing: a context is read when a step that reads from it needs that.
+func (l *localSource) lookup(context.Context) (bool, error) {
+	l.n.result.Status = executor.StatusNotAsked
+	return true, nil
+}
+func (l *localSource) claim(context.Context) (bool, func(), error) { return true, nil, nil }
+func (l *localSource) run(context.Context) error                   { return nil }
+
+// open scans the context's directory, once until refresh.
+func (l *localSource) open(ctx context.Context) (*tree.Local, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.files != nil {
+		return l.files, nil
+	}
+	stat, err := l.n.b.stats.of(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	files, err := tree.OpenLocal(ctx, l.dir, l.excludes, stat)
+	if err != nil {
+		return nil, fmt.Errorf("build context: %w", err)
+	}
+	l.files = files
+	return files, nil
+}
+
+// refresh forgets what was read, so that files which changed are read again.
+func (l *localSource) refresh() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.files = nil
+	clear(l.digests)
+}
+
+// read calls f with the context's files.
+func (l *localSource) read(ctx context.Context, f func(tree.FS) error) error {
+	files, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	return f(files)
+}
+
+// digest is the content digest of a selection; each is computed once.
+func (l *localSource) digest(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
+	files, err := l.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	name := selectionName(0, sel)
+	l.mu.Lock()
+	d, ok := l.digests[name]
+	l.mu.Unlock()
+	if ok {
+		return d, nil
+	}
+	if d, err = tree.SelectionDigest(ctx, files, sel); err != nil {
+		return "", err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.files == files {
+		l.digests[name] = d
+	}
+	return d, nil
+}
+
+// snapshot is a layer that holds the selected files of the context, at its root.
+func (l *localSource) snapshot(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
+	return l.copyOut(ctx, sel, "/")
+}
+
+// copyOut makes the layer that holds the selected files under dest, unless it is there already: it is named by its
+// content.
+func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest string) (digest.Digest, error) {
+	content, err := l.digest(ctx, sel)
+	if err != nil {
+		return "", err
+	}
+	id := cache.KeyOf([]cache.Input{{Name: "context", Digest: content.String()}, {Name: "at", Digest: dest}})
+	if _, ok := l.n.b.store.LayerDir(id); ok {
+		return id, nil
+	}
+	unlock, err := l.n.b.store.Lock(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, ok := l.n.b.store.LayerDir(id); ok {
+		return id, nil
+	}
+	res, err := l.n.b.makeLayer(ctx, id, copyOp(sel, dest), input{}, []input{{node: l.n}})
+	if errors.Is(err, fileop.ErrChanged) {
+		l.refresh()
+		return "", fmt.Errorf("%w: %w", errStale, err)
+	}
+	if err == nil && !res.Changed {
+		id = emptyLayer
+	}
+	return id, err
+}
+
+// statIndexes are the stat indices of the run, one for each directory that is a context.
+type statIndexes struct {
+	dir  string // where they are kept
+	mu   sync.Mutex
+	open map[string]*tree.StatIndex
+}
+
+// of opens the index of a context's directory.
+func (s *statIndexes) of(dir string) (*tree.StatIndex, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x, ok := s.open[dir]; ok {
+		return x, nil
+	}
+	x, err := tree.OpenStatIndex(filepath.Join(s.dir, digest.FromString(dir).Encoded()))
+	if err != nil {
+		return nil, err
+	}
+	if s.open == nil {
+		s.open = map[string]*tree.StatIndex{}
+	}
+	s.open[dir] = x
+	return x, nil
+}
+
+// save writes the indices back. They only save time, so that an error is no reason to fail a build.
+func (s *statIndexes) save() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.open {
+		_ = x.Save()
+	}
+}

@@ -1,0 +1,69 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/embedded/fileop"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// makeLayer runs a file op on parent and commits what it made as layer id, or as the empty layer when it changed
+// nothing.
+func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, parent input, inputs []input) (fileop.Result, error) {
+	var res fileop.Result
+	err := parent.read(ctx, func(parentFS tree.FS) error {
+		return readAll(ctx, inputs, nil, func(files []tree.FS) error {
+			draft, err := b.store.NewLayer()
+			if err != nil {
+				return err
+			}
+			res, err = fileop.Apply(ctx, fileop.Request{Op: op, Inputs: files, Parent: parentFS, Upper: draft.FS, UserXattr: b.userXattr})
+			if err != nil {
+				return errors.Join(err, draft.Discard())
+			}
+			size, err := measure(draft.FS)
+			if err != nil {
+				return errors.Join(err, draft.Discard())
+			}
+			if !res.Changed {
+				id = emptyLayer
+			}
+			return draft.Commit(id, size)
+		})
+	})
+	return res, err
+}
+
+// readAll opens all inputs, one inside the other, and calls f with their files by index.
+func readAll(ctx context.Context, inputs []input, opened []tree.FS, f func([]tree.FS) error) error {
+	if len(inputs) == len(opened) {
+		return f(opened)
+	}
+	return inputs[len(opened)].read(ctx, func(files tree.FS) error {
+		return readAll(ctx, inputs, append(opened[:len(opened):len(opened)], files), f)
+	})
+}
+
+// copyOp is a file op that copies a selection of its only input to dest, owners kept as the input shows them.
+func copyOp(sel tree.Selection, dest string) *pb.FileOp {
+	return &pb.FileOp{Actions: []*pb.FileAction{{Input: int64(pb.Empty), Action: &pb.FileAction_Copy{
+		Copy: &pb.FileActionCopy{
+			Src: sel.Src, Dest: dest, Mode: -1, Timestamp: -1,
+			FollowSymlink: sel.Follow, DirCopyContents: sel.DirContents, CreateDestPath: true,
+		},
+	}}}}
+}
+
+// copyTo copies a selection of an input into an empty directory outside of layers.
+func (b *build) copyTo(ctx context.Context, in input, sel tree.Selection, dir string) error {
+	return in.read(ctx, func(files tree.FS) error {
+		_, err := fileop.Apply(ctx, fileop.Request{
+			Op: copyOp(sel, "/"), Inputs: []tree.FS{files}, Parent: tree.NewView(nil), Upper: dir, UserXattr: b.userXattr,
+		})
+		return err
+	})
+}

@@ -1,0 +1,203 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/planner"
+)
+
+// operation is the work behind one step: the scheduler's worker, for one kind of op.
+type operation interface {
+	lookup(ctx context.Context) (found bool, err error)
+	claim(ctx context.Context) (found bool, release func(), err error)
+	run(ctx context.Context) error
+}
+
+// node is one step in one run. What its operation writes is written before the users of the step start.
+type node struct {
+	b     *build
+	index int
+	step  *planner.Step
+	op    operation
+	// inputs are the step's inputs by op input index.
+	inputs []input
+
+	// id is what keys of users hold: the id of the entry that served the step.
+	id digest.Digest
+	// outputs are the file systems that the step made, by output index. A local source has none.
+	outputs []*chain
+	// local is set for a local source only.
+	local *localSource
+
+	// unknown says, in a preview, that the step must run before its id is known.
+	unknown bool
+
+	mu sync.Mutex
+	// active counts what goes on for a source, see begin.
+	active int
+	// entry is the stored entry, nil for steps that are not stored; its Selections grow under mu.
+	entry  *cache.Entry
+	result executor.StepResult
+}
+
+// input is one output of a step as its users see it. The zero input is scratch.
+type input struct {
+	node  *node
+	index int
+}
+
+// scratch says that there is no step behind the input.
+func (in input) scratch() bool { return in.node == nil }
+
+// local says whether the input is a build context, which has no entry of its own.
+func (in input) local() bool { return in.node != nil && in.node.local != nil }
+
+// id is what stands for the input in a key, when all of it counts.
+func (in input) id(ctx context.Context) (string, error) {
+	switch {
+	case in.scratch():
+		return "scratch", nil
+	case in.local():
+		d, err := in.node.local.digest(ctx, everything)
+		return d.String(), err
+	case in.index == 0:
+		return in.node.id.String(), nil
+	}
+	return fmt.Sprintf("%s:%d", in.node.id, in.index), nil
+}
+
+// chain is the input's file system as layers. Of a build context it is a snapshot, made now when there is none.
+func (in input) chain(ctx context.Context) (*chain, error) {
+	if in.scratch() {
+		return nil, nil
+	}
+	if in.local() {
+		id, err := in.node.local.snapshot(ctx, everything)
+		if err != nil {
+			return nil, err
+		}
+		return (*chain)(nil).push(id, false), nil
+	}
+	if in.index < 0 || in.index >= len(in.node.outputs) {
+		return nil, fmt.Errorf("step %s, output %d: %w", in.node.step.Name, in.index, errNoChain)
+	}
+	return in.node.outputs[in.index], nil
+}
+
+// errNoChain says that a step made no such output, or, in a preview, that it has not run.
+var errNoChain = errors.New("there is no such file system")
+
+// read calls f with the input's files. Layers that are known only by their index are unpacked when f turns out to
+// need their content, and f is called again from the beginning.
+func (in input) read(ctx context.Context, f func(tree.FS) error) error {
+	if in.scratch() {
+		return f(tree.NewView(nil))
+	}
+	if in.local() {
+		return in.node.local.read(ctx, f)
+	}
+	c, err := in.chain(ctx)
+	if err != nil {
+		return err
+	}
+	return in.node.b.view(ctx, c, f)
+}
+
+// selection is the content digest of the files that sel reads from the input. It is kept with the entry, so that it
+// is computed once for all builds.
+func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
+	if in.local() {
+		return in.node.local.digest(ctx, sel)
+	}
+	if in.scratch() {
+		return tree.SelectionDigest(ctx, tree.NewView(nil), sel)
+	}
+	name := selectionName(in.index, sel)
+	if d, ok := in.node.remembered(name); ok {
+		return d, nil
+	}
+	var d digest.Digest
+	err := in.read(ctx, func(files tree.FS) error {
+		var err error
+		d, err = tree.SelectionDigest(ctx, files, sel)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return d, in.node.remember(name, d)
+}
+
+// remembered looks for a selection that was computed before.
+func (n *node) remembered(name string) (digest.Digest, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.entry == nil {
+		return "", false
+	}
+	for _, s := range n.entry.Selections {
+		if s.Name == name {
+			return s.Digest, true
+		}
+	}
+	return "", false
+}
+
+// remember adds a selection to the step's entry. Of two processes that do so at once one may lose its note, which
+// costs a computation and nothing else.
+func (n *node) remember(name string, d digest.Digest) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.entry == nil {
+		return nil
+	}
+	e := *n.entry
+	e.Selections = append(e.Selections[:len(e.Selections):len(e.Selections)], cache.Selection{Name: name, Digest: d})
+	n.entry = &e
+	if n.b.dry {
+		return nil
+	}
+	return n.b.store.Put(&e)
+}
+
+// selectionName is the name under which a selection's digest is kept: the same for equal selections only.
+func selectionName(output int, sel tree.Selection) string {
+	return digest.FromString(fmt.Sprintf("%d %q %t %t %t %t %q %q %q", output, sel.Src, sel.Follow, sel.DirContents,
+		sel.Wildcard, sel.AllowEmpty, sel.Include, sel.Exclude, sel.Required)).String()
+}
+
+// everything selects all files of an input.
+var everything = tree.Selection{Src: "/", DirContents: true}
+
+// serve makes an entry the step's result.
+func (n *node) serve(e *cache.Entry) error {
+	outputs := make([]*chain, len(e.Outputs))
+	_, ran := n.op.(*execStep)
+	for i, out := range e.Outputs {
+		c, err := chainOf(out, ran, func(k, index int) (*chain, error) {
+			if k < 0 || k >= len(n.inputs) {
+				return nil, fmt.Errorf("the entry names input %d of %d", k, len(n.inputs))
+			}
+			return input{n.inputs[k].node, index}.chain(context.Background())
+		})
+		if n.b.dry && errors.Is(err, errNoChain) {
+			outputs = nil
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("cache entry %s: %w", e.Key, err)
+		}
+		outputs[i] = c
+	}
+	n.id, n.outputs, n.entry = e.ID, outputs, e
+	n.result.Key = e.Key
+	return nil
+}

@@ -1,0 +1,120 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+)
+
+// packing says how layers of our own are written as blobs.
+type packing struct {
+	form executor.LayerForm
+	// epoch is what times are set or clamped to, in seconds since 1970.
+	epoch int64
+}
+
+// times is what a packing does to the times of a layer. Files of contexts lose theirs, since no key holds them; what a
+// command wrote is only clamped.
+func (p packing) times(ran bool) layers.PackOptions {
+	if p.form.KeepTimes {
+		return layers.PackOptions{}
+	}
+	return layers.PackOptions{Epoch: time.Unix(p.epoch, 0).UTC(), Clamp: ran || p.form.ClampTimes}
+}
+
+// tar names what the uncompressed layer depends on.
+func (p packing) tar(ran bool) string {
+	switch t := p.times(ran); {
+	case t.Epoch.IsZero():
+		return "times kept"
+	case t.Clamp:
+		return fmt.Sprintf("times clamped to %d", p.epoch)
+	}
+	return fmt.Sprintf("times set to %d", p.epoch)
+}
+
+// compression is the form of the blob.
+func (p packing) compression() layers.Form {
+	return layers.Form{Algorithm: layers.Algorithm(p.form.Compression), Level: p.form.Level}
+}
+
+// name tells packings apart that give different bytes of one layer.
+func (p packing) name(ran bool) string { return p.compression().String() + ", " + p.tar(ran) }
+
+// pack gives the blob of a layer of our own, and makes it when the store has none. Each is made once, whoever asks.
+func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, error) {
+	name := p.name(l.ran)
+	v, err := b.onceValue(ctx, "pack "+l.id.String()+" "+name, func() (any, error) {
+		if found, ok := b.packed(l.id, name); ok {
+			return found, nil
+		}
+		unlock, err := b.store.Lock(ctx, digest.FromString("pack "+l.id.String()+" "+name))
+		if err != nil {
+			return cache.Packed{}, err
+		}
+		defer unlock()
+		if found, ok := b.packed(l.id, name); ok {
+			return found, nil
+		}
+		return b.compress(ctx, l, p, name)
+	})
+	if err != nil {
+		return cache.Packed{}, fmt.Errorf("pack layer %s: %w", l.id, err)
+	}
+	return v.(cache.Packed), nil
+}
+
+// packed finds a blob that was made before.
+func (b *build) packed(id digest.Digest, name string) (cache.Packed, bool) {
+	meta, _ := b.store.LayerMeta(id)
+	for _, p := range meta.Packed {
+		if p.Form == name && b.store.HasBlob(p.Digest, p.Size) {
+			return p, true
+		}
+	}
+	return cache.Packed{}, false
+}
+
+// compress writes the blob of a layer. Where its diff id was recorded before and is another one now, the directory was
+// damaged since, and the blob is not kept.
+func (b *build) compress(ctx context.Context, l layer, p packing, name string) (cache.Packed, error) {
+	dir, err := b.ownDir(l.id)
+	if err != nil {
+		return cache.Packed{}, err
+	}
+	w, err := b.store.NewBlob()
+	if err != nil {
+		return cache.Packed{}, err
+	}
+	got, err := layers.Compress(ctx, dir, p.times(l.ran), p.compression(), w)
+	if err == nil {
+		err = b.sameContent(l, p, got.DiffID)
+	}
+	if err != nil {
+		_ = w.Discard()
+		return cache.Packed{}, err
+	}
+	if _, _, err := w.Commit(got.Digest, got.Size); err != nil {
+		return cache.Packed{}, err
+	}
+	out := cache.Packed{Form: name, DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}
+	return out, b.store.AddPacked(l.id, out)
+}
+
+// sameContent compares a diff id with those that were recorded for the same times.
+func (b *build) sameContent(l layer, p packing, got digest.Digest) error {
+	meta, _ := b.store.LayerMeta(l.id)
+	for _, old := range meta.Packed {
+		if strings.HasSuffix(old.Form, ", "+p.tar(l.ran)) && old.DiffID != got {
+			return fmt.Errorf("its files were changed since it was made (diff id %s, then %s): prune the cache", old.DiffID, got)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,181 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/planner"
+)
+
+// errOffline is what a preview gets where a build would ask a registry.
+var errOffline = errors.New("not on this machine")
+
+// Preview says what Run would do with each step, in graph order, without running, fetching or writing anything. It may
+// say "will run" or "may run" of a step that turns out to be cached, never the other way round.
+func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Options) ([]executor.StepResult, error) {
+	opts.Events = nil
+	b, err := e.newBuild(g, opts)
+	if err != nil {
+		return nil, err
+	}
+	b.dry = true
+	for _, n := range b.nodes {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err := n.foresee(ctx); err != nil {
+			n.result.Status, n.result.Err, n.result.Reason = executor.StatusWillRun, n.failed(err), "it will fail"
+			n.unknown = true
+		}
+	}
+	b.stats.save()
+	return b.results(nil), nil
+}
+
+// foresee sets the node's status and reason, and unknown when its id cannot be told.
+func (n *node) foresee(ctx context.Context) error {
+	switch op := n.op.(type) {
+	case *execStep:
+		return op.foresee(ctx, nil)
+	case *fileStep:
+		return op.foresee(ctx, op.foreseeShared)
+	case *virtual:
+		return op.foresee(ctx)
+	}
+	found, err := n.op.lookup(ctx)
+	if err == nil && !found {
+		n.unknown = true
+		n.will(executor.StatusMayRun, "its server is asked at every build")
+	} else if err == nil && n.result.Status == executor.StatusSkipped {
+		n.result.Status = executor.StatusCached
+	}
+	return err
+}
+
+// will sets a status that is not cached.
+func (n *node) will(status executor.StepStatus, reason string) {
+	n.result.Status, n.result.Reason = status, reason
+}
+
+// uncertain is the first input, of those given, whose id is not known.
+func uncertain(inputs []input) *node {
+	for _, in := range inputs {
+		if !in.scratch() && in.node.unknown {
+			return in.node
+		}
+	}
+	return nil
+}
+
+// foresee tells what becomes of a virtual step.
+func (v *virtual) foresee(ctx context.Context) error {
+	if u := uncertain(v.n.inputs); u != nil {
+		v.n.unknown = true
+		v.n.will(u.result.Status, "an input "+string(u.result.Status))
+		return nil
+	}
+	_, err := v.lookup(ctx)
+	if err == nil {
+		v.n.result.Status = executor.StatusCached
+	}
+	for _, in := range v.n.inputs {
+		if !in.scratch() && in.node.result.Status == executor.StatusWillRun {
+			v.n.will(executor.StatusWillRun, "an input will run")
+		}
+	}
+	return err
+}
+
+// foresee tells what becomes of a keyed step. shared, when not nil, looks for the result of another parent.
+func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool, error)) error {
+	n := k.n
+	if n.forced() {
+		n.unknown = true
+		n.will(executor.StatusWillRun, "no-cache asked for it")
+		return nil
+	}
+	if decided, err := k.foreseeInputs(ctx, shared != nil); decided || err != nil {
+		return err
+	}
+	found, err := k.lookup(ctx)
+	if err == nil && !found {
+		found, err = k.finalize(ctx)
+	}
+	if err == nil && !found && shared != nil {
+		found, err = shared(ctx)
+	}
+	switch {
+	case errors.Is(err, errOffline), errors.Is(err, errNoChain):
+		n.unknown = true
+		n.will(executor.StatusMayRun, "the files that it reads are not on this machine yet")
+		return nil
+	case err != nil:
+		return err
+	case found:
+		n.result.Status = executor.StatusCached
+		return nil
+	}
+	n.will(executor.StatusWillRun, k.reason())
+	// A file operation's id is its key; what a command makes has an id only when it has run.
+	n.id, n.unknown = k.finalKey, shared == nil
+	return nil
+}
+
+// foreseeInputs decides where an input's id is not known.
+func (k *keyed) foreseeInputs(ctx context.Context, file bool) (decided bool, err error) {
+	n := k.n
+	var whole, read []input
+	for _, w := range k.whole {
+		whole = append(whole, w.in)
+	}
+	for _, r := range k.reads {
+		read = append(read, r.in)
+	}
+	w, r := uncertain(whole), uncertain(read)
+	if w == nil && r == nil {
+		return false, nil
+	}
+	n.unknown = true
+	switch {
+	case w != nil && !file:
+		// A command that runs gives a new id, and so do all that stand on it.
+		n.will(w.result.Status, "the step that it stands on "+string(w.result.Status))
+	case r != nil:
+		n.will(executor.StatusMayRun, "it depends on the files that "+r.step.Name+" makes")
+	default:
+		return true, k.foreseeGroup(ctx, w)
+	}
+	return true, nil
+}
+
+// foreseeGroup decides for a file operation on a parent that will run: its layer may have been made on another parent.
+func (k *keyed) foreseeGroup(ctx context.Context, parent *node) error {
+	group, err := k.withContent(ctx, k.own)
+	if errors.Is(err, errOffline) || errors.Is(err, errNoChain) {
+		k.n.will(executor.StatusMayRun, "the files that it reads are not on this machine yet")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	others, err := k.n.b.store.Candidates(group.key())
+	if err != nil {
+		return err
+	}
+	if len(others) == 0 && parent.result.Status == executor.StatusWillRun {
+		k.n.will(executor.StatusWillRun, "the step that it stands on will run")
+		return nil
+	}
+	k.n.will(executor.StatusMayRun, "the step that it stands on "+string(parent.result.Status))
+	return nil
+}
+
+// foreseeShared looks for the layer that the same operation made on another parent.
+func (f *fileStep) foreseeShared(ctx context.Context) (bool, error) {
+	group, err := f.withContent(ctx, f.own)
+	if err != nil {
+		return false, err
+	}
+	return f.share(ctx, group.key())
+}

@@ -1,0 +1,153 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// maxKeyings bounds how often one step is keyed when the files that it reads keep changing while it reads them.
+const maxKeyings = 4
+
+// errSkipped is what becomes of a step whose input failed, or that had not started when the build was stopped.
+var errSkipped = errors.New("not started: the build stopped before")
+
+// worker does the work of one step, named by its index in graph order. The scheduler knows only order.
+type worker interface {
+	// lookup answers from keys alone, touching no content, whether the step's result is known. All inputs are done.
+	lookup(ctx context.Context, step int) (found bool, err error)
+	// claim makes this process the only one that runs the step: it may wait for another one that does, and then
+	// find the result. It gets ready what the run needs. release is not nil when found is false and err is nil.
+	claim(ctx context.Context, step int) (found bool, release func(), err error)
+	// run executes the step. An error that wraps errStale says that its key no longer holds: it is looked up again.
+	run(ctx context.Context, step int) error
+}
+
+// errStale is wrapped by run when what the key was made of has changed since.
+var errStale = errors.New("changed during the build")
+
+// task is one step as the scheduler sees it.
+type task struct {
+	index  int
+	inputs []int // without repetition
+	users  []int
+	// height is the weight of the heaviest way from this step to an image, itself included.
+	height int
+	// waiting counts the inputs that are not done.
+	waiting int
+}
+
+// newTasks links the steps of a graph: inputs[i] are the indices of the steps that step i stands on, all below i.
+// weight says how long a step probably takes, in any unit.
+func newTasks(inputs [][]int, weight func(int) int) []task {
+	tasks := make([]task, len(inputs))
+	for i, in := range inputs {
+		seen := make(map[int]bool, len(in))
+		tasks[i].index = i
+		for _, k := range in {
+			if !seen[k] {
+				seen[k] = true
+				tasks[i].inputs = append(tasks[i].inputs, k)
+				tasks[k].users = append(tasks[k].users, i)
+			}
+		}
+		tasks[i].waiting = len(tasks[i].inputs)
+	}
+	for i := len(tasks) - 1; i >= 0; i-- {
+		for _, u := range tasks[i].users {
+			tasks[i].height = max(tasks[i].height, tasks[u].height)
+		}
+		tasks[i].height += weight(i)
+	}
+	return tasks
+}
+
+// scheduler starts each step when its inputs are done, the one with the longest way to go first.
+type scheduler struct {
+	worker worker
+	// keying bounds the look-ups that go on at once, slots the running steps.
+	keying, slots *slots
+}
+
+// run executes all tasks and returns what became of each, nil meaning done. The first failure stops what runs and
+// starts nothing more; the second result is that failure, or the cause why ctx ended.
+func (s *scheduler) run(ctx context.Context, tasks []task) ([]error, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	errs := make([]error, len(tasks))
+	for i := range errs {
+		errs[i] = errSkipped
+	}
+	type outcome struct {
+		index int
+		err   error
+	}
+	done := make(chan outcome)
+	running := 0
+	start := func(i int) {
+		running++
+		go func() { done <- outcome{i, s.do(ctx, &tasks[i])} }()
+	}
+	for i := range tasks {
+		if tasks[i].waiting == 0 {
+			start(i)
+		}
+	}
+	var first error
+	for running > 0 {
+		o := <-done
+		running--
+		errs[o.index] = o.err
+		if o.err != nil {
+			if first == nil {
+				first = o.err
+				cancel(o.err)
+			}
+			continue
+		}
+		for _, u := range tasks[o.index].users {
+			if tasks[u].waiting--; tasks[u].waiting == 0 && first == nil {
+				start(u)
+			}
+		}
+	}
+	return errs, first
+}
+
+// do takes one step from its key to its result.
+func (s *scheduler) do(ctx context.Context, t *task) error {
+	for try := 1; ; try++ {
+		err := s.attempt(ctx, t)
+		if !errors.Is(err, errStale) {
+			return err
+		}
+		if try == maxKeyings {
+			return fmt.Errorf("%w: given up after %d tries; stop what writes these files", err, try)
+		}
+	}
+}
+
+// attempt keys a step once and runs it when nothing has its result. No slot is held while it waits for a lock.
+func (s *scheduler) attempt(ctx context.Context, t *task) error {
+	if err := s.keying.acquire(ctx, t); err != nil {
+		return skipped(err)
+	}
+	found, err := s.worker.lookup(ctx, t.index)
+	s.keying.release()
+	if err != nil || found {
+		return err
+	}
+	found, release, err := s.worker.claim(ctx, t.index)
+	if err != nil || found {
+		return err
+	}
+	defer release()
+	if err := s.slots.acquire(ctx, t); err != nil {
+		return skipped(err)
+	}
+	defer s.slots.release()
+	return s.worker.run(ctx, t.index)
+}
+
+// skipped marks an error of a step that never started.
+func skipped(err error) error { return fmt.Errorf("%w: %w", errSkipped, err) }

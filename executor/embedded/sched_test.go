@@ -1,0 +1,241 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// fakeWorker records what the scheduler asks for and answers from its functions, when set.
+type fakeWorker struct {
+	mu      sync.Mutex
+	log     []string
+	active  int
+	peak    int
+	cached  map[int]bool
+	claimed map[int]bool
+	onRun   func(ctx context.Context, step int) error
+}
+
+func (w *fakeWorker) note(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.log = append(w.log, fmt.Sprintf(format, args...))
+}
+
+func (w *fakeWorker) lookup(_ context.Context, step int) (bool, error) {
+	w.note("lookup %d", step)
+	return w.cached[step], nil
+}
+
+func (w *fakeWorker) claim(_ context.Context, step int) (bool, func(), error) {
+	w.note("claim %d", step)
+	if w.claimed[step] {
+		return true, nil, nil
+	}
+	return false, func() { w.note("release %d", step) }, nil
+}
+
+func (w *fakeWorker) run(ctx context.Context, step int) error {
+	w.mu.Lock()
+	w.active++
+	w.peak = max(w.peak, w.active)
+	w.mu.Unlock()
+	defer func() { w.mu.Lock(); w.active--; w.mu.Unlock() }()
+	w.note("run %d", step)
+	if w.onRun != nil {
+		return w.onRun(ctx, step)
+	}
+	return nil
+}
+
+// ran returns the steps that were run, in the order of their starts.
+func (w *fakeWorker) ran() []int {
+	var steps []int
+	for _, l := range w.log {
+		var n int
+		if _, err := fmt.Sscanf(l, "run %d", &n); err == nil {
+			steps = append(steps, n)
+		}
+	}
+	return steps
+}
+
+func schedule(ctx context.Context, w worker, jobs int, inputs [][]int) ([]error, error) {
+	s := &scheduler{worker: w, keying: newSlots(2), slots: newSlots(jobs)}
+	return s.run(ctx, newTasks(inputs, func(int) int { return 1 }))
+}
+
+func TestSchedulerRunsEachStepOnceAfterItsInputs(t *testing.T) {
+	inputs := [][]int{{}, {0, 0}, {0}, {1, 2}, {3, 0}}
+	for _, jobs := range []int{1, 2, 8} {
+		w := &fakeWorker{}
+		if _, err := schedule(t.Context(), w, jobs, inputs); err != nil {
+			t.Fatal(err)
+		}
+		order := w.ran()
+		if sorted := slices.Sorted(slices.Values(order)); !slices.Equal(sorted, []int{0, 1, 2, 3, 4}) {
+			t.Errorf("-j %d ran %v", jobs, order)
+		}
+		for i, in := range inputs {
+			for _, k := range in {
+				if slices.Index(order, k) > slices.Index(order, i) {
+					t.Errorf("-j %d: step %d ran before its input %d: %v", jobs, i, k, order)
+				}
+			}
+		}
+		if w.peak > jobs {
+			t.Errorf("-j %d: %d steps at once", jobs, w.peak)
+		}
+	}
+}
+
+func TestSchedulerTouchesNoContentOfCachedSteps(t *testing.T) {
+	w := &fakeWorker{cached: map[int]bool{0: true, 1: true}}
+	if _, err := schedule(t.Context(), w, 2, [][]int{{}, {0}}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"lookup 0", "lookup 1"}, w.log); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSchedulerFoundAfterWaiting(t *testing.T) {
+	w := &fakeWorker{claimed: map[int]bool{0: true}}
+	if _, err := schedule(t.Context(), w, 1, [][]int{{}}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"lookup 0", "claim 0"}, w.log); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTaskHeightIsTheLongestWayToAnImage(t *testing.T) {
+	// 1 is a leaf of its own; 2 has 3 and 4 behind it.
+	tasks := newTasks([][]int{{}, {0}, {0}, {2}, {3}}, func(i int) int { return i + 1 })
+	var heights []int
+	for _, task := range tasks {
+		heights = append(heights, task.height)
+	}
+	if diff := cmp.Diff([]int{1 + 3 + 4 + 5, 2, 3 + 4 + 5, 4 + 5, 5}, heights); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSlotsServeTheHighestFirst(t *testing.T) {
+	s := newSlots(1)
+	if err := s.acquire(t.Context(), &task{}); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan int)
+	for i, h := range []int{1, 5, 3} {
+		go func() {
+			if err := s.acquire(t.Context(), &task{index: i, height: h}); err == nil {
+				got <- h
+				s.release()
+			}
+		}()
+	}
+	for waiting := 0; waiting < 3; {
+		s.mu.Lock()
+		waiting = len(s.waiters)
+		s.mu.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	s.release()
+	if order := []int{<-got, <-got, <-got}; !slices.Equal(order, []int{5, 3, 1}) {
+		t.Errorf("order %v", order)
+	}
+}
+
+func TestSlotsAbandonedWaiterGivesItsSlotBack(t *testing.T) {
+	s := newSlots(1)
+	if err := s.acquire(t.Context(), &task{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.acquire(ctx, &task{}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	s.release()
+	if s.free != 1 || len(s.waiters) != 0 {
+		t.Errorf("free %d, waiters %d", s.free, len(s.waiters))
+	}
+}
+
+func TestSchedulerStopsAtTheFirstFailure(t *testing.T) {
+	boom := errors.New("boom")
+	started := make(chan struct{})
+	w := &fakeWorker{onRun: func(ctx context.Context, step int) error {
+		switch step {
+		case 0:
+			<-started
+			return boom
+		case 1:
+			close(started)
+			<-ctx.Done() // a step that runs beside it is told to stop
+			return context.Cause(ctx)
+		}
+		return nil
+	}}
+	errs, err := schedule(t.Context(), w, 2, [][]int{{}, {}, {0}, {1}})
+	if !errors.Is(err, boom) {
+		t.Fatalf("got %v", err)
+	}
+	if !errors.Is(errs[2], errSkipped) || !errors.Is(errs[3], errSkipped) {
+		t.Errorf("users of failed steps: %v, %v", errs[2], errs[3])
+	}
+	if slices.Contains(w.ran(), 2) || slices.Contains(w.ran(), 3) {
+		t.Errorf("ran %v", w.ran())
+	}
+	if !slices.Contains(w.log, "release 0") || !slices.Contains(w.log, "release 1") {
+		t.Errorf("a claim was not released: %v", w.log)
+	}
+}
+
+func TestSchedulerStopsWhenCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &fakeWorker{onRun: func(ctx context.Context, _ int) error {
+		cancel()
+		<-ctx.Done()
+		return ctx.Err()
+	}}
+	errs, err := schedule(ctx, w, 1, [][]int{{}, {}, {0}})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+	if len(w.ran()) != 1 || errs[2] != errSkipped {
+		t.Errorf("ran %v, errors %v", w.ran(), errs)
+	}
+}
+
+func TestSchedulerKeysAgainWhatChanged(t *testing.T) {
+	runs := 0
+	w := &fakeWorker{onRun: func(context.Context, int) error {
+		if runs++; runs < 3 {
+			return fmt.Errorf("a.txt: %w", errStale)
+		}
+		return nil
+	}}
+	if _, err := schedule(t.Context(), w, 1, [][]int{{}}); err != nil {
+		t.Fatal(err)
+	}
+	if runs != 3 {
+		t.Errorf("%d runs", runs)
+	}
+
+	w = &fakeWorker{onRun: func(context.Context, int) error { return errStale }}
+	if _, err := schedule(t.Context(), w, 1, [][]int{{}}); !errors.Is(err, errStale) {
+		t.Errorf("endless change: %v", err)
+	}
+	if n := len(w.ran()); n != maxKeyings {
+		t.Errorf("%d tries", n)
+	}
+}

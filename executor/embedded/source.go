@@ -1,0 +1,35 @@
+package embedded
+
+import (
+	"fmt"
+	"strings"
+)
+
+// newSource says what reads a source op.
+func newSource(n *node) (operation, error) {
+	source := n.step.Op.GetSource()
+	id := source.GetIdentifier()
+	scheme, _, ok := strings.Cut(id, "://")
+	if !ok {
+		return nil, fmt.Errorf("source %q has no scheme", id)
+	}
+	switch scheme {
+	case "local":
+		return newLocal(n, source)
+	case "docker-image", "oci-layout":
+		return newImageSource(n, source)
+	case "http", "https":
+		return newHTTP(n, source)
+	case "git":
+		return nil, &UnsupportedError{What: "git sources", Instead: "clone the repository and name the directory as a context"}
+	}
+	return nil, &UnsupportedError{What: "sources of type " + scheme, Instead: "use an image, a directory or a URL"}
+}
+
+// UnsupportedError says that this engine cannot execute a kind of step.
+type UnsupportedError struct{ What, Instead string }
+
+// Error is the complete message.
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("this engine does not execute %s; %s", e.What, e.Instead)
+}

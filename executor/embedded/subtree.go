@@ -1,0 +1,98 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// subtree is one directory, or one other file, of a stack of unpacked layers, for a mount that selects it.
+type subtree struct {
+	// dirs are the directories whose overlay is the directory, top first.
+	dirs []string
+	// file is the path of anything else.
+	file string
+}
+
+// findSubtree looks for a path in layers, top first. The path must be resolved: no component of it may be a link in
+// the merged tree. Components are looked at one by one in each layer and never followed.
+func findSubtree(layers []string, path string) (subtree, error) {
+	var s subtree
+	for _, dir := range layers {
+		at, kind, err := descend(dir, path)
+		if err != nil {
+			return s, err
+		}
+		if kind == foundFile {
+			if len(s.dirs) == 0 {
+				s.file = at
+				return s, nil
+			}
+			break
+		}
+		if at != "" && kind != foundNothing {
+			s.dirs = append(s.dirs, at)
+		}
+		if kind == foundOpaque {
+			break
+		}
+	}
+	if len(s.dirs) == 0 {
+		return s, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
+	}
+	return s, nil
+}
+
+// found says what one layer knows about a path.
+type found int
+
+const (
+	foundNothing found = iota // the layers below decide
+	foundDir                  // a directory, merged with those below
+	foundOpaque               // nothing below shows through
+	foundFile
+)
+
+// descend follows path in one layer. With foundOpaque the directory itself may be missing: at is "" then.
+func descend(layer, path string) (at string, kind found, err error) {
+	at, kind = layer, foundDir
+	for _, name := range strings.Split(strings.Trim(path, "/"), "/") {
+		if name == "" {
+			continue
+		}
+		at = filepath.Join(at, name)
+		var st unix.Stat_t
+		if err := unix.Lstat(at, &st); errors.Is(err, unix.ENOENT) {
+			if kind == foundOpaque {
+				return "", foundOpaque, nil
+			}
+			return "", foundNothing, nil
+		} else if err != nil {
+			return "", foundNothing, fmt.Errorf("lstat %s: %w", at, err)
+		}
+		switch {
+		case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0:
+			return "", foundOpaque, nil
+		case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+			return at, foundFile, nil
+		case opaque(at):
+			kind = foundOpaque
+		}
+	}
+	return at, kind, nil
+}
+
+// opaque says whether a directory of a layer hides those below it.
+func opaque(dir string) bool {
+	var value [1]byte
+	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+		if n, err := unix.Lgetxattr(dir, name, value[:]); err == nil && n == 1 && value[0] == 'y' {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,182 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// dirs are the directories of a chain's layers, top first, as an overlay takes them. Base layers are unpacked side by
+// side where they are not on disk.
+func (b *build) dirs(ctx context.Context, c *chain) ([]string, error) {
+	all, err := c.layers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dirs := make([]string, len(all))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, l := range all {
+		if l.base == nil {
+			if dirs[i], err = b.ownDir(l.id); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		g.Go(func() error {
+			dir, err := l.base.unpack(ctx)
+			dirs[i] = dir
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	dirs = slices.DeleteFunc(dirs, func(d string) bool { return d == "" })
+	slices.Reverse(dirs)
+	return dirs, nil
+}
+
+// ownDir is the directory of a layer of our own; "" for the empty layer.
+func (b *build) ownDir(id digest.Digest) (string, error) {
+	if id == emptyLayer {
+		return "", nil
+	}
+	if dir, ok := b.layerDirs.Load(id); ok {
+		return dir.(string), nil
+	}
+	dir, ok := b.store.LayerDir(id)
+	if ok {
+		b.layerDirs.Store(id, dir)
+	}
+	if !ok {
+		return "", fmt.Errorf("layer %s is not in the cache any more: something else cleans it", id)
+	}
+	return dir, nil
+}
+
+// view calls f with the merged files of a chain. Base layers that are not unpacked take part with their index; when f
+// needs the content of one it is unpacked, and f is called again.
+func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error {
+	all, err := c.layers(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		stack := make([]tree.Layer, 0, len(all))
+		for _, l := range all {
+			t, ok, err := b.treeLayer(ctx, l)
+			if err != nil {
+				return err
+			}
+			if ok {
+				stack = append(stack, t)
+			}
+		}
+		files := tree.NewView(stack)
+		err := errors.Join(f(files), files.Close())
+		var packed *tree.PackedError
+		if !errors.As(err, &packed) {
+			return err
+		}
+		if err := unpackNamed(ctx, all, packed.LayerID); err != nil {
+			return err
+		}
+	}
+}
+
+// unpackNamed unpacks the base layer whose content was asked for.
+func unpackNamed(ctx context.Context, all []layer, id digest.Digest) error {
+	for _, l := range all {
+		if l.id == id && l.base != nil {
+			_, err := l.base.unpack(ctx)
+			return err
+		}
+	}
+	return fmt.Errorf("layer %s is not on disk", id)
+}
+
+// treeLayer is a layer as a view takes it; ok is false for the empty layer.
+func (b *build) treeLayer(ctx context.Context, l layer) (t tree.Layer, ok bool, err error) {
+	if l.base == nil {
+		dir, err := b.ownDir(l.id)
+		return tree.Layer{ID: l.id, Dir: dir}, dir != "", err
+	}
+	if dir, ok := b.store.LayerDir(l.base.chainID); ok {
+		return tree.Layer{ID: l.id, Dir: dir}, true, nil
+	}
+	index, err := l.base.index(ctx)
+	if err != nil || index != nil {
+		return tree.Layer{ID: l.id, Index: index}, true, err
+	}
+	dir, err := l.base.unpack(ctx)
+	return tree.Layer{ID: l.id, Dir: dir}, true, err
+}
+
+// lowerLayers are the layers below one that is being unpacked. They are waited for when the first question is asked.
+type lowerLayers struct {
+	ctx   context.Context // of the unpacking, which ends before whoever holds this
+	top   *baseLayer
+	yield func()
+	once  sync.Once
+	files *tree.View
+	err   error
+}
+
+func (l *lowerLayers) open() (*tree.View, error) {
+	l.once.Do(func() {
+		l.yield()
+		var stack []tree.Layer
+		for at := l.top; at != nil; at = at.below {
+			dir, err := at.unpack(l.ctx)
+			if err != nil {
+				l.err = err
+				return
+			}
+			stack = append(stack, tree.Layer{ID: at.DiffID, Dir: dir})
+		}
+		slices.Reverse(stack)
+		l.files = tree.NewView(stack)
+	})
+	return l.files, l.err
+}
+
+// close closes what was opened.
+func (l *lowerLayers) close() error {
+	if l.files == nil {
+		return nil
+	}
+	return l.files.Close()
+}
+
+// Lookup, Xattrs and Open answer from the unpacked layers below.
+func (l *lowerLayers) Lookup(path string) (tree.Entry, error) {
+	files, err := l.open()
+	if err != nil {
+		return tree.Entry{}, err
+	}
+	return files.Lookup(path)
+}
+
+func (l *lowerLayers) Xattrs(path string) (map[string][]byte, error) {
+	files, err := l.open()
+	if err != nil {
+		return nil, err
+	}
+	return files.Xattrs(path)
+}
+
+func (l *lowerLayers) Open(path string) (*os.File, error) {
+	files, err := l.open()
+	if err != nil {
+		return nil, err
+	}
+	return files.Open(path)
+}
