@@ -1,0 +1,129 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// Diagnostics is what is wrong with project files, command line included. As an error it is the complete text: for each
+// what, where, the lines of the file, and what to do.
+type Diagnostics struct {
+	list  hcl.Diagnostics
+	files map[string]*hcl.File
+}
+
+// Len is how many errors there are.
+func (d Diagnostics) Len() int { return len(d.list) }
+
+// Error implements error.
+func (d Diagnostics) Error() string {
+	var b strings.Builder
+	for i, one := range d.list {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		d.write(&b, one)
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// write shows one diagnostic: its place first, as compilers do.
+func (d Diagnostics) write(b *strings.Builder, one *hcl.Diagnostic) {
+	if one.Subject == nil {
+		fmt.Fprintf(b, "%s\n", sentence(one))
+		return
+	}
+	at := one.Subject
+	fmt.Fprintf(b, "%s:%d:%d: %s\n", at.Filename, at.Start.Line, at.Start.Column, sentence(one))
+	file := d.files[at.Filename]
+	if file == nil {
+		return
+	}
+	lines := strings.Split(string(file.Bytes), "\n")
+	first := max(1, at.Start.Line-1)
+	if one.Context != nil {
+		first = max(first, one.Context.Start.Line)
+	}
+	for n := first; n <= min(at.Start.Line, len(lines)); n++ {
+		text := strings.TrimRight(lines[n-1], "\r")
+		fmt.Fprintf(b, "%5d | %s\n", n, clip(strings.ReplaceAll(text, "\t", " ")))
+	}
+	width := 1
+	if at.End.Line == at.Start.Line {
+		width = max(1, at.End.Column-at.Start.Column)
+	}
+	fmt.Fprintf(b, "      | %s%s\n", strings.Repeat(" ", min(at.Start.Column-1, maxExcerpt)), strings.Repeat("^", min(width, maxExcerpt)))
+}
+
+// maxExcerpt bounds a line of an excerpt, in bytes.
+const maxExcerpt = 160
+
+func clip(s string) string {
+	if len(s) > maxExcerpt {
+		return s[:maxExcerpt] + "…"
+	}
+	return s
+}
+
+func sentence(d *hcl.Diagnostic) string {
+	detail := strings.TrimSpace(d.Detail)
+	if detail == "" || detail == d.Summary {
+		return strings.TrimSuffix(d.Summary, ".")
+	}
+	return strings.TrimSuffix(d.Summary, ".") + ": " + strings.TrimSuffix(detail, ".")
+}
+
+// problem is one error at a place; without one, at none.
+func problem(at *hcl.Range, format string, args ...any) *hcl.Diagnostic {
+	d := &hcl.Diagnostic{Severity: hcl.DiagError, Summary: fmt.Sprintf(format, args...)}
+	if at != nil && at.Filename != "" {
+		d.Subject = at
+	}
+	return d
+}
+
+// nearest is the name that a mistyped one probably means, as the end of a sentence, or "".
+func nearest(name string, known []string) string {
+	slices.Sort(known)
+	best, bestAt := "", len(name)/3+2
+	for _, k := range known {
+		if d := distance(name, k); d < bestAt {
+			best, bestAt = k, d
+		}
+	}
+	if best == "" || best == name {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+// distance is how many letters must be added, taken away, changed or swapped with their neighbour.
+func distance(a, b string) int {
+	if len(a) > 200 || len(b) > 200 {
+		return len(a) + len(b)
+	}
+	var before []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		next := make([]int, len(b)+1)
+		next[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next[j+1] = min(row[j+1]+1, next[j]+1, row[j]+cost)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
+		}
+		before, row = row, next
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,108 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxFile bounds one project file, in bytes.
+const maxFile = 16 << 20
+
+// source is a project file as it was read.
+type source struct {
+	name    string
+	content []byte
+}
+
+// usualFiles are looked for when no file is named: ours first; if there is none, those of Docker Bake, which are read one
+// over the other.
+func usualFiles() (ours, theirs []string) {
+	return []string{"bake.hcl", "bake.yaml", "bake.yml", "bake.json"},
+		[]string{"docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl"}
+}
+
+// findFiles reads the named files, else BUILDX_BAKE_FILE's, else the usual ones.
+func findFiles(ctx context.Context, o Options) ([]source, error) {
+	files := o.Files
+	if v := o.env("BUILDX_BAKE_FILE"); len(files) == 0 && v != "" {
+		separator := o.env("BUILDX_BAKE_PATH_SEPARATOR")
+		if separator == "" {
+			separator = string(os.PathListSeparator)
+		}
+		files = strings.Split(v, separator)
+	}
+	if len(files) == 0 {
+		return usual(o)
+	}
+	var all []source
+	for _, name := range files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		raw, err := readFile(o, name)
+		if err != nil {
+			return nil, fmt.Errorf("project file %s: %w", name, err)
+		}
+		all = append(all, source{name, raw})
+	}
+	return all, nil
+}
+
+func usual(o Options) ([]source, error) {
+	ours, theirs := usualFiles()
+	for _, name := range ours {
+		raw, err := readFile(o, name)
+		if err == nil {
+			return []source{{name, raw}}, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("project file %s: %w", name, err)
+		}
+	}
+	var all []source
+	for _, name := range theirs {
+		raw, err := readFile(o, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("project file %s: %w", name, err)
+		}
+		all = append(all, source{name, raw})
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("there is no project file in %s: write a bake.hcl (bake init makes one), name one with -f, or build one Dockerfile with bake image build -t NAME .",
+			o.Dir)
+	}
+	return all, nil
+}
+
+func readFile(o Options, name string) ([]byte, error) {
+	var r io.Reader = o.Stdin
+	if name != "-" {
+		f, err := os.Open(o.absolute(filepath.Clean(name)))
+		if err != nil {
+			var p *fs.PathError
+			if errors.As(err, &p) {
+				return nil, p.Err
+			}
+			return nil, err
+		}
+		defer f.Close()
+		r = f
+	}
+	if r == nil {
+		return nil, errors.New("there is no standard input")
+	}
+	raw, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err == nil && len(raw) > maxFile {
+		err = fmt.Errorf("it is larger than %d bytes", maxFile)
+	}
+	return raw, err
+}

@@ -1,0 +1,514 @@
+package config
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// Options says what to load.
+type Options struct {
+	Dir     string   // absolute; where project files and relative paths of targets are looked for
+	Files   []string // -f, in order of rank; empty: the usual names
+	Set     []string // --set
+	Vars    []string // --var NAME=VALUE
+	Targets []string // names or patterns of targets and groups; empty: "default"
+	// Env is the environment; nil is empty.
+	Env   func(name string) (string, bool)
+	Stdin io.Reader // for -f -
+}
+
+func (o Options) env(name string) string {
+	if o.Env == nil {
+		return ""
+	}
+	v, _ := o.Env(name)
+	return v
+}
+
+func (o Options) platform() string { return "linux/" + runtime.GOARCH }
+
+// Warning is something in a file that has no effect, or not the one that it seems to have.
+type Warning struct {
+	Range   Range
+	Message string
+}
+
+// loader is one evaluation.
+type loader struct {
+	opts      Options
+	schema    schema
+	files     map[string]*hcl.File
+	docs      []*document
+	scope     *scope
+	defs      map[string][]targetDef // blocks of each target, in order
+	order     []string               // target names as they are written
+	groups    map[string]*groupDef
+	overrides []*override
+	values    map[attrKey]attrValue
+	sound     map[string]bool // targets whose parents form no circle
+	warnings  hcl.Diagnostics
+}
+
+type attrKey struct{ target, attribute string }
+
+type attrValue struct {
+	value any
+	at    hcl.Range
+}
+
+// targetDef is one block of a target, with the values of its matrix.
+type targetDef struct {
+	block  *block
+	locals map[string]cty.Value
+}
+
+// groupDef is a group: of a block, or the targets that a matrix made.
+type groupDef struct {
+	block   *block
+	members []string // of a matrix
+}
+
+// Load evaluates the project files for the requested targets, and what these link to. The error is of type Diagnostics.
+func Load(ctx context.Context, opts Options) (*Project, []Warning, error) {
+	l, diags := newLoader(ctx, opts)
+	if diags.HasErrors() {
+		return nil, nil, l.failed(diags)
+	}
+	p, diags := l.project()
+	if diags.HasErrors() {
+		return nil, nil, l.failed(diags)
+	}
+	return p, l.warned(), nil
+}
+
+func (l *loader) failed(diags hcl.Diagnostics) error {
+	d := Diagnostics{files: l.files}
+	seen := map[string]bool{}
+	for _, one := range diags {
+		key := one.Summary + "\x00" + one.Detail
+		if one.Subject != nil {
+			key += one.Subject.String()
+		}
+		if one.Severity == hcl.DiagError && !seen[key] {
+			seen[key] = true
+			d.list = append(d.list, one)
+		}
+	}
+	slices.SortStableFunc(d.list, byPlace)
+	return d
+}
+
+// byPlace orders diagnostics as they stand in a file; those without a place come first.
+func byPlace(a, b *hcl.Diagnostic) int {
+	if a.Subject == nil || b.Subject == nil {
+		return cmp.Compare(btoi(a.Subject != nil), btoi(b.Subject != nil))
+	}
+	return cmp.Or(cmp.Compare(a.Subject.Filename, b.Subject.Filename), cmp.Compare(a.Subject.Start.Line, b.Subject.Start.Line),
+		cmp.Compare(a.Subject.Start.Column, b.Subject.Start.Column))
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (l *loader) warned() []Warning {
+	var all []Warning
+	for _, one := range l.warnings {
+		w := Warning{Message: sentence(one)}
+		if one.Subject != nil {
+			w.Range = rangeOf(*one.Subject)
+		}
+		all = append(all, w)
+	}
+	return all
+}
+
+func rangeOf(r hcl.Range) Range {
+	return Range{File: r.Filename, Line: r.Start.Line, Col: r.Start.Column}
+}
+
+// newLoader reads the files and notes all definitions, without evaluating any that need not be.
+func newLoader(ctx context.Context, opts Options) (*loader, hcl.Diagnostics) {
+	l := &loader{
+		opts: opts, schema: newSchema(), files: map[string]*hcl.File{}, defs: map[string][]targetDef{},
+		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, sound: map[string]bool{},
+	}
+	l.scope = &scope{
+		opts: opts, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{}, functions: library(),
+		values: map[string]cty.Value{}, failed: map[string]bool{},
+	}
+	l.scope.target = l.reference
+	diags := l.read(ctx)
+	if diags.HasErrors() {
+		return l, diags
+	}
+	for _, text := range opts.Set {
+		o, more := parseOverride(text, l.schema)
+		diags = append(diags, more...)
+		if o != nil {
+			l.overrides = append(l.overrides, o)
+		}
+	}
+	diags = append(diags, l.checkVars()...)
+	for _, d := range l.docs {
+		diags = append(diags, l.define(d)...)
+	}
+	diags = append(diags, l.defineFunctions()...)
+	if diags.HasErrors() {
+		return l, diags
+	}
+	diags = append(diags, l.defineTargets()...)
+	return l, diags
+}
+
+// read reads and parses all files.
+func (l *loader) read(ctx context.Context) hcl.Diagnostics {
+	sources, err := findFiles(ctx, l.opts)
+	if err != nil {
+		return hcl.Diagnostics{problem(nil, "%v", err)}
+	}
+	var diags hcl.Diagnostics
+	for _, s := range sources {
+		d, file, more := parse(s.name, s.content)
+		l.files[s.name] = file
+		l.docs = append(l.docs, d)
+		for _, one := range more {
+			if one.Severity == hcl.DiagWarning {
+				l.warnings = append(l.warnings, one)
+				continue
+			}
+			diags = append(diags, one)
+		}
+	}
+	return diags
+}
+
+// checkVars checks that --var names what a file defines, once the files are known.
+func (l *loader) checkVars() hcl.Diagnostics {
+	var known []string
+	for _, d := range l.docs {
+		for _, b := range d.root.blocks {
+			if b.kind == "variable" {
+				known = append(known, b.label)
+			}
+		}
+	}
+	var diags hcl.Diagnostics
+	for _, v := range l.opts.Vars {
+		name, _, ok := strings.Cut(v, "=")
+		switch {
+		case !ok:
+			diags = append(diags, problem(nil, "--var %s: expected NAME=VALUE", v))
+		case !slices.Contains(known, name):
+			diags = append(diags, problem(nil, "--var %s: no project file has a variable %q%s", v, name, nearest(name, known)))
+		}
+	}
+	return diags
+}
+
+// define notes what a file defines.
+func (l *loader) define(d *document) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for name, a := range d.root.attrs {
+		l.scope.globals[name] = a
+	}
+	for _, b := range d.root.blocks {
+		diags = append(diags, l.checkBlock(b)...)
+		switch b.kind {
+		case "variable":
+			l.scope.variables[b.label] = b
+		case "group":
+			l.groups[b.label] = &groupDef{block: b}
+		}
+	}
+	return diags
+}
+
+// blockAttributes are the attributes that a block other than a target may have.
+func blockAttributes() map[string][]string {
+	return map[string][]string{
+		"group":      {"targets", "description"},
+		"variable":   {"type", "default", "description"},
+		"function":   {"params", "variadic_params", "result"},
+		"validation": {"condition", "error_message"},
+	}
+}
+
+// checkBlock checks the name and the attribute names of a block.
+func (l *loader) checkBlock(b *block) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	if (b.kind == "target" || b.kind == "group") && !validName(b.label) {
+		diags = append(diags, problem(&b.at, "%q cannot be the name of a %s: it may hold letters, digits, _ and -", b.label, b.kind))
+	}
+	known, ok := blockAttributes()[b.kind]
+	if !ok {
+		known = append(l.schema.names(), "matrix", "name")
+	}
+	for name, a := range b.attrs {
+		if slices.Contains(known, name) || strings.HasPrefix(name, "x-") {
+			continue
+		}
+		at := a.NameRange
+		one := problem(&at, "a %s has no attribute %q%s", b.kind, name, nearest(name, known))
+		if !b.file.strict {
+			one.Severity = hcl.DiagWarning
+			l.warnings = append(l.warnings, one)
+			continue
+		}
+		diags = append(diags, one)
+	}
+	for _, inner := range b.blocks {
+		diags = append(diags, l.checkBlock(inner)...)
+	}
+	return diags
+}
+
+func validName(s string) bool {
+	return s != "" && strings.IndexFunc(s, func(r rune) bool { return !isNameRune(r) }) < 0
+}
+
+func (l *loader) defineFunctions() hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	own := map[string]bool{}
+	for name := range l.scope.functions {
+		own[name] = true
+	}
+	for _, d := range l.docs {
+		for _, b := range d.root.blocks {
+			if b.kind != "function" {
+				continue
+			}
+			if own[b.label] {
+				one := problem(&b.at, "the built-in function %q goes before this one", b.label)
+				one.Severity = hcl.DiagWarning
+				l.warnings = append(l.warnings, one)
+				continue
+			}
+			f, more := l.scope.userFunction(b)
+			diags = append(diags, more...)
+			if !more.HasErrors() {
+				l.scope.functions[b.label] = f
+			}
+		}
+	}
+	return diags
+}
+
+// allNames are all names of targets and groups.
+func (l *loader) allNames() []string {
+	all := slices.Clone(l.order)
+	for name := range l.groups {
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// project resolves the requested targets and all that they link to.
+func (l *loader) project() (*Project, hcl.Diagnostics) {
+	p := &Project{Dir: l.opts.Dir, Targets: map[string]*Target{}, Groups: map[string]*Group{}}
+	for _, d := range l.docs {
+		p.Files = append(p.Files, d.name)
+	}
+	requested, diags := l.request()
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	p.Requested = requested
+	rest := slices.Clone(requested)
+	for len(rest) > 0 {
+		name := rest[0]
+		rest = rest[1:]
+		if p.Targets[name] != nil {
+			continue
+		}
+		t, more := l.resolve(name)
+		diags = append(diags, more...)
+		p.Targets[name] = t
+		if more.HasErrors() {
+			continue
+		}
+		linked, more := l.links(t)
+		diags = append(diags, more...)
+		rest = append(rest, linked...)
+		if !slices.Contains(requested, name) {
+			t.Outputs = []Attrs{{"type": "cacheonly"}}
+		}
+	}
+	diags = append(diags, l.checkLinks(p)...)
+	for name := range l.groups {
+		members, more := l.members(name)
+		if more.HasErrors() {
+			continue // nobody asked for it
+		}
+		p.Groups[name] = &Group{Name: name, Targets: members, Description: l.groupDescription(name)}
+	}
+	return p, append(diags, l.unusedOverrides()...)
+}
+
+// links are the targets that a target's contexts name.
+func (l *loader) links(t *Target) ([]string, hcl.Diagnostics) {
+	var all []string
+	var diags hcl.Diagnostics
+	for _, value := range t.Contexts {
+		name, ok := strings.CutPrefix(value, "target:")
+		if !ok {
+			continue
+		}
+		if _, known := l.defs[name]; !known {
+			at := l.values[attrKey{t.Name, "contexts"}].at
+			diags = append(diags, problem(&at, "target %s links to target %q, which no file defines%s", t.Name, name, nearest(name, l.order)))
+			continue
+		}
+		all = append(all, name)
+	}
+	slices.Sort(all)
+	return all, diags
+}
+
+// checkLinks finds targets that link to themselves, directly or not.
+func (l *loader) checkLinks(p *Project) hcl.Diagnostics {
+	state := map[string]int{} // 1: on the way, 2: done
+	var diags hcl.Diagnostics
+	var visit func(name string, way []string)
+	visit = func(name string, way []string) {
+		way = append(way, name)
+		if state[name] == 1 {
+			at := l.values[attrKey{name, "contexts"}].at
+			diags = append(diags, problem(&at, "targets link in a circle: %s", strings.Join(way[slices.Index(way, name):], " → ")))
+			return
+		}
+		if state[name] == 2 || p.Targets[name] == nil {
+			return
+		}
+		state[name] = 1
+		linked, _ := l.links(p.Targets[name])
+		for _, next := range linked {
+			visit(next, way)
+		}
+		state[name] = 2
+	}
+	for _, name := range p.Requested {
+		visit(name, nil)
+	}
+	return diags
+}
+
+// request expands what was asked for into target names, each once, in the order asked.
+func (l *loader) request() ([]string, hcl.Diagnostics) {
+	asked := l.opts.Targets
+	if len(asked) == 0 {
+		asked = []string{"default"}
+	}
+	var all []string
+	var diags hcl.Diagnostics
+	for _, name := range asked {
+		found, more := l.expand(strings.ReplaceAll(name, ".", "_"), nil)
+		diags = append(diags, more...)
+		all = append(all, found...)
+	}
+	return unique(all), diags
+}
+
+// expand is a name or pattern as target names. In a group its own name means the target.
+func (l *loader) expand(name string, way []string) ([]string, hcl.Diagnostics) {
+	_, isTarget := l.defs[name]
+	if l.groups[name] != nil && !(isTarget && slices.Contains(way, name)) {
+		if slices.Contains(way, name) {
+			return nil, hcl.Diagnostics{problem(l.groups[name].at(), "groups hold each other: %s", strings.Join(append(way, name), " → "))}
+		}
+		members, diags := l.members(name)
+		var all []string
+		for _, m := range members {
+			found, more := l.expand(m, append(slices.Clone(way), name))
+			diags = append(diags, more...)
+			all = append(all, found...)
+		}
+		return all, diags
+	}
+	if isTarget {
+		return []string{name}, nil
+	}
+	if len(way) == 0 && strings.ContainsAny(name, "*?[") {
+		return l.glob(name)
+	}
+	var at *hcl.Range
+	if len(way) > 0 {
+		at = l.groups[way[len(way)-1]].at()
+	}
+	if name == "default" && len(way) == 0 {
+		return nil, hcl.Diagnostics{problem(nil, "no project file has a target or group \"default\": name what to build (%s)", someOf(l.allNames()))}
+	}
+	return nil, hcl.Diagnostics{problem(at, "there is no target or group %q%s", name, orList(nearest(name, l.allNames()), l.allNames()))}
+}
+
+// orList is the suggestion, or else what there is.
+func orList(suggestion string, all []string) string {
+	if suggestion != "" || len(all) == 0 {
+		return suggestion
+	}
+	return "; there are " + someOf(all)
+}
+
+// someOf lists up to ten names.
+func someOf(all []string) string {
+	all = slices.Sorted(slices.Values(all))
+	if len(all) > 10 {
+		return strings.Join(all[:10], ", ") + fmt.Sprintf(" and %d more", len(all)-10)
+	}
+	return strings.Join(all, ", ")
+}
+
+func (l *loader) glob(pattern string) ([]string, hcl.Diagnostics) {
+	var all []string
+	var diags hcl.Diagnostics
+	for _, name := range slices.Sorted(slices.Values(l.allNames())) {
+		ok, err := path.Match(pattern, name)
+		if err != nil {
+			return nil, hcl.Diagnostics{problem(nil, "the pattern %q is not valid", pattern)}
+		}
+		if ok {
+			found, more := l.expand(name, nil)
+			diags = append(diags, more...)
+			all = append(all, found...)
+		}
+	}
+	if len(all) == 0 {
+		diags = append(diags, problem(nil, "no target or group matches %q; there are %s", pattern, someOf(l.allNames())))
+	}
+	return all, diags
+}
+
+// at is where a group is written.
+func (g *groupDef) at() *hcl.Range {
+	if g == nil || g.block == nil {
+		return nil
+	}
+	if a := g.block.attrs["targets"]; a != nil {
+		r := a.Expr.Range()
+		return &r
+	}
+	return &g.block.at
+}
+
+// absolute is a path relative to the project's directory.
+func (o Options) absolute(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(o.Dir, p)
+}

@@ -1,0 +1,177 @@
+package config
+
+import (
+	"path"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// override is one --set: PATTERN.KEY[.SUB][+]=VALUE.
+type override struct {
+	text      string // as it was written
+	pattern   string
+	attribute attribute
+	sub       string
+	add       bool // "+="
+	value     string
+	hasValue  bool
+	used      bool
+}
+
+func badOverride(text, why string) hcl.Diagnostics {
+	return hcl.Diagnostics{problem(nil, "--set %s: %s", text, why)}
+}
+
+// parseOverride takes a --set apart.
+func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
+	o := &override{text: text}
+	left, value, hasValue := strings.Cut(text, "=")
+	o.value, o.hasValue = value, hasValue
+	if hasValue {
+		left, o.add = strings.CutSuffix(left, "+")
+	}
+	parts := strings.SplitN(left, ".", 3)
+	if len(parts) < 2 {
+		return nil, badOverride(text, "expected TARGET.KEY=VALUE")
+	}
+	o.pattern = parts[0]
+	if len(parts) == 3 {
+		o.sub = parts[2]
+	}
+	a, ok := s.bySet(parts[1])
+	if !ok {
+		return nil, badOverride(text, "there is no key \""+parts[1]+"\""+nearest(parts[1], s.names()))
+	}
+	o.attribute = a
+	if _, err := path.Match(o.pattern, ""); err != nil {
+		return nil, badOverride(text, "the pattern \""+o.pattern+"\" is not valid")
+	}
+	takesSub := a.kind == kindMap || a.kind == kindSecrets
+	switch {
+	case a.kind == kindMap && o.sub == "":
+		return nil, badOverride(text, "expected TARGET."+parts[1]+".NAME=VALUE")
+	case !takesSub && o.sub != "":
+		return nil, badOverride(text, "\""+parts[1]+"\" has no parts")
+	case !hasValue && a.name != "args":
+		return nil, badOverride(text, "expected =VALUE")
+	}
+	return o, nil
+}
+
+// overrideValue is what the command line makes of an attribute of a target. Of lists the first "=" replaces what the
+// files say, all further ones and "+=" add; an empty value clears.
+func (l *loader) overrideValue(name string, a attribute, value any) (any, hcl.Diagnostics) {
+	var diags hcl.Diagnostics
+	replaced := false
+	for _, o := range l.overrides {
+		if o.attribute.name != a.name || !l.overrideMatches(o, name) {
+			continue
+		}
+		o.used = true
+		next, more := l.applyOverride(o, value, &replaced)
+		diags = append(diags, more...)
+		value = next
+	}
+	return value, diags
+}
+
+// overrideMatches says whether a --set is for a target: by name, by pattern, or by a group that holds it.
+func (l *loader) overrideMatches(o *override, name string) bool {
+	if ok, err := path.Match(o.pattern, name); err == nil && ok {
+		return true
+	}
+	if _, isTarget := l.defs[o.pattern]; isTarget {
+		return false
+	}
+	return l.groupHolds(o.pattern, name)
+}
+
+func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl.Diagnostics) {
+	a := o.attribute
+	switch a.kind {
+	case kindString:
+		return o.value, nil
+	case kindBool:
+		b, err := parseBool(o.value)
+		if err != nil {
+			return value, badOverride(o.text, err.Error())
+		}
+		return b, nil
+	case kindMap:
+		text := o.value
+		if !o.hasValue {
+			if l.opts.Env == nil {
+				return value, nil
+			}
+			v, ok := l.opts.Env(o.sub)
+			if !ok {
+				return value, nil
+			}
+			text = v
+		}
+		return a.combine(value, map[string]string{o.sub: text}), nil
+	}
+	if o.value == "" {
+		*replaced = true
+		return a.empty(), nil
+	}
+	next, err := a.overrideItems(o)
+	if err != nil {
+		return value, badOverride(o.text, err.Error())
+	}
+	if a.merge == mergeID {
+		return a.combine(value, next), nil
+	}
+	if !o.add && !*replaced {
+		*replaced = true
+		return next, nil
+	}
+	*replaced = true
+	added := a
+	added.merge = mergeAppend
+	return added.combine(value, next), nil
+}
+
+// empty is the empty value of a list.
+func (a attribute) empty() any {
+	switch a.kind {
+	case kindStrings:
+		return []string{}
+	case kindSecrets:
+		return []Secret{}
+	case kindSSH:
+		return []SSH{}
+	}
+	return []Attrs{}
+}
+
+func (a attribute) overrideItems(o *override) (any, error) {
+	if a.kind == kindStrings {
+		return []string{o.value}, nil
+	}
+	text := o.value
+	if a.kind == kindSecrets && o.sub != "" {
+		text = "id=" + o.sub + "," + text
+	}
+	lists, err := a.parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return a.fromAttrs(lists)
+}
+
+// unusedOverrides tells of every --set that no requested target takes.
+func (l *loader) unusedOverrides() hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for _, o := range l.overrides {
+		if o.used || strings.ContainsAny(o.pattern, "*?[") {
+			continue
+		}
+		if _, ok := l.defs[o.pattern]; ok || l.groups[o.pattern] != nil {
+			continue
+		}
+		diags = append(diags, badOverride(o.text, "there is no target \""+o.pattern+"\""+nearest(o.pattern, l.allNames()))...)
+	}
+	return diags
+}

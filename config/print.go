@@ -1,0 +1,144 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// printedTarget is a target in the JSON of --print, in the peer's order of keys.
+type printedTarget struct {
+	Description      string            `json:"description,omitempty"`
+	Annotations      []string          `json:"annotations,omitempty"`
+	Attest           []Attrs           `json:"attest,omitempty"`
+	Context          string            `json:"context,omitempty"`
+	Contexts         map[string]string `json:"contexts,omitempty"`
+	Dockerfile       string            `json:"dockerfile,omitempty"`
+	DockerfileInline *string           `json:"dockerfile-inline,omitempty"`
+	Args             map[string]string `json:"args,omitempty"`
+	Labels           map[string]string `json:"labels,omitempty"`
+	Tags             []string          `json:"tags,omitempty"`
+	CacheFrom        []Attrs           `json:"cache-from,omitempty"`
+	CacheTo          []Attrs           `json:"cache-to,omitempty"`
+	Target           string            `json:"target,omitempty"`
+	Secret           []Attrs           `json:"secret,omitempty"`
+	SSH              []printedSSH      `json:"ssh,omitempty"`
+	Platforms        []string          `json:"platforms,omitempty"`
+	Output           []Attrs           `json:"output,omitempty"`
+	Pull             *bool             `json:"pull,omitempty"`
+	NoCache          *bool             `json:"no-cache,omitempty"`
+	Network          string            `json:"network,omitempty"`
+	NoCacheFilter    []string          `json:"no-cache-filter,omitempty"`
+	ShmSize          string            `json:"shm-size,omitempty"`
+	Ulimits          []string          `json:"ulimits,omitempty"`
+	Resources        map[string]string `json:"resources,omitempty"`
+	Call             string            `json:"call,omitempty"`
+	Entitlements     []string          `json:"entitlements,omitempty"`
+	ExtraHosts       map[string]string `json:"extra-hosts,omitempty"`
+	Policy           []Attrs           `json:"policy,omitempty"`
+}
+
+type printedSSH struct {
+	ID    string   `json:"id"`
+	Paths []string `json:"paths,omitempty"`
+}
+
+type printedGroup struct {
+	Targets []string `json:"targets"`
+}
+
+// Print is a project as the JSON that Docker Bake prints. It can be fed back as a project file.
+func Print(p *Project) ([]byte, error) {
+	groups := map[string]printedGroup{"default": {slices.Sorted(slices.Values(p.Requested))}}
+	for name, g := range p.Groups {
+		if name != "default" && p.holds(g) {
+			groups[name] = printedGroup{g.Targets}
+		}
+	}
+	targets := map[string]printedTarget{}
+	for name, t := range p.Targets {
+		targets[name] = t.printed()
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(struct {
+		Group  map[string]printedGroup  `json:"group,omitempty"`
+		Target map[string]printedTarget `json:"target"`
+	}{groups, targets})
+	return b.Bytes(), err
+}
+
+// holds says whether all that a group names was evaluated.
+func (p *Project) holds(g *Group) bool {
+	for _, name := range g.Targets {
+		if p.Targets[name] == nil && p.Groups[name] == nil {
+			return false
+		}
+		if next := p.Groups[name]; next != nil && next != g && p.Targets[name] == nil && !p.holds(next) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *Target) printed() printedTarget {
+	out := printedTarget{
+		Description: t.Description, Annotations: escaped(t.Annotations), Attest: t.Attest, Context: cleanContext(t.Context), Contexts: t.Contexts,
+		Dockerfile: t.Dockerfile, Args: escapedMap(t.Args), Labels: escapedMap(t.Labels), Tags: t.Tags,
+		CacheFrom: t.CacheFrom, CacheTo: t.CacheTo, Target: t.Stage, Platforms: t.Platforms, Output: t.Outputs,
+		Pull: t.Pull, NoCache: t.NoCache, Network: t.Network, NoCacheFilter: t.NoCacheFilter, ShmSize: t.ShmSize,
+		Ulimits: t.Ulimits, Resources: t.Resources, Call: t.Call, Entitlements: t.Entitlements,
+		ExtraHosts: escapedMap(t.ExtraHosts), Policy: t.Policy,
+	}
+	if t.DockerfileInline != nil {
+		text := escape(*t.DockerfileInline)
+		out.DockerfileInline = &text
+	}
+	for _, s := range t.Secrets {
+		m := Attrs{"id": s.ID}
+		if s.Src != "" {
+			m["src"] = s.Src
+		} else if s.Env != "" {
+			m["env"] = s.Env
+		}
+		out.Secret = append(out.Secret, m)
+	}
+	for _, s := range t.SSH {
+		out.SSH = append(out.SSH, printedSSH(s))
+	}
+	return out
+}
+
+// cleanContext is a context without detours, when it is a path.
+func cleanContext(c string) string {
+	if strings.Contains(c, "://") || strings.HasPrefix(c, "git@") {
+		return c
+	}
+	return path.Clean(c)
+}
+
+// escape protects what would be a template when the JSON is read again.
+func escape(s string) string {
+	return strings.NewReplacer("${", "$${", "%{", "%%{").Replace(s)
+}
+
+func escaped(all []string) []string {
+	out := make([]string, len(all))
+	for i, s := range all {
+		out[i] = escape(s)
+	}
+	return out
+}
+
+func escapedMap(m map[string]string) map[string]string {
+	out := maps.Clone(m)
+	for key, s := range out {
+		out[key] = escape(s)
+	}
+	return out
+}

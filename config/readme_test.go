@@ -1,0 +1,46 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestReadme: the table in the README is the one that the code goes by. BAKE_UPDATE=1 writes it anew.
+func TestReadme(t *testing.T) {
+	raw, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rule = "|---|---|---|---|\n"
+	head, _, ok := strings.Cut(string(raw), rule)
+	if !ok {
+		t.Fatal("the README has no table")
+	}
+	want := head + rule + table()
+	if want == string(raw) {
+		return
+	}
+	if os.Getenv("BAKE_UPDATE") == "" {
+		t.Fatal("the table of attributes is out of date: run BAKE_UPDATE=1 go test ./config")
+	}
+	if err := os.WriteFile("README.md", []byte(want), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func table() string {
+	kinds := map[kind]string{
+		kindString: "string", kindBool: "bool", kindStrings: "list of strings", kindMap: "map of strings",
+		kindAttrs: "list of `KEY=VALUE,…` or objects", kindSecrets: "list of `id=…,src=…` or objects", kindSSH: "list of `ID[=PATH,…]` or objects",
+	}
+	merges := map[merge]string{
+		mergeReplace: "the last one counts", mergeAppend: "added up, each once", mergeKeys: "by key", mergeID: "by id or type",
+	}
+	var b strings.Builder
+	for _, a := range attributes() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", a.name, kinds[a.kind], merges[a.merge], a.doc)
+	}
+	return b.String()
+}

@@ -1,0 +1,203 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
+)
+
+// scope evaluates expressions. A name is evaluated when it is first needed, once; one that needs itself is an error with
+// the whole way round.
+type scope struct {
+	opts      Options
+	variables map[string]*block         // last one of each name
+	globals   map[string]*hcl.Attribute // attributes outside of blocks
+	functions map[string]function.Function
+	values    map[string]cty.Value
+	failed    map[string]bool
+	way       []string // names under evaluation, outermost first
+	target    func(name string, attrs []string, at *hcl.Range) (cty.Value, hcl.Diagnostics)
+}
+
+// reserved are the names that every file sees.
+const (
+	cmdContext    = "BAKE_CMD_CONTEXT"
+	localPlatform = "BAKE_LOCAL_PLATFORM"
+)
+
+// eval evaluates an expression. locals are names that go before all others.
+func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, hcl.Diagnostics) {
+	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: s.functions}
+	var diags hcl.Diagnostics
+	var targets []hcl.Traversal
+	for _, t := range e.Variables() {
+		name := t.RootName()
+		if v, ok := locals[name]; ok {
+			ctx.Variables[name] = v
+			continue
+		}
+		if name == "target" && s.target != nil {
+			targets = append(targets, t)
+			continue
+		}
+		at := t.SourceRange()
+		v, more := s.variable(name, &at)
+		diags = append(diags, more...)
+		ctx.Variables[name] = v
+	}
+	if len(targets) > 0 {
+		v, more := s.targets(targets)
+		diags = append(diags, more...)
+		ctx.Variables["target"] = v
+	}
+	if diags.HasErrors() {
+		return cty.DynamicVal, diags
+	}
+	v, more := e.Value(ctx)
+	return v, append(diags, more...)
+}
+
+// targets is the object that target.NAME.ATTRIBUTE looks into, with no more in it than is asked for.
+func (s *scope) targets(asked []hcl.Traversal) (cty.Value, hcl.Diagnostics) {
+	wanted := map[string][]string{}
+	places := map[string]*hcl.Range{}
+	var order []string
+	var diags hcl.Diagnostics
+	for _, t := range asked {
+		at := t.SourceRange()
+		name, ok := attrStep(t, 1)
+		if !ok {
+			diags = append(diags, problem(&at, "name the target and the attribute: target.NAME.ATTRIBUTE"))
+			continue
+		}
+		if _, seen := wanted[name]; !seen {
+			order = append(order, name)
+			places[name] = &at
+			wanted[name] = nil
+		}
+		if attr, ok := attrStep(t, 2); ok {
+			wanted[name] = append(wanted[name], attr)
+		}
+	}
+	object := map[string]cty.Value{}
+	for _, name := range order {
+		v, more := s.target(name, wanted[name], places[name])
+		diags = append(diags, more...)
+		object[name] = v
+	}
+	return cty.ObjectVal(object), diags
+}
+
+// attrStep is the n-th name of a traversal, as .NAME or ["NAME"].
+func attrStep(t hcl.Traversal, n int) (string, bool) {
+	if len(t) <= n {
+		return "", false
+	}
+	switch step := t[n].(type) {
+	case hcl.TraverseAttr:
+		return step.Name, true
+	case hcl.TraverseIndex:
+		if step.Key.Type() == cty.String {
+			return step.Key.AsString(), true
+		}
+	}
+	return "", false
+}
+
+// variable is the value of a name: of a variable block, or an attribute outside of blocks.
+func (s *scope) variable(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
+	if v, ok := s.values[name]; ok {
+		return v, nil
+	}
+	if s.failed[name] {
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "%q has no value because of the error in its definition", name)}
+	}
+	done, diags := s.enter("variable "+name, at)
+	if diags != nil {
+		return cty.DynamicVal, diags
+	}
+	defer done()
+	v, diags := s.define(name, at)
+	if diags.HasErrors() {
+		s.failed[name] = true
+		return cty.DynamicVal, diags
+	}
+	s.values[name] = v
+	return v, diags
+}
+
+func (s *scope) define(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
+	switch name {
+	case cmdContext:
+		return cty.StringVal("cwd://"), nil
+	case localPlatform:
+		return cty.StringVal(s.opts.platform()), nil
+	}
+	if b, ok := s.variables[name]; ok {
+		return s.variableBlock(name, b)
+	}
+	if a, ok := s.globals[name]; ok {
+		return s.eval(a.Expr, nil)
+	}
+	known := []string{cmdContext, localPlatform}
+	for k := range s.variables {
+		known = append(known, k)
+	}
+	for k := range s.globals {
+		known = append(known, k)
+	}
+	return cty.DynamicVal, hcl.Diagnostics{problem(at, "there is no variable %q%s", name, nearest(name, known))}
+}
+
+// enter notes that something is under evaluation; an error when it is already.
+func (s *scope) enter(what string, at *hcl.Range) (func(), hcl.Diagnostics) {
+	for i, w := range s.way {
+		if w == what {
+			round := append(append([]string(nil), s.way[i:]...), what)
+			return nil, hcl.Diagnostics{problem(at, "%s needs itself: %s", what, strings.Join(round, " → "))}
+		}
+	}
+	s.way = append(s.way, what)
+	return func() { s.way = s.way[:len(s.way)-1] }, nil
+}
+
+// text evaluates an attribute to a string; ok is false when it is not set or null.
+func (s *scope) text(b *block, name string) (text string, ok bool, diags hcl.Diagnostics) {
+	a := b.attrs[name]
+	if a == nil {
+		return "", false, nil
+	}
+	v, diags := s.eval(a.Expr, nil)
+	if diags.HasErrors() || v.IsNull() {
+		return "", false, diags
+	}
+	text, err := asString(v)
+	if err != nil {
+		at := a.Expr.Range()
+		diags = append(diags, problem(&at, "%s: a string is expected, found %s", name, friendlyType(v)))
+	}
+	return text, true, diags
+}
+
+// friendlyType names the type of a value for people.
+func friendlyType(v cty.Value) string {
+	switch t := v.Type(); {
+	case v.IsNull():
+		return "null"
+	case t == cty.String:
+		return fmt.Sprintf("the string %q", clip(v.AsString()))
+	case t == cty.Bool:
+		return "a bool"
+	case t == cty.Number:
+		return "a number"
+	case t.IsTupleType(), t.IsListType(), t.IsSetType():
+		return "a list"
+	case t.IsObjectType(), t.IsMapType():
+		return "an object"
+	default:
+		return t.FriendlyName()
+	}
+}

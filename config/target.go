@@ -1,0 +1,387 @@
+package config
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// maxMatrix bounds how many targets one block makes.
+const maxMatrix = 10_000
+
+// defineTargets notes the blocks of every target; one with a matrix makes several, and a group of them.
+func (l *loader) defineTargets() hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for _, d := range l.docs {
+		for _, b := range d.root.blocks {
+			if b.kind != "target" {
+				continue
+			}
+			if b.attrs["matrix"] != nil {
+				diags = append(diags, l.defineMatrix(b)...)
+				continue
+			}
+			if a := b.attrs["name"]; a != nil {
+				at := a.NameRange
+				diags = append(diags, problem(&at, "name is for a target with a matrix; the name of this one is %q", b.label))
+			}
+			l.defineTarget(b.label, targetDef{block: b})
+		}
+	}
+	return diags
+}
+
+func (l *loader) defineTarget(name string, d targetDef) {
+	if _, ok := l.defs[name]; !ok {
+		l.order = append(l.order, name)
+	}
+	l.defs[name] = append(l.defs[name], d)
+}
+
+// axis is one variable of a matrix.
+type axis struct {
+	name   string
+	values []cty.Value
+}
+
+func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
+	axes, diags := l.axes(b)
+	if diags.HasErrors() {
+		return diags
+	}
+	nameAttr := b.attrs["name"]
+	if nameAttr == nil {
+		return hcl.Diagnostics{problem(&b.at, "a target with a matrix needs name = an expression that differs for each combination")}
+	}
+	at := nameAttr.Expr.Range()
+	var members []string
+	for _, locals := range combinations(axes) {
+		v, more := l.scope.eval(nameAttr.Expr, locals)
+		diags = append(diags, more...)
+		if more.HasErrors() {
+			return diags
+		}
+		name, err := asString(v)
+		switch {
+		case err != nil || !validName(name):
+			return append(diags, problem(&at, "%s cannot be the name of a target: it may hold letters, digits, _ and - (sanitize() makes such names)", friendlyType(v)))
+		case slices.Contains(members, name):
+			return append(diags, problem(&at, "two combinations of the matrix have the name %q", name))
+		}
+		members = append(members, name)
+		l.defineTarget(name, targetDef{block: b, locals: locals})
+	}
+	if len(members) == 1 && members[0] == b.label || len(members) == 0 {
+		return diags
+	}
+	if g := l.groups[b.label]; g == nil || g.block != nil {
+		l.groups[b.label] = &groupDef{}
+	}
+	g := l.groups[b.label]
+	g.members = unique(append(g.members, members...))
+	return diags
+}
+
+// axes are the variables of a matrix, sorted by name, so that the order of targets is the same every time.
+func (l *loader) axes(b *block) ([]axis, hcl.Diagnostics) {
+	expr := b.attrs["matrix"].Expr
+	at := expr.Range()
+	v, diags := l.scope.eval(expr, nil)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	if t := v.Type(); v.IsNull() || !t.IsObjectType() && !t.IsMapType() {
+		return nil, hcl.Diagnostics{problem(&at, "matrix: an object of lists is expected, found %s", friendlyType(v))}
+	}
+	var axes []axis
+	total := 1
+	for _, name := range slices.Sorted(maps.Keys(v.AsValueMap())) {
+		list := v.AsValueMap()[name]
+		t := list.Type()
+		if list.IsNull() || !t.IsTupleType() && !t.IsListType() && !t.IsSetType() {
+			return nil, hcl.Diagnostics{problem(&at, "matrix: %s must be a list, it is %s", name, friendlyType(list))}
+		}
+		a := axis{name, list.AsValueSlice()}
+		if total *= len(a.values); total > maxMatrix {
+			return nil, hcl.Diagnostics{problem(&at, "matrix: it makes more than %d targets", maxMatrix)}
+		}
+		axes = append(axes, a)
+	}
+	return axes, nil
+}
+
+// combinations are all choices of one value an axis; the last axis changes first.
+func combinations(axes []axis) []map[string]cty.Value {
+	all := []map[string]cty.Value{{}}
+	for _, a := range axes {
+		var next []map[string]cty.Value
+		for _, c := range all {
+			for _, v := range a.values {
+				n := maps.Clone(c)
+				n[a.name] = v
+				next = append(next, n)
+			}
+		}
+		all = next
+	}
+	return all
+}
+
+// members are the names in a group, as they are written.
+func (l *loader) members(name string) ([]string, hcl.Diagnostics) {
+	g := l.groups[name]
+	if g.block == nil {
+		return g.members, nil
+	}
+	a := g.block.attrs["targets"]
+	if a == nil {
+		return nil, hcl.Diagnostics{problem(&g.block.at, "group %s has no targets", name)}
+	}
+	v, diags := l.scope.eval(a.Expr, nil)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	at := a.Expr.Range()
+	list, diags := attribute{name: "targets", kind: kindStrings}.decode(v, &at)
+	names, _ := list.([]string)
+	return names, diags
+}
+
+func (l *loader) groupDescription(name string) string {
+	g := l.groups[name]
+	if g.block == nil {
+		return ""
+	}
+	text, _, _ := l.scope.text(g.block, "description")
+	return text
+}
+
+// groupHolds says whether a group holds a target, directly or not.
+func (l *loader) groupHolds(group, target string) bool {
+	if l.groups[group] == nil {
+		return false
+	}
+	found, diags := l.expand(group, nil)
+	return !diags.HasErrors() && slices.Contains(found, target)
+}
+
+// value is an attribute of a target: what its parents say, then its own blocks in order, then the command line. It is
+// evaluated once, when it is first needed.
+func (l *loader) value(name string, a attribute, at *hcl.Range) (attrValue, hcl.Diagnostics) {
+	key := attrKey{name, a.name}
+	if v, ok := l.values[key]; ok {
+		return v, nil
+	}
+	done, diags := l.scope.enter("target "+name+", "+a.name, at)
+	if diags != nil {
+		return attrValue{}, diags
+	}
+	defer done()
+	var v attrValue
+	if a.name != "inherits" && a.name != "description" {
+		parents, diags := l.parents(name)
+		if diags.HasErrors() {
+			return v, diags
+		}
+		for _, p := range parents {
+			from, diags := l.value(p, a, at)
+			if diags.HasErrors() {
+				return v, diags
+			}
+			v.take(a, from.value, from.at)
+		}
+	}
+	own, diags := l.own(name, a)
+	if diags.HasErrors() {
+		return v, diags
+	}
+	v.take(a, own.value, own.at)
+	v.value, diags = l.overrideValue(name, a, v.value)
+	if !diags.HasErrors() {
+		l.values[key] = v
+	}
+	return v, diags
+}
+
+func (v *attrValue) take(a attribute, value any, at hcl.Range) {
+	if value != nil {
+		v.at = at
+	}
+	v.value = a.combine(v.value, value)
+}
+
+// own is what a target's own blocks say.
+func (l *loader) own(name string, a attribute) (attrValue, hcl.Diagnostics) {
+	var own attrValue
+	for _, d := range l.defs[name] {
+		written := d.block.attrs[a.name]
+		if written == nil {
+			continue
+		}
+		v, diags := l.scope.eval(written.Expr, d.locals)
+		if diags.HasErrors() {
+			return own, diags
+		}
+		at := written.Expr.Range()
+		value, diags := a.decode(v, &at)
+		if diags.HasErrors() {
+			return own, diags
+		}
+		own.take(a, value, written.NameRange)
+	}
+	return own, nil
+}
+
+// parents are the targets that a target inherits from.
+func (l *loader) parents(name string) ([]string, hcl.Diagnostics) {
+	v, diags := l.value(name, l.schema["inherits"], nil)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	all, _ := v.value.([]string)
+	for _, p := range all {
+		if _, ok := l.defs[p]; !ok {
+			at := v.at
+			return nil, hcl.Diagnostics{problem(&at, "target %s inherits from %q, which no file defines%s", name, p, nearest(p, l.order))}
+		}
+	}
+	return all, nil
+}
+
+// reference is target.NAME as expressions see it, with the attributes asked for.
+func (l *loader) reference(name string, attrs []string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
+	if _, ok := l.defs[name]; !ok {
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "there is no target %q%s", name, nearest(name, l.order))}
+	}
+	if len(attrs) == 0 {
+		attrs = l.schema.names()
+	}
+	object := map[string]cty.Value{}
+	for _, attr := range attrs {
+		a, ok := l.schema[attr]
+		if !ok {
+			return cty.DynamicVal, hcl.Diagnostics{problem(at, "a target has no attribute %q%s", attr, nearest(attr, l.schema.names()))}
+		}
+		v, diags := l.value(name, a, at)
+		if diags.HasErrors() {
+			return cty.DynamicVal, diags
+		}
+		object[attr] = toCty(v.value)
+	}
+	return cty.ObjectVal(object), nil
+}
+
+// resolve evaluates a target.
+func (l *loader) resolve(name string) (*Target, hcl.Diagnostics) {
+	t := &Target{Name: name, Ranges: map[string]Range{"": rangeOf(l.defs[name][0].block.at)}}
+	diags := l.checkParents(name, nil)
+	if diags.HasErrors() {
+		return t, diags
+	}
+	bag := map[string]any{}
+	for _, a := range attributes() {
+		v, more := l.value(name, a, nil)
+		diags = append(diags, more...)
+		if more.HasErrors() {
+			continue
+		}
+		bag[a.name] = v.value
+		if v.value != nil {
+			t.Ranges[a.name] = rangeOf(v.at)
+		}
+	}
+	t.fill(bag)
+	t.defaults(l.opts)
+	return t, diags
+}
+
+// checkParents finds targets that inherit from themselves, directly or not.
+func (l *loader) checkParents(name string, way []string) hcl.Diagnostics {
+	parents, diags := l.parents(name)
+	if diags.HasErrors() || l.sound[name] {
+		return diags
+	}
+	if i := slices.Index(way, name); i >= 0 {
+		v, _ := l.value(name, l.schema["inherits"], nil)
+		return hcl.Diagnostics{problem(&v.at, "targets inherit in a circle: %s", strings.Join(append(way[i:], name), " → "))}
+	}
+	for _, p := range parents {
+		if diags := l.checkParents(p, append(slices.Clone(way), name)); diags.HasErrors() {
+			return diags
+		}
+	}
+	l.sound[name] = true
+	return nil
+}
+
+// get is a value of the bag, or the zero value when it is not set.
+func get[T any](bag map[string]any, name string) T {
+	v, _ := bag[name].(T)
+	return v
+}
+
+// set is a pointer to a value of the bag, or nil.
+func set[T any](bag map[string]any, name string) *T {
+	if v, ok := bag[name].(T); ok {
+		return &v
+	}
+	return nil
+}
+
+// fill takes over the values.
+func (t *Target) fill(bag map[string]any) {
+	t.Description = get[string](bag, "description")
+	t.Context = get[string](bag, "context")
+	t.Contexts = get[map[string]string](bag, "contexts")
+	t.Dockerfile = get[string](bag, "dockerfile")
+	t.DockerfileInline = set[string](bag, "dockerfile-inline")
+	t.Stage = get[string](bag, "target")
+	t.Args = get[map[string]string](bag, "args")
+	t.Labels = get[map[string]string](bag, "labels")
+	t.Annotations = get[[]string](bag, "annotations")
+	t.Tags = get[[]string](bag, "tags")
+	t.Platforms = get[[]string](bag, "platforms")
+	t.Outputs = get[[]Attrs](bag, "output")
+	t.CacheFrom = get[[]Attrs](bag, "cache-from")
+	t.CacheTo = get[[]Attrs](bag, "cache-to")
+	t.Attest = get[[]Attrs](bag, "attest")
+	t.Secrets = get[[]Secret](bag, "secret")
+	t.SSH = get[[]SSH](bag, "ssh")
+	t.NoCache = set[bool](bag, "no-cache")
+	t.NoCacheFilter = get[[]string](bag, "no-cache-filter")
+	t.Pull = set[bool](bag, "pull")
+	t.Network = get[string](bag, "network")
+	t.ShmSize = get[string](bag, "shm-size")
+	t.Ulimits = get[[]string](bag, "ulimits")
+	t.ExtraHosts = get[map[string]string](bag, "extra-hosts")
+	t.Resources = get[map[string]string](bag, "resources")
+	t.Entitlements = get[[]string](bag, "entitlements")
+	t.Call = get[string](bag, "call")
+	t.Policy = get[[]Attrs](bag, "policy")
+}
+
+// defaults sets what follows from elsewhere.
+func (t *Target) defaults(o Options) {
+	if t.Context == "" {
+		t.Context = "."
+	}
+	if t.Dockerfile == "" {
+		t.Dockerfile = "Dockerfile"
+	}
+	if t.Network == "host" {
+		t.Entitlements = unique(append(slices.Clone(t.Entitlements), "network.host"))
+	}
+	if epoch := strings.TrimSpace(o.env("SOURCE_DATE_EPOCH")); epoch != "" {
+		if _, given := t.Args["SOURCE_DATE_EPOCH"]; !given {
+			args := maps.Clone(t.Args)
+			if args == nil {
+				args = map[string]string{}
+			}
+			args["SOURCE_DATE_EPOCH"] = epoch
+			t.Args = args
+		}
+	}
+}

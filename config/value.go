@@ -1,0 +1,412 @@
+package config
+
+import (
+	"encoding/csv"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// The evaluated value of an attribute, by kind: string, bool, []string, map[string]string, []Attrs, []Secret, []SSH; nil
+// when it is not set.
+
+// decode turns an evaluated expression into a value of the attribute's kind. Null is not set.
+func (a attribute) decode(v cty.Value, at *hcl.Range) (any, hcl.Diagnostics) {
+	if v.IsNull() {
+		return nil, nil
+	}
+	value, err := a.convert(v)
+	if err != nil {
+		return nil, hcl.Diagnostics{problem(at, "%s: %v", a.name, err)}
+	}
+	return value, nil
+}
+
+func (a attribute) convert(v cty.Value) (any, error) {
+	switch a.kind {
+	case kindString:
+		s, err := asString(v)
+		if err != nil {
+			return nil, fmt.Errorf("a string is expected, found %s", friendlyType(v))
+		}
+		return s, nil
+	case kindBool:
+		return asBool(v)
+	case kindStrings:
+		return a.strings(v)
+	case kindMap:
+		return asMap(v)
+	}
+	items, err := elements(v)
+	if err != nil {
+		return nil, err
+	}
+	lists := make([]Attrs, 0, len(items))
+	for _, item := range items {
+		if item.IsNull() {
+			continue
+		}
+		more, err := a.attrs(item)
+		if err != nil {
+			return nil, err
+		}
+		lists = append(lists, more...)
+	}
+	return a.fromAttrs(lists)
+}
+
+func asBool(v cty.Value) (any, error) {
+	switch {
+	case v.Type() == cty.Bool && v.IsKnown():
+		return v.True(), nil
+	case v.Type() == cty.String && v.IsKnown():
+		return parseBool(v.AsString())
+	}
+	return nil, fmt.Errorf("true or false is expected, found %s", friendlyType(v))
+}
+
+func parseBool(s string) (bool, error) {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		return false, fmt.Errorf("true or false is expected, found %q", clip(s))
+	}
+	return b, nil
+}
+
+// elements are the elements of a list; one value alone is a list of itself.
+func elements(v cty.Value) ([]cty.Value, error) {
+	t := v.Type()
+	switch {
+	case !v.IsKnown():
+		return nil, fmt.Errorf("the value is not known")
+	case t.IsTupleType(), t.IsListType(), t.IsSetType():
+		return v.AsValueSlice(), nil
+	case t == cty.Number || t == cty.Bool:
+		return nil, fmt.Errorf("a list is expected, found %s", friendlyType(v))
+	}
+	return []cty.Value{v}, nil
+}
+
+func (a attribute) strings(v cty.Value) (any, error) {
+	items, err := elements(v)
+	if err != nil {
+		return nil, err
+	}
+	all := []string{}
+	for i, item := range items {
+		if item.IsNull() {
+			continue
+		}
+		s, err := asString(item)
+		if err != nil {
+			return nil, fmt.Errorf("element %d: a string is expected, found %s", i+1, friendlyType(item))
+		}
+		all = append(all, s)
+	}
+	return unique(all), nil
+}
+
+// unique drops empty strings and repetitions.
+func unique(all []string) []string {
+	seen := map[string]bool{"": true}
+	kept := make([]string, 0, len(all))
+	for _, s := range all {
+		if !seen[s] {
+			seen[s] = true
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+func asMap(v cty.Value) (map[string]string, error) {
+	if t := v.Type(); !v.IsKnown() || !t.IsObjectType() && !t.IsMapType() {
+		return nil, fmt.Errorf("an object is expected, found %s", friendlyType(v))
+	}
+	all := map[string]string{}
+	for name, item := range v.AsValueMap() {
+		if item.IsNull() {
+			continue
+		}
+		s, err := asString(item)
+		if err != nil {
+			return nil, fmt.Errorf("%s: a string is expected, found %s", name, friendlyType(item))
+		}
+		all[name] = s
+	}
+	return all, nil
+}
+
+// attrs reads one element of a list of key=value lists: an object, or a string that may stand for several.
+func (a attribute) attrs(v cty.Value) ([]Attrs, error) {
+	if t := v.Type(); t.IsObjectType() || t.IsMapType() {
+		m, err := a.object(v)
+		return []Attrs{m}, err
+	}
+	s, err := asString(v)
+	if err != nil {
+		return nil, fmt.Errorf("a string or an object is expected, found %s", friendlyType(v))
+	}
+	return a.parse(s)
+}
+
+// object reads an object; paths of ssh may be a list.
+func (a attribute) object(v cty.Value) (Attrs, error) {
+	all := Attrs{}
+	for name, item := range v.AsValueMap() {
+		if item.IsNull() {
+			continue
+		}
+		if list, err := elements(item); a.kind == kindSSH && err == nil && name == "paths" {
+			var paths []string
+			for _, p := range list {
+				s, err := asString(p)
+				if err != nil {
+					return nil, fmt.Errorf("paths: a string is expected, found %s", friendlyType(p))
+				}
+				paths = append(paths, s)
+			}
+			all[name] = strings.Join(paths, ",")
+			continue
+		}
+		s, err := asString(item)
+		if err != nil {
+			return nil, fmt.Errorf("%s: a string is expected, found %s", name, friendlyType(item))
+		}
+		all[name] = s
+	}
+	return all, nil
+}
+
+// parse reads the string form of an element.
+func (a attribute) parse(s string) ([]Attrs, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if a.kind == kindSSH {
+		id, paths, _ := strings.Cut(s, "=")
+		return []Attrs{{"id": id, "paths": paths}}, nil
+	}
+	fields, err := csv.NewReader(strings.NewReader(s)).Read()
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a list KEY=VALUE,KEY=VALUE", clip(s))
+	}
+	if bare := a.bare(s, fields); bare != nil {
+		return bare, nil
+	}
+	all := Attrs{}
+	for _, f := range fields {
+		key, value, ok := strings.Cut(f, "=")
+		if !ok {
+			return nil, fmt.Errorf("%q is not KEY=VALUE", clip(f))
+		}
+		all[strings.ToLower(strings.TrimSpace(key))] = value
+	}
+	return []Attrs{all}, nil
+}
+
+// bare reads the short forms: a path of an output, references of caches, a file of a policy.
+func (a attribute) bare(s string, fields []string) []Attrs {
+	for _, f := range fields {
+		if strings.Contains(f, "=") {
+			return nil
+		}
+	}
+	switch a.name {
+	case "output":
+		if s == "-" {
+			return []Attrs{{"type": "tar", "dest": "-"}}
+		}
+		return []Attrs{{"type": "local", "dest": s}}
+	case "cache-from", "cache-to":
+		var all []Attrs
+		for _, f := range fields {
+			all = append(all, Attrs{"type": "registry", "ref": f})
+		}
+		return all
+	case "policy":
+		return []Attrs{{"filename": s}}
+	}
+	return nil
+}
+
+// fromAttrs makes a value of the attribute's kind.
+func (a attribute) fromAttrs(lists []Attrs) (any, error) {
+	switch a.kind {
+	case kindSecrets:
+		all := make([]Secret, 0, len(lists))
+		for _, m := range lists {
+			s, err := secretOf(m)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, s)
+		}
+		return all, nil
+	case kindSSH:
+		all := make([]SSH, 0, len(lists))
+		for _, m := range lists {
+			s := SSH{ID: m["id"]}
+			if s.ID == "" {
+				s.ID = "default"
+			}
+			if m["paths"] != "" {
+				s.Paths = strings.Split(m["paths"], ",")
+			}
+			all = append(all, s)
+		}
+		return all, nil
+	}
+	for _, m := range lists {
+		if m["type"] == "" && a.name != "policy" {
+			return nil, fmt.Errorf("an entry has no type: write type=… first")
+		}
+	}
+	return lists, nil
+}
+
+func secretOf(m Attrs) (Secret, error) {
+	s := Secret{ID: m["id"], Src: m["src"], Env: m["env"]}
+	if s.Src == "" {
+		s.Src = m["source"]
+	}
+	for key := range m {
+		switch key {
+		case "id", "src", "source", "env", "type":
+		default:
+			return s, fmt.Errorf("a secret has no %q%s", key, nearest(key, []string{"id", "src", "env", "type"}))
+		}
+	}
+	switch m["type"] {
+	case "", "file":
+	case "env":
+		if s.Env == "" {
+			s.Env, s.Src = s.Src, ""
+		}
+	default:
+		return s, fmt.Errorf("a secret is of type file or env, not %q", m["type"])
+	}
+	if s.ID == "" {
+		return s, fmt.Errorf("a secret needs an id")
+	}
+	if s.Src == "" && s.Env == "" {
+		s.Env = s.ID
+	}
+	return s, nil
+}
+
+// combine is what two values come to, the second being of higher rank. Neither is changed.
+func (a attribute) combine(low, high any) any {
+	if high == nil {
+		return low
+	}
+	if low == nil || a.merge == mergeReplace {
+		return high
+	}
+	switch h := high.(type) {
+	case []string:
+		return unique(append(slices.Clone(low.([]string)), h...))
+	case map[string]string:
+		all := maps.Clone(low.(map[string]string))
+		for key, value := range h {
+			if a.name == "contexts" && value == "" {
+				delete(all, key)
+				continue
+			}
+			all[key] = value
+		}
+		return all
+	case []Secret:
+		return byID(low.([]Secret), h, func(s Secret) string { return s.ID })
+	case []SSH:
+		return byID(low.([]SSH), h, func(s SSH) string { return s.ID })
+	case []Attrs:
+		if a.merge == mergeID {
+			return byID(low.([]Attrs), h, func(m Attrs) string { return m["type"] })
+		}
+		return byID(low.([]Attrs), h, Attrs.canonical)
+	}
+	return high
+}
+
+// byID adds the elements of high to low; one with the id of an earlier one takes its place.
+func byID[T any](low, high []T, id func(T) string) []T {
+	all := slices.Clone(low)
+	for _, h := range high {
+		if i := slices.IndexFunc(all, func(l T) bool { return id(l) == id(h) }); i >= 0 {
+			all[i] = h
+			continue
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
+// canonical is the list as one string, keys sorted.
+func (m Attrs) canonical() string {
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, key+"="+m[key])
+	}
+	return strings.Join(parts, ",")
+}
+
+// toCty is a value as expressions see it in target.NAME.ATTRIBUTE.
+func toCty(v any) cty.Value {
+	switch v := v.(type) {
+	case string:
+		return cty.StringVal(v)
+	case bool:
+		return cty.BoolVal(v)
+	case []string:
+		return stringList(v)
+	case map[string]string:
+		return stringMap(v)
+	case []Attrs:
+		all := make([]cty.Value, len(v))
+		for i, m := range v {
+			all[i] = stringMap(m)
+		}
+		return cty.TupleVal(all)
+	case []Secret:
+		all := make([]cty.Value, len(v))
+		for i, s := range v {
+			all[i] = stringMap(map[string]string{"id": s.ID, "src": s.Src, "env": s.Env})
+		}
+		return cty.TupleVal(all)
+	case []SSH:
+		all := make([]cty.Value, len(v))
+		for i, s := range v {
+			all[i] = cty.ObjectVal(map[string]cty.Value{"id": cty.StringVal(s.ID), "paths": stringList(s.Paths)})
+		}
+		return cty.TupleVal(all)
+	}
+	return cty.NullVal(cty.DynamicPseudoType)
+}
+
+func stringList(v []string) cty.Value {
+	if len(v) == 0 {
+		return cty.ListValEmpty(cty.String)
+	}
+	all := make([]cty.Value, len(v))
+	for i, s := range v {
+		all[i] = cty.StringVal(s)
+	}
+	return cty.ListVal(all)
+}
+
+func stringMap(v map[string]string) cty.Value {
+	if len(v) == 0 {
+		return cty.MapValEmpty(cty.String)
+	}
+	all := map[string]cty.Value{}
+	for key, s := range v {
+		all[key] = cty.StringVal(s)
+	}
+	return cty.MapVal(all)
+}

@@ -1,0 +1,199 @@
+package config
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/ext/typeexpr"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/convert"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
+)
+
+// variableBlock is the value of a variable: of --var, NAME_JSON, the environment, or its default, in that order.
+func (s *scope) variableBlock(name string, b *block) (cty.Value, hcl.Diagnostics) {
+	want, diags := s.variableType(b)
+	if diags.HasErrors() {
+		return cty.DynamicVal, diags
+	}
+	value, diags := s.defaultOf(name, b, want)
+	if diags.HasErrors() {
+		return cty.DynamicVal, diags
+	}
+	given, from, asJSON, ok := s.given(name, want != cty.NilType)
+	if ok {
+		typ := want
+		if typ == cty.NilType {
+			typ = value.Type()
+		}
+		v, err := parseValue(given, typ, asJSON)
+		if err != nil {
+			return cty.DynamicVal, hcl.Diagnostics{problem(&b.at, "variable %s, set by %s to %q: %v", name, from, clip(given), err)}
+		}
+		value = v
+	}
+	return value, s.validate(name, value, b)
+}
+
+// variableType is the declared type, NilType without one.
+func (s *scope) variableType(b *block) (cty.Type, hcl.Diagnostics) {
+	a := b.attrs["type"]
+	if a == nil {
+		return cty.NilType, nil
+	}
+	typ, _, diags := typeexpr.TypeConstraintWithDefaults(a.Expr)
+	return typ, diags
+}
+
+// defaultOf is the default. Without one a variable without a type is "", one with a type null.
+func (s *scope) defaultOf(name string, b *block, want cty.Type) (cty.Value, hcl.Diagnostics) {
+	a := b.attrs["default"]
+	if a == nil {
+		if want == cty.NilType {
+			return cty.StringVal(""), nil
+		}
+		return cty.NullVal(want), nil
+	}
+	v, diags := s.eval(a.Expr, nil)
+	if diags.HasErrors() {
+		return v, diags
+	}
+	if want == cty.NilType {
+		if v.IsNull() {
+			return cty.NullVal(cty.String), nil
+		}
+		return v, nil
+	}
+	converted, err := convert.Convert(v, want)
+	if err != nil {
+		at := a.Expr.Range()
+		return v, hcl.Diagnostics{problem(&at, "variable %s is of type %s, its default is %s", name, want.FriendlyNameForConstraint(), friendlyType(v))}
+	}
+	return converted, nil
+}
+
+// given is what the command line or the environment says, and where.
+func (s *scope) given(name string, typed bool) (text, from string, asJSON, ok bool) {
+	for i := len(s.opts.Vars) - 1; i >= 0; i-- {
+		if key, value, _ := strings.Cut(s.opts.Vars[i], "="); key == name {
+			return value, "--var", false, true
+		}
+	}
+	if s.opts.Env == nil || isTrue(s.opts.env("BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP")) {
+		return "", "", false, false
+	}
+	plain, hasPlain := s.opts.Env(name)
+	if _, declared := s.variables[name+"_JSON"]; !declared && (typed || !hasPlain) {
+		if v, ok := s.opts.Env(name + "_JSON"); ok {
+			return v, "the environment variable " + name + "_JSON", true, true
+		}
+	}
+	return plain, "the environment", false, hasPlain
+}
+
+func isTrue(s string) bool {
+	v, err := strconv.ParseBool(s)
+	return err == nil && v
+}
+
+// parseValue reads what a person gave for a variable of a type.
+func parseValue(text string, typ cty.Type, asJSON bool) (cty.Value, error) {
+	if asJSON {
+		implied := typ
+		if typ == cty.DynamicPseudoType {
+			t, err := ctyjson.ImpliedType([]byte(text))
+			if err != nil {
+				return cty.NilVal, fmt.Errorf("not JSON: %w", err)
+			}
+			implied = t
+		}
+		return ctyjson.Unmarshal([]byte(text), implied)
+	}
+	switch {
+	case typ == cty.String, typ == cty.DynamicPseudoType:
+		return cty.StringVal(text), nil
+	case typ == cty.Bool:
+		v, err := strconv.ParseBool(text)
+		if err != nil {
+			return cty.NilVal, errors.New("true or false is expected")
+		}
+		return cty.BoolVal(v), nil
+	case typ == cty.Number:
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+			return cty.NilVal, errors.New("a number is expected")
+		}
+		return number(text)
+	case typ.IsListType(), typ.IsSetType(), typ.IsTupleType(), typ.IsMapType():
+		return parseCSV(text, typ)
+	}
+	return cty.NilVal, fmt.Errorf("a value of type %s is given as JSON, in the variable's name with _JSON", typ.FriendlyNameForConstraint())
+}
+
+// parseCSV reads a list "a,b" or a map "k:v,k:v".
+func parseCSV(text string, typ cty.Type) (cty.Value, error) {
+	var fields []string
+	if text != "" {
+		var err error
+		if fields, err = csv.NewReader(strings.NewReader(text)).Read(); err != nil {
+			return cty.NilVal, fmt.Errorf("not a list of values: %w", err)
+		}
+	}
+	if typ.IsMapType() {
+		object := map[string]cty.Value{}
+		for _, f := range fields {
+			key, value, ok := strings.Cut(f, ":")
+			if !ok {
+				return cty.NilVal, fmt.Errorf("%q is not KEY:VALUE", f)
+			}
+			object[key] = cty.StringVal(value)
+		}
+		return convert.Convert(cty.ObjectVal(object), typ)
+	}
+	values := make([]cty.Value, len(fields))
+	for i, f := range fields {
+		values[i] = cty.StringVal(f)
+	}
+	return convert.Convert(cty.TupleVal(values), typ)
+}
+
+// validate checks the conditions of a variable.
+func (s *scope) validate(name string, value cty.Value, b *block) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	for _, v := range b.blocks {
+		condition := v.attrs["condition"]
+		if condition == nil {
+			diags = append(diags, problem(&v.at, "a validation needs a condition"))
+			continue
+		}
+		result, more := s.eval(condition.Expr, map[string]cty.Value{name: value})
+		diags = append(diags, more...)
+		if more.HasErrors() {
+			continue
+		}
+		at := condition.Expr.Range()
+		ok, err := convert.Convert(result, cty.Bool)
+		if err != nil || ok.IsNull() || !ok.IsKnown() {
+			diags = append(diags, problem(&at, "the condition must be true or false, it is %s", friendlyType(result)))
+			continue
+		}
+		if ok.True() {
+			continue
+		}
+		text := "the value is not valid"
+		if m := v.attrs["error_message"]; m != nil {
+			said, more := s.eval(m.Expr, map[string]cty.Value{name: value})
+			diags = append(diags, more...)
+			if t, err := asString(said); err == nil && !more.HasErrors() {
+				text = t
+			}
+		}
+		diags = append(diags, problem(&at, "variable %s: %s", name, text))
+	}
+	return diags
+}

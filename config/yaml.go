@@ -1,0 +1,269 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/convert"
+	"gopkg.in/yaml.v3"
+)
+
+// Bounds of a YAML file: how deep it nests, and how many values it holds with its aliases written out.
+const (
+	maxYAMLDepth  = 100
+	maxYAMLValues = 1 << 20
+)
+
+// yamlReader turns YAML nodes into blocks and expressions.
+type yamlReader struct {
+	doc    *document
+	values int
+}
+
+func (d *document) readYAML(raw []byte) hcl.Diagnostics {
+	var node yaml.Node
+	if err := yaml.Unmarshal(raw, &node); err != nil {
+		return hcl.Diagnostics{yamlProblem(d.name, err)}
+	}
+	d.root = &block{attrs: hcl.Attributes{}, file: d, at: hcl.Range{Filename: d.name, Start: hcl.InitialPos, End: hcl.InitialPos}}
+	if len(node.Content) == 0 {
+		return nil
+	}
+	r := &yamlReader{doc: d}
+	return r.body(d.root, node.Content[0])
+}
+
+// yamlProblem puts a syntax error where the library says it is.
+func yamlProblem(name string, err error) *hcl.Diagnostic {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	line := 1
+	if n, e := fmt.Sscanf(text, "line %d:", &line); e == nil && n == 1 {
+		_, text, _ = strings.Cut(text, ": ")
+	}
+	pos := hcl.Pos{Line: line, Column: 1}
+	return problem(&hcl.Range{Filename: name, Start: pos, End: pos}, "not YAML: %s", text)
+}
+
+func (r *yamlReader) at(n *yaml.Node) hcl.Range {
+	start := hcl.Pos{Line: n.Line, Column: n.Column}
+	end := start
+	end.Column += max(1, len(n.Value))
+	return hcl.Range{Filename: r.doc.name, Start: start, End: end}
+}
+
+// body fills a block from a mapping: keys that name kinds of blocks hold blocks by label, all others are attributes.
+func (r *yamlReader) body(b *block, n *yaml.Node) hcl.Diagnostics {
+	n = resolved(n)
+	at := r.at(n)
+	if n.Kind != yaml.MappingNode {
+		return hcl.Diagnostics{problem(&at, "a mapping is expected here, found %s", yamlKind(n))}
+	}
+	var diags hcl.Diagnostics
+	inner := kinds()[b.kind]
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		_, isBlock := kinds()[key.Value]
+		switch {
+		case b.kind == "" && isBlock:
+			diags = append(diags, r.labelled(b, key.Value, value)...)
+		case len(inner) > 0 && key.Value == inner[0]:
+			diags = append(diags, r.unlabelled(b, key.Value, value)...)
+		default:
+			expr, more := r.expr(value, 0)
+			diags = append(diags, more...)
+			if _, twice := b.attrs[key.Value]; twice {
+				keyAt := r.at(key)
+				diags = append(diags, problem(&keyAt, "%q stands here twice", key.Value))
+			}
+			b.attrs[key.Value] = &hcl.Attribute{Name: key.Value, Expr: expr, NameRange: r.at(key), Range: r.at(key)}
+		}
+	}
+	return diags
+}
+
+// labelled reads "target: {NAME: {…}}".
+func (r *yamlReader) labelled(b *block, kind string, n *yaml.Node) hcl.Diagnostics {
+	n = resolved(n)
+	at := r.at(n)
+	if n.Kind != yaml.MappingNode {
+		return hcl.Diagnostics{problem(&at, "%s is a mapping from names to %ss, found %s", kind, kind, yamlKind(n))}
+	}
+	var diags hcl.Diagnostics
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		next := &block{kind: kind, label: n.Content[i].Value, at: r.at(n.Content[i]), attrs: hcl.Attributes{}, file: r.doc}
+		if value := resolved(n.Content[i+1]); value.Tag != "!!null" {
+			diags = append(diags, r.body(next, value)...)
+		}
+		b.blocks = append(b.blocks, next)
+	}
+	return diags
+}
+
+// unlabelled reads one block or a list of them.
+func (r *yamlReader) unlabelled(b *block, kind string, n *yaml.Node) hcl.Diagnostics {
+	n = resolved(n)
+	list := []*yaml.Node{n}
+	if n.Kind == yaml.SequenceNode {
+		list = n.Content
+	}
+	var diags hcl.Diagnostics
+	for _, one := range list {
+		next := &block{kind: kind, at: r.at(one), attrs: hcl.Attributes{}, file: r.doc}
+		diags = append(diags, r.body(next, one)...)
+		b.blocks = append(b.blocks, next)
+	}
+	return diags
+}
+
+func resolved(n *yaml.Node) *yaml.Node {
+	for range maxYAMLDepth {
+		if n.Kind != yaml.AliasNode {
+			break
+		}
+		n = n.Alias
+	}
+	return n
+}
+
+func yamlKind(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.MappingNode:
+		return "a mapping"
+	}
+	return fmt.Sprintf("%q", n.Value)
+}
+
+// expr turns a value into an expression; strings are templates.
+func (r *yamlReader) expr(n *yaml.Node, depth int) (hcl.Expression, hcl.Diagnostics) {
+	n = resolved(n)
+	at := r.at(n)
+	if r.values++; r.values > maxYAMLValues || depth > maxYAMLDepth {
+		return hcl.StaticExpr(cty.DynamicVal, at), hcl.Diagnostics{problem(&at, "the file nests too deep or its aliases come to too much")}
+	}
+	switch n.Kind {
+	case yaml.SequenceNode:
+		e := &yamlExpr{at: at}
+		var diags hcl.Diagnostics
+		for _, one := range n.Content {
+			item, more := r.expr(one, depth+1)
+			diags = append(diags, more...)
+			e.items = append(e.items, item)
+		}
+		return e, diags
+	case yaml.MappingNode:
+		e := &yamlExpr{at: at, isMap: true}
+		var diags hcl.Diagnostics
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			item, more := r.expr(n.Content[i+1], depth+1)
+			diags = append(diags, more...)
+			e.keys = append(e.keys, n.Content[i].Value)
+			e.items = append(e.items, item)
+		}
+		return e, diags
+	}
+	return r.scalar(n, at)
+}
+
+func (r *yamlReader) scalar(n *yaml.Node, at hcl.Range) (hcl.Expression, hcl.Diagnostics) {
+	switch n.Tag {
+	case "!!null":
+		return hcl.StaticExpr(cty.NullVal(cty.DynamicPseudoType), at), nil
+	case "!!bool":
+		var v bool
+		if err := n.Decode(&v); err == nil {
+			return hcl.StaticExpr(cty.BoolVal(v), at), nil
+		}
+	case "!!int", "!!float":
+		if v, err := number(n.Value); err == nil {
+			return hcl.StaticExpr(v, at), nil
+		}
+	}
+	if !strings.Contains(n.Value, "${") && !strings.Contains(n.Value, "%{") {
+		return hcl.StaticExpr(cty.StringVal(n.Value), at), nil
+	}
+	start := at.Start
+	if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
+		start.Column++
+	}
+	return hclsyntax.ParseTemplate([]byte(n.Value), r.doc.name, start)
+}
+
+func number(s string) (cty.Value, error) {
+	f, _, err := big.ParseFloat(strings.ReplaceAll(s, "_", ""), 0, 512, big.ToNearestEven)
+	if err != nil {
+		return cty.NilVal, err
+	}
+	if f.IsInf() {
+		return cty.NilVal, errors.New("infinite")
+	}
+	return cty.NumberVal(f), nil
+}
+
+// yamlExpr is a list or a mapping.
+type yamlExpr struct {
+	at    hcl.Range
+	isMap bool
+	keys  []string
+	items []hcl.Expression
+}
+
+// Value implements hcl.Expression.
+func (e *yamlExpr) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	var diags hcl.Diagnostics
+	values := make([]cty.Value, len(e.items))
+	for i, item := range e.items {
+		var more hcl.Diagnostics
+		values[i], more = item.Value(ctx)
+		diags = append(diags, more...)
+	}
+	if !e.isMap {
+		return cty.TupleVal(values), diags
+	}
+	object := map[string]cty.Value{}
+	for i, key := range e.keys {
+		object[key] = values[i]
+	}
+	return cty.ObjectVal(object), diags
+}
+
+// Variables implements hcl.Expression.
+func (e *yamlExpr) Variables() []hcl.Traversal {
+	var all []hcl.Traversal
+	for _, item := range e.items {
+		all = append(all, item.Variables()...)
+	}
+	return all
+}
+
+// Range implements hcl.Expression.
+func (e *yamlExpr) Range() hcl.Range { return e.at }
+
+// StartRange implements hcl.Expression.
+func (e *yamlExpr) StartRange() hcl.Range { return e.at }
+
+// ExprList lists the parts of a list, as HCL's own expressions do.
+func (e *yamlExpr) ExprList() []hcl.Expression {
+	if e.isMap {
+		return nil
+	}
+	return e.items
+}
+
+// asString converts a value to a string as HCL does.
+func asString(v cty.Value) (string, error) {
+	s, err := convert.Convert(v, cty.String)
+	if err != nil {
+		return "", err
+	}
+	if s.IsNull() || !s.IsKnown() {
+		return "", errors.New("a value is required")
+	}
+	return s.AsString(), nil
+}
