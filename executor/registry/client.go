@@ -31,12 +31,9 @@ type Options struct {
 	UserAgent string         // "bake/1.2"
 	Keychain  authn.Keychain // nil: the Docker and Podman configuration of the user
 	// Transport carries the requests; nil is the usual one, with proxies from the environment. A *http.Transport is
-	// copied for registries with certificates of their own, and for those that registries.conf calls insecure.
+	// copied without certificate checks for registries that registries.conf calls insecure.
 	Transport http.RoundTripper
-	// CertDirs hold folders HOST:PORT with certificates: *.crt of authorities, *.cert and *.key of the client. Nil is
-	// /etc/containers/certs.d and /etc/docker/certs.d.
-	CertDirs []string
-	Stall    time.Duration // a transfer without a byte for so long ends; 0 is 30 s
+	Stall     time.Duration // a transfer without a byte for so long ends; 0 is 30 s
 	// Backoff is how long to wait before try n+1, n from 1; nil is a random time below 200 ms doubled each time.
 	Backoff func(n int) time.Duration
 	// MaxWait is the longest that a Retry-After is heeded; 0 is one minute.
@@ -47,10 +44,11 @@ type Options struct {
 type Client struct {
 	opt      Options
 	base     http.RoundTripper
-	outside  *http.Client // for layer URLs outside registries: no credentials
+	unsafe   http.RoundTripper // for insecure registries: does not verify certificates
+	outside  *http.Client      // for layer URLs outside registries: no credentials
 	mu       sync.Mutex
 	sessions map[string]*opening
-	small    map[string][]byte // manifests and configs read, all checked, by host/repository@digest
+	small    map[digest.Digest][]byte // manifests and configs read, by digest, all checked
 	smallSum int
 	sources  map[digest.Digest][]endpoint // where layers were seen: what pushes can mount
 	served   map[string]string            // by repository asked for: the endpoint that answered last
@@ -70,19 +68,17 @@ func New(opt Options) *Client {
 	if opt.Keychain == nil {
 		opt.Keychain = authn.DefaultKeychain
 	}
-	if opt.CertDirs == nil {
-		opt.CertDirs = []string{"/etc/containers/certs.d", "/etc/docker/certs.d"}
-	}
 	if opt.UserAgent == "" {
 		opt.UserAgent = "bake"
 	}
 	c := &Client{
-		opt: opt, base: opt.Transport, sessions: map[string]*opening{}, small: map[string][]byte{},
+		opt: opt, base: opt.Transport, sessions: map[string]*opening{}, small: map[digest.Digest][]byte{},
 		sources: map[digest.Digest][]endpoint{}, served: map[string]string{},
 	}
 	if c.base == nil {
 		c.base = usualTransport()
 	}
+	c.unsafe = withoutVerification(c.base)
 	c.outside = c.outsideClient()
 	return c
 }

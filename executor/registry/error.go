@@ -97,15 +97,10 @@ func (e *credentialError) Error() string { return e.text }
 
 // fail makes an *Error of what went wrong with an endpoint. A context that ended stays what it is.
 func (s *session) fail(what string, i image, err error) error {
-	var (
-		known *Error
-		local *localError
-	)
+	var known *Error
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &local):
-		return fmt.Errorf("%s: %w", what, local.err)
 	case errors.Is(err, context.Canceled), errors.As(err, &known):
 		return err
 	}
@@ -182,7 +177,7 @@ func (e *Error) network(s *session) {
 		return
 	case errors.As(e.Cause, &cert):
 		e.Reason = "its TLS certificate is not trusted: " + clean(cert.Err.Error())
-		e.Hint = "put its CA certificate into /etc/containers/certs.d/" + loginHost(s.at.host) + "/ca.crt, or set insecure = true for it in registries.conf"
+		e.Hint = "install its CA certificate on this machine (SSL_CERT_FILE), or set insecure = true for it in registries.conf"
 		return
 	case strings.Contains(e.Cause.Error(), "server gave HTTP response to HTTPS client"):
 		e.Reason = "it speaks plain HTTP where HTTPS was expected"

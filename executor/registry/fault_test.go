@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,12 +13,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -427,36 +423,6 @@ func TestPushRetriesUpload(t *testing.T) {
 	}
 	if _, err := newTestClient(t).Resolve(context.Background(), f.host+"/x:1", amd64); err != nil {
 		t.Error(err)
-	}
-}
-
-// brokenLayer cannot be read to its end.
-type brokenLayer struct{ v1.Layer }
-
-var errDisk = errors.New("disk fault")
-
-func (brokenLayer) Compressed() (io.ReadCloser, error) {
-	return io.NopCloser(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(errDisk))), nil
-}
-
-func TestPushTellsLocalFaults(t *testing.T) {
-	f := newFake(t, nil)
-	image := newImage(t, 1)
-	layers, err := image.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	broken, err := mutate.AppendLayers(newImage(t, 1), brokenLayer{layers[0]})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: broken}})
-	var e *Error
-	if !errors.Is(err, errDisk) || errors.As(err, &e) {
-		t.Errorf("want the disk's error, and not a registry's: %T %v", err, err)
-	}
-	if n := f.count("PATCH", ""); n > 3 {
-		t.Errorf("%d uploads", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -150,6 +151,20 @@ func checkRedirect(_ *http.Request, via []*http.Request) error {
 		return &refusedError{fmt.Sprintf("more than %d redirects", maxRedirects)}
 	}
 	return nil
+}
+
+// withoutVerification is a copy of a transport that takes any certificate; transports of other kinds stay as they are.
+func withoutVerification(base http.RoundTripper) http.RoundTripper {
+	t, ok := base.(*http.Transport)
+	if !ok {
+		return base
+	}
+	t = t.Clone()
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{}
+	}
+	t.TLSClientConfig.InsecureSkipVerify = true
+	return t
 }
 
 // outsideClient reads layer URLs: https only, no credentials, not this machine.

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"crypto/tls"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
@@ -243,22 +242,6 @@ func TestTLS(t *testing.T) {
 	if err := resolve(&no, func(o *Options) { o.Transport = trusting }); err != nil {
 		t.Error(err)
 	}
-	certs := t.TempDir()
-	if err := os.Mkdir(filepath.Join(certs, host), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	crt := filepath.Join(certs, host, "ca.crt")
-	if err := os.WriteFile(crt, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	withCerts := func(o *Options) { o.CertDirs = []string{certs} }
-	if err := resolve(&no, withCerts); err != nil {
-		t.Error(err)
-	}
-	if err := os.WriteFile(crt, []byte("nothing"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	contains(t, asError(t, resolve(&no, withCerts)), filepath.Dir(crt), "ca.crt: it has no certificate")
 	host = f.host
 	if err := resolve(&no, withKey(f, authn.AuthConfig{Username: "me", Password: "hunter22"})); err == nil {
 		t.Error("plain HTTP was spoken where registries.conf forbids it")

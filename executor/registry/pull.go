@@ -150,7 +150,7 @@ func combine(failures []error) error {
 
 // document reads a manifest or index by tag or digest.
 func (c *Client) document(ctx context.Context, s *session, wanted string) (*document, error) {
-	if raw := c.remembered(s.at, digest.Digest(wanted)); raw != nil {
+	if raw := c.remembered(digest.Digest(wanted)); raw != nil {
 		return parseDocument(raw, "")
 	}
 	res, err := s.get(ctx, "manifests/"+wanted, accepted())
@@ -172,7 +172,7 @@ func (c *Client) document(ctx context.Context, s *session, wanted string) (*docu
 		return nil, err
 	}
 	if d.mediaTypeStated() {
-		c.remember(s.at, d.digest, raw)
+		c.remember(d.digest, raw)
 	}
 	return d, nil
 }
@@ -233,7 +233,7 @@ func (c *Client) descend(ctx context.Context, s *session, at *document, p ocispe
 
 // load reads the config of a manifest.
 func (c *Client) load(ctx context.Context, s *session, d *document) (*Manifest, ocispecs.Platform, error) {
-	config := c.remembered(s.at, d.manifest.Config.Digest)
+	config := c.remembered(d.manifest.Config.Digest)
 	if config == nil {
 		r := c.newBlob(ctx, []*session{s}, d.manifest.Config)
 		defer r.Close()
@@ -241,7 +241,7 @@ func (c *Client) load(ctx context.Context, s *session, d *document) (*Manifest, 
 		if config, err = readAll(r, maxConfig); err != nil {
 			return nil, ocispecs.Platform{}, fmt.Errorf("config: %w", err)
 		}
-		c.remember(s.at, d.manifest.Config.Digest, config)
+		c.remember(d.manifest.Config.Digest, config)
 	}
 	layers, image, err := layersOf(d.manifest, config)
 	if err != nil {
@@ -254,19 +254,18 @@ func (c *Client) load(ctx context.Context, s *session, d *document) (*Manifest, 
 	}, platforms.Normalize(image.Platform), nil
 }
 
-func (c *Client) remembered(at endpoint, d digest.Digest) []byte {
+func (c *Client) remembered(d digest.Digest) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.small[at.String()+"@"+d.String()]
+	return c.small[d]
 }
 
-// remember keeps content that a repository has and that was checked.
-func (c *Client) remember(at endpoint, d digest.Digest, content []byte) {
-	key := at.String() + "@" + d.String()
+// remember keeps content that was checked.
+func (c *Client) remember(d digest.Digest, content []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.small[key] == nil && c.smallSum+len(content) <= maxSmall {
-		c.small[key], c.smallSum = content, c.smallSum+len(content)
+	if c.small[d] == nil && c.smallSum+len(content) <= maxSmall {
+		c.small[d], c.smallSum = content, c.smallSum+len(content)
 	}
 }
 

@@ -197,7 +197,7 @@ func (p *push) needBlob(repo *pushRepo, l v1.Layer) error {
 			return nil
 		}
 	}
-	p.layer = append(p.layer, pushBlob{digest, localLayer{l}, []*pushRepo{repo}})
+	p.layer = append(p.layer, pushBlob{digest, l, []*pushRepo{repo}})
 	return nil
 }
 

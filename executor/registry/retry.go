@@ -104,24 +104,19 @@ func retryableStatus(status int) bool {
 	return false
 }
 
-// retryable says whether an error of a request or a transfer may not come again. What is not known to be lasting is
-// taken for a fault of the network.
+// retryable says whether an error of a request or a transfer may not come again.
 func retryable(err error) bool {
 	var (
 		cert    *tls.CertificateVerificationError
 		record  tls.RecordHeaderError
 		dns     *net.DNSError
 		content *contentError
-		creds   *credentialError
-		missing *platformMissing
-		local   *localError
 		status  *statusError
 		ggcr    *transport.Error
+		network net.Error
 	)
 	switch {
-	case err == nil, errors.Is(err, context.Canceled), isRefused(err), errors.Is(err, http.ErrSchemeMismatch),
-		errors.As(err, &cert), errors.As(err, &record), errors.As(err, &content), errors.As(err, &creds),
-		errors.As(err, &missing), errors.As(err, &local):
+	case err == nil, errors.Is(err, context.Canceled), isRefused(err), errors.As(err, &cert), errors.As(err, &record), errors.As(err, &content):
 		return false
 	case errors.As(err, &dns):
 		return !dns.IsNotFound
@@ -130,7 +125,7 @@ func retryable(err error) bool {
 	case errors.As(err, &ggcr):
 		return retryableStatus(ggcr.StatusCode) || ggcr.Temporary()
 	}
-	return true
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
 // retryAfter reads Retry-After, in seconds or as a date; 0 when there is none.

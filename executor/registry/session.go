@@ -59,11 +59,11 @@ func (c *Client) session(ctx context.Context, at endpoint) (*session, error) {
 // prepare makes a session that has not connected.
 func (c *Client) prepare(ctx context.Context, at endpoint) (*session, error) {
 	s := &session{at: at, guard: &guard{at: at, base: c.base}}
-	own, err := c.transportTo(at)
-	if err != nil {
-		return s, err
+	if at.insecure {
+		s.guard.own = c.unsafe
+	} else {
+		s.guard.own = c.base
 	}
-	s.guard.own = own
 	repo, err := name.NewRepository(at.String(), nameOptions(at)...)
 	if err != nil {
 		return s, contentf("%s", err)

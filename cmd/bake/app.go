@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/registry"
+)
+
+// app is what every command needs from the process around it.
+type app struct {
+	stdin  io.Reader
+	stdout io.Writer // only what was asked for
+	stderr io.Writer // progress, notes, errors
+	getenv func(string) (string, bool)
+	dir    string // working directory; "" is the process's own
+	// enter gives an ordinary user a user namespace, as sandbox.Enter does; nil does nothing.
+	enter func(ctx context.Context) (code int, done bool, err error)
+}
+
+// run executes one command line and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	var exited exitedError
+	if errors.As(err, &exited) {
+		return exited.code
+	}
+	code := exitCodeOf(ctx, err)
+	if err != nil {
+		printError(ctx, a.stderr, err)
+	}
+	return code
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "bake",
+		Short:         "Build container images from a project file, without a daemon",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return a.inNamespace(cmd.Context(), cmd)
+		},
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w (see %s --help)", err, cmd.CommandPath())
+	})
+	root.AddCommand(
+		newBuildCommand(a),
+		newPlanCommand(a),
+		newImageCommand(a),
+		newHistoryCommand(a, "history NAME"),
+		newCacheCommand(a),
+		newConfigCommand(a),
+		newInitCommand(a),
+		newVersionCommand(a),
+	)
+	for _, c := range allCommands(root) {
+		c.Args = usageArgs(c.Args)
+	}
+	return root
+}
+
+func allCommands(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, sub := range c.Commands() {
+		all = append(all, allCommands(sub)...)
+	}
+	return all
+}
+
+// usageArgs makes the complaints of an argument check usage errors.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	if check == nil {
+		check = cobra.ArbitraryArgs
+	}
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usagef("%w (see %s --help)", err, cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+// env is the value of an environment variable, empty when unset.
+func (a *app) env(name string) string {
+	v, _ := a.getenv(name)
+	return v
+}
+
+// workDir is the absolute working directory.
+func (a *app) workDir() (string, error) {
+	if a.dir != "" {
+		return a.dir, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the working directory: %w", err)
+	}
+	return dir, nil
+}
+
+// cacheDir is where everything is kept between runs: BAKE_CACHE_DIR, else bake in the user's cache directory.
+func (a *app) cacheDir() (string, error) {
+	if dir := a.env("BAKE_CACHE_DIR"); dir != "" {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return "", fmt.Errorf("BAKE_CACHE_DIR: %w", err)
+		}
+		return abs, nil
+	}
+	if dir := a.env("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "bake"), nil
+	}
+	home := a.env("HOME")
+	if home == "" {
+		return "", usagef("neither BAKE_CACHE_DIR, XDG_CACHE_HOME nor HOME says where the cache is: set BAKE_CACHE_DIR")
+	}
+	return filepath.Join(home, ".cache", "bake"), nil
+}
+
+// openStore opens the cache and the images in it.
+func (a *app) openStore() (*cache.Store, error) {
+	dir, err := a.cacheDir()
+	if err != nil {
+		return nil, err
+	}
+	return cache.Open(dir)
+}
+
+// newClient makes the registry client of this run.
+func (a *app) newClient() (*registry.Client, error) {
+	conf, err := registry.LoadConfig(registry.ConfigPaths(a.getenv))
+	if err != nil {
+		return nil, err
+	}
+	return registry.New(registry.Options{Config: conf, UserAgent: "bake/" + version()}), nil
+}
+
+// note tells the user something on stderr that is not an error.
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "note: "+format+"\n", args...)
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/planner"
+)
+
+// buildOptions are the flags of `bake build`; they mean what they mean in Docker Bake.
+type buildOptions struct {
+	project projectOptions
+	run     runOptions
+	print   bool
+	list    string
+	call    string
+	check   bool
+}
+
+func newBuildCommand(a *app) *cobra.Command {
+	var o buildOptions
+	cmd := &cobra.Command{
+		Use:   "build [TARGET…]",
+		Short: "Build the targets of a project file",
+		Long: "Build builds targets or groups of the project file, \"default\" when none is named, and keeps the images in\n" +
+			"the local store or wherever their outputs say. Tags move only when every target has succeeded.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.project.targets = args
+			return a.build(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	o.project.addFlags(f)
+	o.run.addFlags(f)
+	f.BoolVar(&o.print, "print", false, "print the evaluated targets as JSON and build nothing")
+	f.StringVar(&o.list, "list", "", "list targets or variables and build nothing")
+	f.BoolVar(&o.check, "check", false, "only check the Dockerfiles; the same as --call=check")
+	f.StringVar(&o.call, "call", "build", "what to do with the targets: build or check")
+	return cmd
+}
+
+// build loads the project, plans it and runs the graph.
+func (a *app) build(ctx context.Context, o buildOptions) error {
+	if o.list != "" {
+		return a.list(ctx, o.project, o.list)
+	}
+	project, err := a.loadProject(ctx, o.project)
+	if err != nil {
+		return err
+	}
+	o.run.setOutputs(project)
+	if o.print {
+		return a.printProject(project)
+	}
+	return a.buildProject(ctx, project, o.run)
+}
+
+// buildProject runs what `bake build` and `bake image build` have in common.
+func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions) error {
+	a.noteLatest(p)
+	s, err := a.open(o.pull)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	graph, err := s.plan(ctx, p, o)
+	if err != nil {
+		return err
+	}
+	printWarnings(a.stderr, graph.Warnings)
+	report, err := a.runGraph(ctx, s, graph, o)
+	if report != nil {
+		if metaErr := o.writeMetadata(graph, report, err); err == nil {
+			err = metaErr
+		}
+	}
+	if err != nil {
+		return err
+	}
+	a.summarize(report)
+	return nil
+}
+
+// runGraph runs the graph with progress on stderr.
+func (a *app) runGraph(ctx context.Context, s *session, g *planner.Graph, o runOptions) (*executor.Report, error) {
+	display, err := startProgress(ctx, a.stderr, o.progressMode(a), g)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := a.workDir()
+	if err != nil {
+		return nil, err
+	}
+	report, err := s.engine.Run(ctx, g, executor.Options{
+		Jobs: o.jobs, NoCache: o.noCache, Allow: o.allow, Events: display.Event, Dir: dir, Stdout: a.stdout,
+	})
+	if closeErr := display.Close(); err == nil {
+		err = closeErr
+	}
+	return report, err
+}

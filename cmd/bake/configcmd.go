@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/config"
+)
+
+func newConfigCommand(a *app) *cobra.Command {
+	var schema bool
+	cmd := &cobra.Command{
+		Use:   "config --schema",
+		Short: "Print the JSON Schema of project files, for editors",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !schema {
+				return cmd.Help()
+			}
+			raw, err := config.Schema()
+			if err != nil {
+				return fmt.Errorf("make the schema: %w", err)
+			}
+			_, err = fmt.Fprintln(a.stdout, string(raw))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON Schema")
+	return cmd
+}
+
+func newInitCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "init",
+		Short: "Write a bake.hcl for the Dockerfiles of this directory",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return a.initProject() },
+	}
+}
+
+// initProject writes a project file where none is.
+func (a *app) initProject() error {
+	dir, err := a.workDir()
+	if err != nil {
+		return err
+	}
+	content, count, err := config.Init(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return usagef("%w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("look for Dockerfiles: %w", err)
+	}
+	path := filepath.Join(dir, "bake.hcl")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return usagef("%s is there already; it stays as it is", path)
+	}
+	if err != nil {
+		return fmt.Errorf("write the project file: %w", err)
+	}
+	if _, err := f.WriteString(content); err != nil {
+		return errors.Join(fmt.Errorf("write the project file: %w", err), f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write the project file: %w", err)
+	}
+	fmt.Fprintf(a.stdout, "wrote %s with %s\n", path, plural(count, "target"))
+	return nil
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/crane"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+)
+
+func withConfig(image v1.Image, config *v1.ConfigFile) (v1.Image, error) {
+	return mutate.ConfigFile(image, config)
+}
+
+// dockerEngine starts a Docker engine in mount and network namespaces of its own and returns its address. It ends with
+// the test.
+func dockerEngine(t *testing.T) string {
+	t.Helper()
+	if _, err := exec.LookPath("dockerd"); err != nil || os.Geteuid() != 0 {
+		skip(t, "a Docker engine needs root and dockerd (Debian: docker.io)")
+	}
+	dir, err := os.MkdirTemp("", "bake-dockerd-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := "unix://" + dir + "/d.sock"
+	script := fmt.Sprintf(`mount --make-rprivate / && ip link set lo up && exec dockerd --data-root %[1]s/data --exec-root %[1]s/exec \
+		-H %[2]s --pidfile %[1]s/pid --iptables=false --ip6tables=false --bridge=none >%[1]s/log 2>&1`, dir, address)
+	cmd := exec.Command("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		os.RemoveAll(dir)
+	})
+	for range 300 {
+		if exec.Command("docker", "-H", address, "version").Run() == nil {
+			return address
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	log, _ := os.ReadFile(filepath.Join(dir, "log"))
+	t.Fatalf("dockerd did not answer within 30 s:\n%s", log)
+	return ""
+}
+
+func docker(t *testing.T, address string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("docker", append([]string{"-H", address}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// TestTutorialRunsInDocker loads the tutorial's image into a real Docker engine, where it answers over HTTP.
+func TestTutorialRunsInDocker(t *testing.T) {
+	c := newTutorial(t)
+	address := dockerEngine(t)
+	c.env["DOCKER_HOST"] = address
+	c.ok(t, "image", "build", "-t", "python-hello-world", "--load", ".")
+	docker(t, address, "run", "-d", "--name", "app", "--network", "host", "python-hello-world")
+	ask := []string{"exec", "app", "python", "-c",
+		"import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:5000/').read().decode())"}
+	var last string
+	for range 100 {
+		out, err := exec.Command("docker", append([]string{"-H", address}, ask...)...).CombinedOutput()
+		if last = strings.TrimSpace(string(out)); err == nil && last == "hello world!" {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("the container did not answer \"hello world!\" over HTTP within 10 s: %s\n%s", last, docker(t, address, "logs", "app"))
+}
+
+// TestTutorialPushed pushes the tutorial's image; another client reads back the same digest.
+func TestTutorialPushed(t *testing.T) {
+	c := newTutorial(t)
+	name := realBases(t) + "/pushed/python-hello-world:1"
+	_, stderr := c.ok(t, "image", "build", "-t", name, "--push", ".")
+	digest, err := crane.Digest(name, crane.Insecure, crane.WithContext(context.Background()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantMatch(t, "the registry has the digest that was built", stderr, "built "+name+" "+digest)
+	image, err := crane.Pull(name, crane.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Image(image); err != nil {
+		t.Errorf("another client finds the image damaged: %v", err)
+	}
+}

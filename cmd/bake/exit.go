@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/planner"
+)
+
+// The exit codes of bake. Scripts rely on them; the top README lists them.
+const (
+	exitOK         = 0
+	exitStep       = 1 // a step failed, or a file that COPY names is missing
+	exitUsage      = 2 // usage, project file, Dockerfile
+	exitRegistry   = 5 // registry, network, credentials, an engine that does not answer
+	exitDifference = 6 // asked for with --exit-code
+	exitSystem     = 7 // cache or output I/O, no sandbox possible here
+	exitSignal     = 128
+)
+
+// maxErrorLines bounds what one error may print.
+const maxErrorLines = 20
+
+// signalError is the cause of a context that a signal cancelled.
+type signalError struct{ signal syscall.Signal }
+
+func (e signalError) Error() string { return "interrupted (" + e.signal.String() + ")" }
+
+// ExitCode is 128 and the number of the signal.
+func (e signalError) ExitCode() int { return exitSignal + int(e.signal) }
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exitCodeOf is the one place that turns an error into the exit code of the process.
+func exitCodeOf(ctx context.Context, err error) int {
+	var (
+		sig    signalError
+		usage  usageError
+		diags  config.Diagnostics
+		file   *planner.DockerfileError
+		step   *executor.StepError
+		reg    *registry.Error
+		store  *cache.Error
+		nobox  *sandbox.UnavailableError
+		differ differenceError
+	)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(context.Cause(ctx), &sig):
+		return sig.ExitCode()
+	case errors.Is(err, context.Canceled):
+		return signalError{syscall.SIGINT}.ExitCode()
+	case errors.As(err, &nobox), errors.As(err, &store):
+		return exitSystem
+	case errors.As(err, &step):
+		return exitStep
+	case errors.As(err, &reg):
+		return exitRegistry
+	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file):
+		return exitUsage
+	case errors.As(err, &differ):
+		return exitDifference
+	}
+	return exitCodeOfUntyped(err)
+}
+
+// exitCodeOfUntyped sorts errors of the system: input and output failed, else it was what the user asked for.
+func exitCodeOfUntyped(err error) int {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return exitSystem
+	}
+	return exitStep
+}
+
+// differenceError says that --exit-code was given and something differs.
+type differenceError struct{ what string }
+
+func (e differenceError) Error() string { return e.what }
+
+// printError is the one place that shows an error to a person.
+func printError(ctx context.Context, w io.Writer, err error) {
+	var sig signalError
+	if errors.As(context.Cause(ctx), &sig) {
+		err = sig
+	}
+	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
+	rest := 0
+	if len(lines) > maxErrorLines {
+		rest = len(lines) - maxErrorLines
+		lines = lines[:maxErrorLines]
+	}
+	fmt.Fprintf(w, "error: %s\n", strings.Join(lines, "\n"))
+	if rest > 0 {
+		fmt.Fprintf(w, "… and %d more lines\n", rest)
+	}
+}

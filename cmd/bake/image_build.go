@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// imageBuildOptions are the flags of `bake image build`; they mean what they mean in `docker build`.
+type imageBuildOptions struct {
+	run       runOptions
+	tags      []string
+	file      string
+	args      []string
+	labels    []string
+	secrets   []string
+	contexts  []string
+	outputs   []string
+	platforms []string
+	stage     string
+	context   string
+}
+
+func newImageBuildCommand(a *app) *cobra.Command {
+	var o imageBuildOptions
+	cmd := &cobra.Command{
+		Use:   "build [-t NAME] [-f FILE] PATH",
+		Short: "Build one Dockerfile, without a project file",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.context = args[0]
+			return a.imageBuild(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.tags, "tag", "t", nil, "name of the image: NAME[:TAG]")
+	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile (default: PATH/Dockerfile)")
+	f.StringArrayVar(&o.args, "build-arg", nil, "build argument: NAME=VALUE, or NAME for the environment's value")
+	f.StringArrayVar(&o.labels, "label", nil, "label of the image: NAME=VALUE")
+	f.StringArrayVar(&o.secrets, "secret", nil, "secret for RUN --mount=type=secret: id=ID,src=FILE or id=ID,env=VARIABLE")
+	f.StringArrayVar(&o.contexts, "build-context", nil, "named context: NAME=PATH, or docker-image://REF, oci-layout://DIR, URL")
+	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: type=oci,dest=FILE and the like")
+	f.StringSliceVar(&o.platforms, "platform", nil, "platforms to build for, such as linux/arm64")
+	f.StringVar(&o.stage, "target", "", "stage of the Dockerfile to build")
+	o.run.addFlags(f)
+	return cmd
+}
+
+// imageBuild makes a project of one target and builds it.
+func (a *app) imageBuild(ctx context.Context, o imageBuildOptions) error {
+	p, err := a.imageProject(ctx, o)
+	if err != nil {
+		return err
+	}
+	o.run.setOutputs(p)
+	return a.buildProject(ctx, p, o.run)
+}
+
+// imageProject is the project that the flags stand for. It is made through the language itself, so that every value is
+// read and checked as in a project file.
+func (a *app) imageProject(ctx context.Context, o imageBuildOptions) (*config.Project, error) {
+	dir, err := a.workDir()
+	if err != nil {
+		return nil, err
+	}
+	if o.context == "-" {
+		return nil, usagef("a context from standard input is not supported: name a directory")
+	}
+	const name = "image"
+	var set []string
+	add := func(key, value string) { set = append(set, name+"."+key+"="+value) }
+	add("context", o.context)
+	if o.file != "" {
+		file := o.file
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(dir, file)
+		}
+		add("dockerfile", file)
+	}
+	if o.stage != "" {
+		add("target", o.stage)
+	}
+	for key, values := range map[string][]string{"tags": o.tags, "secret": o.secrets, "output": o.outputs, "platforms": o.platforms} {
+		for _, v := range values {
+			add(key, v)
+		}
+	}
+	for key, values := range map[string][]string{"args": o.args, "labels": o.labels, "contexts": o.contexts} {
+		for _, v := range values {
+			if !strings.Contains(v, "=") && key != "args" {
+				return nil, usagef("%s %q: expected NAME=VALUE", key, v)
+			}
+			set = append(set, name+"."+key+"."+v)
+		}
+	}
+	p, _, err := config.Load(ctx, config.Options{
+		Dir: dir, Files: []string{"-"}, Set: set, Targets: []string{name}, Env: a.getenv,
+		Stdin: strings.NewReader(`target "` + name + `" {}`),
+	})
+	return p, err
+}

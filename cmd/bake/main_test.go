@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	sandbox.Init()
+	testscript.Main(m, map[string]func(){"bake": main})
+}
+
+// TestScript runs the command line in testdata/script. $EXAMPLES is a copy of the examples that the script may change.
+func TestScript(t *testing.T) {
+	needSandbox(t)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("GOROOT", runtime.GOROOT())
+			e.Setenv("BAKE_CACHE_DIR", filepath.Join(e.WorkDir, "cache"))
+			e.Setenv("EXAMPLES", filepath.Join(e.WorkDir, "examples"))
+			e.Setenv("NO_COLOR", "1")
+			return os.CopyFS(filepath.Join(e.WorkDir, "examples"), os.DirFS("../../examples"))
+		},
+	})
+}
+
+// needSandbox skips a test where no step can run, and says why.
+func needSandbox(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	skip(t, "steps as an ordinary user are tested by the root run, which becomes one")
+}
+
+// skip skips a test for a missing capability; in CI that is a failure.
+func skip(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if isTrue(os.Getenv("CI")) {
+		t.Fatalf("CI must not skip: "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// cli is a bake command line with a cache and a working directory of its own.
+type cli struct {
+	dir   string
+	cache string
+	env   map[string]string
+}
+
+func newCLI(t *testing.T) *cli {
+	t.Helper()
+	return &cli{dir: t.TempDir(), cache: t.TempDir(), env: map[string]string{}}
+}
+
+// run executes bake as a process of its own, as a user would, and returns both outputs and the exit code.
+func (c *cli) run(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := bakeCommand(t, args...)
+	cmd.Dir = c.dir
+	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+c.cache)
+	for k, v := range c.env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// ok runs bake and fails the test unless it succeeds.
+func (c *cli) ok(t *testing.T, args ...string) (stdout, stderr string) {
+	t.Helper()
+	stdout, stderr, code := c.run(t, args...)
+	if code != 0 {
+		t.Fatalf("bake %s: exit %d\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), code, stdout, stderr)
+	}
+	return stdout, stderr
+}
+
+func (c *cli) write(t *testing.T, name, content string) {
+	t.Helper()
+	path := filepath.Join(c.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestHelpNeedsNothing: help and version work without a cache, a project or a home.
+func TestHelpNeedsNothing(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"version"}, {"build", "--help"}, {"completion", "bash"}} {
+		a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard,
+			getenv: func(string) (string, bool) { return "", false }}
+		if code := a.run(context.Background(), args); code != 0 {
+			t.Errorf("bake %s: exit %d", strings.Join(args, " "), code)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/planner"
+)
+
+// baseFreshFor is how long a tag that a registry named is taken to name the same image still.
+const baseFreshFor = time.Hour
+
+// resolver answers the planner's questions about bases: from the store while it knows, else from the registry.
+type resolver struct {
+	app    *app
+	store  *cache.Store
+	client *registry.Client
+	pull   bool // ask the registry, however fresh the store's answer is
+	now    func() time.Time
+}
+
+func newResolver(a *app, store *cache.Store, client *registry.Client, pull bool) *resolver {
+	return &resolver{app: a, store: store, client: client, pull: pull, now: time.Now}
+}
+
+// ResolveImage finds the digest and config of a base for a platform. A pinned digest in the store is never asked for
+// again; a tag is asked for when the store's answer is older than baseFreshFor. When the registry does not answer, an
+// older answer of the store serves, with a note.
+func (r *resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
+	known, fresh, err := r.known(ref, p)
+	if err != nil {
+		return planner.ResolvedImage{}, err
+	}
+	if known != nil && fresh {
+		return *known, nil
+	}
+	resolved, err := r.ask(ctx, ref, p)
+	var refused *registry.Error
+	if known != nil && !r.pull && errors.As(err, &refused) && refused.Temporary() {
+		r.app.note("base %s: %s does not answer; the copy in the store is used", shownName(ref), refused.Registry)
+		return *known, nil
+	}
+	return resolved, err
+}
+
+// known is the store's answer, nil when it has none, and whether it may be used without asking.
+func (r *resolver) known(ref string, p ocispecs.Platform) (*planner.ResolvedImage, bool, error) {
+	name, pinned := splitDigest(ref)
+	image, ok, err := r.store.Image(name)
+	if err != nil {
+		return nil, false, err
+	}
+	fresh := ok && !r.pull && r.now().Sub(image.Recorded) < baseFreshFor
+	if pinned != "" {
+		image, ok, fresh = cache.Image{Name: name, Digest: pinned}, r.store.HasBlob(pinned, -1), true
+	}
+	if !ok {
+		return nil, false, nil
+	}
+	config, layers, err := storedConfig(r.store, image, p)
+	if err != nil {
+		return nil, false, nil // not all of it is here: the registry is asked
+	}
+	return &planner.ResolvedImage{Ref: name, Digest: image.Digest, Config: config, Layers: layers}, fresh, nil
+}
+
+// ask asks the registry and keeps the answer in the store.
+func (r *resolver) ask(ctx context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
+	resolved, err := r.client.Resolve(ctx, ref, p)
+	if err != nil {
+		return planner.ResolvedImage{}, err
+	}
+	if err := r.keep(resolved); err != nil {
+		return planner.ResolvedImage{}, fmt.Errorf("keep base %s: %w", ref, err)
+	}
+	return planner.ResolvedImage{
+		Ref: resolved.Ref, Digest: resolved.Digest, Config: resolved.Config, Layers: len(resolved.Manifest.Layers),
+	}, nil
+}
+
+// keep records a base and what describes it. Its layers come when a step needs them.
+func (r *resolver) keep(resolved registry.Resolved) error {
+	for _, raw := range [][]byte{resolved.Config, resolved.Manifest.Raw, resolved.Index} {
+		if raw == nil {
+			continue
+		}
+		if err := keepBlob(r.store, raw); err != nil {
+			return err
+		}
+	}
+	name, pinned := splitDigest(resolved.Ref)
+	if pinned != "" && lacksTag(name) {
+		name += "@" + pinned.String()
+	}
+	size := len(resolved.Manifest.Raw)
+	if resolved.Index != nil {
+		size = len(resolved.Index)
+	}
+	return r.store.PutImages([]cache.Image{{
+		Name: name, Digest: resolved.Digest, MediaType: resolved.MediaType, Size: int64(size), Kind: cache.KindBase, Recorded: r.now().UTC(),
+	}})
+}
+
+// splitDigest cuts the digest off a reference.
+func splitDigest(ref string) (name string, d digest.Digest) {
+	name, rest, ok := strings.Cut(ref, "@")
+	if !ok {
+		return ref, ""
+	}
+	d = digest.Digest(rest)
+	if d.Validate() != nil {
+		return ref, ""
+	}
+	return name, d
+}
+
+// storedConfig reads the config of a base for a platform, with the manifest it belongs to.
+func storedConfig(s *cache.Store, image cache.Image, p ocispecs.Platform) ([]byte, int, error) {
+	manifest, err := manifestOf(s, image, p)
+	if err != nil {
+		return nil, 0, err
+	}
+	raw, err := readStoredJSON(s, digest.Digest(manifest.Config.Digest.String()))
+	return raw, len(manifest.Layers), err
+}
+
+var _ planner.Resolver = (*resolver)(nil)

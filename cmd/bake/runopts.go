@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/pflag"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/planner"
+)
+
+// runOptions are the flags that say how a graph runs, the same for every command that builds.
+type runOptions struct {
+	progress string
+	metadata string
+	jobs     int
+	noCache  bool
+	pull     bool
+	push     bool
+	load     bool
+	allow    []string
+}
+
+func (o *runOptions) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.progress, "progress", "", "auto, plain, tty, quiet, rawjson or none")
+	f.StringVar(&o.metadata, "metadata-file", "", "write what was built to this file, as JSON")
+	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever the cache holds")
+	f.BoolVar(&o.pull, "pull", false, "ask the registries for every base now")
+	f.BoolVar(&o.push, "push", false, "push the tags, once everything has succeeded")
+	f.BoolVar(&o.load, "load", false, "load the images into the Docker engine")
+	f.IntVarP(&o.jobs, "jobs", "j", 0, "steps that run at once (default: the number of CPUs)")
+	f.StringArrayVar(&o.allow, "allow", nil, "allow network.host or security.insecure")
+}
+
+// progressMode is --progress, else BUILDKIT_PROGRESS.
+func (o *runOptions) progressMode(a *app) string {
+	if o.progress != "" {
+		return o.progress
+	}
+	return a.env("BUILDKIT_PROGRESS")
+}
+
+// writeMetadata writes the metadata file, also of a build that failed.
+func (o *runOptions) writeMetadata(g *planner.Graph, report *executor.Report, failure error) error {
+	if o.metadata == "" {
+		return nil
+	}
+	raw, err := executor.Metadata(report.Images, unfinished(g, report, failure))
+	if err != nil {
+		return fmt.Errorf("make the metadata: %w", err)
+	}
+	if err := renameio.WriteFile(o.metadata, raw, os.FileMode(0o644)); err != nil {
+		return fmt.Errorf("write --metadata-file %s: %w", o.metadata, err)
+	}
+	return nil
+}
+
+// unfinished says of each target that came to nothing whether it failed or was not got to.
+func unfinished(g *planner.Graph, report *executor.Report, failure error) map[string]string {
+	if failure == nil {
+		return nil
+	}
+	finished := map[string]bool{}
+	for _, image := range report.Images {
+		finished[image.Target] = true
+	}
+	var step *executor.StepError
+	isStep := errors.As(failure, &step)
+	all := map[string]string{}
+	for _, image := range g.Images {
+		switch {
+		case finished[image.Target]:
+		case isStep && !slices.Contains(step.Targets, image.Target):
+			all[image.Target] = "skipped"
+		default:
+			all[image.Target] = "failed"
+		}
+	}
+	return all
+}
