@@ -47,7 +47,7 @@ var onlyIn = map[string][]string{
 
 // topLevel is all that may lie at the top of the repository.
 var topLevel = []string{
-	".ci", ".git", ".github", ".gitignore", "LICENSE", "README.md", "bin", "cmd", "config", "deps.go", "examples",
+	".ci", ".git", ".github", ".gitignore", "LICENSE", "README.md", "bin", "cmd", "config", "examples",
 	"executor", "go.mod", "go.sum", "planner",
 }
 
