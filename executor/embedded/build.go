@@ -134,20 +134,20 @@ func (b *build) made(key digest.Digest) bool {
 func (b *build) lookup(ctx context.Context, step int) (bool, error) {
 	n := b.nodes[step]
 	found, err := n.op.lookup(ctx)
-	return n.found(found, err)
+	return n.found(ctx, found, err)
 }
 
 func (b *build) claim(ctx context.Context, step int) (bool, func(), error) {
 	n := b.nodes[step]
 	found, release, err := n.op.claim(ctx)
-	found, err = n.found(found, err)
+	found, err = n.found(ctx, found, err)
 	return found, release, err
 }
 
 // found records that a step was served from the cache, or that finding out failed.
-func (n *node) found(found bool, err error) (bool, error) {
+func (n *node) found(ctx context.Context, found bool, err error) (bool, error) {
 	if err != nil {
-		return false, n.failed(err)
+		return false, n.ended(ctx, err)
 	}
 	if found {
 		n.b.ahead.done(n)
@@ -166,7 +166,7 @@ func (b *build) run(ctx context.Context, step int) error {
 	err := n.op.run(ctx)
 	n.result.Completed = time.Now()
 	if err != nil {
-		err = n.failed(err)
+		err = n.ended(ctx, err)
 	} else {
 		n.result.Status = executor.StatusRan
 		b.ahead.done(n)

@@ -26,6 +26,14 @@ func (n *node) wrap(err error) error {
 	return fmt.Errorf("%s%s: %w", b.String(), n.step.Name, err)
 }
 
+// ended tells a step that was stopped, since another one failed or the build was cancelled, from one that failed itself.
+func (n *node) ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
+		return fmt.Errorf("stopped with the build: %w", context.Canceled)
+	}
+	return n.failed(err)
+}
+
 // failed gives an error of a step its final form: faults of the machine and of registries keep their types, what the
 // user's own step did wrong becomes an executor.StepError.
 func (n *node) failed(err error) error {

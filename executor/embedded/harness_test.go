@@ -15,6 +15,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -24,6 +25,8 @@ type fakeRunner struct {
 	mu   sync.Mutex
 	ran  []string
 	hold func(ctx context.Context, args []string) error
+	// next, when not nil, runs the commands for real, after they were noted.
+	next Runner
 }
 
 // Run knows: write PATH TEXT, count PATH (a number that rises with every run), copy FROM TO, print TEXT, fail CODE.
@@ -36,6 +39,9 @@ func (f *fakeRunner) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result
 		if err := f.hold(ctx, spec.Args); err != nil {
 			return sandbox.Result{}, err
 		}
+	}
+	if f.next != nil {
+		return f.next.Run(ctx, spec)
 	}
 	write := func(path, text string) error {
 		path = filepath.Join(spec.Root.Upper, path)
@@ -113,6 +119,9 @@ type site struct {
 	store  *cache.Store
 	runner *fakeRunner
 	engine *Engine
+	// client fetches bases, and resolver looks them up; both are nil where every stage stands on scratch.
+	client   *registry.Client
+	resolver planner.Resolver
 	// options of the next run
 	opts    executor.Options
 	targets []*config.Target
@@ -137,7 +146,7 @@ func (s *site) newCache() {
 	}
 	s.t.Cleanup(func() { _ = store.Close() })
 	s.store = store
-	s.engine = New(store, nil, Options{Runner: s.runner})
+	s.engine = New(store, s.client, Options{Runner: s.runner})
 }
 
 // write puts files into the project.
@@ -162,7 +171,7 @@ func (s *site) graph() *planner.Graph {
 		p.Targets[t.Name] = t
 		p.Requested = append(p.Requested, t.Name)
 	}
-	g, err := planner.Plan(s.t.Context(), p, planner.Options{})
+	g, err := planner.Plan(s.t.Context(), p, planner.Options{Resolver: s.resolver})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -101,7 +101,10 @@ func (s *scheduler) run(ctx context.Context, tasks []task) ([]error, error) {
 		if o.err != nil {
 			if first == nil {
 				first = o.err
-				cancel(o.err)
+				if ctx.Err() != nil { // from outside: why counts, not who noticed
+					first = context.Cause(ctx)
+				}
+				cancel(first)
 			}
 			continue
 		}
