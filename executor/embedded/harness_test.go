@@ -197,6 +197,7 @@ func (s *site) must(commands ...string) *executor.Report {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	slices.Sort(commands)
 	if !slices.Equal(ran, commands) {
 		s.t.Errorf("ran %q, want %q", ran, commands)
 		for _, r := range report.Steps {

@@ -63,7 +63,8 @@ func (b *build) ownDir(id digest.Digest) (string, error) {
 }
 
 // view calls f with the merged files of a chain. Base layers that are not unpacked take part with their index; when f
-// needs the content of one it is unpacked, and f is called again.
+// needs the content of one it is unpacked, and f is called again. Where f opens another view inside, the one that had
+// the layer packed is opened again: each pass has at least one layer more on disk.
 func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error {
 	all, err := c.layers(ctx)
 	if err != nil {
@@ -71,6 +72,7 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 	}
 	for {
 		stack := make([]tree.Layer, 0, len(all))
+		packed := map[digest.Digest][]*baseLayer{}
 		for _, l := range all {
 			t, ok, err := b.treeLayer(ctx, l)
 			if err != nil {
@@ -79,28 +81,22 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 			if ok {
 				stack = append(stack, t)
 			}
+			if ok && t.Dir == "" {
+				packed[t.ID] = append(packed[t.ID], l.base)
+			}
 		}
 		files := tree.NewView(stack)
 		err := errors.Join(f(files), files.Close())
-		var packed *tree.PackedError
-		if !errors.As(err, &packed) {
+		var need *tree.PackedError
+		if !errors.As(err, &need) || len(packed[need.LayerID]) == 0 {
 			return err
 		}
-		if err := unpackNamed(ctx, all, packed.LayerID); err != nil {
-			return err
-		}
-	}
-}
-
-// unpackNamed unpacks the base layer whose content was asked for.
-func unpackNamed(ctx context.Context, all []layer, id digest.Digest) error {
-	for _, l := range all {
-		if l.id == id && l.base != nil {
-			_, err := l.base.unpack(ctx)
-			return err
+		for _, l := range packed[need.LayerID] {
+			if _, err := l.unpack(ctx); err != nil {
+				return err
+			}
 		}
 	}
-	return fmt.Errorf("layer %s is not on disk", id)
 }
 
 // treeLayer is a layer as a view takes it; ok is false for the empty layer.
