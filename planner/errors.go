@@ -37,7 +37,11 @@ type BaseError struct {
 
 // Error names the target, the place, the image and the resolver's reason.
 func (e *BaseError) Error() string {
-	text := fmt.Sprintf("target %s: %sresolve %s: %v", e.Target, place(e.File, e.Line), e.Ref, e.Err)
+	what := "resolve " + e.Ref + ": "
+	if strings.Contains(e.Err.Error(), e.Ref) { // a registry's own message names it
+		what = ""
+	}
+	text := fmt.Sprintf("target %s: %s%s%v", e.Target, place(e.File, e.Line), what, e.Err)
 	if e.Hint != "" {
 		text += " (" + e.Hint + ")"
 	}

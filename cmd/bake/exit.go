@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"syscall"
 
@@ -29,6 +30,9 @@ const (
 
 // maxErrorLines bounds what one error may print.
 const maxErrorLines = 20
+
+// maxLastLines is how much of a failed step's output is repeated below it.
+const maxLastLines = 10
 
 // signalError is the cause of a context that a signal cancelled.
 type signalError struct{ signal syscall.Signal }
@@ -97,6 +101,10 @@ func printError(ctx context.Context, w io.Writer, err error) {
 	if errors.As(context.Cause(ctx), &sig) {
 		err = sig
 	}
+	var step *executor.StepError
+	if errors.As(err, &step) {
+		printStep(w, step)
+	}
 	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
 	rest := 0
 	if len(lines) > maxErrorLines {
@@ -106,5 +114,35 @@ func printError(ctx context.Context, w io.Writer, err error) {
 	fmt.Fprintf(w, "error: %s\n", strings.Join(lines, "\n"))
 	if rest > 0 {
 		fmt.Fprintf(w, "… and %d more lines\n", rest)
+	}
+	if step != nil && step.Log != "" {
+		fmt.Fprintf(w, "whole log: %s\n", step.Log)
+	}
+}
+
+// printStep shows the last lines of a failed step's output and where it stands in its Dockerfile.
+func printStep(w io.Writer, e *executor.StepError) {
+	for _, line := range e.Last[max(0, len(e.Last)-maxLastLines):] {
+		fmt.Fprintf(w, "  | %s\n", line)
+	}
+	if len(e.Source) == 0 {
+		return
+	}
+	at := e.Source[0]
+	raw, err := os.ReadFile(at.File)
+	if err != nil {
+		return // an inline Dockerfile, or a remote one: the message names it
+	}
+	lines := strings.Split(string(raw), "\n")
+	if at.Start < 1 || at.End > len(lines) {
+		return
+	}
+	fmt.Fprintf(w, "%s:%d\n", at.File, at.Start)
+	for n := max(1, at.Start-2); n <= min(len(lines), at.End+2); n++ {
+		mark := "   "
+		if n >= at.Start && n <= at.End {
+			mark = ">>>"
+		}
+		fmt.Fprintf(w, "%4d %s %s\n", n, mark, strings.TrimRight(lines[n-1], "\r"))
 	}
 }

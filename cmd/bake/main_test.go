@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -23,7 +26,8 @@ func TestMain(m *testing.M) {
 func TestScript(t *testing.T) {
 	needSandbox(t)
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:  "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("GOROOT", runtime.GOROOT())
 			e.Setenv("BAKE_CACHE_DIR", filepath.Join(e.WorkDir, "cache"))
@@ -32,6 +36,15 @@ func TestScript(t *testing.T) {
 			return os.CopyFS(filepath.Join(e.WorkDir, "examples"), os.DirFS("../../examples"))
 		},
 	})
+}
+
+// exits CODE COMMAND… checks an exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%s: got %v, want exit %s", strings.Join(args[1:], " "), err, args[0])
+	}
 }
 
 // needSandbox skips a test where no step can run, and says why.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -240,6 +241,10 @@ func outcome(cmd *exec.Cmd, waitErr error, report stageReport, stderr io.Writer)
 func unavailable(what string, err error) error {
 	if !refused(err) {
 		return fmt.Errorf("%s: %w", what, err)
+	}
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err // the path is that of a descriptor
 	}
 	return &UnavailableError{What: what, Hint: hintNamespaces, Err: err}
 }
