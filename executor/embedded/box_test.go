@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -76,6 +77,18 @@ func probe(t testing.TB, r Runner, program string) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// severalIDs skips the test in a user namespace with one id, where all files are root's.
+func severalIDs(t testing.TB) {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fields := strings.Fields(string(raw)); len(fields) == 3 && fields[2] == "1" {
+		lack(t, "needs subordinate ids: entries of this user in /etc/subuid and /etc/subgid, and newuidmap")
 	}
 }
 

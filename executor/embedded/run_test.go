@@ -227,6 +227,7 @@ RUN ["/step", "copy", "a.txt", "b.txt"]
 CMD ["/step"]
 `, "a.txt": "one", "lib/x/y": "1", "lib/z": "2",
 	}
+	severalIDs(t)
 	var digests []string
 	for _, jobs := range []int{1, 8} {
 		s := newBox(t, files)
