@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,6 +101,7 @@ func built(t testing.TB, target string, arch string, outputs ...config.Attrs) ex
 
 // memStore is a local store in memory.
 type memStore struct {
+	mu     sync.Mutex
 	blobs  map[digest.Digest][]byte
 	images []executor.StoredImage
 	fail   error
@@ -112,6 +114,8 @@ func (s *memStore) WriteBlob(_ context.Context, d digest.Digest, _ int64, open f
 	}
 	defer r.Close()
 	b, err := io.ReadAll(r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.blobs[d] = b
 	return err
 }

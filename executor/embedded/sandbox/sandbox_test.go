@@ -328,6 +328,7 @@ func TestWorkDir(t *testing.T) {
 // TestCancel: a step ends at once when it is cancelled, with all that it has started, unless it handles SIGTERM itself.
 func TestCancel(t *testing.T) {
 	b := newBox(t)
+	b.sandbox.Grace = 50 * time.Millisecond
 	for name, script := range map[string]string{
 		"no handler": "sleep 1000 & echo started; sleep 1000",
 		"handler":    "trap 'exit 0' TERM; echo started; while :; do sleep 0.01; done",
@@ -335,7 +336,6 @@ func TestCancel(t *testing.T) {
 		"slow":       "trap 'sleep 1000' TERM; echo started; while :; do sleep 0.01; done",
 	} {
 		t.Run(name, func(t *testing.T) {
-			b.sandbox.Grace = 50 * time.Millisecond
 			ctx, cancel := context.WithCancelCause(t.Context())
 			stop := errors.New("stop")
 			b.reset(t)
