@@ -46,6 +46,16 @@ func (h *hub) ResolveImage(ctx context.Context, ref string, p ocispecs.Platform)
 // serve puts an image of the layers into a registry, and connects the site with it.
 func (s *site) serve(change func(v1.Image) v1.Image, layers ...[]tar.Header) *hub {
 	s.t.Helper()
+	image := s.image(layers)
+	if change != nil {
+		image = change(image)
+	}
+	return s.connect(image)
+}
+
+// connect puts a base into a registry, and connects the site with it.
+func (s *site) connect(image v1.Image) *hub {
+	s.t.Helper()
 	h := &hub{client: registry.New(registry.Options{})}
 	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -59,10 +69,6 @@ func (s *site) serve(change func(v1.Image) v1.Image, layers ...[]tar.Header) *hu
 	ref, err := name.NewTag(h.ref)
 	if err != nil {
 		s.t.Fatal(err)
-	}
-	image := s.image(layers)
-	if change != nil {
-		image = change(image)
 	}
 	if err := remote.Write(ref, image); err != nil {
 		s.t.Fatal(err)

@@ -45,6 +45,8 @@ type build struct {
 
 	// layerDirs are the directories of layers that were found on disk, by id: what a running process has found stays.
 	layerDirs sync.Map
+	// packs are the blobs that were found or made, a cache.Packed by packKey.
+	packs sync.Map
 
 	mu sync.Mutex
 	// fresh are the keys that this run stored: a forced step may use those, and no older ones.

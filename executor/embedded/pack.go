@@ -51,6 +51,10 @@ func (p packing) name(ran bool) string { return p.compression().String() + ", " 
 // pack gives the blob of a layer of our own, and makes it when the store has none. Each is made once, whoever asks.
 func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, error) {
 	name := p.name(l.ran)
+	key := packKey{l.id, name}
+	if known, ok := b.packs.Load(key); ok {
+		return known.(cache.Packed), nil
+	}
 	v, err := b.onceValue(ctx, "pack "+l.id.String()+" "+name, func() (any, error) {
 		if found, ok := b.packed(l.id, name); ok {
 			return found, nil
@@ -68,7 +72,14 @@ func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, err
 	if err != nil {
 		return cache.Packed{}, fmt.Errorf("pack layer %s: %w", l.id, err)
 	}
+	b.packs.Store(key, v)
 	return v.(cache.Packed), nil
+}
+
+// packKey names one layer in one packing, in build.packs.
+type packKey struct {
+	id   digest.Digest
+	name string
 }
 
 // packed finds a blob that was made before.
