@@ -201,18 +201,18 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// once runs f unless it runs already for the same key; then it waits for that.
+// once runs f unless it runs already for the same key; then it waits for that. f ends soon when the build is stopped, so
+// that a run never returns while something of it still writes.
 func (b *build) once(ctx context.Context, key string, f func() error) (any, error) {
 	return b.onceValue(ctx, key, func() (any, error) { return nil, f() })
 }
 
 func (b *build) onceValue(ctx context.Context, key string, f func() (any, error)) (any, error) {
-	select {
-	case r := <-b.flights.DoChan(key, f):
-		return r.Val, r.Err
-	case <-ctx.Done():
+	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	v, err, _ := b.flights.Do(key, f)
+	return v, err
 }
 
 // indexOf is the path index of what a layer's tar lists.

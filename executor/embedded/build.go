@@ -177,6 +177,16 @@ func (b *build) run(ctx context.Context, step int) error {
 	return err
 }
 
+// close ends the reading of build contexts, and keeps what was learned about their files.
+func (b *build) close() {
+	b.stats.save()
+	for _, n := range b.nodes {
+		if n.local != nil {
+			n.local.close()
+		}
+	}
+}
+
 // tasks links the nodes for the scheduler. Exec steps weigh most: what they run takes long.
 func (b *build) tasks() []task {
 	inputs := make([][]int, len(b.nodes))
@@ -225,6 +235,7 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	if err != nil {
 		return report, err
 	}
+	defer b.close()
 	b.ahead = b.packAhead(ctx, packings)
 	defer b.ahead.stop()
 	jobs := opts.Jobs
@@ -234,7 +245,6 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	s := &scheduler{worker: b, keying: newSlots(max(2*runtime.NumCPU(), 4)), slots: newSlots(jobs)}
 	errs, err := s.run(ctx, b.tasks())
 	report.Steps = b.results(errs)
-	b.stats.save()
 	if err != nil {
 		return report, err
 	}

@@ -85,6 +85,16 @@ func (l *localSource) refresh() {
 	clear(l.digests)
 }
 
+// close closes the context's directory. Nothing of it may be read any more.
+func (l *localSource) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.files != nil {
+		_ = l.files.Close() // it was only read
+		l.files = nil
+	}
+}
+
 // read calls f with the context's files.
 func (l *localSource) read(ctx context.Context, f func(tree.FS) error) error {
 	files, err := l.open(ctx)

@@ -20,6 +20,7 @@ func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Op
 		return nil, err
 	}
 	b.dry = true
+	defer b.close()
 	for _, n := range b.nodes {
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
@@ -29,7 +30,6 @@ func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Op
 			n.unknown = true
 		}
 	}
-	b.stats.save()
 	return b.results(nil), nil
 }
 
