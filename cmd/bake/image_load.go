@@ -95,27 +95,36 @@ func spool(file string, r io.Reader) error {
 	return errors.Join(err, f.Close())
 }
 
-// archiveImages lists the images of an archive: of docker save, or of an OCI layout, which is unpacked into dir.
+// archiveImages lists the images of an archive: of an OCI layout, which is unpacked into dir and keeps its digests, else of
+// docker save.
 func archiveImages(ctx context.Context, file, dir string) ([]namedImage, error) {
-	manifest, err := tarball.LoadManifest(opener(file))
-	if err == nil {
-		return dockerImages(file, manifest)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
 	}
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
 	if err := untar(ctx, f, dir); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(filepath.Join(dir, ocispecs.ImageLayoutFile)); err != nil {
-		return nil, errors.New("it is neither an OCI layout nor what docker save writes")
+	var layoutErr error
+	if _, err := os.Lstat(filepath.Join(dir, ocispecs.ImageLayoutFile)); err == nil {
+		images, err := layoutImages(dir)
+		if err == nil {
+			return images, nil
+		}
+		layoutErr = err
 	}
-	return layoutImages(dir)
+	manifest, err := tarball.LoadManifest(opener(file))
+	switch {
+	case err == nil:
+		return dockerImages(file, manifest)
+	case layoutErr != nil:
+		return nil, layoutErr
+	}
+	return nil, errors.New("it is neither an OCI layout nor what docker save writes")
 }
 
 func opener(file string) tarball.Opener {

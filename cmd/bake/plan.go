@@ -134,7 +134,7 @@ func (p planView) print(w io.Writer) error {
 	for _, s := range p.Steps {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Status, truncate(s.Name, 70), s.Source, shownTargets(s.Targets))
 		if s.Reason != "" && s.Status != executor.StatusCached {
-			fmt.Fprintf(t, "\t  %s\n", s.Reason)
+			fmt.Fprintf(t, "\t  %s\n", truncate(s.Reason, 100))
 		}
 	}
 	if err := t.Flush(); err != nil {

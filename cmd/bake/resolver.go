@@ -32,7 +32,7 @@ func newResolver(a *app, store *cache.Store, client *registry.Client, pull bool)
 }
 
 // ResolveImage finds the digest and config of a base for a platform. A pinned digest in the store is never asked for
-// again; a tag is asked for when the store's answer is older than baseFreshFor. When the registry does not answer, an
+// again, nor is an image that was built here; the tag of a base is asked for when the store's answer is older than baseFreshFor. When the registry does not answer, an
 // older answer of the store serves, with a note.
 func (r *resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
 	known, fresh, err := r.known(ref, p)
@@ -58,7 +58,7 @@ func (r *resolver) known(ref string, p ocispecs.Platform) (*planner.ResolvedImag
 	if err != nil {
 		return nil, false, err
 	}
-	fresh := ok && !r.pull && r.now().Sub(image.Recorded) < baseFreshFor
+	fresh := ok && !r.pull && (image.Kind == cache.KindBuilt || r.now().Sub(image.Recorded) < baseFreshFor)
 	if pinned != "" {
 		image, ok, fresh = cache.Image{Name: name, Digest: pinned}, r.store.HasBlob(pinned, -1), true
 	}

@@ -39,6 +39,8 @@ type node struct {
 
 	// unknown says, in a preview, that the step must run before its id is known.
 	unknown bool
+	// fresh says, in a preview, that the step's file system will be another one for certain, as a command in it runs.
+	fresh bool
 
 	mu sync.Mutex
 	// active counts what goes on for a source, see begin.

@@ -91,7 +91,7 @@ func (v *virtual) foresee(ctx context.Context) error {
 func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool, error)) error {
 	n := k.n
 	if n.forced() {
-		n.unknown = true
+		n.unknown, n.fresh = true, shared == nil
 		n.will(executor.StatusWillRun, "no-cache asked for it")
 		return nil
 	}
@@ -118,7 +118,7 @@ func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool,
 	}
 	n.will(executor.StatusWillRun, k.reason())
 	// A file operation's id is its key; what a command makes has an id only when it has run.
-	n.id, n.unknown = k.finalKey, shared == nil
+	n.id, n.unknown, n.fresh = k.finalKey, shared == nil, shared == nil
 	return nil
 }
 
@@ -137,9 +137,12 @@ func (k *keyed) foreseeInputs(ctx context.Context, file bool) (decided bool, err
 		return false, nil
 	}
 	n.unknown = true
+	n.fresh = w != nil && w.fresh
 	switch {
-	case w != nil && !file:
+	case w != nil && !file && w.fresh:
 		// A command that runs gives a new id, and so do all that stand on it.
+		n.will(executor.StatusWillRun, "a command that it stands on will run")
+	case w != nil && !file:
 		n.will(w.result.Status, "the step that it stands on "+string(w.result.Status))
 	case r != nil:
 		n.will(executor.StatusMayRun, "it depends on the files that "+r.step.Name+" makes")
