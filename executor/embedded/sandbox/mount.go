@@ -139,9 +139,9 @@ func overlayMount(o Overlay, points string, userXattr bool) (int, error) {
 		}
 		options = append(options, option{"upperdir", upper}, option{"workdir", work}, option{"volatile", ""})
 	}
-	attrs := 0
+	attrs := unix.MOUNT_ATTR_NODEV // whatever nodes a layer holds or a step makes, they open no device
 	if o.Upper == "" {
-		attrs = attrReadonly
+		attrs |= attrReadonly
 	}
 	return stacked(lowers, options, attrs)
 }
@@ -177,5 +177,5 @@ func readonlyDir(dir string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	return fd, setAttrs(fd, attrReadonly)
+	return fd, setAttrs(fd, attrReadonly|unix.MOUNT_ATTR_NODEV)
 }

@@ -47,7 +47,7 @@ func (s *stage) buildRoot() error {
 		return stageError("open the root", err)
 	}
 	defer func() { s.created = s.walk.created }()
-	if err := s.systemMounts(); err != nil {
+	if err := s.systemMounts(scratch); err != nil {
 		return err
 	}
 	if err := s.generated(scratch); err != nil {
@@ -140,7 +140,7 @@ func (s *stage) detached(m Mount) (int, error) {
 
 // scratch covers the machine's /dev with memory that only this stage sees, and that goes with the old root.
 func (s *stage) scratch() (int, error) {
-	mount, err := newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, option{"mode", "0755"})
+	mount, err := newMount("tmpfs", unix.MOUNT_ATTR_NOSUID, option{"mode", "0755"}) // it holds the step's device nodes
 	if err != nil {
 		return -1, mountRefused("make a place for the root", err)
 	}
@@ -235,10 +235,14 @@ func writeFile(dir int, name string, m Mount) error {
 
 func cloneFile(dir int, name string, readonly bool) (int, error) {
 	fd, err := unix.OpenTree(dir, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil || !readonly {
+	if err != nil {
 		return fd, err
 	}
-	return fd, setAttrs(fd, attrReadonly)
+	attrs := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
+	if readonly {
+		attrs |= attrReadonly
+	}
+	return fd, setAttrs(fd, attrs)
 }
 
 func isDirectory(fd int) (bool, error) {

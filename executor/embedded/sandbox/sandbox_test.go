@@ -145,6 +145,7 @@ func TestRun(t *testing.T) {
 		{"loopback", "ip -o addr show lo | grep -c 127.0.0.1", "1\n"},
 		{"devices", "echo x >/dev/null; test -c /dev/zero -a -c /dev/tty -a -d /dev/shm -a -e /dev/ptmx && echo ok", "ok\n"},
 		{"masked", "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; ls /sys/firmware | wc -l", "0\n0\n"},
+		{"zero", "dd if=/dev/zero bs=1 count=3 2>/dev/null | wc -c; dd if=/dev/urandom bs=1 count=3 2>/dev/null | wc -c", "3\n3\n"},
 		{"links", "readlink /dev/fd", "/proc/self/fd\n"},
 	}
 	b := newBox(t)
@@ -168,24 +169,39 @@ func TestRun(t *testing.T) {
 func TestRefused(t *testing.T) {
 	b := newBox(t)
 	for name, script := range map[string]string{
-		"mount":            "mount -t tmpfs x /tmp",
-		"remount proc":     "mount -o remount,rw /proc/sys",
-		"user namespace":   "unshare -U true",
-		"mount namespace":  "unshare -m true",
-		"sysctl":           "echo 1 >/proc/sys/kernel/panic",
-		"sysrq":            "echo h >/proc/sysrq-trigger",
-		"sysfs":            "echo 1 >/sys/kernel/mm/ksm/run",
-		"block device":     "mknod /tmp/d b 8 0 && dd if=/tmp/d of=/dev/null bs=1 count=1",
-		"hosts":            "echo x >>/etc/hosts",
-		"interrupts":       "test -s /proc/interrupts",
-		"the outer /proc":  "ls /proc/1/root/proc/2/root/work",
-		"host name change": "hostname other",
+		"mount":              "mount -t tmpfs x /tmp",
+		"remount proc":       "mount -o remount,rw /proc/sys",
+		"user namespace":     "unshare -U true",
+		"mount namespace":    "unshare -m true",
+		"sysctl":             "echo 1 >/proc/sys/kernel/panic",
+		"sysrq":              "echo h >/proc/sysrq-trigger",
+		"sysfs":              "echo 1 >/sys/kernel/mm/ksm/run",
+		"device in the root": "mknod /tmp/d c 1 5 && dd if=/tmp/d of=/tmp/x bs=1 count=1",
+		"device in /dev":     "mknod /dev/d c 1 5 && dd if=/dev/d of=/tmp/x bs=1 count=1",
+		"device in /dev/shm": "mknod /dev/shm/d c 1 5 && dd if=/dev/shm/d of=/tmp/x bs=1 count=1",
+		"hosts":              "echo x >>/etc/hosts",
+		"interrupts":         "test -s /proc/interrupts",
+		"the outer /proc":    "ls /proc/1/root/proc/2/root/work",
+		"host name change":   "hostname other",
 	} {
 		t.Run(name, func(t *testing.T) {
 			if out, err := b.run(t, script); err == nil {
 				t.Errorf("it went through: %s", out)
 			}
 		})
+	}
+}
+
+// TestDevicesAreItsOwn: what a step does to its devices is not done to the machine's.
+func TestDevicesAreItsOwn(t *testing.T) {
+	b := newBox(t)
+	before, err := os.Stat("/dev/null")
+	check(t, err)
+	_, _ = b.run(t, "chmod 600 /dev/null; chown 1:1 /dev/null")
+	after, err := os.Stat("/dev/null")
+	check(t, err)
+	if before.Mode() != after.Mode() {
+		t.Errorf("the machine's /dev/null was %v and is %v", before.Mode(), after.Mode())
 	}
 }
 

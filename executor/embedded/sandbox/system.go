@@ -25,7 +25,7 @@ func readonly() []string {
 }
 
 // systemMounts mounts /proc, /sys and /dev.
-func (s *stage) systemMounts() error {
+func (s *stage) systemMounts(scratch int) error {
 	insecure := s.cfg.Spec.Insecure
 	proc, err := newMount("proc", attrPlain)
 	if err == nil {
@@ -37,7 +37,7 @@ func (s *stage) systemMounts() error {
 	if err := s.mountSys(insecure); err != nil {
 		return mountRefused("mount /sys", err)
 	}
-	if err := s.mountDev(); err != nil {
+	if err := s.mountDev(scratch); err != nil {
 		return mountRefused("mount /dev", err)
 	}
 	if insecure {
@@ -119,9 +119,11 @@ func (s *stage) protect(p string) error {
 	return attach(fd, at)
 }
 
-// mountDev makes a /dev of the step's own.
-func (s *stage) mountDev() error {
-	dev, err := newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_STRICTATIME, option{"mode", "0755"}, option{"size", "65536k"})
+// mountDev makes a /dev of the step's own. Like the root it does not let device nodes be opened that the step makes; those
+// that it has are mounts, each from where that is allowed.
+func (s *stage) mountDev(scratch int) error {
+	attrs := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_STRICTATIME
+	dev, err := newMount("tmpfs", attrs, option{"mode", "0755"}, option{"size", "65536k"})
 	if err != nil {
 		return err
 	}
@@ -129,7 +131,7 @@ func (s *stage) mountDev() error {
 		return err
 	}
 	for name, number := range devices() {
-		if err := s.device(dev, name, number); err != nil {
+		if err := s.device(scratch, dev, name, number); err != nil {
 			return fmt.Errorf("device %s: %w", name, err)
 		}
 	}
@@ -176,15 +178,25 @@ func mountIn(dir int, name, kind string, attrs int, options []option) error {
 	return unix.MoveMount(fd, "", dir, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// device makes a node, or, where a user may not, mounts the machine's.
-func (s *stage) device(dev int, name string, number uint64) error {
-	if !s.cfg.InUser {
-		return unix.Mknodat(dev, name, unix.S_IFCHR|0o666, int(number))
-	}
+// device mounts a node: one that is made for this step, so that its mode is the step's own affair, or, where a user may not
+// make any, the machine's.
+func (s *stage) device(scratch, dev int, name string, number uint64) error {
 	if err := makePoint(dev, name, false); err != nil {
 		return err
 	}
-	fd, err := clone(s.host.devices[name])
+	from := s.host.devices[name]
+	if !s.cfg.InUser {
+		own := "device-" + name
+		if err := unix.Mknodat(scratch, own, unix.S_IFCHR|0o666, int(number)); err != nil {
+			return err
+		}
+		var err error
+		if from, err = unix.Openat(scratch, own, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+			return err
+		}
+		defer unix.Close(from)
+	}
+	fd, err := clone(from)
 	if err != nil {
 		return err
 	}
