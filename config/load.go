@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"maps"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -53,6 +54,7 @@ type loader struct {
 	groups    map[string]*groupDef
 	overrides []*override
 	values    map[attrKey]attrValue
+	asked     []string
 	sound     map[string]bool // targets whose parents form no circle
 	warnings  hcl.Diagnostics
 }
@@ -347,7 +349,11 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 			t.Outputs = []Attrs{{"type": "cacheonly"}}
 		}
 	}
+	p.Asked = unique(l.asked)
 	diags = append(diags, l.checkLinks(p)...)
+	if !diags.HasErrors() {
+		p.shareEntitlements()
+	}
 	for name := range l.groups {
 		members, more := l.members(name)
 		if more.HasErrors() {
@@ -356,6 +362,32 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 		p.Groups[name] = &Group{Name: name, Targets: members, Description: l.groupDescription(name)}
 	}
 	return p, append(diags, l.unusedOverrides()...)
+}
+
+// shareEntitlements gives each target what the targets that it links to need.
+func (p *Project) shareEntitlements() {
+	done := map[string]bool{}
+	var visit func(name string)
+	visit = func(name string) {
+		t := p.Targets[name]
+		if t == nil || done[name] {
+			return
+		}
+		for _, key := range slices.Sorted(maps.Keys(t.Contexts)) {
+			linked, ok := strings.CutPrefix(t.Contexts[key], "target:")
+			if !ok || p.Targets[linked] == nil {
+				continue
+			}
+			visit(linked)
+			if more := p.Targets[linked].Entitlements; len(more) > 0 {
+				t.Entitlements = unique(append(slices.Clone(t.Entitlements), more...))
+			}
+		}
+		done[name] = true
+	}
+	for name := range p.Targets {
+		visit(name)
+	}
 }
 
 // links are the targets that a target's contexts name.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -13,7 +14,7 @@ import (
 type printedTarget struct {
 	Description      string            `json:"description,omitempty"`
 	Annotations      []string          `json:"annotations,omitempty"`
-	Attest           []Attrs           `json:"attest,omitempty"`
+	Attest           []map[string]any  `json:"attest,omitempty"`
 	Context          string            `json:"context,omitempty"`
 	Contexts         map[string]string `json:"contexts,omitempty"`
 	Dockerfile       string            `json:"dockerfile,omitempty"`
@@ -34,7 +35,7 @@ type printedTarget struct {
 	NoCacheFilter    []string          `json:"no-cache-filter,omitempty"`
 	ShmSize          string            `json:"shm-size,omitempty"`
 	Ulimits          []string          `json:"ulimits,omitempty"`
-	Resources        map[string]string `json:"resources,omitempty"`
+	Resources        map[string]any    `json:"resources,omitempty"`
 	Call             string            `json:"call,omitempty"`
 	Entitlements     []string          `json:"entitlements,omitempty"`
 	ExtraHosts       map[string]string `json:"extra-hosts,omitempty"`
@@ -47,15 +48,20 @@ type printedSSH struct {
 }
 
 type printedGroup struct {
-	Targets []string `json:"targets"`
+	Description string   `json:"description,omitempty"`
+	Targets     []string `json:"targets"`
 }
 
 // Print is a project as the JSON that Docker Bake prints. It can be fed back as a project file.
 func Print(p *Project) ([]byte, error) {
-	groups := map[string]printedGroup{"default": {slices.Sorted(slices.Values(p.Requested))}}
+	first := printedGroup{Targets: slices.Sorted(slices.Values(p.Asked))}
+	if g := p.Groups["default"]; g != nil {
+		first.Description = g.Description
+	}
+	groups := map[string]printedGroup{"default": first}
 	for name, g := range p.Groups {
 		if name != "default" && p.holds(g) {
-			groups[name] = printedGroup{g.Targets}
+			groups[name] = printedGroup{g.Description, g.Targets}
 		}
 	}
 	targets := map[string]printedTarget{}
@@ -88,11 +94,11 @@ func (p *Project) holds(g *Group) bool {
 
 func (t *Target) printed() printedTarget {
 	out := printedTarget{
-		Description: t.Description, Annotations: escaped(t.Annotations), Attest: t.Attest, Context: cleanContext(t.Context), Contexts: t.Contexts,
+		Description: t.Description, Annotations: escaped(t.Annotations), Attest: printedAttest(t.Attest), Context: t.Context, Contexts: t.Contexts,
 		Dockerfile: t.Dockerfile, Args: escapedMap(t.Args), Labels: escapedMap(t.Labels), Tags: t.Tags,
 		CacheFrom: t.CacheFrom, CacheTo: t.CacheTo, Target: t.Stage, Platforms: t.Platforms, Output: t.Outputs,
 		Pull: t.Pull, NoCache: t.NoCache, Network: t.Network, NoCacheFilter: t.NoCacheFilter, ShmSize: t.ShmSize,
-		Ulimits: t.Ulimits, Resources: t.Resources, Call: t.Call, Entitlements: t.Entitlements,
+		Ulimits: t.Ulimits, Resources: printedResources(t.Resources), Call: t.Call, Entitlements: t.Entitlements,
 		ExtraHosts: escapedMap(t.ExtraHosts), Policy: t.Policy,
 	}
 	if t.DockerfileInline != nil {
@@ -114,9 +120,40 @@ func (t *Target) printed() printedTarget {
 	return out
 }
 
+// printedAttest has "disabled" as a bool.
+func printedAttest(all []Attrs) []map[string]any {
+	var out []map[string]any
+	for _, m := range all {
+		one := map[string]any{}
+		for key, value := range m {
+			one[key] = value
+			if b, err := strconv.ParseBool(value); err == nil && key == "disabled" {
+				one[key] = b
+			}
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// printedResources has numbers where they are meant.
+func printedResources(m map[string]string) map[string]any {
+	out := map[string]any{}
+	for key, value := range m {
+		out[key] = value
+		if n, err := strconv.ParseInt(value, 10, 64); err == nil && strings.HasPrefix(key, "cpu-") {
+			out[key] = n
+		}
+	}
+	return out
+}
+
 // cleanContext is a context without detours, when it is a path.
 func cleanContext(c string) string {
-	if strings.Contains(c, "://") || strings.HasPrefix(c, "git@") {
+	switch {
+	case c == "":
+		return "."
+	case strings.Contains(c, "://"), strings.HasPrefix(c, "git@"):
 		return c
 	}
 	return path.Clean(c)

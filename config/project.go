@@ -14,6 +14,8 @@ type Project struct {
 	Groups map[string]*Group
 	// Requested are the target names asked for, groups expanded, in the order asked, without repetition.
 	Requested []string
+	// Asked are the names as they were asked for, groups as such, patterns expanded; of "default" its members.
+	Asked []string
 }
 
 // Group is a named list of targets or groups.

@@ -18,11 +18,31 @@ func (l *loader) request() ([]string, hcl.Diagnostics) {
 	var all []string
 	var diags hcl.Diagnostics
 	for _, name := range asked {
-		found, more := l.expand(strings.ReplaceAll(name, ".", "_"), nil)
+		name = strings.ReplaceAll(name, ".", "_")
+		found, more := l.expand(name, nil)
 		diags = append(diags, more...)
 		all = append(all, found...)
+		l.asked = append(l.asked, l.askedNames(name)...)
 	}
 	return unique(all), diags
+}
+
+// askedNames is what a name on the command line stands for, with groups not expanded.
+func (l *loader) askedNames(name string) []string {
+	if name == "default" && l.groups[name] != nil {
+		members, _ := l.members(name)
+		return members
+	}
+	if _, ok := l.defs[name]; ok || l.groups[name] != nil {
+		return []string{name}
+	}
+	var all []string
+	for _, n := range l.allNames() {
+		if ok, err := path.Match(name, n); err == nil && ok {
+			all = append(all, n)
+		}
+	}
+	return all
 }
 
 // expand is a name or pattern as target names. In a group its own name means the target.

@@ -43,6 +43,9 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 			targets = append(targets, t)
 			continue
 		}
+		if s.isType(name) {
+			continue // the second argument of convert
+		}
 		at := t.SourceRange()
 		v, more := s.variable(name, &at)
 		diags = append(diags, more...)
@@ -58,6 +61,15 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 	}
 	v, more := e.Value(ctx)
 	return v, append(diags, more...)
+}
+
+// isType says that a name is that of a type, and of nothing that a file defines.
+func (s *scope) isType(name string) bool {
+	switch name {
+	case "string", "number", "bool", "any":
+		return s.variables[name] == nil && s.globals[name] == nil
+	}
+	return false
 }
 
 // targets is the object that target.NAME.ATTRIBUTE looks into, with no more in it than is asked for.

@@ -181,7 +181,7 @@ func (l *loader) value(name string, a attribute, at *hcl.Range) (attrValue, hcl.
 	}
 	defer done()
 	var v attrValue
-	if a.name != "inherits" && a.name != "description" {
+	if a.name != "inherits" {
 		parents, diags := l.parents(name)
 		if diags.HasErrors() {
 			return v, diags
@@ -365,9 +365,7 @@ func (t *Target) fill(bag map[string]any) {
 
 // defaults sets what follows from elsewhere.
 func (t *Target) defaults(o Options) {
-	if t.Context == "" {
-		t.Context = "."
-	}
+	t.Context = cleanContext(strings.TrimPrefix(t.Context, "cwd://"))
 	if t.Dockerfile == "" {
 		t.Dockerfile = "Dockerfile"
 	}

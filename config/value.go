@@ -106,6 +106,9 @@ func (a attribute) strings(v cty.Value) (any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("element %d: a string is expected, found %s", i+1, friendlyType(item))
 		}
+		if a.name == "annotations" && !strings.Contains(s, "=") {
+			return nil, fmt.Errorf("%q is not KEY=VALUE", clip(s))
+		}
 		all = append(all, s)
 	}
 	return unique(all), nil
@@ -261,6 +264,9 @@ func (a attribute) fromAttrs(lists []Attrs) (any, error) {
 			all = append(all, s)
 		}
 		return all, nil
+	}
+	if a.merge == mergeAppend || a.merge == mergeID {
+		lists = a.combine([]Attrs{}, lists).([]Attrs)
 	}
 	for _, m := range lists {
 		if m["type"] == "" && a.name != "policy" {
