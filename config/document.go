@@ -39,6 +39,9 @@ func isStrict(name string) bool { return strings.HasPrefix(filepath.Base(name), 
 // parse reads a file by its name: JSON, YAML or HCL.
 func parse(name string, raw []byte) (*document, *hcl.File, hcl.Diagnostics) {
 	d := &document{name: name, strict: isStrict(name)}
+	if diags := checkText(name, raw); diags.HasErrors() {
+		return d, &hcl.File{Bytes: raw}, diags
+	}
 	switch ext := filepath.Ext(name); ext {
 	case ".json":
 		file, diags := hcljson.Parse(raw, name)

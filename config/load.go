@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -23,8 +24,12 @@ type Options struct {
 	Targets []string // names or patterns of targets and groups; empty: "default"
 	// Env is the environment; nil is empty.
 	Env   func(name string) (string, bool)
-	Stdin io.Reader // for -f -
+	Stdin io.Reader     // for -f -
+	Limit time.Duration // how long the evaluation may take; 0 is 20 seconds
 }
+
+// evaluationLimit is how long an evaluation may take: hundreds of times what thousands of targets need.
+const evaluationLimit = 20 * time.Second
 
 func (o Options) env(name string) string {
 	if o.Env == nil {
@@ -84,11 +89,37 @@ func Load(ctx context.Context, opts Options) (*Project, []Warning, error) {
 	if diags.HasErrors() {
 		return nil, nil, l.failed(diags)
 	}
-	p, diags := l.project()
+	p, diags := l.inTime(ctx)
 	if diags.HasErrors() {
 		return nil, nil, l.failed(diags)
 	}
 	return p, l.warned(), nil
+}
+
+// inTime evaluates until the time is up or ctx is cancelled. An evaluation that is given up goes on beside, since nothing
+// can stop one in the middle of an expression; the caller is about to end.
+func (l *loader) inTime(ctx context.Context) (*Project, hcl.Diagnostics) {
+	limit := l.opts.Limit
+	if limit == 0 {
+		limit = evaluationLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	type result struct {
+		p     *Project
+		diags hcl.Diagnostics
+	}
+	done := make(chan result, 1)
+	go func() {
+		p, diags := l.project()
+		done <- result{p, diags}
+	}()
+	select {
+	case r := <-done:
+		return r.p, r.diags
+	case <-ctx.Done():
+		return nil, hcl.Diagnostics{problem(nil, "the project files were not evaluated within %v: look for loops within loops (for … in)", limit)}
+	}
 }
 
 func (l *loader) failed(diags hcl.Diagnostics) error {

@@ -1,10 +1,12 @@
 package config_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -123,5 +125,43 @@ func TestExamples(t *testing.T) {
 		if len(p.Requested) == 0 {
 			t.Errorf("%s asks for nothing", dir)
 		}
+	}
+}
+
+// TestBombs: what would take a stack, a memory or a time without bound ends with a diagnostic.
+func TestBombs(t *testing.T) {
+	doubling := "v0 = \"xxxxxxxxxxxxxxxx\"\n"
+	for i := range 40 {
+		doubling += fmt.Sprintf("v%d = \"${v%d}${v%d}\"\n", i+1, i, i)
+	}
+	aliases := "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+	for i, last := 0, "a"; i < 12; i++ {
+		name := fmt.Sprintf("b%d", i)
+		aliases += name + ": &" + name + " [" + strings.TrimSuffix(strings.Repeat("*"+last+",", 10), ",") + "]\n"
+		last = name
+	}
+	cases := map[string]struct{ file, content, want string }{
+		"brackets":  {"bake.hcl", `target "default" { tags = ` + strings.Repeat("[", 100_000), "brackets are open"},
+		"not":       {"bake.hcl", `target "default" { args = { A = ` + strings.Repeat("!", 100_000), "operators stand in one line"},
+		"sum":       {"bake.hcl", `target "default" { args = { A = 1` + strings.Repeat("+1", 3_000_000) + "} }", "signs"},
+		"json":      {"docker-bake.json", `{"target":` + strings.Repeat(`{"a":`, 100_000), "brackets are open"},
+		"doubling":  {"bake.hcl", doubling + `target "default" { tags = [v40] }`, "at most 1048576 are allowed"},
+		"aliases":   {"bake.yaml", aliases + "target: {default: {}}\n", "aliases"},
+		"loops":     {"bake.hcl", "L = range(300)\ntarget \"default\" { tags = [for a in L : join(\"\", [for b in L : join(\"\", [for c in L : \"\"])])] }", "not evaluated within"},
+		"wide":      {"bake.hcl", "v = \"" + strings.Repeat("x", 900_000) + "\"\ntarget \"default\" { tags = [\"" + strings.Repeat("${v}", 1000) + "\"] }", "stand for more than"},
+		"matrix":    {"bake.hcl", "target \"default\" {\n name = \"a-${a}-${b}\"\n matrix = {\n a = range(1000)\n b = range(1000)\n }\n}", "more than 10000 targets"},
+		"too large": {"bake.hcl", strings.Repeat("#", 17<<20), "larger than"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, c.file), []byte(c.content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err := config.Load(t.Context(), config.Options{Dir: dir, Limit: 300 * time.Millisecond})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %.300v, want %q", err, c.want)
+			}
+		})
 	}
 }

@@ -59,7 +59,17 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 	if diags.HasErrors() {
 		return cty.DynamicVal, diags
 	}
+	at := e.Range()
+	total := 0
+	for _, t := range e.Variables() {
+		if total += size(ctx.Variables[t.RootName()]); total > maxValue {
+			return cty.DynamicVal, hcl.Diagnostics{problem(&at, "the names in this expression stand for more than %d bytes", maxValue)}
+		}
+	}
 	v, more := e.Value(ctx)
+	if !more.HasErrors() {
+		more = append(more, checkStrings(v, at)...)
+	}
 	return v, append(diags, more...)
 }
 

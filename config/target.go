@@ -9,9 +9,6 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// maxMatrix bounds how many targets one block makes.
-const maxMatrix = 10_000
-
 // defineTargets notes the blocks of every target; one with a matrix makes several, and a group of them.
 func (l *loader) defineTargets() hcl.Diagnostics {
 	var diags hcl.Diagnostics
@@ -19,6 +16,9 @@ func (l *loader) defineTargets() hcl.Diagnostics {
 		for _, b := range d.root.blocks {
 			if b.kind != "target" {
 				continue
+			}
+			if len(l.order) > maxTargets {
+				return append(diags, problem(&b.at, "there are more than %d targets", maxTargets))
 			}
 			if b.attrs["matrix"] != nil {
 				diags = append(diags, l.defineMatrix(b)...)
@@ -105,8 +105,8 @@ func (l *loader) axes(b *block) ([]axis, hcl.Diagnostics) {
 			return nil, hcl.Diagnostics{problem(&at, "matrix: %s must be a list, it is %s", name, friendlyType(list))}
 		}
 		a := axis{name, list.AsValueSlice()}
-		if total *= len(a.values); total > maxMatrix {
-			return nil, hcl.Diagnostics{problem(&at, "matrix: it makes more than %d targets", maxMatrix)}
+		if total *= len(a.values); total > maxTargets {
+			return nil, hcl.Diagnostics{problem(&at, "matrix: it makes more than %d targets", maxTargets)}
 		}
 		axes = append(axes, a)
 	}
