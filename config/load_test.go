@@ -2,8 +2,10 @@ package config_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,31 +33,15 @@ func runCase(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	want, kind := "", "want"
-	opts := config.Options{Dir: dir}
-	env := map[string]string{}
-	var kept []txtar.File
+	kind := "want"
 	for _, f := range archive.Files {
-		switch f.Name {
-		case "want", "error":
-			want, kind = string(f.Data), f.Name
-			continue
-		case "args":
-			readArgs(t, &opts, env, string(f.Data))
-		default:
-			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, f.Name)), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o644); err != nil {
-				t.Fatal(err)
-			}
+		if f.Name == "error" {
+			kind = f.Name
 		}
-		kept = append(kept, f)
 	}
-	opts.Env = func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	opts, want, kept := writeCase(t, archive.Files)
 	got, gotKind := outcome(t, opts)
-	got = strings.ReplaceAll(got, dir, "DIR")
+	got = strings.ReplaceAll(got, opts.Dir, "DIR")
 	if os.Getenv("BAKE_UPDATE") != "" {
 		archive.Files = append(kept, txtar.File{Name: gotKind, Data: []byte(got)})
 		if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
@@ -108,6 +94,81 @@ func readArgs(t *testing.T, opts *config.Options, env map[string]string, text st
 			opts.Targets = append(opts.Targets, line)
 		}
 	}
+}
+
+// TestErrors runs the mistakes in testdata/errors: of each the place and the words are fixed. Each archive holds many, a folder
+// each, with what is said in "error". BAKE_UPDATE=1 writes that anew.
+func TestErrors(t *testing.T) {
+	archives, err := filepath.Glob("testdata/errors/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, file := range archives {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kept []txtar.File
+		cases := casesOf(archive)
+		for _, name := range slices.Sorted(maps.Keys(cases)) {
+			count++
+			t.Run(name, func(t *testing.T) { kept = append(kept, oneError(t, name, cases[name])...) })
+		}
+		if os.Getenv("BAKE_UPDATE") != "" {
+			archive.Files = kept
+			if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if count < 80 {
+		t.Errorf("%d mistakes; at least 80 are wanted", count)
+	}
+}
+
+// oneError runs one case and returns its files with what was said.
+func oneError(t *testing.T, name string, files []txtar.File) []txtar.File {
+	opts, want, kept := writeCase(t, files)
+	got, kind := outcome(t, opts)
+	if kind != "error" {
+		t.Errorf("it is no error:\n%s", got)
+	}
+	got = strings.ReplaceAll(got, opts.Dir, "DIR")
+	if os.Getenv("BAKE_UPDATE") == "" && got != want {
+		t.Error(cmp.Diff(want, got))
+	}
+	kept = append(kept, txtar.File{Name: "error", Data: []byte(got)})
+	for i := range kept {
+		kept[i].Name = name + "/" + kept[i].Name
+	}
+	return kept
+}
+
+// writeCase writes the files of a case, and returns what is asked for, what is wanted, and all files but that.
+func writeCase(t *testing.T, files []txtar.File) (opts config.Options, want string, kept []txtar.File) {
+	t.Helper()
+	opts.Dir = t.TempDir()
+	env := map[string]string{}
+	opts.Env = func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	for _, f := range files {
+		switch f.Name {
+		case "want", "error":
+			want = string(f.Data)
+			continue
+		case "args":
+			readArgs(t, &opts, env, string(f.Data))
+		default:
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(opts.Dir, f.Name)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(opts.Dir, f.Name), f.Data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kept = append(kept, f)
+	}
+	return opts, want, kept
 }
 
 // TestExamples: the examples load.

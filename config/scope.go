@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -67,10 +69,25 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 		}
 	}
 	v, more := e.Value(ctx)
+	s.suggestFunctions(more)
 	if !more.HasErrors() {
 		more = append(more, checkStrings(v, at)...)
 	}
 	return v, append(diags, more...)
+}
+
+// suggestFunctions names the nearest function where the library's own suggestion is a worse one.
+func (s *scope) suggestFunctions(diags hcl.Diagnostics) {
+	for _, d := range diags {
+		var name string
+		if d.Summary != "Call to unknown function" {
+			continue
+		}
+		if n, err := fmt.Sscanf(d.Detail, "There is no function named %q", &name); n != 1 || err != nil {
+			continue
+		}
+		d.Summary, d.Detail = fmt.Sprintf("there is no function %q%s", name, nearest(name, slices.Collect(maps.Keys(s.functions)))), ""
+	}
 }
 
 // isType says that a name is that of a type, and of nothing that a file defines.

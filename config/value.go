@@ -151,11 +151,10 @@ func (a attribute) attrs(v cty.Value) ([]Attrs, error) {
 		m, err := a.object(v)
 		return []Attrs{m}, err
 	}
-	s, err := asString(v)
-	if err != nil {
+	if v.Type() != cty.String || !v.IsKnown() {
 		return nil, fmt.Errorf("a string or an object is expected, found %s", friendlyType(v))
 	}
-	return a.parse(s)
+	return a.parse(v.AsString())
 }
 
 // object reads an object; paths of ssh may be a list.
