@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -55,7 +56,32 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	if o.print {
 		return a.printProject(project)
 	}
+	switch {
+	case o.check || o.call == "check":
+		return a.checkProject(ctx, project, o.run)
+	case o.call != "build":
+		return usagef("--call=%s: expected build or check", o.call)
+	}
 	return a.buildProject(ctx, project, o.run)
+}
+
+// checkProject plans, which reads and lints every Dockerfile, and says what was found.
+func (a *app) checkProject(ctx context.Context, p *config.Project, o runOptions) error {
+	s, err := a.open(o.pull)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	graph, err := s.plan(ctx, p, o)
+	if err != nil {
+		return err
+	}
+	printWarnings(a.stdout, graph.Warnings)
+	if n := len(graph.Warnings); n > 0 {
+		return checkError{plural(n, "warning")}
+	}
+	_, err = fmt.Fprintln(a.stdout, "nothing to warn of")
+	return err
 }
 
 // buildProject runs what `bake build` and `bake image build` have in common.

@@ -90,6 +90,11 @@ func exitCodeOfUntyped(err error) int {
 	return exitStep
 }
 
+// checkError says that a check found something.
+type checkError struct{ what string }
+
+func (e checkError) Error() string { return e.what }
+
 // differenceError says that --exit-code was given and something differs.
 type differenceError struct{ what string }
 
