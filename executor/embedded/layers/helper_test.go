@@ -17,10 +17,16 @@ func requireRoot(t testing.TB) {
 	if os.Geteuid() == 0 {
 		return
 	}
+	skip(t, "needs root, to make whiteout devices and trusted xattrs")
+}
+
+// skip skips a test for what is missing; in CI that is a failure.
+func skip(t testing.TB, why string) {
+	t.Helper()
 	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root")
+		t.Fatal(why)
 	}
-	t.Skip("needs root, to make whiteout devices and trusted xattrs")
+	t.Skip(why)
 }
 
 type file struct {

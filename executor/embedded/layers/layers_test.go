@@ -90,6 +90,7 @@ func TestUnpackPack(t *testing.T) {
 }
 
 func TestUnpackForms(t *testing.T) {
+	requireRoot(t)
 	in := mkTar(t, reg("a", "1"), reg("b/c", strings.Repeat("x", 2<<20)))
 	forms := map[string]func(io.Writer) io.WriteCloser{
 		"plain": func(w io.Writer) io.WriteCloser { return nopCloser{w} },

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,16 +59,16 @@ func mountOverlay(t *testing.T, layers ...string) string {
 	t.Helper()
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
-		t.Skip("no mount namespace:", err)
+		skip(t, fmt.Sprint("no mount namespace:", " ", err))
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Skip("no private mounts:", err)
+		skip(t, fmt.Sprint("no private mounts:", " ", err))
 	}
 	m := t.TempDir()
 	lower := slices.Clone(layers)
 	slices.Reverse(lower)
 	if err := unix.Mount("overlay", m, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(lower, ":")); err != nil {
-		t.Skip("no overlayfs:", err)
+		skip(t, fmt.Sprint("no overlayfs:", " ", err))
 	}
 	t.Cleanup(func() { unix.Unmount(m, unix.MNT_DETACH) })
 	return m
