@@ -16,6 +16,10 @@ import (
 
 // wrap says which step an error is about, and where it stands.
 func (n *node) wrap(err error) error {
+	var placed *placedError
+	if errors.As(err, &placed) {
+		return err // it names the step that it began with
+	}
 	var b strings.Builder
 	if len(n.step.Targets) > 0 {
 		fmt.Fprintf(&b, "target %s: ", n.step.Targets[0])
@@ -23,8 +27,20 @@ func (n *node) wrap(err error) error {
 	if at := executor.Place(n.step.Source); at != "" {
 		b.WriteString(at + ": ")
 	}
-	return fmt.Errorf("%s%s: %w", b.String(), n.step.Name, err)
+	return &placedError{b.String() + n.step.Name, err}
 }
+
+// placedError is an error that says at which step it came up.
+type placedError struct {
+	at  string
+	err error
+}
+
+// Error implements error.
+func (e *placedError) Error() string { return e.at + ": " + e.err.Error() }
+
+// Unwrap is the cause.
+func (e *placedError) Unwrap() error { return e.err }
 
 // ended tells a step that was stopped, since another one failed or the build was cancelled, from one that failed itself.
 func (n *node) ended(ctx context.Context, err error) error {
