@@ -283,40 +283,5 @@ func keepLayer(s *cache.Store, l v1.Layer) error {
 	if err != nil {
 		return err
 	}
-	if s.HasBlob(digest.Digest(d.String()), size) {
-		return nil
-	}
-	r, err := l.Compressed()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	w, err := s.NewBlob()
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(w, r); err != nil {
-		_ = w.Discard() // the first error says why
-		return err
-	}
-	_, _, err = w.Commit(digest.Digest(d.String()), size)
-	return err
-}
-
-// keepBlob stores a small blob.
-func keepBlob(s *cache.Store, raw []byte) error {
-	d := digest.FromBytes(raw)
-	if s.HasBlob(d, int64(len(raw))) {
-		return nil
-	}
-	w, err := s.NewBlob()
-	if err != nil {
-		return err
-	}
-	if _, err := w.Write(raw); err != nil {
-		_ = w.Discard() // the first error says why
-		return err
-	}
-	_, _, err = w.Commit(d, int64(len(raw)))
-	return err
+	return storeBlob(s, digest.Digest(d.String()), size, l.Compressed)
 }

@@ -79,22 +79,7 @@ func (s *session) pull(ctx context.Context, name string, p ocispecs.Platform) er
 }
 
 func (s *session) pullLayer(ctx context.Context, ref string, l registry.Layer) error {
-	if s.store.HasBlob(l.Digest, l.Size) {
-		return nil
-	}
-	r, err := s.client.Blob(ctx, ref, ocispecs.Descriptor{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size, URLs: l.URLs})
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	w, err := s.store.NewBlob()
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(w, r); err != nil {
-		_ = w.Discard() // the first error says why
-		return err
-	}
-	_, _, err = w.Commit(l.Digest, l.Size)
-	return err
+	return storeBlob(s.store, l.Digest, l.Size, func() (io.ReadCloser, error) {
+		return s.client.Blob(ctx, ref, ocispecs.Descriptor{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size, URLs: l.URLs})
+	})
 }
