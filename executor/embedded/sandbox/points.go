@@ -109,8 +109,8 @@ func makePoints(root string, all []wanted) error {
 	return os.Chmod(root, 0o755)
 }
 
-// cleanUpper takes away the mount points that were made in a step's own layer, unless the step put something there, and
-// gives the directories above them their times back.
+// cleanUpper takes away the mount points that were made in a step's own layer, unless the step put something there. The
+// directories above them get their times back, and are taken away where that leaves them as they are below the layer.
 func cleanUpper(upper string, created []point) error {
 	if len(created) == 0 {
 		return nil
@@ -120,30 +120,90 @@ func cleanUpper(upper string, created []point) error {
 		return err
 	}
 	defer root.Close()
+	made := map[string]bool{}
+	for _, p := range created {
+		made[p.Path] = true
+	}
 	for _, p := range slices.Backward(created) {
 		if p.Owned {
 			continue
 		}
-		rel := strings.TrimPrefix(p.Path, "/")
-		info, err := root.Lstat(rel)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+		if err := cleanPoint(root, p, made); err != nil {
 			return fmt.Errorf("take away mount point %s: %w", p.Path, err)
-		}
-		if info.IsDir() != p.Dir || !p.Dir && (!info.Mode().IsRegular() || info.Size() > 0) {
-			continue
-		}
-		if err := root.Remove(rel); errors.Is(err, unix.ENOTEMPTY) {
-			continue
-		} else if err != nil {
-			return fmt.Errorf("take away mount point %s: %w", p.Path, err)
-		}
-		at := time.Unix(p.Sec, p.Nsec)
-		if err := root.Chtimes(path.Dir(rel), at, at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
 		}
 	}
 	return nil
+}
+
+func cleanPoint(root *os.Root, p point, made map[string]bool) error {
+	rel := strings.TrimPrefix(p.Path, "/")
+	info, err := root.Lstat(rel)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.IsDir() != p.Dir || !p.Dir && (!info.Mode().IsRegular() || info.Size() > 0) {
+		return nil
+	}
+	if err := root.Remove(rel); errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	above := path.Dir(rel)
+	if made["/"+above] {
+		return nil
+	}
+	was := p.Above[len(p.Above)-1]
+	at := time.Unix(was.Sec, was.Nsec)
+	if err := root.Chtimes(above, at, at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return pruneCopies(root, above, p.Above)
+}
+
+// pruneCopies removes a directory and those above it, but for the root, as long as each is empty and no different from
+// what it was.
+func pruneCopies(root *os.Root, dir string, was []dirStat) error {
+	for i := len(was) - 1; i > 0; i-- {
+		same, err := isCopy(root, dir, was[i])
+		if err != nil || !same {
+			return err
+		}
+		if err := root.Remove(dir); errors.Is(err, unix.ENOTEMPTY) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		dir = path.Dir(dir)
+	}
+	return nil
+}
+
+func isCopy(root *os.Root, dir string, was dirStat) (bool, error) {
+	f, err := root.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return false, err
+	}
+	names := make([]byte, 1<<16)
+	n, err := unix.Flistxattr(int(f.Fd()), names)
+	if err != nil {
+		return false, err
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
+		if name != "" && !strings.HasSuffix(name, ".overlay.origin") && !strings.HasSuffix(name, ".overlay.impure") {
+			return false, nil
+		}
+	}
+	return !was.Xattrs && statDir(&st, false) == was, nil
 }

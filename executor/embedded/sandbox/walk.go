@@ -26,8 +26,19 @@ type point struct {
 	Path  string // in the root
 	Dir   bool
 	Owned bool // part of the step's result, such as its working directory
-	// Mtime is that of the directory above, before.
-	Sec, Nsec int64
+	// Above are the directories on the way to it as they were before, from the root to the one that holds it.
+	Above []dirStat
+}
+
+// dirStat is what a layer keeps of a directory, apart from its xattrs.
+type dirStat struct {
+	Mode, UID, GID uint32
+	Sec, Nsec      int64 // mtime
+	Xattrs         bool  // it has some
+}
+
+func statDir(st *unix.Stat_t, xattrs bool) dirStat {
+	return dirStat{Mode: st.Mode, UID: st.Uid, GID: st.Gid, Sec: st.Mtim.Sec, Nsec: st.Mtim.Nsec, Xattrs: xattrs}
 }
 
 // newWalk starts at an open root.
@@ -145,16 +156,31 @@ func readlink(fd int) (string, error) {
 }
 
 func (w *walk) make(name string, isDir bool, make maker) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(w.top(), &st); err != nil {
+	above, err := w.above()
+	if err != nil {
 		return err
 	}
 	full := path.Join(w.here(), name)
 	if err := make(w.top(), name, isDir); err != nil {
 		return fmt.Errorf("make mount point %s: %w", full, err)
 	}
-	w.created = append(w.created, point{Path: full, Dir: isDir, Sec: st.Mtim.Sec, Nsec: st.Mtim.Nsec})
+	w.created = append(w.created, point{Path: full, Dir: isDir, Above: above})
 	return nil
+}
+
+// above describes the directories that the walk stands in.
+func (w *walk) above() ([]dirStat, error) {
+	var all []dirStat
+	for _, fd := range w.fds {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return nil, err
+		}
+		names := make([]byte, 1)
+		n, err := unix.Listxattr(fmt.Sprintf("/proc/self/fd/%d", fd), names)
+		all = append(all, statDir(&st, n > 0 || err != nil))
+	}
+	return all, nil
 }
 
 // makePoint makes a mount point.
