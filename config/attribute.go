@@ -11,6 +11,7 @@ const (
 	kindAttrs        // list of key=value lists: a CSV string or an object each
 	kindSecrets      // list of {id, src, env}
 	kindSSH          // list of id[=path,path] or {id, paths}
+	kindAny          // read by whoever needs it
 )
 
 // merge is what becomes of an attribute that a parent, an earlier block and a later one all set.

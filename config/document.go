@@ -1,21 +1,31 @@
 package config
 
 import (
-	"maps"
+	"bytes"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	hcljson "github.com/hashicorp/hcl/v2/json"
+	"gopkg.in/yaml.v3"
 )
 
 // document is one project file, whatever its syntax: attributes and blocks whose expressions are not evaluated yet.
 type document struct {
 	name   string // as the user would name it
 	strict bool   // unknown things are errors; else warnings, as old files rely on that
+	kinds  kinds
 	root   *block
+	raw    []byte
+	// compose is the content of a compose file, which has no root of its own.
+	compose *yaml.Node
+	// services are the targets of all compose files.
+	services []string
+	// dir is the directory that the file's paths are relative to, seen from the project's; "" is that itself.
+	dir string
+	// contextDir is the same for contexts alone.
+	contextDir string
 }
 
 // block is a body with its attributes and the blocks in it.
@@ -28,21 +38,17 @@ type block struct {
 	file   *document
 }
 
-// kinds are the blocks of a project file, each with one label, and the blocks in them.
-func kinds() map[string][]string {
-	return map[string][]string{"target": nil, "group": nil, "variable": {"validation"}, "function": nil}
-}
-
 // isStrict says that a file is one of ours, in which nothing unknown is meant for another tool.
 func isStrict(name string) bool { return strings.HasPrefix(filepath.Base(name), "bake.") }
 
-// parse reads a file by its name: JSON, YAML or HCL.
-func parse(name string, raw []byte) (*document, *hcl.File, hcl.Diagnostics) {
-	d := &document{name: name, strict: isStrict(name)}
+// parse reads a file: JSON, YAML or HCL by its name, or by what it holds where the name says nothing. One that a strict file
+// includes is strict.
+func parse(name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diagnostics) {
+	d := &document{name: name, strict: strict || isStrict(name), kinds: blockKinds(), raw: raw}
 	if diags := checkText(name, raw); diags.HasErrors() {
 		return d, &hcl.File{Bytes: raw}, diags
 	}
-	switch ext := filepath.Ext(name); ext {
+	switch syntaxOf(name, raw) {
 	case ".json":
 		file, diags := hcljson.Parse(raw, name)
 		if diags.HasErrors() {
@@ -50,7 +56,7 @@ func parse(name string, raw []byte) (*document, *hcl.File, hcl.Diagnostics) {
 		}
 		diags = d.readJSON(file.Body)
 		return d, file, diags
-	case ".yaml", ".yml":
+	case ".yaml":
 		return d, &hcl.File{Bytes: raw}, d.readYAML(raw)
 	}
 	file, diags := hclsyntax.ParseConfig(raw, name, hcl.InitialPos)
@@ -63,6 +69,27 @@ func parse(name string, raw []byte) (*document, *hcl.File, hcl.Diagnostics) {
 	}
 	d.root, diags = d.readNative("", body, hcl.Range{Filename: name})
 	return d, file, diags
+}
+
+// syntaxOf is ".json", ".yaml" or ".hcl". Text without one of these endings is YAML when it is a mapping with services, JSON
+// when it starts with a brace.
+func syntaxOf(name string, raw []byte) string {
+	switch ext := strings.ToLower(filepath.Ext(name)); ext {
+	case ".yml", ".yaml":
+		return ".yaml"
+	case ".json", ".hcl":
+		return ext
+	}
+	var top struct {
+		Services yaml.Node `yaml:"services"`
+	}
+	if err := yaml.Unmarshal(raw, &top); err == nil && top.Services.Kind == yaml.MappingNode {
+		return ".yaml"
+	}
+	if bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) {
+		return ".json"
+	}
+	return ".hcl"
 }
 
 func fileOf(f *hcl.File, raw []byte) *hcl.File {
@@ -87,11 +114,15 @@ func (d *document) readNative(kind string, body *hclsyntax.Body, at hcl.Range) (
 		}
 		next, more := d.readNative(inner.Type, inner.Body, inner.DefRange())
 		diags = append(diags, more...)
-		wantLabel := kind == ""
+		wantLabel := d.kinds[inner.Type].labelled
 		switch {
 		case wantLabel && len(inner.Labels) != 1:
 			at := inner.DefRange()
 			diags = append(diags, problem(&at, "a %s block needs one label: %s \"NAME\" { … }", inner.Type, inner.Type))
+			continue
+		case !wantLabel && len(inner.Labels) > 0:
+			at := inner.DefRange()
+			diags = append(diags, problem(&at, "a %s block has no label: %s { … }", inner.Type, inner.Type))
 			continue
 		case wantLabel:
 			next.label, next.at = inner.Labels[0], hcl.RangeBetween(inner.TypeRange, inner.LabelRanges[0])
@@ -101,31 +132,15 @@ func (d *document) readNative(kind string, body *hclsyntax.Body, at hcl.Range) (
 	return b, diags
 }
 
-// admits says whether a block may hold another, and what is to be said if not.
-func (b *block) admits(kind string, at hcl.Range) (bool, hcl.Diagnostics) {
-	allowed := kinds()[b.kind]
-	if b.kind == "" {
-		allowed = slices.Collect(maps.Keys(kinds()))
-	}
-	if slices.Contains(allowed, kind) {
-		return true, nil
-	}
-	where := "here"
-	if b.kind != "" {
-		where = "in a " + b.kind
-	}
-	severity := problem(&at, "there is no block %q %s%s", kind, where, nearest(kind, allowed))
-	if !b.file.strict {
-		severity.Severity = hcl.DiagWarning
-	}
-	return false, hcl.Diagnostics{severity}
-}
-
 // readJSON takes over a body in JSON syntax.
 func (d *document) readJSON(body hcl.Body) hcl.Diagnostics {
 	s := &hcl.BodySchema{}
-	for kind := range kinds() {
-		s.Blocks = append(s.Blocks, hcl.BlockHeaderSchema{Type: kind, LabelNames: []string{"name"}})
+	for _, kind := range d.kinds.top() {
+		header := hcl.BlockHeaderSchema{Type: kind}
+		if d.kinds[kind].labelled {
+			header.LabelNames = []string{"name"}
+		}
+		s.Blocks = append(s.Blocks, header)
 	}
 	content, rest, diags := body.PartialContent(s)
 	d.root = &block{attrs: hcl.Attributes{}, file: d}
@@ -136,9 +151,9 @@ func (d *document) readJSON(body hcl.Body) hcl.Diagnostics {
 	diags = append(diags, more...)
 	d.root.attrs = attrs
 	for _, inner := range content.Blocks {
-		b := &block{kind: inner.Type, label: inner.Labels[0], at: inner.DefRange, file: d}
+		b := &block{kind: inner.Type, at: inner.DefRange, file: d}
 		if len(inner.LabelRanges) > 0 {
-			b.at = inner.LabelRanges[0]
+			b.label, b.at = inner.Labels[0], inner.LabelRanges[0]
 		}
 		diags = append(diags, b.readJSONBody(inner.Body)...)
 		d.root.blocks = append(d.root.blocks, b)
@@ -148,7 +163,7 @@ func (d *document) readJSON(body hcl.Body) hcl.Diagnostics {
 
 func (b *block) readJSONBody(body hcl.Body) hcl.Diagnostics {
 	s := &hcl.BodySchema{}
-	for _, kind := range kinds()[b.kind] {
+	if kind := b.file.kinds[b.kind].inner; kind != "" {
 		s.Blocks = append(s.Blocks, hcl.BlockHeaderSchema{Type: kind})
 	}
 	content, rest, diags := body.PartialContent(s)

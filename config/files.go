@@ -6,9 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
 )
 
 // maxFile bounds one project file, in bytes.
@@ -24,14 +29,14 @@ type source struct {
 // over the other.
 func usualFiles() (ours, theirs []string) {
 	return []string{"bake.hcl", "bake.yaml", "bake.yml", "bake.json"},
-		[]string{"docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl"}
+		[]string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml", "docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl"}
 }
 
 // findFiles reads the named files, else BUILDX_BAKE_FILE's, else the usual ones.
 func findFiles(ctx context.Context, o Options) ([]source, error) {
 	files := o.Files
-	if v := o.env("BUILDX_BAKE_FILE"); len(files) == 0 && v != "" {
-		separator := o.env("BUILDX_BAKE_PATH_SEPARATOR")
+	if v := o.Env["BUILDX_BAKE_FILE"]; len(files) == 0 && v != "" {
+		separator := o.Env["BUILDX_BAKE_PATH_SEPARATOR"]
 		if separator == "" {
 			separator = string(os.PathListSeparator)
 		}
@@ -105,4 +110,38 @@ func readFile(o Options, name string) ([]byte, error) {
 		err = fmt.Errorf("it is larger than %d bytes", maxFile)
 	}
 	return raw, err
+}
+
+// withEnvFiles is o with the variables of its files in the environment, where that does not have them.
+func (o Options) withEnvFiles() (Options, error) {
+	all := map[string]string{}
+	maps.Copy(all, o.Env)
+	for _, name := range slices.Backward(o.EnvFiles) {
+		if err := o.addEnvFile(all, name, true); err != nil {
+			return o, err
+		}
+	}
+	o.Env = all
+	return o, nil
+}
+
+// addEnvFile adds what a file of NAME=VALUE lines says to what env says already.
+func (o Options) addEnvFile(env map[string]string, name string, required bool) error {
+	raw, err := readFile(o, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !required, errors.Is(err, syscall.EISDIR) && !required:
+		return nil
+	case err != nil:
+		return fmt.Errorf("environment file %s: %w", name, err)
+	}
+	said, err := dotenv.UnmarshalBytesWithLookup(raw, func(name string) (string, bool) { v, ok := env[name]; return v, ok })
+	if err != nil {
+		return fmt.Errorf("environment file %s: %w", name, err)
+	}
+	for name, value := range said {
+		if _, ok := env[name]; !ok {
+			env[name] = value
+		}
+	}
+	return nil
 }

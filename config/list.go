@@ -20,23 +20,15 @@ type Listed struct {
 
 // List lists "targets", with groups, or "variables". Names that start with an underscore are for the file itself.
 func List(ctx context.Context, opts Options, what string) ([]Listed, error) {
-	l, diags := newLoader(ctx, opts)
-	if diags.HasErrors() {
-		return nil, l.failed(diags)
-	}
-	var all []Listed
-	switch what {
-	case "targets":
-		all, diags = l.listTargets()
-	case "variables":
-		all, diags = l.listVariables()
-	default:
-		diags = hcl.Diagnostics{problem(nil, "--list=%s: expected targets or variables", what)}
-	}
-	if diags.HasErrors() {
-		return nil, l.failed(diags)
-	}
-	return all, nil
+	return inTime(ctx, opts, func(l *loader) ([]Listed, hcl.Diagnostics) {
+		switch what {
+		case "targets":
+			return l.listTargets()
+		case "variables":
+			return l.listVariables()
+		}
+		return nil, hcl.Diagnostics{problem(nil, "--list=%s: expected targets or variables", what)}
+	})
 }
 
 func (l *loader) listTargets() ([]Listed, hcl.Diagnostics) {

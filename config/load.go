@@ -17,27 +17,19 @@ import (
 
 // Options says what to load.
 type Options struct {
-	Dir     string   // absolute; where project files and relative paths of targets are looked for
-	Files   []string // -f, in order of rank; empty: the usual names
-	Set     []string // --set
-	Vars    []string // --var NAME=VALUE
-	Targets []string // names or patterns of targets and groups; empty: "default"
-	// Env is the environment; nil is empty.
-	Env   func(name string) (string, bool)
-	Stdin io.Reader     // for -f -
-	Limit time.Duration // how long the evaluation may take; 0 is 20 seconds
+	Dir      string   // absolute; where project files and relative paths of targets are looked for
+	Files    []string // -f, in order of rank; empty: the usual names
+	Set      []string // --set
+	Vars     []string // --var NAME=VALUE
+	Targets  []string // names or patterns of targets and groups; empty: "default"
+	Env      map[string]string
+	EnvFiles []string      // files of NAME=VALUE lines below the environment in rank; none: .env, for compose files alone
+	Stdin    io.Reader     // for -f -
+	Limit    time.Duration // how long the evaluation may take; 0 is 20 seconds
 }
 
 // evaluationLimit is how long an evaluation may take: hundreds of times what thousands of targets need.
 const evaluationLimit = 20 * time.Second
-
-func (o Options) env(name string) string {
-	if o.Env == nil {
-		return ""
-	}
-	v, _ := o.Env(name)
-	return v
-}
 
 func (o Options) platform() string { return "linux/" + runtime.GOARCH }
 
@@ -53,6 +45,7 @@ type loader struct {
 	schema    schema
 	files     map[string]*hcl.File
 	docs      []*document
+	names     []string // of all files that were read
 	scope     *scope
 	defs      map[string][]targetDef // blocks of each target, in order
 	order     []string               // target names as they are written
@@ -61,10 +54,12 @@ type loader struct {
 	values    map[attrKey]attrValue
 	asked     []string
 	sound     map[string]bool // targets whose parents form no circle
+	selfish   map[attrKey]bool
 	warnings  hcl.Diagnostics
 }
 
-type attrKey struct{ target, attribute string }
+// attrKey is an attribute of a target, as it is for a target that inherits it when self is not empty.
+type attrKey struct{ target, attribute, self string }
 
 type attrValue struct {
 	value any
@@ -85,40 +80,50 @@ type groupDef struct {
 
 // Load evaluates the project files for the requested targets, and what these link to. The error is of type Diagnostics.
 func Load(ctx context.Context, opts Options) (*Project, []Warning, error) {
-	l, diags := newLoader(ctx, opts)
-	if diags.HasErrors() {
-		return nil, nil, l.failed(diags)
+	type result struct {
+		project  *Project
+		warnings []Warning
 	}
-	p, diags := l.inTime(ctx)
-	if diags.HasErrors() {
-		return nil, nil, l.failed(diags)
-	}
-	return p, l.warned(), nil
+	r, err := inTime(ctx, opts, func(l *loader) (result, hcl.Diagnostics) {
+		p, diags := l.project()
+		return result{p, l.warned()}, diags
+	})
+	return r.project, r.warnings, err
 }
 
-// inTime evaluates until the time is up or ctx is cancelled. An evaluation that is given up goes on beside, since nothing
-// can stop one in the middle of an expression; the caller is about to end.
-func (l *loader) inTime(ctx context.Context) (*Project, hcl.Diagnostics) {
-	limit := l.opts.Limit
+// inTime reads the files and evaluates until the time is up or ctx is cancelled. An evaluation that is given up goes on
+// beside, since nothing can stop one in the middle of an expression; the caller is about to end.
+func inTime[T any](ctx context.Context, opts Options, evaluate func(*loader) (T, hcl.Diagnostics)) (T, error) {
+	limit := opts.Limit
 	if limit == 0 {
 		limit = evaluationLimit
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	var none T
 	type result struct {
-		p     *Project
-		diags hcl.Diagnostics
+		value T
+		err   error
 	}
 	done := make(chan result, 1)
 	go func() {
-		p, diags := l.project()
-		done <- result{p, diags}
+		l, diags := newLoader(ctx, opts)
+		value := none
+		if !diags.HasErrors() {
+			value, diags = evaluate(l)
+		}
+		if diags.HasErrors() {
+			done <- result{none, l.failed(diags)}
+			return
+		}
+		done <- result{value, nil}
 	}()
 	select {
 	case r := <-done:
-		return r.p, r.diags
+		return r.value, r.err
 	case <-ctx.Done():
-		return nil, hcl.Diagnostics{problem(nil, "the project files were not evaluated within %v: look for loops within loops (for … in)", limit)}
+		one := problem(nil, "the project files were not evaluated within %v: look for loops within loops (for … in)", limit)
+		return none, Diagnostics{list: hcl.Diagnostics{one}}
 	}
 }
 
@@ -173,15 +178,19 @@ func rangeOf(r hcl.Range) Range {
 
 // newLoader reads the files and notes all definitions, without evaluating any that need not be.
 func newLoader(ctx context.Context, opts Options) (*loader, hcl.Diagnostics) {
+	opts, err := opts.withEnvFiles()
 	l := &loader{
 		opts: opts, schema: newSchema(), files: map[string]*hcl.File{}, defs: map[string][]targetDef{},
-		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, sound: map[string]bool{},
+		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, sound: map[string]bool{}, selfish: map[attrKey]bool{},
 	}
 	l.scope = &scope{
 		opts: opts, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{}, functions: library(),
-		values: map[string]cty.Value{}, failed: map[string]bool{},
+		values: map[string]cty.Value{}, failed: map[string]bool{}, locals: map[string]hcl.Attributes{},
 	}
 	l.scope.target = l.reference
+	if err != nil {
+		return l, hcl.Diagnostics{problem(nil, "%v", err)}
+	}
 	diags := l.read(ctx)
 	if diags.HasErrors() {
 		return l, diags
@@ -203,28 +212,6 @@ func newLoader(ctx context.Context, opts Options) (*loader, hcl.Diagnostics) {
 	}
 	diags = append(diags, l.defineTargets()...)
 	return l, diags
-}
-
-// read reads and parses all files.
-func (l *loader) read(ctx context.Context) hcl.Diagnostics {
-	sources, err := findFiles(ctx, l.opts)
-	if err != nil {
-		return hcl.Diagnostics{problem(nil, "%v", err)}
-	}
-	var diags hcl.Diagnostics
-	for _, s := range sources {
-		d, file, more := parse(s.name, s.content)
-		l.files[s.name] = file
-		l.docs = append(l.docs, d)
-		for _, one := range more {
-			if one.Severity == hcl.DiagWarning {
-				l.warnings = append(l.warnings, one)
-				continue
-			}
-			diags = append(diags, one)
-		}
-	}
-	return diags
 }
 
 // checkVars checks that --var names what a file defines, once the files are known.
@@ -256,59 +243,21 @@ func (l *loader) define(d *document) hcl.Diagnostics {
 	for name, a := range d.root.attrs {
 		l.scope.globals[name] = a
 	}
+	if len(d.services) > 0 {
+		l.groups["default"] = &groupDef{members: d.services}
+	}
 	for _, b := range d.root.blocks {
 		diags = append(diags, l.checkBlock(b)...)
 		switch b.kind {
 		case "variable":
 			l.scope.variables[b.label] = b
+		case "locals":
+			diags = append(diags, l.scope.addLocals(d.name, b)...)
 		case "group":
 			l.groups[b.label] = &groupDef{block: b}
 		}
 	}
 	return diags
-}
-
-// blockAttributes are the attributes that a block other than a target may have.
-func blockAttributes() map[string][]string {
-	return map[string][]string{
-		"group":      {"targets", "description"},
-		"variable":   {"type", "default", "description"},
-		"function":   {"params", "variadic_params", "result"},
-		"validation": {"condition", "error_message"},
-	}
-}
-
-// checkBlock checks the name and the attribute names of a block.
-func (l *loader) checkBlock(b *block) hcl.Diagnostics {
-	var diags hcl.Diagnostics
-	if (b.kind == "target" || b.kind == "group") && !validName(b.label) {
-		diags = append(diags, problem(&b.at, "%q cannot be the name of a %s: it may hold letters, digits, _ and -", b.label, b.kind))
-	}
-	known, ok := blockAttributes()[b.kind]
-	if !ok {
-		known = append(l.schema.names(), "matrix", "name")
-	}
-	for name, a := range b.attrs {
-		if slices.Contains(known, name) || strings.HasPrefix(name, "x-") {
-			continue
-		}
-		at := a.NameRange
-		one := problem(&at, "a %s has no attribute %q%s", b.kind, name, nearest(name, known))
-		if !b.file.strict {
-			one.Severity = hcl.DiagWarning
-			l.warnings = append(l.warnings, one)
-			continue
-		}
-		diags = append(diags, one)
-	}
-	for _, inner := range b.blocks {
-		diags = append(diags, l.checkBlock(inner)...)
-	}
-	return diags
-}
-
-func validName(s string) bool {
-	return s != "" && strings.IndexFunc(s, func(r rune) bool { return !isNameRune(r) }) < 0
 }
 
 func (l *loader) defineFunctions() hcl.Diagnostics {
@@ -351,10 +300,9 @@ func (l *loader) allNames() []string {
 
 // project resolves the requested targets and all that they link to.
 func (l *loader) project() (*Project, hcl.Diagnostics) {
-	p := &Project{Dir: l.opts.Dir, Targets: map[string]*Target{}, Groups: map[string]*Group{}}
-	for _, d := range l.docs {
-		p.Files = append(p.Files, d.name)
-	}
+	p := &Project{Dir: l.opts.Dir, Targets: map[string]*Target{}, Groups: map[string]*Group{},
+		Bases: map[string]Base{}, Policies: map[string]Policy{}, Registries: map[string]Registry{}}
+	p.Files = l.names
 	requested, diags := l.request()
 	if diags.HasErrors() {
 		return nil, diags
@@ -381,6 +329,7 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 		}
 	}
 	p.Asked = unique(l.asked)
+	diags = append(diags, l.fillBlocks(p)...)
 	diags = append(diags, l.checkLinks(p)...)
 	if !diags.HasErrors() {
 		p.shareEntitlements()
@@ -431,7 +380,7 @@ func (l *loader) links(t *Target) ([]string, hcl.Diagnostics) {
 			continue
 		}
 		if _, known := l.defs[name]; !known {
-			at := l.values[attrKey{t.Name, "contexts"}].at
+			at := l.placeOf(t.Name, "contexts")
 			diags = append(diags, problem(&at, "target %s links to target %q, which no file defines%s", t.Name, name, nearest(name, l.order)))
 			continue
 		}
@@ -449,7 +398,7 @@ func (l *loader) checkLinks(p *Project) hcl.Diagnostics {
 	visit = func(name string, way []string) {
 		way = append(way, name)
 		if state[name] == 1 {
-			at := l.values[attrKey{name, "contexts"}].at
+			at := l.placeOf(name, "contexts")
 			diags = append(diags, problem(&at, "targets link in a circle: %s", strings.Join(way[slices.Index(way, name):], " → ")))
 			return
 		}

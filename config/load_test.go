@@ -83,6 +83,8 @@ func readArgs(t *testing.T, opts *config.Options, env map[string]string, text st
 			opts.Set = append(opts.Set, rest)
 		case "--var":
 			opts.Vars = append(opts.Vars, rest)
+		case "--env-file":
+			opts.EnvFiles = append(opts.EnvFiles, rest)
 		case "-f":
 			opts.Files = append(opts.Files, rest)
 		default:
@@ -150,7 +152,7 @@ func writeCase(t *testing.T, files []txtar.File) (opts config.Options, want stri
 	t.Helper()
 	opts.Dir = t.TempDir()
 	env := map[string]string{}
-	opts.Env = func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	opts.Env = env
 	for _, f := range files {
 		switch f.Name {
 		case "want", "error":

@@ -17,6 +17,8 @@ type override struct {
 	value     string
 	hasValue  bool
 	used      bool
+	toggle    string // "push" or "load": changes the outputs that there are
+	on        bool
 }
 
 func badOverride(text, why string) hcl.Diagnostics {
@@ -39,6 +41,9 @@ func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
 	if len(parts) == 3 {
 		o.sub = parts[2]
 	}
+	if parts[1] == "push" || parts[1] == "load" {
+		return o.parseToggle(parts[1], s)
+	}
 	a, ok := s.bySet(parts[1])
 	if !ok {
 		return nil, badOverride(text, "there is no key \""+parts[1]+"\""+nearest(parts[1], s.names()))
@@ -59,19 +64,41 @@ func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
 	return o, nil
 }
 
+// parseToggle reads PATTERN.push=BOOL and PATTERN.load=BOOL.
+func (o *override) parseToggle(key string, s schema) (*override, hcl.Diagnostics) {
+	on, err := parseBool(o.value)
+	switch {
+	case o.sub != "":
+		return nil, badOverride(o.text, "\""+key+"\" has no parts")
+	case err != nil || o.add:
+		return nil, badOverride(o.text, "expected =true or =false")
+	}
+	o.attribute, o.toggle, o.on = s["output"], key, on
+	return o, nil
+}
+
 // overrideValue is what the command line makes of an attribute of a target. Of lists the first "=" replaces what the
 // files say, all further ones and "+=" add; an empty value clears.
 func (l *loader) overrideValue(name string, a attribute, value any) (any, hcl.Diagnostics) {
 	var diags hcl.Diagnostics
+	var toggles []*override // after all others, whatever their order
 	replaced := false
 	for _, o := range l.overrides {
 		if o.attribute.name != a.name || !l.overrideMatches(o, name) {
 			continue
 		}
 		o.used = true
+		if o.toggle != "" {
+			toggles = append(toggles, o)
+			continue
+		}
 		next, more := l.applyOverride(o, value, &replaced)
 		diags = append(diags, more...)
 		value = next
+	}
+	for _, o := range toggles {
+		outputs, _ := value.([]Attrs)
+		value = o.toggled(outputs)
 	}
 	return value, diags
 }
@@ -101,10 +128,7 @@ func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl
 	case kindMap:
 		text := o.value
 		if !o.hasValue {
-			if l.opts.Env == nil {
-				return value, nil
-			}
-			v, ok := l.opts.Env(o.sub)
+			v, ok := l.opts.Env[o.sub]
 			if !ok {
 				return value, nil
 			}

@@ -76,7 +76,7 @@ func comparePeer(t *testing.T, peer string, files []txtar.File) {
 			t.Fatal(err)
 		}
 	}
-	opts.Env = func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	opts.Env = env
 	theirs, theirErr := runPeer(t, peer, opts, env)
 	var ours []byte
 	p, _, ourErr := config.Load(t.Context(), opts)

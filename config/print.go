@@ -120,14 +120,17 @@ func (t *Target) printed() printedTarget {
 	return out
 }
 
-// printedAttest has "disabled" as a bool.
+// printedAttest has "disabled" as a bool, where it is true.
 func printedAttest(all []Attrs) []map[string]any {
 	var out []map[string]any
 	for _, m := range all {
 		one := map[string]any{}
 		for key, value := range m {
-			one[key] = value
-			if b, err := strconv.ParseBool(value); err == nil && key == "disabled" {
+			b, err := strconv.ParseBool(value)
+			switch {
+			case key != "disabled" || err != nil:
+				one[key] = value
+			case b:
 				one[key] = b
 			}
 		}

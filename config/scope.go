@@ -18,6 +18,7 @@ type scope struct {
 	variables map[string]*block         // last one of each name
 	globals   map[string]*hcl.Attribute // attributes outside of blocks
 	functions map[string]function.Function
+	locals    map[string]hcl.Attributes // of locals blocks, by the file that alone sees them
 	values    map[string]cty.Value
 	failed    map[string]bool
 	way       []string // names under evaluation, outermost first
@@ -34,7 +35,7 @@ const (
 func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, hcl.Diagnostics) {
 	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: s.functions}
 	var diags hcl.Diagnostics
-	var targets []hcl.Traversal
+	var targets, fileLocals []hcl.Traversal
 	for _, t := range e.Variables() {
 		name := t.RootName()
 		if v, ok := locals[name]; ok {
@@ -45,6 +46,15 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 			targets = append(targets, t)
 			continue
 		}
+		if name == "local" && s.variables[name] == nil && s.globals[name] == nil && len(s.locals[e.Range().Filename]) == 0 {
+			at := t.SourceRange()
+			diags = append(diags, problem(&at, "this file has no locals; those of other files are not seen here"))
+			continue
+		}
+		if name == "local" && len(s.locals[e.Range().Filename]) > 0 {
+			fileLocals = append(fileLocals, t)
+			continue
+		}
 		if s.isType(name) {
 			continue // the second argument of convert
 		}
@@ -52,6 +62,11 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 		v, more := s.variable(name, &at)
 		diags = append(diags, more...)
 		ctx.Variables[name] = v
+	}
+	if len(fileLocals) > 0 {
+		v, more := s.localValues(e.Range().Filename, fileLocals)
+		diags = append(diags, more...)
+		ctx.Variables["local"] = v
 	}
 	if len(targets) > 0 {
 		v, more := s.targets(targets)

@@ -41,95 +41,6 @@ func (l *loader) defineTarget(name string, d targetDef) {
 	l.defs[name] = append(l.defs[name], d)
 }
 
-// axis is one variable of a matrix.
-type axis struct {
-	name   string
-	values []cty.Value
-}
-
-func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
-	axes, diags := l.axes(b)
-	if diags.HasErrors() {
-		return diags
-	}
-	nameAttr := b.attrs["name"]
-	if nameAttr == nil {
-		return hcl.Diagnostics{problem(&b.at, "a target with a matrix needs name = an expression that differs for each combination")}
-	}
-	at := nameAttr.Expr.Range()
-	var members []string
-	for _, locals := range combinations(axes) {
-		v, more := l.scope.eval(nameAttr.Expr, locals)
-		diags = append(diags, more...)
-		if more.HasErrors() {
-			return diags
-		}
-		name, err := asString(v)
-		switch {
-		case err != nil || !validName(name):
-			return append(diags, problem(&at, "%s cannot be the name of a target: it may hold letters, digits, _ and - (sanitize() makes such names)", friendlyType(v)))
-		case slices.Contains(members, name):
-			return append(diags, problem(&at, "two combinations of the matrix have the name %q", name))
-		}
-		members = append(members, name)
-		l.defineTarget(name, targetDef{block: b, locals: locals})
-	}
-	if len(members) == 1 && members[0] == b.label || len(members) == 0 {
-		return diags
-	}
-	if g := l.groups[b.label]; g == nil || g.block != nil {
-		l.groups[b.label] = &groupDef{}
-	}
-	g := l.groups[b.label]
-	g.members = unique(append(g.members, members...))
-	return diags
-}
-
-// axes are the variables of a matrix, sorted by name, so that the order of targets is the same every time.
-func (l *loader) axes(b *block) ([]axis, hcl.Diagnostics) {
-	expr := b.attrs["matrix"].Expr
-	at := expr.Range()
-	v, diags := l.scope.eval(expr, nil)
-	if diags.HasErrors() {
-		return nil, diags
-	}
-	if t := v.Type(); v.IsNull() || !t.IsObjectType() && !t.IsMapType() {
-		return nil, hcl.Diagnostics{problem(&at, "matrix: an object of lists is expected, found %s", friendlyType(v))}
-	}
-	var axes []axis
-	total := 1
-	for _, name := range slices.Sorted(maps.Keys(v.AsValueMap())) {
-		list := v.AsValueMap()[name]
-		t := list.Type()
-		if list.IsNull() || !t.IsTupleType() && !t.IsListType() && !t.IsSetType() {
-			return nil, hcl.Diagnostics{problem(&at, "matrix: %s must be a list, it is %s", name, friendlyType(list))}
-		}
-		a := axis{name, list.AsValueSlice()}
-		if total *= len(a.values); total > maxTargets {
-			return nil, hcl.Diagnostics{problem(&at, "matrix: it makes more than %d targets", maxTargets)}
-		}
-		axes = append(axes, a)
-	}
-	return axes, nil
-}
-
-// combinations are all choices of one value an axis; the last axis changes first.
-func combinations(axes []axis) []map[string]cty.Value {
-	all := []map[string]cty.Value{{}}
-	for _, a := range axes {
-		var next []map[string]cty.Value
-		for _, c := range all {
-			for _, v := range a.values {
-				n := maps.Clone(c)
-				n[a.name] = v
-				next = append(next, n)
-			}
-		}
-		all = next
-	}
-	return all
-}
-
 // members are the names in a group, as they are written.
 func (l *loader) members(name string) ([]string, hcl.Diagnostics) {
 	g := l.groups[name]
@@ -171,7 +82,15 @@ func (l *loader) groupHolds(group, target string) bool {
 // value is an attribute of a target: what its parents say, then its own blocks in order, then the command line. It is
 // evaluated once, when it is first needed.
 func (l *loader) value(name string, a attribute, at *hcl.Range) (attrValue, hcl.Diagnostics) {
-	key := attrKey{name, a.name}
+	return l.valueFor(attrKey{name, a.name, name}, a, at)
+}
+
+// valueFor is the value of an attribute in which self is the target of the key, which inherits it.
+func (l *loader) valueFor(key attrKey, a attribute, at *hcl.Range) (attrValue, hcl.Diagnostics) {
+	name, self := key.target, key.self
+	if !l.usesSelf(name, a) {
+		key.self = ""
+	}
 	if v, ok := l.values[key]; ok {
 		return v, nil
 	}
@@ -187,14 +106,14 @@ func (l *loader) value(name string, a attribute, at *hcl.Range) (attrValue, hcl.
 			return v, diags
 		}
 		for _, p := range parents {
-			from, diags := l.value(p, a, at)
+			from, diags := l.valueFor(attrKey{p, a.name, self}, a, at)
 			if diags.HasErrors() {
 				return v, diags
 			}
 			v.take(a, from.value, from.at)
 		}
 	}
-	own, diags := l.own(name, a)
+	own, diags := l.own(name, a, self)
 	if diags.HasErrors() {
 		return v, diags
 	}
@@ -214,14 +133,14 @@ func (v *attrValue) take(a attribute, value any, at hcl.Range) {
 }
 
 // own is what a target's own blocks say.
-func (l *loader) own(name string, a attribute) (attrValue, hcl.Diagnostics) {
+func (l *loader) own(name string, a attribute, self string) (attrValue, hcl.Diagnostics) {
 	var own attrValue
 	for _, d := range l.defs[name] {
 		written := d.block.attrs[a.name]
 		if written == nil {
 			continue
 		}
-		v, diags := l.scope.eval(written.Expr, d.locals)
+		v, diags := l.scope.eval(written.Expr, l.withSelf(d.locals, self))
 		if diags.HasErrors() {
 			return own, diags
 		}
@@ -229,6 +148,9 @@ func (l *loader) own(name string, a attribute) (attrValue, hcl.Diagnostics) {
 		value, diags := a.decode(v, &at)
 		if diags.HasErrors() {
 			return own, diags
+		}
+		if !isContextReference(written.Expr) {
+			value = d.block.file.rebase(a, value)
 		}
 		own.take(a, value, written.NameRange)
 	}
@@ -294,6 +216,9 @@ func (l *loader) resolve(name string) (*Target, hcl.Diagnostics) {
 		}
 	}
 	t.fill(bag)
+	if defs := l.defs[name]; t.Context == "" {
+		t.Context = defs[len(defs)-1].block.file.contextDir
+	}
 	t.defaults(l.opts)
 	return t, diags
 }
@@ -372,7 +297,7 @@ func (t *Target) defaults(o Options) {
 	if t.Network == "host" {
 		t.Entitlements = unique(append(slices.Clone(t.Entitlements), "network.host"))
 	}
-	if epoch := strings.TrimSpace(o.env("SOURCE_DATE_EPOCH")); epoch != "" {
+	if epoch := strings.TrimSpace(o.Env["SOURCE_DATE_EPOCH"]); epoch != "" {
 		if _, given := t.Args["SOURCE_DATE_EPOCH"]; !given {
 			args := maps.Clone(t.Args)
 			if args == nil {

@@ -84,12 +84,12 @@ func (s *scope) given(name string, typed bool) (text, from string, asJSON, ok bo
 			return value, "--var", false, true
 		}
 	}
-	if s.opts.Env == nil || isTrue(s.opts.env("BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP")) {
+	if isTrue(s.opts.Env["BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP"]) {
 		return "", "", false, false
 	}
-	plain, hasPlain := s.opts.Env(name)
+	plain, hasPlain := s.opts.Env[name]
 	if _, declared := s.variables[name+"_JSON"]; !declared && (typed || !hasPlain) {
-		if v, ok := s.opts.Env(name + "_JSON"); ok {
+		if v, ok := s.opts.Env[name+"_JSON"]; ok {
 			return v, "the environment variable " + name + "_JSON", true, true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -15,7 +16,7 @@ import (
 
 // Bounds of a YAML file: how deep it nests, and how many values it holds with its aliases written out.
 const (
-	maxYAMLDepth  = 100
+	maxYAMLDepth  = 1000
 	maxYAMLValues = 1 << 20
 )
 
@@ -35,7 +36,16 @@ func (d *document) readYAML(raw []byte) hcl.Diagnostics {
 		return nil
 	}
 	r := &yamlReader{doc: d}
-	return r.body(d.root, node.Content[0])
+	top := node.Content[0]
+	isCompose, diags := r.isCompose(top)
+	if diags.HasErrors() {
+		return diags
+	}
+	if isCompose {
+		d.compose, d.root = top, nil
+		return r.bounded(top, 0)
+	}
+	return r.body(d.root, top)
 }
 
 // yamlProblem puts a syntax error where the library says it is.
@@ -49,11 +59,51 @@ func yamlProblem(name string, err error) *hcl.Diagnostic {
 	return problem(&hcl.Range{Filename: name, Start: pos, End: pos}, "not YAML: %s", text)
 }
 
-func (r *yamlReader) at(n *yaml.Node) hcl.Range {
+// isCompose says whether a file is a compose file: it has services, or none of our blocks and no name of ours.
+func (r *yamlReader) isCompose(top *yaml.Node) (bool, hcl.Diagnostics) {
+	var ours, theirs *yaml.Node
+	services := false
+	if top.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(top.Content); i += 2 {
+			key := top.Content[i]
+			services = services || key.Value == "services"
+			switch {
+			case r.doc.kinds.isTop(key.Value):
+				ours = key
+			case slices.Contains(composeKeys(), key.Value):
+				theirs = key
+			}
+		}
+	}
+	if services && ours != nil {
+		at := r.at(ours)
+		return false, hcl.Diagnostics{problem(&at, "a file with services is a compose file, and %q is of a project file: put them into two files", ours.Value)}
+	}
+	return services || ours == nil && (theirs != nil || !r.doc.strict), nil
+}
+
+// bounded checks how deep a compose file nests, and to how much its aliases come.
+func (r *yamlReader) bounded(n *yaml.Node, depth int) hcl.Diagnostics {
+	n = resolved(n)
+	if r.values++; r.values > maxYAMLValues || depth > maxYAMLDepth {
+		at := r.at(n)
+		return hcl.Diagnostics{problem(&at, "the file nests too deep or its aliases come to too much")}
+	}
+	for _, inner := range n.Content {
+		if diags := r.bounded(inner, depth+1); diags.HasErrors() {
+			return diags
+		}
+	}
+	return nil
+}
+
+func (r *yamlReader) at(n *yaml.Node) hcl.Range { return yamlRange(r.doc.name, n) }
+
+func yamlRange(name string, n *yaml.Node) hcl.Range {
 	start := hcl.Pos{Line: n.Line, Column: n.Column}
 	end := start
 	end.Column += max(1, len(n.Value))
-	return hcl.Range{Filename: r.doc.name, Start: start, End: end}
+	return hcl.Range{Filename: name, Start: start, End: end}
 }
 
 // body fills a block from a mapping: keys that name kinds of blocks hold blocks by label, all others are attributes.
@@ -64,14 +114,14 @@ func (r *yamlReader) body(b *block, n *yaml.Node) hcl.Diagnostics {
 		return hcl.Diagnostics{problem(&at, "a mapping is expected here, found %s", yamlKind(n))}
 	}
 	var diags hcl.Diagnostics
-	inner := kinds()[b.kind]
+	inner := b.file.kinds[b.kind].inner
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		_, isBlock := kinds()[key.Value]
+		isBlock := b.kind == "" && r.doc.kinds.isTop(key.Value)
 		switch {
-		case b.kind == "" && isBlock:
+		case isBlock && r.doc.kinds[key.Value].labelled:
 			diags = append(diags, r.labelled(b, key.Value, value)...)
-		case len(inner) > 0 && key.Value == inner[0]:
+		case isBlock, inner != "" && key.Value == inner:
 			diags = append(diags, r.unlabelled(b, key.Value, value)...)
 		default:
 			expr, more := r.expr(value, 0)

@@ -77,7 +77,7 @@ func Outputs(images []*planner.Image, dir string) ([]Output, error) {
 		attrs = []config.Attrs{{"type": string(KindStore)}}
 	}
 	out := make([]Output, 0, len(attrs))
-	for _, a := range attrs {
+	for _, a := range withStored(attrs) {
 		o, err := parseOutput(a, first, dir)
 		if err == nil {
 			err = o.check(images)
@@ -88,6 +88,28 @@ func Outputs(images []*planner.Image, dir string) ([]Output, error) {
 		out = append(out, o)
 	}
 	return out, nil
+}
+
+// withStored adds what type=image,push=true means besides the push: unless store=false, the image is in the local store too.
+func withStored(attrs []config.Attrs) []config.Attrs {
+	stored := slices.ContainsFunc(attrs, func(a config.Attrs) bool {
+		return a["type"] == string(KindStore) || a["type"] == "image" && !isSet(a["push"])
+	})
+	var all []config.Attrs
+	for _, a := range attrs {
+		if a["type"] == "image" && isSet(a["push"]) && !stored && (a["store"] == "" || isSet(a["store"])) {
+			local := maps.Clone(a)
+			local["push"], stored = "false", true
+			all = append(all, local)
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+func isSet(flag string) bool {
+	on, err := strconv.ParseBool(flag)
+	return err == nil && on
 }
 
 func parseOutput(a config.Attrs, img *planner.Image, dir string) (Output, error) {

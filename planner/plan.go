@@ -55,22 +55,7 @@ type planned struct {
 // wherever the project is checked out, as long as the resolver gives the same answers. Its errors are DockerfileError
 // and BaseError, or Errors with several of these.
 func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, error) {
-	if opts.Platform.OS == "" {
-		opts.Platform = platforms.DefaultSpec()
-	}
-	opts.Platform = platforms.Normalize(opts.Platform)
-	if opts.Jobs <= 0 {
-		opts.Jobs = 2 * runtime.NumCPU()
-	}
-	p := &plan{
-		project: project,
-		opts:    opts,
-		bases:   bases{ctx: ctx, resolver: opts.Resolver, calls: map[string]*baseCall{}},
-		files:   files{read: map[string]*fileRead{}},
-		targets: map[string]*planned{},
-		llbCaps: pb.Caps.CapSet(pb.Caps.All()),
-		gwCaps:  gwpb.Caps.CapSet(gwpb.Caps.All()),
-	}
+	p := newPlan(ctx, project, opts)
 	targets, err := p.order()
 	if err != nil {
 		return nil, err
@@ -79,6 +64,25 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 		return nil, err
 	}
 	return p.merge(targets), nil
+}
+
+func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
+	if opts.Platform.OS == "" {
+		opts.Platform = platforms.DefaultSpec()
+	}
+	opts.Platform = platforms.Normalize(opts.Platform)
+	if opts.Jobs <= 0 {
+		opts.Jobs = 2 * runtime.NumCPU()
+	}
+	return &plan{
+		project: project,
+		opts:    opts,
+		bases:   bases{ctx: ctx, resolver: opts.Resolver, calls: map[string]*baseCall{}},
+		files:   files{read: map[string]*fileRead{}},
+		targets: map[string]*planned{},
+		llbCaps: pb.Caps.CapSet(pb.Caps.All()),
+		gwCaps:  gwpb.Caps.CapSet(gwpb.Caps.All()),
+	}
 }
 
 // Project is a project of one target, for building a single Dockerfile without a project file. Paths of the target are

@@ -34,23 +34,16 @@ func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
 	if err != nil {
 		return err
 	}
-	in, err := p.newInputs(t, want)
+	f, err := p.frontEnd(ctx, t, want)
 	if err != nil {
 		return err
 	}
-	file, err := p.addMain(t, in)
-	if err != nil {
-		return err
-	}
-	if err := p.addContexts(t, in); err != nil {
-		return err
-	}
-	d.locals, d.layouts = in.locals, in.layouts
-	if err := p.convert(ctx, d, in, file, want); err != nil {
+	d.locals, d.layouts = f.in.locals, f.in.layouts
+	if err := p.convert(ctx, d, f, want); err != nil {
 		if isPlaced(err) {
 			return err
 		}
-		return frontEndError(t.Name, file.display, err)
+		return frontEndError(t.Name, f.file.display, err)
 	}
 	sortWarnings(d.warnings)
 	return nil
@@ -93,31 +86,51 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 	}, nil
 }
 
-// convert runs the front end and makes its definitions canonical.
-func (p *plan) convert(ctx context.Context, d *planned, in *inputs, file dockerfile, want []ocispecs.Platform) error {
-	bc, err := dockerui.NewClient(in.client)
+// frontEnd is the Dockerfile front end with all that one target gives it.
+type frontEnd struct {
+	in   *inputs
+	file dockerfile
+	opt  dockerfile2llb.ConvertOpt
+}
+
+func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.Platform) (*frontEnd, error) {
+	in, err := p.newInputs(t, want)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if file.ignore != nil {
-		if _, err := bc.ReadEntrypoint(ctx, "Dockerfile"); err != nil { // only this takes the ignore file beside it
-			return err
-		}
+	file, err := p.addMain(t, in)
+	if err != nil {
+		return nil, err
 	}
-	opt := dockerfile2llb.ConvertOpt{
+	if err := p.addContexts(t, in); err != nil {
+		return nil, err
+	}
+	bc, err := dockerui.NewClient(in.client)
+	if err == nil && file.ignore != nil {
+		_, err = bc.ReadEntrypoint(ctx, "Dockerfile") // only this takes the ignore file beside it
+	}
+	if err != nil {
+		return nil, frontEndError(t.Name, file.display, err)
+	}
+	return &frontEnd{in, file, dockerfile2llb.ConvertOpt{
 		Config:       bc.Config,
 		Client:       bc,
 		SourceMap:    llb.NewSourceMap(nil, file.display, "Dockerfile", file.data),
 		MetaResolver: in.client,
-		Warn:         d.warn(file.display),
-	}
+	}}, nil
+}
+
+// convert runs the front end and makes its definitions canonical.
+func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocispecs.Platform) error {
+	opt := f.opt
+	opt.Warn = d.warn(f.file.display)
 	for i, platform := range want {
-		opt.BuildArgs = maps.Clone(bc.BuildArgs)
+		opt.BuildArgs = maps.Clone(f.opt.BuildArgs)
 		opt.TargetPlatform = &platform
 		if i > 0 {
 			opt.Warn = nil
 		}
-		res, err := dockerfile2llb.Dockerfile2LLB(ctx, file.data, opt)
+		res, err := dockerfile2llb.Dockerfile2LLB(ctx, f.file.data, opt)
 		if err != nil {
 			return err
 		}
@@ -125,7 +138,7 @@ func (p *plan) convert(ctx context.Context, d *planned, in *inputs, file dockerf
 		if err != nil {
 			return err
 		}
-		r, err := canonical(def, in)
+		r, err := canonical(def, f.in)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,11 +17,11 @@ import (
 
 // app is what every command needs from the process around it.
 type app struct {
-	stdin  io.Reader
-	stdout io.Writer // only what was asked for
-	stderr io.Writer // progress, notes, errors
-	getenv func(string) (string, bool)
-	dir    string // working directory; "" is the process's own
+	stdin   io.Reader
+	stdout  io.Writer // only what was asked for
+	stderr  io.Writer // progress, notes, errors
+	environ map[string]string
+	dir     string // working directory; "" is the process's own
 	// enter gives an ordinary user a user namespace, as sandbox.Enter does; nil does nothing.
 	enter func(ctx context.Context) (code int, done bool, err error)
 }
@@ -98,8 +99,24 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 // env is the value of an environment variable, empty when unset.
 func (a *app) env(name string) string {
-	v, _ := a.getenv(name)
-	return v
+	return a.environ[name]
+}
+
+// getenv is an environment variable, and whether it is set.
+func (a *app) getenv(name string) (string, bool) {
+	v, ok := a.environ[name]
+	return v, ok
+}
+
+// environment is the process's, by name.
+func environment() map[string]string {
+	all := map[string]string{}
+	for _, pair := range os.Environ() {
+		if name, value, ok := strings.Cut(pair, "="); ok {
+			all[name] = value
+		}
+	}
+	return all
 }
 
 // workDir is the absolute working directory.

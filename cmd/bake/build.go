@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +39,7 @@ func newBuildCommand(a *app) *cobra.Command {
 	f.BoolVar(&o.print, "print", false, "print the evaluated targets as JSON and build nothing")
 	f.StringVar(&o.list, "list", "", "list targets or variables and build nothing")
 	f.BoolVar(&o.check, "check", false, "only check the Dockerfiles; the same as --call=check")
-	f.StringVar(&o.call, "call", "build", "what to do with the targets: build or check")
+	f.StringVar(&o.call, "call", "build", "what to do with the targets: build, check, outline or targets; with ,format=json and ,ignorestatus=true")
 	return cmd
 }
 
@@ -48,40 +48,31 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	if o.list != "" {
 		return a.list(ctx, o.project, o.list)
 	}
+	call, err := parseCall(o.call, o.check)
+	if err != nil {
+		return err
+	}
+	o.project.set = slices.Concat(o.project.set, call.overrides(), o.run.overrides())
 	project, err := a.loadProject(ctx, o.project)
 	if err != nil {
 		return err
 	}
-	o.run.setOutputs(project)
 	if o.print {
 		return a.printProject(project)
 	}
-	switch {
-	case o.check || o.call == "check":
-		return a.checkProject(ctx, project, o.run)
-	case o.call != "build":
-		return usagef("--call=%s: expected build or check", o.call)
-	}
-	return a.buildProject(ctx, project, o.run)
-}
-
-// checkProject plans, which reads and lints every Dockerfile, and says what was found.
-func (a *app) checkProject(ctx context.Context, p *config.Project, o runOptions) error {
-	s, err := a.open(o.pull)
-	if err != nil {
+	if err := a.checkGrants(project, o.run.allow); err != nil {
 		return err
 	}
-	defer s.Close()
-	graph, err := s.plan(ctx, p, o)
-	if err != nil {
-		return err
+	built, called := splitCalls(project)
+	if len(built.Requested) > 0 {
+		if err := a.buildProject(ctx, built, o.run); err != nil {
+			return err
+		}
 	}
-	printWarnings(a.stdout, graph.Warnings)
-	if n := len(graph.Warnings); n > 0 {
-		return checkError{plural(n, "warning")}
+	if len(called.Requested) > 0 {
+		return a.callProject(ctx, called, call, o.run)
 	}
-	_, err = fmt.Fprintln(a.stdout, "nothing to warn of")
-	return err
+	return nil
 }
 
 // buildProject runs what `bake build` and `bake image build` have in common.

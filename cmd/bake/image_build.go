@@ -56,7 +56,6 @@ func (a *app) imageBuild(ctx context.Context, o imageBuildOptions) error {
 	if err != nil {
 		return err
 	}
-	o.run.setOutputs(p)
 	return a.buildProject(ctx, p, o.run)
 }
 
@@ -71,7 +70,7 @@ func (a *app) imageProject(ctx context.Context, o imageBuildOptions) (*config.Pr
 		return nil, usagef("a context from standard input is not supported: name a directory")
 	}
 	const name = "image"
-	var set []string
+	set := o.run.overrides()
 	add := func(key, value string) { set = append(set, name+"."+key+"="+value) }
 	add("context", o.context)
 	if o.file != "" {
@@ -98,7 +97,7 @@ func (a *app) imageProject(ctx context.Context, o imageBuildOptions) (*config.Pr
 		}
 	}
 	p, _, err := config.Load(ctx, config.Options{
-		Dir: dir, Files: []string{"-"}, Set: set, Targets: []string{name}, Env: a.getenv,
+		Dir: dir, Files: []string{"-"}, Set: set, Targets: []string{name}, Env: a.environ,
 		Stdin: strings.NewReader(`target "` + name + `" {}`),
 	})
 	return p, err

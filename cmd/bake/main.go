@@ -11,10 +11,9 @@ import (
 )
 
 func main() {
-	sandbox.Init()
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.LookupEnv, enter: sandbox.Enter}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: environment(), enter: sandbox.Enter}
 	os.Exit(a.run(ctx, os.Args[1:]))
 }
 

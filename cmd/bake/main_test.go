@@ -13,12 +13,9 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
 func TestMain(m *testing.M) {
-	sandbox.Init()
 	testscript.Main(m, map[string]func(){"bake": main})
 }
 
@@ -119,8 +116,7 @@ func (c *cli) write(t *testing.T, name, content string) {
 // TestHelpNeedsNothing: help and version work without a cache, a project or a home.
 func TestHelpNeedsNothing(t *testing.T) {
 	for _, args := range [][]string{{"--help"}, {"version"}, {"build", "--help"}, {"completion", "bash"}} {
-		a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard,
-			getenv: func(string) (string, bool) { return "", false }}
+		a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard}
 		if code := a.run(context.Background(), args); code != 0 {
 			t.Errorf("bake %s: exit %d", strings.Join(args, " "), code)
 		}

@@ -20,6 +20,7 @@ type planOptions struct {
 	pull     bool
 	json     bool
 	exitCode bool
+	allow    []string
 }
 
 func newPlanCommand(a *app) *cobra.Command {
@@ -38,6 +39,7 @@ func newPlanCommand(a *app) *cobra.Command {
 	o.project.addFlags(f)
 	f.BoolVar(&o.noCache, "no-cache", false, "plan as if the cache held nothing")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries for every base now")
+	f.StringArrayVar(&o.allow, "allow", nil, "what the project may ask of this machine, as for bake build")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	f.BoolVar(&o.exitCode, "exit-code", false, "exit with 6 when something would or may run")
 	return cmd
@@ -46,6 +48,9 @@ func newPlanCommand(a *app) *cobra.Command {
 func (a *app) planCommand(ctx context.Context, o planOptions) error {
 	project, err := a.loadProject(ctx, o.project)
 	if err != nil {
+		return err
+	}
+	if err := a.checkGrants(project, o.allow); err != nil {
 		return err
 	}
 	s, err := a.open(o.pull)

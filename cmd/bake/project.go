@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -15,22 +16,24 @@ import (
 
 // projectOptions are the flags that say what to read and which targets are meant.
 type projectOptions struct {
-	files   []string
-	set     []string
-	vars    []string
-	targets []string
+	files    []string
+	set      []string
+	vars     []string
+	targets  []string
+	envFiles []string
 }
 
 func (o *projectOptions) addFlags(f *pflag.FlagSet) {
-	f.StringArrayVarP(&o.files, "file", "f", nil, "project file (default: bake.hcl, bake.yaml, docker-bake.hcl, docker-bake.json); repeat to merge several")
+	f.StringArrayVarP(&o.files, "file", "f", nil, "project file (default: bake.hcl, bake.yaml, bake.json; else compose and docker-bake files); repeat to merge several")
 	f.StringArrayVar(&o.set, "set", nil, "override an attribute: TARGET.KEY=VALUE")
+	f.StringArrayVar(&o.envFiles, "env-file", nil, "file of NAME=VALUE lines, below the environment in rank; compose files use .env without one")
 	f.StringArrayVar(&o.vars, "var", nil, "set a variable: NAME=VALUE")
 }
 
 func (a *app) loadOptions(o projectOptions) (config.Options, error) {
 	dir, err := a.workDir()
 	return config.Options{
-		Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.getenv, Stdin: a.stdin,
+		Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.environ, EnvFiles: o.envFiles, Stdin: a.stdin,
 	}, err
 }
 
@@ -52,6 +55,30 @@ func (a *app) loadProject(ctx context.Context, o projectOptions) (*config.Projec
 		fmt.Fprintf(a.stderr, "warning: %s%s\n", place, w.Message)
 	}
 	return p, nil
+}
+
+// checkGrants refuses a project that asks for more of this machine than the user allows. BUILDX_BAKE_ENTITLEMENTS_FS=0 leaves
+// files out of it.
+func (a *app) checkGrants(p *config.Project, allow []string) error {
+	grants, err := config.ParseGrants(allow)
+	if err != nil {
+		return usagef("%w", err)
+	}
+	files := true
+	if v := a.env("BUILDX_BAKE_ENTITLEMENTS_FS"); v != "" {
+		if files, err = strconv.ParseBool(v); err != nil {
+			return usagef("BUILDX_BAKE_ENTITLEMENTS_FS=%s: expected 0 or 1", v)
+		}
+	}
+	missing, err := grants.Missing(p, files)
+	if err != nil {
+		return usagef("%w", err)
+	}
+	if len(missing) > 0 {
+		return usagef("the project asks for more of this machine than files below %s: if that is meant, add --allow %s",
+			p.Dir, strings.Join(missing, " --allow "))
+	}
+	return nil
 }
 
 // printProject prints the evaluated targets.
@@ -122,52 +149,6 @@ func listArgs(what string) (kind, format string, err error) {
 		return "", "", usagef("--list=%s: expected targets or variables, as table or json", what)
 	}
 	return kind, format, nil
-}
-
-// setOutputs makes --push and --load of the outputs that the targets have: an image that goes nowhere else is pushed or
-// loaded, one that has outputs is so too.
-func (o *runOptions) setOutputs(p *config.Project) {
-	for _, name := range p.Requested {
-		t := p.Targets[name]
-		if o.push {
-			t.Outputs = withPush(t.Outputs)
-		}
-		if o.load {
-			t.Outputs = withLoad(t.Outputs)
-		}
-	}
-}
-
-func withPush(outputs []config.Attrs) []config.Attrs {
-	var all []config.Attrs
-	done := false
-	for _, out := range outputs {
-		if out["type"] == "image" || out["type"] == "registry" {
-			next := config.Attrs{}
-			for k, v := range out {
-				next[k] = v
-			}
-			next["push"] = "true"
-			out, done = next, true
-		}
-		all = append(all, out)
-	}
-	if !done {
-		all = append(all, config.Attrs{"type": "image"}, config.Attrs{"type": "image", "push": "true"})
-	}
-	return all
-}
-
-func withLoad(outputs []config.Attrs) []config.Attrs {
-	for _, out := range outputs {
-		if out["type"] == "docker" && out["dest"] == "" {
-			return outputs
-		}
-	}
-	if len(outputs) == 0 {
-		outputs = []config.Attrs{{"type": "image"}}
-	}
-	return append(outputs[:len(outputs):len(outputs)], config.Attrs{"type": "docker"})
 }
 
 // noteLatest tells of tags that are not written out.

@@ -9,20 +9,23 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/pflag"
 
+	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/planner"
 )
 
 // runOptions are the flags that say how a graph runs, the same for every command that builds.
 type runOptions struct {
-	progress string
-	metadata string
-	jobs     int
-	noCache  bool
-	pull     bool
-	push     bool
-	load     bool
-	allow    []string
+	progress   string
+	metadata   string
+	jobs       int
+	noCache    bool
+	pull       bool
+	push       bool
+	load       bool
+	allow      []string
+	sbom       string
+	provenance string
 }
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
@@ -33,7 +36,28 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.push, "push", false, "push the tags, once everything has succeeded")
 	f.BoolVar(&o.load, "load", false, "load the images into the Docker engine")
 	f.IntVarP(&o.jobs, "jobs", "j", 0, "steps that run at once (default: the number of CPUs)")
-	f.StringArrayVar(&o.allow, "allow", nil, "allow network.host or security.insecure")
+	f.StringVar(&o.sbom, "sbom", "", "attest what the images are made of: true, false, or attributes")
+	f.StringVar(&o.provenance, "provenance", "", "attest how the images were made: true, false, or attributes such as mode=max")
+	f.StringArrayVar(&o.allow, "allow", nil, "what the project may ask of this machine: network.host, security.insecure, ssh, device, fs=PATH, fs.read=PATH, fs.write=PATH")
+}
+
+// overrides are what the flags say of the targets, as --set would.
+func (o *runOptions) overrides() []string {
+	var all []string
+	for _, flag := range []struct {
+		on  bool
+		key string
+	}{{o.push, "push"}, {o.load, "load"}, {o.noCache, "no-cache"}, {o.pull, "pull"}} {
+		if flag.on {
+			all = append(all, "*."+flag.key+"=true")
+		}
+	}
+	for _, a := range []struct{ kind, value string }{{"sbom", o.sbom}, {"provenance", o.provenance}} {
+		if a.value != "" {
+			all = append(all, "*.attest="+config.Attestation(a.kind, a.value))
+		}
+	}
+	return all
 }
 
 // progressMode is --progress, else BUILDKIT_PROGRESS.

@@ -1,13 +1,13 @@
 # Three services of one repository. They share the stage `lib`, which is built once, and stand on nothing but the Go
 # toolchain of this machine: no registry, no network.
 #
-#   cd examples/hello && bake build --var GOROOT="$(go env GOROOT)"
+#   cd examples/hello && GOROOT=$(go env GOROOT) bake build --allow fs.read="$(go env GOROOT)"
 
 variable "GOROOT" {
   description = "the Go toolchain that compiles the services: $(go env GOROOT)"
   validation {
     condition     = GOROOT != ""
-    error_message = "GOROOT is not set: add --var GOROOT=\"$(go env GOROOT)\""
+    error_message = "GOROOT is not set: add --var GOROOT=\"$(go env GOROOT)\" and --allow fs.read=\"$(go env GOROOT)\""
   }
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/seccomp"
 )
 
 // step is the bytes of testdata/step, compiled once.
@@ -50,7 +51,7 @@ func newBox(t testing.TB, files map[string]string) *site {
 	if err := os.WriteFile(filepath.Join(s.dir, "step"), program, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.runner.next = new(sandbox.Sandbox)
+	s.runner.next = &sandbox.Sandbox{Filters: seccomp.Filters}
 	probe(t, s.runner.next, filepath.Join(s.dir, "step"))
 	return s
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/seccomp"
 	"github.com/bakebuild/bake/executor/registry"
 )
 
@@ -35,7 +36,7 @@ type Engine struct {
 // New returns an engine that keeps everything in store and fetches images with client.
 func New(store *cache.Store, client *registry.Client, opts Options) *Engine {
 	if opts.Runner == nil {
-		opts.Runner = new(sandbox.Sandbox)
+		opts.Runner = &sandbox.Sandbox{Filters: seccomp.Filters}
 	}
 	return &Engine{store: store, client: client, opts: opts}
 }

@@ -280,7 +280,7 @@ func (s *execRoot) secretEnv() ([]string, error) {
 // user looks up who the process runs as, in the step's own passwd and group files.
 func (s *execRoot) user(ctx context.Context, spec *sandbox.Spec) (home string, err error) {
 	err = s.x.whole[0].in.read(ctx, func(files tree.FS) error {
-		spec.UID, spec.GID, spec.Groups, home, err = sandbox.ResolveUser(files, s.x.exec.GetMeta().GetUser())
+		spec.UID, spec.GID, spec.Groups, home, err = resolveUser(files, s.x.exec.GetMeta().GetUser())
 		return err
 	})
 	if err != nil {

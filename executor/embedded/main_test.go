@@ -12,7 +12,6 @@ import (
 // TestMain lets this program be the first process of a step, the builder of a test with several processes, and, for an
 // ordinary user, run the tests in a user namespace.
 func TestMain(m *testing.M) {
-	sandbox.Init()
 	code, done, err := sandbox.Enter(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err) // the tests that need a sandbox say so too

@@ -23,15 +23,19 @@ import (
 // grace is how long a step that handles SIGTERM may take to end.
 const grace = 5 * time.Second
 
-// Sandbox runs processes. The zero value is ready. What is the same for all of them is made once, when the first one runs.
+// Sandbox runs processes. What is the same for all of them is made once, when the first one runs.
 type Sandbox struct {
 	// Grace is how long a cancelled step that handles SIGTERM may take to end; 0 means 5 seconds.
 	Grace time.Duration
 
+	// Filters makes the programs that steps' system calls must pass, but for insecure steps; each is the kernel's array of
+	// sock_filter. The last one's answer counts first.
+	Filters func() ([][]byte, error)
+
 	once    sync.Once
 	err     error
 	exe     *os.File // this program, on a mount that cannot be written
-	filters []filterProgram
+	filters [][]byte
 	inUser  bool // in a user namespace of an ordinary user
 	groups  bool // setgroups is allowed
 }
@@ -40,7 +44,7 @@ type Sandbox struct {
 type stageConfig struct {
 	Spec    Spec
 	Points  string
-	Filters []filterProgram
+	Filters [][]byte
 	InUser  bool
 	Groups  bool
 }
@@ -80,7 +84,7 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec) (Result, error) {
 
 // prepare makes what all runs share.
 func (s *Sandbox) prepare() {
-	if s.filters, s.err = filters(); s.err != nil {
+	if s.filters, s.err = s.Filters(); s.err != nil {
 		return
 	}
 	s.inUser = userns.RunningInUserNS()

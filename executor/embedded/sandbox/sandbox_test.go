@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/seccomp"
 )
 
 func TestMain(m *testing.M) {
-	sandbox.Init()
 	code, done, err := sandbox.Enter(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -44,6 +44,7 @@ func newBox(t testing.TB) *box {
 	}
 	dir := t.TempDir()
 	b := &box{lower: dir + "/lower", upper: dir + "/upper", work: dir + "/work", points: dir + "/points"}
+	b.sandbox.Filters = seccomp.Filters
 	for _, d := range []string{b.lower, b.upper, b.work, b.lower + "/bin", b.lower + "/etc", b.lower + "/tmp"} {
 		check(t, os.Mkdir(d, 0o755))
 	}

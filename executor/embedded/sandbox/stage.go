@@ -22,11 +22,14 @@ const (
 	reportFD = 4
 )
 
-// Init must be the first call of main, and of TestMain where steps run: in the process that is to become a step it does
-// not return.
-func Init() {
+// A process that is to become a step does so while packages are initialised, and gets no further. Go initialises packages in
+// the order of their import paths as soon as what they import is, so that the many packages of this program that a step
+// has no use for are still to come; they take longer than all that the stage does.
+var _ = becomeStage()
+
+func becomeStage() struct{} {
 	if len(os.Args) == 0 {
-		return
+		return struct{}{}
 	}
 	switch os.Args[0] {
 	case stageName:
@@ -34,6 +37,7 @@ func Init() {
 	case userStageName:
 		os.Exit(runUserStage())
 	}
+	return struct{}{}
 }
 
 // runStage sets up the sandbox around this process and turns it into the command. It returns only when that failed.

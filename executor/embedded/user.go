@@ -1,4 +1,4 @@
-package sandbox
+package embedded
 
 import (
 	"errors"
@@ -15,9 +15,9 @@ import (
 // maxUserFile bounds /etc/passwd and /etc/group, in bytes.
 const maxUserFile = 10 << 20
 
-// ResolveUser finds who a step runs as, as USER and --user name them, in the passwd and group files of its own root. The
+// resolveUser finds who a step runs as, as USER and --user name them, in the passwd and group files of its own root. The
 // empty user is root, also where there is no passwd file. home is what passwd says of the uid, or "/".
-func ResolveUser(files tree.FS, name string) (uid, gid uint32, groups []uint32, home string, err error) {
+func resolveUser(files tree.FS, name string) (uid, gid uint32, groups []uint32, home string, err error) {
 	passwd, err := openUserFile(files, "/etc/passwd")
 	if err != nil {
 		return 0, 0, nil, "", err

@@ -1,0 +1,200 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/consts"
+	composeloader "github.com/compose-spec/compose-go/v2/loader"
+	composeschema "github.com/compose-spec/compose-go/v2/schema"
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/hashicorp/hcl/v2"
+	"gopkg.in/yaml.v3"
+)
+
+// composeKeys are the top-level keys of compose files that project files do not have.
+func composeKeys() []string {
+	return []string{"name", "version", "services", "networks", "volumes", "secrets", "configs", "models"}
+}
+
+// readCompose turns compose files, merged as compose does it, into one document: a target for each service that is built,
+// and the group "default" of them.
+func (l *loader) readCompose(ctx context.Context, files []*document) (*document, hcl.Diagnostics) {
+	d := &document{name: files[0].name, kinds: blockKinds()}
+	d.root = &block{attrs: hcl.Attributes{}, file: d}
+	if isTrue(l.opts.Env["BUILDX_BAKE_FILE_RELATIVE_PATHS"]) {
+		d.contextDir = filepath.Dir(d.name)
+	}
+	env, err := l.composeEnv()
+	if err != nil {
+		return d, hcl.Diagnostics{problem(nil, "%v", err)}
+	}
+	p, err := loadCompose(ctx, l.opts.Dir, files, env)
+	if err != nil {
+		return d, hcl.Diagnostics{composeProblem(files, err)}
+	}
+	c := composeReader{project: p, files: files, doc: d, home: l.opts.Env["HOME"]}
+	var diags hcl.Diagnostics
+	for _, s := range sortedServices(p) {
+		b, more := c.target(s)
+		diags = append(diags, more...)
+		l.warnings = append(l.warnings, c.warnings...)
+		c.warnings = nil
+		d.root.blocks = append(d.root.blocks, b)
+		d.services = append(d.services, b.label)
+	}
+	return d, diags
+}
+
+// sortedServices are the services that are built, by name.
+func sortedServices(p *types.Project) []types.ServiceConfig {
+	var all []types.ServiceConfig
+	for _, name := range slices.Sorted(maps.Keys(p.Services)) {
+		if s := p.Services[name]; s.Build != nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// composeEnv is what interpolation sees: --var, the environment, .env beside, in this order.
+func (l *loader) composeEnv() (map[string]string, error) {
+	all := map[string]string{}
+	if !isTrue(l.opts.Env["BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP"]) {
+		maps.Copy(all, l.opts.Env)
+	}
+	if len(l.opts.EnvFiles) == 0 {
+		if err := l.opts.addEnvFile(all, ".env", false); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range l.opts.Vars {
+		if name, value, ok := strings.Cut(v, "="); ok {
+			all[name] = value
+		}
+	}
+	return all, nil
+}
+
+// loadCompose reads compose files with all that they include and extend. Paths stay as they are written, relative to dir.
+func loadCompose(ctx context.Context, dir string, files []*document, env map[string]string) (_ *types.Project, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the file makes the reader of compose files stop: %v", r)
+		}
+	}()
+	details := types.ConfigDetails{WorkingDir: dir, Environment: env}
+	for _, f := range files {
+		details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: filepath.Join(dir, f.name), Content: f.raw})
+	}
+	name := "bake"
+	if v := env[consts.ComposeProjectName]; v != "" {
+		name = v
+	}
+	options := func(o *composeloader.Options) {
+		o.SetProjectName(name, false)
+		o.SkipNormalization, o.SkipValidation, o.ResolvePaths = true, true, false
+		o.Profiles = []string{"*"}
+	}
+	raw, err := composeloader.LoadModelWithContext(ctx, details, options)
+	if err != nil {
+		return nil, err
+	}
+	model := buildModel(raw, dir)
+	if len(model) == 0 {
+		return nil, errors.New("a compose file without services")
+	}
+	if err := composeschema.Validate(model); err != nil {
+		return nil, err
+	}
+	return composeloader.ModelToProject(model, composeloader.ToOptions(&details, []func(*composeloader.Options){options}), details)
+}
+
+// buildModel is what matters of a compose model for builds, with paths of env files that do not depend on where this
+// process runs.
+func buildModel(raw map[string]any, dir string) map[string]any {
+	model := map[string]any{}
+	if secrets, ok := raw["secrets"]; ok {
+		model["secrets"] = secrets
+	}
+	services, ok := raw["services"].(map[string]any)
+	if !ok {
+		return model
+	}
+	kept := map[string]any{}
+	for name, s := range services {
+		service := map[string]any{}
+		if all, ok := s.(map[string]any); ok {
+			for _, key := range []string{"image", "build", "environment", "env_file"} {
+				if v, ok := all[key]; ok {
+					service[key] = v
+				}
+			}
+		}
+		if list, ok := service["env_file"].([]any); ok {
+			for _, one := range list {
+				if f, ok := one.(map[string]any); ok {
+					if p, ok := f["path"].(string); ok && !filepath.IsAbs(p) {
+						f["path"] = filepath.Join(dir, p)
+					}
+				}
+			}
+		}
+		kept[name] = service
+	}
+	model["services"] = kept
+	return model
+}
+
+// composeProblem puts an error of compose where it seems to be: at the line or at the path of keys that it names.
+func composeProblem(files []*document, err error) *hcl.Diagnostic {
+	text := strings.TrimSpace(err.Error())
+	if i := strings.Index(text, "yaml: "); i >= 0 {
+		return yamlProblem(files[len(files)-1].name, errors.New(text[i:]))
+	}
+	var best *hcl.Range
+	depth := 0
+	for word := range strings.FieldsSeq(text) {
+		path := strings.Split(strings.Trim(word, `'":,.;()`), ".")
+		if len(path) < 2 {
+			continue
+		}
+		for _, f := range files {
+			if at, n := f.placeOf(path); n > depth {
+				best, depth = at, n
+			}
+		}
+	}
+	if best == nil {
+		pos := hcl.InitialPos
+		best = &hcl.Range{Filename: files[0].name, Start: pos, End: pos}
+	}
+	return problem(best, "compose: %s", text)
+}
+
+// placeOf is where a path of keys, as far as it exists, is written, and how many keys that are.
+func (d *document) placeOf(path []string) (*hcl.Range, int) {
+	n := d.compose
+	var found *hcl.Range
+	for depth, key := range path {
+		var next *yaml.Node
+		if n = resolved(n); n.Kind == yaml.MappingNode {
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				if n.Content[i].Value == key {
+					at := yamlRange(d.name, n.Content[i])
+					found, next = &at, n.Content[i+1]
+				}
+			}
+		}
+		if next == nil {
+			return found, depth
+		}
+		n = next
+	}
+	return found, len(path)
+}

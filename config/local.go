@@ -1,0 +1,193 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// addLocals notes the values of a locals block, which the file alone sees.
+func (s *scope) addLocals(file string, b *block) hcl.Diagnostics {
+	known := s.locals[file]
+	if known == nil {
+		known = hcl.Attributes{}
+		s.locals[file] = known
+	}
+	var diags hcl.Diagnostics
+	for name, a := range b.attrs {
+		if _, twice := known[name]; twice {
+			at := a.NameRange
+			diags = append(diags, problem(&at, "local.%s is set twice in this file", name))
+		}
+		known[name] = a
+	}
+	return diags
+}
+
+// localValues is the object that local.NAME looks into, with no more in it than is asked for.
+func (s *scope) localValues(file string, asked []hcl.Traversal) (cty.Value, hcl.Diagnostics) {
+	object := map[string]cty.Value{}
+	var diags hcl.Diagnostics
+	for _, t := range asked {
+		at := t.SourceRange()
+		name, ok := attrStep(t, 1)
+		if !ok {
+			diags = append(diags, problem(&at, "name the value: local.NAME"))
+			continue
+		}
+		v, more := s.local(file, name, &at)
+		diags = append(diags, more...)
+		object[name] = v
+	}
+	return cty.ObjectVal(object), diags
+}
+
+func (s *scope) local(file, name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
+	a := s.locals[file][name]
+	if a == nil {
+		known := slices.Collect(maps.Keys(s.locals[file]))
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "the locals of this file have no %q%s", name, nearest(name, known))}
+	}
+	key := fmt.Sprintf("local.%s in %s", name, file)
+	if v, ok := s.values[key]; ok {
+		return v, nil
+	}
+	done, diags := s.enter(key, at)
+	if diags != nil {
+		return cty.DynamicVal, diags
+	}
+	defer done()
+	v, diags := s.eval(a.Expr, nil)
+	if !diags.HasErrors() {
+		s.values[key] = v
+	}
+	return v, diags
+}
+
+// selfName is the name by which a target knows itself: self.name.
+const selfName = "self"
+
+// usesSelf says whether the value of an attribute depends on which target asks for it.
+func (l *loader) usesSelf(name string, a attribute) bool {
+	key := attrKey{target: name, attribute: a.name}
+	if uses, ok := l.selfish[key]; ok {
+		return uses
+	}
+	l.selfish[key] = false // for those that inherit in a circle
+	uses := false
+	for _, d := range l.defs[name] {
+		if written := d.block.attrs[a.name]; written != nil && mentions(written.Expr, selfName) {
+			uses = true
+		}
+	}
+	if a.name != "inherits" && !uses {
+		parents, _ := l.parents(name)
+		uses = slices.ContainsFunc(parents, func(p string) bool { return l.usesSelf(p, a) })
+	}
+	l.selfish[key] = uses
+	return uses
+}
+
+func mentions(e hcl.Expression, name string) bool {
+	return slices.ContainsFunc(e.Variables(), func(t hcl.Traversal) bool { return t.RootName() == name })
+}
+
+// withSelf adds self to the names of a matrix, unless the files have a variable of that name.
+func (l *loader) withSelf(locals map[string]cty.Value, self string) map[string]cty.Value {
+	if _, ok := locals[selfName]; ok || l.scope.variables[selfName] != nil || l.scope.globals[selfName] != nil {
+		return locals
+	}
+	all := maps.Clone(locals)
+	if all == nil {
+		all = map[string]cty.Value{}
+	}
+	all[selfName] = cty.ObjectVal(map[string]cty.Value{"name": cty.StringVal(self)})
+	return all
+}
+
+// placeOf is where an attribute of a target was last written.
+func (l *loader) placeOf(target, attribute string) hcl.Range {
+	v, _ := l.value(target, l.schema[attribute], nil)
+	return v.at
+}
+
+// isContextReference says that an expression is target.NAME.context, whose value has its place already.
+func isContextReference(e hcl.Expression) bool {
+	refs := e.Variables()
+	if len(refs) != 1 || refs[0].RootName() != "target" {
+		return false
+	}
+	attr, ok := attrStep(refs[0], 2)
+	return ok && attr == "context" && len(refs[0]) == 3
+}
+
+// rebase makes paths that are relative to the file relative to the project.
+func (d *document) rebase(a attribute, value any) any {
+	switch v := value.(type) {
+	case string:
+		if a.name == "context" {
+			return rebased(d.contextDir, v)
+		}
+	case map[string]string:
+		if a.name == "contexts" && d.contextDir != "" {
+			all := maps.Clone(v)
+			for name, p := range all {
+				all[name] = rebased(d.contextDir, p)
+			}
+			return all
+		}
+	case []Secret:
+		if d.dir != "" {
+			all := slices.Clone(v)
+			for i := range all {
+				all[i].Src = rebased(d.dir, all[i].Src)
+			}
+			return all
+		}
+	case []SSH:
+		if d.dir != "" {
+			all := slices.Clone(v)
+			for i := range all {
+				all[i].Paths = slices.Clone(all[i].Paths)
+				for j, p := range all[i].Paths {
+					all[i].Paths[j] = rebased(d.dir, p)
+				}
+			}
+			return all
+		}
+	case []Attrs:
+		if d.dir != "" {
+			return d.rebaseAttrs(v)
+		}
+	}
+	return value
+}
+
+// rebaseAttrs rebases the paths of outputs, caches and policies.
+func (d *document) rebaseAttrs(list []Attrs) []Attrs {
+	var all []Attrs
+	for _, m := range list {
+		m = maps.Clone(m)
+		for _, key := range []string{"dest", "src", "filename"} {
+			if p, ok := m[key]; ok && p != "-" {
+				m[key] = rebased(d.dir, p)
+			}
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// rebased is a path seen from the project, unless it is absolute or no path.
+func rebased(dir, p string) string {
+	if dir == "" || p == "" || filepath.IsAbs(p) || strings.Contains(p, "://") || strings.HasPrefix(p, "target:") ||
+		strings.HasPrefix(p, "docker-image:") || strings.HasPrefix(p, "git@") {
+		return p
+	}
+	return filepath.Join(dir, p)
+}

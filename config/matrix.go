@@ -1,0 +1,207 @@
+package config
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// axis is one variable of a matrix.
+type axis struct {
+	name   string
+	values []cty.Value
+}
+
+// matrix is the axes of a target, sorted by name, so that the targets come in the same order every time.
+type matrix struct {
+	axes    []axis
+	include []map[string]cty.Value // more values for combinations, or combinations of their own
+	exclude []map[string]cty.Value // combinations that are left out
+	at      hcl.Range
+}
+
+func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
+	m, diags := l.matrix(b)
+	if diags.HasErrors() {
+		return diags
+	}
+	nameAttr := b.attrs["name"]
+	if nameAttr == nil {
+		return hcl.Diagnostics{problem(&b.at, "a target with a matrix needs name = an expression that differs for each combination")}
+	}
+	at := nameAttr.Expr.Range()
+	var members []string
+	all, diags := m.combinations()
+	if diags.HasErrors() {
+		return diags
+	}
+	for _, locals := range all {
+		v, more := l.scope.eval(nameAttr.Expr, locals)
+		diags = append(diags, more...)
+		if more.HasErrors() {
+			return diags
+		}
+		name, err := asString(v)
+		switch {
+		case err != nil || !validName(name):
+			return append(diags, problem(&at, "%s cannot be the name of a target: it may hold letters, digits, _ and - (sanitize() makes such names)", friendlyType(v)))
+		case slices.Contains(members, name):
+			return append(diags, problem(&at, "two combinations of the matrix have the name %q", name))
+		}
+		members = append(members, name)
+		l.defineTarget(name, targetDef{block: b, locals: locals})
+	}
+	if len(members) == 1 && members[0] == b.label || len(members) == 0 {
+		return diags
+	}
+	if g := l.groups[b.label]; g == nil || g.block != nil {
+		l.groups[b.label] = &groupDef{}
+	}
+	g := l.groups[b.label]
+	g.members = unique(append(g.members, members...))
+	return diags
+}
+
+// matrix reads the attribute. A list of objects under the name include or exclude is no axis.
+func (l *loader) matrix(b *block) (*matrix, hcl.Diagnostics) {
+	expr := b.attrs["matrix"].Expr
+	m := &matrix{at: expr.Range()}
+	v, diags := l.scope.eval(expr, nil)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	if t := v.Type(); v.IsNull() || !t.IsObjectType() && !t.IsMapType() {
+		return nil, hcl.Diagnostics{problem(&m.at, "matrix: an object of lists is expected, found %s", friendlyType(v))}
+	}
+	total := 1
+	for _, name := range slices.Sorted(maps.Keys(v.AsValueMap())) {
+		list := v.AsValueMap()[name]
+		t := list.Type()
+		if list.IsNull() || !t.IsTupleType() && !t.IsListType() && !t.IsSetType() {
+			return nil, hcl.Diagnostics{problem(&m.at, "matrix: %s must be a list, it is %s", name, friendlyType(list))}
+		}
+		values := list.AsValueSlice()
+		if total > maxTargets || len(values) > maxTargets {
+			return nil, hcl.Diagnostics{m.tooMany()}
+		}
+		switch objects := asObjects(values); {
+		case name == "include" && objects != nil:
+			m.include = objects
+		case name == "exclude" && objects != nil:
+			m.exclude = objects
+		default:
+			total *= len(values)
+			m.axes = append(m.axes, axis{name, values})
+		}
+	}
+	if total > maxTargets {
+		return nil, hcl.Diagnostics{m.tooMany()}
+	}
+	return m, m.checkExclude()
+}
+
+func (m *matrix) tooMany() *hcl.Diagnostic {
+	return problem(&m.at, "matrix: it makes more than %d targets", maxTargets)
+}
+
+// asObjects are the values as objects, nil if one of them is none.
+func asObjects(values []cty.Value) []map[string]cty.Value {
+	var all []map[string]cty.Value
+	for _, v := range values {
+		if t := v.Type(); v.IsNull() || !t.IsObjectType() && !t.IsMapType() {
+			return nil
+		}
+		all = append(all, v.AsValueMap())
+	}
+	return all
+}
+
+// checkExclude finds names in exclude that are no axis, which would never exclude anything.
+func (m *matrix) checkExclude() hcl.Diagnostics {
+	var names []string
+	for _, a := range m.axes {
+		names = append(names, a.name)
+	}
+	for _, e := range m.exclude {
+		for _, name := range slices.Sorted(maps.Keys(e)) {
+			if !slices.Contains(names, name) {
+				return hcl.Diagnostics{problem(&m.at, "matrix: exclude names %q, which is not in the matrix%s", name, nearest(name, names))}
+			}
+		}
+	}
+	return nil
+}
+
+// combinations are all choices of one value an axis, the last axis changing first, without the excluded ones. What is included
+// adds to those that agree with it, or is one of its own. A variable that a combination lacks is null in it.
+func (m *matrix) combinations() ([]map[string]cty.Value, hcl.Diagnostics) {
+	all := []map[string]cty.Value{{}}
+	if len(m.axes) == 0 && len(m.include) > 0 {
+		all = nil
+	}
+	for _, a := range m.axes {
+		var next []map[string]cty.Value
+		for _, c := range all {
+			for _, v := range a.values {
+				n := maps.Clone(c)
+				n[a.name] = v
+				next = append(next, n)
+			}
+		}
+		all = next
+	}
+	all = slices.DeleteFunc(all, func(c map[string]cty.Value) bool {
+		return slices.ContainsFunc(m.exclude, func(e map[string]cty.Value) bool { return len(e) > 0 && m.agrees(c, e) })
+	})
+	written := len(all)
+	for _, more := range m.include {
+		added := false
+		for _, c := range all[:written] {
+			if m.agrees(c, more) {
+				maps.Copy(c, more)
+				added = true
+			}
+		}
+		if !added {
+			all = append(all, maps.Clone(more))
+		}
+		if len(all) > maxTargets {
+			return nil, hcl.Diagnostics{m.tooMany()}
+		}
+	}
+	m.complete(all)
+	return all, nil
+}
+
+// agrees says whether a combination has the values of the axes that an object names. With none of them it agrees with
+// everything.
+func (m *matrix) agrees(c, with map[string]cty.Value) bool {
+	for _, a := range m.axes {
+		if v, ok := with[a.name]; ok && !v.RawEquals(c[a.name]) {
+			return false
+		}
+	}
+	return true
+}
+
+// complete gives every combination all names that one of them has.
+func (m *matrix) complete(all []map[string]cty.Value) {
+	if len(m.include) == 0 {
+		return
+	}
+	names := map[string]bool{}
+	for _, c := range all {
+		for name := range c {
+			names[name] = true
+		}
+	}
+	for _, c := range all {
+		for name := range names {
+			if _, ok := c[name]; !ok {
+				c[name] = cty.NullVal(cty.DynamicPseudoType)
+			}
+		}
+	}
+}

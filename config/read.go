@@ -1,0 +1,175 @@
+package config
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
+)
+
+// Bounds of what includes may read.
+const (
+	maxFiles = 10_000
+	maxTotal = 64 << 20 // bytes of all files
+)
+
+// reader reads project files and what they include, each once.
+type reader struct {
+	opts      Options
+	functions map[string]function.Function
+	seen      map[string]bool // by path
+	total     int             // bytes
+	relative  bool            // contexts are relative to the file that says so
+	docs      []*document
+	compose   []*document
+	files     map[string]*hcl.File
+	warnings  hcl.Diagnostics
+}
+
+// read reads and parses all files. Compose files come first, merged into one document; a file comes after those that it
+// includes.
+func (l *loader) read(ctx context.Context) hcl.Diagnostics {
+	sources, err := findFiles(ctx, l.opts)
+	if err != nil {
+		return hcl.Diagnostics{problem(nil, "%v", err)}
+	}
+	r := &reader{opts: l.opts, functions: l.scope.functions, seen: map[string]bool{}, files: l.files,
+		relative: isTrue(l.opts.Env["BUILDX_BAKE_FILE_RELATIVE_PATHS"])}
+	var diags hcl.Diagnostics
+	for _, s := range sources {
+		diags = append(diags, r.add(ctx, s, nil)...)
+	}
+	l.docs, l.warnings = r.docs, append(l.warnings, r.warnings...)
+	if len(r.compose) > 0 && !diags.HasErrors() {
+		d, more := l.readCompose(ctx, r.compose)
+		diags = append(diags, more...)
+		l.docs = append([]*document{d}, l.docs...)
+		for _, c := range r.compose {
+			l.names = append(l.names, c.name)
+		}
+	}
+	for _, d := range r.docs {
+		l.names = append(l.names, d.name)
+	}
+	return diags
+}
+
+// add parses a file and reads what it includes. by is the file that includes it, nil for one that was asked for.
+func (r *reader) add(ctx context.Context, s source, by *document) hcl.Diagnostics {
+	if err := ctx.Err(); err != nil {
+		return hcl.Diagnostics{problem(nil, "%v", err)}
+	}
+	if s.name != "-" {
+		path := r.opts.absolute(s.name)
+		if r.seen[path] {
+			return nil
+		}
+		r.seen[path] = true
+	}
+	if r.total += len(s.content); r.total > maxTotal || len(r.seen) > maxFiles {
+		return hcl.Diagnostics{problem(nil, "project file %s: with it there are more than %d files or %d bytes", s.name, maxFiles, maxTotal)}
+	}
+	d, file, parsed := parse(s.name, s.content, by != nil)
+	r.files[s.name] = file
+	diags := r.sort(parsed)
+	if d.compose != nil {
+		if by != nil {
+			return append(diags, problem(nil, "%s: a compose file cannot be included: name it with -f", s.name))
+		}
+		r.compose = append(r.compose, d)
+		return diags
+	}
+	if by != nil {
+		d.dir = filepath.Dir(s.name)
+	}
+	if d.contextDir = d.dir; r.relative && s.name != "-" {
+		d.contextDir = filepath.Dir(s.name)
+	}
+	if d.root != nil && d.strict {
+		diags = append(diags, r.include(ctx, d)...)
+	}
+	r.docs = append(r.docs, d)
+	return diags
+}
+
+// sort keeps the warnings and returns the errors.
+func (r *reader) sort(all hcl.Diagnostics) hcl.Diagnostics {
+	var errs hcl.Diagnostics
+	for _, one := range all {
+		if one.Severity == hcl.DiagWarning {
+			r.warnings = append(r.warnings, one)
+			continue
+		}
+		errs = append(errs, one)
+	}
+	return errs
+}
+
+// include reads what the attribute "include" of a file lists: paths and patterns, relative to the file. They are known before
+// any variable has a value.
+func (r *reader) include(ctx context.Context, d *document) hcl.Diagnostics {
+	a := d.root.attrs["include"]
+	if a == nil {
+		return nil
+	}
+	delete(d.root.attrs, "include")
+	at := a.Expr.Range()
+	if refs := a.Expr.Variables(); len(refs) > 0 {
+		at := refs[0].SourceRange()
+		return hcl.Diagnostics{problem(&at, "include is read before %s has a value: write the paths themselves, or patterns", refs[0].RootName())}
+	}
+	v, diags := a.Expr.Value(&hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: r.functions})
+	if diags.HasErrors() {
+		return diags
+	}
+	list, diags := attribute{name: "include", kind: kindStrings}.decode(v, &at)
+	paths, _ := list.([]string)
+	for _, p := range paths {
+		diags = append(diags, r.includePath(ctx, d, p, &at)...)
+	}
+	return diags
+}
+
+func (r *reader) includePath(ctx context.Context, d *document, written string, at *hcl.Range) hcl.Diagnostics {
+	if strings.Contains(written, "://") {
+		return hcl.Diagnostics{problem(at, "include %q: only files beside or below can be included", written)}
+	}
+	p := written
+	if !filepath.IsAbs(p) {
+		p = filepath.Join(filepath.Dir(d.name), p)
+	}
+	found := []string{p}
+	if strings.ContainsAny(p, "*?[") {
+		var err error
+		if found, err = filepath.Glob(r.opts.absolute(p)); err != nil {
+			return hcl.Diagnostics{problem(at, "include %q: the pattern is not valid", written)}
+		}
+		if len(found) == 0 {
+			return hcl.Diagnostics{problem(at, "include %q: no file matches", written)}
+		}
+		slices.Sort(found)
+	}
+	var diags hcl.Diagnostics
+	for _, name := range found {
+		if rel, err := filepath.Rel(r.opts.Dir, name); err == nil && filepath.IsAbs(name) && !filepath.IsAbs(written) {
+			name = rel
+		}
+		raw, err := readFile(r.opts, name)
+		if err != nil {
+			diags = append(diags, problem(at, "include %q: %v", written, fmt.Errorf("%s: %w", name, err)))
+			continue
+		}
+		for _, one := range r.add(ctx, source{name, raw}, d) {
+			if one.Subject == nil {
+				one.Subject = at
+			}
+			diags = append(diags, one)
+		}
+	}
+	return diags
+}

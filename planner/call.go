@@ -1,0 +1,162 @@
+package planner
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	"github.com/moby/buildkit/frontend/subrequests/outline"
+	"github.com/moby/buildkit/frontend/subrequests/targets"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// Calls of a Dockerfile other than building it, by the names that the front end has for them.
+const (
+	CallLint    = "lint"    // what the linter finds
+	CallOutline = "outline" // the arguments, secrets and SSH sockets that a build takes
+	CallTargets = "targets" // the stages
+)
+
+// Answer is what the front end says of one target.
+type Answer struct {
+	Target   string
+	JSON     []byte // in the front end's own form
+	Warnings int    // of the linter
+	Failure  string // of the linter: why the Dockerfile cannot be built; "" when it can
+	text     []byte
+}
+
+// Print writes the answer for people.
+func (a *Answer) Print(w io.Writer) error {
+	_, err := w.Write(a.text)
+	return err
+}
+
+// Call asks the front end about the requested targets, in order, each for what its attribute call says. Targets that they
+// link to are planned first.
+func Call(ctx context.Context, project *config.Project, opts Options) ([]Answer, error) {
+	p := newPlan(ctx, project, opts)
+	all, err := p.order()
+	if err != nil {
+		return nil, err
+	}
+	linked := map[string]bool{}
+	for _, t := range all {
+		for _, link := range linksOf(t) {
+			linked[link] = true
+		}
+	}
+	first := slices.DeleteFunc(slices.Clone(all), func(t *config.Target) bool { return !linked[t.Name] })
+	if err := p.run(ctx, first); err != nil {
+		return nil, err
+	}
+	var answers []Answer
+	var errs []error
+	for _, name := range project.Requested {
+		a, err := p.call(ctx, project.Targets[name])
+		answers, errs = append(answers, a), append(errs, err)
+	}
+	return answers, join(errs)
+}
+
+// call asks about one target.
+func (p *plan) call(ctx context.Context, t *config.Target) (a Answer, err error) {
+	defer func() {
+		if err != nil && !isPlaced(err) {
+			err = &DockerfileError{Target: t.Name, Err: err}
+		}
+	}()
+	defer recoverTo(&err)
+	want, err := p.platformsOf(t)
+	if err != nil {
+		return a, err
+	}
+	f, err := p.frontEnd(ctx, t, want)
+	if err != nil {
+		return a, err
+	}
+	f.opt.TargetPlatform = &want[0]
+	a.Target = t.Name
+	switch t.Call {
+	case CallLint, "check":
+		err = a.lint(ctx, f)
+	case CallOutline:
+		err = a.outline(ctx, f)
+	case CallTargets:
+		err = a.targets(ctx, f)
+	default:
+		return a, p.targetError(t, "call", fmt.Errorf("there is no call %q: known are build, check, outline and targets", t.Call))
+	}
+	if err != nil && !isPlaced(err) {
+		err = frontEndError(t.Name, f.file.display, err)
+	}
+	return a, err
+}
+
+func (a *Answer) lint(ctx context.Context, f *frontEnd) error {
+	f.opt.SourceMap.Definition = &llb.Definition{} // it is taken for granted there
+	found, err := dockerfile2llb.DockerfileLint(ctx, f.file.data, f.opt)
+	if err != nil {
+		return err
+	}
+	if a.JSON, err = json.MarshalIndent(found, "", "  "); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	a.Warnings = len(found.Warnings)
+	if found.Error != nil {
+		a.Failure = found.Error.Message
+	}
+	switch {
+	case a.Warnings == 1:
+		fmt.Fprintln(&b, "Check complete, 1 warning has been found!")
+	case a.Warnings > 1:
+		fmt.Fprintf(&b, "Check complete, %d warnings have been found!\n", a.Warnings)
+	case found.Error == nil:
+		fmt.Fprintln(&b, "Check complete, no warnings found.")
+	}
+	if err := found.PrintTo(&b, nil); err != nil {
+		return err
+	}
+	if found.Error != nil {
+		found.PrintErrorTo(&b, nil)
+	}
+	a.text = b.Bytes()
+	return nil
+}
+
+func (a *Answer) outline(ctx context.Context, f *frontEnd) error {
+	o, err := dockerfile2llb.Dockerfile2Outline(ctx, f.file.data, f.opt)
+	if err != nil {
+		return err
+	}
+	return a.fill(o, outline.PrintOutline)
+}
+
+func (a *Answer) targets(ctx context.Context, f *frontEnd) error {
+	list, err := dockerfile2llb.ListTargets(ctx, f.file.data)
+	if err != nil {
+		return err
+	}
+	return a.fill(list, targets.PrintTargets)
+}
+
+// fill takes over an answer, as JSON and as the front end prints it.
+func (a *Answer) fill(v any, print func([]byte, io.Writer) error) error {
+	var err error
+	if a.JSON, err = json.MarshalIndent(v, "", "  "); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := print(a.JSON, &b); err != nil {
+		return err
+	}
+	a.text = b.Bytes()
+	return nil
+}
