@@ -34,7 +34,7 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 	if err != nil {
 		return d, hcl.Diagnostics{problem(nil, "%v", err)}
 	}
-	p, err := loadCompose(ctx, l.opts.Dir, files, env)
+	p, err := loadCompose(ctx, l.opts.Dir, files, env, l.remote != nil)
 	if err != nil {
 		return d, hcl.Diagnostics{composeProblem(files, err)}
 	}
@@ -81,8 +81,9 @@ func (l *loader) composeEnv() (map[string]string, error) {
 	return all, nil
 }
 
-// loadCompose reads compose files with all that they include and extend. Paths stay as they are written, relative to dir.
-func loadCompose(ctx context.Context, dir string, files []*document, env map[string]string) (_ *types.Project, err error) {
+// loadCompose reads compose files with all that they include and extend; of those from elsewhere alone brings nothing from this
+// machine. Paths stay as they are written, relative to dir.
+func loadCompose(ctx context.Context, dir string, files []*document, env map[string]string, alone bool) (_ *types.Project, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the file makes the reader of compose files stop: %v", r)
@@ -99,6 +100,7 @@ func loadCompose(ctx context.Context, dir string, files []*document, env map[str
 	options := func(o *composeloader.Options) {
 		o.SetProjectName(name, false)
 		o.SkipNormalization, o.SkipValidation, o.ResolvePaths = true, true, false
+		o.SkipInclude, o.SkipExtends, o.SkipResolveEnvironment = alone, alone, alone
 		o.Profiles = []string{"*"}
 	}
 	raw, err := composeloader.LoadModelWithContext(ctx, details, options)

@@ -13,7 +13,11 @@ import (
 type Diagnostics struct {
 	list  hcl.Diagnostics
 	files map[string]*hcl.File
+	cause error
 }
+
+// Unwrap is why the files could not be got, where that is it.
+func (d Diagnostics) Unwrap() error { return d.cause }
 
 // Len is how many errors there are.
 func (d Diagnostics) Len() int { return len(d.list) }

@@ -43,7 +43,7 @@ func findFiles(ctx context.Context, o Options) ([]source, error) {
 		files = strings.Split(v, separator)
 	}
 	if len(files) == 0 {
-		return usual(o)
+		return usual(func(name string) ([]byte, error) { return readFile(o, name) }, o.Dir)
 	}
 	var all []source
 	for _, name := range files {
@@ -59,10 +59,11 @@ func findFiles(ctx context.Context, o Options) ([]source, error) {
 	return all, nil
 }
 
-func usual(o Options) ([]source, error) {
+// usual reads the usual files of a place.
+func usual(read func(name string) ([]byte, error), place string) ([]source, error) {
 	ours, theirs := usualFiles()
 	for _, name := range ours {
-		raw, err := readFile(o, name)
+		raw, err := read(name)
 		if err == nil {
 			return []source{{name, raw}}, nil
 		}
@@ -72,7 +73,7 @@ func usual(o Options) ([]source, error) {
 	}
 	var all []source
 	for _, name := range theirs {
-		raw, err := readFile(o, name)
+		raw, err := read(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -83,7 +84,7 @@ func usual(o Options) ([]source, error) {
 	}
 	if len(all) == 0 {
 		return nil, fmt.Errorf("there is no project file in %s: write a bake.hcl (bake init makes one), name one with -f, or build one Dockerfile with bake image build -t NAME .",
-			o.Dir)
+			place)
 	}
 	return all, nil
 }
@@ -105,6 +106,11 @@ func readFile(o Options, name string) ([]byte, error) {
 	if r == nil {
 		return nil, errors.New("there is no standard input")
 	}
+	return readAll(r)
+}
+
+// readAll reads a project file of bounded size.
+func readAll(r io.Reader) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err == nil && len(raw) > maxFile {
 		err = fmt.Errorf("it is larger than %d bytes", maxFile)

@@ -23,9 +23,11 @@ type Options struct {
 	Vars     []string // --var NAME=VALUE
 	Targets  []string // names or patterns of targets and groups; empty: "default"
 	Env      map[string]string
-	EnvFiles []string      // files of NAME=VALUE lines below the environment in rank; none: .env, for compose files alone
-	Stdin    io.Reader     // for -f -
-	Limit    time.Duration // how long the evaluation may take; 0 is 20 seconds
+	EnvFiles []string  // files of NAME=VALUE lines below the environment in rank; none: .env, for compose files alone
+	Stdin    io.Reader // for -f -
+	// Definition is where the files are; nil is Dir.
+	Definition *Definition
+	Limit      time.Duration // how long the evaluation may take; 0 is 20 seconds
 }
 
 // evaluationLimit is how long an evaluation may take: hundreds of times what thousands of targets need.
@@ -46,6 +48,7 @@ type loader struct {
 	files     map[string]*hcl.File
 	docs      []*document
 	names     []string // of all files that were read
+	remote    *remote  // nil when the files are on this machine
 	scope     *scope
 	defs      map[string][]targetDef // blocks of each target, in order
 	order     []string               // target names as they are written
@@ -98,16 +101,26 @@ func inTime[T any](ctx context.Context, opts Options, evaluate func(*loader) (T,
 	if limit == 0 {
 		limit = evaluationLimit
 	}
+	var none T
+	var far *remote
+	if opts.Definition != nil {
+		var err error
+		if far, err = opts.Definition.open(ctx); err != nil {
+			return none, Diagnostics{list: hcl.Diagnostics{problem(nil, "%v", err)}, cause: err}
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var none T
 	type result struct {
 		value T
 		err   error
 	}
 	done := make(chan result, 1)
 	go func() {
-		l, diags := newLoader(ctx, opts)
+		if far != nil {
+			defer far.root.Close()
+		}
+		l, diags := newLoader(ctx, opts, far)
 		value := none
 		if !diags.HasErrors() {
 			value, diags = evaluate(l)
@@ -177,10 +190,10 @@ func rangeOf(r hcl.Range) Range {
 }
 
 // newLoader reads the files and notes all definitions, without evaluating any that need not be.
-func newLoader(ctx context.Context, opts Options) (*loader, hcl.Diagnostics) {
+func newLoader(ctx context.Context, opts Options, far *remote) (*loader, hcl.Diagnostics) {
 	opts, err := opts.withEnvFiles()
 	l := &loader{
-		opts: opts, schema: newSchema(), files: map[string]*hcl.File{}, defs: map[string][]targetDef{},
+		opts: opts, remote: far, schema: newSchema(), files: map[string]*hcl.File{}, defs: map[string][]targetDef{},
 		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, sound: map[string]bool{}, selfish: map[attrKey]bool{},
 	}
 	l.scope = &scope{

@@ -3,6 +3,7 @@ package config
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,7 +25,8 @@ type reader struct {
 	functions map[string]function.Function
 	seen      map[string]bool // by path
 	total     int             // bytes
-	relative  bool            // contexts are relative to the file that says so
+	remote    *remote
+	relative  bool // contexts are relative to the file that says so
 	docs      []*document
 	compose   []*document
 	files     map[string]*hcl.File
@@ -34,11 +36,15 @@ type reader struct {
 // read reads and parses all files. Compose files come first, merged into one document; a file comes after those that it
 // includes.
 func (l *loader) read(ctx context.Context) hcl.Diagnostics {
-	sources, err := findFiles(ctx, l.opts)
+	find := func() ([]source, error) { return findFiles(ctx, l.opts) }
+	if l.remote != nil {
+		find = func() ([]source, error) { return l.remote.sources(ctx, l.opts) }
+	}
+	sources, err := find()
 	if err != nil {
 		return hcl.Diagnostics{problem(nil, "%v", err)}
 	}
-	r := &reader{opts: l.opts, functions: l.scope.functions, seen: map[string]bool{}, files: l.files,
+	r := &reader{opts: l.opts, functions: l.scope.functions, seen: map[string]bool{}, files: l.files, remote: l.remote,
 		relative: isTrue(l.opts.Env["BUILDX_BAKE_FILE_RELATIVE_PATHS"])}
 	var diags hcl.Diagnostics
 	for _, s := range sources {
@@ -146,7 +152,7 @@ func (r *reader) includePath(ctx context.Context, d *document, written string, a
 	found := []string{p}
 	if strings.ContainsAny(p, "*?[") {
 		var err error
-		if found, err = filepath.Glob(r.opts.absolute(p)); err != nil {
+		if found, err = r.glob(p); err != nil {
 			return hcl.Diagnostics{problem(at, "include %q: the pattern is not valid", written)}
 		}
 		if len(found) == 0 {
@@ -159,7 +165,7 @@ func (r *reader) includePath(ctx context.Context, d *document, written string, a
 		if rel, err := filepath.Rel(r.opts.Dir, name); err == nil && filepath.IsAbs(name) && !filepath.IsAbs(written) {
 			name = rel
 		}
-		raw, err := readFile(r.opts, name)
+		raw, err := r.read(name)
 		if err != nil {
 			diags = append(diags, problem(at, "include %q: %v", written, fmt.Errorf("%s: %w", name, err)))
 			continue
@@ -172,4 +178,18 @@ func (r *reader) includePath(ctx context.Context, d *document, written string, a
 		}
 	}
 	return diags
+}
+
+func (r *reader) glob(pattern string) ([]string, error) {
+	if r.remote != nil {
+		return fs.Glob(r.remote.root.FS(), filepath.ToSlash(pattern))
+	}
+	return filepath.Glob(r.opts.absolute(pattern))
+}
+
+func (r *reader) read(name string) ([]byte, error) {
+	if r.remote != nil {
+		return r.remote.read(name)
+	}
+	return readFile(r.opts, name)
 }

@@ -186,6 +186,9 @@ func (s *scope) variable(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics
 func (s *scope) define(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
 	switch name {
 	case cmdContext:
+		if d := s.opts.Definition; d != nil && d.Context != "" {
+			return cty.StringVal(d.Context), nil
+		}
 		return cty.StringVal("cwd://"), nil
 	case localPlatform:
 		return cty.StringVal(s.opts.platform()), nil

@@ -219,8 +219,33 @@ func (l *loader) resolve(name string) (*Target, hcl.Diagnostics) {
 	if defs := l.defs[name]; t.Context == "" {
 		t.Context = defs[len(defs)-1].block.file.contextDir
 	}
+	if l.remote != nil {
+		diags = append(diags, l.placeContexts(t)...)
+	}
 	t.defaults(l.opts)
 	return t, diags
+}
+
+// placeContexts makes the contexts of a definition that is elsewhere those that are there.
+func (l *loader) placeContexts(t *Target) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	place := func(attribute, context string) string {
+		at := l.placeOf(t.Name, attribute)
+		if context == "" {
+			context = "."
+		}
+		placed, err := l.remote.place(context)
+		if err != nil {
+			diags = append(diags, problem(&at, "%v", err))
+		}
+		return placed
+	}
+	t.Context = place("context", t.Context)
+	t.Contexts = maps.Clone(t.Contexts)
+	for name, context := range t.Contexts {
+		t.Contexts[name] = place("contexts", context)
+	}
+	return diags
 }
 
 // checkParents finds targets that inherit from themselves, directly or not.

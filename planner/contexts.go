@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,24 +40,29 @@ func isRemote(context string) bool {
 	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
 }
 
+// Fetcher brings what a URL names to this machine: a directory, and the name of the only file in it when the URL is of a file.
+// It fetches each URL once.
+type Fetcher interface {
+	Fetch(ctx context.Context, url string) (dir, file string, err error)
+}
+
 // addMain sets up the main context and the Dockerfile.
 func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	if t.Context == "-" {
 		return dockerfile{}, p.targetError(t, "context", errors.New("a context cannot be read from standard input: name a directory"))
 	}
-	dir := ""
-	if isRemote(t.Context) {
+	var main localDir
+	if p.isSource(t.Context) {
 		in.client.opts.Opts[mainContext] = t.Context
 	} else {
-		main, err := p.findDir(t, "context", "context", t.Context)
-		if err != nil {
+		var err error
+		if main, err = p.contextDir(t, "context", "context", t.Context); err != nil {
 			return dockerfile{}, err
 		}
-		dir = main.dir
 		in.locals[mainContext] = main
-		in.client.files[mainContext] = dirFiles{dir, &p.files}
+		in.client.files[mainContext] = dirFiles{main, &p.files}
 	}
-	d, err := p.loadDockerfile(t, dir)
+	d, err := p.loadDockerfile(t, main)
 	if err != nil {
 		return d, err
 	}
@@ -64,6 +70,24 @@ func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	in.client.opts.Opts["dockerfilekey"] = dockerfileDir // read from here, also for a remote context
 	in.client.files[dockerfileDir] = d.files()
 	return d, nil
+}
+
+// isSource says whether a context stays a source of the graph.
+func (p *plan) isSource(context string) bool { return p.opts.Fetcher == nil && isRemote(context) }
+
+// contextDir is the directory of a context, which is fetched when it is a URL.
+func (p *plan) contextDir(t *config.Target, attribute, what, written string) (localDir, error) {
+	if !isRemote(written) {
+		return p.findDir(t, attribute, what, written)
+	}
+	dir, file, err := p.opts.Fetcher.Fetch(p.bases.ctx, written)
+	if err != nil {
+		return localDir{}, p.targetError(t, attribute, err)
+	}
+	if file != "" && attribute == "context" && file != t.Dockerfile {
+		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s is a file: a context is a directory, an archive or a repository", written))
+	}
+	return localDir{name: written, dir: dir, fetched: true}, nil
 }
 
 // addContexts sets up the named contexts.
@@ -90,17 +114,17 @@ func (p *plan) addContext(t *config.Target, in *inputs, name, value string) erro
 		return p.addLink(t, in, name, link)
 	case isLayout:
 		return p.addLayout(t, in, name, path)
-	case strings.HasPrefix(value, "docker-image://"), isRemote(value):
+	case strings.HasPrefix(value, "docker-image://"), p.isSource(value):
 		opts["context:"+name] = value
 	default:
-		dir, err := p.findDir(t, "contexts", "context "+name, value)
+		dir, err := p.contextDir(t, "contexts", "context "+name, value)
 		if err != nil {
 			return err
 		}
 		id := namedContextID + dir.name
 		opts["context:"+name] = "local:" + id
 		in.locals[id] = dir
-		in.client.files[id] = dirFiles{dir.dir, &p.files}
+		in.client.files[id] = dirFiles{dir, &p.files}
 	}
 	return nil
 }

@@ -35,8 +35,8 @@ func (d dockerfile) files() memoryFiles {
 	return m
 }
 
-// loadDockerfile reads the Dockerfile of a target. The context is an absolute directory, or "" for a remote one.
-func (p *plan) loadDockerfile(t *config.Target, context string) (dockerfile, error) {
+// loadDockerfile reads the Dockerfile of a target.
+func (p *plan) loadDockerfile(t *config.Target, context localDir) (dockerfile, error) {
 	var d dockerfile
 	if t.DockerfileInline != nil {
 		d = dockerfile{name: defaultDockerfile, data: []byte(*t.DockerfileInline), display: "dockerfile-inline of " + t.Name}
@@ -58,26 +58,27 @@ func (p *plan) loadDockerfile(t *config.Target, context string) (dockerfile, err
 	return d, nil
 }
 
-func (p *plan) readDockerfile(t *config.Target, context string) (dockerfile, error) {
+func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, error) {
 	written := t.Dockerfile
 	if written == "" {
 		written = defaultDockerfile
 	}
+	var in localDir // what the file must not lead out of
 	path, fromCwd := strings.CutPrefix(written, "cwd://")
 	switch {
 	case filepath.IsAbs(path):
 	case fromCwd:
 		path = filepath.Join(p.project.Dir, path)
-	case context == "":
+	case context.dir == "":
 		return dockerfile{}, p.targetError(t, "context", &remoteError{t.Context})
 	default:
-		path = filepath.Join(context, path)
+		path, in = filepath.Join(context.dir, path), context
 	}
 	path = filepath.Clean(path)
-	data, err := p.files.get(path)
+	data, err := p.files.getIn(in, path)
 	if errors.Is(err, fs.ErrNotExist) && filepath.Base(path) == defaultDockerfile {
 		lower := filepath.Join(filepath.Dir(path), strings.ToLower(defaultDockerfile))
-		if d, err1 := p.files.get(lower); err1 == nil {
+		if d, err1 := p.files.getIn(in, lower); err1 == nil {
 			path, data, err = lower, d, nil
 		}
 	}
@@ -91,7 +92,7 @@ func (p *plan) readDockerfile(t *config.Target, context string) (dockerfile, err
 		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf("the Dockerfile %s cannot be read: %w", display, cause(err)))
 	}
 	d := dockerfile{name: filepath.Base(path), data: data, display: display}
-	d.ignore, err = p.files.get(path + ignoreSuffix)
+	d.ignore, err = p.files.getIn(in, path+ignoreSuffix)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return d, p.targetError(t, "dockerfile", fmt.Errorf("%s cannot be read: %w", display+ignoreSuffix, cause(err)))
 	}

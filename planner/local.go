@@ -19,8 +19,9 @@ const maxFile = 16 << 20
 
 // localDir is a directory of the host, by the name that it has in the graph.
 type localDir struct {
-	name string // see localName
-	dir  string // absolute
+	name    string // see localName
+	dir     string // absolute
+	fetched bool   // what a URL brought: nothing in it may lead out of it
 }
 
 // findDir makes a localDir of a path as written in a target. what says what it is for.
@@ -101,6 +102,25 @@ func (f *files) get(path string) ([]byte, error) {
 	return r.data, r.err
 }
 
+// getIn gives the content of a file that a directory names; links of a fetched one do not lead out of it.
+func (f *files) getIn(in localDir, path string) ([]byte, error) {
+	if in.fetched {
+		real, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			return nil, err
+		}
+		root, err := filepath.EvalSymlinks(in.dir)
+		if err != nil {
+			return nil, err
+		}
+		if rel, err := filepath.Rel(root, real); err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+			return nil, fmt.Errorf("it leads out of %s", in.name)
+		}
+		path = real
+	}
+	return f.get(path)
+}
+
 func readFile(path string) ([]byte, error) {
 	// Without O_NONBLOCK, opening a FIFO would wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -127,12 +147,12 @@ func readFile(path string) ([]byte, error) {
 
 // dirFiles reads the ignore file of a context directory.
 type dirFiles struct {
-	dir   string
+	dir   localDir
 	files *files
 }
 
 func (d dirFiles) read(name string) ([]byte, error) {
-	return d.files.get(filepath.Join(d.dir, filepath.FromSlash(name)))
+	return d.files.getIn(d.dir, filepath.Join(d.dir.dir, filepath.FromSlash(name)))
 }
 
 // cause is an error of a file operation without the operation and path, which the message around it has.

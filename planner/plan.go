@@ -22,6 +22,8 @@ import (
 type Options struct {
 	// Resolver looks up base images; nil is enough where every stage stands on scratch or a context.
 	Resolver Resolver
+	// Fetcher brings contexts that are URLs; with nil they stay sources of the graph, and their Dockerfiles must be elsewhere.
+	Fetcher Fetcher
 	// Platform is what the steps of this machine run on (BUILDPLATFORM), and what a target without platforms is built
 	// for. The zero value is the platform of this process.
 	Platform ocispecs.Platform

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/registry"
 )
 
@@ -21,7 +22,8 @@ type app struct {
 	stdout  io.Writer // only what was asked for
 	stderr  io.Writer // progress, notes, errors
 	environ map[string]string
-	dir     string // working directory; "" is the process's own
+	dir     string         // working directory; "" is the process's own
+	fetcher *fetch.Fetcher // of this command, once something was fetched
 	// enter gives an ordinary user a user namespace, as sandbox.Enter does; nil does nothing.
 	enter func(ctx context.Context) (code int, done bool, err error)
 }
@@ -34,6 +36,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
+	if a.fetcher != nil {
+		err = errors.Join(err, a.fetcher.Store.Close())
+	}
 	var exited exitedError
 	if errors.As(err, &exited) {
 		return exited.code

@@ -24,10 +24,11 @@ type buildOptions struct {
 func newBuildCommand(a *app) *cobra.Command {
 	var o buildOptions
 	cmd := &cobra.Command{
-		Use:   "build [TARGET…]",
+		Use:   "build [URL [CONTEXT-URL]] [TARGET…]",
 		Short: "Build the targets of a project file",
 		Long: "Build builds targets or groups of the project file, \"default\" when none is named, and keeps the images in\n" +
-			"the local store or wherever their outputs say. Tags move only when every target has succeeded.",
+			"the local store or wherever their outputs say. Tags move only when every target has succeeded.\n" +
+			"With the URL of a git repository, an archive or a file, the project is read from there.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args
 			return a.build(cmd.Context(), o)

@@ -93,7 +93,7 @@ func (a *app) callProject(ctx context.Context, p *config.Project, c call, o runO
 		return err
 	}
 	defer s.Close()
-	answers, err := planner.Call(ctx, p, planner.Options{Resolver: s.resolver})
+	answers, err := planner.Call(ctx, p, planner.Options{Resolver: s.resolver, Fetcher: s.fetcher})
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
@@ -59,6 +60,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		store  *cache.Error
 		nobox  *sandbox.UnavailableError
 		differ differenceError
+		far    *fetch.Error
 	)
 	switch {
 	case err == nil:
@@ -71,7 +73,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitSystem
 	case errors.As(err, &step):
 		return exitStep
-	case errors.As(err, &reg):
+	case errors.As(err, &reg), errors.As(err, &far):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file):
 		return exitUsage

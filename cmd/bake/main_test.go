@@ -104,13 +104,7 @@ func (c *cli) ok(t *testing.T, args ...string) (stdout, stderr string) {
 
 func (c *cli) write(t *testing.T, name, content string) {
 	t.Helper()
-	path := filepath.Join(c.dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, filepath.Join(c.dir, name), content)
 }
 
 // TestHelpNeedsNothing: help and version work without a cache, a project or a home.

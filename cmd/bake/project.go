@@ -32,8 +32,22 @@ func (o *projectOptions) addFlags(f *pflag.FlagSet) {
 
 func (a *app) loadOptions(o projectOptions) (config.Options, error) {
 	dir, err := a.workDir()
+	if err != nil {
+		return config.Options{}, err
+	}
+	var definition *config.Definition
+	if len(o.targets) > 0 && config.IsRemote(o.targets[0]) {
+		url, context := o.targets[0], ""
+		o.targets = o.targets[1:]
+		if len(o.targets) > 0 && config.IsRemote(o.targets[0]) {
+			context, o.targets = o.targets[0], o.targets[1:]
+		}
+		if definition, err = a.definition(url, context); err != nil {
+			return config.Options{}, err
+		}
+	}
 	return config.Options{
-		Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.environ, EnvFiles: o.envFiles, Stdin: a.stdin,
+		Definition: definition, Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.environ, EnvFiles: o.envFiles, Stdin: a.stdin,
 	}, err
 }
 

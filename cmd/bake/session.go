@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
+	"net/url"
+	"strings"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded"
+	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
 )
@@ -18,6 +22,7 @@ type session struct {
 	client   *registry.Client
 	engine   *embedded.Engine
 	resolver *resolver
+	fetcher  *fetch.Fetcher
 }
 
 // open opens the cache for a command that plans or builds. pull asks registries for every base, however fresh.
@@ -30,16 +35,52 @@ func (a *app) open(pull bool) (*session, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
+	fetcher := a.fetcher
+	if fetcher == nil {
+		fetcher = a.newFetcher(store)
+	}
 	return &session{
 		app: a, store: store, client: client,
 		engine:   embedded.New(store, client, embedded.Options{}),
-		resolver: newResolver(a, store, client, pull),
+		resolver: newResolver(a, store, client, pull), fetcher: fetcher,
 	}, nil
 }
 
 // plan makes the graph of a project.
 func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*planner.Graph, error) {
-	return planner.Plan(ctx, p, planner.Options{Resolver: s.resolver, NoCache: o.noCache})
+	return planner.Plan(ctx, p, planner.Options{Resolver: s.resolver, Fetcher: s.fetcher, NoCache: o.noCache})
+}
+
+// definition is the project whose files a URL names. What it fetches stays the same for the rest of the command. The
+// credentials of BUILDX_BAKE_GIT_AUTH_TOKEN and _HEADER are for its host alone.
+func (a *app) definition(rawURL, context string) (*config.Definition, error) {
+	store, err := a.openStore()
+	if err != nil {
+		return nil, err
+	}
+	a.fetcher = a.newFetcher(store)
+	token, header := a.env("BUILDX_BAKE_GIT_AUTH_TOKEN"), a.env("BUILDX_BAKE_GIT_AUTH_HEADER")
+	if token != "" && header == "" {
+		header = "basic " + base64.StdEncoding.EncodeToString([]byte("x-access-token:"+token))
+	}
+	if u, err := url.Parse(rawURL); err == nil && u.Scheme == "https" {
+		a.fetcher.Auth, a.fetcher.Host = header, u.Host
+	}
+	return &config.Definition{URL: rawURL, Context: context, Fetcher: a.fetcher}, nil
+}
+
+// newFetcher makes what brings URLs.
+func (a *app) newFetcher(store *cache.Store) *fetch.Fetcher {
+	f := &fetch.Fetcher{Store: store}
+	for name, value := range a.environ {
+		if !strings.HasPrefix(name, "GIT_") {
+			f.Env = append(f.Env, name+"="+value)
+		}
+	}
+	if v := a.env("BUILDX_BAKE_GIT_SSH"); v != "" {
+		f.Env = append(f.Env, "SSH_AUTH_SOCK="+v)
+	}
+	return f
 }
 
 func (s *session) Close() error { return s.store.Close() }

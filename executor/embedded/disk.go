@@ -1,39 +1,12 @@
 package embedded
 
 import (
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/bakebuild/bake/executor/cache"
 )
-
-// measure counts what a layer's directory holds, its root not counted.
-func measure(dir string) (cache.LayerMeta, error) {
-	var m cache.LayerMeta
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || path == dir {
-			return err
-		}
-		m.Files++
-		if d.Type().IsRegular() {
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
-			m.Size += info.Size()
-		}
-		return nil
-	})
-	if err != nil {
-		return m, fmt.Errorf("measure layer: %w", err)
-	}
-	return m, nil
-}
 
 // sameAttributes gives the directory to the mode and owner of from.
 func sameAttributes(from, to string) error {

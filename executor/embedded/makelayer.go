@@ -7,6 +7,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 
+	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fileop"
 	"github.com/bakebuild/bake/executor/embedded/tree"
 )
@@ -25,7 +26,7 @@ func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, 
 			if err != nil {
 				return errors.Join(err, draft.Discard())
 			}
-			size, err := measure(draft.FS)
+			size, err := cache.Measure(draft.FS)
 			if err != nil {
 				return errors.Join(err, draft.Discard())
 			}

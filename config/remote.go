@@ -1,0 +1,134 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
+)
+
+// Fetcher brings what a URL names to this machine: a directory that nobody else writes to, and, for a URL of one file that is
+// no archive, the file's name in it.
+type Fetcher interface {
+	Fetch(ctx context.Context, url string) (dir, file string, err error)
+}
+
+// Definition is a project whose files are elsewhere.
+type Definition struct {
+	URL string // git, or http(s) of a file or an archive
+	// Context is what BAKE_CMD_CONTEXT is, a URL too; empty is the working directory.
+	Context string
+	Fetcher Fetcher
+}
+
+// IsRemote says whether an argument is the URL of a definition rather than a name.
+func IsRemote(arg string) bool {
+	if strings.HasPrefix(arg, "http://") || strings.HasPrefix(arg, "https://") {
+		return true
+	}
+	ref, isGit, _ := dfgitutil.ParseGitRef(arg)
+	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
+}
+
+// remote is a definition that was fetched.
+type remote struct {
+	url  string // what contexts are relative to; "" when the definition is one file
+	root *os.Root
+	file string // the only file
+}
+
+func (d *Definition) open(ctx context.Context) (*remote, error) {
+	dir, file, err := d.Fetcher.Fetch(ctx, d.URL)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	if file != "" {
+		return &remote{root: root, file: file}, nil
+	}
+	return &remote{url: d.URL, root: root}, nil
+}
+
+// sources reads the named files of a definition, or the usual ones. Those that start with cwd:// are of this machine.
+func (r *remote) sources(ctx context.Context, o Options) ([]source, error) {
+	local := Options{Dir: o.Dir, Stdin: o.Stdin}
+	var all []source
+	for _, name := range o.Files {
+		if path, ok := strings.CutPrefix(name, "cwd://"); ok {
+			local.Files = append(local.Files, path)
+			continue
+		}
+		raw, err := r.read(name)
+		if err != nil {
+			return nil, fmt.Errorf("project file %s of %s: %w", name, o.Definition.URL, err)
+		}
+		all = append(all, source{name, raw})
+	}
+	var err error
+	switch {
+	case len(all) > 0:
+	case r.file != "":
+		var raw []byte
+		if raw, err = r.read(r.file); err == nil {
+			all = append(all, source{r.file, raw})
+		}
+	default:
+		all, err = usual(r.read, o.Definition.URL)
+	}
+	if err != nil || len(local.Files) == 0 {
+		return all, err
+	}
+	more, err := findFiles(ctx, local)
+	return append(all, more...), err
+}
+
+// read reads a file of the definition, and nothing outside of it.
+func (r *remote) read(name string) ([]byte, error) {
+	f, err := r.root.Open(filepath.Clean(name))
+	if err != nil {
+		var p *os.PathError
+		if errors.As(err, &p) {
+			return nil, p.Err
+		}
+		return nil, err
+	}
+	defer f.Close()
+	return readAll(f)
+}
+
+// place is where a context of the definition is: its URL, unless the context is of this machine or a URL itself.
+func (r *remote) place(context string) (string, error) {
+	if r.url == "" || strings.HasPrefix(context, "cwd://") || rebased("x", context) == context {
+		return context, nil
+	}
+	sub := path.Clean(context)
+	if sub == "." {
+		return r.url, nil
+	}
+	if sub == ".." || strings.HasPrefix(sub, "../") {
+		return "", fmt.Errorf("the context %s leads out of %s", context, r.url)
+	}
+	return withSubdir(r.url, sub), nil
+}
+
+// withSubdir is a URL with a directory in it, in the fragment or wherever the URL names one already.
+func withSubdir(rawURL, sub string) string {
+	base, fragment, _ := strings.Cut(rawURL, "#")
+	ref, old, _ := strings.Cut(fragment, ":")
+	if u, err := url.Parse(rawURL); err == nil && fragment == "" && u.Query().Has("subdir") {
+		q := u.Query()
+		q.Set("subdir", path.Join(q.Get("subdir"), sub))
+		u.RawQuery = q.Encode()
+		return u.String()
+	}
+	return base + "#" + ref + ":" + path.Join(old, sub)
+}

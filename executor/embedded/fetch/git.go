@@ -1,0 +1,222 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/cache"
+)
+
+// maxOutput bounds what is kept of git's output, in bytes.
+const maxOutput = 1 << 20
+
+func keepsGitDir(ref *dfgitutil.GitRef) bool { return ref.KeepGitDir != nil && *ref.KeepGitDir }
+
+// git checks a repository out, as a layer named by repository and commit.
+func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error) {
+	if strings.HasPrefix(ref.Remote, "-") || strings.HasPrefix(ref.Ref, "-") {
+		return "", errors.New("a repository or reference does not start with a dash")
+	}
+	commit, err := f.commit(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if ref.Checksum != "" && !strings.HasPrefix(commit, ref.Checksum) {
+		return "", fmt.Errorf("%s is commit %s, not %s", ref.Ref, commit, ref.Checksum)
+	}
+	submodules := ref.Submodules == nil || *ref.Submodules
+	id := digest.FromString(fmt.Sprintf("git checkout\x00%s\x00%s\x00%v\x00%v", ref.Remote, commit, keepsGitDir(ref), submodules))
+	unlock, err := f.Store.Lock(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if dir, ok := f.Store.LayerDir(id); ok {
+		return dir, nil
+	}
+	draft, err := f.Store.NewLayer()
+	if err != nil {
+		return "", err
+	}
+	if err := f.checkOut(ctx, draft.FS, ref, commit, submodules); err != nil {
+		return "", errors.Join(err, draft.Discard())
+	}
+	return f.keep(draft, id, ref.Remote+" "+commit)
+}
+
+// keep commits a draft and returns the layer's directory.
+func (f *Fetcher) keep(draft *cache.Draft, id digest.Digest, name string) (string, error) {
+	meta, err := cache.Measure(draft.FS)
+	if err == nil {
+		err = draft.Commit(id, meta)
+	} else {
+		err = errors.Join(err, draft.Discard())
+	}
+	if err != nil {
+		return "", err
+	}
+	entry := &cache.Entry{ID: id, Key: id, Name: name, Outputs: []cache.Output{{Parts: []cache.Part{{Layer: id}}}}}
+	if err := f.Store.Put(entry); err != nil {
+		return "", err
+	}
+	dir, ok := f.Store.LayerDir(id)
+	if !ok {
+		return "", errors.New("what was fetched is gone from the cache again")
+	}
+	return dir, nil
+}
+
+// commit is the commit that a reference stands for now.
+func (f *Fetcher) commit(ctx context.Context, ref *dfgitutil.GitRef) (string, error) {
+	if isCommit(ref.Ref) {
+		return ref.Ref, nil
+	}
+	name := ref.Ref
+	if name == "" {
+		name = "HEAD"
+	}
+	out, err := f.run(ctx, "", "ls-remote", "--", ref.Remote, name, name+"^{}")
+	if err != nil {
+		return "", err
+	}
+	best, rank := "", 0
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		if len(fields) != 2 || !isCommit(fields[0]) {
+			continue
+		}
+		r := 0
+		switch fields[1] {
+		case name + "^{}", "refs/tags/" + name + "^{}":
+			r = 5
+		case name:
+			r = 4
+		case "refs/tags/" + name:
+			r = 3
+		case "refs/heads/" + name:
+			r = 2
+		}
+		if r > rank {
+			best, rank = fields[0], r
+		}
+	}
+	if best == "" {
+		return "", fmt.Errorf("the repository has no branch or tag %s", name)
+	}
+	return best, nil
+}
+
+func isCommit(s string) bool {
+	return regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`).MatchString(s)
+}
+
+// checkOut fetches one commit with its submodules into an empty directory.
+func (f *Fetcher) checkOut(ctx context.Context, dir string, ref *dfgitutil.GitRef, commit string, submodules bool) error {
+	steps := [][]string{
+		{"init", "--quiet"},
+		{"remote", "add", "--", "origin", ref.Remote},
+		{"fetch", "--quiet", "--depth=1", "--no-tags", "origin", commit},
+	}
+	for _, args := range steps[:2] {
+		if _, err := f.run(ctx, dir, args...); err != nil {
+			return err
+		}
+	}
+	if _, err := f.run(ctx, dir, steps[2]...); err != nil {
+		// A server may refuse to give a commit by its number; then everything is fetched.
+		if _, err2 := f.run(ctx, dir, "fetch", "--quiet", "origin", "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"); err2 != nil {
+			return err
+		}
+	}
+	if _, err := f.run(ctx, dir, "checkout", "--quiet", "--force", "--detach", commit); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, ".gitmodules")); err == nil && submodules {
+		if _, err := f.run(ctx, dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"); err != nil {
+			return err
+		}
+	}
+	if keepsGitDir(ref) {
+		return nil
+	}
+	return removeGitDirs(dir)
+}
+
+// removeGitDirs takes away what git keeps for itself, in submodules too.
+func removeGitDirs(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != ".git" || path == dir {
+			return err
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+}
+
+// run runs git, away from the user's configuration and without questions to anybody.
+func (f *Fetcher) run(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	base := []string{
+		"-c", "protocol.allow=never", "-c", "protocol.https.allow=always", "-c", "protocol.http.allow=always",
+		"-c", "protocol.ssh.allow=always", "-c", "protocol.git.allow=always", "-c", "core.hooksPath=/dev/null",
+		"-c", "core.autocrlf=false", "-c", "advice.detachedHead=false", "-c", "init.defaultBranch=main",
+		"-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=30", "-c", "transfer.fsckObjects=false",
+	}
+	cmd := exec.CommandContext(ctx, "git", append(base, args...)...)
+	cmd.Dir = dir
+	cmd.Env = f.gitEnv()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	var stdout, stderr limited
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return stdout.Bytes(), nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case errors.Is(err, exec.ErrNotFound):
+		return nil, errors.New("git is not installed")
+	}
+	text := strings.TrimSpace(stderr.String())
+	if text == "" {
+		text = err.Error()
+	}
+	return nil, fmt.Errorf("git %s: %s", args[0], text)
+}
+
+func (f *Fetcher) gitEnv() []string {
+	env := append(f.Env[:len(f.Env):len(f.Env)], "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+		"LC_ALL=C", "GIT_SSH_COMMAND=ssh -o BatchMode=yes")
+	if f.Auth == "" {
+		return env
+	}
+	// In the environment rather than among the arguments, which every user of the machine may read.
+	return append(env, "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.https://"+f.Host+"/.extraHeader", "GIT_CONFIG_VALUE_0=Authorization: "+f.Auth)
+}
+
+// limited keeps the first bytes of what is written to it.
+type limited struct{ bytes.Buffer }
+
+func (l *limited) Write(p []byte) (int, error) {
+	if rest := maxOutput - l.Len(); rest > 0 {
+		l.Buffer.Write(p[:min(len(p), rest)])
+	}
+	return len(p), nil
+}
