@@ -1,17 +1,22 @@
 package config
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 )
 
 // Bounds of what a file may make this process do. They are far beyond what people write.
 const (
 	maxDepth   = 1000     // brackets within brackets
-	maxSigns   = 2 << 20  // brackets, operators and separators in one file
-	maxRun     = 1000     // operators in a row that bind to the right: !!!x, a ? b : c ? d : e
+	maxSigns   = 2 << 20  // brackets, quotes, operators and separators in one file of JSON or YAML
+	maxPiece   = 1 << 19  // the same in one piece of HCL
+	maxOps     = 10_000   // operators and brackets of one expression on the way to any part of it
 	maxString  = 1 << 20  // bytes of one string
 	maxValue   = 64 << 20 // bytes of all strings that one expression refers to, each as often as it stands there
 	maxTargets = 10_000
@@ -19,8 +24,8 @@ const (
 
 // checkText refuses text whose parsing would need a stack or a memory without bound. It knows nothing of strings and comments,
 // so that it may count more than there is, never less.
-func checkText(name string, raw []byte) hcl.Diagnostics {
-	depth, signs, run, line, lineStart := 0, 0, 0, 1, 0
+func checkText(name string, raw []byte, from hcl.Pos, most int) hcl.Diagnostics {
+	depth, signs, line, lineStart := 0, 0, from.Line, 0
 	for i, c := range raw {
 		switch c {
 		case '(', '[', '{':
@@ -28,44 +33,106 @@ func checkText(name string, raw []byte) hcl.Diagnostics {
 			signs++
 		case ')', ']', '}':
 			depth = max(0, depth-1)
-		case '!', '-', '?':
-			run++
-			signs++
-		case '+', '*', '/', '%', '<', '>', '=', '&', '|', ',', '.', ':', '"':
+		case '!', '-', '?', '+', '*', '/', '%', '<', '>', '=', '&', '|', ',', '.', ':', '"':
 			signs++
 		case '\n':
-			line, lineStart, run = line+1, i+1, 0
+			line, lineStart = line+1, i+1
 			signs++
 		}
 		what := ""
 		switch {
 		case depth > maxDepth:
 			what = fmt.Sprintf("more than %d brackets are open here", maxDepth)
-		case run > maxRun && depthOfLine(raw, lineStart, i):
-			what = fmt.Sprintf("more than %d operators stand in one line", maxRun)
-		case signs > maxSigns:
-			what = fmt.Sprintf("the file holds more than %d signs", maxSigns)
+		case signs > most:
+			what = fmt.Sprintf("the file holds more than %d signs, or one block of it more than %d", maxSigns, maxPiece)
 		}
 		if what != "" {
-			pos := hcl.Pos{Line: line, Column: i - lineStart + 1, Byte: i}
+			pos := hcl.Pos{Line: line, Column: i - lineStart + 1, Byte: from.Byte + i}
 			return hcl.Diagnostics{problem(&hcl.Range{Filename: name, Start: pos, End: pos}, "%s", what)}
 		}
 	}
 	return nil
 }
 
-// depthOfLine says whether the operators counted so far in a line are no part of a word, such as a long row of dashes in a
-// comment.
-func depthOfLine(raw []byte, start, end int) bool {
-	for _, c := range raw[start:end] {
-		if c == '#' {
-			return false
-		}
-		if c != ' ' && c != '\t' {
-			break
+// manyOps says whether an expression of the text may be worth a closer look: lists have their commas, and bodies their lines.
+func manyOps(text []byte) bool {
+	n := 0
+	for _, c := range text {
+		switch c {
+		case '(', '[', '{', '!', '-', '?', '+', '*', '/', '%', '<', '>', '=', '&', '|':
+			if n++; n > maxOps {
+				return true
+			}
 		}
 	}
-	return true
+	return false
+}
+
+// checkTokens refuses expressions that nest through their operators: a + b + c nests as deep as it is long.
+func checkTokens(tokens hclsyntax.Tokens) hcl.Diagnostics {
+	counts := []int{0} // operators so far, for each open bracket
+	braces := []bool{true}
+	total := 0
+	reset := func() {
+		total -= counts[len(counts)-1]
+		counts[len(counts)-1] = 0
+	}
+	for _, t := range tokens {
+		switch t.Type {
+		case hclsyntax.TokenOParen, hclsyntax.TokenOBrack, hclsyntax.TokenOBrace, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
+			counts[len(counts)-1]++
+			total++
+			counts, braces = append(counts, 0), append(braces, t.Type == hclsyntax.TokenOBrace)
+		case hclsyntax.TokenCParen, hclsyntax.TokenCBrack, hclsyntax.TokenCBrace, hclsyntax.TokenTemplateSeqEnd:
+			if len(counts) > 1 {
+				reset()
+				counts, braces = counts[:len(counts)-1], braces[:len(braces)-1]
+			}
+		case hclsyntax.TokenComma:
+			reset()
+		case hclsyntax.TokenNewline:
+			if braces[len(braces)-1] {
+				reset()
+			}
+		case hclsyntax.TokenPlus, hclsyntax.TokenMinus, hclsyntax.TokenStar, hclsyntax.TokenSlash, hclsyntax.TokenPercent,
+			hclsyntax.TokenAnd, hclsyntax.TokenOr, hclsyntax.TokenBang, hclsyntax.TokenQuestion, hclsyntax.TokenEqualOp,
+			hclsyntax.TokenNotEqual, hclsyntax.TokenLessThan, hclsyntax.TokenLessThanEq, hclsyntax.TokenGreaterThan, hclsyntax.TokenGreaterThanEq:
+			counts[len(counts)-1]++
+			total++
+		}
+		if total > maxOps {
+			at := t.Range
+			return hcl.Diagnostics{problem(&at, "more than %d operators stand in one expression", maxOps)}
+		}
+	}
+	return nil
+}
+
+// checkTemplate does as checkTokens for a string in JSON or YAML.
+func checkTemplate(text string, at hcl.Range) hcl.Diagnostics {
+	if len(text) <= maxOps || !strings.Contains(text, "${") && !strings.Contains(text, "%{") {
+		return nil
+	}
+	tokens, _ := hclsyntax.LexTemplate([]byte(text), at.Filename, at.Start) // the parser tells what is wrong with them
+	return checkTokens(tokens)
+}
+
+// checkJSON does as checkTokens for the strings of a file.
+func checkJSON(name string, raw []byte) hcl.Diagnostics {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return nil // the parser tells what is wrong
+		}
+		if s, ok := t.(string); ok && len(s) > maxOps {
+			end := min(int(d.InputOffset()), len(raw))
+			pos := hcl.Pos{Line: 1 + bytes.Count(raw[:end], []byte("\n")), Column: 1, Byte: end}
+			if diags := checkTemplate(s, hcl.Range{Filename: name, Start: pos, End: pos}); diags.HasErrors() {
+				return diags
+			}
+		}
+	}
 }
 
 // checkStrings refuses a value with a string that is too long.

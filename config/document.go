@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/hclsyntax"
 	hcljson "github.com/hashicorp/hcl/v2/json"
 	"gopkg.in/yaml.v3"
 )
@@ -45,11 +44,17 @@ func isStrict(name string) bool { return strings.HasPrefix(filepath.Base(name), 
 // includes is strict.
 func parse(name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diagnostics) {
 	d := &document{name: name, strict: strict || isStrict(name), kinds: blockKinds(), raw: raw}
-	if diags := checkText(name, raw); diags.HasErrors() {
-		return d, &hcl.File{Bytes: raw}, diags
+	syntax := syntaxOf(name, raw)
+	if syntax != ".hcl" {
+		if diags := checkText(name, raw, hcl.InitialPos, maxSigns); diags.HasErrors() {
+			return d, &hcl.File{Bytes: raw}, diags
+		}
 	}
-	switch syntaxOf(name, raw) {
+	switch syntax {
 	case ".json":
+		if diags := checkJSON(name, raw); diags.HasErrors() {
+			return d, &hcl.File{Bytes: raw}, diags
+		}
 		file, diags := hcljson.Parse(raw, name)
 		if diags.HasErrors() {
 			return d, fileOf(file, raw), diags
@@ -59,16 +64,7 @@ func parse(name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diag
 	case ".yaml":
 		return d, &hcl.File{Bytes: raw}, d.readYAML(raw)
 	}
-	file, diags := hclsyntax.ParseConfig(raw, name, hcl.InitialPos)
-	if diags.HasErrors() {
-		return d, fileOf(file, raw), diags
-	}
-	body, ok := file.Body.(*hclsyntax.Body)
-	if !ok {
-		return d, file, hcl.Diagnostics{problem(nil, "%s: not HCL", name)}
-	}
-	d.root, diags = d.readNative("", body, hcl.Range{Filename: name})
-	return d, file, diags
+	return d, &hcl.File{Bytes: raw}, d.parseNative(raw)
 }
 
 // syntaxOf is ".json", ".yaml" or ".hcl". Text without one of these endings is YAML when it is a mapping with services, JSON
@@ -97,39 +93,6 @@ func fileOf(f *hcl.File, raw []byte) *hcl.File {
 		return &hcl.File{Bytes: raw}
 	}
 	return f
-}
-
-// readNative takes over a body in HCL's own syntax.
-func (d *document) readNative(kind string, body *hclsyntax.Body, at hcl.Range) (*block, hcl.Diagnostics) {
-	b := &block{kind: kind, at: at, attrs: hcl.Attributes{}, file: d}
-	for name, a := range body.Attributes {
-		b.attrs[name] = a.AsHCLAttribute()
-	}
-	var diags hcl.Diagnostics
-	for _, inner := range body.Blocks {
-		known, err := b.admits(inner.Type, inner.TypeRange)
-		diags = append(diags, err...)
-		if !known {
-			continue
-		}
-		next, more := d.readNative(inner.Type, inner.Body, inner.DefRange())
-		diags = append(diags, more...)
-		wantLabel := d.kinds[inner.Type].labelled
-		switch {
-		case wantLabel && len(inner.Labels) != 1:
-			at := inner.DefRange()
-			diags = append(diags, problem(&at, "a %s block needs one label: %s \"NAME\" { … }", inner.Type, inner.Type))
-			continue
-		case !wantLabel && len(inner.Labels) > 0:
-			at := inner.DefRange()
-			diags = append(diags, problem(&at, "a %s block has no label: %s { … }", inner.Type, inner.Type))
-			continue
-		case wantLabel:
-			next.label, next.at = inner.Labels[0], hcl.RangeBetween(inner.TypeRange, inner.LabelRanges[0])
-		}
-		b.blocks = append(b.blocks, next)
-	}
-	return b, diags
 }
 
 // readJSON takes over a body in JSON syntax.

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +31,13 @@ type Options struct {
 	Definition *Definition
 	Limit      time.Duration // how long the evaluation may take; 0 is 20 seconds
 }
+
+// Bounds of the memory of an evaluation, in bytes above what is used when it begins, and how often it is looked at.
+const (
+	maxHeap   = 320 << 20
+	softHeap  = 420 << 20 // of the whole process, from which on garbage is collected often
+	heapPause = 5 * time.Millisecond
+)
 
 // evaluationLimit is how long an evaluation may take: hundreds of times what thousands of targets need.
 const evaluationLimit = 20 * time.Second
@@ -58,6 +67,7 @@ type loader struct {
 	asked     []string
 	sound     map[string]bool // targets whose parents form no circle
 	selfish   map[attrKey]bool
+	anySelf   bool // the word stands somewhere in the files
 	warnings  hcl.Diagnostics
 }
 
@@ -131,13 +141,32 @@ func inTime[T any](ctx context.Context, opts Options, evaluate func(*loader) (T,
 		}
 		done <- result{value, nil}
 	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		one := problem(nil, "the project files were not evaluated within %v: look for loops within loops (for … in)", limit)
+	if old := debug.SetMemoryLimit(-1); old > softHeap {
+		debug.SetMemoryLimit(softHeap)
+		defer debug.SetMemoryLimit(old)
+	}
+	for before := heapBytes(); ; {
+		var one *hcl.Diagnostic
+		select {
+		case r := <-done:
+			return r.value, r.err
+		case <-ctx.Done():
+			one = problem(nil, "the project files were not evaluated within %v: look for loops within loops (for … in)", limit)
+		case <-time.After(heapPause):
+			if now := heapBytes(); now < before+maxHeap {
+				continue
+			}
+			one = problem(nil, "the project files take more than %d MiB to evaluate: look for loops within loops (for … in) and values that double", maxHeap>>20)
+		}
 		return none, Diagnostics{list: hcl.Diagnostics{one}}
 	}
+}
+
+// heapBytes is what this process had in use when its garbage was last collected, in bytes.
+func heapBytes() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
 }
 
 func (l *loader) failed(diags hcl.Diagnostics) error {
@@ -304,7 +333,7 @@ func (l *loader) defineFunctions() hcl.Diagnostics {
 func (l *loader) allNames() []string {
 	all := slices.Clone(l.order)
 	for name := range l.groups {
-		if !slices.Contains(all, name) {
+		if _, isTarget := l.defs[name]; !isTarget {
 			all = append(all, name)
 		}
 	}
@@ -321,6 +350,10 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 		return nil, diags
 	}
 	p.Requested = requested
+	asked := map[string]bool{}
+	for _, name := range requested {
+		asked[name] = true
+	}
 	rest := slices.Clone(requested)
 	for len(rest) > 0 {
 		name := rest[0]
@@ -337,7 +370,7 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 		linked, more := l.links(t)
 		diags = append(diags, more...)
 		rest = append(rest, linked...)
-		if !slices.Contains(requested, name) {
+		if !asked[name] {
 			t.Outputs = []Attrs{{"type": "cacheonly"}}
 		}
 	}

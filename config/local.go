@@ -74,6 +74,9 @@ const selfName = "self"
 
 // usesSelf says whether the value of an attribute depends on which target asks for it.
 func (l *loader) usesSelf(name string, a attribute) bool {
+	if !l.anySelf {
+		return false
+	}
 	key := attrKey{target: name, attribute: a.name}
 	if uses, ok := l.selfish[key]; ok {
 		return uses
@@ -99,7 +102,7 @@ func mentions(e hcl.Expression, name string) bool {
 
 // withSelf adds self to the names of a matrix, unless the files have a variable of that name.
 func (l *loader) withSelf(locals map[string]cty.Value, self string) map[string]cty.Value {
-	if _, ok := locals[selfName]; ok || l.scope.variables[selfName] != nil || l.scope.globals[selfName] != nil {
+	if _, ok := locals[selfName]; ok || !l.anySelf || l.scope.variables[selfName] != nil || l.scope.globals[selfName] != nil {
 		return locals
 	}
 	all := maps.Clone(locals)

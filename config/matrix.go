@@ -33,6 +33,7 @@ func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 	}
 	at := nameAttr.Expr.Range()
 	var members []string
+	taken := map[string]bool{}
 	all, diags := m.combinations()
 	if diags.HasErrors() {
 		return diags
@@ -47,10 +48,10 @@ func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 		switch {
 		case err != nil || !validName(name):
 			return append(diags, problem(&at, "%s cannot be the name of a target: it may hold letters, digits, _ and - (sanitize() makes such names)", friendlyType(v)))
-		case slices.Contains(members, name):
+		case taken[name]:
 			return append(diags, problem(&at, "two combinations of the matrix have the name %q", name))
 		}
-		members = append(members, name)
+		members, taken[name] = append(members, name), true
 		l.defineTarget(name, targetDef{block: b, locals: locals})
 	}
 	if len(members) == 1 && members[0] == b.label || len(members) == 0 {

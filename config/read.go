@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
@@ -49,6 +50,9 @@ func (l *loader) read(ctx context.Context) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, s := range sources {
 		diags = append(diags, r.add(ctx, s, nil)...)
+	}
+	for _, s := range r.files {
+		l.anySelf = l.anySelf || bytes.Contains(s.Bytes, []byte(selfName))
 	}
 	l.docs, l.warnings = r.docs, append(l.warnings, r.warnings...)
 	if len(r.compose) > 0 && !diags.HasErrors() {

@@ -242,6 +242,9 @@ func (r *yamlReader) scalar(n *yaml.Node, at hcl.Range) (hcl.Expression, hcl.Dia
 	if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
 		start.Column++
 	}
+	if diags := checkTemplate(n.Value, at); diags.HasErrors() {
+		return hcl.StaticExpr(cty.DynamicVal, at), diags
+	}
 	return hclsyntax.ParseTemplate([]byte(n.Value), r.doc.name, start)
 }
 
