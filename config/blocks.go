@@ -35,7 +35,7 @@ func blockKinds() kinds {
 			{name: "default", kind: kindAny, doc: "Its value when nothing else gives one."},
 			{name: "description", kind: kindString, doc: "What it is for."},
 		}},
-		"validation": {attrs: []attribute{
+		"validation": {doc: "A condition, inside of a variable.", attrs: []attribute{
 			{name: "condition", kind: kindAny, doc: "What must be true of the variable."},
 			{name: "error_message", kind: kindString, doc: "What is said when it is not."},
 		}},

@@ -29,7 +29,12 @@ type source struct {
 // over the other.
 func usualFiles() (ours, theirs []string) {
 	return []string{"bake.hcl", "bake.yaml", "bake.yml", "bake.json"},
-		[]string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml", "docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl"}
+		append(composeFiles(), "docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl")
+}
+
+// composeFiles are the usual compose files.
+func composeFiles() []string {
+	return []string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"}
 }
 
 // findFiles reads the named files, else BUILDX_BAKE_FILE's, else the usual ones.

@@ -69,6 +69,20 @@ func FuzzYAML(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content []byte) { load(t, "bake.yaml", content) })
 }
 
+// FuzzCompose starts from the compose files that are compared with the peer's reading.
+func FuzzCompose(f *testing.F) {
+	archive, err := txtar.ParseFile("testdata/peer/compose.txtar")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range archive.Files {
+		if strings.HasSuffix(file.Name, "compose.yml") {
+			f.Add(file.Data)
+		}
+	}
+	f.Fuzz(func(t *testing.T, content []byte) { load(t, "compose.yml", content) })
+}
+
 func FuzzSet(f *testing.F) {
 	for _, s := range []string{"default.tags=x", "*.args.A=1", "default.output+=type=oci", "default.secret.a=env=B", "a", "..=", "default.no-cache="} {
 		f.Add(s)

@@ -42,5 +42,19 @@ func table() string {
 	for _, a := range attributes() {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", a.name, kinds[a.kind], merges[a.merge], a.doc)
 	}
+	all := blockKinds()
+	b.WriteString("\n## All blocks\n| Block | Attribute | Meaning |\n|---|---|---|\n")
+	for _, name := range append(all.top(), "validation") {
+		title := "`" + name + "`"
+		if all[name].labelled {
+			title = "`" + name + " \"NAME\"`"
+		}
+		fmt.Fprintf(&b, "| %s | | %s |\n", title, all[name].doc)
+		for _, a := range all[name].attrs {
+			if _, listed := newSchema()[a.name]; !listed || name != "target" {
+				fmt.Fprintf(&b, "| | `%s` | %s |\n", a.name, a.doc)
+			}
+		}
+	}
 	return b.String()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,24 +38,24 @@ func newConfigCommand(a *app) *cobra.Command {
 func newInitCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init",
-		Short: "Write a bake.hcl for the Dockerfiles of this directory",
+		Short: "Write a bake.hcl for the compose file or the Dockerfiles of this directory",
 		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return a.initProject() },
+		RunE:  func(cmd *cobra.Command, _ []string) error { return a.initProject(cmd.Context()) },
 	}
 }
 
 // initProject writes a project file where none is.
-func (a *app) initProject() error {
+func (a *app) initProject(ctx context.Context) error {
 	dir, err := a.workDir()
 	if err != nil {
 		return err
 	}
-	content, count, err := config.Init(dir)
+	content, count, compose, err := config.Init(ctx, dir, a.environ)
 	if errors.Is(err, fs.ErrNotExist) {
 		return usagef("%w", err)
 	}
 	if err != nil {
-		return fmt.Errorf("look for Dockerfiles: %w", err)
+		return fmt.Errorf("look for what can be built: %w", err)
 	}
 	path := filepath.Join(dir, "bake.hcl")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
@@ -71,5 +72,8 @@ func (a *app) initProject() error {
 		return fmt.Errorf("write the project file: %w", err)
 	}
 	fmt.Fprintf(a.stdout, "wrote %s with %s\n", path, plural(count, "target"))
+	if compose != "" {
+		a.note("%s is not read for builds any more, now that there is a bake.hcl: services that change go into both", compose)
+	}
 	return nil
 }

@@ -1,0 +1,97 @@
+package config
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Init makes a project file for what is in dir: for the services of its compose file, which go on being described there, or
+// else for the Dockerfiles in it and below, a target each and a group of them all. It returns the content, how many targets
+// there are, and the compose file if it is one. Directories whose names start with a dot are left out, and so are those of
+// packages.
+func Init(ctx context.Context, dir string, env map[string]string) (content string, count int, compose string, err error) {
+	for _, name := range composeFiles() {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			content, count, err = composeProject(ctx, dir, name, env)
+			return content, count, name, err
+		}
+	}
+	found, err := dockerfiles(dir)
+	if err != nil {
+		return "", 0, "", err
+	}
+	if len(found) == 0 {
+		return "", 0, "", fmt.Errorf("there is no compose file in %s, and no Dockerfile in it or below: %w", dir, os.ErrNotExist)
+	}
+	return projectFile(dir, found), len(found), "", nil
+}
+
+// dockerfiles are the Dockerfiles in dir and below, with slashes, sorted.
+func dockerfiles(dir string) ([]string, error) {
+	var found []string
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && p != dir && (strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules" || d.Name() == "vendor") {
+			return fs.SkipDir
+		}
+		if name := d.Name(); d.Type().IsRegular() && (name == "Dockerfile" || strings.HasSuffix(name, ".Dockerfile") || strings.HasPrefix(name, "Dockerfile.")) {
+			rel, err := filepath.Rel(dir, p)
+			if err != nil {
+				return err
+			}
+			found = append(found, filepath.ToSlash(rel))
+		}
+		return nil
+	})
+	slices.Sort(found)
+	return found, err
+}
+
+func projectFile(dir string, found []string) string {
+	var targets strings.Builder
+	var all []string
+	for _, f := range found {
+		context, file := filepath.ToSlash(filepath.Dir(f)), filepath.Base(f)
+		name := targetName(dir, context, file)
+		for n := 2; slices.Contains(all, name); n++ {
+			name = fmt.Sprintf("%s-%d", targetName(dir, context, file), n)
+		}
+		all = append(all, name)
+		fmt.Fprintf(&targets, "\ntarget %q {\n", name)
+		if context != "." {
+			fmt.Fprintf(&targets, "  context = %q\n", escape(context))
+		}
+		if file != "Dockerfile" {
+			fmt.Fprintf(&targets, "  dockerfile = %q\n", escape(file))
+		}
+		fmt.Fprintf(&targets, "  tags = [%q]\n}\n", strings.ToLower(name))
+	}
+	var list []string
+	for _, name := range all {
+		list = append(list, fmt.Sprintf("%q", name))
+	}
+	return fmt.Sprintf("group \"default\" {\n  targets = [%s]\n}\n", strings.Join(list, ", ")) + targets.String()
+}
+
+// targetName is what a Dockerfile's target is called: its folder, and what its own name adds.
+func targetName(dir, context, file string) string {
+	name := filepath.Base(context)
+	if context == "." {
+		name = filepath.Base(dir)
+	}
+	more := strings.Trim(strings.TrimSuffix(strings.TrimPrefix(file, "Dockerfile"), "Dockerfile"), ".")
+	if more != "" {
+		name += "-" + more
+	}
+	if name = sanitize(name); name == "" || name == "_" || name == "default" {
+		name = "app"
+	}
+	return name
+}

@@ -1,0 +1,82 @@
+package config
+
+import "encoding/json"
+
+// Schema is the JSON Schema of bake.yaml and bake.json. It is made of the table that reading goes by.
+func Schema() ([]byte, error) {
+	all := blockKinds()
+	properties := map[string]any{
+		"include": describe(stringsSchema(), "Other project files, by path or pattern relative to this one. In files named bake.* and what they include."),
+	}
+	for _, name := range all.top() {
+		properties[name] = all.schema(name)
+	}
+	return json.MarshalIndent(map[string]any{
+		"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "bake project file", "type": "object",
+		"properties": properties, // any other key is a value by that name
+	}, "", "  ")
+}
+
+// schema is the JSON Schema of the blocks of one kind.
+func (k kinds) schema(name string) map[string]any {
+	kind := k[name]
+	properties := map[string]any{}
+	for _, a := range kind.attrs {
+		properties[a.name] = describe(a.schema(), a.doc)
+	}
+	if kind.inner != "" {
+		one := k.schema(kind.inner)
+		properties[kind.inner] = map[string]any{"anyOf": []any{one, map[string]any{"type": "array", "items": one}}}
+	}
+	one := object(properties)
+	if kind.anyAttr {
+		one["additionalProperties"] = true
+	}
+	if kind.labelled {
+		one = map[string]any{"type": "object", "additionalProperties": one}
+	}
+	return describe(one, kind.doc)
+}
+
+func describe(schema map[string]any, text string) map[string]any {
+	if text != "" {
+		schema["description"] = text
+	}
+	return schema
+}
+
+func object(properties map[string]any) map[string]any {
+	return map[string]any{
+		"type": []string{"object", "null"}, "properties": properties, "additionalProperties": false,
+		"patternProperties": map[string]any{"^x-": map[string]any{}},
+	}
+}
+
+func stringsSchema() map[string]any {
+	return map[string]any{"anyOf": []any{
+		map[string]any{"type": []string{"string", "null"}},
+		map[string]any{"type": "array", "items": map[string]any{"type": []string{"string", "null"}}},
+	}}
+}
+
+// schema is the JSON Schema of an attribute's value. A string may be an expression that comes to another type.
+func (a attribute) schema() map[string]any {
+	scalar := []string{"string", "number", "boolean", "null"}
+	switch a.kind {
+	case kindAny:
+		return map[string]any{}
+	case kindBool:
+		return map[string]any{"type": []string{"boolean", "string", "null"}}
+	case kindStrings:
+		return stringsSchema()
+	case kindMap:
+		return map[string]any{"anyOf": []any{
+			map[string]any{"type": []string{"string", "null"}},
+			map[string]any{"type": "object", "additionalProperties": map[string]any{"type": scalar}},
+		}}
+	case kindAttrs, kindSecrets, kindSSH:
+		item := map[string]any{"type": []string{"string", "object", "null"}}
+		return map[string]any{"anyOf": []any{item, map[string]any{"type": "array", "items": item}}}
+	}
+	return map[string]any{"type": scalar}
+}

@@ -1,0 +1,213 @@
+package config_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"gopkg.in/yaml.v3"
+
+	"github.com/bakebuild/bake/config"
+)
+
+func newSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	raw, err := config.Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("bake.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := c.Compile("bake.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return schema
+}
+
+// TestSchema: every project file of the test cases and examples in YAML or JSON, and everything that is printed, is valid; what
+// has an unknown attribute or a wrong type is not.
+func TestSchema(t *testing.T) {
+	schema := newSchema(t)
+	count := 0
+	for name, content := range projectFiles(t) {
+		count++
+		if err := validate(schema, content); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if count < 10 {
+		t.Errorf("%d files: the test looks in the wrong place", count)
+	}
+	for _, bad := range []string{
+		"target: {a: {tagz: [x]}}", "target: {a: {args: [1]}}", "target: [a]", "group: {g: {members: [a]}}", "base: {go: {imag: x}}",
+		"variable: {v: {validation: {conditions: true}}}", "target: {a: {no-cache: [true]}}", "include: {a: b}",
+	} {
+		if err := validate(schema, []byte(bad)); err == nil {
+			t.Errorf("%s is valid", bad)
+		}
+	}
+}
+
+func validate(schema *jsonschema.Schema, content []byte) error {
+	var v any
+	if err := yaml.Unmarshal(content, &v); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(v) // numbers as in JSON
+	if err != nil {
+		return err
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	return schema.Validate(doc)
+}
+
+// projectFiles are the files of the cases that succeed, and what is printed for the examples.
+func projectFiles(t *testing.T) map[string][]byte {
+	t.Helper()
+	all := map[string][]byte{}
+	archives, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range archives {
+		archive, err := txtar.ParseFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range archive.Files {
+			isOurs := strings.HasSuffix(f.Name, ".yaml") || strings.HasSuffix(f.Name, ".json")
+			switch {
+			case strings.Contains(name, "/err-") || strings.Contains(name, "/warn-"):
+			case isOurs && !strings.Contains(f.Name, "compose"):
+				all[name+"/"+f.Name] = f.Data
+			case f.Name == "want":
+				text, _, _ := strings.Cut(string(f.Data), "\nwarning: ")
+				all[name+"/want"] = []byte(text)
+			}
+		}
+	}
+	for dir, vars := range map[string][]string{"../examples/hello": {"GOROOT=/go"}, "../examples/flask": nil} {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _, err := config.Load(t.Context(), config.Options{Dir: abs, Vars: vars})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all[dir], err = config.Print(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+// TestInitCompose: the project file made of a compose file means the same.
+func TestInitCompose(t *testing.T) {
+	dir := t.TempDir()
+	compose := `
+services:
+  web:
+    image: acme/web:1
+    build:
+      context: ./web
+      args: {A: "1", B: "$$HOME", C: "$${x}"}
+      labels: {l: "%{if}"}
+      secrets: [token]
+      additional_contexts: {db: "service:db"}
+      ulimits: {nofile: {soft: 1, hard: 2}}
+      x-bake: {platforms: [linux/amd64, linux/arm64], output: [type=docker], no-cache-filter: a b}
+  db:
+    build: {dockerfile_inline: "FROM scratch\nENV X=$${Y}\n", no_cache: true}
+secrets: {token: {environment: TOKEN}}
+`
+	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(compose), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := printed(t, dir)
+	content, count, from, err := config.Init(t.Context(), dir, nil)
+	if err != nil || count != 2 || from != "compose.yaml" {
+		t.Fatal(content, count, from, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bake.hcl"), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := printed(t, dir); got != want {
+		t.Errorf("%s\n%s", content, cmp.Diff(want, got))
+	}
+}
+
+func printed(t *testing.T, dir string) string {
+	t.Helper()
+	p, warnings, err := config.Load(t.Context(), config.Options{Dir: dir})
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
+	}
+	raw, err := config.Print(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+// TestBlocks: the blocks that are not about one target.
+func TestBlocks(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"bake.hcl": `
+include = ["team/bake.hcl"]
+variable "GO" { default = "1.26" }
+base "go" {
+  image     = "golang:${GO}"
+  platforms = ["linux/amd64"]
+}
+policy "pinned" {
+  rule    = "base.pinned"
+  message = "pin it"
+}
+policy "latest" {
+  rule  = "base.tag != 'latest'"
+  level = "warn"
+}
+target "default" {}
+`,
+		"team/bake.hcl": "registry \"acme.example\" {\n  mirrors = [\"mirror.example\"]\n  plain-http = true\n  ca = [\"ca.pem\"]\n}\n",
+	} {
+		if err := os.MkdirAll(filepath.Join(dir, "team"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, _, err := config.Load(t.Context(), config.Options{Dir: dir, Env: map[string]string{"GO": "1.27"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, pinned, latest, registry := p.Bases["go"], p.Policies["pinned"], p.Policies["latest"], p.Registries["acme.example"]
+	if base.Image != "golang:1.27" || len(base.Platforms) != 1 || base.Range.Line != 4 {
+		t.Errorf("base %+v", base)
+	}
+	if pinned.Rule != "base.pinned" || pinned.Warn || pinned.Message != "pin it" || !latest.Warn {
+		t.Errorf("policies %+v %+v", pinned, latest)
+	}
+	if !registry.PlainHTTP || !cmp.Equal(registry.CA, []string{"team/ca.pem"}) || !cmp.Equal(registry.Mirrors, []string{"mirror.example"}) {
+		t.Errorf("registry %+v", registry)
+	}
+}
