@@ -14,7 +14,8 @@ import (
 // Bounds of what a file may make this process do. They are far beyond what people write.
 const (
 	maxDepth   = 1000     // brackets within brackets
-	maxSigns   = 2 << 20  // brackets, quotes, operators and separators in one file of JSON or YAML
+	maxJSON    = 2 << 20  // brackets, quotes, operators and separators in one file of JSON
+	maxYAML    = 4 << 20  // the same in YAML, whose parser needs less memory
 	maxPiece   = 1 << 19  // the same in one piece of HCL
 	maxOps     = 10_000   // operators and brackets of one expression on the way to any part of it
 	maxString  = 1 << 20  // bytes of one string
@@ -44,7 +45,7 @@ func checkText(name string, raw []byte, from hcl.Pos, most int) hcl.Diagnostics 
 		case depth > maxDepth:
 			what = fmt.Sprintf("more than %d brackets are open here", maxDepth)
 		case signs > most:
-			what = fmt.Sprintf("the file holds more than %d signs, or one block of it more than %d", maxSigns, maxPiece)
+			what = fmt.Sprintf("more than %d signs (brackets, quotes, operators, separators) come to too much: make several files or blocks", most)
 		}
 		if what != "" {
 			pos := hcl.Pos{Line: line, Column: i - lineStart + 1, Byte: from.Byte + i}

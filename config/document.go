@@ -45,8 +45,8 @@ func isStrict(name string) bool { return strings.HasPrefix(filepath.Base(name), 
 func parse(name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diagnostics) {
 	d := &document{name: name, strict: strict || isStrict(name), kinds: blockKinds(), raw: raw}
 	syntax := syntaxOf(name, raw)
-	if syntax != ".hcl" {
-		if diags := checkText(name, raw, hcl.InitialPos, maxSigns); diags.HasErrors() {
+	if most := map[string]int{".json": maxJSON, ".yaml": maxYAML}[syntax]; most > 0 {
+		if diags := checkText(name, raw, hcl.InitialPos, most); diags.HasErrors() {
 			return d, &hcl.File{Bytes: raw}, diags
 		}
 	}
@@ -60,7 +60,7 @@ func parse(name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diag
 			return d, fileOf(file, raw), diags
 		}
 		diags = d.readJSON(file.Body)
-		return d, file, diags
+		return d, &hcl.File{Bytes: raw}, diags // without the body, which is large
 	case ".yaml":
 		return d, &hcl.File{Bytes: raw}, d.readYAML(raw)
 	}
@@ -119,6 +119,7 @@ func (d *document) readJSON(body hcl.Body) hcl.Diagnostics {
 			b.label, b.at = inner.Labels[0], inner.LabelRanges[0]
 		}
 		diags = append(diags, b.readJSONBody(inner.Body)...)
+		b.compact()
 		d.root.blocks = append(d.root.blocks, b)
 	}
 	return diags

@@ -39,19 +39,13 @@ func composeFiles() []string {
 
 // findFiles reads the named files, else BUILDX_BAKE_FILE's, else the usual ones.
 func findFiles(ctx context.Context, o Options) ([]source, error) {
-	files := o.Files
-	if v := o.Env["BUILDX_BAKE_FILE"]; len(files) == 0 && v != "" {
-		separator := o.Env["BUILDX_BAKE_PATH_SEPARATOR"]
-		if separator == "" {
-			separator = string(os.PathListSeparator)
-		}
-		files = strings.Split(v, separator)
-	}
+	files := o.named()
 	if len(files) == 0 {
 		return usual(func(name string) ([]byte, error) { return readFile(o, name) }, o.Dir)
 	}
 	var all []source
 	for _, name := range files {
+		name = strings.TrimPrefix(name, "cwd://")
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -62,6 +56,19 @@ func findFiles(ctx context.Context, o Options) ([]source, error) {
 		all = append(all, source{name, raw})
 	}
 	return all, nil
+}
+
+// named are the files of -f, else those of BUILDX_BAKE_FILE.
+func (o Options) named() []string {
+	v := o.Env["BUILDX_BAKE_FILE"]
+	if len(o.Files) > 0 || v == "" {
+		return o.Files
+	}
+	separator := o.Env["BUILDX_BAKE_PATH_SEPARATOR"]
+	if separator == "" {
+		separator = string(os.PathListSeparator)
+	}
+	return slices.DeleteFunc(strings.Split(v, separator), func(s string) bool { return strings.TrimSpace(s) == "" })
 }
 
 // usual reads the usual files of a place.

@@ -34,8 +34,8 @@ type Options struct {
 
 // Bounds of the memory of an evaluation, in bytes above what is used when it begins, and how often it is looked at.
 const (
-	maxHeap   = 320 << 20
-	softHeap  = 420 << 20 // of the whole process, from which on garbage is collected often
+	maxHeap   = 288 << 20
+	softHeap  = 384 << 20 // of the whole process, from which on garbage is collected often
 	heapPause = 5 * time.Millisecond
 )
 

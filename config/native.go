@@ -88,7 +88,7 @@ func (b *block) compact() {
 		return
 	}
 	for _, a := range b.attrs {
-		if v, diags := a.Expr.Value(nil); len(a.Expr.Variables()) == 0 && !diags.HasErrors() && v.IsWhollyKnown() {
+		if v, diags := a.Expr.Value(&hcl.EvalContext{}); len(a.Expr.Variables()) == 0 && !diags.HasErrors() && v.IsWhollyKnown() {
 			a.Expr = hcl.StaticExpr(v, a.Expr.Range())
 		}
 	}

@@ -62,7 +62,7 @@ func (d *Definition) open(ctx context.Context) (*remote, error) {
 func (r *remote) sources(ctx context.Context, o Options) ([]source, error) {
 	local := Options{Dir: o.Dir, Stdin: o.Stdin}
 	var all []source
-	for _, name := range o.Files {
+	for _, name := range o.named() {
 		if path, ok := strings.CutPrefix(name, "cwd://"); ok {
 			local.Files = append(local.Files, path)
 			continue

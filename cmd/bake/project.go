@@ -79,6 +79,13 @@ func (a *app) checkGrants(p *config.Project, allow []string) error {
 		return usagef("%w", err)
 	}
 	files := true
+	if v := a.env("BAKE_ALLOW_REMOTE_FS_ACCESS"); v != "" && a.fetcher != nil {
+		allowed, err := strconv.ParseBool(v)
+		if err != nil {
+			return usagef("BAKE_ALLOW_REMOTE_FS_ACCESS=%s: expected 0 or 1", v)
+		}
+		files = !allowed
+	}
 	if v := a.env("BUILDX_BAKE_ENTITLEMENTS_FS"); v != "" {
 		if files, err = strconv.ParseBool(v); err != nil {
 			return usagef("BUILDX_BAKE_ENTITLEMENTS_FS=%s: expected 0 or 1", v)
