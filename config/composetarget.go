@@ -23,38 +23,27 @@ type composeReader struct {
 	warnings hcl.Diagnostics
 }
 
+// targetValues are what a service says of its target, by the names that a target block has for them.
+type targetValues map[string]cty.Value
+
 // target makes the block that a service stands for.
 func (c *composeReader) target(s types.ServiceConfig) (*block, hcl.Diagnostics) {
-	b := &block{
-		kind: "target", label: strings.ReplaceAll(s.Name, ".", "_"), at: c.at("services", s.Name), attrs: hcl.Attributes{}, file: c.doc,
-	}
 	values := c.texts(s)
-	for name, list := range map[string][]string{
-		"tags": s.Build.Tags, "platforms": s.Build.Platforms, "cache-from": s.Build.CacheFrom, "cache-to": s.Build.CacheTo,
-		"ulimits": ulimits(s.Build), "attest": attestations(s.Build),
-	} {
-		if len(list) > 0 {
-			values[name] = stringTuple(list)
-		}
-	}
-	if s.Build.NoCache {
-		values["no-cache"] = cty.True
-	}
-	if s.Build.Pull {
-		values["pull"] = cty.True
-	}
-	ssh := sshKeys(s.Build)
+	addLists(values, s.Build)
+	values.add("ssh", sshKeys(s.Build))
 	secrets, diags := c.secrets(s)
-	diags = append(diags, c.extend(s, values, &secrets, &ssh)...)
+	values.add("secret", secrets)
+	diags = append(diags, c.extend(s, values)...)
 	if _, ok := values["tags"]; !ok && s.Image != "" {
 		values["tags"] = stringTuple([]string{s.Image})
 	}
-	if len(secrets) > 0 {
-		values["secret"] = cty.TupleVal(secrets)
+	if ssh, ok := values["ssh"]; ok {
+		keys := ssh.AsValueSlice()
+		slices.SortStableFunc(keys, func(a, b cty.Value) int { return strings.Compare(sshOrder(a), sshOrder(b)) })
+		values["ssh"] = cty.TupleVal(keys)
 	}
-	slices.SortStableFunc(ssh, func(a, b cty.Value) int { return strings.Compare(sshOrder(a), sshOrder(b)) })
-	if len(ssh) > 0 {
-		values["ssh"] = cty.TupleVal(ssh)
+	b := &block{
+		kind: "target", label: strings.ReplaceAll(s.Name, ".", "_"), at: c.at("services", s.Name), attrs: hcl.Attributes{}, file: c.doc,
 	}
 	for name, v := range values {
 		at := c.at("services", s.Name, "build", strings.ReplaceAll(name, "-", "_"))
@@ -63,13 +52,41 @@ func (c *composeReader) target(s types.ServiceConfig) (*block, hcl.Diagnostics) 
 	return b, diags
 }
 
+// add puts items behind what the attribute has.
+func (a targetValues) add(name string, items []cty.Value) {
+	if len(items) == 0 {
+		return
+	}
+	if old, ok := a[name]; ok {
+		items = append(old.AsValueSlice(), items...)
+	}
+	a[name] = cty.TupleVal(items)
+}
+
+// addLists adds the lists of strings and the switches.
+func addLists(values targetValues, b *types.BuildConfig) {
+	for name, list := range map[string][]string{
+		"tags": b.Tags, "platforms": b.Platforms, "cache-from": b.CacheFrom, "cache-to": b.CacheTo,
+		"ulimits": ulimits(b), "attest": attestations(b),
+	} {
+		if len(list) > 0 {
+			values[name] = stringTuple(list)
+		}
+	}
+	for name, on := range map[string]bool{"no-cache": b.NoCache, "pull": b.Pull} {
+		if on {
+			values[name] = cty.True
+		}
+	}
+}
+
 // texts are the attributes that are strings or maps of strings.
-func (c *composeReader) texts(s types.ServiceConfig) map[string]cty.Value {
+func (c *composeReader) texts(s types.ServiceConfig) targetValues {
 	shm := ""
 	if s.Build.ShmSize > 0 {
 		shm = units.BytesSize(float64(s.Build.ShmSize))
 	}
-	values := map[string]cty.Value{}
+	values := targetValues{}
 	for name, text := range map[string]string{
 		"context": c.path(s.Build.Context), "dockerfile": s.Build.Dockerfile, "dockerfile-inline": s.Build.DockerfileInline,
 		"target": s.Build.Target, "network": s.Build.Network, "shm-size": shm,
@@ -201,86 +218,6 @@ func Attestation(kind, value string) string {
 		return fmt.Sprintf("type=%s,disabled=%t", kind, !on)
 	}
 	return "type=" + kind + "," + value
-}
-
-// extend takes over what x-bake says.
-func (c *composeReader) extend(s types.ServiceConfig, values map[string]cty.Value, secrets, ssh *[]cty.Value) hcl.Diagnostics {
-	more, ok := s.Build.Extensions["x-bake"].(map[string]any)
-	if !ok {
-		return nil
-	}
-	var diags hcl.Diagnostics
-	for _, key := range slices.Sorted(maps.Keys(more)) {
-		at := c.at("services", s.Name, "build", "x-bake", key)
-		v := more[key]
-		switch key {
-		case "tags", "platforms", "cache-from", "cache-to", "no-cache-filter", "output", "secret", "ssh":
-			list, err := fields(v)
-			if err != nil {
-				diags = append(diags, problem(&at, "x-bake: %s: %v", key, err))
-				continue
-			}
-			items := stringTuple(list).AsValueSlice()
-			switch key {
-			case "secret":
-				*secrets = append(*secrets, items...)
-			case "ssh":
-				*ssh = append(*ssh, items...)
-			default:
-				if old, ok := values[key]; ok {
-					items = append(old.AsValueSlice(), items...)
-				}
-				values[key] = cty.TupleVal(items)
-			}
-		case "pull", "no-cache":
-			on, ok := v.(bool)
-			if !ok {
-				diags = append(diags, problem(&at, "x-bake: %s: true or false is expected, found %v", key, v))
-				continue
-			}
-			values[key] = cty.BoolVal(on)
-		case "contexts":
-			m, ok := v.(map[string]any)
-			if !ok {
-				diags = append(diags, problem(&at, "x-bake: contexts: a mapping is expected"))
-				continue
-			}
-			all := map[string]string{}
-			for name, value := range m {
-				all[name] = fmt.Sprint(value)
-			}
-			all = c.contexts(all)
-			maps.Copy(all, c.additional(s))
-			values["contexts"] = stringMap(all)
-		default:
-			known := []string{"tags", "cache-from", "cache-to", "secret", "ssh", "platforms", "output", "pull", "no-cache", "no-cache-filter", "contexts"}
-			d := problem(&at, "x-bake has no attribute %q%s", key, nearest(key, known))
-			d.Severity = hcl.DiagWarning
-			c.warnings = append(c.warnings, d)
-		}
-	}
-	return diags
-}
-
-// fields is a list of strings, or one that is split at blanks.
-func fields(v any) ([]string, error) {
-	switch v := v.(type) {
-	case nil:
-		return nil, nil
-	case string:
-		return strings.Fields(v), nil
-	case []any:
-		var all []string
-		for _, one := range v {
-			s, ok := one.(string)
-			if !ok {
-				return nil, fmt.Errorf("a string is expected, found %v", one)
-			}
-			all = append(all, s)
-		}
-		return all, nil
-	}
-	return nil, fmt.Errorf("a list of strings is expected, found %v", v)
 }
 
 func stringTuple(all []string) cty.Value {

@@ -1,0 +1,107 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// xBake are the attributes of an x-bake extension, each with how it changes what the service said.
+func xBake() map[string]func(*composeReader, types.ServiceConfig, targetValues, extension) error {
+	return map[string]func(*composeReader, types.ServiceConfig, targetValues, extension) error{
+		"tags": extendList, "platforms": extendList, "cache-from": extendList, "cache-to": extendList, "no-cache-filter": extendList,
+		"output": extendList, "secret": extendList, "ssh": extendList,
+		"pull": extendSwitch, "no-cache": extendSwitch,
+		"contexts": extendContexts,
+	}
+}
+
+// extension is one attribute of an x-bake extension.
+type extension struct {
+	name  string
+	value any
+}
+
+// extend takes over what x-bake says.
+func (c *composeReader) extend(s types.ServiceConfig, values targetValues) hcl.Diagnostics {
+	more, ok := s.Build.Extensions["x-bake"].(map[string]any)
+	if !ok {
+		return nil
+	}
+	var diags hcl.Diagnostics
+	all := xBake()
+	for _, key := range slices.Sorted(maps.Keys(more)) {
+		at := c.at("services", s.Name, "build", "x-bake", key)
+		change, known := all[key]
+		if !known {
+			d := problem(&at, "x-bake has no attribute %q%s", key, nearest(key, slices.Collect(maps.Keys(all))))
+			d.Severity = hcl.DiagWarning
+			c.warnings = append(c.warnings, d)
+			continue
+		}
+		if err := change(c, s, values, extension{key, more[key]}); err != nil {
+			diags = append(diags, problem(&at, "x-bake: %s: %v", key, err))
+		}
+	}
+	return diags
+}
+
+func extendList(_ *composeReader, _ types.ServiceConfig, values targetValues, e extension) error {
+	list, err := fields(e.value)
+	if err == nil {
+		values.add(e.name, stringTuple(list).AsValueSlice())
+	}
+	return err
+}
+
+func extendSwitch(_ *composeReader, _ types.ServiceConfig, values targetValues, e extension) error {
+	on, ok := e.value.(bool)
+	if !ok {
+		return fmt.Errorf("true or false is expected, found %v", e.value)
+	}
+	values[e.name] = cty.BoolVal(on)
+	return nil
+}
+
+// extendContexts adds named contexts; of two of one name the one that compose itself knows holds.
+func extendContexts(c *composeReader, s types.ServiceConfig, values targetValues, e extension) error {
+	m, ok := e.value.(map[string]any)
+	if !ok {
+		return errors.New("a mapping is expected")
+	}
+	all := map[string]string{}
+	for name, value := range m {
+		all[name] = fmt.Sprint(value)
+	}
+	all = c.contexts(all)
+	maps.Copy(all, c.additional(s))
+	values[e.name] = stringMap(all)
+	return nil
+}
+
+// fields is a list of strings, or one that is split at blanks.
+func fields(v any) ([]string, error) {
+	switch v := v.(type) {
+	case nil:
+		return nil, nil
+	case string:
+		return strings.Fields(v), nil
+	case []any:
+		var all []string
+		for _, one := range v {
+			s, ok := one.(string)
+			if !ok {
+				return nil, fmt.Errorf("a string is expected, found %v", one)
+			}
+			all = append(all, s)
+		}
+		return all, nil
+	}
+	return nil, fmt.Errorf("a list of strings is expected, found %v", v)
+}
