@@ -13,7 +13,8 @@ import (
 )
 
 // Engine runs a graph to its end and writes its outputs. It returns a report also when it returns an error, about all
-// that was done until then. Tags and outputs move only when every requested image has been built.
+// that was done until then. Tags and outputs move only when every requested image has been built, unless
+// Options.KeepGoing asks otherwise.
 type Engine interface {
 	Run(ctx context.Context, g *planner.Graph, opts Options) (*Report, error)
 }
@@ -22,6 +23,9 @@ type Engine interface {
 type Options struct {
 	Jobs    int  // steps that run at once; 0 means the number of CPUs
 	NoCache bool // run every step, whatever the cache holds; what runs is stored
+	// KeepGoing lets what does not stand on a failed step go on, and writes the outputs of the targets that succeeded.
+	// Of several failures the error is then a *Failures.
+	KeepGoing bool
 	// Epoch is what times in images are clamped and set to; nil means the default of executor.DefaultEpoch.
 	Epoch *time.Time
 	// Events receives what happens, in order, from one goroutine at a time; nil means nobody looks.

@@ -64,6 +64,9 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	if err := a.checkGrants(project, o.run.allow); err != nil {
 		return err
 	}
+	if err := o.run.checkPolicies(project); err != nil {
+		return err
+	}
 	built, called := splitCalls(project)
 	if len(built.Requested) > 0 {
 		if err := a.buildProject(ctx, built, o.run); err != nil {
@@ -95,11 +98,10 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 			err = metaErr
 		}
 	}
-	if err != nil {
-		return err
+	if err == nil || report != nil && len(report.Images) > 0 {
+		a.summarize(report)
 	}
-	a.summarize(report)
-	return nil
+	return err
 }
 
 // runGraph runs the graph with progress on stderr.
@@ -113,7 +115,7 @@ func (a *app) runGraph(ctx context.Context, s *session, g *planner.Graph, o runO
 		return nil, err
 	}
 	report, err := s.engine.Run(ctx, g, executor.Options{
-		Jobs: o.jobs, NoCache: o.noCache, Allow: o.allow, Events: display.Event, Dir: dir, Stdout: a.stdout,
+		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Allow: o.allow, Events: display.Event, Dir: dir, Stdout: a.stdout,
 	})
 	if closeErr := display.Close(); err == nil {
 		err = closeErr

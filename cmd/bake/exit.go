@@ -50,6 +50,10 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 // exitCodeOf is the one place that turns an error into the exit code of the process.
 func exitCodeOf(ctx context.Context, err error) int {
+	var several *executor.Failures
+	if errors.As(err, &several) {
+		err = several.All[0]
+	}
 	var (
 		sig    signalError
 		usage  usageError
@@ -107,6 +111,13 @@ func printError(ctx context.Context, w io.Writer, err error) {
 	var sig signalError
 	if errors.As(context.Cause(ctx), &sig) {
 		err = sig
+	}
+	var several *executor.Failures
+	if errors.As(err, &several) {
+		for _, one := range several.All {
+			printError(ctx, w, one)
+		}
+		return
 	}
 	var step *executor.StepError
 	if errors.As(err, &step) {

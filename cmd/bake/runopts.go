@@ -18,7 +18,7 @@ import (
 type runOptions struct {
 	progress   string
 	metadata   string
-	jobs       int
+	jobs       jobs
 	noCache    bool
 	pull       bool
 	push       bool
@@ -26,6 +26,7 @@ type runOptions struct {
 	allow      []string
 	sbom       string
 	provenance string
+	policy     []string
 }
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
@@ -35,9 +36,10 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.pull, "pull", false, "ask the registries for every base now")
 	f.BoolVar(&o.push, "push", false, "push the tags, once everything has succeeded")
 	f.BoolVar(&o.load, "load", false, "load the images into the Docker engine")
-	f.IntVarP(&o.jobs, "jobs", "j", 0, "steps that run at once (default: the number of CPUs)")
+	f.VarP(&o.jobs, "jobs", "j", "steps that run at once, 0 for the number of CPUs; or a mode (fail-fast, defer-output, defer-error) with ,parallel=N")
 	f.StringVar(&o.sbom, "sbom", "", "attest what the images are made of: true, false, or attributes")
 	f.StringVar(&o.provenance, "provenance", "", "attest how the images were made: true, false, or attributes such as mode=max")
+	f.StringArrayVar(&o.policy, "policy", nil, "options of the targets' BuildKit policies, which only buildx evaluates: disabled=true builds without")
 	f.StringArrayVar(&o.allow, "allow", nil, "what the project may ask of this machine: network.host, security.insecure, ssh, device, fs=PATH, fs.read=PATH, fs.write=PATH")
 }
 
@@ -57,7 +59,23 @@ func (o *runOptions) overrides() []string {
 			all = append(all, "*.attest="+config.Attestation(a.kind, a.value))
 		}
 	}
+	for _, p := range o.policy {
+		all = append(all, "*.policy+="+p)
+	}
 	return all
+}
+
+// checkPolicies refuses targets with policies in BuildKit's language, Rego: a rule that nobody asks must not look kept.
+func (o *runOptions) checkPolicies(p *config.Project) error {
+	for _, t := range p.Targets {
+		asked := slices.ContainsFunc(t.Policy, func(a config.Attrs) bool { return a["filename"] != "" })
+		off := slices.ContainsFunc(t.Policy, func(a config.Attrs) bool { return a["disabled"] == "true" })
+		if asked && !off {
+			return usagef("target %s: its policy %s is in Rego, which only buildx evaluates: write the rule as a policy block, "+
+				"or build without with --policy disabled=true", t.Name, t.Policy[0]["filename"])
+		}
+	}
+	return nil
 }
 
 // progressMode is --progress, else BUILDKIT_PROGRESS.
@@ -92,17 +110,36 @@ func unfinished(g *planner.Graph, report *executor.Report, failure error) map[st
 	for _, image := range report.Images {
 		finished[image.Target] = true
 	}
-	var step *executor.StepError
-	isStep := errors.As(failure, &step)
+	failed, isStep := failedTargets(failure)
 	all := map[string]string{}
 	for _, image := range g.Images {
 		switch {
 		case finished[image.Target]:
-		case isStep && !slices.Contains(step.Targets, image.Target):
+		case isStep && !failed[image.Target]:
 			all[image.Target] = "skipped"
 		default:
 			all[image.Target] = "failed"
 		}
 	}
 	return all
+}
+
+// failedTargets are the targets of the steps that failed; ok says that only steps did.
+func failedTargets(failure error) (targets map[string]bool, ok bool) {
+	all := []error{failure}
+	var several *executor.Failures
+	if errors.As(failure, &several) {
+		all = several.All
+	}
+	targets = map[string]bool{}
+	for _, err := range all {
+		var step *executor.StepError
+		if !errors.As(err, &step) {
+			return nil, false
+		}
+		for _, t := range step.Targets {
+			targets[t] = true
+		}
+	}
+	return targets, true
 }

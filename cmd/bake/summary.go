@@ -14,7 +14,10 @@ func (a *app) summarize(report *executor.Report) {
 		counts[s.Status]++
 	}
 	total := len(report.Steps)
-	switch ran := counts[executor.StatusRan]; {
+	switch ran, failed := counts[executor.StatusRan], counts[executor.StatusFailed]; {
+	case failed > 0:
+		fmt.Fprintf(a.stderr, "%s: %d ran, %d cached, %d failed, %d not started\n", plural(total, "step"), ran,
+			counts[executor.StatusCached], failed, counts[executor.StatusSkipped])
 	case ran == 0:
 		fmt.Fprintf(a.stderr, "nothing changed: %s, none had to run\n", plural(total, "step"))
 	default:

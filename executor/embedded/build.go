@@ -242,15 +242,33 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	if jobs == 0 {
 		jobs = runtime.NumCPU()
 	}
-	s := &scheduler{worker: b, keying: newSlots(max(2*runtime.NumCPU(), 4)), slots: newSlots(jobs)}
-	errs, err := s.run(ctx, b.tasks())
+	s := &scheduler{worker: b, keying: newSlots(max(2*runtime.NumCPU(), 4)), slots: newSlots(jobs), keepGoing: opts.KeepGoing}
+	errs, failures := s.run(ctx, b.tasks())
+	report.Steps = b.results(errs)
+	if len(failures) > 0 && !(opts.KeepGoing && ctx.Err() == nil) {
+		return report, failures[0]
+	}
+	report.Images, err = b.export(ctx, b.finished(errs))
 	report.Steps = b.results(errs)
 	if err != nil {
-		return report, err
+		failures = append(failures, err)
 	}
-	report.Images, err = b.export(ctx)
-	report.Steps = b.results(errs)
-	return report, err
+	return report, executor.Failed(failures)
+}
+
+// finished are the images of the targets of which every step is done.
+func (b *build) finished(errs []error) []*planner.Image {
+	done := make(map[*planner.Step]bool, len(errs))
+	for i, n := range b.nodes {
+		done[n.step] = errs[i] == nil
+	}
+	failed := map[string]bool{}
+	for _, image := range b.graph.Images {
+		if image.Root.Step != nil && !done[image.Root.Step] {
+			failed[image.Target] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(b.graph.Images), func(m *planner.Image) bool { return failed[m.Target] })
 }
 
 // allowed refuses steps that ask for what was not granted, before anything runs.

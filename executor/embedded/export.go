@@ -43,10 +43,10 @@ func (b *build) packings() (func(image int) []packing, error) {
 	}, nil
 }
 
-// export writes all outputs of all images.
-func (b *build) export(ctx context.Context) ([]executor.ImageResult, error) {
-	built := make([]executor.Built, len(b.graph.Images))
-	for i, image := range b.graph.Images {
+// export writes all outputs of images.
+func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor.ImageResult, error) {
+	built := make([]executor.Built, len(images))
+	for i, image := range images {
 		built[i] = executor.Built{
 			Image: image,
 			Layers: func(ctx context.Context, f executor.LayerForm) ([]v1.Layer, error) {

@@ -67,14 +67,18 @@ type scheduler struct {
 	worker worker
 	// keying bounds the look-ups that go on at once, slots the running steps.
 	keying, slots *slots
+	// keepGoing starts what does not stand on a failed step.
+	keepGoing bool
 }
 
-// run executes all tasks and returns what became of each, nil meaning done. The first failure stops what runs and
-// starts nothing more; the second result is that failure, or the cause why ctx ended.
-func (s *scheduler) run(ctx context.Context, tasks []task) ([]error, error) {
+// run executes all tasks and returns what became of each, nil meaning done, and the failures in the order in which they
+// happened. The first stops what runs and starts nothing more, unless it keeps going. When ctx ends
+// before any of them, its cause is the one failure.
+func (s *scheduler) run(ctx context.Context, tasks []task) (errs, failures []error) {
+	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	errs := make([]error, len(tasks))
+	errs = make([]error, len(tasks))
 	for i := range errs {
 		errs[i] = errSkipped
 	}
@@ -93,28 +97,29 @@ func (s *scheduler) run(ctx context.Context, tasks []task) ([]error, error) {
 			start(i)
 		}
 	}
-	var first error
 	for running > 0 {
 		o := <-done
 		running--
 		errs[o.index] = o.err
 		if o.err != nil {
-			if first == nil {
-				first = o.err
-				if ctx.Err() != nil { // from outside: why counts, not who noticed
-					first = context.Cause(ctx)
+			if ctx.Err() == nil {
+				failures = append(failures, o.err)
+				if !s.keepGoing {
+					cancel(o.err)
 				}
-				cancel(first)
 			}
 			continue
 		}
 		for _, u := range tasks[o.index].users {
-			if tasks[u].waiting--; tasks[u].waiting == 0 && first == nil {
+			if tasks[u].waiting--; tasks[u].waiting == 0 && ctx.Err() == nil {
 				start(u)
 			}
 		}
 	}
-	return errs, first
+	if outer.Err() != nil && len(failures) == 0 { // why counts, not who noticed
+		failures = []error{context.Cause(outer)}
+	}
+	return errs, failures
 }
 
 // do takes one step from its key to its result.

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/bakebuild/bake/executor"
 )
 
 // fakeWorker records what the scheduler asks for and answers from its functions, when set.
@@ -69,7 +72,26 @@ func (w *fakeWorker) ran() []int {
 
 func schedule(ctx context.Context, w worker, jobs int, inputs [][]int) ([]error, error) {
 	s := &scheduler{worker: w, keying: newSlots(2), slots: newSlots(jobs)}
-	return s.run(ctx, newTasks(inputs, func(int) int { return 1 }))
+	errs, failures := s.run(ctx, newTasks(inputs, func(int) int { return 1 }))
+	return errs, executor.Failed(failures)
+}
+
+func TestSchedulerKeepsGoing(t *testing.T) {
+	broken := errors.New("broken")
+	w := &fakeWorker{onRun: func(_ context.Context, step int) error {
+		if step == 0 || step == 4 {
+			return broken
+		}
+		return nil
+	}}
+	s := &scheduler{worker: w, keying: newSlots(2), slots: newSlots(1), keepGoing: true}
+	errs, failures := s.run(t.Context(), newTasks([][]int{{}, {0}, {}, {2}, {}, {3, 1}}, func(int) int { return 1 }))
+	if diff := cmp.Diff([]error{broken, errSkipped, nil, nil, broken, errSkipped}, errs, cmpopts.EquateErrors()); diff != "" {
+		t.Error(diff)
+	}
+	if len(failures) != 2 {
+		t.Errorf("failures: %v", failures)
+	}
 }
 
 func TestSchedulerRunsEachStepOnceAfterItsInputs(t *testing.T) {
