@@ -20,6 +20,7 @@ type merge int
 const (
 	mergeReplace merge = iota
 	mergeAppend        // the later ones are added, without repetition
+	mergeRepeat        // the later ones are added
 	mergeKeys          // by key of the map
 	mergeID            // by id, or by type: the same one is replaced in its place
 )
@@ -38,7 +39,7 @@ type attribute struct {
 func attributes() []attribute {
 	return []attribute{
 		{"description", kindString, mergeReplace, "", "What the target is for, shown by --list."},
-		{"inherits", kindStrings, mergeAppend, "", "Targets whose attributes this one starts from, the last of them first in rank."},
+		{"inherits", kindStrings, mergeRepeat, "", "Targets whose attributes this one starts from, the last of them first in rank."},
 		{"context", kindString, mergeReplace, "", "Directory or URL of the build context; \".\" when not set."},
 		{"contexts", kindMap, mergeKeys, "", "Named contexts: a path, `target:NAME`, `docker-image://REF`, `oci-layout://DIR` or a URL each. An empty one takes an inherited one away."},
 		{"dockerfile", kindString, mergeReplace, "", "Path of the Dockerfile, relative to the context; `Dockerfile` when not set."},

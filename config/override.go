@@ -144,7 +144,7 @@ func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl
 	if err != nil {
 		return value, badOverride(o.text, err.Error())
 	}
-	if a.merge == mergeID {
+	if a.name == "attest" {
 		return a.combine(value, next), nil
 	}
 	if !o.add && !*replaced {

@@ -24,19 +24,19 @@ type printedTarget struct {
 	Tags             []string          `json:"tags,omitempty"`
 	CacheFrom        []Attrs           `json:"cache-from,omitempty"`
 	CacheTo          []Attrs           `json:"cache-to,omitempty"`
-	Target           string            `json:"target,omitempty"`
+	Target           *string           `json:"target,omitempty"`
 	Secret           []Attrs           `json:"secret,omitempty"`
 	SSH              []printedSSH      `json:"ssh,omitempty"`
 	Platforms        []string          `json:"platforms,omitempty"`
 	Output           []Attrs           `json:"output,omitempty"`
 	Pull             *bool             `json:"pull,omitempty"`
 	NoCache          *bool             `json:"no-cache,omitempty"`
-	Network          string            `json:"network,omitempty"`
+	Network          *string           `json:"network,omitempty"`
 	NoCacheFilter    []string          `json:"no-cache-filter,omitempty"`
 	ShmSize          string            `json:"shm-size,omitempty"`
 	Ulimits          []string          `json:"ulimits,omitempty"`
-	Resources        map[string]any    `json:"resources,omitempty"`
-	Call             string            `json:"call,omitempty"`
+	Resources        any               `json:"resources,omitempty"`
+	Call             *string           `json:"call,omitempty"`
 	Entitlements     []string          `json:"entitlements,omitempty"`
 	ExtraHosts       map[string]string `json:"extra-hosts,omitempty"`
 	Policy           []Attrs           `json:"policy,omitempty"`
@@ -59,11 +59,7 @@ func Print(p *Project) ([]byte, error) {
 		first.Description = g.Description
 	}
 	groups := map[string]printedGroup{"default": first}
-	for name, g := range p.Groups {
-		if name != "default" && p.holds(g) {
-			groups[name] = printedGroup{g.Description, g.Targets}
-		}
-	}
+	p.addGroups(groups, p.Asked)
 	targets := map[string]printedTarget{}
 	for name, t := range p.Targets {
 		targets[name] = t.printed()
@@ -79,31 +75,33 @@ func Print(p *Project) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// holds says whether all that a group names was evaluated.
-func (p *Project) holds(g *Group) bool {
-	for _, name := range g.Targets {
-		if p.Targets[name] == nil && p.Groups[name] == nil {
-			return false
+// addGroups adds the groups among names, and those in them.
+func (p *Project) addGroups(all map[string]printedGroup, names []string) {
+	for _, name := range names {
+		g := p.Groups[name]
+		if _, done := all[name]; done || g == nil {
+			continue
 		}
-		if next := p.Groups[name]; next != nil && next != g && p.Targets[name] == nil && !p.holds(next) {
-			return false
-		}
+		all[name] = printedGroup{g.Description, g.Targets}
+		p.addGroups(all, g.Targets)
 	}
-	return true
 }
 
 func (t *Target) printed() printedTarget {
 	out := printedTarget{
 		Description: t.Description, Annotations: escaped(t.Annotations), Attest: printedAttest(t.Attest), Context: t.Context, Contexts: t.Contexts,
 		Dockerfile: t.Dockerfile, Args: escapedMap(t.Args), Labels: escapedMap(t.Labels), Tags: t.Tags,
-		CacheFrom: t.CacheFrom, CacheTo: t.CacheTo, Target: t.Stage, Platforms: t.Platforms, Output: t.Outputs,
-		Pull: t.Pull, NoCache: t.NoCache, Network: t.Network, NoCacheFilter: t.NoCacheFilter, ShmSize: t.ShmSize,
-		Ulimits: t.Ulimits, Resources: printedResources(t.Resources), Call: t.Call, Entitlements: t.Entitlements,
+		CacheFrom: t.CacheFrom, CacheTo: t.CacheTo, Target: t.said("target", t.Stage), Platforms: t.Platforms, Output: t.Outputs,
+		Pull: t.Pull, NoCache: t.NoCache, Network: t.said("network", t.Network), NoCacheFilter: t.NoCacheFilter, ShmSize: t.ShmSize,
+		Ulimits: t.Ulimits, Call: t.said("call", t.Call), Entitlements: t.Entitlements,
 		ExtraHosts: escapedMap(t.ExtraHosts), Policy: t.Policy,
 	}
 	if t.DockerfileInline != nil {
 		text := escape(*t.DockerfileInline)
 		out.DockerfileInline = &text
+	}
+	if t.Resources != nil {
+		out.Resources = printedResources(t.Resources)
 	}
 	for _, s := range t.Secrets {
 		m := Attrs{"id": s.ID}
@@ -118,6 +116,14 @@ func (t *Target) printed() printedTarget {
 		out.SSH = append(out.SSH, printedSSH(s))
 	}
 	return out
+}
+
+// said is a value that is printed also when it is empty, if somebody wrote it.
+func (t *Target) said(name, value string) *string {
+	if _, written := t.Ranges[name]; value == "" && !written {
+		return nil
+	}
+	return &value
 }
 
 // printedAttest has "disabled" as a bool, where it is true.

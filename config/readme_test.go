@@ -36,7 +36,7 @@ func table() string {
 		kindAttrs: "list of `KEY=VALUE,…` or objects", kindSecrets: "list of `id=…,src=…` or objects", kindSSH: "list of `ID[=PATH,…]` or objects",
 	}
 	merges := map[merge]string{
-		mergeReplace: "the last one counts", mergeAppend: "added up, each once", mergeKeys: "by key", mergeID: "by id or type",
+		mergeReplace: "the last one counts", mergeAppend: "added up, each once", mergeRepeat: "added up", mergeKeys: "by key", mergeID: "by id or type",
 	}
 	var b strings.Builder
 	for _, a := range attributes() {

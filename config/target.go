@@ -110,7 +110,9 @@ func (l *loader) valueFor(key attrKey, a attribute, at *hcl.Range) (attrValue, h
 			if diags.HasErrors() {
 				return v, diags
 			}
-			v.take(a, from.value, from.at)
+			if all, ok := from.value.([]Attrs); !ok || len(all) > 0 { // what a parent cleared counts for itself alone
+				v.take(a, from.value, from.at)
+			}
 		}
 	}
 	own, diags := l.own(name, a, self)
@@ -119,13 +121,32 @@ func (l *loader) valueFor(key attrKey, a attribute, at *hcl.Range) (attrValue, h
 	}
 	v.take(a, own.value, own.at)
 	v.value, diags = l.overrideValue(name, a, v.value)
+	v.value = a.settled(v.value)
+	if a.name == "entitlements" && !diags.HasErrors() {
+		diags = l.hostNetwork(key, &v, at)
+	}
 	if !diags.HasErrors() {
 		l.values[key] = v
 	}
 	return v, diags
 }
 
+// hostNetwork adds to the entitlements of a target what its network needs.
+func (l *loader) hostNetwork(key attrKey, entitlements *attrValue, at *hcl.Range) hcl.Diagnostics {
+	key.attribute = "network"
+	network, diags := l.valueFor(key, l.schema["network"], at)
+	if network.value == "host" {
+		all, _ := entitlements.value.([]string)
+		entitlements.value = unique(append(slices.Clone(all), "network.host"))
+	}
+	return diags
+}
+
+// take puts a value of higher rank over the one so far. A description that is empty is none.
 func (v *attrValue) take(a attribute, value any, at hcl.Range) {
+	if a.name == "description" && value == "" {
+		return
+	}
 	if value != nil {
 		v.at = at
 	}
@@ -318,9 +339,6 @@ func (t *Target) defaults(o Options) {
 	t.Context = cleanContext(strings.TrimPrefix(t.Context, "cwd://"))
 	if t.Dockerfile == "" {
 		t.Dockerfile = "Dockerfile"
-	}
-	if t.Network == "host" {
-		t.Entitlements = unique(append(slices.Clone(t.Entitlements), "network.host"))
 	}
 	if epoch := strings.TrimSpace(o.Env["SOURCE_DATE_EPOCH"]); epoch != "" {
 		if _, given := t.Args["SOURCE_DATE_EPOCH"]; !given {

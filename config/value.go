@@ -111,6 +111,9 @@ func (a attribute) strings(v cty.Value) (any, error) {
 		}
 		all = append(all, s)
 	}
+	if a.merge == mergeRepeat {
+		return all, nil
+	}
 	return unique(all), nil
 }
 
@@ -315,16 +318,13 @@ func (a attribute) combine(low, high any) any {
 	}
 	switch h := high.(type) {
 	case []string:
+		if a.merge == mergeRepeat {
+			return append(slices.Clone(low.([]string)), h...)
+		}
 		return unique(append(slices.Clone(low.([]string)), h...))
 	case map[string]string:
 		all := maps.Clone(low.(map[string]string))
-		for key, value := range h {
-			if a.name == "contexts" && value == "" {
-				delete(all, key)
-				continue
-			}
-			all[key] = value
-		}
+		maps.Copy(all, h)
 		return all
 	case []Secret:
 		return byID(low.([]Secret), h, func(s Secret) string { return s.ID })
@@ -334,15 +334,53 @@ func (a attribute) combine(low, high any) any {
 		if a.merge == mergeID {
 			return byID(low.([]Attrs), h, func(m Attrs) string { return m["type"] })
 		}
-		return byID(low.([]Attrs), h, Attrs.canonical)
+		return distinct(append(slices.Clone(low.([]Attrs)), h...))
 	}
 	return high
 }
 
+// settled is a value when all that says something of it was combined: entries with one id are one, and contexts that are
+// empty are none.
+func (a attribute) settled(value any) any {
+	switch v := value.(type) {
+	case map[string]string:
+		if a.name == "contexts" {
+			v = maps.Clone(v)
+			maps.DeleteFunc(v, func(_, context string) bool { return context == "" })
+			return v
+		}
+	case []Secret:
+		return byID(nil, v, func(s Secret) string { return s.ID })
+	case []SSH:
+		return byID(nil, v, func(s SSH) string { return s.ID })
+	case []Attrs:
+		if a.merge != mergeID {
+			return distinct(slices.Clone(v))
+		}
+		return byID(nil, v, func(m Attrs) string { return m["type"] })
+	}
+	return value
+}
+
+// distinct leaves of equal entries one, in the order that Docker Bake has then: from the end, the last entry takes the place
+// of a later equal one.
+func distinct(all []Attrs) []Attrs {
+	for i := len(all) - 2; i >= 0; i-- {
+		same := slices.IndexFunc(all[i+1:], func(m Attrs) bool { return maps.Equal(m, all[i]) })
+		if same < 0 {
+			continue
+		}
+		last := len(all) - 1
+		all[i+1+same] = all[last]
+		all = all[:last]
+	}
+	return all
+}
+
 // byID adds the elements of high to low; one with the id of an earlier one takes its place.
 func byID[T any](low, high []T, id func(T) string) []T {
-	all := slices.Clone(low)
-	for _, h := range high {
+	all := []T{}
+	for _, h := range slices.Concat(low, high) {
 		if i := slices.IndexFunc(all, func(l T) bool { return id(l) == id(h) }); i >= 0 {
 			all[i] = h
 			continue
@@ -350,15 +388,6 @@ func byID[T any](low, high []T, id func(T) string) []T {
 		all = append(all, h)
 	}
 	return all
-}
-
-// canonical is the list as one string, keys sorted.
-func (m Attrs) canonical() string {
-	var parts []string
-	for _, key := range slices.Sorted(maps.Keys(m)) {
-		parts = append(parts, key+"="+m[key])
-	}
-	return strings.Join(parts, ",")
 }
 
 // toCty is a value as expressions see it in target.NAME.ATTRIBUTE.
