@@ -26,9 +26,9 @@ func (p *plan) merge(targets []*config.Target) *Graph {
 		SSH:     map[string][]config.SSH{},
 	}
 	m := &merger{graph: g, steps: map[digest.Digest]*Step{}, owners: map[*Step][]string{}}
-	all := p.requestedFirst(targets)
+	all, requested := p.requestedFirst(targets)
 	for i, d := range all {
-		if i < len(p.project.Requested) {
+		if i < requested {
 			m.addImages(d)
 		}
 		t := d.target

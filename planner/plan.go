@@ -29,6 +29,8 @@ type Options struct {
 	Platform ocispecs.Platform
 	NoCache  bool // ask that every step runs, whatever the targets say
 	Jobs     int  // targets planned at once; 0 means two for each CPU
+	// KeepGoing makes a graph of the targets that could be planned, beside the error about the others.
+	KeepGoing bool
 }
 
 // plan is the state of one call of Plan.
@@ -62,10 +64,11 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 	if err != nil {
 		return nil, err
 	}
-	if err := p.run(ctx, targets); err != nil {
+	err = p.run(ctx, targets)
+	if err != nil && (!opts.KeepGoing || ctx.Err() != nil) {
 		return nil, err
 	}
-	return p.merge(targets), nil
+	return p.merge(targets), err
 }
 
 func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
@@ -165,17 +168,21 @@ func recoverTo(err *error) {
 	}
 }
 
-// requestedFirst orders targets: the requested ones in order, then those that are only linked.
-func (p *plan) requestedFirst(targets []*config.Target) []*planned {
-	var out []*planned
+// requestedFirst orders the targets that could be planned: the requested ones in order, and how many these are, then those
+// that are only linked.
+func (p *plan) requestedFirst(targets []*config.Target) (out []*planned, requested int) {
 	seen := map[string]bool{}
-	for _, name := range slices.Concat(p.project.Requested, names(targets)) {
-		if !seen[name] {
-			seen[name] = true
-			out = append(out, p.targets[name])
+	for i, name := range slices.Concat(p.project.Requested, names(targets)) {
+		if seen[name] || p.targets[name].err != nil {
+			continue
+		}
+		seen[name] = true
+		out = append(out, p.targets[name])
+		if i < len(p.project.Requested) {
+			requested++
 		}
 	}
-	return out
+	return out, requested
 }
 
 func names(targets []*config.Target) []string {

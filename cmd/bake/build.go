@@ -87,9 +87,9 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 		return err
 	}
 	defer s.Close()
-	graph, err := s.plan(ctx, p, o)
-	if err != nil {
-		return err
+	graph, unplanned := s.plan(ctx, p, o)
+	if graph == nil {
+		return unplanned
 	}
 	printWarnings(a.stderr, graph.Warnings)
 	report, err := a.runGraph(ctx, s, graph, o)
@@ -101,7 +101,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	if err == nil || report != nil && len(report.Images) > 0 {
 		a.summarize(report)
 	}
-	return err
+	return executor.Failed(slices.DeleteFunc([]error{unplanned, err}, func(e error) bool { return e == nil }))
 }
 
 // runGraph runs the graph with progress on stderr.

@@ -48,7 +48,9 @@ func (a *app) open(pull bool) (*session, error) {
 
 // plan makes the graph of a project.
 func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*planner.Graph, error) {
-	return planner.Plan(ctx, p, planner.Options{Resolver: s.resolver, Fetcher: s.fetcher, NoCache: o.noCache})
+	return planner.Plan(ctx, p, planner.Options{
+		Resolver: s.resolver, Fetcher: s.fetcher, NoCache: o.noCache, KeepGoing: o.jobs.keepGoing,
+	})
 }
 
 // definition is the project whose files a URL names. What it fetches stays the same for the rest of the command. The

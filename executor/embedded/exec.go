@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/embedded/tree"
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 )
 
 // execStep executes an exec op: one process in a root of its own.
@@ -129,10 +132,32 @@ func (x *execStep) takeCaches(ctx context.Context) error {
 			if err := x.n.b.copyTo(ctx, in, mountSelection(opt), m.Dir); err != nil {
 				return fmt.Errorf("fill the cache mount %s: %w", opt.GetDest(), err)
 			}
+			if err := x.likeSeed(ctx, in, opt, m.Dir); err != nil {
+				return fmt.Errorf("fill the cache mount %s: %w", opt.GetDest(), err)
+			}
 		}
 		m.Seeded()
 	}
 	return nil
+}
+
+// likeSeed gives the directory of a cache mount the mode and owner of the directory that fills it, which is also how the
+// front end says mode, uid and gid.
+func (x *execStep) likeSeed(ctx context.Context, in input, m *pb.Mount, dir string) error {
+	return in.read(ctx, func(files tree.FS) error {
+		at, err := tree.Resolve(files, path.Join("/", m.GetSelector()), true)
+		if err != nil {
+			return err
+		}
+		e, err := files.Lookup(at)
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		if err := os.Lchown(dir, int(e.UID), int(e.GID)); err != nil {
+			return err
+		}
+		return unix.Chmod(dir, e.Mode&0o7777)
+	})
 }
 
 // cacheID names the files of a cache mount. One that is seeded is another one for each seed, as in BuildKit.

@@ -59,6 +59,9 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 		if err != nil {
 			return spec, fmt.Errorf("mount %s: %w", m.GetDest(), err)
 		}
+		for _, one := range mount { // of several at one place the last counts
+			spec.Mounts = slices.DeleteFunc(spec.Mounts, func(old sandbox.Mount) bool { return path.Clean(old.Dest) == path.Clean(one.Dest) })
+		}
 		spec.Mounts = append(spec.Mounts, mount...)
 	}
 	home, err := s.user(ctx, &spec)
@@ -142,7 +145,7 @@ func (s *execRoot) mount(ctx context.Context, index int, m *pb.Mount) ([]sandbox
 	case pb.MountType_CACHE:
 		return s.cacheMount(index, m), nil
 	case pb.MountType_TMPFS:
-		return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Tmpfs, Size: m.GetTmpfsOpt().GetSize(), Mode: 0o755, Readonly: m.GetReadonly()}}, nil
+		return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Tmpfs, Size: m.GetTmpfsOpt().GetSize(), Mode: 0o1777, Readonly: m.GetReadonly()}}, nil
 	case pb.MountType_SECRET:
 		return s.secretMount(m)
 	case pb.MountType_SSH:

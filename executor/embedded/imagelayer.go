@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -16,8 +17,11 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// imageLayers are the layers of an image, bottom first; nil stands for a step that changed nothing. Layers of our own
-// are packed when they are not yet; those of a base stay as they are unless another form is forced.
+// emptyTar is how many zero bytes an archive without entries has.
+const emptyTar = 1024
+
+// imageLayers are the layers of an image, bottom first; a step that changed nothing has an empty one, as in BuildKit. Layers of
+// our own are packed when they are not yet; those of a base stay as they are unless another form is forced.
 func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing) ([]v1.Layer, error) {
 	c, err := b.of(image.Root).chain(ctx)
 	if err != nil {
@@ -34,7 +38,7 @@ func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing
 		switch {
 		case l.base != nil && !p.form.Force:
 			out[i] = &baseBlob{ctx: ctx, layer: l.base}
-		case l.id != emptyLayer:
+		default:
 			g.Go(func() (err error) {
 				out[i], err = b.packedLayer(gctx, l, p)
 				return err
@@ -47,8 +51,15 @@ func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing
 // packedLayer packs a layer, or finds it packed.
 func (b *build) packedLayer(ctx context.Context, l layer, p packing) (v1.Layer, error) {
 	pack := b.pack
-	if l.base != nil {
-		pack = b.repack
+	switch {
+	case l.base != nil:
+		pack = func(ctx context.Context, l layer, p packing) (cache.Packed, error) {
+			return b.repack(ctx, l.id, p, l.base.stream)
+		}
+	case l.id == emptyLayer:
+		pack = func(ctx context.Context, l layer, p packing) (cache.Packed, error) {
+			return b.repack(ctx, l.id, p, streamEmpty)
+		}
 	}
 	got, err := pack(ctx, l, p)
 	if err != nil {
@@ -57,22 +68,29 @@ func (b *build) packedLayer(ctx context.Context, l layer, p packing) (v1.Layer, 
 	return &storedBlob{b.store, got}, nil
 }
 
-// repack gives a base layer in another compression; its tar keeps its bytes.
-func (b *build) repack(ctx context.Context, l layer, p packing) (cache.Packed, error) {
+// streamEmpty hands an archive without entries to use.
+func streamEmpty(ctx context.Context, use func(context.Context, io.Reader, func()) error) error {
+	return use(ctx, bytes.NewReader(make([]byte, emptyTar)), func() {})
+}
+
+// repack gives the tar that stream reads, a base layer's or the empty one, in a compression; it keeps its bytes.
+func (b *build) repack(
+	ctx context.Context, id digest.Digest, p packing, stream func(context.Context, func(context.Context, io.Reader, func()) error) error,
+) (cache.Packed, error) {
 	name := p.compression().String() + ", of a base"
-	v, err := b.onceValue(ctx, "repack "+l.id.String()+" "+name, func() (any, error) {
-		if found, ok := b.packed(l.id, name); ok {
+	v, err := b.onceValue(ctx, "repack "+id.String()+" "+name, func() (any, error) {
+		if found, ok := b.packed(id, name); ok {
 			return found, nil
 		}
 		var out cache.Packed
-		err := l.base.stream(ctx, func(ctx context.Context, r io.Reader, _ func()) error {
+		err := stream(ctx, func(ctx context.Context, r io.Reader, _ func()) error {
 			w, err := b.store.NewBlob()
 			if err != nil {
 				return err
 			}
 			got, err := layers.Recompress(ctx, r, p.compression(), w)
-			if err == nil && got.DiffID != l.id {
-				err = fmt.Errorf("its content has the digest %s and the image's config says %s", got.DiffID, l.id)
+			if err == nil && got.DiffID != id {
+				err = fmt.Errorf("its content has the digest %s and the image's config says %s", got.DiffID, id)
 			}
 			if err != nil {
 				_ = w.Discard()
@@ -85,10 +103,10 @@ func (b *build) repack(ctx context.Context, l layer, p packing) (cache.Packed, e
 		if err != nil {
 			return out, err
 		}
-		return out, b.store.AddPacked(l.id, out)
+		return out, b.store.AddPacked(id, out)
 	})
 	if err != nil {
-		return cache.Packed{}, fmt.Errorf("pack layer %s: %w", l.id, err)
+		return cache.Packed{}, fmt.Errorf("pack layer %s: %w", id, err)
 	}
 	return v.(cache.Packed), nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"slices"
 
 	"github.com/moby/sys/user"
 
@@ -40,6 +41,9 @@ func resolveUser(files tree.FS, name string) (uid, gid uint32, groups []uint32, 
 	}
 	for _, g := range found.Sgids {
 		groups = append(groups, uint32(g))
+	}
+	if gid := uint32(found.Gid); !slices.Contains(groups, gid) { // as in BuildKit, the group itself is one of them
+		groups = append(groups, gid)
 	}
 	return uint32(found.Uid), uint32(found.Gid), groups, found.Home, nil
 }

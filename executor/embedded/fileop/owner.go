@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strconv"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
 )
 
 // maxPasswd bounds /etc/passwd and /etc/group, in bytes.
@@ -39,7 +39,7 @@ func ownerOf(s *stage, c *pb.ChownOpt) (*owner, error) {
 	switch g := c.GetGroup(); {
 	case g == nil:
 	case g.GetByName() != nil:
-		if o.gid, err = groupID(s, g.GetByName().GetName(), o.gid); err != nil {
+		if o.gid, err = groupID(s, g.GetByName(), o.gid); err != nil {
 			return nil, err
 		}
 	default:
@@ -48,47 +48,45 @@ func ownerOf(s *stage, c *pb.ChownOpt) (*owner, error) {
 	return &o, nil
 }
 
-// userID finds a user and its group. A name that the file has not is 0, as in BuildKit; without a file it is an error.
+// userID finds a user and its group. A name that the files have not, or that has no file to be in, is 0, as in BuildKit; on scratch
+// a name is an error.
 func userID(s *stage, u *pb.UserOpt) (uid, gid uint32, err error) {
 	if u == nil {
 		return 0, 0, nil
 	}
-	if u.GetByName() == nil {
+	named := u.GetByName()
+	if named == nil {
 		return u.GetByID(), u.GetByID(), nil
 	}
-	name := u.GetByName().GetName()
-	raw, err := s.content("/etc/passwd")
-	if errors.Is(err, fs.ErrNotExist) {
-		return numeric(name, "user", "/etc/passwd")
-	}
+	raw, err := names(s, named, "user", "/etc/passwd")
 	if err != nil {
 		return 0, 0, err
 	}
-	users, err := user.ParsePasswdFilter(bytes.NewReader(raw), func(u user.User) bool { return u.Name == name })
+	users, err := user.ParsePasswdFilter(bytes.NewReader(raw), func(u user.User) bool { return u.Name == named.GetName() })
 	if err != nil || len(users) == 0 {
 		return 0, 0, err
 	}
 	return uint32(users[0].Uid), uint32(users[0].Gid), nil
 }
 
-func numeric(name, what, file string) (uint32, uint32, error) {
-	n, err := strconv.ParseUint(name, 10, 32)
-	if err != nil {
-		return 0, 0, fmt.Errorf("%s %q cannot be looked up: there is no %s; name it by number", what, name, file)
+// names is the file that a name is looked up in, empty where it is missing.
+func names(s *stage, n *pb.NamedUserOpt, what, file string) ([]byte, error) {
+	if n.GetInput() == int64(pb.Empty) {
+		return nil, fmt.Errorf("%s %q cannot be looked up: there is no %s; name it by number", what, n.GetName(), file)
 	}
-	return uint32(n), uint32(n), nil
+	raw, err := s.content(file)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	return raw, err
 }
 
-func groupID(s *stage, name string, fallback uint32) (uint32, error) {
-	raw, err := s.content("/etc/group")
-	if errors.Is(err, fs.ErrNotExist) {
-		gid, _, err := numeric(name, "group", "/etc/group")
-		return gid, err
-	}
+func groupID(s *stage, n *pb.NamedUserOpt, fallback uint32) (uint32, error) {
+	raw, err := names(s, n, "group", "/etc/group")
 	if err != nil {
 		return 0, err
 	}
-	groups, err := user.ParseGroupFilter(bytes.NewReader(raw), func(g user.Group) bool { return g.Name == name })
+	groups, err := user.ParseGroupFilter(bytes.NewReader(raw), func(g user.Group) bool { return g.Name == n.GetName() })
 	if err != nil || len(groups) == 0 {
 		return fallback, err
 	}

@@ -75,7 +75,7 @@ func (c *copier) extract(p, root string) error {
 		return err
 	}
 	defer r.Close()
-	if err := (&extractor{c: c, root: root}).run(tar.NewReader(r)); err != nil {
+	if err := (&extractor{c: c, root: root, made: map[string]bool{}}).run(tar.NewReader(r)); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, whole); err != nil {
@@ -96,6 +96,8 @@ func (c *copier) extract(p, root string) error {
 type extractor struct {
 	c    *copier
 	root string
+	// made are the paths that came out of the archive: what hides a directory's files spares them.
+	made map[string]bool
 }
 
 // Lookup shows a path below root.
@@ -134,6 +136,9 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if path.Base(p) == ".wh..wh..opq" && p != x.root {
+		return x.hide(path.Dir(p))
+	}
 	if name, ok := strings.CutPrefix(path.Base(p), ".wh."); ok && p != x.root {
 		return x.whiteout(path.Dir(p), name)
 	}
@@ -141,6 +146,7 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	x.made[p] = true
 	exists := err == nil
 	if kind == unix.S_IFDIR && exists && at.IsDir() {
 		if p == x.root {
@@ -165,7 +171,7 @@ func (x *extractor) make(p string, kind uint32, h *tar.Header, content io.Reader
 	case kind == unix.S_IFDIR:
 		return s.mkdir(p, l)
 	case h.Typeflag == tar.TypeLink:
-		return x.link(p, h.Linkname)
+		return x.link(p, h.Linkname, l)
 	case kind == unix.S_IFREG:
 		return s.file(p, l, content)
 	case kind == unix.S_IFLNK:
@@ -174,8 +180,8 @@ func (x *extractor) make(p string, kind uint32, h *tar.Header, content io.Reader
 	return s.node(p, kind, unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)), l)
 }
 
-// link makes a hard link to a file below root. One of the parent is copied up first.
-func (x *extractor) link(p, target string) error {
+// link makes a hard link to a file below root, which then looks as the link says. One of the parent is copied up first.
+func (x *extractor) link(p, target string, l attrs) error {
 	first, err := x.place(target)
 	if err != nil {
 		return err
@@ -192,7 +198,10 @@ func (x *extractor) link(p, target string) error {
 			return err
 		}
 	}
-	return x.c.stage.link(p, first)
+	if err := x.c.stage.link(p, first); err != nil || !e.IsRegular() {
+		return err
+	}
+	return x.c.stage.relookFile(l, first, p)
 }
 
 // copyUp brings a file of the parent into the layer as it is.
@@ -218,6 +227,26 @@ func (x *extractor) copyUp(p string, e tree.Entry) error {
 		return err
 	}
 	return setFd(int(f.Fd()), p, a)
+}
+
+// hide deletes what a directory has that did not come out of the archive.
+func (x *extractor) hide(dir string) error {
+	all, err := x.c.stage.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		if x.made[e.Path] {
+			continue
+		}
+		if err := x.c.stage.remove(e.Path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // whiteout deletes what a marker names.

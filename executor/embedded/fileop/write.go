@@ -257,6 +257,26 @@ func (s *stage) relook(p string, look attrs) error {
 	return setFd(fd, p, look)
 }
 
+// relookFile changes how a regular file of upper looks, under all its names.
+func (s *stage) relookFile(look attrs, names ...string) error {
+	dir, name, err := s.openParent(names[0])
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: names[0], Err: err}
+	}
+	defer unix.Close(fd)
+	for _, p := range names {
+		if m := s.made[p]; m != nil {
+			m.entry.Mode, m.entry.UID, m.entry.GID = unix.S_IFREG|look.mode, look.owner.uid, look.owner.gid
+		}
+	}
+	return setFd(fd, names[0], look)
+}
+
 // chmod changes the mode of a directory that is there already.
 func (s *stage) chmod(p string, mode uint32) error {
 	e, err := s.Lookup(p)

@@ -171,24 +171,23 @@ func glob(f Lister, base, pattern string) ([]string, error) {
 	return all, nil
 }
 
-// required checks that the paths which must be there are among what was selected.
+// required checks that the paths which must be there, from the root of the tree, begin some of what was selected.
 func required(all []Match, s Selection) error {
 	if len(s.Include) == 0 {
 		return nil
 	}
 	for _, want := range s.Required {
-		pattern := strings.TrimPrefix(path.Clean("/"+want), "/")
-		if !selects(all, pattern) {
+		if !selects(all, s.Src, path.Clean("/"+want)) {
 			return &NotFoundError{want}
 		}
 	}
 	return nil
 }
 
-func selects(all []Match, pattern string) bool {
+func selects(all []Match, src, want string) bool {
 	for _, m := range all {
 		for _, file := range m.Files {
-			if ok, err := filepath.Match(pattern, file.Rel); err == nil && ok || file.Rel == pattern || pattern == "" {
+			if strings.HasPrefix(path.Join("/", src, file.Rel), want) {
 				return true
 			}
 		}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/bakebuild/bake/executor/executortest"
+)
+
+// serveBases serves the bases of the cases on loopback and returns where.
+func serveBases(t *testing.T) string {
+	t.Helper()
+	program, err := exec.LookPath("busybox")
+	if err != nil {
+		skip(t, "needs a static busybox (busybox-static)")
+	}
+	bases, err := executortest.Bases(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	address := strings.TrimPrefix(server.URL, "http://")
+	for name, image := range bases {
+		if err := crane.Push(image, address+"/"+name+":1", crane.Insecure); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return address
+}
+
+// made are the results of the cases in a project that was built, by name.
+func made(t *testing.T, dir string, all []executortest.Case) map[string]string {
+	t.Helper()
+	results := map[string]string{}
+	for _, c := range all {
+		layout := filepath.Join(dir, "out", c.Name+".tar")
+		if _, err := os.Stat(layout); err != nil {
+			results[c.Name] = executortest.Fails
+			continue
+		}
+		text, err := executortest.ReadImage(layout)
+		if err != nil {
+			t.Fatalf("%s: %v", c.Name, err)
+		}
+		results[c.Name] = text
+	}
+	return results
+}
+
+// compare reports the cases of which the results are not what is wanted.
+func compare(t *testing.T, all []executortest.Case, results map[string]string, own bool) {
+	t.Helper()
+	for _, c := range all {
+		t.Run(c.Name, func(t *testing.T) {
+			want := c.Want
+			if own && c.Reason != "" {
+				want = c.Own
+			}
+			if d := cmp.Diff(strings.Split(want, "\n"), strings.Split(results[c.Name], "\n")); d != "" {
+				t.Errorf("want -, got +\n%s", d)
+			}
+		})
+	}
+}
+
+var grants = []string{"--allow=fs=*", "--allow=network.host", "--allow=security.insecure"}
+
+// TestConformance: every case of executortest makes the image that it has noted, which is the one that BuildKit makes.
+func TestConformance(t *testing.T) {
+	all, err := executortest.Cases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := serveBases(t)
+	const kept = "../../executor/executortest/testdata/cases"
+	if os.Getenv("BAKE_UPDATE") != "1" {
+		t.Run("embedded", func(t *testing.T) {
+			needSandbox(t)
+			c := newCLI(t)
+			stderr := buildCases(t, c, address, all)
+			results := made(t, c.dir, all)
+			if os.Getenv("BAKE_UPDATE") == "own" {
+				if err := executortest.UpdateWants(kept, results, true); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			compare(t, all, results, true)
+			for _, one := range all {
+				if one.Want == executortest.Fails && !strings.Contains(stderr, one.Message) {
+					t.Errorf("%s: %q is not in what is said:\n%s", one.Name, one.Message, about(stderr, one.Name))
+				}
+			}
+		})
+	}
+	t.Run("buildkit", func(t *testing.T) {
+		peer := startBuildKit(t)
+		dir := t.TempDir()
+		if err := executortest.WriteProject(dir, address, all); err != nil {
+			t.Fatal(err)
+		}
+		peer.bake(t, dir)
+		results := made(t, dir, all)
+		if os.Getenv("BAKE_UPDATE") != "1" {
+			compare(t, all, results, false)
+			return
+		}
+		if err := executortest.UpdateWants(kept, results, false); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// buildCases builds all cases in the folder of c and returns what was said.
+func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case) string {
+	t.Helper()
+	if err := executortest.WriteProject(c.dir, registry, all); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, _ := c.run(t, append([]string{"build", "--progress=quiet", "-j", "defer-error", "--provenance=false"}, grants...)...)
+	if log := os.Getenv("BAKE_OWN_LOG"); log != "" {
+		if err := os.WriteFile(log, []byte(stderr), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return stderr
+}
+
+// about are the lines that name a case.
+func about(stderr, name string) string {
+	var lines []string
+	for line := range strings.Lines(stderr) {
+		if strings.Contains(line, name) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// buildKit is a daemon of the test's own, and buildx in front of it.
+type buildKit struct{ buildx, config string }
+
+// startBuildKit starts buildkitd on an empty root and stops it when the test ends.
+func startBuildKit(t *testing.T) buildKit {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("buildkitd needs root; its results are noted in the cases")
+	}
+	for _, program := range []string{"buildkitd", "buildx", "runc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			skip(t, "needs %s (.ci/peers builds it)", program)
+		}
+	}
+	dir := t.TempDir()
+	address := "unix://" + filepath.Join(dir, "bk.sock")
+	ctx, cancel := context.WithCancel(context.Background())
+	daemon := exec.CommandContext(ctx, "buildkitd", "--root", filepath.Join(dir, "root"), "--addr", address, "--oci-worker=true",
+		"--containerd-worker=false", "--allow-insecure-entitlement=network.host", "--allow-insecure-entitlement=security.insecure")
+	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	daemon.Cancel = func() error { return daemon.Process.Signal(syscall.SIGTERM) }
+	daemon.WaitDelay = 20 * time.Second
+	said, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	daemon.Stdout, daemon.Stderr = said, said
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = daemon.Wait() // its exit code after a signal says nothing
+	})
+	k := buildKit{buildx: "buildx", config: filepath.Join(dir, "buildx")}
+	k.await(t, address, said.Name())
+	return k
+}
+
+// await waits until the daemon answers.
+func (k buildKit) await(t *testing.T, address, said string) {
+	t.Helper()
+	for range 300 {
+		if _, err := os.Stat(strings.TrimPrefix(address, "unix://")); err == nil {
+			if out, err := k.command("create", "--name", "peer", "--driver", "remote", address).CombinedOutput(); err != nil {
+				t.Fatalf("buildx create: %v\n%s", err, out)
+			}
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	log, _ := os.ReadFile(said)
+	t.Fatalf("buildkitd does not answer:\n%s", log)
+}
+
+func (k buildKit) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(k.buildx, args...)
+	cmd.Env = append(os.Environ(), "BUILDX_CONFIG="+k.config, "DOCKER_CONFIG="+k.config)
+	return cmd
+}
+
+// bake builds the project in dir; targets that fail leave no output.
+func (k buildKit) bake(t *testing.T, dir string) {
+	t.Helper()
+	cmd := k.command(append([]string{"bake", "--builder", "peer", "--progress=plain", "-j", "defer-error", "--provenance=false"}, grants...)...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil && !strings.Contains(string(out), "ERROR") {
+		t.Fatalf("buildx bake: %v\n%s", err, out)
+	}
+	if log := os.Getenv("BAKE_PEER_LOG"); log != "" {
+		if err := os.WriteFile(log, out, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

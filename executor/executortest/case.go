@@ -1,0 +1,180 @@
+package executortest
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+//go:embed testdata/cases
+var cases embed.FS
+
+// Case is one Dockerfile with its context, and what building it makes.
+type Case struct {
+	// Name is unique and fit for a target: TOPIC-NAME.
+	Name string
+	// Files are the build context, the Dockerfile among them, with slash-separated paths. REGISTRY/ in a Dockerfile is
+	// where the bases are served.
+	Files map[string][]byte
+	// Setup are commands on the context, one a line: see setup.go.
+	Setup string
+	// Target are further attributes of the target block, in HCL.
+	Target string
+	// Want is the Image as text, or "fails" where the build fails.
+	Want string
+	// Own is what this engine makes in the place of Want, where it differs on purpose, and Reason says why.
+	Own, Reason string
+	// Message is what the error of a build that fails says, in part.
+	Message string
+}
+
+// The files of a case that are not part of its context.
+const (
+	setupFile   = "@setup"
+	targetFile  = "@target"
+	wantFile    = "@want"
+	messageFile = "@message"
+	ownFile     = "@own"
+	reasonFile  = "@reason"
+)
+
+// Fails is the Want of a case that cannot be built.
+const Fails = "fails\n"
+
+// Cases are all cases, sorted by name.
+func Cases() ([]Case, error) {
+	var all []Case
+	err := fs.WalkDir(cases, "testdata/cases", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := cases.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		topic := strings.TrimSuffix(filepath.Base(path), ".txtar")
+		all = append(all, parseCases(topic, txtar.Parse(raw))...)
+		return nil
+	})
+	slices.SortFunc(all, func(a, b Case) int { return strings.Compare(a.Name, b.Name) })
+	return all, err
+}
+
+// parseCases takes an archive apart: the first folder of each file is the case that it belongs to.
+func parseCases(topic string, archive *txtar.Archive) []Case {
+	var all []Case
+	at := map[string]int{}
+	for _, f := range archive.Files {
+		name, file, _ := strings.Cut(f.Name, "/")
+		name = topic + "-" + name
+		i, ok := at[name]
+		if !ok {
+			i = len(all)
+			at[name] = i
+			all = append(all, Case{Name: name, Files: map[string][]byte{}})
+		}
+		switch text := string(f.Data); file {
+		case setupFile:
+			all[i].Setup = text
+		case targetFile:
+			all[i].Target = text
+		case wantFile:
+			all[i].Want = text
+		case ownFile:
+			all[i].Own = text
+		case reasonFile:
+			all[i].Reason = strings.TrimSpace(text)
+		case messageFile:
+			all[i].Message = strings.TrimSpace(text)
+		default:
+			all[i].Files[file] = f.Data
+		}
+	}
+	return all
+}
+
+// UpdateWants writes what cases make into the archives below dir, which is testdata/cases of this package: Want, or with own, Own of
+// the cases that have a Reason.
+func UpdateWants(dir string, wants map[string]string, own bool) error {
+	archives, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil {
+		return err
+	}
+	for _, path := range archives {
+		archive, err := txtar.ParseFile(path)
+		if err != nil {
+			return err
+		}
+		topic := strings.TrimSuffix(filepath.Base(path), ".txtar")
+		if err := os.WriteFile(path, txtar.Format(withWants(archive, topic, wants, own)), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// withWants puts each want behind the last file of its case.
+func withWants(archive *txtar.Archive, topic string, wants map[string]string, own bool) *txtar.Archive {
+	out := &txtar.Archive{Comment: archive.Comment}
+	into, reasons := wantFile, map[string]bool{}
+	if own {
+		into = ownFile
+	}
+	for i, f := range archive.Files {
+		name, file, _ := strings.Cut(f.Name, "/")
+		reasons[name] = reasons[name] || file == reasonFile
+		if file != into {
+			out.Files = append(out.Files, f)
+		}
+		if i+1 < len(archive.Files) && strings.HasPrefix(archive.Files[i+1].Name, name+"/") {
+			continue
+		}
+		if want, ok := wants[topic+"-"+name]; ok && (!own || reasons[name]) {
+			out.Files = append(out.Files, txtar.File{Name: name + "/" + into, Data: []byte(want)})
+		}
+	}
+	return out
+}
+
+// WriteProject makes a project of the cases in dir: docker-bake.hcl with a target for each, whose context is ctx/NAME and
+// whose output is out/NAME.tar, an OCI layout. The bases are served at registry.
+func WriteProject(dir, registry string, all []Case) error {
+	var b strings.Builder
+	names := make([]string, len(all))
+	for i, c := range all {
+		names[i] = fmt.Sprintf("%q", c.Name)
+		context := filepath.Join(dir, "ctx", c.Name)
+		if err := c.write(context, registry); err != nil {
+			return fmt.Errorf("case %s: %w", c.Name, err)
+		}
+		fmt.Fprintf(&b, "target %q {\n  context = \"ctx/%s\"\n  output = [\"type=oci,dest=out/%s.tar\"]\n%s}\n", c.Name, c.Name, c.Name,
+			strings.ReplaceAll(c.Target, "REGISTRY/", registry+"/"))
+	}
+	fmt.Fprintf(&b, "group \"default\" {\n  targets = [%s]\n}\n", strings.Join(names, ", "))
+	if err := os.MkdirAll(filepath.Join(dir, "out"), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "docker-bake.hcl"), []byte(b.String()), 0o644)
+}
+
+// write makes the context.
+func (c Case) write(dir, registry string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, data := range c.Files {
+		if strings.Contains(name, "ockerfile") {
+			data = []byte(strings.ReplaceAll(string(data), "REGISTRY/", registry+"/"))
+		}
+		if err := writeFile(filepath.Join(dir, name), string(data)); err != nil {
+			return err
+		}
+	}
+	return setup(dir, c.Setup)
+}

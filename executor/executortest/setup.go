@@ -1,0 +1,204 @@
+package executortest
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// setup runs the commands of a case on its context. Names may be quoted as in Go, for bytes that are no text.
+//
+//	chmod MODE NAME          an octal mode
+//	mkdir NAME
+//	ln TARGET NAME           a symbolic link
+//	link NAME NEW            a hard link
+//	mkfifo NAME
+//	sparse NAME SIZE         a file that is one hole, with one byte at its end
+//	write NAME TEXT
+//	xattr NAME KEY VALUE
+//	tar NAME[.gz] ENTRY…     an archive: see archive
+func setup(dir, commands string) error {
+	for line := range strings.Lines(commands) {
+		words, err := split(line)
+		if err != nil {
+			return fmt.Errorf("%q: %w", line, err)
+		}
+		if len(words) == 0 {
+			continue
+		}
+		if err := command(dir, words); err != nil {
+			return fmt.Errorf("%q: %w", line, err)
+		}
+	}
+	return nil
+}
+
+// split is the words of a line.
+func split(line string) ([]string, error) {
+	var words []string
+	rest := strings.TrimSpace(line)
+	for rest != "" {
+		word, after, _ := strings.Cut(rest, " ")
+		if rest[0] == '"' {
+			quoted, err := strconv.QuotedPrefix(rest)
+			if err != nil {
+				return nil, err
+			}
+			if word, err = strconv.Unquote(quoted); err != nil {
+				return nil, err
+			}
+			after = rest[len(quoted):]
+		}
+		words = append(words, word)
+		rest = strings.TrimLeft(after, " ")
+	}
+	return words, nil
+}
+
+func command(dir string, words []string) error {
+	if len(words) < 2 {
+		return fmt.Errorf("a name is missing")
+	}
+	args := append(words[1:], "", "")
+	first, second := filepath.Join(dir, args[0]), filepath.Join(dir, args[1])
+	switch words[0] {
+	case "chmod":
+		mode, err := strconv.ParseUint(args[0], 8, 32)
+		if err != nil {
+			return err
+		}
+		return unix.Chmod(second, uint32(mode))
+	case "mkdir":
+		return os.MkdirAll(first, 0o755)
+	case "ln":
+		return os.Symlink(args[0], second)
+	case "link":
+		return os.Link(first, second)
+	case "mkfifo":
+		return unix.Mkfifo(first, 0o644)
+	case "write":
+		return writeFile(first, args[1])
+	case "xattr":
+		return unix.Lsetxattr(first, args[1], []byte(args[2]), 0)
+	case "sparse":
+		size, err := strconv.ParseInt(args[1], 10, 64)
+		if err != nil {
+			return err
+		}
+		return sparse(first, size)
+	case "tar":
+		raw, err := archive(words[2:])
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(first, ".gz") {
+			raw = compressed(raw)
+		}
+		return os.WriteFile(first, raw, 0o644)
+	}
+	return fmt.Errorf("there is no command %s", words[0])
+}
+
+func sparse(name string, size int64) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteAt([]byte("x"), size-1)
+	return err
+}
+
+func compressed(raw []byte) []byte {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = w.Write(raw) // memory does not fail
+	_ = w.Close()
+	return b.Bytes()
+}
+
+// archive is a tar of entries KIND:NAME[:WHAT[:MODE[:UID:GID]]], of kind d (directory), f (file, WHAT its text), l (symbolic link, WHAT its
+// target), h (hard link, WHAT its target), p (pipe), c (character device 1:3), x (file with the capability cap_net_raw).
+func archive(entries []string) ([]byte, error) {
+	return makeArchive(entries, func(_, text string) string { return text })
+}
+
+// makeArchive is archive, with what becomes of the text of each file.
+func makeArchive(entries []string, content func(name, text string) string) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, entry := range entries {
+		h, text, err := header(entry)
+		if err != nil {
+			return nil, err
+		}
+		if h.Typeflag == tar.TypeReg {
+			text = content(h.Name, text)
+			h.Size = int64(len(text))
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write([]byte(text)); err != nil {
+			return nil, err
+		}
+	}
+	err := w.Close()
+	return b.Bytes(), err
+}
+
+func header(entry string) (*tar.Header, string, error) {
+	f := append(strings.Split(entry, ":"), "", "", "", "", "")
+	h := &tar.Header{Name: f[1], Mode: 0o644, Format: tar.FormatPAX}
+	kinds := map[string]byte{
+		"d": tar.TypeDir, "f": tar.TypeReg, "l": tar.TypeSymlink, "h": tar.TypeLink, "p": tar.TypeFifo, "c": tar.TypeChar, "x": tar.TypeReg,
+	}
+	kind, ok := kinds[f[0]]
+	if !ok {
+		return nil, "", fmt.Errorf("there is no kind %q", f[0])
+	}
+	h.Typeflag = kind
+	text := ""
+	switch f[0] {
+	case "d":
+		h.Mode = 0o755
+	case "f":
+		text = f[2]
+	case "l", "h":
+		h.Linkname = f[2]
+	case "c":
+		h.Devmajor, h.Devminor = 1, 3
+	case "x":
+		text, h.Mode = f[2], 0o755
+		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": capability}
+	}
+	h.Size = int64(len(text))
+	for i, to := range []*int{3: nil, 4: &h.Uid, 5: &h.Gid} {
+		if to == nil || f[i] == "" {
+			continue
+		}
+		n, err := strconv.Atoi(f[i])
+		if err != nil {
+			return nil, "", err
+		}
+		*to = n
+	}
+	if f[3] != "" {
+		mode, err := strconv.ParseInt(f[3], 8, 64)
+		if err != nil {
+			return nil, "", err
+		}
+		h.Mode = mode
+	}
+	return h, text, nil
+}
+
+// capability is the xattr security.capability with cap_net_raw, permitted and effective.
+const capability = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
