@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"io"
+	"io/fs"
 	"log"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -16,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/google/go-containerregistry/pkg/registry"
+	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor/executortest"
 )
@@ -107,6 +110,12 @@ func TestConformance(t *testing.T) {
 			}
 		})
 	}
+	t.Run("rootless", func(t *testing.T) {
+		c := newCLI(t)
+		c.user = testUser(t)
+		stderr := buildCases(t, c, address, all)
+		compare(t, all, rootless(t, all, made(t, c.dir, all), stderr), true)
+	})
 	t.Run("buildkit", func(t *testing.T) {
 		peer := startBuildKit(t)
 		dir := t.TempDir()
@@ -131,6 +140,10 @@ func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case) 
 	if err := executortest.WriteProject(c.dir, registry, all); err != nil {
 		t.Fatal(err)
 	}
+	if c.user != nil {
+		giveTo(t, c.user, c.dir)
+		giveTo(t, c.user, c.cache)
+	}
 	_, stderr, _ := c.run(t, append([]string{"build", "--progress=quiet", "-j", "defer-error", "--provenance=false"}, grants...)...)
 	if log := os.Getenv("BAKE_OWN_LOG"); log != "" {
 		if err := os.WriteFile(log, []byte(stderr), 0o644); err != nil {
@@ -138,6 +151,62 @@ func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case) 
 		}
 	}
 	return stderr
+}
+
+// rootless takes cases that need the host's root for what they are: an ordinary user gets the message that they have noted.
+func rootless(t *testing.T, all []executortest.Case, results map[string]string, stderr string) map[string]string {
+	t.Helper()
+	for _, c := range all {
+		if c.Rootless == "" {
+			continue
+		}
+		if results[c.Name] != executortest.Fails || !strings.Contains(stderr, c.Rootless) {
+			t.Errorf("%s: %q is not in what is said:\n%s", c.Name, c.Rootless, about(stderr, c.Name))
+		}
+		results[c.Name] = c.Want
+		if c.Reason != "" {
+			results[c.Name] = c.Own
+		}
+	}
+	return results
+}
+
+// testUser is the ordinary user that BAKE_TEST_USER names, who has subordinate ids.
+func testUser(t *testing.T) *syscall.Credential {
+	t.Helper()
+	name := os.Getenv("BAKE_TEST_USER")
+	if name == "" || os.Geteuid() != 0 {
+		skip(t, "needs root, and BAKE_TEST_USER to name an ordinary user with subordinate ids (.ci/test makes one)")
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &syscall.Credential{Uid: uint32(number(t, u.Uid)), Gid: uint32(number(t, u.Gid))}
+}
+
+// giveTo makes all below dir the user's, with the modes that it has, and lets the user get there.
+func giveTo(t *testing.T, u *syscall.Credential, dir string) {
+	t.Helper()
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if err := os.Lchown(path, int(u.Uid), int(u.Gid)); err != nil || d.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		return unix.Chmod(path, st.Mode&0o7777) // a new owner takes setuid away
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // about are the lines that name a case.

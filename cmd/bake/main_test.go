@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -67,6 +68,8 @@ type cli struct {
 	dir   string
 	cache string
 	env   map[string]string
+	// user runs it as somebody else; nil is whoever runs the test.
+	user *syscall.Credential
 }
 
 func newCLI(t *testing.T) *cli {
@@ -82,6 +85,10 @@ func (c *cli) run(t *testing.T, args ...string) (stdout, stderr string, code int
 	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+c.cache)
 	for k, v := range c.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	if c.user != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.user}
+		cmd.Env = append(cmd.Env, "HOME="+c.cache, "XDG_CACHE_HOME=", "XDG_RUNTIME_DIR=")
 	}
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs

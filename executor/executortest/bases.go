@@ -56,6 +56,7 @@ func Bases(program string) (map[string]v1.Image, error) {
 	add("onbuild", v1.Config{Env: path.Env, OnBuild: []string{"COPY . /on/", "RUN echo built >/on/mark", "ENV A=on"}}, system)
 	add("conf", fullConfig(), system)
 	add("odd", path, append([][]byte{system}, oddLayers()...)...)
+	add("device", path, system, deviceLayer())
 	add("deep", path, append([][]byte{system}, deepLayers()...)...)
 	return all, err
 }
@@ -94,7 +95,7 @@ func oddLayers() [][]byte {
 	long := strings.Repeat("n", 255)
 	one := []string{
 		"d:real/::750:5:6", "f:real/file:one::7:8", "l:link:/real", "l:rel:real/file", "l:dangling:/nowhere/x", "h:real/hard:real/file::7:8",
-		"f:suid:x:4755", "d:sticky/::1777", "p:pipe", "c:null", "x:capable:program", "f:bytes-\xff\xfe:raw", "f:" + long + ":long",
+		"f:suid:x:4755", "d:sticky/::1777", "p:pipe", "x:capable:program", "f:bytes-\xff\xfe:raw", "f:" + long + ":long",
 		"d:opaque/", "f:opaque/old:old", "d:opaque/sub/", "f:opaque/sub/deep:deep", "f:gone:x", "d:gonedir/", "f:gonedir/x:x",
 		"f:becomes-dir:x", "d:becomes-file/", "f:becomes-file/x:x", "l:link-becomes-dir:/real", "d:locked/::0", "f:locked/x:x:0",
 	}
@@ -111,6 +112,15 @@ func oddLayers() [][]byte {
 		layers = append(layers, raw)
 	}
 	return layers
+}
+
+// deviceLayer has a device, which an ordinary user cannot make.
+func deviceLayer() []byte {
+	raw, err := archive([]string{"d:devices/", "c:devices/null"})
+	if err != nil {
+		return nil
+	}
+	return raw
 }
 
 // deepLayers are more than one page of mount options can name.

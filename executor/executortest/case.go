@@ -30,6 +30,8 @@ type Case struct {
 	Want string
 	// Own is what this engine makes in the place of Want, where it differs on purpose, and Reason says why.
 	Own, Reason string
+	// Rootless is what the error says, in part, where an ordinary user cannot have what the case makes.
+	Rootless string
 	// Message is what the error of a build that fails says, in part.
 	Message string
 }
@@ -42,6 +44,7 @@ const (
 	messageFile = "@message"
 	ownFile     = "@own"
 	reasonFile  = "@reason"
+	rootFile    = "@rootless"
 )
 
 // Fails is the Want of a case that cannot be built.
@@ -90,6 +93,8 @@ func parseCases(topic string, archive *txtar.Archive) []Case {
 			all[i].Own = text
 		case reasonFile:
 			all[i].Reason = strings.TrimSpace(text)
+		case rootFile:
+			all[i].Rootless = strings.TrimSpace(text)
 		case messageFile:
 			all[i].Message = strings.TrimSpace(text)
 		default:

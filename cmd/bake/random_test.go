@@ -1,0 +1,65 @@
+package main
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bakebuild/bake/executor/executortest"
+)
+
+// TestRandomDockerfiles: random Dockerfiles make what BuildKit makes of them. BAKE_SEED repeats a run from the seed that it
+// printed, BAKE_RANDOM_CASES says how many (200).
+func TestRandomDockerfiles(t *testing.T) {
+	needSandbox(t)
+	seed := uint64(time.Now().UnixMilli())
+	count := 200
+	if s := os.Getenv("BAKE_SEED"); s != "" {
+		seed = number(t, s)
+	}
+	if s := os.Getenv("BAKE_RANDOM_CASES"); s != "" {
+		count = int(number(t, s))
+	}
+	t.Logf("BAKE_SEED=%d", seed)
+	all := make([]executortest.Case, count)
+	for i := range all {
+		all[i] = executortest.Random(seed + uint64(i))
+	}
+	address := serveBases(t)
+	peer := startBuildKit(t)
+	c := newCLI(t)
+	stderr := buildCases(t, c, address, all)
+	ours := made(t, c.dir, all)
+	dir := t.TempDir()
+	if err := executortest.WriteProject(dir, address, all); err != nil {
+		t.Fatal(err)
+	}
+	peer.bake(t, dir)
+	theirs := made(t, dir, all)
+	failed := 0
+	for _, one := range all {
+		if theirs[one.Name] == executortest.Fails {
+			failed++
+		}
+		if d := cmp.Diff(strings.Split(theirs[one.Name], "\n"), strings.Split(ours[one.Name], "\n")); d != "" {
+			t.Errorf("%s: BuildKit -, ours +\n%s\n%s\n%s\n%s", one.Name, d, one.Setup, one.Files["Dockerfile"], about(stderr, one.Name))
+		}
+	}
+	if failed > count/2 {
+		t.Errorf("%d of %d random Dockerfiles fail: they say little", failed, count)
+	}
+	t.Logf("%d of %d fail, as they do in BuildKit", failed, count)
+}
+
+func number(t *testing.T, s string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

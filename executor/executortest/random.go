@@ -1,0 +1,131 @@
+package executortest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+)
+
+// Random is a case without a Want: a Dockerfile of one to three stages, the same for the same seed. Its commands do the same wherever they
+// run, and most of them succeed.
+func Random(seed uint64) Case {
+	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0))}
+	c := Case{Name: fmt.Sprintf("random-%d", seed), Files: map[string][]byte{}, Setup: g.context()}
+	for _, name := range []string{"f", "g", "d/f", "d/g", "d/e/h", "d/.hidden", "x y"} {
+		c.Files[name] = []byte(name + "\n")
+	}
+	if g.chance(20) {
+		c.Files[".dockerignore"] = []byte(g.pick("d/e\n", "*\n!d\n!f\n", "**/g\n", "d/*\n!d/e\n", "f\n") + "Dockerfile\n")
+	} else {
+		c.Files[".dockerignore"] = []byte("Dockerfile\n")
+	}
+	c.Files["Dockerfile"] = []byte(g.dockerfile())
+	return c
+}
+
+type generator struct {
+	*rand.Rand
+	stages int
+	// shell says that the stage can run commands.
+	shell bool
+}
+
+func (g *generator) chance(percent int) bool { return g.IntN(100) < percent }
+
+func (g *generator) pick(from ...string) string { return from[g.IntN(len(from))] }
+
+// context changes the files of the context.
+func (g *generator) context() string {
+	var b strings.Builder
+	for range g.IntN(5) {
+		b.WriteString(g.pick("chmod 4755 f", "chmod 600 d/f", "chmod 700 d/e", "chmod 1777 d", "ln f l", "ln ../f d/up", "ln nothing d/dangling",
+			"ln e d/toe", "link f d/hard", "link d/g d/e/hard", "mkdir empty", "mkdir d/none", "mkfifo d/pipe") + "\n")
+	}
+	// Names that were made already are no mistake here: the first of each counts.
+	seen, out := map[string]bool{}, ""
+	for line := range strings.Lines(b.String()) {
+		if !seen[line] {
+			seen[line] = true
+			out += line
+		}
+	}
+	return out + "tar t.tar d:td f:td/f:one:640:3:4 l:tl:td f:tg:two::0:7 h:td/hard:tg f:.wh.gone:\n"
+}
+
+func (g *generator) dockerfile() string {
+	var b strings.Builder
+	count := 1 + g.IntN(3)
+	for g.stages = 0; g.stages < count; g.stages++ {
+		base := g.pick("REGISTRY/busybox:1", "REGISTRY/busybox:1", "REGISTRY/odd:1", "REGISTRY/conf:1", "scratch")
+		if g.stages > 0 && g.chance(30) {
+			base = fmt.Sprintf("s%d", g.IntN(g.stages))
+		}
+		g.shell = base != "scratch" && !strings.HasPrefix(base, "s")
+		fmt.Fprintf(&b, "FROM %s AS s%d\n", base, g.stages)
+		if g.shell {
+			b.WriteString("USER root\n")
+		}
+		for range 1 + g.IntN(7) {
+			b.WriteString(g.instruction() + "\n")
+		}
+	}
+	return b.String()
+}
+
+func (g *generator) instruction() string {
+	switch n := g.IntN(20); {
+	case n < 7 && g.shell:
+		return g.run()
+	case n < 14:
+		return g.copy()
+	case n < 15:
+		return "WORKDIR " + g.path()
+	case n < 16:
+		return "ENV " + g.pick("A=1", "B=$A-2", "PATH=/bin:/x")
+	case n < 17:
+		return "ADD t.tar " + g.path()
+	case n < 18:
+		return g.pick("LABEL a=$A", "CMD [\"x\"]", "VOLUME /v", "EXPOSE 80", "STOPSIGNAL 9", "ENTRYPOINT e")
+	}
+	return "COPY <<EOF " + g.path() + "/h\nheredoc $A\nEOF"
+}
+
+// path is a place in a root; few of them, so that instructions meet.
+func (g *generator) path() string {
+	return g.pick("/p", "/p/q", "/p/q/r", "/link", "/link/new", "/real", "/opaque", "/home/app", "rel", "rel/x", "/implied/by", "/etc/skel", "/ln")
+}
+
+func (g *generator) run() string {
+	var all []string
+	for range 1 + g.IntN(3) {
+		p, q := g.path(), g.path()
+		all = append(all, g.pick(
+			"mkdir -p "+p, "mkdir -m 711 "+p, "touch "+p, "echo x >"+p, "echo more >>"+p, "rm -rf "+p, "rm -rf "+p+"/*", "mv "+p+" "+q, "ln -s "+p+" "+q,
+			"touch /tmp/own; ln /tmp/own "+q, "cp -a "+p+" "+q, "chmod 2750 "+p, "chown 5:6 "+p, "chown -R app "+p, "mkfifo "+p, "mkdir -p "+p+"/in/side", "ln -s ../.. "+p+"/up",
+			"rm -rf "+p+" && mkdir "+p, "mv "+p+" "+p+".old && cp -a "+p+".old "+p,
+		)+" 2>/dev/null")
+	}
+	mount := ""
+	if g.chance(20) {
+		mount = g.pick("--mount=type=tmpfs,target=/mp ", "--mount=source=d,target=/mp/q ", "--mount=source=d,target=/mp,rw ", "--mount=source=f,target=/mp/q/f ")
+	}
+	return "RUN " + mount + strings.Join(all, "; ") + "; true"
+}
+
+func (g *generator) copy() string {
+	flags := ""
+	for _, f := range []string{"--chown=5:6", "--chown=app:dev", "--chmod=750", "--chmod=u+x,go-w", "--link", "--parents", "--exclude=g", "--exclude=**/h"} {
+		if g.chance(8) && (g.shell || f != "--chown=app:dev") && !(f == "--link" && strings.Contains(flags, "app")) {
+			flags += f + " "
+		}
+	}
+	source := g.pick("f", "d", "d/", "d/f g", "d/*", ".", "d/e", "nothing*", "d f", "d/e/../f", "l*", "empt*")
+	if source == "." && strings.Contains(flags, "--parents") {
+		source = "d" // of "." BuildKit says that it is not found
+	}
+	if g.stages > 0 && g.chance(40) {
+		flags += fmt.Sprintf("--from=s%d ", g.IntN(g.stages))
+		source = g.pick("/p*", "/link*", "/real*", "/etc*", "/p* /real*", "/rel*", "/implied*", "/opaque*")
+	}
+	return "COPY " + flags + source + " " + g.path() + g.pick("", "/", "/")
+}
