@@ -41,7 +41,7 @@ func (a *app) open(pull bool) (*session, error) {
 	}
 	return &session{
 		app: a, store: store, client: client,
-		engine:   embedded.New(store, client, embedded.Options{}),
+		engine:   embedded.New(store, client, embedded.Options{Checkouts: fetcher}),
 		resolver: newResolver(a, store, client, pull), fetcher: fetcher,
 	}, nil
 }

@@ -19,6 +19,8 @@ type Options struct {
 	Runner Runner
 	// HTTP fetches ADD of a URL; nil is a client of its own with bounded waits.
 	HTTP *http.Client
+	// Checkouts fetches ADD of a git repository; with nil there are none.
+	Checkouts Checkouts
 }
 
 // Runner runs one process in its own root.

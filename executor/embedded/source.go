@@ -21,7 +21,7 @@ func newSource(n *node) (operation, error) {
 	case "http", "https":
 		return newHTTP(n, source)
 	case "git":
-		return nil, &UnsupportedError{What: "git sources", Instead: "clone the repository and name the directory as a context"}
+		return newGit(n, source)
 	}
 	return nil, &UnsupportedError{What: "sources of type " + scheme, Instead: "use an image, a directory or a URL"}
 }

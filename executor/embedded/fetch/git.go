@@ -24,8 +24,107 @@ const maxOutput = 1 << 20
 
 func keepsGitDir(ref *dfgitutil.GitRef) bool { return ref.KeepGitDir != nil && *ref.KeepGitDir }
 
-// git checks a repository out, as a layer named by repository and commit.
-func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error) {
+// Repository is a git repository at a reference, or a directory of it.
+type Repository struct {
+	Remote string // URL
+	Ref    string // branch, tag or commit; "" is the default branch
+	SubDir string
+	// Checksum is what the commit's number must begin with.
+	Checksum                 string
+	KeepGitDir, NoSubmodules bool
+}
+
+func (r Repository) git() *dfgitutil.GitRef {
+	submodules := !r.NoSubmodules
+	return &dfgitutil.GitRef{
+		Remote: r.Remote, Ref: r.Ref, SubDir: r.SubDir, Checksum: r.Checksum, KeepGitDir: &r.KeepGitDir, Submodules: &submodules,
+	}
+}
+
+// Commit is the commit that a reference stands for now; one that is a commit itself asks nobody. The error is an *Error.
+func (f *Fetcher) Commit(ctx context.Context, r Repository) (string, error) {
+	commit, err := f.checked(ctx, r.git())
+	if err != nil {
+		return "", &Error{redact(r.Remote), err}
+	}
+	return commit, nil
+}
+
+// Checkout makes a layer of a commit, or of a directory of it, and returns its id. Modes are 0755 and 0644, whatever the umask
+// is. The error is an *Error.
+func (f *Fetcher) Checkout(ctx context.Context, r Repository, commit string) (digest.Digest, error) {
+	id := digest.FromString(fmt.Sprintf("git layer\x00%s\x00%s\x00%s\x00%v\x00%v", r.Remote, commit, r.SubDir, r.KeepGitDir, r.NoSubmodules))
+	if err := f.checkOutLayer(ctx, r, commit, id); err != nil {
+		return "", &Error{redact(r.Remote), err}
+	}
+	return id, nil
+}
+
+func (f *Fetcher) checkOutLayer(ctx context.Context, r Repository, commit string, id digest.Digest) error {
+	unlock, err := f.Store.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, ok := f.Store.LayerDir(id); ok {
+		return nil
+	}
+	whole, err := f.Store.NewLayer()
+	if err != nil {
+		return err
+	}
+	if err := f.checkOut(ctx, whole.FS, r.git(), commit, !r.NoSubmodules); err != nil {
+		return errors.Join(err, whole.Discard())
+	}
+	draft := whole
+	if r.SubDir != "" {
+		if draft, err = f.Store.NewLayer(); err == nil {
+			err = moveAll(whole.FS, r.SubDir, draft.FS)
+		}
+		if err = errors.Join(err, whole.Discard()); err != nil {
+			return err
+		}
+	}
+	if err := plainModes(draft.FS); err != nil {
+		return errors.Join(err, draft.Discard())
+	}
+	_, err = f.keep(draft, id, r.Remote+" "+commit)
+	return err
+}
+
+// moveAll moves what a directory below from holds.
+func moveAll(from, sub, to string) error {
+	dir, err := below(from, sub)
+	if err != nil {
+		return err
+	}
+	all, err := os.ReadDir(dir)
+	for _, e := range all {
+		err = errors.Join(err, os.Rename(filepath.Join(dir, e.Name()), filepath.Join(to, e.Name())))
+	}
+	return err
+}
+
+// plainModes gives files of a checkout the modes that git knows.
+func plainModes(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		mode := fs.FileMode(0o644)
+		if d.IsDir() || info.Mode()&0o100 != 0 {
+			mode = 0o755
+		}
+		return os.Chmod(path, mode)
+	})
+}
+
+// checked is the commit of a reference, which must be the one that its checksum names.
+func (f *Fetcher) checked(ctx context.Context, ref *dfgitutil.GitRef) (string, error) {
 	if strings.HasPrefix(ref.Remote, "-") || strings.HasPrefix(ref.Ref, "-") {
 		return "", errors.New("a repository or reference does not start with a dash")
 	}
@@ -35,6 +134,15 @@ func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error
 	}
 	if ref.Checksum != "" && !strings.HasPrefix(commit, ref.Checksum) {
 		return "", fmt.Errorf("%s is commit %s, not %s", ref.Ref, commit, ref.Checksum)
+	}
+	return commit, nil
+}
+
+// git checks a repository out, as a layer named by repository and commit.
+func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error) {
+	commit, err := f.checked(ctx, ref)
+	if err != nil {
+		return "", err
 	}
 	submodules := ref.Submodules == nil || *ref.Submodules
 	id := digest.FromString(fmt.Sprintf("git checkout\x00%s\x00%s\x00%v\x00%v", ref.Remote, commit, keepsGitDir(ref), submodules))

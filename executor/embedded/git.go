@@ -1,0 +1,109 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/fetch"
+)
+
+// Checkouts brings git repositories to this machine.
+type Checkouts interface {
+	// Commit is the commit that a reference stands for now; one that is a commit itself asks nobody.
+	Commit(ctx context.Context, ref fetch.Repository) (string, error)
+	// Checkout makes a layer of a commit, or of a directory of it, and returns its id.
+	Checkout(ctx context.Context, ref fetch.Repository, commit string) (digest.Digest, error)
+}
+
+// gitStep checks a repository out: ADD of one. What a reference stands for is asked at every build.
+type gitStep struct {
+	n   *node
+	ref fetch.Repository
+}
+
+// newGit reads the attributes of a git source.
+func newGit(n *node, source *pb.SourceOp) (operation, error) {
+	attrs := source.GetAttrs()
+	for _, name := range []string{pb.AttrGitBundle, pb.AttrGitCheckoutBundle, pb.AttrGitSignatureVerifyPubKey} {
+		if attrs[name] != "" {
+			return nil, &UnsupportedError{What: "git sources with " + name, Instead: "check the repository out and name the directory as a context"}
+		}
+	}
+	remote, fragment, _ := strings.Cut(strings.TrimPrefix(source.GetIdentifier(), "git://"), "#")
+	if full := attrs[pb.AttrFullRemoteURL]; full != "" {
+		remote = full
+	}
+	if n.b.engine.opts.Checkouts == nil {
+		return nil, &UnsupportedError{What: "git sources here", Instead: "check the repository out and name the directory as a context"}
+	}
+	g := &gitStep{n: n, ref: fetch.Repository{
+		Remote: remote, Checksum: attrs[pb.AttrGitChecksum], KeepGitDir: attrs[pb.AttrKeepGitDir] == "true",
+		NoSubmodules: attrs[pb.AttrGitSkipSubmodules] == "true",
+	}}
+	g.ref.Ref, g.ref.SubDir, _ = strings.Cut(fragment, ":")
+	return g, nil
+}
+
+// parts name the files by repository and commit.
+func (g *gitStep) parts(commit string) parts {
+	p := newParts("git")
+	p.add("repository", g.ref.Remote)
+	p.add("commit", commit)
+	p.add("directory", g.ref.SubDir)
+	p.add("with .git, submodules", fmt.Sprint(g.ref.KeepGitDir, !g.ref.NoSubmodules))
+	return p
+}
+
+// lookup finds a commit that was fetched before, when it is named by its number.
+func (g *gitStep) lookup(context.Context) (bool, error) {
+	if !isCommit(g.ref.Ref) || g.n.forced() {
+		return false, nil
+	}
+	return g.find(g.ref.Ref)
+}
+
+// isCommit says whether a reference is the number of a commit.
+func isCommit(ref string) bool {
+	return (len(ref) == 40 || len(ref) == 64) && strings.Trim(ref, "0123456789abcdef") == ""
+}
+
+func (g *gitStep) find(commit string) (bool, error) {
+	e, err := g.n.b.store.Lookup(g.parts(commit).key())
+	if err != nil || e == nil {
+		return false, err
+	}
+	return true, g.n.serve(e)
+}
+
+func (g *gitStep) claim(context.Context) (bool, func(), error) { return false, func() {}, nil }
+
+// run asks for the commit and fetches it unless it is here.
+func (g *gitStep) run(ctx context.Context) error {
+	g.n.result.Reason = "a git reference is asked for at every build"
+	commit, err := g.n.b.engine.opts.Checkouts.Commit(ctx, g.ref)
+	if err != nil {
+		return err
+	}
+	if found, err := g.find(commit); err != nil || found && !g.n.forced() {
+		return err
+	}
+	layer, err := g.n.b.engine.opts.Checkouts.Checkout(ctx, g.ref, commit)
+	if err != nil {
+		return err
+	}
+	p := g.parts(commit)
+	e := &cache.Entry{
+		ID: p.key(), Key: p.key(), Step: g.n.step.Digest, Name: g.n.step.Name, Inputs: p, Created: time.Now().UTC(),
+		Outputs: []cache.Output{{Parts: []cache.Part{{Layer: layer}}}},
+	}
+	if err := g.n.b.store.Put(e); err != nil {
+		return err
+	}
+	return g.n.serve(e)
+}
