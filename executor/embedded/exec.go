@@ -180,6 +180,7 @@ func (x *execStep) run(ctx context.Context) (err error) {
 	defer log.close()
 	started := time.Now()
 	s := &execRoot{x: x}
+	defer s.closeAgents()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.discard())

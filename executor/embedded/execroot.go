@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -22,7 +23,9 @@ import (
 type execRoot struct {
 	x *execStep
 	// drafts are all layers in the making: outputs, and what is thrown away after the step.
-	drafts  []*cache.Draft
+	drafts []*cache.Draft
+	// agents are the sockets of ssh agents that the step uses.
+	agents  []net.Listener
 	outputs []execOutput
 	secrets [][]byte
 }
@@ -149,10 +152,7 @@ func (s *execRoot) mount(ctx context.Context, index int, m *pb.Mount) ([]sandbox
 	case pb.MountType_SECRET:
 		return s.secretMount(m)
 	case pb.MountType_SSH:
-		if m.GetSSHOpt().GetOptional() {
-			return nil, nil
-		}
-		return nil, s.x.n.stepError(errors.New("ssh mounts cannot be served by this engine yet"), "use a secret mount with a key instead")
+		return s.sshMount(m)
 	}
 	return nil, fmt.Errorf("unknown mount type %d", m.GetMountType())
 }

@@ -1,0 +1,204 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+)
+
+const (
+	// maxKey bounds a file with a private key, in bytes.
+	maxKey = 1 << 20
+	// maxAgentConnections bounds what one step may have open to an agent.
+	maxAgentConnections = 64
+)
+
+// sshMount mounts the socket of an agent that lists keys and signs, and does nothing else. It is empty where none is offered
+// and the step can do without.
+func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
+	o := m.GetSSHOpt()
+	id := o.GetID()
+	if id == "" {
+		id = "default"
+	}
+	source, ok := s.x.n.sshSource(id)
+	if !ok {
+		if o.GetOptional() {
+			return nil, nil
+		}
+		return nil, s.x.n.stepError(fmt.Errorf("no ssh agent or key %q is given", id), `name it in the target: ssh = ["default"], or ["`+id+`=KEYFILE"]`)
+	}
+	open, err := openAgent(source)
+	if err != nil {
+		return nil, fmt.Errorf("ssh %s: %w", id, err)
+	}
+	draft, err := s.draft()
+	if err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(draft.FS, "agent")
+	l, err := listenAt(draft.FS, "agent")
+	if err != nil {
+		return nil, err
+	}
+	s.agents = append(s.agents, l)
+	if err := errors.Join(os.Lchown(socket, int(o.GetUid()), int(o.GetGid())), os.Chmod(socket, os.FileMode(o.GetMode()&0o777))); err != nil {
+		return nil, err
+	}
+	go serveAgent(l, open)
+	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: socket}}, nil
+}
+
+// listenAt listens on a socket in dir, whose path may be longer than the name of a socket can be.
+func listenAt(dir, name string) (net.Listener, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // its directory goes, and by then the name is another one's
+	return l, nil
+}
+
+// sshSource is what the targets which want the step offer under id.
+func (n *node) sshSource(id string) (config.SSH, bool) {
+	for _, target := range n.step.Targets {
+		for _, s := range n.b.graph.SSH[target] {
+			if s.ID == id {
+				return s, true
+			}
+		}
+	}
+	return config.SSH{}, false
+}
+
+// openAgent returns what opens a connection to the agent of this user, to the one whose socket is named, or to one that has the
+// keys in the named files.
+func openAgent(s config.SSH) (func() (agent.ExtendedAgent, io.Closer, error), error) {
+	socket := os.Getenv("SSH_AUTH_SOCK")
+	if len(s.Paths) > 0 {
+		info, err := os.Stat(s.Paths[0])
+		if err != nil {
+			return nil, err
+		}
+		if info.Mode()&os.ModeSocket == 0 {
+			return keysOf(s.Paths)
+		}
+		socket = s.Paths[0]
+	}
+	if socket == "" {
+		return nil, errors.New("there is no agent: SSH_AUTH_SOCK is not set")
+	}
+	return func() (agent.ExtendedAgent, io.Closer, error) {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			return nil, nil, err
+		}
+		return agent.NewClient(c), c, nil
+	}, nil
+}
+
+// keysOf is an agent with the keys of some files.
+func keysOf(paths []string) (func() (agent.ExtendedAgent, io.Closer, error), error) {
+	keys := agent.NewKeyring()
+	for _, path := range paths {
+		raw, err := readKey(path)
+		if err != nil {
+			return nil, err
+		}
+		key, err := ssh.ParseRawPrivateKey(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if err := keys.Add(agent.AddedKey{PrivateKey: key, Comment: filepath.Base(path)}); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	extended, ok := keys.(agent.ExtendedAgent)
+	if !ok {
+		return nil, errors.New("the agent cannot sign with flags")
+	}
+	return func() (agent.ExtendedAgent, io.Closer, error) { return extended, io.NopCloser(nil), nil }, nil
+}
+
+func readKey(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxKey+1))
+	if err == nil && len(raw) > maxKey {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxKey)
+	}
+	return raw, err
+}
+
+// serveAgent serves connections until l is closed.
+func serveAgent(l net.Listener, open func() (agent.ExtendedAgent, io.Closer, error)) {
+	slots := make(chan struct{}, maxAgentConnections)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			defer c.Close()
+			a, closer, err := open()
+			if err != nil {
+				return // the step sees a connection that ends
+			}
+			defer closer.Close()
+			_ = agent.ServeAgent(signer{a}, c) // it ends with the connection, for whatever reason
+		}()
+	}
+}
+
+// closeAgents ends what serves the step.
+func (s *execRoot) closeAgents() {
+	for _, l := range s.agents {
+		_ = l.Close()
+	}
+}
+
+// signer is an agent that lists its keys and signs.
+type signer struct{ agent.ExtendedAgent }
+
+var errOnlySigns = errors.New("this agent lists keys and signs, and does nothing else")
+
+// Add, Remove, RemoveAll, Lock, Unlock and Extension are refused: a step uses keys, it does not change the agent.
+func (signer) Add(agent.AddedKey) error { return errOnlySigns }
+
+// Remove is refused.
+func (signer) Remove(ssh.PublicKey) error { return errOnlySigns }
+
+// RemoveAll is refused.
+func (signer) RemoveAll() error { return errOnlySigns }
+
+// Lock is refused.
+func (signer) Lock([]byte) error { return errOnlySigns }
+
+// Unlock is refused.
+func (signer) Unlock([]byte) error { return errOnlySigns }
+
+// Signers are of no use here: ServeAgent asks for signatures.
+func (signer) Signers() ([]ssh.Signer, error) { return nil, errOnlySigns }
+
+// Extension is refused.
+func (signer) Extension(string, []byte) ([]byte, error) { return nil, agent.ErrExtensionUnsupported }
