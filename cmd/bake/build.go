@@ -92,6 +92,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 		return unplanned
 	}
 	printWarnings(a.stderr, graph.Warnings)
+	warnResources(a.stderr, p)
 	report, err := a.runGraph(ctx, s, graph, o)
 	if report != nil {
 		if metaErr := o.writeMetadata(graph, report, err); err == nil {

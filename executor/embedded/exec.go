@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -236,6 +237,9 @@ func (x *execStep) exitError(res sandbox.Result, log *stepLog) error {
 	e.ExitCode, e.Last, e.Log = res.ExitCode, log.last(), log.path()
 	if res.ExitCode == 126 || res.ExitCode == 127 {
 		e.Hint = "the command was not found or cannot be executed in the step's file system"
+		if arch := x.n.step.Op.GetPlatform().GetArchitecture(); arch != "" && arch != runtime.GOARCH {
+			e.Hint += "; the step is for " + arch + ": to run such programs here register an emulator with binfmt_misc (the package qemu-user-static does)"
+		}
 	}
 	if x.exec.GetNetwork() == pb.NetMode_UNSET {
 		e.Hint = strings.TrimPrefix(e.Hint+"; note that steps have no network yet, only their own loopback", "; ")
