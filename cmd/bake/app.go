@@ -46,6 +46,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	code := exitCodeOf(ctx, err)
 	if err != nil {
 		printError(ctx, a.stderr, err)
+		if code < exitSignal {
+			a.annotate(err)
+		}
 	}
 	return code
 }

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/report"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -89,24 +91,33 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	defer s.Close()
 	graph, unplanned := s.plan(ctx, p, o)
 	if graph == nil {
+		a.summarizeForCI(report.Run{Err: unplanned})
 		return unplanned
 	}
 	printWarnings(a.stderr, graph.Warnings)
 	warnResources(a.stderr, p)
-	report, err := a.runGraph(ctx, s, graph, o)
-	if report != nil {
-		if metaErr := o.writeMetadata(graph, report, err); err == nil {
-			err = metaErr
+	var recorder report.Recorder
+	done, err := a.runGraph(ctx, s, graph, o, &recorder)
+	run := report.Run{Graph: graph, Report: done, Spans: recorder.Spans(), Err: joinFailures(unplanned, err)}
+	a.summarizeForCI(run)
+	if done != nil {
+		if fileErr := errors.Join(o.writeMetadata(graph, done, err), o.writeTrace(run)); err == nil {
+			err = fileErr
 		}
 	}
-	if err == nil || report != nil && len(report.Images) > 0 {
-		a.summarize(report)
+	if err == nil || done != nil && len(done.Images) > 0 {
+		a.summarize(done)
 	}
-	return executor.Failed(slices.DeleteFunc([]error{unplanned, err}, func(e error) bool { return e == nil }))
+	return joinFailures(unplanned, err)
+}
+
+// joinFailures is what went wrong of a plan and of its run.
+func joinFailures(all ...error) error {
+	return executor.Failed(slices.DeleteFunc(all, func(e error) bool { return e == nil }))
 }
 
 // runGraph runs the graph with progress on stderr.
-func (a *app) runGraph(ctx context.Context, s *session, g *planner.Graph, o runOptions) (*executor.Report, error) {
+func (a *app) runGraph(ctx context.Context, s *session, g *planner.Graph, o runOptions, recorder *report.Recorder) (*executor.Report, error) {
 	display, err := startProgress(ctx, a.stderr, o.progressMode(a), g)
 	if err != nil {
 		return nil, err
@@ -115,11 +126,15 @@ func (a *app) runGraph(ctx context.Context, s *session, g *planner.Graph, o runO
 	if err != nil {
 		return nil, err
 	}
-	report, err := s.engine.Run(ctx, g, executor.Options{
-		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Allow: o.allow, Events: display.Event, Dir: dir, Stdout: a.stdout,
+	events := func(e executor.Event) {
+		recorder.Event(e)
+		display.Event(e)
+	}
+	done, err := s.engine.Run(ctx, g, executor.Options{
+		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Allow: o.allow, Events: events, Dir: dir, Stdout: a.stdout,
 	})
 	if closeErr := display.Close(); err == nil {
 		err = closeErr
 	}
-	return report, err
+	return done, err
 }

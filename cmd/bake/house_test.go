@@ -25,6 +25,7 @@ var imports = map[string][]string{
 	"executor/cache":        {},
 	"executor/registry":     {"config"},
 	"executor/embedded":     {"config", "planner", "executor", "executor/cache", "executor/registry", "executor/embedded/"},
+	"executor/report":       {"planner", "executor"},
 	"executor/buildkitd":    {"config", "planner", "executor", "executor/registry"},
 	"executor/executortest": {"config", "planner", "executor", "executor/cache", "executor/registry"},
 	"cmd":                   {"config", "planner", "executor", "executor/"},

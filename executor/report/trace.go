@@ -1,0 +1,81 @@
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/bakebuild/bake/executor"
+)
+
+// traceEvent is one event of Chrome's trace format, which Perfetto and chrome://tracing read. Times are in microseconds
+// since the run's start.
+type traceEvent struct {
+	Name     string         `json:"name"`
+	Category string         `json:"cat,omitempty"`
+	Phase    string         `json:"ph"` // X: a span, i: a moment, M: a name of a lane
+	Scope    string         `json:"s,omitempty"`
+	Start    int64          `json:"ts"`
+	Duration *int64         `json:"dur,omitempty"`
+	Process  int            `json:"pid"`
+	Lane     int            `json:"tid"`
+	Args     map[string]any `json:"args,omitempty"`
+}
+
+// WriteTrace writes the run in Chrome's trace format. What ran at the same time lies on different lanes; what was found
+// in the cache is a moment.
+func (r Run) WriteTrace(w io.Writer) error {
+	var start time.Time
+	if r.Report != nil {
+		start = r.Report.Started
+	}
+	results, steps := r.results()
+	events := []traceEvent{{Name: "process_name", Phase: "M", Process: 1, Args: map[string]any{"name": "bake"}}}
+	named := 0
+	at := lanes(r.Spans)
+	for i, s := range r.Spans {
+		for ; named <= at[i]; named++ {
+			events = append(events, traceEvent{
+				Name: "thread_name", Phase: "M", Process: 1, Lane: named, Args: map[string]any{"name": fmt.Sprintf("lane %d", named+1)},
+			})
+		}
+		e := traceEvent{
+			Name: plain(s.Name, maxName), Category: s.category(steps[s.Step] != nil), Phase: "X", Process: 1, Lane: at[i],
+			Start: max(0, s.Start.Sub(start).Microseconds()), Args: map[string]any{},
+		}
+		if s.Cached {
+			e.Phase, e.Scope = "i", "t"
+		} else {
+			length := s.End.Sub(s.Start).Microseconds()
+			e.Duration = &length
+		}
+		if step := steps[s.Step]; step != nil {
+			e.Args["digest"], e.Args["targets"] = step.Digest, step.Targets
+			if place := executor.Place(step.Source); place != "" {
+				e.Args["source"] = place
+			}
+		}
+		if reason := results[s.Step].Reason; reason != "" && !s.Cached {
+			e.Args["reason"] = plain(reason, maxName)
+		}
+		if s.Err != nil {
+			e.Args["error"] = plain(s.Err.Error(), maxName)
+		}
+		events = append(events, e)
+	}
+	return json.NewEncoder(w).Encode(map[string]any{"displayTimeUnit": "ms", "traceEvents": events})
+}
+
+// category is what a viewer filters by.
+func (s Span) category(isStep bool) string {
+	switch {
+	case s.Err != nil:
+		return "failed"
+	case s.Cached:
+		return "cached"
+	case isStep:
+		return "step"
+	}
+	return "activity"
+}
