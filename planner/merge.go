@@ -2,6 +2,7 @@ package planner
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -154,8 +155,13 @@ func (m *merger) dropUnusedDirs() {
 	m.graph.Locals, m.graph.Layouts = locals, layouts
 }
 
-// nodeName is the front end's name of a step.
-func nodeName(n *node) string {
+// password is the one in a URL.
+var password = regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+@`)
+
+// nodeName is the front end's name of a step, without passwords of the URLs in it.
+func nodeName(n *node) string { return password.ReplaceAllString(rawName(n), "${1}xxxxx@") }
+
+func rawName(n *node) string {
 	if s := n.op.GetSource(); s != nil && strings.HasPrefix(s.Identifier, "local://") {
 		return "[internal] load build context " + strings.TrimPrefix(s.Identifier, "local://")
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -277,5 +279,30 @@ func BenchmarkPlan(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*services), "µs/target")
 		})
+	}
+}
+
+// TestNamesHaveNoPassword: what is shown and recorded of a step has no password of a URL; what is fetched keeps it.
+func TestNamesHaveNoPassword(t *testing.T) {
+	dir := t.TempDir()
+	text := "FROM scratch\nADD http://user:a-secret@example.com/x.tar https://ci:b-secret@example.com:444/y /d/\n"
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g, err := planner.Plan(t.Context(), project(dir, &config.Target{Name: "api"}), planner.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources := 0
+	for _, s := range g.Steps {
+		if strings.Contains(s.Name, "-secret") {
+			t.Errorf("the name %q has a password", s.Name)
+		}
+		if strings.Contains(s.Op.GetSource().GetIdentifier(), "-secret@") {
+			sources++
+		}
+	}
+	if sources != 2 {
+		t.Errorf("%d sources have their passwords, not 2", sources)
 	}
 }

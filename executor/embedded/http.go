@@ -25,6 +25,7 @@ import (
 type httpStep struct {
 	n        *node
 	url      string
+	shown    string // the URL without its password
 	checksum digest.Digest
 	filename string
 	perm     os.FileMode
@@ -44,6 +45,7 @@ func newHTTP(n *node, source *pb.SourceOp) (operation, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.shown = u.Redacted()
 	if h.filename = path.Base(attrs[pb.AttrHTTPFilename]); attrs[pb.AttrHTTPFilename] == "" {
 		h.filename = path.Base(u.Path)
 	}
@@ -138,7 +140,7 @@ func (h *httpStep) run(ctx context.Context) error {
 		}
 		return err
 	case res.StatusCode != http.StatusOK:
-		return h.n.stepError(fmt.Errorf("%s answers %s", h.url, res.Status), "check the URL")
+		return h.n.stepError(fmt.Errorf("%s answers %s", h.shown, res.Status), "check the URL")
 	}
 	got, err := h.keep(res, func() { stall.Reset(stallLimit) })
 	if err != nil {
@@ -155,7 +157,7 @@ func (h *httpStep) fault(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	return fmt.Errorf("fetch %s: %w", h.url, err)
+	return fmt.Errorf("fetch %s: %w", h.shown, err)
 }
 
 // keep makes a layer of the body.
@@ -167,7 +169,7 @@ func (h *httpStep) keep(res *http.Response, alive func()) (content digest.Digest
 	}
 	size, content, err := h.save(res, filepath.Join(draft.FS, h.filename), alive)
 	if err == nil && h.checksum != "" && content != h.checksum {
-		err = h.n.stepError(fmt.Errorf("%s has the checksum %s, not %s", h.url, content, h.checksum), "")
+		err = h.n.stepError(fmt.Errorf("%s has the checksum %s, not %s", h.shown, content, h.checksum), "")
 	}
 	if err != nil {
 		return "", errors.Join(err, draft.Discard())
@@ -235,7 +237,7 @@ func (h *httpStep) remember(tag string, content digest.Digest) error {
 	}
 	key := h.lastAnswer()
 	return h.n.b.store.Put(&cache.Entry{
-		ID: key, Key: key, Name: h.url, Created: time.Now().UTC(),
+		ID: key, Key: key, Name: h.shown, Created: time.Now().UTC(),
 		Lookups: []cache.Lookup{{Path: answerTag, Answer: tag}, {Path: answerContent, Answer: content.String()}},
 	})
 }

@@ -99,6 +99,9 @@ func checkExec(op *pb.Op) error {
 		if m.GetInput() < int64(pb.Empty) || m.GetInput() >= int64(len(op.GetInputs())) {
 			return fmt.Errorf("mount %s names input %d of %d", m.GetDest(), m.GetInput(), len(op.GetInputs()))
 		}
+		if m.GetOutput() < int64(pb.SkipOutput) || m.GetOutput() >= int64(len(exec.GetMounts())) {
+			return fmt.Errorf("mount %s names output %d of %d mounts", m.GetDest(), m.GetOutput(), len(exec.GetMounts()))
+		}
 		if m.GetDest() == pb.RootMount {
 			roots++
 		}
