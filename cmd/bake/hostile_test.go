@@ -1,0 +1,324 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/crane"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// canaryText is in a file of the host that no build may see. Steps must not write it either: it is in no Dockerfile.
+const canaryText = "canary-of-the-host"
+
+// hostile is one build that tries to reach the host. In all its texts CANARY stands for a directory of the host with the
+// file secret, and REGISTRY for the registry of the bases.
+type hostile struct {
+	name  string // the advisory, or what it tries
+	files map[string]string
+	// setup makes what a text cannot hold, in the project's directory.
+	setup func(t *testing.T, dir, canary string)
+	// layers make the base REGISTRY/hostile/NAME:1 upon busybox; config changes its config.
+	layers [][]tar.Header
+	config func(*v1.Config)
+	target string // attributes of the target
+	env    map[string]string
+	// fails is a part of the message of a build that is refused; empty where it is contained: it ends well, its files
+	// do not have the canary's text.
+	fails string
+	// absent must not be in what is said.
+	absent string
+}
+
+// world is what the hostile builds must leave alone.
+type world struct{ canary, mounts, tree, binary string }
+
+func look(t *testing.T, canary string) world {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, self); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	err = filepath.WalkDir(canary, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(&b, p, info.Mode(), info.ModTime().UnixNano())
+		if info.Mode().IsRegular() {
+			raw, err := os.ReadFile(p)
+			fmt.Fprintf(&b, "%q %v\n", raw, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return world{canary, string(mounts), b.String(), fmt.Sprintf("%x", sum.Sum(nil))}
+}
+
+// check fails the test when anything of the host is other than it was.
+func (w world) check(t *testing.T) {
+	t.Helper()
+	now := look(t, w.canary)
+	for _, d := range []string{cmp.Diff(w.mounts, now.mounts), cmp.Diff(w.tree, now.tree), cmp.Diff(w.binary, now.binary)} {
+		if d != "" {
+			t.Errorf("the host was changed: %s", d)
+		}
+	}
+}
+
+// TestHostile runs builds that try what the advisories of builders and runtimes tell of. What is not here is tested where it is
+// handled: manifests, credentials and redirects in executor/registry (CVE-2020-15157, CVE-2021-41190, oras-go, regclient,
+// ggcr #2193), tar entries one by one in executor/embedded/layers, ops that no front end makes in executor/embedded
+// (CVE-2024-23650, GHSA-qx3x, GHSA-7236, GHSA-32pv), bombs in planner and config, archives and repositories of hostile
+// servers in config (CVE-2026-33748, GHSA-49p4, GHSA-vp35).
+func TestHostile(t *testing.T) {
+	needSandbox(t)
+	registry := serveBases(t)
+	canary := filepath.Join(t.TempDir(), "host")
+	for name, text := range map[string]string{"secret": canaryText, "passwd": "app:x:" + canaryText + ":0::/:\n", "d/inner": canaryText} {
+		file := filepath.Join(canary, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := look(t, canary)
+	t.Cleanup(func() { before.check(t) })
+	t.Run("builds", func(t *testing.T) {
+		for _, h := range hostiles(t) {
+			t.Run(h.name, func(t *testing.T) {
+				t.Parallel()
+				h.run(t, registry, before)
+			})
+		}
+	})
+}
+
+func (h hostile) run(t *testing.T, registry string, before world) {
+	c := newCLI(t)
+	base := "hostile/" + strings.ToLower(strings.NewReplacer(" ", "-", "/", "-", ",", "").Replace(h.name))
+	fill := strings.NewReplacer("CANARY", before.canary, "REGISTRY", registry, "HOSTILE", registry+"/"+base+":1")
+	if h.layers != nil || h.config != nil {
+		h.push(t, registry, base, fill)
+	}
+	for name, text := range h.files {
+		c.write(t, name, fill.Replace(text))
+	}
+	c.write(t, "docker-bake.hcl", fmt.Sprintf("target \"default\" {\n  output = [\"type=local,dest=out\"]\n%s\n}\n", fill.Replace(h.target)))
+	if h.setup != nil {
+		h.setup(t, c.dir, before.canary)
+	}
+	for k, v := range h.env {
+		c.env[k] = fill.Replace(v)
+	}
+	_, stderr, code := c.run(t, "build", "--progress=plain")
+	before.check(t)
+	switch {
+	case strings.Contains(stderr, "panic:") || strings.Contains(stderr, "goroutine "):
+		t.Errorf("it panics: %s", stderr)
+	case h.fails != "" && (code == 0 || !strings.Contains(stderr, fill.Replace(h.fails))):
+		t.Errorf("exit %d, want a message with %q, got %s", code, h.fails, stderr)
+	case h.fails == "" && code != 0:
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if strings.Contains(stderr, canaryText) || h.absent != "" && strings.Contains(stderr, h.absent) {
+		t.Errorf("it says what it must not: %s", stderr)
+	}
+	noCanary(t, filepath.Join(c.dir, "out"))
+}
+
+// noCanary looks for the canary's text in all that a build has put out.
+func noCanary(t *testing.T, dir string) {
+	t.Helper()
+	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if info, err := d.Info(); err != nil || info.Size() > 1<<16 {
+			return nil
+		}
+		if raw, err := os.ReadFile(p); err == nil && bytes.Contains(raw, []byte(canaryText)) {
+			t.Errorf("%s has the canary's text", p)
+		}
+		return nil
+	})
+}
+
+// push makes the build's base and pushes it. The content of a file is its header's Uname.
+func (h hostile) push(t *testing.T, registry, base string, fill *strings.Replacer) {
+	t.Helper()
+	image, err := crane.Pull(registry+"/busybox:1", crane.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, headers := range h.layers {
+		var raw bytes.Buffer
+		w := tar.NewWriter(&raw)
+		for _, e := range headers {
+			text := fill.Replace(e.Uname)
+			e.Uname, e.Linkname, e.Format = "", fill.Replace(e.Linkname), tar.FormatPAX
+			if e.Typeflag == tar.TypeReg {
+				e.Size = int64(len(text))
+			}
+			if err := w.WriteHeader(&e); err != nil {
+				t.Fatal(err)
+			}
+			if e.Typeflag == tar.TypeReg {
+				_, _ = io.WriteString(w, text)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw.Bytes())), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if image, err = mutate.AppendLayers(image, layer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h.config != nil {
+		file, err := image.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file = file.DeepCopy()
+		h.config(&file.Config)
+		if image, err = mutate.ConfigFile(image, file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := crane.Push(image, registry+"/"+base+":1", crane.Insecure); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// file, symlink and so on are entries of a hostile layer.
+func layerFile(name, text string) tar.Header {
+	return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Uname: text}
+}
+
+func layerLink(name, target string) tar.Header {
+	return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: target}
+}
+
+func hardLink(name, target string) tar.Header {
+	return tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target}
+}
+
+// contextLink is a setup that puts a link into the context; CANARY stands for the canary.
+func contextLink(target, name string) func(*testing.T, string, string) {
+	return func(t *testing.T, dir, canary string) {
+		if err := os.Symlink(strings.ReplaceAll(target, "CANARY", canary), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// one is a project of one Dockerfile.
+func one(dockerfile string) map[string]string { return map[string]string{"Dockerfile": dockerfile} }
+
+// listeners serves the canary's text on loopback over HTTP, and listens on an abstract socket, until the test ends.
+func listeners(t *testing.T) (address, abstract string) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, canaryText) }))
+	t.Cleanup(server.Close)
+	abstract = fmt.Sprintf("bake-hostile-%d", os.Getpid())
+	l, err := net.Listen("unix", "@"+abstract)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return strings.TrimPrefix(server.URL, "http://"), abstract
+}
+
+// TestHostileOutput: files written to a directory follow no link that an earlier image left there (GHSA-g2h8-426c-7976).
+func TestHostileOutput(t *testing.T) {
+	c := newCLI(t)
+	canary := filepath.Join(t.TempDir(), "host")
+	if err := os.Mkdir(canary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(canary, "secret"), []byte(canaryText), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := look(t, canary)
+	for link, to := range map[string]string{"link": canary, "file": filepath.Join(canary, "secret")} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(c.dir, "out"), 0o755), os.Symlink(to, filepath.Join(c.dir, "out", link))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.write(t, "docker-bake.hcl", "target \"default\" {\n  output = [\"type=local,dest=out\"]\n}\n")
+	c.write(t, "Dockerfile", "FROM scratch\nCOPY evil /link/secret\nCOPY evil /link/new\nCOPY evil /file\n")
+	c.write(t, "evil", "evil")
+	_, stderr, code := c.run(t, "build")
+	before.check(t)
+	if code == 0 {
+		if raw, err := os.ReadFile(filepath.Join(c.dir, "out/link/secret")); err != nil || string(raw) != "evil" {
+			t.Errorf("the output is not there: %q, %v", raw, err)
+		}
+	} else if !strings.Contains(stderr, "out") {
+		t.Errorf("exit %d without a word about the output: %s", code, stderr)
+	}
+}
+
+// TestCacheIsPrivate: other users of the machine reach no file of a layer, such as one that is setuid (CVE-2021-41103).
+func TestCacheIsPrivate(t *testing.T) {
+	needSandbox(t)
+	registry := serveBases(t)
+	c := newCLI(t)
+	c.cache = filepath.Join(c.cache, "made", "cache")
+	c.write(t, "docker-bake.hcl", "target \"default\" {\n  output = [\"type=cacheonly\"]\n}\n")
+	c.write(t, "Dockerfile", "FROM "+registry+"/busybox:1\nRUN cp /bin/busybox /suid && chmod 4755 /suid\n")
+	c.ok(t, "build")
+	found := 0
+	err := filepath.WalkDir(c.cache, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "suid" {
+			return err
+		}
+		found++
+		for dir := filepath.Dir(p); strings.HasPrefix(dir, c.cache); dir = filepath.Dir(dir) {
+			if info, err := os.Stat(dir); err != nil || info.Mode()&0o011 == 0 {
+				return err
+			}
+		}
+		t.Errorf("every user can reach %s", p)
+		return nil
+	})
+	if err != nil || found == 0 {
+		t.Errorf("%d files found, %v", found, err)
+	}
+}
