@@ -241,8 +241,5 @@ func (x *execStep) exitError(res sandbox.Result, log *stepLog) error {
 			e.Hint += "; the step is for " + arch + ": to run such programs here register an emulator with binfmt_misc (the package qemu-user-static does)"
 		}
 	}
-	if x.exec.GetNetwork() == pb.NetMode_UNSET {
-		e.Hint = strings.TrimPrefix(e.Hint+"; note that steps have no network yet, only their own loopback", "; ")
-	}
 	return e
 }

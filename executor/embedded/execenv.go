@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/bakebuild/bake/executor/embedded/network"
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/moby/buildkit/solver/pb"
 )
 
@@ -69,20 +71,33 @@ func hostsFile(meta *pb.Meta) []byte {
 	return b.Bytes()
 }
 
-// resolvConf is the content of the step's /etc/resolv.conf: the host's, without name servers on the host's loopback,
-// which a step cannot reach.
-func resolvConf() []byte {
-	var b bytes.Buffer
-	file, err := os.Open("/etc/resolv.conf")
-	if err != nil {
-		return nil // a host without one: steps get an empty file
+// networkOf is what an exec op can reach.
+func networkOf(exec *pb.ExecOp) sandbox.Network {
+	switch exec.GetNetwork() {
+	case pb.NetMode_HOST:
+		return sandbox.Host
+	case pb.NetMode_NONE:
+		return sandbox.Isolated
 	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
+	return sandbox.Connected
+}
+
+// resolvConf is the content of the step's /etc/resolv.conf: the host's, but that a step with a network of its own asks the
+// name server which that has.
+func resolvConf(mode pb.NetMode) []byte {
+	var b bytes.Buffer
+	if mode == pb.NetMode_UNSET {
+		fmt.Fprintln(&b, "nameserver", network.Nameserver())
+	}
+	host, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		host = nil // the C library then asks the loopback
+	}
+	lines := bufio.NewScanner(bytes.NewReader(host))
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		if len(fields) == 2 && fields[0] == "nameserver" {
-			if a, err := netip.ParseAddr(fields[1]); err != nil || a.IsLoopback() {
+			if a, err := netip.ParseAddr(fields[1]); err != nil || mode == pb.NetMode_UNSET || a.IsLoopback() && mode != pb.NetMode_HOST {
 				continue
 			}
 		}

@@ -26,6 +26,9 @@ const hintNamespaces = "Run as root, or let ordinary users make namespaces: sysc
 	"and kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0 where the kernel has them. " +
 	"Inside a container it needs: --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined, or --privileged."
 
+// hintNetwork says what a network of a step's own needs.
+const hintNetwork = "A network of the step's own needs the kernel's virtual cables: load the module veth, or build with --network none."
+
 // refused says whether an error means that the machine does not allow something, rather than that it failed.
 func refused(err error) bool {
 	for _, e := range []error{unix.EPERM, unix.EACCES, unix.ENOSYS, unix.ENODEV, unix.EUSERS, unix.ENOSPC} {

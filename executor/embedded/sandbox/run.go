@@ -32,12 +32,21 @@ type Sandbox struct {
 	// sock_filter. The last one's answer counts first.
 	Filters func() ([][]byte, error)
 
+	// Outside connects the steps whose network is Connected. Nil: they are isolated.
+	Outside Outside
+
 	once    sync.Once
 	err     error
 	exe     *os.File // this program, on a mount that cannot be written
 	filters [][]byte
 	inUser  bool // in a user namespace of an ordinary user
 	groups  bool // setgroups is allowed
+}
+
+// Outside connects the network namespace of a process, which has nothing but its loopback until then. It does so while the
+// process is set up; closing what it gives ends all connections.
+type Outside interface {
+	Attach(pid int) (io.Closer, error)
 }
 
 // stageConfig is what the init stage is told, through a pipe: it holds secrets.
@@ -47,6 +56,7 @@ type stageConfig struct {
 	Filters [][]byte
 	InUser  bool
 	Groups  bool
+	Wait    bool // for a word of the parent's, which comes when the network is connected
 }
 
 // stageReport is what the init stage says, just before the command starts.
@@ -62,7 +72,7 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec) (Result, error) {
 	if s.err != nil {
 		return Result{}, s.err
 	}
-	cfg := stageConfig{Spec: spec, InUser: s.inUser, Groups: s.groups}
+	cfg := stageConfig{Spec: spec, InUser: s.inUser, Groups: s.groups, Wait: spec.Network == Connected && s.Outside != nil}
 	if !spec.Insecure {
 		cfg.Filters = s.filters
 	}
@@ -141,7 +151,7 @@ func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageRepo
 	if err != nil {
 		return Result{}, stageReport{}, err
 	}
-	defer cfgW.Close()
+	defer cfgW.Close() // again, for when nothing was started
 	repR, repW, err := os.Pipe()
 	if err != nil {
 		return Result{}, stageReport{}, errors.Join(err, cfgR.Close())
@@ -157,20 +167,39 @@ func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageRepo
 	defer stop()
 	reports := make(chan stageReport, 1)
 	go func() { reports <- readReport(repR) }()
-	sendErr := json.NewEncoder(cfgW).Encode(cfg)
-	if err := cfgW.Close(); sendErr == nil {
-		sendErr = err
+	end, sendErr := s.instruct(cmd.Process.Pid, cfg, cfgW)
+	if end != nil {
+		defer end.Close()
 	}
 	waitErr := cmd.Wait()
 	report := <-reports
 	if ctx.Err() != nil {
 		return Result{}, report, context.Cause(ctx)
 	}
+	if unavailable, ok := errors.AsType[*UnavailableError](sendErr); ok && report.Error == nil {
+		return Result{}, report, unavailable
+	}
 	res, err := outcome(cmd, waitErr, report, cfg.Spec.Stderr)
 	if err == nil && report.Error == nil {
 		err = sendErr
 	}
 	return res, report, err
+}
+
+// instruct tells the stage what to do, and connects its network meanwhile. The pipe is closed in any case, which ends a stage
+// that waits for more.
+func (s *Sandbox) instruct(pid int, cfg stageConfig, pipe *os.File) (io.Closer, error) {
+	e := json.NewEncoder(pipe)
+	err := e.Encode(cfg)
+	var end io.Closer
+	if err == nil && cfg.Wait {
+		if end, err = s.Outside.Attach(pid); err != nil {
+			err = &UnavailableError{What: "give the step a network", Hint: hintNetwork, Err: err}
+		} else {
+			err = e.Encode(true)
+		}
+	}
+	return end, errors.Join(err, pipe.Close())
 }
 
 func (s *Sandbox) command(cfg stageConfig, cfgR, repW *os.File) *exec.Cmd {
@@ -184,12 +213,19 @@ func (s *Sandbox) command(cfg stageConfig, cfgR, repW *os.File) *exec.Cmd {
 		Stderr:     cfg.Spec.Stderr,
 		ExtraFiles: []*os.File{cfgR, repW},
 		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET |
-				unix.CLONE_NEWCGROUP,
-			Pdeathsig: unix.SIGKILL,
-			Setsid:    true,
+			Cloneflags: namespaces(cfg.Spec.Network),
+			Pdeathsig:  unix.SIGKILL,
+			Setsid:     true,
 		},
 	}
+}
+
+func namespaces(n Network) uintptr {
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
+	if n != Host {
+		flags |= unix.CLONE_NEWNET
+	}
+	return flags
 }
 
 // readReport reads what the stage says: a report, and an error if one came after it.

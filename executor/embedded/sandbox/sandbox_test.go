@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bakebuild/bake/executor/embedded/network"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/embedded/seccomp"
 )
@@ -415,9 +416,15 @@ func TestInsecure(t *testing.T) {
 	}
 }
 
-// BenchmarkRun is one step that does nothing.
+// BenchmarkRun is one step that does nothing, with a network that it does not use and without.
 func BenchmarkRun(b *testing.B) {
+	b.Run("isolated", func(b *testing.B) { benchmarkRun(b, nil) })
+	b.Run("connected", func(b *testing.B) { benchmarkRun(b, &network.Network{}) })
+}
+
+func benchmarkRun(b *testing.B, outside sandbox.Outside) {
 	x := newBox(b)
+	x.sandbox.Outside = outside
 	s := x.spec("")
 	s.Args = []string{"/bin/true"}
 	for b.Loop() {

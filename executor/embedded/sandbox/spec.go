@@ -36,6 +36,16 @@ type Mount struct {
 	Content  []byte
 }
 
+// Network says what a process can reach.
+type Network int
+
+// The kinds of Network. All but Host are a network namespace of the step's own.
+const (
+	Connected Network = iota // what Sandbox.Outside connects it to
+	Isolated                 // its own loopback only
+	Host                     // all that the machine can
+)
+
 // Rlimit is one limit by its name without RLIMIT_, in lower case, such as "nofile".
 type Rlimit struct {
 	Name       string
@@ -51,6 +61,7 @@ type Spec struct {
 	UID, GID          uint32
 	Groups            []uint32
 	Hostname          string
+	Network           Network
 	Hosts, ResolvConf []byte // content of /etc/hosts and /etc/resolv.conf
 	Rlimits           []Rlimit
 	ShmSize           int64 // of /dev/shm in bytes; 0 is 64 MiB

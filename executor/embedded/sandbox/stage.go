@@ -45,11 +45,14 @@ func runStage() int {
 	runtime.LockOSThread()
 	report := os.NewFile(reportFD, "report")
 	var cfg stageConfig
-	if err := json.NewDecoder(os.NewFile(configFD, "config")).Decode(&cfg); err != nil {
+	words := json.NewDecoder(os.NewFile(configFD, "config"))
+	if err := words.Decode(&cfg); err != nil {
 		return tell(report, stageReport{Error: stageError("read the step", err).(*setupError)})
 	}
-	st := &stage{cfg: &cfg}
-	if err := st.setUp(); err != nil {
+	st := &stage{cfg: &cfg, words: words}
+	if err := st.setUp(); errors.Is(err, errGivenUp) {
+		return tell(report, stageReport{Created: st.created})
+	} else if err != nil {
 		e, ok := errors.AsType[*setupError](err)
 		if !ok {
 			e = stageError("set up the step", err).(*setupError)
@@ -68,9 +71,13 @@ func tell(w *os.File, r stageReport) int {
 	return 125
 }
 
+// errGivenUp means that the parent knows why the step does not start.
+var errGivenUp = errors.New("the parent gave up")
+
 // stage is the set-up of one step, in its own process.
 type stage struct {
 	cfg     *stageConfig
+	words   *json.Decoder // from the parent
 	created []point
 	host    hostFiles
 	root    int // the mounted root
@@ -89,8 +96,10 @@ func (s *stage) setUp() error {
 	if err := unix.Sethostname([]byte(s.cfg.Spec.Hostname)); err != nil {
 		return stageError("set the host name", err)
 	}
-	if err := loopbackUp(); err != nil {
-		return stageError("start the loopback", err)
+	if s.cfg.Spec.Network != Host {
+		if err := loopbackUp(); err != nil {
+			return stageError("start the loopback", err)
+		}
 	}
 	if err := s.buildRoot(); err != nil {
 		return err
@@ -101,6 +110,12 @@ func (s *stage) setUp() error {
 	}
 	if err := s.enter(cwd); err != nil {
 		return err
+	}
+	if s.cfg.Wait {
+		var connected bool
+		if err := s.words.Decode(&connected); err != nil {
+			return errGivenUp
+		}
 	}
 	return s.restrict()
 }

@@ -204,7 +204,7 @@ func (s *stage) device(scratch, dev int, name string, number uint64) error {
 	return unix.MoveMount(fd, "", dev, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// loopbackUp starts lo, the only interface of a step's network.
+// loopbackUp starts lo, the only interface that a new network has.
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -73,6 +73,20 @@ func run(name string, args []string) error {
 			return fmt.Errorf("%s can be written", args[0])
 		}
 		return nil
+	case "listen": // ADDRESS PATH: keeps what a server says
+		conn, err := net.Dial("tcp", args[0])
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		raw, err := io.ReadAll(conn)
+		return errors.Join(err, write(args[1], string(raw)))
+	case "alone": // ADDRESS: nothing is there
+		conn, err := net.Dial("tcp", args[0])
+		if err == nil {
+			return errors.Join(fmt.Errorf("%s can be reached", args[0]), conn.Close())
+		}
+		return nil
 	case "facts": // PATH: who and where this process is
 		return facts(args[0])
 	}

@@ -1,0 +1,134 @@
+package network
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+const (
+	// maxDials is how many connections of a step may be on their way; those that come then are asked to come again.
+	maxDials = 256
+	// maxUDP is how many UDP conversations a step may have; what comes then is dropped.
+	maxUDP = 1024
+	// idleUDP ends a conversation in which nothing was said.
+	idleUDP = 90 * time.Second
+	// dialTimeout is how long the host may take to connect: as long as Linux tries by default.
+	dialTimeout = 130 * time.Second
+)
+
+// forward opens a connection of the host's for each one that the step opens.
+func (l *link) forward(s *stack.Stack) {
+	t := tcp.NewForwarder(s, 0, maxDials, func(r *tcp.ForwarderRequest) { l.flows.Go(func() { l.forwardTCP(r) }) })
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, t.HandlePacket)
+	var conversations atomic.Int64
+	u := udp.NewForwarder(s, func(r *udp.ForwarderRequest) {
+		if conversations.Add(1) > maxUDP {
+			conversations.Add(-1)
+			return
+		}
+		var wq waiter.Queue
+		// The packet that asks is delivered when the handler returns, so the end must exist by then.
+		end, err := r.CreateEndpoint(&wq)
+		if err != nil {
+			conversations.Add(-1)
+			return
+		}
+		l.flows.Go(func() {
+			defer conversations.Add(-1)
+			l.forwardUDP(r, gonet.NewUDPConn(&wq, end))
+		})
+	})
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, u.HandlePacket)
+}
+
+// forwardTCP connects to where the step wants to, and only then lets the step believe that it is connected.
+func (l *link) forwardTCP(r *tcp.ForwarderRequest) {
+	id := r.ID()
+	ctx, cancel := context.WithTimeout(l.ctx, dialTimeout)
+	out, err := l.net.dial(ctx, "tcp", address(id.LocalAddress, id.LocalPort))
+	cancel()
+	if err != nil {
+		r.Complete(true)
+		return
+	}
+	defer out.Close()
+	var wq waiter.Queue
+	end, terr := r.CreateEndpoint(&wq)
+	r.Complete(terr != nil)
+	if terr != nil {
+		return
+	}
+	l.join(gonet.NewTCPConn(&wq, end), out)
+}
+
+// halfCloser is a connection of which one direction can end before the other.
+type halfCloser interface{ CloseWrite() error }
+
+// join carries bytes both ways until both directions have ended, or the link has.
+func (l *link) join(a, b net.Conn) {
+	stop := context.AfterFunc(l.ctx, func() { _, _ = a.Close(), b.Close() })
+	defer stop()
+	both := make(chan struct{}, 2)
+	one := func(to, from net.Conn) {
+		_, err := io.Copy(to, from)
+		if h, ok := to.(halfCloser); err != nil || !ok || h.CloseWrite() != nil {
+			_, _ = a.Close(), b.Close()
+		}
+		both <- struct{}{}
+	}
+	go one(a, b)
+	one(b, a)
+	<-both
+	<-both
+	_ = a.Close()
+}
+
+// forwardUDP carries the packets of one conversation both ways, until none came for a while.
+func (l *link) forwardUDP(r *udp.ForwarderRequest, in net.Conn) {
+	defer in.Close()
+	id := r.ID()
+	out, err := l.net.dial(l.ctx, "udp", address(id.LocalAddress, id.LocalPort))
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	stop := context.AfterFunc(l.ctx, func() { _, _ = in.Close(), out.Close() })
+	defer stop()
+	back := make(chan struct{})
+	go func() {
+		defer close(back)
+		packets(in, out, in, out)
+		_, _ = in.Close(), out.Close()
+	}()
+	packets(out, in, in, out)
+	_, _ = in.Close(), out.Close()
+	<-back
+}
+
+// packets carries packets from one connection to another; each puts off the end of both.
+func packets(to, from net.Conn, both ...net.Conn) {
+	p := make([]byte, 1<<16)
+	for {
+		for _, c := range both {
+			if c.SetReadDeadline(time.Now().Add(idleUDP)) != nil {
+				return
+			}
+		}
+		n, err := from.Read(p)
+		if err != nil {
+			return
+		}
+		if _, err := to.Write(p[:n]); err != nil {
+			return
+		}
+	}
+}
