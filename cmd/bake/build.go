@@ -95,7 +95,6 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 		return unplanned
 	}
 	printWarnings(a.stderr, graph.Warnings)
-	warnResources(a.stderr, p)
 	var recorder report.Recorder
 	done, err := a.runGraph(ctx, s, graph, o, &recorder)
 	run := report.Run{Graph: graph, Report: done, Spans: recorder.Spans(), Err: joinFailures(unplanned, err)}

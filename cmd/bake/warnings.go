@@ -3,10 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 
-	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -18,15 +15,6 @@ func printWarnings(w io.Writer, warnings []planner.Warning) {
 			rule = warning.Rule + ": "
 		}
 		fmt.Fprintf(w, "warning: %s%s%s\n", placeOf(warning.Location), rule, warning.Message)
-	}
-}
-
-// warnResources says of targets that ask for limits that they have none: steps run with what this process has.
-func warnResources(w io.Writer, p *config.Project) {
-	for _, name := range slices.Sorted(maps.Keys(p.Targets)) {
-		if t := p.Targets[name]; len(t.Resources) > 0 {
-			fmt.Fprintf(w, "warning: target %s: its resources are not applied, steps run without limits of their own\n", name)
-		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/cgroup"
 	"github.com/bakebuild/bake/executor/embedded/network"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/embedded/seccomp"
@@ -39,7 +40,7 @@ type Engine struct {
 // New returns an engine that keeps everything in store and fetches images with client.
 func New(store *cache.Store, client *registry.Client, opts Options) *Engine {
 	if opts.Runner == nil {
-		opts.Runner = &sandbox.Sandbox{Filters: seccomp.Filters, Outside: &network.Network{}}
+		opts.Runner = &sandbox.Sandbox{Filters: seccomp.Filters, Outside: &network.Network{}, Limiter: &cgroup.Groups{}}
 	}
 	return &Engine{store: store, client: client, opts: opts}
 }

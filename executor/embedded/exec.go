@@ -235,6 +235,9 @@ func (x *execStep) validExit(code int) bool {
 func (x *execStep) exitError(res sandbox.Result, log *stepLog) error {
 	e := x.n.stepError(nil, "")
 	e.ExitCode, e.Last, e.Log = res.ExitCode, log.last(), log.path()
+	if res.Exceeded {
+		e.Hint = "it took more than the memory that the target's resources allow"
+	}
 	if res.ExitCode == 126 || res.ExitCode == 127 {
 		e.Hint = "the command was not found or cannot be executed in the step's file system"
 		if arch := x.n.step.Op.GetPlatform().GetArchitecture(); arch != "" && arch != runtime.GOARCH {

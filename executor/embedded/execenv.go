@@ -71,6 +71,17 @@ func hostsFile(meta *pb.Meta) []byte {
 	return b.Bytes()
 }
 
+// maxPids is how many processes and threads a step may have.
+const maxPids = 4096
+
+// limitsOf is what a step may take.
+func limitsOf(r *pb.LinuxResources) sandbox.Limits {
+	return sandbox.Limits{
+		Pids: maxPids, Memory: r.GetMemory(), MemorySwap: r.GetMemorySwap(), CPUShares: r.GetCpuShares(),
+		CPUPeriod: r.GetCpuPeriod(), CPUQuota: r.GetCpuQuota(), CPUs: r.GetCpusetCpus(), Mems: r.GetCpusetMems(),
+	}
+}
+
 // networkOf is what an exec op can reach.
 func networkOf(exec *pb.ExecOp) sandbox.Network {
 	switch exec.GetNetwork() {

@@ -29,6 +29,10 @@ const hintNamespaces = "Run as root, or let ordinary users make namespaces: sysc
 // hintNetwork says what a network of a step's own needs.
 const hintNetwork = "A network of the step's own needs the kernel's virtual cables: load the module veth, or build with --network none."
 
+// hintLimits says where limits can be set.
+const hintLimits = "Limits need control groups that can be written: run as root, or as a user to whom they are delegated " +
+	"(systemd-run --user --scope --property=Delegate=yes bake ...), or leave out the target's resources."
+
 // refused says whether an error means that the machine does not allow something, rather than that it failed.
 func refused(err error) bool {
 	for _, e := range []error{unix.EPERM, unix.EACCES, unix.ENOSYS, unix.ENODEV, unix.EUSERS, unix.ENOSPC} {

@@ -35,6 +35,9 @@ type Sandbox struct {
 	// Outside connects the steps whose network is Connected. Nil: they are isolated.
 	Outside Outside
 
+	// Limiter applies Limits. Nil: there are none.
+	Limiter Limiter
+
 	once    sync.Once
 	err     error
 	exe     *os.File // this program, on a mount that cannot be written
@@ -49,6 +52,17 @@ type Outside interface {
 	Attach(pid int) (io.Closer, error)
 }
 
+// Limiter puts a process into a group whose members together have limits. The error says what the machine does not allow.
+type Limiter interface {
+	Limit(pid int, limits Limits) (Group, error)
+}
+
+// Group is the processes of one step. It is closed when they have ended.
+type Group interface {
+	Exceeded() bool // the limit of memory, so that one was killed
+	io.Closer
+}
+
 // stageConfig is what the init stage is told, through a pipe: it holds secrets.
 type stageConfig struct {
 	Spec    Spec
@@ -56,7 +70,6 @@ type stageConfig struct {
 	Filters [][]byte
 	InUser  bool
 	Groups  bool
-	Wait    bool // for a word of the parent's, which comes when the network is connected
 }
 
 // stageReport is what the init stage says, just before the command starts.
@@ -72,7 +85,7 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec) (Result, error) {
 	if s.err != nil {
 		return Result{}, s.err
 	}
-	cfg := stageConfig{Spec: spec, InUser: s.inUser, Groups: s.groups, Wait: spec.Network == Connected && s.Outside != nil}
+	cfg := stageConfig{Spec: spec, InUser: s.inUser, Groups: s.groups}
 	if !spec.Insecure {
 		cfg.Filters = s.filters
 	}
@@ -167,10 +180,9 @@ func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageRepo
 	defer stop()
 	reports := make(chan stageReport, 1)
 	go func() { reports <- readReport(repR) }()
-	end, sendErr := s.instruct(cmd.Process.Pid, cfg, cfgW)
-	if end != nil {
-		defer end.Close()
-	}
+	var ties ties
+	defer ties.cut()
+	sendErr := s.instruct(cmd.Process.Pid, cfg, cfgW, &ties)
 	waitErr := cmd.Wait()
 	report := <-reports
 	if ctx.Err() != nil {
@@ -180,26 +192,55 @@ func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageRepo
 		return Result{}, report, unavailable
 	}
 	res, err := outcome(cmd, waitErr, report, cfg.Spec.Stderr)
+	res.Exceeded = ties.group != nil && ties.group.Exceeded()
 	if err == nil && report.Error == nil {
 		err = sendErr
 	}
 	return res, report, err
 }
 
-// instruct tells the stage what to do, and connects its network meanwhile. The pipe is closed in any case, which ends a stage
-// that waits for more.
-func (s *Sandbox) instruct(pid int, cfg stageConfig, pipe *os.File) (io.Closer, error) {
+// ties are what a step is bound to outside of its namespaces.
+type ties struct {
+	group   Group
+	network io.Closer
+}
+
+func (t *ties) cut() {
+	if t.network != nil {
+		_ = t.network.Close()
+	}
+	if t.group != nil {
+		_ = t.group.Close() // one that stays is removed by a later process
+	}
+}
+
+// instruct tells the stage what to do, and limits and connects it meanwhile. The pipe is closed in any case, which ends a
+// stage that waits for more.
+func (s *Sandbox) instruct(pid int, cfg stageConfig, pipe *os.File, t *ties) error {
 	e := json.NewEncoder(pipe)
 	err := e.Encode(cfg)
-	var end io.Closer
-	if err == nil && cfg.Wait {
-		if end, err = s.Outside.Attach(pid); err != nil {
-			err = &UnavailableError{What: "give the step a network", Hint: hintNetwork, Err: err}
-		} else {
-			err = e.Encode(true)
+	if err == nil {
+		err = s.tie(pid, &cfg.Spec, t)
+	}
+	if err == nil {
+		err = e.Encode(true)
+	}
+	return errors.Join(err, pipe.Close())
+}
+
+// tie limits and connects a process.
+func (s *Sandbox) tie(pid int, spec *Spec, t *ties) (err error) {
+	if s.Limiter != nil && spec.Limits != (Limits{}) {
+		if t.group, err = s.Limiter.Limit(pid, spec.Limits); err != nil && spec.Limits.asked() {
+			return &UnavailableError{What: "limit the step's resources", Hint: hintLimits, Err: err}
 		}
 	}
-	return end, errors.Join(err, pipe.Close())
+	if s.Outside != nil && spec.Network == Connected {
+		if t.network, err = s.Outside.Attach(pid); err != nil {
+			return &UnavailableError{What: "give the step a network", Hint: hintNetwork, Err: err}
+		}
+	}
+	return nil
 }
 
 func (s *Sandbox) command(cfg stageConfig, cfgR, repW *os.File) *exec.Cmd {
@@ -221,7 +262,7 @@ func (s *Sandbox) command(cfg stageConfig, cfgR, repW *os.File) *exec.Cmd {
 }
 
 func namespaces(n Network) uintptr {
-	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	if n != Host {
 		flags |= unix.CLONE_NEWNET
 	}

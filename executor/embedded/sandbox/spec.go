@@ -52,6 +52,18 @@ type Rlimit struct {
 	Soft, Hard uint64
 }
 
+// Limits is what a process and all that it starts may take of the machine. A zero is no limit.
+type Limits struct {
+	Pids                 int64 // processes and threads
+	Memory, MemorySwap   int64 // bytes; MemorySwap counts both, -1 is as much swap as there is
+	CPUShares, CPUPeriod uint64
+	CPUQuota             int64  // microseconds a CPUPeriod
+	CPUs, Mems           string // such as "0-3"
+}
+
+// asked says whether there are limits besides that of processes, which is kept only where it can be.
+func (l Limits) asked() bool { l.Pids = 0; return l != Limits{} }
+
 // Spec is one process to run.
 type Spec struct {
 	Root              Overlay
@@ -62,6 +74,7 @@ type Spec struct {
 	Groups            []uint32
 	Hostname          string
 	Network           Network
+	Limits            Limits
 	Hosts, ResolvConf []byte // content of /etc/hosts and /etc/resolv.conf
 	Rlimits           []Rlimit
 	ShmSize           int64 // of /dev/shm in bytes; 0 is 64 MiB
@@ -75,6 +88,7 @@ type Spec struct {
 
 // Result says how the process ended.
 type Result struct {
-	ExitCode int // 128 and the signal's number when a signal ended it
-	Signal   int // 0 when none did
+	ExitCode int  // 128 and the signal's number when a signal ended it
+	Signal   int  // 0 when none did
+	Exceeded bool // a process was killed because all of them took more memory than Limits allows
 }

@@ -111,11 +111,14 @@ func (s *stage) setUp() error {
 	if err := s.enter(cwd); err != nil {
 		return err
 	}
-	if s.cfg.Wait {
-		var connected bool
-		if err := s.words.Decode(&connected); err != nil {
-			return errGivenUp
-		}
+	// The parent says so when limits are set and the network is connected.
+	var ready bool
+	if err := s.words.Decode(&ready); err != nil {
+		return errGivenUp
+	}
+	// Only now, so that the step's own group is all that it sees.
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return mountRefused("make a control group namespace", err)
 	}
 	return s.restrict()
 }

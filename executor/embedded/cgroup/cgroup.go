@@ -1,0 +1,172 @@
+// Package cgroup limits what a step takes of the machine, in control groups of version 1 or 2 inside the one that this
+// process is in, so that what limits this process limits its steps too.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fs"
+	"github.com/opencontainers/cgroups/fs2"
+	"golang.org/x/sys/unix"
+)
+
+// prefix begins the names of our groups: then come the process that made one, and a number.
+const prefix = "bake-"
+
+// Groups makes a group for each step.
+type Groups struct {
+	next  atomic.Int64
+	sweep sync.Once
+}
+
+// manager is what the two versions have in common.
+type manager interface {
+	Apply(pid int) error
+	Set(r *cgroups.Resources) error
+	OOMKillCount() (uint64, error)
+	Destroy() error
+}
+
+// group is the group of one step.
+type group struct {
+	manager
+	memory bool
+}
+
+// Limit puts a process and all that it will start into a new group. The error is about what cannot be written here.
+func (g *Groups) Limit(pid int, limits sandbox.Limits) (sandbox.Group, error) {
+	r := resources(limits)
+	needed := controllers(limits)
+	m, err := g.newManager(r, needed)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Apply(pid); err != nil {
+		return nil, errors.Join(fmt.Errorf("make a control group for %s: %w", strings.Join(needed, ", "), err), m.Destroy())
+	}
+	if err := m.Set(r); err != nil {
+		return nil, errors.Join(fmt.Errorf("set limits: %w", err), m.Destroy())
+	}
+	return &group{m, limits.Memory > 0}, nil
+}
+
+// Exceeded says whether a process was killed because the group took more memory than it may.
+func (g *group) Exceeded() bool {
+	if !g.memory {
+		return false
+	}
+	n, err := g.OOMKillCount()
+	return err == nil && n > 0
+}
+
+// Close removes the group, whose processes have ended.
+func (g *group) Close() error { return g.Destroy() }
+
+func resources(l sandbox.Limits) *cgroups.Resources {
+	r := &cgroups.Resources{
+		Memory: l.Memory, MemorySwap: l.MemorySwap, CpuShares: l.CPUShares, CpuPeriod: l.CPUPeriod, CpuQuota: l.CPUQuota,
+		CpusetCpus: l.CPUs, CpusetMems: l.Mems, CpuWeight: cgroups.ConvertCPUSharesToCgroupV2Value(l.CPUShares),
+		SkipDevices: true,
+	}
+	if l.Pids > 0 {
+		r.PidsLimit = &l.Pids
+	}
+	return r
+}
+
+// controllers lists what limits need.
+func controllers(l sandbox.Limits) []string {
+	var list []string
+	if l.Pids > 0 {
+		list = append(list, "pids")
+	}
+	if l.Memory != 0 || l.MemorySwap != 0 {
+		list = append(list, "memory")
+	}
+	if l.CPUShares != 0 || l.CPUPeriod != 0 || l.CPUQuota != 0 {
+		list = append(list, "cpu")
+	}
+	if l.CPUs != "" || l.Mems != "" {
+		list = append(list, "cpuset")
+	}
+	return list
+}
+
+// newManager makes the manager of a group that does not exist yet.
+func (g *Groups) newManager(r *cgroups.Resources, needed []string) (manager, error) {
+	name := prefix + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatInt(g.next.Add(1), 10)
+	if cgroups.IsCgroup2UnifiedMode() {
+		parent, err := parent2()
+		if err != nil {
+			return nil, err
+		}
+		if err := has(filepath.Join(parent, "cgroup.controllers"), needed); err != nil {
+			return nil, err
+		}
+		g.sweep.Do(func() { sweep(parent) })
+		return fs2.NewManager(&cgroups.Cgroup{Resources: r}, filepath.Join(parent, name))
+	}
+	paths := map[string]string{}
+	for _, c := range needed {
+		parent, err := cgroups.GetOwnCgroupPath(c)
+		if err != nil {
+			return nil, fmt.Errorf("find the control group of %s: %w", c, err)
+		}
+		paths[c] = filepath.Join(parent, name)
+	}
+	g.sweep.Do(func() {
+		for _, p := range paths {
+			sweep(filepath.Dir(p))
+		}
+	})
+	return fs.NewManager(&cgroups.Cgroup{Resources: r}, paths)
+}
+
+// parent2 is where groups of version 2 are made: beside the one of this process, since one that has processes can have no
+// limited groups in it; in it, if it is the root of the tree, for which that does not hold.
+func parent2() (string, error) {
+	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("find the control group: %w", err)
+	}
+	return filepath.Join("/sys/fs/cgroup", filepath.Dir(own[""])), nil
+}
+
+// has checks that controllers are listed in a file.
+func has(file string, needed []string) error {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("list the controllers: %w", err)
+	}
+	listed := strings.Fields(string(raw))
+	for _, n := range needed {
+		if !slices.Contains(listed, n) {
+			return fmt.Errorf("%s does not list the controller %s", file, n)
+		}
+	}
+	return nil
+}
+
+// sweep removes groups that were left behind by processes which were killed.
+func sweep(parent string) {
+	list, err := filepath.Glob(filepath.Join(parent, prefix+"*-*"))
+	if err != nil {
+		return
+	}
+	for _, dir := range list {
+		text, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), prefix), "-")
+		if pid, err := strconv.Atoi(text); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			_ = unix.Rmdir(dir) // refused where processes are left
+		}
+	}
+}
