@@ -27,6 +27,7 @@ type client struct {
 	inputs map[string]llb.State
 	files  map[string]fileSet // by the name of a local source
 	bases  *bases
+	target string // whose front end this is
 	// links are the named contexts that are targets of several platforms, with the platforms in words.
 	links   map[string]string
 	layouts map[string]*layout
@@ -109,6 +110,7 @@ func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 	if err != nil {
 		return "", "", nil, &resolveError{ref, err}
 	}
+	c.bases.use(c.target, ref, image.Digest)
 	return pinned, image.Digest, image.Config, nil
 }
 

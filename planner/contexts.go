@@ -105,6 +105,32 @@ func (p *plan) addContexts(t *config.Target, in *inputs) error {
 	return nil
 }
 
+// addBases makes the names of base blocks known to a Dockerfile. A stage of that name is not hidden, nor is a context of the
+// target, which is added later.
+func (p *plan) addBases(in *inputs, dockerfile []byte) {
+	if len(p.project.Bases) == 0 {
+		return
+	}
+	stages := stageNames(dockerfile)
+	for name, base := range p.project.Bases {
+		if !stages[strings.ToLower(name)] {
+			in.client.opts.Opts["context:"+strings.TrimSuffix(name, ":latest")] = "docker-image://" + base.Image
+		}
+	}
+}
+
+// stageNames are the names that FROM lines give, in lower case.
+func stageNames(dockerfile []byte) map[string]bool {
+	names := map[string]bool{}
+	for line := range strings.Lines(string(dockerfile)) {
+		fields := strings.Fields(strings.ToLower(line))
+		if n := len(fields); n >= 4 && fields[0] == "from" && fields[n-2] == "as" {
+			names[fields[n-1]] = true
+		}
+	}
+	return names
+}
+
 func (p *plan) addContext(t *config.Target, in *inputs, name, value string) error {
 	opts := in.client.opts.Opts
 	link, isLink := strings.CutPrefix(value, targetPrefix)

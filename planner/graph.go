@@ -26,6 +26,8 @@ type Graph struct {
 	// Secrets and SSH are what each target offers to its steps, by target name. They are in no digest.
 	Secrets map[string][]config.Secret
 	SSH     map[string][]config.SSH
+	// Bases are the images that the targets stand on or copy from, by reference.
+	Bases []BaseUse
 	// Declared counts the steps of all targets and platforms before merging.
 	Declared int
 	Warnings []Warning

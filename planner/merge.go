@@ -25,6 +25,7 @@ func (p *plan) merge(targets []*config.Target) *Graph {
 		Layouts: map[string]Local{},
 		Secrets: map[string][]config.Secret{},
 		SSH:     map[string][]config.SSH{},
+		Bases:   p.bases.list(),
 	}
 	m := &merger{graph: g, steps: map[digest.Digest]*Step{}, owners: map[*Step][]string{}}
 	all, requested := p.requestedFirst(targets)

@@ -29,6 +29,9 @@ type Options struct {
 	Platform ocispecs.Platform
 	NoCache  bool // ask that every step runs, whatever the targets say
 	Jobs     int  // targets planned at once; 0 means two for each CPU
+	// Lock pins bases; nil pins none. Frozen refuses those that it lacks, instead of resolving them.
+	Lock   *config.Lock
+	Frozen bool
 	// KeepGoing makes a graph of the targets that could be planned, beside the error about the others.
 	KeepGoing bool
 }
@@ -82,7 +85,7 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 	return &plan{
 		project: project,
 		opts:    opts,
-		bases:   bases{ctx: ctx, resolver: opts.Resolver, calls: map[string]*baseCall{}},
+		bases:   bases{ctx: ctx, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{}, used: map[string]*BaseUse{}},
 		files:   files{read: map[string]*fileRead{}},
 		targets: map[string]*planned{},
 		llbCaps: pb.Caps.CapSet(pb.Caps.All()),

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/containerd/platforms"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bakebuild/bake/config"
 )
 
 // Resolver finds out what an image reference stands for. It is called from several goroutines, once for each reference
@@ -28,8 +32,25 @@ type ResolvedImage struct {
 	Layers int           // layers in the manifest, or 0 when not known
 }
 
+// BaseUse is an image that targets of the plan stand on or copy from.
+type BaseUse struct {
+	Ref     string        // normalised, without a digest unless the Dockerfile has one
+	Digest  digest.Digest // what the plan took it for
+	Locked  bool          // by the lock
+	Targets []string      // that use it, sorted
+}
+
+// LockError says that the lock does not say what a plan must know.
+type LockError struct{ What string }
+
+// Error is what is missing and what to do.
+func (e *LockError) Error() string { return e.What }
+
 // bases resolves each reference once.
 type bases struct {
+	lock     *config.Lock // nil: none
+	frozen   bool         // what the lock lacks is an error
+	used     map[string]*BaseUse
 	ctx      context.Context // of the plan: one target that gives up must not end what others wait for
 	resolver Resolver
 	mu       sync.Mutex
@@ -70,7 +91,11 @@ func (b *bases) resolve(ctx context.Context, ref string, p ocispecs.Platform) (R
 
 func (b *bases) ask(ref string, p ocispecs.Platform) (image ResolvedImage, err error) {
 	defer recoverTo(&err)
-	image, err = b.resolver.ResolveImage(b.ctx, ref, p)
+	wanted, err := b.pinned(ref)
+	if err != nil {
+		return image, err
+	}
+	image, err = b.resolver.ResolveImage(b.ctx, wanted, p)
 	if err != nil {
 		return image, err
 	}
@@ -78,6 +103,47 @@ func (b *bases) ask(ref string, p ocispecs.Platform) (image ResolvedImage, err e
 		image.Ref = ref
 	}
 	return image, checkBase(image)
+}
+
+// pinned is a reference with the digest that the lock has for it. One that has a digest needs none.
+func (b *bases) pinned(ref string) (string, error) {
+	if b.lock == nil || strings.Contains(ref, "@") {
+		return ref, nil
+	}
+	if d, ok := b.lock.Images[ref]; ok {
+		return ref + "@" + d.String(), nil
+	}
+	if b.frozen {
+		return "", &LockError{fmt.Sprintf("%s has no entry for it, and a frozen plan asks no registry: run bake pin and commit the lock", config.LockName)}
+	}
+	return ref, nil
+}
+
+// use records that a target uses a base.
+func (b *bases) use(target, ref string, d digest.Digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	base, ok := b.used[ref]
+	if !ok {
+		base = &BaseUse{Ref: ref, Digest: d}
+		if b.lock != nil {
+			_, base.Locked = b.lock.Images[ref]
+		}
+		b.used[ref] = base
+	}
+	if !slices.Contains(base.Targets, target) {
+		base.Targets = append(base.Targets, target)
+	}
+}
+
+// list is what was used, by reference.
+func (b *bases) list() []BaseUse {
+	var list []BaseUse
+	for _, ref := range slices.Sorted(maps.Keys(b.used)) {
+		slices.Sort(b.used[ref].Targets)
+		list = append(list, *b.used[ref])
+	}
+	return list
 }
 
 // checkBase refuses a config that the front end would silently take for scratch, or that would make it run out of

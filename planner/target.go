@@ -78,6 +78,7 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 			inputs:  map[string]llb.State{},
 			files:   map[string]fileSet{},
 			bases:   &p.bases,
+			target:  t.Name,
 			links:   map[string]string{},
 			layouts: map[string]*layout{},
 		},
@@ -102,6 +103,7 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 	if err != nil {
 		return nil, err
 	}
+	p.addBases(in, file.data)
 	if err := p.addContexts(t, in); err != nil {
 		return nil, err
 	}

@@ -71,6 +71,10 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		newBuildCommand(a),
 		newPlanCommand(a),
+		newPinCommand(a),
+		newUpdateCommand(a),
+		newOutdatedCommand(a),
+		newVerifyCommand(a),
 		newImageCommand(a),
 		newHistoryCommand(a, "history NAME"),
 		newCacheCommand(a),

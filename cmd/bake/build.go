@@ -17,6 +17,7 @@ import (
 type buildOptions struct {
 	project projectOptions
 	run     runOptions
+	lock    lockOptions
 	print   bool
 	list    string
 	call    string
@@ -39,6 +40,7 @@ func newBuildCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	o.project.addFlags(f)
 	o.run.addFlags(f)
+	o.lock.addFlags(f)
 	f.BoolVar(&o.print, "print", false, "print the evaluated targets as JSON and build nothing")
 	f.StringVar(&o.list, "list", "", "list targets or variables and build nothing")
 	f.BoolVar(&o.check, "check", false, "only check the Dockerfiles; the same as --call=check")
@@ -69,6 +71,9 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	if err := o.run.checkPolicies(project); err != nil {
 		return err
 	}
+	if o.run.pins, err = a.usePins(ctx, project.Dir, o.project, o.lock); err != nil {
+		return err
+	}
 	built, called := splitCalls(project)
 	if len(built.Requested) > 0 {
 		if err := a.buildProject(ctx, built, o.run); err != nil {
@@ -95,6 +100,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 		return unplanned
 	}
 	printWarnings(a.stderr, graph.Warnings)
+	a.noteUnlocked(o.pins, graph.Bases)
 	var recorder report.Recorder
 	done, err := a.runGraph(ctx, s, graph, o, &recorder)
 	run := report.Run{Graph: graph, Report: done, Spans: recorder.Spans(), Err: joinFailures(unplanned, err)}

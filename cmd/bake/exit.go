@@ -23,6 +23,7 @@ const (
 	exitOK         = 0
 	exitStep       = 1 // a step failed, or a file that COPY names is missing
 	exitUsage      = 2 // usage, project file, Dockerfile
+	exitLock       = 3 // lock missing or out of date
 	exitRegistry   = 5 // registry, network, credentials, an engine that does not answer
 	exitDifference = 6 // asked for with --exit-code
 	exitSystem     = 7 // cache or output I/O, no sandbox possible here
@@ -65,6 +66,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		nobox  *sandbox.UnavailableError
 		differ differenceError
 		far    *fetch.Error
+		lock   *planner.LockError
 	)
 	switch {
 	case err == nil:
@@ -77,6 +79,8 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitSystem
 	case errors.As(err, &step):
 		return exitStep
+	case errors.As(err, &lock):
+		return exitLock
 	case errors.As(err, &reg), errors.As(err, &far):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file):

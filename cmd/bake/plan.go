@@ -16,6 +16,7 @@ import (
 
 type planOptions struct {
 	project  projectOptions
+	lock     lockOptions
 	noCache  bool
 	pull     bool
 	json     bool
@@ -37,6 +38,7 @@ func newPlanCommand(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	o.project.addFlags(f)
+	o.lock.addFlags(f)
 	f.BoolVar(&o.noCache, "no-cache", false, "plan as if the cache held nothing")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries for every base now")
 	f.StringArrayVar(&o.allow, "allow", nil, "what the project may ask of this machine, as for bake build")
@@ -53,15 +55,20 @@ func (a *app) planCommand(ctx context.Context, o planOptions) error {
 	if err := a.checkGrants(project, o.allow); err != nil {
 		return err
 	}
+	pins, err := a.usePins(ctx, project.Dir, o.project, o.lock)
+	if err != nil {
+		return err
+	}
 	s, err := a.open(o.pull)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	graph, err := s.plan(ctx, project, runOptions{noCache: o.noCache})
+	graph, err := s.plan(ctx, project, runOptions{noCache: o.noCache, pins: pins})
 	if err != nil {
 		return err
 	}
+	a.noteUnlocked(pins, graph.Bases)
 	steps, err := s.engine.Preview(ctx, graph, executor.Options{NoCache: o.noCache})
 	if err != nil {
 		return err

@@ -97,7 +97,7 @@ func (r *resolver) keep(resolved registry.Resolved) error {
 		}
 	}
 	name, pinned := splitDigest(resolved.Ref)
-	if pinned != "" && lacksTag(name) {
+	if pinned != "" { // it says nothing of what the tag names
 		name += "@" + pinned.String()
 	}
 	size := len(resolved.Manifest.Raw)

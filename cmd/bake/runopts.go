@@ -28,6 +28,7 @@ type runOptions struct {
 	sbom       string
 	provenance string
 	policy     []string
+	pins       pins
 }
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {

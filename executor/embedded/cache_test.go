@@ -268,7 +268,7 @@ func TestFailedStep(t *testing.T) {
 	if step.ExitCode != 3 || !slices.Equal(step.Last, []string{"about to fail", "it failed"}) || step.Log == "" {
 		t.Errorf("%+v", step)
 	}
-	if text := step.Error(); !strings.Contains(text, "Dockerfile:2") || !strings.Contains(text, "target api") || !strings.Contains(text, "no network") {
+	if text := step.Error(); !strings.Contains(text, "Dockerfile:2") || !strings.Contains(text, "target api") || !strings.Contains(text, "exit code 3") {
 		t.Errorf("message %q", text)
 	}
 	if !slices.Equal(ran, []string{"fail 3"}) {

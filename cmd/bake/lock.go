@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/planner"
+)
+
+// lockOptions are the flags that say how the lock file is used.
+type lockOptions struct {
+	mode           string
+	frozen, locked bool
+}
+
+func (o *lockOptions) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.mode, "lock", "", "auto uses "+config.LockName+" and resolves what it lacks, frozen refuses that, locked also refuses entries that nothing uses, off ignores it; where CI is set, frozen if there is a lock")
+	f.BoolVar(&o.frozen, "frozen", false, "short for --lock=frozen")
+	f.BoolVar(&o.locked, "locked", false, "short for --lock=locked")
+}
+
+// The modes of the lock.
+const (
+	lockAuto   = "auto"
+	lockFrozen = "frozen"
+	lockLocked = "locked"
+	lockOff    = "off"
+)
+
+// pins are what a plan takes from the lock file. The zero value is none.
+type pins struct {
+	lock *config.Lock
+	mode string
+}
+
+func (p pins) frozen() bool { return p.mode == lockFrozen || p.mode == lockLocked }
+
+// loadPins reads the lock beside the project file. A project that came from elsewhere has none.
+func (a *app) loadPins(dir string, o lockOptions) (pins, error) {
+	p := pins{mode: o.mode}
+	switch {
+	case o.locked:
+		p.mode = lockLocked
+	case o.frozen:
+		p.mode = lockFrozen
+	}
+	switch p.mode {
+	case "", lockAuto, lockFrozen, lockLocked:
+	case lockOff:
+		return p, nil
+	default:
+		return p, usagef("--lock=%s: expected auto, frozen, locked or off", p.mode)
+	}
+	if a.fetcher != nil {
+		return pins{}, nil
+	}
+	var err error
+	if p.lock, err = config.ReadLock(dir); err != nil {
+		return p, err
+	}
+	if ci := a.env("CI"); p.mode == "" && p.lock != nil && ci != "" && ci != "0" && ci != "false" {
+		p.mode = lockFrozen
+	}
+	if p.lock == nil && p.frozen() {
+		return p, &planner.LockError{What: "there is no " + config.LockName + " in " + dir + ": run bake pin and commit it"}
+	}
+	return p, nil
+}
+
+// usePins reads the lock for a command that plans, and checks it where it has to be exact.
+func (a *app) usePins(ctx context.Context, dir string, o projectOptions, l lockOptions) (pins, error) {
+	p, err := a.loadPins(dir, l)
+	if err != nil || p.mode != lockLocked {
+		return p, err
+	}
+	s, err := a.open(false)
+	if err != nil {
+		return p, err
+	}
+	defer s.Close()
+	return p, a.checkLocked(ctx, s, o, p)
+}
+
+// noteUnlocked tells of bases that the lock lacks.
+func (a *app) noteUnlocked(p pins, bases []planner.BaseUse) {
+	if p.lock == nil {
+		return
+	}
+	if missing := unlocked(p.lock, bases); len(missing) > 0 {
+		a.note("%s lacks %s: bake pin adds what is missing", config.LockName, strings.Join(missing, ", "))
+	}
+}
+
+// unlocked lists the references that a lock lacks and needs.
+func unlocked(l *config.Lock, bases []planner.BaseUse) []string {
+	var list []string
+	for _, b := range bases {
+		if _, ok := l.Images[b.Ref]; !ok && !strings.Contains(b.Ref, "@") {
+			list = append(list, b.Ref)
+		}
+	}
+	return list
+}
+
+// unused lists the entries of a lock that no base needs.
+func unused(l *config.Lock, bases []planner.BaseUse) []string {
+	var list []string
+	for _, ref := range slices.Sorted(maps.Keys(l.Images)) {
+		if !slices.ContainsFunc(bases, func(b planner.BaseUse) bool { return b.Ref == ref }) {
+			list = append(list, ref)
+		}
+	}
+	return list
+}
+
+// checkLocked refuses a lock that is not exactly what the whole project needs.
+func (a *app) checkLocked(ctx context.Context, s *session, o projectOptions, p pins) error {
+	project, err := a.wholeProject(ctx, o)
+	if err != nil {
+		return err
+	}
+	graph, err := s.plan(ctx, project, runOptions{pins: p})
+	if err != nil {
+		return err
+	}
+	if extra := unused(p.lock, graph.Bases); len(extra) > 0 {
+		return &planner.LockError{What: fmt.Sprintf("%s has entries that nothing uses: %s: run bake pin and commit it", config.LockName, strings.Join(extra, ", "))}
+	}
+	return nil
+}
+
+// wholeProject is the project with all its targets requested.
+func (a *app) wholeProject(ctx context.Context, o projectOptions) (*config.Project, error) {
+	o.targets = nil
+	opts, err := a.loadOptions(o)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := config.List(ctx, opts, "targets")
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		if r.Targets == "" {
+			o.targets = append(o.targets, r.Name)
+		}
+	}
+	return a.loadProject(ctx, o)
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+)
+
+// pinned is a project of targets on bases of a registry that counts what it is asked.
+type pinned struct {
+	*cli
+	host      string
+	manifests atomic.Int64
+}
+
+func newPinned(t *testing.T) *pinned {
+	p := &pinned{cli: newCLI(t)}
+	p.env["CI"] = ""
+	serve := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			p.manifests.Add(1)
+		}
+		serve.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	p.host = strings.TrimPrefix(server.URL, "http://")
+	p.move(t, "base:1")
+	p.move(t, "base:2")
+	p.write(t, "file", "x")
+	p.project(t, "shared")
+	return p
+}
+
+// move makes a tag name an image that it did not name before.
+func (p *pinned) move(t *testing.T, tag string) string {
+	t.Helper()
+	image, err := random.Image(1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := crane.Push(image, p.host+"/team/"+tag, crane.Insecure); err != nil {
+		t.Fatal(err)
+	}
+	d, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.String()
+}
+
+// project has twenty targets, of which the last stands on what is given.
+func (p *pinned) project(t *testing.T, last string) {
+	var b strings.Builder
+	b.WriteString("base \"shared\" {\n  image = \"" + p.host + "/team/base:1\"\n}\ngroup \"default\" {\n  targets = [\"many\", \"direct\", \"other\"]\n}\n")
+	b.WriteString("target \"many\" {\n  name = \"many-${n}\"\n  matrix = { n = range(18) }\n  dockerfile-inline = \"FROM shared\\nLABEL n=${n}\\nCOPY file /\"\n  output = [\"type=cacheonly\"]\n}\n")
+	b.WriteString("target \"direct\" {\n  dockerfile-inline = \"FROM scratch AS shared\\nFROM " + p.host + "/team/base:1\\nCOPY file /\"\n  output = [\"type=cacheonly\"]\n}\n")
+	b.WriteString("target \"other\" {\n  dockerfile-inline = \"FROM " + p.host + "/team/base:2\\nCOPY --from=" + last + " / /all/\"\n  output = [\"type=cacheonly\"]\n}\n")
+	p.write(t, "bake.hcl", b.String())
+}
+
+func TestLock(t *testing.T) {
+	needSandbox(t)
+	p := newPinned(t)
+	fails := func(want int, text string, args ...string) {
+		t.Helper()
+		if _, stderr, code := p.run(t, args...); code != want || !strings.Contains(stderr, text) {
+			t.Errorf("%v: exit %d, want %d and %q: %s", args, code, want, text, stderr)
+		}
+	}
+	fails(3, "run bake pin", "build", "--frozen", "--progress=none")
+	out, _ := p.ok(t, "pin")
+	wantMatch(t, "two pins", out, `(?s)^\+ \S+/team/base:1 sha256:\S+\n\+ \S+/team/base:2 sha256:\S+\n$`)
+	p.ok(t, "verify", "--online")
+	p.ok(t, "build", "--progress=none")
+
+	old := p.move(t, "base:1")
+	p.manifests.Store(0)
+	p.ok(t, "build", "--frozen", "--progress=none")
+	p.ok(t, "build", "--locked", "--no-cache", "--progress=none")
+	if n := p.manifests.Load(); n != 0 {
+		t.Errorf("a frozen build made %d requests for manifests", n)
+	}
+	out, _ = p.ok(t, "plan", "--exit-code")
+	wantMatch(t, "nothing to run", out, "0 to run|nothing|cached")
+
+	fails(6, "1 pin out of date", "outdated", "--exit-code")
+	out, _ = p.ok(t, "outdated")
+	wantMatch(t, "the table", out, `(?s)REFERENCE +LOCKED +CURRENT +USED BY\n\S+/team/base:1 +sha256:\S+ +`+old[:19]+` +.*direct.*\nDrift\n.*base +1 .*base +2 `)
+	out, _ = p.ok(t, "outdated", "--format=json")
+	wantMatch(t, "JSON", out, `"version": 1`)
+
+	out, _ = p.ok(t, "pin")
+	if out != "" {
+		t.Errorf("pin moved something: %s", out)
+	}
+	out, _ = p.ok(t, "update", "--dry-run", "base:1")
+	wantMatch(t, "what would move", out, `team/base:1\n  sha256:\S+\n  `+old+`\n  used by direct, many-0`)
+	fails(6, "", "outdated", "--exit-code")
+	fails(2, "has no entry nothing", "update", "nothing")
+	p.ok(t, "update", "shared")
+	p.ok(t, "outdated", "--exit-code")
+
+	p.move(t, "base:3")
+	p.project(t, p.host+"/team/base:3")
+	fails(3, "bake.lock has no entry for it", "build", "--frozen", "--progress=none")
+	fails(3, "bake.lock has no entry for it", "verify")
+	_, stderr := p.ok(t, "build", "--progress=none")
+	wantMatch(t, "what is missing", stderr, `bake.lock lacks \S+/team/base:3`)
+	p.ok(t, "pin")
+	p.ok(t, "verify")
+	p.project(t, "shared")
+	fails(3, "entries that nothing uses", "verify")
+	fails(3, "entries that nothing uses", "build", "--locked", "--progress=none")
+	out, _ = p.ok(t, "pin")
+	wantMatch(t, "what is dropped", out, `^- \S+/team/base:3\n$`)
+	p.write(t, "bake.lock", "version = 1\nimage \"x\" {\n")
+	fails(2, "bake.lock:", "build", "--progress=none")
+	p.ok(t, "build", "--lock=off", "--progress=none")
+}
