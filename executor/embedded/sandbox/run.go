@@ -228,17 +228,30 @@ func (s *Sandbox) instruct(pid int, cfg stageConfig, pipe *os.File, t *ties) err
 	return errors.Join(err, pipe.Close())
 }
 
-// tie limits and connects a process.
-func (s *Sandbox) tie(pid int, spec *Spec, t *ties) (err error) {
-	if s.Limiter != nil && spec.Limits != (Limits{}) {
-		if t.group, err = s.Limiter.Limit(pid, spec.Limits); err != nil && spec.Limits.asked() {
-			return &UnavailableError{What: "limit the step's resources", Hint: hintLimits, Err: err}
-		}
+// tie limits and connects a process, side by side: each waits for the kernel most of its time.
+func (s *Sandbox) tie(pid int, spec *Spec, t *ties) error {
+	limited := make(chan error, 1)
+	go func() { limited <- s.limit(pid, spec, t) }()
+	err := s.connect(pid, spec, t)
+	return errors.Join(<-limited, err)
+}
+
+func (s *Sandbox) limit(pid int, spec *Spec, t *ties) (err error) {
+	if s.Limiter == nil || spec.Limits == (Limits{}) {
+		return nil
 	}
-	if s.Outside != nil && spec.Network == Connected {
-		if t.network, err = s.Outside.Attach(pid); err != nil {
-			return &UnavailableError{What: "give the step a network", Hint: hintNetwork, Err: err}
-		}
+	if t.group, err = s.Limiter.Limit(pid, spec.Limits); err != nil && spec.Limits.asked() {
+		return &UnavailableError{What: "limit the step's resources", Hint: hintLimits, Err: err}
+	}
+	return nil
+}
+
+func (s *Sandbox) connect(pid int, spec *Spec, t *ties) (err error) {
+	if s.Outside == nil || spec.Network != Connected {
+		return nil
+	}
+	if t.network, err = s.Outside.Attach(pid); err != nil {
+		return &UnavailableError{What: "give the step a network", Hint: hintNetwork, Err: err}
 	}
 	return nil
 }
