@@ -193,6 +193,17 @@ func withOwners(name string, owners []string) string {
 	return "[" + prefix + "] " + name
 }
 
+// withoutOwners is the name before withOwners.
+func withoutOwners(name string, owners []string) string {
+	if rest, ok := strings.CutPrefix(name, withOwners("", owners)); ok && len(owners) > 0 {
+		return rest
+	}
+	if rest, ok := strings.CutPrefix(name, strings.TrimSuffix(withOwners("", owners), "] ")+" "); ok && len(owners) > 0 {
+		return "[" + rest
+	}
+	return name
+}
+
 // baseOf is the image at the bottom of the chain of root file systems that ends in a step.
 func baseOf(s *Step) Base {
 	for s != nil {

@@ -71,6 +71,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		newBuildCommand(a),
 		newPlanCommand(a),
+		newGraphCommand(a),
 		newPinCommand(a),
 		newUpdateCommand(a),
 		newOutdatedCommand(a),

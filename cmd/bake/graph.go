@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/planner"
+)
+
+type graphOptions struct {
+	project projectOptions
+	lock    lockOptions
+	format  string
+	by      string
+}
+
+func newGraphCommand(a *app) *cobra.Command {
+	var o graphOptions
+	cmd := &cobra.Command{
+		Use:   "graph [TARGET…]",
+		Short: "Draw the merged graph of a build",
+		Long:  "Graph draws what a build is made of, each shared part once and marked: for Graphviz, for Mermaid or as JSON.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.project.targets = args
+			return a.graphCommand(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	o.project.addFlags(f)
+	o.lock.addFlags(f)
+	f.StringVar(&o.format, "format", "dot", "dot, mermaid or json")
+	f.StringVar(&o.by, "by", "stage", "what a box is: target, stage or step")
+	return cmd
+}
+
+func (a *app) graphCommand(ctx context.Context, o graphOptions) error {
+	var write func(planner.Drawing, io.Writer) error
+	switch o.format {
+	case "dot":
+		write = planner.Drawing.WriteDOT
+	case "mermaid":
+		write = planner.Drawing.WriteMermaid
+	case "json":
+		write = planner.Drawing.WriteJSON
+	default:
+		return usagef("--format=%s: expected dot, mermaid or json", o.format)
+	}
+	project, err := a.loadProject(ctx, o.project)
+	if err != nil {
+		return err
+	}
+	pins, err := a.usePins(ctx, project.Dir, o.project, o.lock)
+	if err != nil {
+		return err
+	}
+	s, err := a.open(false)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	graph, err := s.plan(ctx, project, runOptions{pins: pins})
+	if err != nil {
+		return err
+	}
+	drawing, err := graph.Draw(o.by)
+	if err != nil {
+		return usagef("--by: %w", err)
+	}
+	return write(drawing, a.stdout)
+}

@@ -1,0 +1,164 @@
+package planner
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Drawing is a graph as nodes and edges to draw. Its JSON form is version 1.
+type Drawing struct {
+	Version int        `json:"version"`
+	By      string     `json:"by"` // target, stage or step
+	Nodes   []DrawNode `json:"nodes"`
+	Edges   []DrawEdge `json:"edges"`
+}
+
+// DrawNode is a step, the steps of one stage, or the steps that the same targets want.
+type DrawNode struct {
+	ID      string   `json:"id"`
+	Label   string   `json:"label"`
+	Steps   int      `json:"steps"`
+	Shared  bool     `json:"shared"` // several targets want it
+	Targets []string `json:"targets"`
+}
+
+// DrawEdge leads from what is made first to what needs it.
+type DrawEdge struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+// Draw groups the steps of a graph by target, stage or step. Nodes come in the order of the graph.
+func (g *Graph) Draw(by string) (Drawing, error) {
+	var key func(*Step) string
+	switch by {
+	case "target":
+		key = func(s *Step) string { return strings.Join(s.Targets, ", ") }
+	case "stage":
+		key = func(s *Step) string { return stageOf(s) + "\x00" + strings.Join(s.Targets, ", ") }
+	case "step":
+		key = func(s *Step) string { return s.Digest.String() }
+	default:
+		return Drawing{}, fmt.Errorf("%q is no way to group steps: use target, stage or step", by)
+	}
+	d := Drawing{Version: 1, By: by, Nodes: []DrawNode{}, Edges: []DrawEdge{}}
+	index := map[string]int{}
+	edges := map[DrawEdge]bool{}
+	for _, s := range g.Steps {
+		k := key(s)
+		i, ok := index[k]
+		if !ok {
+			i = len(d.Nodes)
+			index[k] = i
+			targets := append([]string{}, s.Targets...)
+			d.Nodes = append(d.Nodes, DrawNode{ID: "n" + strconv.Itoa(i), Label: labelOf(by, s), Targets: targets, Shared: len(targets) > 1})
+		}
+		d.Nodes[i].Steps++
+		for _, in := range s.Inputs {
+			if in.Step == nil {
+				continue
+			}
+			e := DrawEdge{d.Nodes[index[key(in.Step)]].ID, d.Nodes[i].ID}
+			if e.From != e.To && !edges[e] {
+				edges[e] = true
+				d.Edges = append(d.Edges, e)
+			}
+		}
+	}
+	return d, nil
+}
+
+// stageOf names the stage of a step, or the step itself where it has none, as a context or a base.
+func stageOf(s *Step) string {
+	name := withoutOwners(s.Name, s.Targets)
+	inside, _, ok := strings.Cut(strings.TrimPrefix(name, "["), "] ")
+	if !ok || !strings.HasPrefix(name, "[") || !strings.Contains(inside, "/") {
+		return name
+	}
+	stage := inside[:max(strings.LastIndex(inside, " "), 0)] // before the number of the step
+	file := ""
+	if len(s.Source) > 0 {
+		file = s.Source[0].File + ": "
+	}
+	if stage == "" {
+		return file + "last stage"
+	}
+	return file + "stage " + stage
+}
+
+func labelOf(by string, s *Step) string {
+	switch by {
+	case "target":
+		return strings.Join(s.Targets, ", ")
+	case "stage":
+		return stageOf(s)
+	}
+	return withoutOwners(s.Name, s.Targets)
+}
+
+// maxLabel is how many characters of a label are drawn.
+const maxLabel = 120
+
+// text is a label of one line without what the languages give a meaning.
+func (n DrawNode) text() string {
+	t := strings.Join(strings.Fields(n.Label), " ")
+	if runes := []rune(t); len(runes) > maxLabel {
+		t = string(runes[:maxLabel-1]) + "…"
+	}
+	if n.Steps > 1 {
+		t += fmt.Sprintf(" (%d steps)", n.Steps)
+	}
+	return t
+}
+
+// WriteDOT draws for Graphviz. What several targets share is filled.
+func (d Drawing) WriteDOT(w io.Writer) error {
+	var b strings.Builder
+	b.WriteString("digraph bake {\n  rankdir=LR\n  node [shape=box]\n")
+	for _, n := range d.Nodes {
+		style := ""
+		if n.Shared {
+			style = ` style=filled fillcolor="#cfe8ff"`
+		}
+		fmt.Fprintf(&b, "  %s [label=\"%s\"%s]\n", n.ID, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(n.text()), style)
+	}
+	for _, e := range d.Edges {
+		fmt.Fprintf(&b, "  %s -> %s\n", e.From, e.To)
+	}
+	b.WriteString("}\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteMermaid draws for Mermaid. What several targets share has the class shared.
+func (d Drawing) WriteMermaid(w io.Writer) error {
+	var b strings.Builder
+	b.WriteString("flowchart LR\n")
+	var shared []string
+	escape := strings.NewReplacer(`"`, "#quot;", "#", "#35;", "<", "#lt;", ">", "#gt;", "`", "#96;", `\`, "#92;")
+	for _, n := range d.Nodes {
+		fmt.Fprintf(&b, "  %s[\"%s\"]\n", n.ID, escape.Replace(n.text()))
+		if n.Shared {
+			shared = append(shared, n.ID)
+		}
+	}
+	for _, e := range d.Edges {
+		fmt.Fprintf(&b, "  %s --> %s\n", e.From, e.To)
+	}
+	if len(shared) > 0 {
+		fmt.Fprintf(&b, "  classDef shared fill:#cfe8ff\n  class %s shared\n", strings.Join(slices.Compact(shared), ","))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteJSON writes the drawing's JSON form.
+func (d Drawing) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(d)
+}
