@@ -101,6 +101,10 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	}
 	printWarnings(a.stderr, graph.Warnings)
 	a.noteUnlocked(o.pins, graph.Bases)
+	if err := a.checkRules(p, graph); err != nil {
+		a.summarizeForCI(report.Run{Graph: graph, Err: err})
+		return err
+	}
 	var recorder report.Recorder
 	done, err := a.runGraph(ctx, s, graph, o, &recorder)
 	run := report.Run{Graph: graph, Report: done, Spans: recorder.Spans(), Err: joinFailures(unplanned, err)}

@@ -24,6 +24,7 @@ const (
 	exitStep       = 1 // a step failed, or a file that COPY names is missing
 	exitUsage      = 2 // usage, project file, Dockerfile
 	exitLock       = 3 // lock missing or out of date
+	exitPolicy     = 4 // a policy denies it
 	exitRegistry   = 5 // registry, network, credentials, an engine that does not answer
 	exitDifference = 6 // asked for with --exit-code
 	exitSystem     = 7 // cache or output I/O, no sandbox possible here
@@ -67,6 +68,8 @@ func exitCodeOf(ctx context.Context, err error) int {
 		differ differenceError
 		far    *fetch.Error
 		lock   *planner.LockError
+		rule   *planner.PolicyError
+		denied deniedError
 	)
 	switch {
 	case err == nil:
@@ -79,6 +82,10 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitSystem
 	case errors.As(err, &step):
 		return exitStep
+	case errors.As(err, &rule):
+		return exitUsage
+	case errors.As(err, &denied):
+		return exitPolicy
 	case errors.As(err, &lock):
 		return exitLock
 	case errors.As(err, &reg), errors.As(err, &far):

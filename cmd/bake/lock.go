@@ -119,6 +119,44 @@ func unused(l *config.Lock, bases []planner.BaseUse) []string {
 	return list
 }
 
+// deniedError is the policies that deny a build.
+type deniedError []planner.Violation
+
+func (e deniedError) Error() string {
+	lines := make([]string, len(e))
+	for i, v := range e {
+		lines[i] = placeOfRange(v.Range) + v.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+func placeOfRange(r config.Range) string {
+	if r.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", r.File, r.Line)
+}
+
+// checkRules evaluates the project's policies on a plan: it tells of those that warn, and fails for those that deny.
+func (a *app) checkRules(p *config.Project, g *planner.Graph) error {
+	found, err := g.CheckPolicies(p)
+	if err != nil {
+		return err
+	}
+	var denied deniedError
+	for _, v := range found {
+		if v.Warn {
+			fmt.Fprintf(a.stderr, "warning: %s%s\n", placeOfRange(v.Range), v)
+		} else {
+			denied = append(denied, v)
+		}
+	}
+	if len(denied) > 0 {
+		return denied
+	}
+	return nil
+}
+
 // checkLocked refuses a lock that is not exactly what the whole project needs.
 func (a *app) checkLocked(ctx context.Context, s *session, o projectOptions, p pins) error {
 	project, err := a.wholeProject(ctx, o)
@@ -127,6 +165,9 @@ func (a *app) checkLocked(ctx context.Context, s *session, o projectOptions, p p
 	}
 	graph, err := s.plan(ctx, project, runOptions{pins: p})
 	if err != nil {
+		return err
+	}
+	if err := a.checkRules(project, graph); err != nil {
 		return err
 	}
 	if extra := unused(p.lock, graph.Bases); len(extra) > 0 {

@@ -5,6 +5,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -122,6 +124,23 @@ func TestLock(t *testing.T) {
 	fails(3, "entries that nothing uses", "build", "--locked", "--progress=none")
 	out, _ = p.ok(t, "pin")
 	wantMatch(t, "what is dropped", out, `^- \S+/team/base:3\n$`)
+	rule := func(text string) {
+		p.project(t, "shared")
+		old, err := os.ReadFile(filepath.Join(p.dir, "bake.hcl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.write(t, "bake.hcl", string(old)+"policy \"rule\" {\n"+text+"\n}\n")
+	}
+	rule(`rule = "base.tag == '1' || !('other' in base.targets)"` + "\n" + `message = "one tag for all"`)
+	for _, command := range [][]string{{"plan"}, {"build", "--progress=none"}, {"verify"}} {
+		fails(4, "policy rule: base "+p.host+"/team/base:2: one tag for all", command...)
+	}
+	rule(`rule = "base.locked && base.registry == '` + p.host + `' && target.name != ''"`)
+	p.ok(t, "plan")
+	rule(`rule = "base.locked && base.official"` + "\n" + `level = "warn"`)
+	_, stderr = p.ok(t, "plan")
+	wantMatch(t, "a warning", stderr, `warning: bake.hcl:\d+: policy rule: base \S+/team/base:1: the rule does not hold`)
 	p.write(t, "bake.lock", "version = 1\nimage \"x\" {\n")
 	fails(2, "bake.lock:", "build", "--progress=none")
 	p.ok(t, "build", "--lock=off", "--progress=none")

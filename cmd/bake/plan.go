@@ -69,6 +69,9 @@ func (a *app) planCommand(ctx context.Context, o planOptions) error {
 		return err
 	}
 	a.noteUnlocked(pins, graph.Bases)
+	if err := a.checkRules(project, graph); err != nil {
+		return err
+	}
 	steps, err := s.engine.Preview(ctx, graph, executor.Options{NoCache: o.noCache})
 	if err != nil {
 		return err
