@@ -71,6 +71,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		newBuildCommand(a),
 		newPlanCommand(a),
+		newAffectedCommand(a),
 		newGraphCommand(a),
 		newPinCommand(a),
 		newUpdateCommand(a),

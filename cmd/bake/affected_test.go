@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// repo is a project of several targets in a git repository.
+func newRepo(t *testing.T) *cli {
+	t.Helper()
+	if _, err := exec.LookPath("git"); err != nil {
+		skip(t, "needs git")
+	}
+	c := newCLI(t)
+	c.env["CI"] = ""
+	c.env["GIT_CONFIG_GLOBAL"] = "/dev/null"
+	for name, text := range map[string]string{
+		"bake.hcl": `group "default" {
+  targets = ["a", "b", "c", "lib", "inline"]
+}
+variable "note" {
+  default = "one"
+}
+target "_common" {
+  output = ["type=cacheonly"]
+}
+target "lib" {
+  inherits   = ["_common"]
+  dockerfile = "lib/Dockerfile"
+}
+target "a" {
+  inherits   = ["_common"]
+  context    = "a"
+  contexts   = { lib = "target:lib" }
+  args       = { NOTE = note }
+}
+target "b" {
+  inherits   = ["_common"]
+  dockerfile = "b/Dockerfile"
+}
+target "c" {
+  inherits   = ["_common"]
+  context    = "c"
+}
+target "inline" {
+  inherits          = ["_common"]
+  dockerfile-inline = "FROM scratch\nCOPY shared/two /two"
+}
+`,
+		".dockerignore":  "**/*.md\n",
+		"lib/Dockerfile": "FROM scratch\nCOPY lib/src /src\nCOPY shared/one /one\n",
+		"lib/src/x":      "x", "shared/one": "1", "shared/two": "2", "shared/read.md": "m",
+		"a/Dockerfile": "FROM scratch\nARG NOTE\nLABEL note=$NOTE\nCOPY --from=lib /src /src\nCOPY *.txt /\n",
+		"a/a.txt":      "a", "a/other": "o",
+		"b/Dockerfile": "FROM scratch\nCOPY --exclude=*.log b shared /all/\n", "b/b": "b", "b/b.log": "l",
+		"c/Dockerfile": "FROM scratch AS unused\nCOPY unused /\nFROM scratch\nCOPY used /\n", "c/unused": "u", "c/used": "v",
+	} {
+		c.write(t, name, text)
+	}
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"config", "user.email", "a@b"}, {"config", "user.name", "a"}} {
+		c.git(t, args...)
+	}
+	c.commit(t)
+	return c
+}
+
+func (c *cli) git(t *testing.T, args ...string) {
+	t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = c.dir
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+}
+
+func (c *cli) commit(t *testing.T) {
+	t.Helper()
+	c.git(t, "add", "-A")
+	c.git(t, "commit", "-q", "--allow-empty", "-m", "x")
+}
+
+func TestAffected(t *testing.T) {
+	needSandbox(t)
+	c := newRepo(t)
+	for _, one := range []struct{ file, text, want string }{
+		{"a/a.txt", "A", "a"},
+		{"a/other", "O", ""},
+		{"lib/src/x", "X", "a lib"},
+		{"shared/one", "11", "a b lib"}, // what lib makes of it is known only by building it
+		{"shared/two", "22", "b inline"},
+		{"shared/read.md", "M", ""},
+		{"b/b.log", "L", ""},
+		{"b/new", "N", "b"},
+		{"c/unused", "U", ""},
+		{"c/Dockerfile", "FROM scratch\nCOPY used /\nUSER 1\n", "c"},
+		{".dockerignore", "", "b"},
+		{"untouched", "x", ""},
+	} {
+		c.write(t, one.file, one.text)
+		for _, until := range []string{"", "HEAD"} {
+			args := []string{"affected", "--since", "HEAD"}
+			if until != "" {
+				c.commit(t)
+				args = []string{"affected", "--since", "HEAD~1", "--until", until}
+			}
+			out, _ := c.ok(t, args...)
+			got := strings.Fields(out)
+			slices.Sort(got)
+			if strings.Join(got, " ") != one.want {
+				t.Errorf("%s, until %q: got %v, want %s", one.file, until, got, one.want)
+			}
+		}
+	}
+	out, _ := c.ok(t, "affected", "--since", "HEAD~1", "--format=json")
+	if out != "{\n  \"version\": 1,\n  \"targets\": [],\n  \"unknownBases\": []\n}\n" {
+		t.Errorf("JSON: %s", out)
+	}
+	c.write(t, "c/used", "V")
+	out, _ = c.ok(t, "affected", "--since", "HEAD", "--format=gha-matrix")
+	if out != `{"target":["c"]}`+"\n" {
+		t.Errorf("matrix: %s", out)
+	}
+	out, _ = c.ok(t, "affected", "--since", "HEAD", "--format=gitlab")
+	wantMatch(t, "pipeline", out, `- TARGET: \["c"\]`)
+	for code, args := range map[int][]string{6: {"--since", "HEAD", "--exit-code"}, 2: {"--since", "nothing"}} {
+		if _, stderr, got := c.run(t, append([]string{"affected"}, args...)...); got != code {
+			t.Errorf("%v: exit %d, want %d: %s", args, got, code, stderr)
+		}
+	}
+}
+
+// TestAffectedMissesNothing makes random changes, and plans what affected did not name: nothing of it would run.
+func TestAffectedMissesNothing(t *testing.T) {
+	needSandbox(t)
+	c := newRepo(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	files := []string{"a/a.txt", "a/other", "lib/src/x", "shared/one", "shared/two", "shared/read.md", "b/b", "b/b.log", "c/used", "c/unused",
+		"a/b.txt", "lib/src/deep/y", "shared/three", "b/sub/z"}
+	for round := range 12 {
+		c.ok(t, "build", "--progress=none")
+		c.commit(t)
+		var changed []string
+		for range 1 + r.IntN(2) {
+			f := files[r.IntN(len(files))]
+			changed = append(changed, f)
+			switch p := filepath.Join(c.dir, f); r.IntN(6) {
+			case 0:
+				_ = os.Chmod(p, 0o755)
+			default:
+				c.write(t, f, fmt.Sprint(round, r.Uint64()))
+			}
+		}
+		out, _ := c.ok(t, "affected", "--since", "HEAD")
+		affected := strings.Fields(out)
+		for _, target := range []string{"a", "b", "c", "lib", "inline"} {
+			if slices.Contains(affected, target) {
+				continue
+			}
+			if plan, _, code := c.run(t, "plan", "--exit-code", target); code != 0 {
+				t.Errorf("%v changed and %v are affected, but %s would run:\n%s", changed, affected, target, plan)
+			}
+		}
+	}
+}
