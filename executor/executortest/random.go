@@ -100,7 +100,7 @@ func (g *generator) run() string {
 	for range 1 + g.IntN(3) {
 		p, q := g.path(), g.path()
 		all = append(all, g.pick(
-			"mkdir -p "+p, "mkdir -m 711 "+p, "touch "+p, "echo x >"+p, "echo more >>"+p, "rm -rf "+p, "rm -rf "+p+"/*", "mv "+p+" "+q, "ln -s "+p+" "+q,
+			"mkdir -p "+p, "mkdir -m 711 "+p, "test -d "+p+" || touch "+p, "echo x >"+p, "echo more >>"+p, "rm -rf "+p, "rm -rf "+p+"/*", "mv "+p+" "+q, "ln -s "+p+" "+q,
 			"touch /tmp/own; ln /tmp/own "+q, "cp -a "+p+" "+q, "chmod 2750 "+p, "chown 5:6 "+p, "chown -R app "+p, "mkfifo "+p, "mkdir -p "+p+"/in/side", "ln -s ../.. "+p+"/up",
 			"rm -rf "+p+" && mkdir "+p, "mv "+p+" "+p+".old && cp -a "+p+".old "+p,
 		)+" 2>/dev/null")
