@@ -111,6 +111,16 @@ func TestLock(t *testing.T) {
 	p.ok(t, "update", "shared")
 	p.ok(t, "outdated", "--exit-code")
 
+	// On another machine the lock alone says what the tag is, and only until it is not asked.
+	other := &cli{dir: p.dir, cache: t.TempDir(), env: p.env}
+	other.ok(t, "build", "--frozen", "--progress=none")
+	other.ok(t, "history", p.host+"/team/base:1")
+	newest := p.move(t, "base:1")
+	other.ok(t, "build", "--lock=off", "--progress=none", "direct")
+	out, _ = other.ok(t, "image", "ls", "--json")
+	wantMatch(t, "what the tag names now", out, newest)
+	p.ok(t, "update")
+
 	p.move(t, "base:3")
 	p.project(t, p.host+"/team/base:3")
 	fails(3, "bake.lock has no entry for it", "build", "--frozen", "--progress=none")

@@ -97,16 +97,34 @@ func (r *resolver) keep(resolved registry.Resolved) error {
 		}
 	}
 	name, pinned := splitDigest(resolved.Ref)
-	if pinned != "" { // it says nothing of what the tag names
-		name += "@" + pinned.String()
-	}
 	size := len(resolved.Manifest.Raw)
 	if resolved.Index != nil {
 		size = len(resolved.Index)
 	}
-	return r.store.PutImages([]cache.Image{{
+	image := cache.Image{
 		Name: name, Digest: resolved.Digest, MediaType: resolved.MediaType, Size: int64(size), Kind: cache.KindBase, Recorded: r.now().UTC(),
-	}})
+	}
+	if pinned == "" {
+		return r.store.PutImages([]cache.Image{image})
+	}
+	return r.keepPinned(image, pinned)
+}
+
+// keepPinned records a base that was asked for by digest. That says nothing of what its tag names, so the tag gets a record
+// only where it has none, and one so old that the registry is asked before it is used for the tag alone.
+func (r *resolver) keepPinned(image cache.Image, d digest.Digest) error {
+	tagged := image
+	image.Name += "@" + d.String()
+	images := []cache.Image{image}
+	_, known, err := r.store.Image(tagged.Name)
+	if err != nil {
+		return err
+	}
+	if !known && !lacksTag(tagged.Name) {
+		tagged.Recorded = time.Unix(0, 0).UTC()
+		images = append(images, tagged)
+	}
+	return r.store.PutImages(images)
 }
 
 // splitDigest cuts the digest off a reference.
