@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -40,20 +41,34 @@ func TestRandomDockerfiles(t *testing.T) {
 	}
 	peer.bake(t, dir)
 	theirs := made(t, dir, all)
-	failed := 0
+	failed, links := 0, 0
 	for _, one := range all {
 		if theirs[one.Name] == executortest.Fails {
 			failed++
 		}
+		if t1, t2 := theirs[one.Name], ours[one.Name]; t1 != t2 && withoutLinks(t1) == withoutLinks(t2) {
+			links++
+			t.Logf("%s: only hard links differ", one.Name)
+			continue
+		}
 		if d := cmp.Diff(strings.Split(theirs[one.Name], "\n"), strings.Split(ours[one.Name], "\n")); d != "" {
 			t.Errorf("%s: BuildKit -, ours +\n%s\n%s\n%s\n%s", one.Name, d, one.Setup, one.Files["Dockerfile"], about(stderr, one.Name))
 		}
+	}
+	// BuildKit loses a hard link to a file that a lower layer has just so (executor/README.md). That is rare.
+	if links > 1+count/50 {
+		t.Errorf("hard links differ in %d of %d", links, count)
 	}
 	if failed > count/2 {
 		t.Errorf("%d of %d random Dockerfiles fail: they say little", failed, count)
 	}
 	t.Logf("%d of %d fail, as they do in BuildKit", failed, count)
 }
+
+// linkMark is what an image's text says of a name that is a hard link to another one.
+var linkMark = regexp.MustCompile(`(?m) = /.*$`)
+
+func withoutLinks(text string) string { return linkMark.ReplaceAllString(text, "") }
 
 func number(t *testing.T, s string) uint64 {
 	t.Helper()
