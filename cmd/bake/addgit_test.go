@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -57,5 +58,60 @@ func TestAddGit(t *testing.T) {
 		if code, stderr := build(dockerfile); code != 5 || !strings.Contains(stderr, want) {
 			t.Errorf("%s: exit %d, want 5 and %q in:\n%s", dockerfile, code, want, stderr)
 		}
+	}
+}
+
+// TestAddGitStaysOutside: a repository brings no files of this machine, and what it or its reference says is no option of git
+// (CVE-2022-39253, GHSA-vp35-85q5-9f25, GHSA-hw3h-2gp9-cxpv).
+func TestAddGitStaysOutside(t *testing.T) {
+	site := newRemoteSite(t)
+	secret := t.TempDir()
+	git(t, secret, "init", "-q", "-b", "main")
+	writeFile(t, filepath.Join(secret, "secret"), canaryText)
+	git(t, secret, "add", "-A")
+	git(t, secret, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "x")
+	commit := git(t, secret, "rev-parse", "HEAD")
+	witness := filepath.Join(t.TempDir(), "witness")
+	repo := site.url + "/repo.git"
+	dir, cache := t.TempDir(), t.TempDir()
+	for name, c := range map[string]struct{ submodule, reference, want string }{
+		"a submodule of this machine":   {"file://" + secret, "main", "not allowed"},
+		"a submodule that is a path":    {secret, "main", "not allowed"},
+		"a submodule that is a command": {"ext::sh -c touch% " + witness, "main", "not allowed"},
+		"a submodule that is an option": {"--upload-pack=touch " + witness, "main", "ADD"},
+		"a reference that is an option": {"", "--upload-pack=touch${IFS}" + witness, "does not start with a dash"},
+	} {
+		files := map[string]string{"a.txt": "one"}
+		if c.submodule != "" {
+			files[".gitmodules"] = "[submodule \"sub\"]\n\tpath = sub\n\turl = " + c.submodule + "\n"
+		}
+		site.commit(t, "main", files)
+		if c.submodule != "" {
+			git(t, site.work, "update-index", "--add", "--cacheinfo", "160000,"+commit+",sub")
+			git(t, site.work, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", name)
+			git(t, site.work, "push", "-q", "--force", "origin", "HEAD:main")
+		}
+		writeFile(t, filepath.Join(dir, "Dockerfile"), "FROM scratch\nADD "+repo+"#"+c.reference+" /r\n")
+		writeFile(t, filepath.Join(dir, "bake.hcl"), "target \"default\" {\n  output = [\"type=tar,dest=out.tar\"]\n}\n")
+		code, _, stderr := runIn(t, dir, cache, "build", "--progress=none")
+		if code == 0 || !strings.Contains(stderr, c.want) {
+			t.Errorf("%s: exit %d, want %q in:\n%s", name, code, c.want, stderr)
+		}
+		if _, err := os.Lstat(witness); err == nil {
+			t.Fatalf("%s: the command ran", name)
+		}
+	}
+	// What leads out of the repository leads to its top.
+	git(t, site.work, "rm", "-q", "-r", "--ignore-unmatch", "--cached", "sub", ".gitmodules")
+	if err := os.Remove(filepath.Join(site.work, ".gitmodules")); err != nil {
+		t.Fatal(err)
+	}
+	site.commit(t, "main", map[string]string{"a.txt": "one"})
+	writeFile(t, filepath.Join(dir, "Dockerfile"), "FROM scratch\nADD "+repo+"#main:../../.. /r\n")
+	if code, _, stderr := runIn(t, dir, cache, "build", "--progress=none"); code != 0 {
+		t.Fatal(stderr)
+	}
+	if d := cmp.Diff(map[string]string{"r/a.txt": "one"}, tarFiles(t, filepath.Join(dir, "out.tar"))); d != "" {
+		t.Error(d)
 	}
 }
