@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -33,9 +34,15 @@ func testKey(t *testing.T, dir string) (ed25519.PrivateKey, string) {
 }
 
 // TestSSHMount: a step uses the keys of an agent, or of files, and can change neither.
-func TestSSHMount(t *testing.T) {
+func TestSSHMount(t *testing.T) { testSSHMount(t, nil) }
+
+// TestSSHMountRootless: so does a step of an ordinary user.
+func TestSSHMountRootless(t *testing.T) { testSSHMount(t, testUser(t)) }
+
+func testSSHMount(t *testing.T, user *syscall.Credential) {
 	needSandbox(t)
 	c := newCLI(t)
+	c.user = user
 	build := exec.Command("go", "build", "-o", filepath.Join(c.dir, "agent"), "./testdata/agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -52,6 +59,10 @@ func TestSSHMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
+	if user != nil {
+		giveTo(t, user, c.dir)
+		giveTo(t, user, c.cache)
+	}
 	go func() {
 		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
 			go func() { _ = agent.ServeAgent(keys, conn) }()
