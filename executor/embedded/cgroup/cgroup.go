@@ -129,7 +129,37 @@ func (g *Groups) newManager(r *cgroups.Resources, needed []string) (manager, err
 			sweep(filepath.Dir(p))
 		}
 	})
-	return fs.NewManager(&cgroups.Cgroup{Resources: r}, paths)
+	m, err := fs.NewManager(&cgroups.Cgroup{Resources: r}, paths)
+	return &version1{m, needed}, err
+}
+
+// version1 sets the limits of the controllers that have a group and asks no other: one of the library's remembers what it
+// found of the machine in a variable of the package, which several steps at once may not touch.
+type version1 struct {
+	*fs.Manager
+	needed []string
+}
+
+func (v *version1) Set(r *cgroups.Resources) error {
+	for _, c := range v.needed {
+		var one interface {
+			Set(path string, r *cgroups.Resources) error
+		}
+		switch c {
+		case "pids":
+			one = &fs.PidsGroup{}
+		case "memory":
+			one = &fs.MemoryGroup{}
+		case "cpu":
+			one = &fs.CpuGroup{}
+		case "cpuset":
+			one = &fs.CpusetGroup{}
+		}
+		if err := one.Set(v.Path(c), r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // parent2 is where groups of version 2 are made: beside the one of this process, since one that has processes can have no
