@@ -64,9 +64,9 @@ func TestLimits(t *testing.T) {
 		name, command, want string
 		limits              sandbox.Limits
 	}{
-		{"processes", "sleep 9 & sleep 9 & sleep 9 & sleep 9 & sleep 9 & echo all", "can't fork", sandbox.Limits{Pids: 4}},
+		{"processes", "for i in $(seq 80); do sleep 9 & done; echo all", "can't fork", sandbox.Limits{Pids: 64}},
 		{"processors", "grep Cpus_allowed_list: /proc/self/status", "Cpus_allowed_list:\t0\n", sandbox.Limits{CPUs: "0"}},
-		{"own group", "grep -v :/$ /proc/self/cgroup | grep bake-; echo none", "none\n", sandbox.Limits{Pids: 9}},
+		{"own group", "grep -v :/$ /proc/self/cgroup | grep bake-; echo none", "none\n", sandbox.Limits{Pids: 64}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := b.spec(c.command)
