@@ -106,7 +106,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 		return err
 	}
 	var recorder report.Recorder
-	done, err := a.runGraph(ctx, s, graph, o, &recorder)
+	done, err := a.runGraph(ctx, s.runner(p, o), graph, o, &recorder)
 	run := report.Run{Graph: graph, Report: done, Spans: recorder.Spans(), Err: joinFailures(unplanned, err)}
 	a.summarizeForCI(run)
 	if done != nil {
@@ -126,7 +126,7 @@ func joinFailures(all ...error) error {
 }
 
 // runGraph runs the graph with progress on stderr.
-func (a *app) runGraph(ctx context.Context, s *session, g *planner.Graph, o runOptions, recorder *report.Recorder) (*executor.Report, error) {
+func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.Graph, o runOptions, recorder *report.Recorder) (*executor.Report, error) {
 	display, err := startProgress(ctx, a.stderr, o.progressMode(a), g)
 	if err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ func (a *app) runGraph(ctx context.Context, s *session, g *planner.Graph, o runO
 		recorder.Event(e)
 		display.Event(e)
 	}
-	done, err := s.engine.Run(ctx, g, executor.Options{
+	done, err := engine.Run(ctx, g, executor.Options{
 		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Allow: o.allow, Events: events, Dir: dir, Stdout: a.stdout,
 	})
 	if closeErr := display.Close(); err == nil {

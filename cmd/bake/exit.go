@@ -11,6 +11,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/buildkitd"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
@@ -70,6 +71,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		lock   *planner.LockError
 		rule   *planner.PolicyError
 		denied deniedError
+		peer   *buildkitd.Error
 	)
 	switch {
 	case err == nil:
@@ -88,7 +90,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitPolicy
 	case errors.As(err, &lock):
 		return exitLock
-	case errors.As(err, &reg), errors.As(err, &far):
+	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file):
 		return exitUsage

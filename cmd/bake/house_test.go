@@ -35,6 +35,8 @@ var imports = map[string][]string{
 // onlyIn names the folders that may import a package from elsewhere, or one below it.
 var onlyIn = map[string][]string{
 	"github.com/moby/buildkit/frontend": {"planner"},
+	// What BuildKit's client hands to those who build with it.
+	"github.com/moby/buildkit/frontend/gateway": {"planner", "executor/buildkitd"},
 	// The parser of git URLs, which says what is one.
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil": {"config", "planner", "executor/embedded/fetch"},
 	"github.com/moby/buildkit/util/progress/progressui":      {"cmd"},

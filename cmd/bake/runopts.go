@@ -16,6 +16,7 @@ import (
 
 // runOptions are the flags that say how a graph runs, the same for every command that builds.
 type runOptions struct {
+	engine     []string
 	progress   string
 	metadata   string
 	trace      string
@@ -32,6 +33,7 @@ type runOptions struct {
 }
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
+	f.StringArrayVar(&o.engine, "engine", nil, "address of a BuildKit daemon that builds instead of this process, such as tcp://HOST:1234; may be repeated")
 	f.StringVar(&o.progress, "progress", "", "auto, plain, tty, quiet, rawjson or none")
 	f.StringVar(&o.metadata, "metadata-file", "", "write what was built to this file, as JSON")
 	f.StringVar(&o.trace, "trace", "", "write what ran when to this file, in Chrome's trace format")

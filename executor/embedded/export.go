@@ -12,7 +12,6 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/layers"
 	"github.com/bakebuild/bake/executor/embedded/tree"
-	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -59,12 +58,10 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 	}
 	opt := executor.ExportOptions{
 		Dir: b.opts.Dir, Store: imageStoreOf{b.store}, Stdout: b.opts.Stdout, Events: b.events.send,
+		Pusher: executor.NewPusher(b.engine.client),
 	}
 	if b.opts.Epoch != nil {
 		opt.Epoch = *b.opts.Epoch
-	}
-	if b.engine.client != nil {
-		opt.Pusher = pusher{b.engine.client}
 	}
 	return executor.Export(ctx, built, opt)
 }
@@ -84,17 +81,8 @@ func (b *build) files(ctx context.Context, image *planner.Image, p packing, w io
 	})
 }
 
-// pusher pushes with the registry client.
-type pusher struct{ client *registry.Client }
-
-// Push sends images, blobs first and tags last.
-func (p pusher) Push(ctx context.Context, images []executor.PushImage) error {
-	list := make([]registry.PushImage, len(images))
-	for i, m := range images {
-		list[i] = registry.PushImage{Refs: m.Refs, Image: m.Image, Index: m.Index, ByDigest: m.ByDigest}
-	}
-	return p.client.Push(ctx, list)
-}
+// ImageStore is the cache's image store, as outputs use it.
+func ImageStore(store *cache.Store) executor.ImageStore { return imageStoreOf{store} }
 
 // imageStoreOf writes images into the cache's image store.
 type imageStoreOf struct{ store *cache.Store }

@@ -1,0 +1,198 @@
+package buildkitd
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/bakebuild/bake/planner"
+)
+
+const localPrefix = "local://"
+
+// definitions are the steps of a graph as one session's daemon gets them: where they name what a session offers, they
+// name the session too, so that the steps of two clients are never taken for one.
+type definitions struct {
+	session string
+	offers  *offers
+	noCache bool
+	reads   map[*planner.Step][]string
+	locals  map[string]planner.Local
+	ops     map[*planner.Step]written
+	steps   map[digest.Digest]*planner.Step
+}
+
+// written is one op in its final bytes.
+type written struct {
+	digest digest.Digest
+	raw    []byte
+	meta   *pb.OpMetadata
+}
+
+// newDefinitions writes all steps of the graph.
+func newDefinitions(g *planner.Graph, session string, o *offers, noCache bool) (*definitions, error) {
+	d := &definitions{
+		session: session, offers: o, noCache: noCache, reads: readPaths(g), locals: g.Locals,
+		ops: make(map[*planner.Step]written, len(g.Steps)), steps: make(map[digest.Digest]*planner.Step, len(g.Steps)),
+	}
+	for _, s := range g.Steps {
+		w, err := d.write(s)
+		if err != nil {
+			return nil, fmt.Errorf("write step %q: %w", s.Name, err)
+		}
+		d.ops[s] = w
+		d.steps[w.digest] = s
+	}
+	return d, nil
+}
+
+func (d *definitions) write(s *planner.Step) (written, error) {
+	op, ok := proto.Clone(s.Op).(*pb.Op)
+	if !ok {
+		return written{}, fmt.Errorf("unknown kind of operation %T", s.Op)
+	}
+	for i, in := range s.Inputs {
+		from, ok := d.ops[in.Step]
+		if !ok {
+			return written{}, fmt.Errorf("its input %d does not stand before it", i)
+		}
+		op.Inputs[i].Digest = string(from.digest)
+	}
+	if source := op.GetSource(); source != nil {
+		d.source(s, source)
+	}
+	if exec := op.GetExec(); exec != nil {
+		d.offers.rename(s, exec)
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(op)
+	if err != nil {
+		return written{}, err
+	}
+	meta := &pb.OpMetadata{
+		Description:    map[string]string{"llb.customname": s.Name},
+		IgnoreCache:    s.NoCache || d.noCache && op.GetSource() == nil,
+		LinuxResources: s.Resources,
+	}
+	return written{digest.FromBytes(raw), raw, meta}, nil
+}
+
+// source gives a source its session, and a build context the paths that are read of it.
+func (d *definitions) source(s *planner.Step, source *pb.SourceOp) {
+	name, local := strings.CutPrefix(source.Identifier, localPrefix)
+	layout := source.Attrs[pb.AttrOCILayoutStoreID] != ""
+	if !local && !layout {
+		return
+	}
+	attrs := maps.Clone(source.Attrs)
+	if attrs == nil {
+		attrs = map[string]string{}
+	}
+	source.Attrs = attrs
+	if layout {
+		attrs[pb.AttrOCILayoutSessionID] = d.session
+		return
+	}
+	attrs[pb.AttrLocalSessionID] = d.session
+	attrs[pb.AttrLocalUniqueID] = d.session
+	// The daemon keeps what it got of a directory, and is sent what changed since.
+	attrs[pb.AttrSharedKeyHint] = d.locals[name].Dir
+	if paths := d.reads[s]; len(paths) > 0 {
+		if raw, err := json.Marshal(paths); err == nil { // strings always marshal
+			attrs[pb.AttrFollowPaths] = string(raw)
+		}
+	}
+}
+
+// of is the definition of one output of a step with all that it needs; nil for scratch.
+func (d *definitions) of(root planner.Edge) *pb.Definition {
+	if root.Step == nil {
+		return nil
+	}
+	def := &pb.Definition{Metadata: map[string]*pb.OpMetadata{}}
+	seen := map[*planner.Step]bool{}
+	var add func(s *planner.Step)
+	add = func(s *planner.Step) {
+		if seen[s] {
+			return
+		}
+		seen[s] = true
+		for _, in := range s.Inputs {
+			add(in.Step)
+		}
+		w := d.ops[s]
+		def.Def = append(def.Def, w.raw)
+		def.Metadata[string(w.digest)] = w.meta
+	}
+	add(root.Step)
+	terminal := &pb.Op{Inputs: []*pb.Input{{Digest: string(d.ops[root.Step].digest), Index: int64(root.Index)}}}
+	raw, _ := terminal.MarshalVT() // a message of two plain fields always marshals
+	def.Def = append(def.Def, raw)
+	def.Metadata[string(digest.FromBytes(raw))] = &pb.OpMetadata{}
+	return def
+}
+
+// readPaths are the paths that steps read of each build context, sorted; none where all of it is needed.
+func readPaths(g *planner.Graph) map[*planner.Step][]string {
+	paths := map[*planner.Step]map[string]bool{}
+	for _, s := range g.Steps {
+		for i, in := range s.Inputs {
+			if in.Step == nil || !strings.HasPrefix(in.Step.Op.GetSource().GetIdentifier(), localPrefix) {
+				continue
+			}
+			if paths[in.Step] == nil {
+				paths[in.Step] = map[string]bool{}
+			}
+			for _, p := range selected(s.Op, i) {
+				paths[in.Step][path.Clean("/"+p)] = true
+			}
+		}
+	}
+	for _, image := range g.Images {
+		if s := image.Root.Step; s != nil && paths[s] != nil {
+			paths[s]["/"] = true
+		}
+	}
+	out := map[*planner.Step][]string{}
+	for s, set := range paths {
+		if set["/"] || len(set) == 0 {
+			continue
+		}
+		for _, p := range slices.Sorted(maps.Keys(set)) {
+			out[s] = append(out[s], strings.TrimPrefix(p, "/"))
+		}
+	}
+	return out
+}
+
+// selected are the paths that an op reads of its input i; "/" is all of it.
+func selected(op *pb.Op, i int) []string {
+	switch {
+	case op.GetFile() != nil:
+		var paths []string
+		for _, a := range op.GetFile().Actions {
+			if int(a.Input) == i {
+				return []string{"/"}
+			}
+			if c := a.GetCopy(); c != nil && int(a.SecondaryInput) == i {
+				paths = append(paths, c.Src)
+			}
+		}
+		return paths
+	case op.GetExec() != nil:
+		var paths []string
+		for _, m := range op.GetExec().Mounts {
+			if int(m.Input) == i {
+				paths = append(paths, m.Selector)
+			}
+		}
+		return paths
+	}
+	return []string{"/"}
+}

@@ -1,0 +1,79 @@
+package buildkitd
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/planner"
+)
+
+// files writes the files of an image as one tar. When its builder is lost, another one builds it again.
+func (r *run) files(ctx context.Context, image *planner.Image, f executor.LayerForm, w io.Writer) error {
+	b := r.made[image].builder
+	tried := 0
+	for {
+		count := &counter{to: w}
+		err := b.sendFiles(ctx, r, image, f, count)
+		tried++
+		if err == nil || ctx.Err() != nil || count.n > 0 || tried > len(r.builders) || !b.lost(ctx) {
+			return err
+		}
+		b.leave(err)
+		b, err = r.choose(image)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// counter counts what was written: a tar that has begun cannot begin again.
+type counter struct {
+	to io.Writer
+	n  int64
+}
+
+// Write implements io.Writer.
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.to.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// sendFiles lets a builder send the files of an image.
+func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, f executor.LayerForm, w io.Writer) error {
+	b.files.turn.Lock()
+	defer b.files.turn.Unlock()
+	pr, pw := io.Pipe()
+	b.files.to = pw
+	defer func() { b.files.to = nil }()
+	opt := client.SolveOpt{
+		SharedSession: b.session, SessionPreInitialized: true, AllowedEntitlements: entitlements(r.opts.Allow),
+		Exports: []client.ExportEntry{{Type: client.ExporterTar, Output: b.files.open}},
+	}
+	go func() {
+		_, err := b.build(ctx, r.status, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+			return c.Solve(ctx, gateway.SolveRequest{Definition: b.defs.of(image.Root), Evaluate: true})
+		})
+		pw.CloseWithError(err)
+	}()
+	var err error
+	if f.KeepTimes {
+		_, err = io.Copy(w, pr)
+	} else {
+		err = clampTimes(pr, w, r.epoch(image))
+	}
+	// The daemon's last bytes after the end of the archive, and its error, are in the pipe still.
+	if _, rest := io.Copy(io.Discard, pr); err == nil {
+		err = rest
+	}
+	_ = pr.Close()
+	if err != nil {
+		return &Error{b.Address, fmt.Errorf("send the files of target %s: %w", image.Target, err)}
+	}
+	return nil
+}

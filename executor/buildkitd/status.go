@@ -1,0 +1,201 @@
+package buildkitd
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/planner"
+)
+
+// keptLines is how many lines of a step's output an error shows, keptBytes what is remembered for that.
+const (
+	keptLines = 20
+	keptBytes = 16 << 10
+)
+
+// status gathers what the daemons say of a run's steps, and hands it on as events.
+type status struct {
+	graph *planner.Graph
+	to    func(executor.Event)
+
+	mu    sync.Mutex
+	last  time.Time
+	steps map[digest.Digest]*stepStatus // by Step.Digest, and by name for what is not a step
+}
+
+// stepStatus is what is known of one step or activity.
+type stepStatus struct {
+	open   bool
+	result executor.StepResult
+	tail   []byte
+}
+
+func newStatus(g *planner.Graph, to func(executor.Event)) *status {
+	return &status{graph: g, to: to, steps: map[digest.Digest]*stepStatus{}}
+}
+
+// follow reads the status of one solve until it is closed.
+func (s *status) follow(d *definitions, in <-chan *client.SolveStatus) {
+	for st := range in {
+		for _, v := range st.Vertexes {
+			s.vertex(d, v)
+		}
+		for _, l := range st.Logs {
+			s.log(d, l)
+		}
+		for _, p := range st.Statuses {
+			id, name := d.shown(p.Vertex, "")
+			s.send(executor.Event{
+				Step: id, Name: name, Kind: executor.KindProgress, ID: p.ID, Current: p.Current, Total: p.Total,
+			})
+		}
+	}
+}
+
+// shown is the digest and name under which events speak of a daemon's vertex.
+func (d *definitions) shown(vertex digest.Digest, name string) (digest.Digest, string) {
+	if step := d.steps[vertex]; step != nil {
+		return step.Digest, step.Name
+	}
+	return vertex, name
+}
+
+// vertex takes what became of a step. A step that was solved for several images is told once.
+func (s *status) vertex(d *definitions, v *client.Vertex) {
+	if v.Started == nil {
+		return
+	}
+	id, name := d.shown(v.Digest, v.Name)
+	s.mu.Lock()
+	st := s.of(id)
+	started, completed := false, false
+	if v.Completed == nil {
+		started = !st.open && st.result.Completed.IsZero()
+		st.open = st.open || started
+	} else if st.result.Completed.IsZero() || v.Error != "" && st.result.Err == nil {
+		completed = true
+		st.finish(v)
+	}
+	s.mu.Unlock()
+	switch {
+	case started:
+		s.send(executor.Event{Step: id, Name: name, Kind: executor.KindStart})
+	case completed && v.Cached && v.Error == "":
+		s.send(executor.Event{Step: id, Name: name, Kind: executor.KindCached})
+	case completed:
+		if !st.announced() {
+			s.send(executor.Event{Step: id, Name: name, Kind: executor.KindStart})
+		}
+		s.send(executor.Event{Step: id, Name: name, Kind: executor.KindDone, Err: st.failure()})
+	}
+}
+
+// of is what is known of a step.
+func (s *status) of(id digest.Digest) *stepStatus {
+	st := s.steps[id]
+	if st == nil {
+		st = &stepStatus{result: executor.StepResult{Digest: id}}
+		s.steps[id] = st
+	}
+	return st
+}
+
+// finish notes the end of a step.
+func (st *stepStatus) finish(v *client.Vertex) {
+	st.result.Started, st.result.Completed = *v.Started, *v.Completed
+	switch {
+	case v.Error != "":
+		st.result.Status, st.result.Err = executor.StatusFailed, vertexError(v.Error)
+	case v.Cached:
+		st.result.Status = executor.StatusCached
+	default:
+		st.result.Status, st.result.Reason = executor.StatusRan, "the builder had no result for it"
+	}
+}
+
+func (st *stepStatus) announced() bool { return st.open }
+
+func (st *stepStatus) failure() error { return st.result.Err }
+
+// vertexError is what a daemon says of a step that failed.
+type vertexError string
+
+// Error implements error.
+func (e vertexError) Error() string { return string(e) }
+
+// forget makes a step that a lost builder had begun look as if it had not: another one does it again.
+func (s *status) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.steps {
+		if st.result.Err != nil {
+			st.result = executor.StepResult{Digest: st.result.Digest}
+		}
+	}
+}
+
+func (s *status) log(d *definitions, l *client.VertexLog) {
+	id, name := d.shown(l.Vertex, "")
+	s.mu.Lock()
+	st := s.of(id)
+	st.tail = append(st.tail, l.Data...)
+	if over := len(st.tail) - keptBytes; over > 0 {
+		st.tail = bytes.Clone(st.tail[over:])
+	}
+	s.mu.Unlock()
+	s.send(executor.Event{Step: id, Name: name, Kind: executor.KindLog, Stream: l.Stream, Log: l.Data})
+}
+
+// lines are the last lines of a step's output.
+func (s *status) lines(id digest.Digest) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.steps[id]
+	if st == nil || len(st.tail) == 0 {
+		return nil
+	}
+	var out []string
+	for line := range bytes.Lines(st.tail) {
+		out = append(out, string(bytes.TrimRight(line, "\r\n")))
+	}
+	return out[max(0, len(out)-keptLines):]
+}
+
+// send stamps an event and hands it over, one at a time.
+func (s *status) send(e executor.Event) {
+	if s.to == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Time = time.Now(); e.Time.Before(s.last) {
+		e.Time = s.last
+	}
+	s.last = e.Time
+	s.to(e)
+}
+
+// results is what became of all steps, in graph order. A step of which no daemon said anything was not needed: what
+// stands on it was known.
+func (s *status) results() []executor.StepResult {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]executor.StepResult, len(s.graph.Steps))
+	for i, step := range s.graph.Steps {
+		out[i] = executor.StepResult{Digest: step.Digest, Status: executor.StatusNotAsked}
+		st := s.steps[step.Digest]
+		switch {
+		case st == nil:
+		case st.result.Completed.IsZero():
+			out[i].Status = executor.StatusSkipped
+		default:
+			out[i] = st.result
+		}
+	}
+	return out
+}

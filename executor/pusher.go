@@ -1,0 +1,26 @@
+package executor
+
+import (
+	"context"
+
+	"github.com/bakebuild/bake/executor/registry"
+)
+
+// NewPusher returns a Pusher that pushes with the registry client; nil without one.
+func NewPusher(client *registry.Client) Pusher {
+	if client == nil {
+		return nil
+	}
+	return pusher{client}
+}
+
+type pusher struct{ client *registry.Client }
+
+// Push sends images, blobs first and tags last.
+func (p pusher) Push(ctx context.Context, images []PushImage) error {
+	list := make([]registry.PushImage, len(images))
+	for i, m := range images {
+		list[i] = registry.PushImage{Refs: m.Refs, Image: m.Image, Index: m.Index, ByDigest: m.ByDigest}
+	}
+	return p.client.Push(ctx, list)
+}
