@@ -59,6 +59,11 @@ func blockKinds() kinds {
 			{name: "plain-http", kind: kindBool, doc: "Talk to it without TLS."},
 			{name: "ca", kind: kindStrings, doc: "Files of certificates that are trusted for it."},
 		}},
+		"engine": {labelled: true, doc: "A BuildKit daemon that builds, alone or beside others, instead of this machine.", attrs: []attribute{
+			{name: "address", kind: kindString, doc: "Where it is, such as `tcp://builder:1234`; what `--engine` takes."},
+			{name: "platforms", kind: kindStrings, doc: "The platforms whose images go to it first; what it says of itself unless given."},
+			{name: "weight", kind: kindString, doc: "Its share of the work beside others: a whole number, 1 unless given."},
+		}},
 	}
 }
 

@@ -1,8 +1,13 @@
 package config
 
 import (
+	"strconv"
+
 	"github.com/hashicorp/hcl/v2"
 )
+
+// maxWeight bounds the weight of an engine.
+const maxWeight = 1000
 
 // Base is a base image by the name that Dockerfiles may use.
 type Base struct {
@@ -30,13 +35,22 @@ type Registry struct {
 	Range     Range
 }
 
+// Engine is a BuildKit daemon that builds.
+type Engine struct {
+	Name      string
+	Address   string
+	Platforms []string // empty: those that it has
+	Weight    int      // at least 1
+	Range     Range
+}
+
 // fillBlocks evaluates the blocks that are not about one target. Of several with one label the last counts.
 func (l *loader) fillBlocks(p *Project) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, d := range l.docs {
 		for _, b := range d.root.blocks {
 			switch b.kind {
-			case "base", "policy", "registry":
+			case "base", "policy", "registry", "engine":
 				bag, more := l.bag(b)
 				diags = append(diags, more...)
 				if !more.HasErrors() {
@@ -94,6 +108,26 @@ func (p *Project) addBlock(b *block, bag map[string]any) hcl.Diagnostics {
 			one.CA = append(one.CA, rebased(b.file.dir, path))
 		}
 		p.Registries[b.label] = one
+	case "engine":
+		return p.addEngine(b, bag)
 	}
+	return nil
+}
+
+func (p *Project) addEngine(b *block, bag map[string]any) hcl.Diagnostics {
+	one := Engine{
+		Name: b.label, Address: get[string](bag, "address"), Platforms: get[[]string](bag, "platforms"), Weight: 1, Range: rangeOf(b.at),
+	}
+	if weight := get[string](bag, "weight"); weight != "" {
+		n, err := strconv.Atoi(weight)
+		if err != nil || n < 1 || n > maxWeight {
+			return hcl.Diagnostics{problem(&b.at, "engine %q: weight = %s is not a whole number from 1 to %d", b.label, weight, maxWeight)}
+		}
+		one.Weight = n
+	}
+	if one.Address == "" {
+		return hcl.Diagnostics{problem(&b.at, "engine %q needs an address: address = \"tcp://builder:1234\"", b.label)}
+	}
+	p.Engines[b.label] = one
 	return nil
 }

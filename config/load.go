@@ -343,7 +343,7 @@ func (l *loader) allNames() []string {
 // project resolves the requested targets and all that they link to.
 func (l *loader) project() (*Project, hcl.Diagnostics) {
 	p := &Project{Dir: l.opts.Dir, Targets: map[string]*Target{}, Groups: map[string]*Group{},
-		Bases: map[string]Base{}, Policies: map[string]Policy{}, Registries: map[string]Registry{}}
+		Bases: map[string]Base{}, Policies: map[string]Policy{}, Registries: map[string]Registry{}, Engines: map[string]Engine{}}
 	p.Files = l.names
 	requested, diags := l.request()
 	if diags.HasErrors() {

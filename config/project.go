@@ -12,10 +12,11 @@ type Project struct {
 	Targets map[string]*Target
 	// Groups holds the groups by name, members in the written order.
 	Groups map[string]*Group
-	// Bases, Policies and Registries are the blocks of these kinds, by label.
+	// Bases, Policies, Registries and Engines are the blocks of these kinds, by label.
 	Bases      map[string]Base
 	Policies   map[string]Policy
 	Registries map[string]Registry
+	Engines    map[string]Engine
 	// Requested are the target names asked for, groups expanded, in the order asked, without repetition.
 	Requested []string
 	// Asked are the names as they were asked for, groups as such, patterns expanded; of "default" its members.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/bakebuild/bake/executor/executortest"
 )
@@ -28,8 +29,10 @@ func (t *bake) name() string { return "bake" }
 
 func (t *bake) fresh(context.Context) error { return os.RemoveAll(t.cache) }
 
-func (t *bake) build(ctx context.Context, dir, output string) error {
-	args := append([]string{"build", "--progress=quiet"}, outputArgs(t.repo, output)...)
+func (t *bake) build(ctx context.Context, dir, output string) error { return t.run(ctx, dir, output) }
+
+func (t *bake) run(ctx context.Context, dir, output string, flags ...string) error {
+	args := slices.Concat([]string{"build", "--progress=quiet"}, flags, outputArgs(t.repo, output))
 	cmd := exec.CommandContext(ctx, t.binary, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+t.cache)

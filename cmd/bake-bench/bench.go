@@ -65,7 +65,9 @@ func (b *bench) setUp(ctx context.Context, o options) error {
 	}
 	b.tools = append(b.tools, ours)
 	if o.peers != "" {
-		b.tools = append(b.tools, &buildx{bin: o.peers, work: b.work, repo: b.repo})
+		b.tools = append(b.tools,
+			&buildx{bin: o.peers, work: filepath.Join(b.work, "peer"), repo: b.repo},
+			&onDaemon{bake: *ours, peer: buildx{bin: o.peers, work: filepath.Join(b.work, "daemon")}})
 	}
 	return nil
 }

@@ -17,14 +17,14 @@ import (
 // buildx is the peer: `buildx bake` with a buildkitd of its own.
 type buildx struct {
 	bin    string
-	work   string
+	work   string // folder of its own
 	repo   executortest.Monorepo
 	daemon *exec.Cmd
 }
 
-func (t *buildx) name() string { return "buildx bake" }
+func (t *buildx) name() string { return nameBuildx }
 
-func (t *buildx) path(name string) string { return filepath.Join(t.work, "peer", name) }
+func (t *buildx) path(name string) string { return filepath.Join(t.work, name) }
 
 func (t *buildx) address() string { return "unix://" + t.path("bk.sock") }
 

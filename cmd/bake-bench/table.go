@@ -40,19 +40,32 @@ func (t *table) print(w io.Writer, o options) {
 	load, _ := os.ReadFile("/proc/loadavg")
 	fmt.Fprintf(w, "%d services, medians of %d rounds, %d CPUs, %s, load %s\n\n",
 		o.services, o.rounds, runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:1], ""))
-	fmt.Fprintln(w, "| work | output | bake | buildx bake | ratio |")
-	fmt.Fprintln(w, "|---|---|---|---|---|")
+	fmt.Fprintln(w, "| work | output | bake | buildx bake | ratio | bake --engine | ratio |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|")
 	for _, c := range t.order {
 		if c.tool != "bake" {
 			continue
 		}
 		ours, _ := t.median(c)
-		theirs, ok := t.median(cell{c.output, c.work, "buildx bake"})
-		peer, ratio := "-", "-"
-		if ok {
-			peer = theirs.Round(time.Millisecond).String()
-			ratio = fmt.Sprintf("%.1f", float64(theirs)/float64(ours))
-		}
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", c.work, c.output, ours.Round(time.Millisecond), peer, ratio)
+		peer, known := t.median(cell{c.output, c.work, nameBuildx})
+		second, other := t.median(cell{c.output, c.work, nameOnDaemon})
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s |\n", c.work, c.output, shown(ours, true), shown(peer, known),
+			ratio(peer, ours, known), shown(second, other), ratio(peer, second, known && other))
 	}
+}
+
+// shown is a time in the table, "-" if it was not taken.
+func shown(d time.Duration, known bool) string {
+	if !known {
+		return "-"
+	}
+	return d.Round(time.Millisecond).String()
+}
+
+// ratio is how many times longer the peer took.
+func ratio(peer, ours time.Duration, known bool) string {
+	if !known {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", float64(peer)/float64(ours))
 }

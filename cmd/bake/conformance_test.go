@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -126,6 +127,7 @@ func TestConformance(t *testing.T) {
 		results := made(t, dir, all)
 		if os.Getenv("BAKE_UPDATE") != "1" {
 			compare(t, all, results, false)
+			t.Run("second engine", func(t *testing.T) { onDaemon(t, peer.address, address, all) })
 			return
 		}
 		if err := executortest.UpdateWants(kept, results, false); err != nil {
@@ -134,8 +136,15 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// onDaemon builds all cases with bake on a daemon: they come out as BuildKit's own client has them.
+func onDaemon(t *testing.T, daemon, registry string, all []executortest.Case) {
+	c := newCLI(t)
+	buildCases(t, c, registry, all, "--engine="+daemon)
+	compare(t, all, made(t, c.dir, all), false)
+}
+
 // buildCases builds all cases in the folder of c and returns what was said.
-func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case) string {
+func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case, flags ...string) string {
 	t.Helper()
 	if err := executortest.WriteProject(c.dir, registry, all); err != nil {
 		t.Fatal(err)
@@ -144,7 +153,7 @@ func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case) 
 		giveTo(t, c.user, c.dir)
 		giveTo(t, c.user, c.cache)
 	}
-	_, stderr, _ := c.run(t, append([]string{"build", "--progress=quiet", "-j", "defer-error", "--provenance=false"}, grants...)...)
+	_, stderr, _ := c.run(t, append([]string{"build", "--progress=quiet", "-j", "defer-error", "--provenance=false"}, slices.Concat(grants, flags)...)...)
 	if log := os.Getenv("BAKE_OWN_LOG"); log != "" {
 		if err := os.WriteFile(log, []byte(stderr), 0o644); err != nil {
 			t.Fatal(err)
@@ -221,7 +230,7 @@ func about(stderr, name string) string {
 }
 
 // buildKit is a daemon of the test's own, and buildx in front of it.
-type buildKit struct{ buildx, config string }
+type buildKit struct{ buildx, config, address string }
 
 // startBuildKit starts buildkitd on an empty root and stops it when the test ends.
 func startBuildKit(t *testing.T) buildKit {
@@ -255,7 +264,7 @@ func startBuildKit(t *testing.T) buildKit {
 		cancel()
 		_ = daemon.Wait() // its exit code after a signal says nothing
 	})
-	k := buildKit{buildx: "buildx", config: filepath.Join(dir, "buildx")}
+	k := buildKit{buildx: "buildx", config: filepath.Join(dir, "buildx"), address: address}
 	k.await(t, address, said.Name())
 	return k
 }

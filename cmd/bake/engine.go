@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -14,27 +15,38 @@ import (
 // embeddedEngine is the name of the engine that runs in this process.
 const embeddedEngine = "embedded"
 
-// builders are the BuildKit daemons that build: those of --engine, else of BAKE_ENGINE, else of BUILDKIT_HOST; none
-// means this process. Each of the three may list several, with commas.
-func (a *app) builders(flag []string) []buildkitd.Builder {
-	said := flag
+// builders are the BuildKit daemons that build: those of --engine, else of BAKE_ENGINE, else of BUILDKIT_HOST, else the
+// engine blocks of the project; none means this process. Each may list several, with commas, by address or by the name
+// of a block. Blocks of a project from elsewhere must be named: whoever wrote it does not say where contexts and secrets
+// of this machine go.
+func (a *app) builders(p *config.Project, flag []string) []buildkitd.Builder {
+	said := strings.Join(flag, ",")
 	for _, name := range []string{"BAKE_ENGINE", "BUILDKIT_HOST"} {
-		if len(said) == 0 && a.env(name) != "" {
-			said = []string{a.env(name)}
+		if said == "" {
+			said = a.env(name)
 		}
 	}
+	if said == "" && a.fetcher == nil {
+		said = strings.Join(slices.Sorted(maps.Keys(p.Engines)), ",")
+	}
 	var all []buildkitd.Builder
-	for _, address := range strings.Split(strings.Join(said, ","), ",") {
-		if address = strings.TrimSpace(address); address != "" && address != embeddedEngine {
-			all = append(all, buildkitd.Builder{Address: address})
+	for _, name := range strings.Split(said, ",") {
+		name = strings.TrimSpace(name)
+		if name == "" || name == embeddedEngine {
+			continue
 		}
+		if e, ok := p.Engines[name]; ok {
+			all = append(all, buildkitd.Builder{Address: e.Address, Platforms: e.Platforms, Weight: e.Weight})
+			continue
+		}
+		all = append(all, buildkitd.Builder{Address: name})
 	}
 	return all
 }
 
 // runner is the engine that runs graphs of a project.
 func (s *session) runner(p *config.Project, o runOptions) executor.Engine {
-	builders := s.app.builders(o.engine)
+	builders := s.app.builders(p, o.engine)
 	if len(builders) == 0 {
 		return s.engine
 	}

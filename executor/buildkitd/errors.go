@@ -14,18 +14,18 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// explain says which step an error of a build is about; ok is false when it is about none.
-func (b *batch) explain(err error) (error, bool) {
+// explain says which step an error of a build is about, and gives it its final form; nil when it is about none.
+func (b *batch) explain(err error) (*planner.Step, error) {
 	var vertex *errdefs.VertexError
 	if !errors.As(err, &vertex) {
-		return nil, false
+		return nil, nil
 	}
 	step := b.builder.defs.steps[digest.Digest(vertex.Digest)]
 	if step == nil {
-		return nil, false
+		return nil, nil
 	}
 	if step.Op.GetExec() == nil && step.Op.GetFile() == nil {
-		return &Error{b.builder.Address, fmt.Errorf("%s%s: %w", at(step), step.Name, plain(err))}, true
+		return step, &Error{b.builder.Address, fmt.Errorf("%s%s: %w", at(step), step.Name, plain(err))}
 	}
 	failed := &executor.StepError{
 		Step: step.Name, Targets: step.Targets, Source: step.Source, ExitCode: -1, Last: b.run.status.lines(step.Digest),
@@ -33,10 +33,10 @@ func (b *batch) explain(err error) (error, bool) {
 	var exit *gatewaypb.ExitError
 	if errors.As(err, &exit) && exit.ExitCode != gatewaypb.UnknownExitStatus {
 		failed.ExitCode = int(exit.ExitCode)
-		return failed, true
+		return step, failed
 	}
 	failed.Err = plain(err)
-	return failed, true
+	return step, failed
 }
 
 // at is the target and place of a step, for the beginning of an error.

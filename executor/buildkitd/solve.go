@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,12 +60,15 @@ type batch struct {
 	mu       sync.Mutex
 	failures map[*planner.Image]error
 	order    []error // of failures, as they happened
+	// steps are the failures by step, unclear the images whose errors name none.
+	steps   map[*planner.Step]error
+	unclear map[*planner.Image]error
 }
 
 // do builds all images of the batch: first all together, with the layers of the most wanted shape, then their layers in
 // each other shape. An error is about the builder; what is wrong with steps is in failures.
 func (b *batch) do(ctx context.Context) (map[*planner.Image]*made, error) {
-	b.failures = map[*planner.Image]error{}
+	b.failures, b.steps, b.unclear = map[*planner.Image]error{}, map[*planner.Step]error{}, map[*planner.Image]error{}
 	results := map[*planner.Image]*made{}
 	for _, image := range b.images {
 		results[image] = &made{builder: b.builder, layers: map[shape][]layer{}}
@@ -216,7 +220,10 @@ func (b *batch) evaluate(ctx context.Context, c gateway.Client, images []*planne
 			return err
 		})
 	}
-	return refs, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return refs, b.clear()
 }
 
 // failed notes that an image could not be built.
@@ -224,20 +231,43 @@ func (b *batch) failed(ctx context.Context, image *planner.Image, err error) err
 	if ctx.Err() != nil {
 		return err // another one failed before
 	}
-	step, ok := b.explain(err)
-	if !ok {
-		return err
-	}
+	step, explained := b.explain(err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.failures[image] = step
-	if !slices.ContainsFunc(b.order, func(e error) bool { return e.Error() == step.Error() }) {
-		b.order = append(b.order, step)
+	if explained == nil {
+		if !isDouble(err) {
+			return err
+		}
+		b.unclear[image] = err
+		return nil
+	}
+	b.failures[image], b.steps[step] = explained, explained
+	if !slices.ContainsFunc(b.order, func(e error) bool { return e.Error() == explained.Error() }) {
+		b.order = append(b.order, explained)
 	}
 	if b.run.opts.KeepGoing {
 		return nil
 	}
 	return errStopped
+}
+
+// isDouble knows the error that daemons give in the place of the second when two images fail by one step: they stumble
+// over what they keep of the step.
+func isDouble(err error) bool { return strings.Contains(err.Error(), "already released reference") }
+
+// clear gives images whose errors name no step those of the failed steps that they need.
+func (b *batch) clear() error {
+	for image, err := range b.unclear {
+		for step := range closure(image) {
+			if b.steps[step] != nil {
+				b.failures[image] = b.steps[step]
+			}
+		}
+		if b.failures[image] == nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // errStopped says that a build was ended since one of its steps failed.
