@@ -14,7 +14,8 @@ import (
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"         // kube-pod://
 	_ "github.com/moby/buildkit/client/connhelper/nerdctlcontainer"
 	_ "github.com/moby/buildkit/client/connhelper/podmancontainer"
-	_ "github.com/moby/buildkit/client/connhelper/ssh" // ssh://
+	_ "github.com/moby/buildkit/client/connhelper/ssh"        // ssh://
+	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // file names need not be UTF-8
 )
 
 const (

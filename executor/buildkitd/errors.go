@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -14,29 +15,50 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// explain says which step an error of a build is about, and gives it its final form; nil when it is about none.
-func (b *batch) explain(err error) (*planner.Step, error) {
+// explain gives an error of a build that is about a step its final form; nil when it is about none.
+func (b *batch) explain(err error) error {
 	var vertex *errdefs.VertexError
 	if !errors.As(err, &vertex) {
-		return nil, nil
+		return nil
 	}
 	step := b.builder.defs.steps[digest.Digest(vertex.Digest)]
 	if step == nil {
-		return nil, nil
+		return nil
 	}
+	return b.stepFailed(step, err)
+}
+
+// stepFailed is the failure of a step with its place and its output.
+func (b *batch) stepFailed(step *planner.Step, err error) error {
 	if step.Op.GetExec() == nil && step.Op.GetFile() == nil {
-		return step, &Error{b.builder.Address, fmt.Errorf("%s%s: %w", at(step), step.Name, plain(err))}
+		return &Error{b.builder.Address, fmt.Errorf("%s%s: %w", at(step), step.Name, plain(err))}
 	}
 	failed := &executor.StepError{
-		Step: step.Name, Targets: step.Targets, Source: step.Source, ExitCode: -1, Last: b.run.status.lines(step.Digest),
+		Step: step.Name, Targets: step.Targets, Source: step.Source, Last: b.run.status.lines(step.Digest),
 	}
+	if failed.ExitCode = exitCode(err); failed.ExitCode < 0 {
+		failed.Err = plain(err)
+	}
+	return failed
+}
+
+// exitCode is the one that an error tells, as a type or, from the status, as text; -1 when it tells none.
+func exitCode(err error) int {
 	var exit *gatewaypb.ExitError
-	if errors.As(err, &exit) && exit.ExitCode != gatewaypb.UnknownExitStatus {
-		failed.ExitCode = int(exit.ExitCode)
-		return step, failed
+	if errors.As(err, &exit) {
+		if exit.ExitCode == gatewaypb.UnknownExitStatus {
+			return -1
+		}
+		return int(exit.ExitCode)
 	}
-	failed.Err = plain(err)
-	return step, failed
+	var told vertexError
+	if errors.As(err, &told) {
+		_, code, ok := strings.Cut(string(told), "did not complete successfully: exit code: ")
+		if n, err := strconv.Atoi(code); ok && err == nil {
+			return n
+		}
+	}
+	return -1
 }
 
 // at is the target and place of a step, for the beginning of an error.

@@ -60,15 +60,14 @@ type batch struct {
 	mu       sync.Mutex
 	failures map[*planner.Image]error
 	order    []error // of failures, as they happened
-	// steps are the failures by step, unclear the images whose errors name none.
-	steps   map[*planner.Step]error
-	unclear map[*planner.Image]error
+	// unclear are the images whose errors name no step; they are in failures too.
+	unclear map[*planner.Image]bool
 }
 
 // do builds all images of the batch: first all together, with the layers of the most wanted shape, then their layers in
 // each other shape. An error is about the builder; what is wrong with steps is in failures.
 func (b *batch) do(ctx context.Context) (map[*planner.Image]*made, error) {
-	b.failures, b.steps, b.unclear = map[*planner.Image]error{}, map[*planner.Step]error{}, map[*planner.Image]error{}
+	b.failures, b.unclear = map[*planner.Image]error{}, map[*planner.Image]bool{}
 	results := map[*planner.Image]*made{}
 	for _, image := range b.images {
 		results[image] = &made{builder: b.builder, layers: map[shape][]layer{}}
@@ -143,7 +142,7 @@ func (b *batch) solve(ctx context.Context, images []*planner.Image, s *shape, re
 	var built []*planner.Image
 	var stepErr error
 	res, err := b.builder.build(ctx, b.run.status, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-		refs, err := b.evaluate(ctx, c, images)
+		all, err := b.evaluate(ctx, c, images)
 		if err != nil {
 			stepErr = err
 			return nil, err
@@ -152,9 +151,15 @@ func (b *batch) solve(ctx context.Context, images []*planner.Image, s *shape, re
 		if s == nil {
 			return result, nil
 		}
-		built = slices.DeleteFunc(slices.Clone(images), func(m *planner.Image) bool { return b.failures[m] != nil })
+		var refs []gateway.Reference
+		for i, image := range images {
+			if b.failures[image] == nil {
+				built, refs = append(built, image), append(refs, all[i])
+			}
+		}
 		return result, collect(result, built, refs)
 	})
+	b.clear()
 	switch {
 	case stepErr != nil:
 		return stepErr
@@ -220,10 +225,7 @@ func (b *batch) evaluate(ctx context.Context, c gateway.Client, images []*planne
 			return err
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return refs, b.clear()
+	return refs, g.Wait()
 }
 
 // failed notes that an image could not be built.
@@ -231,19 +233,17 @@ func (b *batch) failed(ctx context.Context, image *planner.Image, err error) err
 	if ctx.Err() != nil {
 		return err // another one failed before
 	}
-	step, explained := b.explain(err)
+	explained := b.explain(err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if explained == nil {
-		if !isDouble(err) {
-			return err
-		}
-		b.unclear[image] = err
+	switch {
+	case explained != nil:
+		b.note(image, explained)
+	case isDouble(err):
+		b.failures[image], b.unclear[image] = err, true
 		return nil
-	}
-	b.failures[image], b.steps[step] = explained, explained
-	if !slices.ContainsFunc(b.order, func(e error) bool { return e.Error() == explained.Error() }) {
-		b.order = append(b.order, explained)
+	default:
+		return err
 	}
 	if b.run.opts.KeepGoing {
 		return nil
@@ -251,23 +251,31 @@ func (b *batch) failed(ctx context.Context, image *planner.Image, err error) err
 	return errStopped
 }
 
-// isDouble knows the error that daemons give in the place of the second when two images fail by one step: they stumble
-// over what they keep of the step.
+// note keeps a failure; b.mu is held, or nothing runs.
+func (b *batch) note(image *planner.Image, err error) {
+	b.failures[image] = err
+	if !slices.ContainsFunc(b.order, func(e error) bool { return e.Error() == err.Error() }) {
+		b.order = append(b.order, err)
+	}
+}
+
+// isDouble knows the error that daemons give in the place of a step's own when two failed steps have an input in common:
+// they stumble over what they keep of it.
 func isDouble(err error) bool { return strings.Contains(err.Error(), "already released reference") }
 
-// clear gives images whose errors name no step those of the failed steps that they need.
-func (b *batch) clear() error {
-	for image, err := range b.unclear {
+// clear gives images whose errors name no step the errors of the steps that the daemon's status calls failed.
+func (b *batch) clear() {
+	for image := range b.unclear {
 		for step := range closure(image) {
-			if b.steps[step] != nil {
-				b.failures[image] = b.steps[step]
+			if err := b.run.status.failure(step); err != nil {
+				b.note(image, b.stepFailed(step, err))
 			}
 		}
-		if b.failures[image] == nil {
-			return err
+		if isDouble(b.failures[image]) {
+			b.note(image, &Error{b.builder.Address, fmt.Errorf("target %s: %w", image.Target, b.failures[image])})
 		}
 	}
-	return nil
+	clear(b.unclear)
 }
 
 // errStopped says that a build was ended since one of its steps failed.

@@ -128,6 +128,16 @@ type vertexError string
 // Error implements error.
 func (e vertexError) Error() string { return string(e) }
 
+// failure is the error of a step that failed, or nil.
+func (s *status) failure(step *planner.Step) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.steps[step.Digest]; st != nil {
+		return st.result.Err
+	}
+	return nil
+}
+
 // forget makes a step that a lost builder had begun look as if it had not: another one does it again.
 func (s *status) forget() {
 	s.mu.Lock()
