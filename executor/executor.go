@@ -75,11 +75,13 @@ type Report struct {
 
 // StepResult says what became of one step.
 type StepResult struct {
-	Digest             digest.Digest
-	Key                digest.Digest // zero when it was never known
-	Status             StepStatus
-	Reason             string // why it ran, in words, when it did
-	Log                string // path of its whole log, or ""
+	Digest digest.Digest
+	Key    digest.Digest // zero when it was never known
+	Status StepStatus
+	Reason string // why it ran, in words, when it did
+	Log    string // path of its whole log, or ""
+	// Expected is how long the step took when it last ran, or the one that stood in its place before; 0 is unknown.
+	Expected           time.Duration
 	Started, Completed time.Time
 	Err                error
 }

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The folders of a cache directory.
+// The folders and files of a cache directory.
 const (
 	dirBlobs      = "oci/blobs/sha256"
 	dirOCI        = "oci"
@@ -33,6 +33,7 @@ const (
 	dirTmp        = "tmp"
 	dirUnsynced   = "unsynced"
 	dirPacked     = "packed"
+	fileTimes     = "times"
 )
 
 // Store is one cache directory, opened by this process.

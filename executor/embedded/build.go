@@ -51,16 +51,19 @@ type build struct {
 	mu sync.Mutex
 	// fresh are the keys that this run stored: a forced step may use those, and no older ones.
 	fresh map[digest.Digest]bool
+	// took are the times of the steps that ran, by all their names.
+	took map[string]time.Duration
 }
 
 // newBuild makes a node for every step and takes its op apart. It reads nothing.
 func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, error) {
 	b := &build{
 		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(),
-		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, byStep: make(map[*planner.Step]*node, len(g.Steps)),
+		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, took: map[string]time.Duration{}, byStep: make(map[*planner.Step]*node, len(g.Steps)),
 		userXattr: userns.RunningInUserNS(), transfers: make(chan struct{}, maxTransfers),
 	}
 	b.stats = &statIndexes{dir: e.store.StatIndexDir()}
+	times := e.store.Times()
 	for i, s := range g.Steps {
 		n := &node{b: b, index: i, step: s, result: executor.StepResult{Digest: s.Digest, Status: executor.StatusSkipped}}
 		for _, in := range s.Inputs {
@@ -77,6 +80,7 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 			return nil, n.wrap(err)
 		}
 		n.op = op
+		n.result.Expected = times.Of(n.timeNames()...)
 		b.byStep[s] = n
 		b.nodes = append(b.nodes, n)
 	}
@@ -177,9 +181,10 @@ func (b *build) run(ctx context.Context, step int) error {
 	return err
 }
 
-// close ends the reading of build contexts, and keeps what was learned about their files.
+// close ends the reading of build contexts, and keeps what was learned about their files and about the time of steps.
 func (b *build) close() {
 	b.stats.save()
+	b.saveTimes()
 	for _, n := range b.nodes {
 		if n.local != nil {
 			n.local.close()

@@ -185,6 +185,7 @@ func (k *keyed) save(id digest.Digest, outputs []cache.Output, lookups []cache.L
 		return err
 	}
 	k.n.b.note(e.Key, k.quickKey)
+	k.n.b.noteTime(k.n, took)
 	return k.n.serve(e)
 }
 
