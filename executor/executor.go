@@ -78,7 +78,9 @@ type StepResult struct {
 	Digest digest.Digest
 	Key    digest.Digest // zero when it was never known
 	Status StepStatus
-	Reason string // why it ran, in words, when it did
+	Reason string // why it ran or would, in words, when it did; the first of Causes where there are any
+	// Causes say why it ran or would run, those of the step's own before those that follow from other steps.
+	Causes []Cause
 	Log    string // path of its whole log, or ""
 	// Expected is how long the step took when it last ran, or the one that stood in its place before; 0 is unknown.
 	Expected           time.Duration
@@ -108,4 +110,22 @@ type ImageResult struct {
 	ConfigDigest digest.Digest // of a single manifest
 	MediaType    string
 	Size         int64 // of the manifest or index itself, bytes
+	// Platforms are what each platform of it holds, in the order of the graph's images; none where no image was made.
+	Platforms []PlatformImage
+}
+
+// PlatformImage is the image of one platform.
+type PlatformImage struct {
+	Platform string // os/architecture[/variant]
+	Digest   digest.Digest
+	Layers   []ImageLayer // bottom first
+}
+
+// ImageLayer is a layer as an image has it.
+type ImageLayer struct {
+	Digest    digest.Digest `json:"digest"` // of the packed form
+	DiffID    digest.Digest `json:"diffId"`
+	Size      int64         `json:"size"` // packed, bytes
+	CreatedBy string        `json:"createdBy,omitempty"`
+	Base      bool          `json:"base,omitempty"` // of the image that it stands on
 }

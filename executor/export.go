@@ -187,7 +187,7 @@ func (e *exporter) output(ctx context.Context, group []Built, o Output, res *Ima
 		return err
 	}
 	if res.Digest == "" {
-		if err := describe(res, a); err != nil {
+		if err := describe(res, group, a); err != nil {
 			return err
 		}
 	}
@@ -212,8 +212,15 @@ func (e *exporter) output(ctx context.Context, group []Built, o Output, res *Ima
 	return nil
 }
 
-func describe(res *ImageResult, a *artifact) error {
+func describe(res *ImageResult, group []Built, a *artifact) error {
 	res.Digest, res.MediaType, res.Size = digest.Digest(a.desc.Digest.String()), string(a.desc.MediaType), a.desc.Size
+	for i, img := range a.images {
+		p, err := platformImage(group[i].Image, img)
+		if err != nil {
+			return err
+		}
+		res.Platforms = append(res.Platforms, p)
+	}
 	if a.index == nil {
 		h, err := a.images[0].ConfigName()
 		if err != nil {

@@ -61,8 +61,9 @@ type Edge struct {
 
 // Location is a range of lines of a Dockerfile.
 type Location struct {
-	File       string // relative to the project directory where it is below it
-	Start, End int    // lines from 1, inclusive
+	File  string `json:"file"` // relative to the project directory where it is below it
+	Start int    `json:"line,omitempty"`
+	End   int    `json:"endLine,omitempty"` // lines from 1, inclusive
 }
 
 // Image is one platform of one requested target.

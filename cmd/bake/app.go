@@ -73,6 +73,7 @@ func (a *app) root() *cobra.Command {
 		newPlanCommand(a),
 		newAffectedCommand(a),
 		newGraphCommand(a),
+		newBuildsCommand(a),
 		newPinCommand(a),
 		newUpdateCommand(a),
 		newOutdatedCommand(a),

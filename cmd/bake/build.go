@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
-	"github.com/bakebuild/bake/executor/report"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -86,7 +84,7 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	return nil
 }
 
-// buildProject runs what `bake build` and `bake image build` have in common.
+// buildProject runs what `bake build` and `bake image build` have in common, and keeps a record of it.
 func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions) error {
 	a.noteLatest(p)
 	s, err := a.open(o.pull)
@@ -94,23 +92,36 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 		return err
 	}
 	defer s.Close()
+	r := s.record(p, o)
+	err = a.buildRecorded(ctx, s, p, o, r)
+	run := r.finish(ctx, err)
+	s.keepBuild(run)
+	a.summarizeForCI(run)
+	if r.facts.Report == nil {
+		return err
+	}
+	if fileErr := o.writeTrace(run); err == nil {
+		err = fileErr
+	}
+	return err
+}
+
+// buildRecorded plans and runs a project.
+func (a *app) buildRecorded(ctx context.Context, s *session, p *config.Project, o runOptions, r *recording) error {
 	graph, unplanned := s.plan(ctx, p, o)
 	if graph == nil {
-		a.summarizeForCI(report.Run{Err: unplanned})
 		return unplanned
 	}
+	r.facts.Graph = graph
 	printWarnings(a.stderr, graph.Warnings)
 	a.noteUnlocked(o.pins, graph.Bases)
 	if err := a.checkRules(p, graph); err != nil {
-		a.summarizeForCI(report.Run{Graph: graph, Err: err})
 		return err
 	}
-	var recorder report.Recorder
-	done, err := a.runGraph(ctx, s.runner(p, o), graph, o, &recorder)
-	run := report.Run{Graph: graph, Report: done, Spans: recorder.Spans(), Err: joinFailures(unplanned, err)}
-	a.summarizeForCI(run)
+	done, err := a.runGraph(ctx, s.runner(p, o), graph, o, r)
+	r.facts.Report = done
 	if done != nil {
-		if fileErr := errors.Join(o.writeMetadata(graph, done, err), o.writeTrace(run)); err == nil {
+		if fileErr := o.writeMetadata(graph, done, err); err == nil {
 			err = fileErr
 		}
 	}
@@ -126,7 +137,7 @@ func joinFailures(all ...error) error {
 }
 
 // runGraph runs the graph with progress on stderr.
-func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.Graph, o runOptions, recorder *report.Recorder) (*executor.Report, error) {
+func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.Graph, o runOptions, r *recording) (*executor.Report, error) {
 	display, err := startProgress(ctx, a.stderr, o.progressMode(a), g)
 	if err != nil {
 		return nil, err
@@ -136,7 +147,7 @@ func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.G
 		return nil, err
 	}
 	events := func(e executor.Event) {
-		recorder.Event(e)
+		r.event(e)
 		display.Event(e)
 	}
 	done, err := engine.Run(ctx, g, executor.Options{

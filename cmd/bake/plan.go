@@ -147,7 +147,7 @@ func (p planView) printJSON(w io.Writer) error {
 func (p planView) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, s := range p.Steps {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Status, truncate(s.Name, 70), s.Source, shownTargets(s.Targets))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Status, truncate(s.Name, 70), s.Source, namedTargets(s.Targets))
 		if s.Reason != "" && s.Status != executor.StatusCached {
 			fmt.Fprintf(t, "\t  %s\n", truncate(s.Reason, 100))
 		}
@@ -160,8 +160,8 @@ func (p planView) print(w io.Writer) error {
 	return err
 }
 
-// shownTargets names up to three targets and counts the rest.
-func shownTargets(targets []string) string {
+// namedTargets names up to three targets and counts the rest.
+func namedTargets(targets []string) string {
 	if len(targets) <= 3 {
 		return strings.Join(targets, ", ")
 	}

@@ -12,7 +12,7 @@ import (
 
 // NewLog makes the file for the whole log of one run of a step. Logs live as long as the cache's other files do.
 func (s *Store) NewLog(step digest.Digest) (*os.File, error) {
-	name := fmt.Sprintf("%s-%s-%s.log", time.Now().UTC().Format("20060102T150405.000"), step.Encoded()[:12], filepath.Base(s.tempName()))
+	name := fmt.Sprintf("%s-%s-%s.log", Stamp(time.Now()), step.Encoded()[:12], filepath.Base(s.tempName()))
 	path := s.path(dirLogs, name)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o600)
 	return f, wrap("make log", path, err)

@@ -28,6 +28,7 @@ const (
 	dirLayers     = "layers"
 	dirMounts     = "mounts"
 	dirLogs       = "logs"
+	dirBuilds     = "builds"
 	dirStat       = "statindex"
 	dirLocks      = "locks"
 	dirTmp        = "tmp"
@@ -93,7 +94,7 @@ func (s *Store) makeFolders() error {
 		return err
 	}
 	for _, sub := range []string{
-		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirStat, dirLocks, dirTmp, dirUnsynced, dirPacked,
+		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirStat, dirLocks, dirTmp, dirUnsynced, dirPacked,
 	} {
 		if err := os.MkdirAll(s.path(sub), 0o700); err != nil {
 			return err

@@ -15,7 +15,7 @@ type Usage struct {
 	Blobs   int64 // packed layers, manifests, configs
 	Mounts  int64 // cache mounts
 	Entries int64
-	Logs    int64
+	Logs    int64 // of steps, and the records of builds
 	Other   int64
 	Total   int64
 	// Roots is how much of Blobs tagged images alone need, which no prune frees.
@@ -33,7 +33,7 @@ func (s *Store) Usage() (Usage, error) {
 		{&u.Blobs, []string{dirOCI}},
 		{&u.Mounts, []string{dirMounts}},
 		{&u.Entries, []string{dirEntries, dirCandidates}},
-		{&u.Logs, []string{dirLogs}},
+		{&u.Logs, []string{dirLogs, dirBuilds}},
 		{&u.Other, []string{dirStat, dirLocks, dirTmp, dirUnsynced}},
 	}
 	for _, part := range parts {

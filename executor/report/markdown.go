@@ -1,11 +1,14 @@
 package report
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/bakebuild/bake/executor"
 )
@@ -32,61 +35,58 @@ func (r Run) WriteMarkdown(w io.Writer) error {
 }
 
 func (r Run) heading(b *strings.Builder) {
-	verdict := "built"
-	if r.Err != nil {
-		verdict = "failed"
-	}
-	if r.Report == nil { // it never came to run
-		fmt.Fprintf(b, "### bake: %s\n\n", verdict)
+	if !r.ran() {
+		fmt.Fprintf(b, "### bake: %s\n\n", r.Status)
 		return
 	}
-	counts := map[executor.StepStatus]int{}
-	for _, s := range r.Report.Steps {
-		counts[s.Status]++
-	}
-	fmt.Fprintf(b, "### bake: %s in %s\n\n", verdict, shownTime(r.Report.Completed.Sub(r.Report.Started)))
-	fmt.Fprintf(b, "%d ran · %d cached", counts[executor.StatusRan], counts[executor.StatusCached])
-	if r.Err != nil {
-		fmt.Fprintf(b, " · %d failed · %d not started", counts[executor.StatusFailed], counts[executor.StatusSkipped])
+	fmt.Fprintf(b, "### bake: %s in %s\n\n", r.Status, ShownTime(r.Completed.Sub(r.Started)))
+	fmt.Fprintf(b, "%d ran · %d cached", r.Count(executor.StatusRan), r.Count(executor.StatusCached))
+	if r.Status != Built {
+		fmt.Fprintf(b, " · %d failed · %d not started", r.Count(executor.StatusFailed), r.Count(executor.StatusSkipped))
 	}
 	b.WriteString("\n\n")
 }
 
 func (r Run) failures(b *strings.Builder) {
-	if r.Err == nil {
-		return
-	}
-	all := []error{r.Err}
-	var several *executor.Failures
-	if errors.As(r.Err, &several) {
-		all = several.All
-	}
-	for _, err := range all[:min(len(all), maxSummaryFailures)] {
-		fmt.Fprintf(b, "**%s**\n\n", inert(err.Error(), maxName))
-		var step *executor.StepError
-		if !errors.As(err, &step) || len(step.Last) == 0 {
+	for _, f := range r.Failures[:min(len(r.Failures), maxSummaryFailures)] {
+		fmt.Fprintf(b, "**%s**\n\n", inert(f.Message, maxName))
+		if len(f.Last) == 0 {
 			continue
 		}
 		b.WriteString("<pre>")
-		for _, line := range step.Last[max(0, len(step.Last)-maxSummaryLines):] {
+		for _, line := range f.Last[max(0, len(f.Last)-maxSummaryLines):] {
 			b.WriteString(inert(line, maxSummaryLine) + "\n")
 		}
 		b.WriteString("</pre>\n\n")
 	}
-	more(b, len(all)-maxSummaryFailures, "failures")
+	more(b, len(r.Failures)-maxSummaryFailures, "failures")
 }
 
 func (r Run) images(b *strings.Builder) {
-	if r.Report == nil || len(r.Report.Images) == 0 {
+	images := r.finished()
+	if len(images) == 0 {
 		return
 	}
-	images := r.Report.Images
 	b.WriteString("| target | tags | digest |\n|---|---|---|\n")
 	for _, image := range images[:min(len(images), maxSummaryImages)] {
-		fmt.Fprintf(b, "| %s | %s | %s |\n", inert(image.Target, maxName), inert(strings.Join(image.Tags, ", "), maxName), inert(image.Digest.String(), maxName))
+		digest := cmp.Or(image.Index, image.Digest)
+		fmt.Fprintf(b, "| %s | %s | %s |\n", inert(image.Target, maxName), inert(strings.Join(image.Tags, ", "), maxName), inert(digest.String(), maxName))
 	}
 	b.WriteString("\n")
 	more(b, len(images)-maxSummaryImages, "images")
+}
+
+// finished are the images of which the outputs were written, one for each target.
+func (r Run) finished() []Image {
+	var out []Image
+	seen := map[string]bool{}
+	for _, image := range r.Images {
+		if image.Finished && !seen[image.Target] {
+			seen[image.Target] = true
+			out = append(out, image)
+		}
+	}
+	return out
 }
 
 func (r Run) steps(b *strings.Builder) {
@@ -94,12 +94,23 @@ func (r Run) steps(b *strings.Builder) {
 	if len(slow) == 0 {
 		return
 	}
-	results, _ := r.results()
+	steps := r.index()
 	b.WriteString("<details><summary>What took longest</summary>\n\n| time | step | why |\n|---:|---|---|\n")
 	for _, s := range slow {
-		fmt.Fprintf(b, "| %s | %s | %s |\n", shownTime(s.End.Sub(s.Start)), inert(s.Name, maxName), inert(results[s.Step].Reason, maxName))
+		reason := ""
+		if step := steps[s.Step]; step != nil {
+			reason = step.Reason
+		}
+		fmt.Fprintf(b, "| %s | %s | %s |\n", ShownTime(s.End.Sub(s.Start)), inert(s.nameIn(steps), maxName), inert(reason, maxName))
 	}
 	b.WriteString("\n</details>\n\n")
+}
+
+// slowest are up to n of the spans of what ran to its end, the longest first.
+func (r Run) slowest(n int) []Span {
+	ran := slices.DeleteFunc(slices.Clone(r.Spans), func(s Span) bool { return s.Cached || s.Error != "" })
+	slices.SortStableFunc(ran, func(a, b Span) int { return cmp.Compare(b.End.Sub(b.Start), a.End.Sub(a.Start)) })
+	return ran[:min(n, len(ran))]
 }
 
 func more(b *strings.Builder, n int, what string) {
@@ -108,8 +119,8 @@ func more(b *strings.Builder, n int, what string) {
 	}
 }
 
-// shownTime rounds to what a reader can tell apart.
-func shownTime(d time.Duration) string {
+// ShownTime rounds to what a reader can tell apart.
+func ShownTime(d time.Duration) string {
 	switch {
 	case d >= 10*time.Second:
 		return d.Round(time.Second).String()
@@ -131,4 +142,24 @@ func inert(s string, n int) string {
 		}
 	}
 	return b.String()
+}
+
+// maxName bounds a name that is shown, in bytes: a here-document can be a whole program.
+const maxName = 300
+
+// plain makes text that a build wrote fit for one line: valid, without control characters, of at most n bytes and a sign
+// that says that it was longer.
+func plain(s string, n int) string {
+	if len(s) > n {
+		s = s[:n] + "…"
+	}
+	return strings.Map(func(c rune) rune {
+		switch {
+		case unicode.IsSpace(c):
+			return ' '
+		case c == utf8.RuneError, unicode.IsControl(c), unicode.Is(unicode.Bidi_Control, c):
+			return -1
+		}
+		return c
+	}, s)
 }

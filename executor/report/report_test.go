@@ -48,7 +48,7 @@ func sampleRun() Run {
 		}
 		g.Steps, report.Steps = append(g.Steps, step), append(report.Steps, result)
 	}
-	return Run{Graph: g, Report: report, Spans: r.Spans()}
+	return New(Facts{Graph: g, Report: report, Spans: r.Spans(), Started: at(0), Completed: at(100)})
 }
 
 func TestTrace(t *testing.T) {
@@ -101,7 +101,7 @@ func TestLanesKeepOverlapsApart(t *testing.T) {
 
 func TestMarkdown(t *testing.T) {
 	run := sampleRun()
-	run.Report.Images = []executor.ImageResult{{Target: "t", Tags: []string{"t:1"}, Digest: "sha256:abc"}}
+	run.Images = []Image{{Target: "t", Tags: []string{"t:1"}, Digest: "sha256:abc", Finished: true}}
 	var b strings.Builder
 	if err := run.WriteMarkdown(&b); err != nil {
 		t.Fatal(err)
@@ -124,9 +124,9 @@ func TestMarkdownIsInert(t *testing.T) {
 		all[i] = step
 	}
 	run := sampleRun()
-	run.Err = &executor.Failures{All: all}
-	for range 5000 {
-		run.Report.Images = append(run.Report.Images, executor.ImageResult{Target: evil, Tags: []string{evil}})
+	run.Status, run.Failures = Failed, New(Facts{Err: &executor.Failures{All: all}}).Failures
+	for i := range 5000 {
+		run.Images = append(run.Images, Image{Target: evil + fmt.Sprint(i), Tags: []string{evil}, Finished: true})
 		run.Spans = append(run.Spans, Span{Name: evil, Start: at(0), End: at(1000)})
 	}
 	var b strings.Builder
@@ -152,7 +152,7 @@ func TestMarkdownIsInert(t *testing.T) {
 
 func TestSummaryOfWhatNeverRan(t *testing.T) {
 	var b strings.Builder
-	if err := (Run{Err: errors.New("no Dockerfile")}).WriteMarkdown(&b); err != nil {
+	if err := New(Facts{Err: errors.New("no Dockerfile")}).WriteMarkdown(&b); err != nil {
 		t.Fatal(err)
 	}
 	if want := "### bake: failed\n\n**no Dockerfile**\n\n"; b.String() != want {

@@ -1,14 +1,9 @@
-// Package report shows one finished run to people and to other tools: as a trace of its time and as a summary in
-// Markdown. All of it is a function of what the run left behind; nothing is asked of a cache or an engine.
+// Package report is one finished build as a value, and what is shown of it: a trace of its time, a summary in Markdown,
+// texts. All of it is a function of that value; no cache, engine or clock is asked.
 package report
 
 import (
-	"cmp"
-	"slices"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	digest "github.com/opencontainers/go-digest"
 
@@ -16,115 +11,136 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// maxName bounds a name that is shown, in bytes: a here-document can be a whole program.
-const maxName = 300
+// RunVersion is the version of the JSON form of a Run. It is raised when a field changes its meaning or goes.
+const RunVersion = 1
 
-// Run is one finished run.
+// Run is one build: its graph, what became of each step and why, the time that all took, and what came of it. It is
+// what the history of builds keeps. Times are in UTC.
 type Run struct {
-	Graph  *planner.Graph
-	Report *executor.Report
-	Spans  []Span
-	Err    error // why it failed, or nil
+	Version   int       `json:"version"`
+	ID        string    `json:"id"`
+	Tool      string    `json:"tool"`   // version of bake
+	Engine    string    `json:"engine"` // embedded, or the addresses of BuildKit daemons
+	Dir       string    `json:"dir"`    // of the project
+	Targets   []string  `json:"targets"`
+	Status    Status    `json:"status"`
+	Started   time.Time `json:"started"`
+	Completed time.Time `json:"completed"`
+	Declared  int       `json:"declared"` // steps of all targets and platforms before merging
+	Steps     []Step    `json:"steps"`    // in the order of the graph: inputs before users
+	Spans     []Span    `json:"spans"`    // by start
+	Images    []Image   `json:"images"`
+	Bases     []Base    `json:"bases"`
+	Warnings  []Warning `json:"warnings"`
+	Failures  []Failure `json:"failures"`
 }
 
-// Span is the time that a step or an activity outside of the graph, such as an export, took.
+// Status is what became of a build.
+type Status string
+
+// What can become of a build.
+const (
+	Built       Status = "built"
+	Failed      Status = "failed"
+	Interrupted Status = "interrupted"
+)
+
+// Step is one step of the merged graph.
+type Step struct {
+	Digest   digest.Digest       `json:"digest"`
+	Name     string              `json:"name"`
+	Kind     string              `json:"kind"` // source, exec, file, merge, diff, build or passthrough
+	Platform string              `json:"platform,omitempty"`
+	Source   []planner.Location  `json:"source,omitempty"`
+	Targets  []string            `json:"targets"`
+	Inputs   []int               `json:"inputs,omitempty"` // indices into the steps of the run, each once
+	Status   executor.StepStatus `json:"status,omitempty"` // empty when the build never came to run
+	Key      digest.Digest       `json:"key,omitempty"`
+	Reason   string              `json:"reason,omitempty"`
+	Causes   []executor.Cause    `json:"causes,omitempty"`
+	// Expected is how long it was expected to take from earlier builds, in seconds; 0 is unknown.
+	Expected float64 `json:"expected,omitempty"`
+	Log      string  `json:"log,omitempty"` // name of the file of its output among the logs of the cache
+	Error    string  `json:"error,omitempty"`
+}
+
+// Span is the time that a step, or an activity outside of the graph such as an export, took.
 type Span struct {
-	Step       digest.Digest
-	Name       string
-	Start, End time.Time // equal for what was found in the cache
-	Cached     bool
-	Err        error
+	Step   digest.Digest `json:"step"`           // of a step of the graph, or of an activity's name
+	Name   string        `json:"name,omitempty"` // of an activity; a step has its own
+	Start  time.Time     `json:"start"`
+	End    time.Time     `json:"end"` // equal to Start for what was found in the cache
+	Cached bool          `json:"cached,omitempty"`
+	Error  string        `json:"error,omitempty"`
 }
 
-// Recorder keeps the spans of a run. Its zero value is ready; it is used by one goroutine at a time, as events come.
-type Recorder struct {
-	spans []Span
-	open  map[digest.Digest]int // into spans
-	last  time.Time
+// Image is what one platform of one target came to.
+type Image struct {
+	Target    string                `json:"target"`
+	Platform  string                `json:"platform"`
+	Root      int                   `json:"root"` // index of the step whose file system it is; -1 is scratch
+	Base      string                `json:"base,omitempty"`
+	Tags      []string              `json:"tags,omitempty"`
+	Digest    digest.Digest         `json:"digest,omitempty"` // of its manifest; empty where no image was made
+	Index     digest.Digest         `json:"index,omitempty"`  // of the index of several platforms
+	Finished  bool                  `json:"finished"`         // it was built, and its outputs were written
+	Layers    []executor.ImageLayer `json:"layers,omitempty"` // bottom first
+	MediaType string                `json:"mediaType,omitempty"`
 }
 
-// Event takes one event of an engine.
-func (r *Recorder) Event(e executor.Event) {
-	r.last = e.Time
-	i, open := r.open[e.Step]
-	switch e.Kind {
-	case executor.KindStart:
-		if r.open == nil {
-			r.open = map[digest.Digest]int{}
-		}
-		r.open[e.Step] = len(r.spans)
-		r.spans = append(r.spans, Span{Step: e.Step, Name: e.Name, Start: e.Time})
-	case executor.KindCached, executor.KindDone:
-		if !open {
-			r.spans = append(r.spans, Span{Step: e.Step, Name: e.Name, Start: e.Time})
-			i = len(r.spans) - 1
-		}
-		delete(r.open, e.Step)
-		r.spans[i].End, r.spans[i].Cached, r.spans[i].Err = e.Time, e.Kind == executor.KindCached, e.Err
-	}
+// Base is an image that targets stand on or copy from.
+type Base struct {
+	Ref     string        `json:"ref"`
+	Digest  digest.Digest `json:"digest"`
+	Locked  bool          `json:"locked"` // by the lock file
+	Targets []string      `json:"targets"`
 }
 
-// Spans are all that were seen, by start. What has not ended, as in a run that was stopped, ends with the last event.
-func (r *Recorder) Spans() []Span {
-	all := slices.Clone(r.spans)
-	for _, i := range r.open {
-		all[i].End = r.last
-	}
-	slices.SortStableFunc(all, func(a, b Span) int { return a.Start.Compare(b.Start) })
-	return all
+// Warning is what the linter of Dockerfiles or the planner found.
+type Warning struct {
+	Target   string           `json:"target,omitempty"`
+	Rule     string           `json:"rule,omitempty"`
+	Message  string           `json:"message"`
+	URL      string           `json:"url,omitempty"`
+	Location planner.Location `json:"location,omitzero"`
 }
 
-// lanes puts spans, which are sorted by start, on as few lanes as keep those that overlap apart: the lane of each, from 0.
-func lanes(spans []Span) []int {
-	var free []time.Time // by lane, when it is free again
-	out := make([]int, len(spans))
-	for i, s := range spans {
-		lane := slices.IndexFunc(free, func(t time.Time) bool { return !t.After(s.Start) })
-		if lane < 0 {
-			lane = len(free)
-			free = append(free, time.Time{})
-		}
-		free[lane], out[i] = s.End, lane
-	}
-	return out
+// Failure is one error that the build ended with.
+type Failure struct {
+	Message string             `json:"message"`
+	Targets []string           `json:"targets,omitempty"`
+	Source  []planner.Location `json:"source,omitempty"`
+	Last    []string           `json:"last,omitempty"` // last lines of the step's output
+	Log     string             `json:"log,omitempty"`  // name of the file of its output
 }
 
-// slowest are up to n of the spans of steps that ran, the longest first.
-func (r Run) slowest(n int) []Span {
-	ran := slices.DeleteFunc(slices.Clone(r.Spans), func(s Span) bool { return s.Cached || s.Err != nil })
-	slices.SortStableFunc(ran, func(a, b Span) int { return cmp.Compare(b.End.Sub(b.Start), a.End.Sub(a.Start)) })
-	return ran[:min(n, len(ran))]
-}
-
-// results are the results of the steps by digest, and the steps themselves.
-func (r Run) results() (map[digest.Digest]executor.StepResult, map[digest.Digest]*planner.Step) {
-	results, steps := map[digest.Digest]executor.StepResult{}, map[digest.Digest]*planner.Step{}
-	if r.Report != nil {
-		for _, s := range r.Report.Steps {
-			results[s.Digest] = s
+// Count says how many steps have a status.
+func (r Run) Count(status executor.StepStatus) int {
+	n := 0
+	for _, s := range r.Steps {
+		if s.Status == status {
+			n++
 		}
 	}
-	if r.Graph != nil {
-		for _, s := range r.Graph.Steps {
-			steps[s.Digest] = s
-		}
-	}
-	return results, steps
+	return n
 }
 
-// plain makes text that a build wrote fit for one line: valid, without control characters, of at most n bytes and a sign
-// that says that it was longer.
-func plain(s string, n int) string {
-	if len(s) > n {
-		s = s[:n] + "…"
+// ran says whether the build came to run its graph.
+func (r Run) ran() bool { return len(r.Steps) > 0 && r.Steps[0].Status != "" }
+
+// index finds the steps by digest.
+func (r Run) index() map[digest.Digest]*Step {
+	steps := make(map[digest.Digest]*Step, len(r.Steps))
+	for i := range r.Steps {
+		steps[r.Steps[i].Digest] = &r.Steps[i]
 	}
-	return strings.Map(func(c rune) rune {
-		switch {
-		case unicode.IsSpace(c):
-			return ' '
-		case c == utf8.RuneError, unicode.IsControl(c), unicode.Is(unicode.Bidi_Control, c):
-			return -1
-		}
-		return c
-	}, s)
+	return steps
+}
+
+// nameIn is the name of what took the time: of a step of the graph, or of an activity.
+func (s Span) nameIn(steps map[digest.Digest]*Step) string {
+	if step := steps[s.Step]; step != nil {
+		return step.Name
+	}
+	return s.Name
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/bakebuild/bake/executor"
 )
@@ -26,11 +25,7 @@ type traceEvent struct {
 // WriteTrace writes the run in Chrome's trace format. What ran at the same time lies on different lanes; what was found
 // in the cache is a moment.
 func (r Run) WriteTrace(w io.Writer) error {
-	var start time.Time
-	if r.Report != nil {
-		start = r.Report.Started
-	}
-	results, steps := r.results()
+	steps := r.index()
 	events := []traceEvent{{Name: "process_name", Phase: "M", Process: 1, Args: map[string]any{"name": "bake"}}}
 	named := 0
 	at := lanes(r.Spans)
@@ -41,8 +36,8 @@ func (r Run) WriteTrace(w io.Writer) error {
 			})
 		}
 		e := traceEvent{
-			Name: plain(s.Name, maxName), Category: s.category(steps[s.Step] != nil), Phase: "X", Process: 1, Lane: at[i],
-			Start: max(0, s.Start.Sub(start).Microseconds()), Args: map[string]any{},
+			Name: plain(s.nameIn(steps), maxName), Category: s.category(steps[s.Step] != nil), Phase: "X", Process: 1, Lane: at[i],
+			Start: max(0, s.Start.Sub(r.Started).Microseconds()), Args: map[string]any{},
 		}
 		if s.Cached {
 			e.Phase, e.Scope = "i", "t"
@@ -56,11 +51,11 @@ func (r Run) WriteTrace(w io.Writer) error {
 				e.Args["source"] = place
 			}
 		}
-		if reason := results[s.Step].Reason; reason != "" && !s.Cached {
-			e.Args["reason"] = plain(reason, maxName)
+		if step := steps[s.Step]; step != nil && step.Reason != "" && !s.Cached {
+			e.Args["reason"] = plain(step.Reason, maxName)
 		}
-		if s.Err != nil {
-			e.Args["error"] = plain(s.Err.Error(), maxName)
+		if s.Error != "" {
+			e.Args["error"] = plain(s.Error, maxName)
 		}
 		events = append(events, e)
 	}
@@ -70,7 +65,7 @@ func (r Run) WriteTrace(w io.Writer) error {
 // category is what a viewer filters by.
 func (s Span) category(isStep bool) string {
 	switch {
-	case s.Err != nil:
+	case s.Error != "":
 		return "failed"
 	case s.Cached:
 		return "cached"

@@ -1,0 +1,175 @@
+package report
+
+import (
+	"errors"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/containerd/platforms"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/planner"
+)
+
+// Facts is what is known of a build when it has ended. Graph and Report may be nil: it may have failed before.
+type Facts struct {
+	ID, Tool, Engine, Dir string
+	Targets               []string
+	Started, Completed    time.Time // of the whole command
+	Graph                 *planner.Graph
+	Report                *executor.Report
+	Spans                 []Span
+	Logs                  map[digest.Digest]string // files of the output of steps, by digest, where the report has none
+	Err                   error
+	Interrupted           bool
+}
+
+// New makes the value of a build. It has no nil lists.
+func New(f Facts) Run {
+	r := Run{
+		Version: RunVersion, ID: f.ID, Tool: f.Tool, Engine: f.Engine, Dir: f.Dir, Targets: append([]string{}, f.Targets...),
+		Status: Built, Started: f.Started.UTC(), Completed: f.Completed.UTC(),
+		Steps: []Step{}, Spans: []Span{}, Images: []Image{}, Bases: []Base{}, Warnings: []Warning{}, Failures: failures(f.Err),
+	}
+	switch {
+	case f.Interrupted:
+		r.Status = Interrupted
+	case f.Err != nil:
+		r.Status = Failed
+	}
+	for _, s := range f.Spans {
+		s.Start, s.End = s.Start.UTC(), s.End.UTC()
+		r.Spans = append(r.Spans, s)
+	}
+	if f.Graph != nil {
+		r.fromGraph(f)
+	}
+	return r
+}
+
+func (r *Run) fromGraph(f Facts) {
+	r.Declared = f.Graph.Declared
+	index := make(map[*planner.Step]int, len(f.Graph.Steps))
+	for i, s := range f.Graph.Steps {
+		index[s] = i
+		r.Steps = append(r.Steps, newStep(s, index))
+	}
+	if f.Report != nil {
+		for i, result := range f.Report.Steps {
+			r.Steps[i].take(result)
+		}
+	}
+	names := make(map[digest.Digest]bool, len(r.Steps))
+	for i := range r.Steps {
+		s := &r.Steps[i]
+		names[s.Digest] = true
+		if s.Log == "" {
+			s.Log = base(f.Logs[s.Digest])
+		}
+	}
+	for i := range r.Spans {
+		if names[r.Spans[i].Step] {
+			r.Spans[i].Name = ""
+		}
+	}
+	r.addImages(f, index)
+	for _, b := range f.Graph.Bases {
+		r.Bases = append(r.Bases, Base(b))
+	}
+	for _, w := range f.Graph.Warnings {
+		r.Warnings = append(r.Warnings, Warning{Target: w.Target, Rule: w.Rule, Message: w.Message, URL: w.URL, Location: w.Location})
+	}
+}
+
+func newStep(s *planner.Step, index map[*planner.Step]int) Step {
+	out := Step{Digest: s.Digest, Name: s.Name, Kind: s.Kind(), Source: s.Source, Targets: s.Targets}
+	if p := s.Op.GetPlatform(); p != nil {
+		out.Platform = platforms.FormatAll(p.Spec())
+	}
+	for _, in := range s.Inputs {
+		if i, ok := index[in.Step]; ok && !slices.Contains(out.Inputs, i) {
+			out.Inputs = append(out.Inputs, i)
+		}
+	}
+	return out
+}
+
+// take adds what became of a step.
+func (s *Step) take(r executor.StepResult) {
+	s.Status, s.Key, s.Reason, s.Causes, s.Log = r.Status, r.Key, r.Reason, r.Causes, base(r.Log)
+	s.Expected = r.Expected.Seconds()
+	if r.Err != nil {
+		s.Error = r.Err.Error()
+	}
+}
+
+// base is the last part of a path; nothing for nothing.
+func base(path string) string {
+	if path == "" {
+		return ""
+	}
+	return filepath.Base(path)
+}
+
+// addImages adds an image for each platform of each target, finished or not.
+func (r *Run) addImages(f Facts, index map[*planner.Step]int) {
+	results := map[string]executor.ImageResult{}
+	if f.Report != nil {
+		for _, image := range f.Report.Images {
+			results[image.Target] = image
+		}
+	}
+	for _, m := range f.Graph.Images {
+		image := Image{Target: m.Target, Platform: platforms.FormatAll(m.Platform), Root: -1, Tags: m.Tags}
+		if m.Root.Step != nil {
+			image.Root = index[m.Root.Step]
+		}
+		if m.Base.Ref != "" {
+			image.Base = m.Base.Ref + "@" + m.Base.Digest.String()
+		}
+		if result, ok := results[m.Target]; ok {
+			image.take(result)
+		}
+		r.Images = append(r.Images, image)
+	}
+}
+
+// take adds what came of the image's target.
+func (i *Image) take(result executor.ImageResult) {
+	i.Finished, i.MediaType = true, result.MediaType
+	if len(result.Tags) > 0 {
+		i.Tags = result.Tags
+	}
+	for _, p := range result.Platforms {
+		if p.Platform == i.Platform {
+			i.Digest, i.Layers = p.Digest, p.Layers
+		}
+	}
+	if result.Digest != i.Digest {
+		i.Index = result.Digest
+	}
+}
+
+// failures are the errors of a build.
+func failures(err error) []Failure {
+	out := []Failure{}
+	if err == nil {
+		return out
+	}
+	all := []error{err}
+	var several *executor.Failures
+	if errors.As(err, &several) {
+		all = several.All
+	}
+	for _, one := range all {
+		failure := Failure{Message: one.Error()}
+		var step *executor.StepError
+		if errors.As(one, &step) {
+			failure.Targets, failure.Source, failure.Last, failure.Log = step.Targets, step.Source, step.Last, base(step.Log)
+		}
+		out = append(out, failure)
+	}
+	return out
+}

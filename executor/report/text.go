@@ -1,0 +1,67 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/bakebuild/bake/executor"
+)
+
+// maxShownName is how much of a step's name a line of text has.
+const maxShownName = 80
+
+// WriteText writes what became of the build for people: how it went, its failures, what ran with the time that it took
+// and why, its images.
+func (r Run) WriteText(w io.Writer) error {
+	fmt.Fprintf(w, "build %s %s, %s\n", r.ID, r.Status, r.Started.Format(time.RFC3339))
+	fmt.Fprintf(w, "%s in %s with %s\n", strings.Join(r.Targets, ", "), r.Dir, r.Engine)
+	if r.ran() {
+		fmt.Fprintf(w, "%d steps in %s: %d ran, %d cached, %d failed, %d not started\n", len(r.Steps), ShownTime(r.Completed.Sub(r.Started)),
+			r.Count(executor.StatusRan), r.Count(executor.StatusCached), r.Count(executor.StatusFailed), r.Count(executor.StatusSkipped))
+	}
+	for _, f := range r.Failures {
+		fmt.Fprintf(w, "\nerror: %s\n", f.Message)
+		for _, line := range f.Last {
+			fmt.Fprintf(w, "  | %s\n", plain(line, maxSummaryLine))
+		}
+	}
+	if err := r.writeRan(w); err != nil {
+		return err
+	}
+	return r.writeImages(w)
+}
+
+func (r Run) writeRan(w io.Writer) error {
+	steps := r.index()
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	head := "\n"
+	for _, s := range r.Spans {
+		step := steps[s.Step]
+		if step == nil || s.Cached {
+			continue
+		}
+		fmt.Fprintf(t, "%s%s\t%s\t%s\t%s\n", head, step.Status, ShownTime(s.End.Sub(s.Start)), plain(step.Name, maxShownName), plain(step.Reason, maxName))
+		head = ""
+	}
+	return t.Flush()
+}
+
+func (r Run) writeImages(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	head := "\n"
+	for _, image := range r.Images {
+		if !image.Finished {
+			continue
+		}
+		size := int64(0)
+		for _, l := range image.Layers {
+			size += l.Size
+		}
+		fmt.Fprintf(t, "%s%s\t%s\t%d layers, %d bytes\t%s\t%s\n", head, image.Target, image.Platform, len(image.Layers), size, image.Digest, strings.Join(image.Tags, ", "))
+		head = ""
+	}
+	return t.Flush()
+}
