@@ -9,34 +9,22 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-
-	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// tool is one builder under test.
-type tool interface {
-	name() string
-	// fresh forgets everything that was built.
-	fresh(ctx context.Context) error
-	// build builds all targets of the repository at dir with an output: "cacheonly" or "oci".
-	build(ctx context.Context, dir, output string) error
-	close() error
-}
-
-// bench is the set-up that all rounds share.
+// bench is the set-up that all work shares.
 type bench struct {
-	work   string
-	repo   executortest.Monorepo
-	tools  []tool
-	server *http.Server
-	table  table
+	rounds   int
+	growth   bool
+	work     string
+	tools    []tool
+	server   *http.Server
+	registry string // HOST:PORT
+	table    table
 }
 
 func newBench(ctx context.Context, o options) (*bench, error) {
@@ -44,7 +32,7 @@ func newBench(ctx context.Context, o options) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{work: work, table: table{times: map[cell][]time.Duration{}}}
+	b := &bench{work: work, rounds: o.rounds, growth: o.growth, table: newTable(o.peers != "")}
 	if err := b.setUp(ctx, o); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -52,43 +40,41 @@ func newBench(ctx context.Context, o options) (*bench, error) {
 }
 
 func (b *bench) setUp(ctx context.Context, o options) error {
-	base, err := b.serveBase(ctx)
-	if err != nil {
-		return fmt.Errorf("serve the base image: %w", err)
+	if err := b.serve(); err != nil {
+		return fmt.Errorf("serve a registry: %w", err)
 	}
-	b.repo = executortest.Monorepo{
-		Services: o.services, LibraryFiles: 2000, ServiceFiles: 20, Base: base, Tool: executortest.ToolPath,
+	if err := b.pushBases(ctx); err != nil {
+		return fmt.Errorf("make the base images: %w", err)
 	}
-	ours, err := newBake(ctx, b.work, b.repo)
+	ours, err := newBake(ctx, b.work, o.bake)
 	if err != nil {
 		return err
 	}
 	b.tools = append(b.tools, ours)
-	if o.peers != "" {
-		b.tools = append(b.tools,
-			&buildx{bin: o.peers, work: filepath.Join(b.work, "peer"), repo: b.repo},
-			&onDaemon{bake: *ours, peer: buildx{bin: o.peers, work: filepath.Join(b.work, "daemon")}})
+	if o.peers == "" {
+		return nil
+	}
+	b.tools = append(b.tools, newBuildx(o.peers, filepath.Join(b.work, "peer")))
+	if o.second {
+		b.tools = append(b.tools, newOnDaemon(*ours, o.peers, filepath.Join(b.work, "daemon")))
 	}
 	return nil
 }
 
-// serveBase serves the hermetic base on a loopback registry and returns its reference.
-func (b *bench) serveBase(ctx context.Context) (string, error) {
-	image, err := executortest.ToolImage(b.work)
-	if err != nil {
-		return "", err
-	}
+// serve starts a registry on loopback that keeps its blobs on disk, so that this process stays small.
+func (b *bench) serve() error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return err
 	}
-	b.server = &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
+	b.registry = listener.Addr().String()
+	blobs := filepath.Join(b.work, "registry")
+	if err := os.Mkdir(blobs, 0o755); err != nil {
+		return err
+	}
+	b.server = &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)))}
 	go b.server.Serve(listener)
-	ref, err := name.NewTag(listener.Addr().String() + "/base:1")
-	if err != nil {
-		return "", err
-	}
-	return ref.String(), remote.Write(ref, image, remote.WithContext(ctx))
+	return nil
 }
 
 // Close stops every tool and removes the work.
@@ -103,34 +89,57 @@ func (b *bench) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(b.work))...)
 }
 
-// round times one tool: cold, then with nothing changed, one service changed and a shared file changed.
-func (b *bench) round(ctx context.Context, t tool, output string, round int) error {
-	dir := filepath.Join(b.work, "repo")
-	if err := errors.Join(os.RemoveAll(dir), b.repo.Write(dir), t.fresh(ctx)); err != nil {
+// run does one series: its project is written once, and in every round each tool does its steps.
+func (b *bench) run(ctx context.Context, s series) error {
+	fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format(time.TimeOnly), s.name)
+	dir := filepath.Join(b.work, "project")
+	if err := errors.Join(os.RemoveAll(dir), s.project.write(dir)); err != nil {
 		return err
 	}
 	// Files that were written in the last seconds are hashed again by whoever trusts their times.
 	time.Sleep(2500 * time.Millisecond)
-	changes := []struct {
-		work string
-		file string // changed before the build
-	}{
-		{"cold", ""},
-		{"nothing changed", ""},
-		{"one service changed", b.repo.ServiceFile(round % b.repo.Services)},
-		{"shared file changed", b.repo.LibraryFile()},
+	for round := range b.rounds {
+		for _, t := range b.tools {
+			if s.alone && t.name() != nameBake {
+				continue
+			}
+			if err := b.round(ctx, s, t, dir, round); err != nil {
+				return fmt.Errorf("%s, round %d: %w", t.name(), round+1, err)
+			}
+		}
 	}
-	for _, c := range changes {
-		if c.file != "" {
-			if err := appendLine(filepath.Join(dir, c.file)); err != nil {
+	return nil
+}
+
+// round has one tool do a series once.
+func (b *bench) round(ctx context.Context, s series, t tool, dir string, round int) error {
+	steps := s.steps
+	if round == 0 || s.fresh {
+		if err := t.fresh(ctx); err != nil {
+			return err
+		}
+		steps = slices.Concat(s.prepare, steps)
+	}
+	for _, step := range steps {
+		if step.change != nil {
+			if err := appendLine(filepath.Join(dir, step.change(round))); err != nil {
 				return err
 			}
 		}
-		start := time.Now()
-		if err := t.build(ctx, dir, output); err != nil {
-			return fmt.Errorf("%s: %w", c.work, err)
+		took, err := t.build(ctx, job{dir, s.project.targets, step.output, b.registry})
+		if err != nil {
+			return fmt.Errorf("%s: %w", step.output, err)
 		}
-		b.table.add(cell{output, c.work, t.name()}, time.Since(start))
+		if step.row != "" {
+			b.table.add(step.row, t.name(), took)
+		}
+	}
+	if ours, ok := t.(*bake); ok && s.floor != "" {
+		took, err := floor(ctx, ours, dir)
+		if err != nil {
+			return err
+		}
+		b.table.add(s.floor, t.name(), took)
 	}
 	return nil
 }
@@ -143,14 +152,3 @@ func appendLine(file string) error {
 	_, err = fmt.Fprintln(f, "changed", time.Now())
 	return errors.Join(err, f.Close())
 }
-
-// runQuietly runs a command and shows what it printed only if it fails.
-func runQuietly(cmd *exec.Cmd) error {
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, tail(out, 4000))
-	}
-	return nil
-}
-
-func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // The names of the tools in the table.
 const (
+	nameBake     = "bake"
 	nameBuildx   = "buildx bake"
 	nameOnDaemon = "bake --engine"
 )
@@ -14,17 +16,24 @@ const (
 // onDaemon is this repository's builder with its second engine, on a buildkitd like the peer's.
 type onDaemon struct {
 	bake
-	peer buildx
+	daemon daemon
+}
+
+// newOnDaemon is ours with a cache and a daemon of its own in a folder.
+func newOnDaemon(ours bake, peers, work string) *onDaemon {
+	ours.cache = work + "-cache"
+	return &onDaemon{ours, newBuildx(peers, work).daemon}
 }
 
 func (t *onDaemon) name() string { return nameOnDaemon }
 
 func (t *onDaemon) fresh(ctx context.Context) error {
-	return errors.Join(t.bake.fresh(ctx), t.peer.fresh(ctx))
+	return errors.Join(t.bake.fresh(ctx), t.daemon.fresh(ctx))
 }
 
-func (t *onDaemon) build(ctx context.Context, dir, output string) error {
-	return t.run(ctx, dir, output, "--engine", t.peer.address())
+func (t *onDaemon) build(ctx context.Context, j job) (sample, error) {
+	args := slices.Concat([]string{"build", "--progress=quiet", "--engine", t.daemon.address()}, j.flags("engine"))
+	return t.daemon.during(func() (sample, error) { return measure(t.command(ctx, j.dir, args...)) })
 }
 
-func (t *onDaemon) close() error { return t.peer.close() }
+func (t *onDaemon) close() error { return t.daemon.close() }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/bakebuild/bake/executor/executortest"
+)
+
+// project is what a series builds.
+type project struct {
+	targets []string
+	// write makes the project in a folder. The same project is the same bytes.
+	write func(dir string) error
+}
+
+// services is the monorepo: a shared base stage with a RUN and a COPY of a library, and a COPY and a RUN for each service.
+func (b *bench) services(count int) (project, executortest.Monorepo) {
+	repo := executortest.Monorepo{
+		Services: count, LibraryFiles: 2000, ServiceFiles: 20, Base: b.registry + "/" + smallBase, Tool: executortest.ToolPath,
+	}
+	p := project{write: repo.Write}
+	for i := range count {
+		p.targets = append(p.targets, repo.Name(i))
+	}
+	return p, repo
+}
+
+// single is a project of one target, with a tree of files beside its Dockerfile.
+func single(dockerfile string, tree files) project {
+	write := func(dir string) error {
+		bakefile := "target \"default\" {\n  tags = [\"bench\"]\n}\n"
+		return errors.Join(writeFile(dir, "docker-bake.hcl", []byte(bakefile)), writeFile(dir, "Dockerfile", []byte(dockerfile)),
+			tree.each(func(name string, content []byte) error { return writeFile(dir, name, content) }))
+	}
+	return project{[]string{"default"}, write}
+}
+
+// steps is a project of one chain of so many RUN steps.
+func (b *bench) chain(steps int) project {
+	var text strings.Builder
+	fmt.Fprintf(&text, "FROM %s/%s\n", b.registry, smallBase)
+	for i := range steps {
+		fmt.Fprintf(&text, "RUN [%q, \"/out-%d\"]\n", executortest.ToolPath, i)
+	}
+	return single(text.String(), files{})
+}
+
+func writeFile(dir, name string, content []byte) error {
+	path := filepath.Join(dir, name)
+	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o644))
+}
+
+// files is a generated tree of so many files, 100 in a folder, of bytes together. They compress to about half, as a mix of programs and
+// text does.
+type files struct{ count, bytes int }
+
+// first is the name of a file that every tree has.
+const first = "tree/00/00/file000000"
+
+// each shows every file, sorted by name. The content is valid during the call.
+func (f files) each(show func(name string, content []byte) error) error {
+	random := rand.NewChaCha8([32]byte{})
+	draw := rand.New(random)
+	text := words(draw, 1<<20)
+	for i := range f.count {
+		// Sizes vary as those of a root file system do: most files are small.
+		size := f.bytes / f.count * []int{1, 2, 3, 4, 10, 40, 1, 3}[i%8] / 8
+		content := make([]byte, 0, size)
+		for len(content) < size {
+			n := min(size-len(content), 2048)
+			if draw.IntN(8) < 3 {
+				content = content[:len(content)+n]
+				random.Read(content[len(content)-n:])
+				continue
+			}
+			at := draw.IntN(len(text) - n)
+			content = append(content, text[at:at+n]...)
+		}
+		if err := show(fmt.Sprintf("tree/%02d/%02d/file%06d", i/10000, i/100%100, i), content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// words is a text of so many bytes.
+func words(draw *rand.Rand, size int) []byte {
+	vocabulary := strings.Fields("bake graph layer step image cache key base pin target plan run func return error context")
+	var b bytes.Buffer
+	for b.Len() < size {
+		fmt.Fprintf(&b, "%s%x ", vocabulary[draw.IntN(len(vocabulary))], draw.IntN(4096))
+	}
+	return slices.Clip(b.Bytes())
+}

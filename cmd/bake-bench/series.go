@@ -1,0 +1,113 @@
+package main
+
+// series is work that is timed in one go: one project, one cache for each tool.
+type series struct {
+	name    string // for -only
+	project project
+	fresh   bool   // every round starts with nothing built, not only the first
+	alone   bool   // the peer does not do it
+	floor   string // row of the least that the last step can take, "" for none
+	prepare []step // what comes first wherever nothing is built
+	steps   []step // each round
+}
+
+// step is one build.
+type step struct {
+	row    string // that it is timed for; "" for none
+	output string // see job
+	// change gives, when not nil, a file of the project that is changed before.
+	change func(round int) string
+}
+
+// goal is what a row of the table should come to, as ratios of the peer's time to ours.
+type goal struct {
+	row        string
+	least, aim float64
+}
+
+// What peak memory should come to, as ratios of the peer's to ours.
+const leastMemory, aimMemory = 2, 4
+
+// mostFloors is how many times the floor a build of which nothing changed may take.
+const mostFloors = 3
+
+// The rows of the table.
+const (
+	rowSame   = "50 targets, nothing changed"
+	rowMany   = "200 targets, nothing changed"
+	rowOne    = "50 targets, one service changed"
+	rowShared = "50 targets, shared file changed"
+	rowCold   = "50 targets, cold"
+	rowPushed = "50 targets, nothing changed, pushed"
+	rowBase   = "pull, unpack and first RUN on a 140 MB base"
+	rowExport = "export of a new 300 MB layer, gzip"
+	rowFiles  = "context of 100,000 files, nothing changed"
+	rowFloor  = "the floor: start, plan, scan"
+)
+
+func goals() []goal {
+	return []goal{
+		{rowSame, 40, 100}, {rowMany, 150, 300}, {rowOne, 30, 60}, {rowShared, 6, 10}, {rowCold, 5, 12},
+		{rowPushed, 40, 100}, {rowBase, 1.5, 3}, {rowExport, 2, 3.5}, {rowFiles, 10, 20},
+	}
+}
+
+func allSeries(b *bench) []series {
+	fifty, repo := b.services(50)
+	service := func(round int) string { return repo.ServiceFile(round % repo.Services) }
+	library := func(int) string { return repo.LibraryFile() }
+	many, _ := b.services(200)
+	copies := "FROM " + b.registry + "/" + smallBase + "\nCOPY tree /tree\n"
+	runs := "FROM " + b.registry + "/" + largeBase + "\nRUN [\"/bin/tool\", \"/out\"]\n"
+	tree := func(int) string { return first }
+	all := []series{
+		{name: "50", project: fifty, fresh: true, floor: rowFloor, steps: []step{
+			{row: rowCold, output: "cacheonly"}, {row: rowSame, output: "cacheonly"},
+			{row: rowOne, output: "cacheonly", change: service}, {row: rowShared, output: "cacheonly", change: library},
+		}},
+		{name: "pushed", project: fifty, prepare: []step{{output: "push"}}, steps: []step{{row: rowPushed, output: "push"}}},
+		{name: "200", project: many, prepare: []step{{output: "cacheonly"}}, steps: []step{{row: rowMany, output: "cacheonly"}}},
+		{name: "base", project: single(runs, files{}), fresh: true, steps: []step{{row: rowBase, output: "cacheonly"}}},
+		{name: "export", project: single(copies, files{11_000, 300_000_000}), steps: []step{
+			{output: "cacheonly", change: tree}, {row: rowExport, output: "oci"},
+		}},
+		{name: "files", project: single(copies, files{100_000, 300_000_000}), prepare: []step{{output: "cacheonly"}},
+			steps: []step{{row: rowFiles, output: "cacheonly"}}},
+	}
+	if b.growth {
+		all = append(all, b.growthSeries()...)
+	}
+	return all
+}
+
+// growth is work of which there is little and much: the time for each unit must not rise.
+type growth struct {
+	unit  string
+	sizes [2]int
+}
+
+func growths() []growth {
+	return []growth{{"targets", [2]int{50, 2000}}, {"steps in a chain", [2]int{10, 1000}}}
+}
+
+// The two rows of each size.
+const growCold, growSame = "cold", "nothing changed"
+
+// growthSeries has ours alone do what grows. Much is built cold once only.
+func (b *bench) growthSeries() []series {
+	var all []series
+	for _, g := range growths() {
+		for i, size := range g.sizes {
+			p, _ := b.services(size)
+			if g.unit != growths()[0].unit {
+				p = b.chain(size)
+			}
+			cold := step{row: g.row(size, growCold), output: "cacheonly"}
+			same := step{row: g.row(size, growSame), output: "cacheonly"}
+			s := series{name: "growth", project: p, alone: true, prepare: []step{cold}, steps: []step{same}}
+			s.fresh = i == 0
+			all = append(all, s)
+		}
+	}
+	return all
+}
