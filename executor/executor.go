@@ -35,6 +35,8 @@ type Options struct {
 	// Dir is what relative destinations of outputs refer to, absolute; Stdout takes outputs that go there, nil refuses them.
 	Dir    string
 	Stdout io.Writer
+	// Project is the directory of the project. What its targets stand on is noted under it; empty notes nothing.
+	Project string
 }
 
 // Event is one thing that happened to a step or to a named activity, such as a transfer or an export.

@@ -92,6 +92,11 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 		return err
 	}
 	defer s.Close()
+	limits, err := a.cacheLimits(s.store.Dir())
+	if err != nil {
+		return err
+	}
+	defer func() { s.collect(ctx, limits) }()
 	r := s.record(p, o)
 	err = a.buildRecorded(ctx, s, p, o, r)
 	run := r.finish(ctx, err)
@@ -108,6 +113,9 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 
 // buildRecorded plans and runs a project.
 func (a *app) buildRecorded(ctx context.Context, s *session, p *config.Project, o runOptions, r *recording) error {
+	if err := s.keepPins(p, o.pins); err != nil {
+		return err
+	}
 	graph, unplanned := s.plan(ctx, p, o)
 	if graph == nil {
 		return unplanned
@@ -118,7 +126,7 @@ func (a *app) buildRecorded(ctx context.Context, s *session, p *config.Project, 
 	if err := a.checkRules(p, graph); err != nil {
 		return err
 	}
-	done, err := a.runGraph(ctx, s.runner(p, o), graph, o, r)
+	done, err := a.runGraph(ctx, s.runner(p, o), graph, p.Dir, o, r)
 	r.facts.Report = done
 	if done != nil {
 		if fileErr := o.writeMetadata(graph, done, err); err == nil {
@@ -137,7 +145,7 @@ func joinFailures(all ...error) error {
 }
 
 // runGraph runs the graph with progress on stderr.
-func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.Graph, o runOptions, r *recording) (*executor.Report, error) {
+func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.Graph, project string, o runOptions, r *recording) (*executor.Report, error) {
 	display, err := startProgress(ctx, a.stderr, o.progressMode(a), g)
 	if err != nil {
 		return nil, err
@@ -152,6 +160,7 @@ func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.G
 	}
 	done, err := engine.Run(ctx, g, executor.Options{
 		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Allow: o.allow, Events: events, Dir: dir, Stdout: a.stdout,
+		Project: project,
 	})
 	if closeErr := display.Close(); err == nil {
 		err = closeErr

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"text/tabwriter"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded"
 )
 
 func newCacheCommand(a *app) *cobra.Command {
@@ -20,51 +22,6 @@ func newCacheCommand(a *app) *cobra.Command {
 	}
 	cmd.AddCommand(newCacheUsageCommand(a), newCachePruneCommand(a), newCacheCheckCommand(a))
 	return cmd
-}
-
-func newCacheUsageCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "du",
-		Short: "Say what the cache takes",
-		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return a.cacheUsage() },
-	}
-}
-
-func (a *app) cacheUsage() error {
-	s, err := a.openStore()
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	usage, err := s.Usage()
-	if err != nil {
-		return err
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 3, ' ', 0)
-	for _, line := range usageLines(usage) {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", line.what, humanSize(line.bytes), line.note)
-	}
-	return w.Flush()
-}
-
-// usageLine is one line of `bake cache du`.
-type usageLine struct {
-	what  string
-	bytes int64
-	note  string
-}
-
-func usageLines(u cache.Usage) []usageLine {
-	return []usageLine{
-		{"layers", u.Layers, "unpacked, as steps see them"},
-		{"blobs", u.Blobs, fmt.Sprintf("packed layers, manifests and configs; %s of them in tagged images", humanSize(u.Roots))},
-		{"cache mounts", u.Mounts, ""},
-		{"entries", u.Entries, "what steps came to"},
-		{"logs", u.Logs, ""},
-		{"other", u.Other, ""},
-		{"total", u.Total, ""},
-	}
 }
 
 func newCacheCheckCommand(a *app) *cobra.Command {
@@ -85,7 +42,7 @@ func (a *app) checkCache(ctx context.Context, repair bool) error {
 		return err
 	}
 	defer s.Close()
-	damage, err := s.Check(ctx, repair)
+	damage, err := s.Check(ctx, cache.CheckOptions{Repair: repair, Layer: embedded.CheckLayer})
 	if err != nil {
 		return err
 	}
@@ -105,7 +62,7 @@ func (a *app) checkCache(ctx context.Context, repair bool) error {
 
 type pruneOptions struct {
 	keep  string
-	older time.Duration
+	older string
 	all   bool
 }
 
@@ -119,22 +76,27 @@ func newCachePruneCommand(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.keep, "keep-size", "", "free until the cache takes at most this much, such as 20GB")
-	f.DurationVar(&o.older, "older-than", 0, "free what was not used for this long, such as 72h")
-	f.BoolVar(&o.all, "all", false, "free everything that no tagged image needs")
+	f.StringVar(&o.older, "older-than", "", "free what was not used for this long, such as 12h, 30d or 4w")
+	f.BoolVar(&o.all, "all", false, "free everything that no tagged image and no pin needs")
 	return cmd
 }
 
 func (a *app) prune(ctx context.Context, o pruneOptions) error {
-	opts := cache.PruneOptions{OlderThan: o.older, All: o.all}
+	opts := cache.PruneOptions{All: o.all}
+	var err error
 	if o.keep != "" {
-		n, err := parseSize(o.keep)
-		if err != nil {
+		if opts.KeepBytes, err = parseSize(o.keep); err != nil {
 			return usagef("--keep-size: %w", err)
 		}
-		opts.KeepBytes = n
+		opts.All = opts.All || opts.KeepBytes == 0
 	}
-	if !o.all && o.keep == "" && o.older == 0 {
-		return usagef("say what to free: --keep-size=20GB, --older-than=72h or --all")
+	if o.older != "" {
+		if opts.OlderThan, err = parseAge(o.older); err != nil {
+			return usagef("--older-than: %w", err)
+		}
+	}
+	if opts == (cache.PruneOptions{}) {
+		return usagef("say what to free: --keep-size=20GB, --older-than=30d or --all")
 	}
 	s, err := a.openStore()
 	if err != nil {
@@ -145,6 +107,21 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.stdout, "freed %s\n", humanSize(pruned.Bytes))
+	_, err = fmt.Fprintf(a.stdout, "freed %s, %s left\n", humanSize(pruned.Bytes), humanSize(pruned.Total))
 	return err
+}
+
+// parseAge reads a time such as 90m, 12h, 30d or 4w.
+func parseAge(text string) (time.Duration, error) {
+	for unit, length := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
+		number, ok := strings.CutSuffix(text, unit)
+		if n, err := strconv.ParseFloat(number, 64); ok && err == nil && n > 0 && n < 100_000 {
+			return time.Duration(n * float64(length)), nil
+		}
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%q is no time: write 12h, 30d or 4w", text)
+	}
+	return d, nil
 }

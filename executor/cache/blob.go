@@ -73,6 +73,7 @@ func (w *BlobWriter) Commit(want digest.Digest, size int64) (digest.Digest, int6
 		os.Remove(w.file.Name())
 		return "", 0, wrap("commit blob", path, err)
 	}
+	w.store.added.Add(onDisk(w.size))
 	return got, w.size, nil
 }
 

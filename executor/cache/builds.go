@@ -44,11 +44,11 @@ func (s *Store) KeepBuild(name string, record []byte) error {
 
 // dropLogs removes logs from before a build, as long as no process that runs now is as old.
 func (s *Store) dropLogs(before string) error {
-	oldest, err := s.oldestLease()
+	l, err := s.leases(true)
 	if err != nil {
-		return wrap("read the leases of", s.dir, err)
+		return err
 	}
-	before = min(before, Stamp(oldest))
+	before = min(before, Stamp(l.oldest))
 	dir, err := os.Open(s.path(dirLogs))
 	if err != nil {
 		return wrap("list", s.path(dirLogs), err)

@@ -22,6 +22,7 @@ func (s *Store) writeFile(path string, raw []byte) error {
 	if err = errors.Join(err, tmp.Close()); err == nil {
 		err = moveInto(tmp.Name(), path)
 	}
+	s.added.Add(onDisk(int64(len(raw))))
 	if err != nil {
 		os.Remove(tmp.Name())
 	}
@@ -38,10 +39,10 @@ func (s *Store) tempName() string {
 	return filepath.Join(s.tmp, strconv.FormatInt(atomic.AddInt64(&s.serial, 1), 36))
 }
 
-// moveInto renames from to path, whose folder may be missing.
+// moveInto renames from to path, whose folder may be missing, and may be taken away again while it is empty.
 func moveInto(from, path string) error {
 	err := os.Rename(from, path)
-	if errors.Is(err, fs.ErrNotExist) {
+	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 100; tries++ {
 		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
 			err = os.Rename(from, path)
 		}

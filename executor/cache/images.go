@@ -118,6 +118,23 @@ func descriptorOf(image Image) ocispecs.Descriptor {
 func (s *Store) RemoveImage(name string) (bool, error) {
 	removed := false
 	err := s.changeIndex(func(index *ocispecs.Index) { removed = removeName(index, name) })
+	if err == nil && removed {
+		err = wrap("remove", s.path(fileLedger), s.forgetLedger()) // more may go than before
+	}
+	return removed, err
+}
+
+// removeImageOf removes a name unless it stands for something else by now.
+func (s *Store) removeImageOf(image Image) (bool, error) {
+	removed := false
+	err := s.changeIndex(func(index *ocispecs.Index) {
+		for _, m := range index.Manifests {
+			if m.Annotations[ocispecs.AnnotationRefName] == image.Name && m.Digest == image.Digest {
+				removed = removeName(index, image.Name)
+				return
+			}
+		}
+	})
 	return removed, err
 }
 

@@ -71,6 +71,7 @@ func (d *Draft) Commit(id digest.Digest, meta LayerMeta) error {
 	if err != nil {
 		return wrap("commit layer", s.layerPath(id), errors.Join(err, d.Discard()))
 	}
+	s.added.Add(onDisk(meta.Size) + onDisk(1)*meta.Files)
 	for _, p := range meta.Packed {
 		if err := s.AddPacked(id, p); err != nil {
 			return err
@@ -130,14 +131,15 @@ func (s *Store) useLayer(id digest.Digest) bool {
 }
 
 // use says whether path exists, and gives it the time of now as its last use unless it was used since this process
-// started: what a running process uses is never older than its lease.
+// started: what a running process uses is never older than its lease. A time in the future, of a clock that was set back,
+// is none.
 func (s *Store) use(path string) bool {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil {
 		return false
 	}
-	if time.Unix(st.Mtim.Unix()).Before(s.started) {
-		now := time.Now()
+	now := time.Now()
+	if used := time.Unix(st.Mtim.Unix()); used.Before(s.started) || used.After(now.Add(clockSlack)) {
 		if os.Chtimes(path, now, now) != nil {
 			_, err := os.Lstat(path)
 			return err == nil
@@ -152,23 +154,32 @@ func (s *Store) LayerMeta(id digest.Digest) (LayerMeta, bool) {
 		return LayerMeta{}, false
 	}
 	var meta LayerMeta
-	raw, err := readBounded(s.layerPath(id, "meta.json"), 1<<20)
-	var record layerRecord
-	found := err == nil && json.Unmarshal(raw, &record) == nil
+	record, found := s.layerRecord(id)
 	meta.Size, meta.Files = record.Size, record.Files
 	names, err := os.ReadDir(s.packedPath(id))
 	if err != nil {
 		return meta, found
 	}
 	for _, n := range names {
-		var p Packed
-		raw, err := readBounded(filepath.Join(s.packedPath(id), n.Name()), 1<<20)
-		if err == nil && json.Unmarshal(raw, &p) == nil && p.Digest.Validate() == nil && p.DiffID.Validate() == nil {
+		if p, ok := readPacked(filepath.Join(s.packedPath(id), n.Name())); ok {
 			meta.Packed = append(meta.Packed, p)
 			found = true
 		}
 	}
 	return meta, found
+}
+
+func (s *Store) layerRecord(id digest.Digest) (layerRecord, bool) {
+	var record layerRecord
+	raw, err := readBounded(s.layerPath(id, "meta.json"), 1<<20)
+	return record, err == nil && json.Unmarshal(raw, &record) == nil
+}
+
+// readPacked reads the record of a packed form.
+func readPacked(path string) (Packed, bool) {
+	var p Packed
+	raw, err := readBounded(path, 1<<20)
+	return p, err == nil && json.Unmarshal(raw, &p) == nil && p.Digest.Validate() == nil && p.DiffID.Validate() == nil
 }
 
 func (s *Store) packedPath(id digest.Digest) string {

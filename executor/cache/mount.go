@@ -28,7 +28,7 @@ const maxPrivate = 1024
 // CacheMount takes the cache mount of an id. sharing is "shared" (any number of holders), "locked" (one after the
 // other) or "private" (each its own when another holds it). It waits until ctx ends.
 func (s *Store) CacheMount(ctx context.Context, id, sharing string) (*Mount, error) {
-	name := digest.FromString(id).Encoded()
+	name := mountName(id)
 	switch sharing {
 	case "shared", "":
 		return s.takeMount(ctx, name, unix.LOCK_SH)
@@ -39,6 +39,9 @@ func (s *Store) CacheMount(ctx context.Context, id, sharing string) (*Mount, err
 	}
 	return nil, fmt.Errorf("cache mount %s: unknown sharing %q (shared, private, locked)", id, sharing)
 }
+
+// mountName is the folder of a cache mount.
+func mountName(id string) string { return digest.FromString(id).Encoded() }
 
 func (s *Store) privateMount(name string) (*Mount, error) {
 	for i := range maxPrivate {
@@ -76,9 +79,19 @@ func (s *Store) tryMount(name string, how int) (*Mount, error) {
 		return nil, wrap("make cache mount", dir, err)
 	}
 	lock, err := lockFile(filepath.Join(dir, "lock"), how|unix.LOCK_NB)
+	if err == nil && !sameFile(lock, filepath.Join(dir, "lock")) {
+		lock.Close()
+		err = os.ErrNotExist
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, unix.EWOULDBLOCK // a collection took the folder away in between
+	}
 	if err != nil {
 		return nil, busyOr("lock cache mount", dir, err)
 	}
+	s.mu.Lock()
+	s.mounts = append(s.mounts, name)
+	s.mu.Unlock()
 	m := &Mount{Dir: filepath.Join(dir, "fs"), lock: lock}
 	if err := m.openFS(dir); err != nil {
 		lock.Close()
@@ -125,6 +138,8 @@ func (m *Mount) Seeded() {
 func (m *Mount) Release() {
 	m.once.Do(func() {
 		m.Seeded()
+		now := time.Now()
+		os.Chtimes(filepath.Dir(m.Dir), now, now) // what was measured meanwhile is not what it takes
 		m.lock.Close()
 	})
 }

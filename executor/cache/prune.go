@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sort"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -19,103 +18,93 @@ type PruneOptions struct {
 	All       bool          // free everything that can be
 }
 
-// Pruned says what a prune freed.
+// Pruned says what a prune freed, and what the cache takes now.
 type Pruned struct {
 	Bytes int64
 	Items int
+	Total int64
 }
 
-// item is one thing that a prune may remove: a layer, a blob, a cache mount or a file beside them.
-type item struct {
-	path string
-	used time.Time
-	size int64
-}
-
-// Prune frees what was not used for longest. What tagged images need stays, and so does everything that a process
-// which is running now has used: each use is no older than its process's lease, and the removal of one thing and the
-// finding of one exclude each other.
+// Prune frees what was not used for longest. What tagged images and pins need stays, and so does everything that a
+// process which is running now has used: each use is no older than its process's lease, and the removal of one thing and
+// the finding of one exclude each other.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
-	items, total, err := s.prunable()
+	v, err := s.survey()
 	if err != nil {
 		return Pruned{}, err
 	}
-	var freed Pruned
-	now := time.Now()
-	for _, it := range items {
-		over := o.KeepBytes > 0 && total > o.KeepBytes
-		old := o.OlderThan > 0 && now.Sub(it.used) > o.OlderThan
-		if !over && !old && !o.All {
+	l, err := s.leases(true)
+	if err != nil {
+		return Pruned{}, err
+	}
+	done, err := s.prune(ctx, v, l, func(it item, total int64) bool {
+		return o.All || o.KeepBytes > 0 && total > o.KeepBytes || o.OlderThan > 0 && v.now.Sub(it.order()) > o.OlderThan
+	})
+	return done, errors.Join(err, s.forgetLedger())
+}
+
+// Freeable is what Prune with All would free, in bytes.
+func (s *Store) Freeable() (int64, error) {
+	v, err := s.survey()
+	if err != nil {
+		return 0, err
+	}
+	l, err := s.leases(true)
+	if err != nil {
+		return 0, err
+	}
+	list, err := s.mayGo(v, l)
+	var sum int64
+	for _, it := range list {
+		sum += it.size
+	}
+	return sum, err
+}
+
+// mayGo are the items that may go, in order.
+func (s *Store) mayGo(v *survey, l leases) ([]item, error) {
+	roots, err := s.rootBlobs()
+	if err != nil {
+		return nil, err
+	}
+	s.addWanted(v)
+	return v.freeable(roots, l), nil
+}
+
+// prune removes, in order, the items for which goes says so, given what the cache takes then.
+func (s *Store) prune(ctx context.Context, v *survey, l leases, goes func(it item, total int64) bool) (Pruned, error) {
+	done := Pruned{Total: v.total}
+	list, err := s.mayGo(v, l)
+	if err != nil {
+		return done, err
+	}
+	for _, it := range list {
+		if !goes(it, done.Total) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
-			return freed, context.Cause(ctx)
+			return done, context.Cause(ctx)
 		}
 		removed, err := s.removeItem(it)
 		if err != nil {
-			return freed, wrap("remove", it.path, err)
+			return done, wrap("remove", s.path(it.dir, it.name), err)
 		}
 		if removed {
-			freed.Bytes += it.size
-			freed.Items++
-			total -= it.size
+			done.Bytes += it.size
+			done.Items++
+			done.Total -= it.size
 		}
 	}
-	return freed, s.dropEntries()
-}
-
-// prunable lists what may go, least recently used first, and what the cache takes in all.
-func (s *Store) prunable() ([]item, int64, error) {
-	roots, err := s.rootBlobs()
-	if err != nil {
-		return nil, 0, err
-	}
-	oldest, err := s.oldestLease()
-	if err != nil {
-		return nil, 0, wrap("read the leases of", s.dir, err)
-	}
-	usage, err := s.Usage()
-	if err != nil {
-		return nil, 0, err
-	}
-	var items []item
-	for _, dir := range []string{dirLayers, dirBlobs, dirMounts, dirLogs} {
-		names, err := os.ReadDir(s.path(dir))
-		if err != nil {
-			return nil, 0, wrap("list", s.path(dir), err)
-		}
-		for _, n := range names {
-			if dir == dirBlobs && roots[digest.NewDigestFromEncoded(digest.SHA256, n.Name())] {
-				continue
-			}
-			it, ok := s.measure(s.path(dir, n.Name()))
-			if ok && it.used.Before(oldest) {
-				items = append(items, it)
-			}
-		}
-	}
-	sort.Slice(items, func(i, j int) bool {
-		if !items[i].used.Equal(items[j].used) {
-			return items[i].used.Before(items[j].used)
-		}
-		return items[i].path < items[j].path
-	})
-	return items, usage.Total, nil
-}
-
-func (s *Store) measure(path string) (item, bool) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return item{}, false
-	}
-	size, err := diskSize(path)
-	return item{path, info.ModTime(), size}, err == nil
+	swept, err := s.sweep(l)
+	done.Bytes += swept
+	done.Total -= swept
+	return done, err
 }
 
 // removeItem removes one thing unless somebody has used it since it was measured, or holds it.
 func (s *Store) removeItem(it item) (bool, error) {
-	if filepath.Dir(it.path) == s.path(dirMounts) {
-		lock, err := lockFile(filepath.Join(it.path, "lock"), unix.LOCK_EX|unix.LOCK_NB)
+	if it.dir == dirMounts {
+		lock, err := lockFile(s.path(it.dir, it.name, "lock"), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return false, nil
 		}
@@ -124,47 +113,108 @@ func (s *Store) removeItem(it item) (bool, error) {
 		}
 	}
 	gone := s.tempName()
-	taken, err := s.takeAway(it, gone)
+	taken, err := s.takeAway(s.path(it.dir, it.name), gone, it.used)
 	if err != nil || !taken {
 		return false, err
 	}
 	return true, removeTree(gone)
 }
 
-// takeAway moves a thing out of sight while no process is in the middle of finding something.
-func (s *Store) takeAway(it item, gone string) (bool, error) {
+// takeAway moves a thing out of sight while no process is in the middle of finding something, unless it was used after
+// a time.
+func (s *Store) takeAway(path, gone string, used time.Time) (bool, error) {
 	alone, err := lockFile(s.path(dirLocks, "gate"), unix.LOCK_EX)
 	if err != nil {
 		return false, err
 	}
 	defer alone.Close()
-	info, err := os.Lstat(it.path)
-	if errors.Is(err, os.ErrNotExist) || err == nil && info.ModTime().After(it.used) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && info.ModTime().After(used) && !info.ModTime().After(time.Now()) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	return true, os.Rename(it.path, gone)
+	return true, os.Rename(path, gone)
 }
 
-// dropEntries removes the entries whose layers are gone, and those that nobody can read any more.
-func (s *Store) dropEntries() error {
-	for _, dir := range []string{dirEntries, dirCandidates} {
-		err := filepath.WalkDir(s.path(dir), func(path string, d os.DirEntry, err error) error {
+// sweep removes what went with things that are gone: entries without their layers, aliases of no entry, records of
+// blobs, locks that nobody holds, and notes about projects that are no more. What was written since the oldest lease may
+// be about something that is still being made, and stays. It returns the bytes freed.
+func (s *Store) sweep(l leases) (int64, error) {
+	var freed int64
+	drop := func(path string, info os.FileInfo) error {
+		err := os.Remove(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			freed += onDisk(info.Size())
+			os.Remove(filepath.Dir(path)) // an empty folder goes too
+		}
+		return err
+	}
+	for _, part := range []struct {
+		dir  string
+		dead func(path string) bool
+	}{
+		{dirEntries, s.deadEntry}, {dirCandidates, s.deadEntry}, {dirPacked, s.deadPacked}, {dirLocks, s.deadLock},
+		{dirTargets, s.deadProject}, {dirPins, s.deadPins},
+	} {
+		err := filepath.WalkDir(s.path(part.dir), func(path string, d os.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return nil
 			}
-			if v, ok := s.readEntry(path); !ok || v.Entry != nil && !s.hasLayers(v.Entry) {
-				return os.Remove(path)
+			info, err := d.Info()
+			if err != nil || l.busy(info.ModTime(), time.Now()) || !part.dead(path) {
+				return nil
 			}
-			return nil
+			return drop(path, info)
 		})
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return wrap("clear", s.path(dir), err)
+			return freed, wrap("clear", s.path(part.dir), err)
 		}
 	}
-	return nil
+	return freed, nil
+}
+
+// deadEntry says that an entry cannot serve any more.
+func (s *Store) deadEntry(path string) bool {
+	v, ok := s.readEntry(path)
+	if ok && v.Alias != "" {
+		v, ok = s.readEntry(s.entryPath(v.Alias))
+	}
+	return !ok || v.Entry != nil && !s.hasLayers(v.Entry)
+}
+
+// deadPacked says that the record of a packed form is about nothing that is here.
+func (s *Store) deadPacked(path string) bool {
+	if _, err := os.Lstat(s.path(dirLayers, filepath.Base(filepath.Dir(path)))); err == nil {
+		return false // the diff id is what its directory is compared with
+	}
+	p, ok := readPacked(path)
+	if !ok {
+		return true
+	}
+	_, err := os.Lstat(s.BlobPath(p.Digest))
+	return err != nil
+}
+
+// deadLock says that a file is the lock of a key, left by a process that died. Whoever opens it meanwhile notices that
+// the name is another file's.
+func (s *Store) deadLock(path string) bool {
+	if digest.NewDigestFromEncoded(digest.SHA256, filepath.Base(path)).Validate() != nil {
+		return false
+	}
+	f, err := lockFile(path, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if sameFile(f, path) {
+		os.Remove(path)
+	}
+	return false
 }
 
 // hasLayers is useLayers without counting as a use.

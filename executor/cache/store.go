@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +35,11 @@ const (
 	dirTmp        = "tmp"
 	dirUnsynced   = "unsynced"
 	dirPacked     = "packed"
+	dirTargets    = "targets"
+	dirPins       = "pins"
 	fileTimes     = "times"
+	fileSizes     = "sizes"
+	fileLedger    = "ledger"
 )
 
 // Store is one cache directory, opened by this process.
@@ -45,10 +50,13 @@ type Store struct {
 	tmp     string // this process's own folder below tmp/
 	started time.Time
 	gate    gate
-	serial  int64 // of names in tmp, atomic
+	serial  int64        // of names in tmp, atomic
+	added   atomic.Int64 // bytes written, about
 
 	mu       sync.Mutex
 	unsynced []string // marks of what was committed and not synced yet
+	logs     []string // paths of logs that were begun
+	mounts   []string // names of cache mounts that were taken
 }
 
 // Open opens the cache in dir, makes it if it is missing, and reaps what dead processes left. The error is an *Error.
@@ -95,6 +103,7 @@ func (s *Store) makeFolders() error {
 	}
 	for _, sub := range []string{
 		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirStat, dirLocks, dirTmp, dirUnsynced, dirPacked,
+		dirTargets, dirPins,
 	} {
 		if err := os.MkdirAll(s.path(sub), 0o700); err != nil {
 			return err
@@ -127,6 +136,11 @@ func (s *Store) join() error {
 	}
 	if err := s.gate.open(s.path(dirLocks, "gate")); err != nil {
 		return err
+	}
+	if len(dead) > 0 {
+		if err := s.forgetLedger(); err != nil {
+			return err
+		}
 	}
 	for _, d := range dead {
 		if err := removeTree(d); err != nil {
@@ -187,21 +201,6 @@ func (s *Store) claimDead(locks []string) ([]string, error) {
 		}
 	}
 	return claimed, nil
-}
-
-// oldestLease is when the process that runs longest opened this cache, this one included.
-func (s *Store) oldestLease() (time.Time, error) {
-	names, err := os.ReadDir(s.path(dirTmp))
-	if err != nil {
-		return time.Time{}, err
-	}
-	oldest := s.started
-	for _, n := range names {
-		if info, err := n.Info(); err == nil && !n.IsDir() && info.ModTime().Before(oldest) {
-			oldest = info.ModTime()
-		}
-	}
-	return oldest, nil
 }
 
 func bootID() (string, error) {

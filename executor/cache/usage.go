@@ -1,12 +1,8 @@
 package cache
 
 import (
-	"errors"
-	"io/fs"
-	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"time"
 )
 
 // Usage says what a cache takes on disk, in bytes as the file system counts them.
@@ -18,72 +14,85 @@ type Usage struct {
 	Logs    int64 // of steps, and the records of builds
 	Other   int64
 	Total   int64
-	// Roots is how much of Blobs tagged images alone need, which no prune frees.
-	Roots int64
+	// Roots is how much of Blobs tagged images and pins need, which nothing frees; Busy is what builds that run now may
+	// use besides; the rest of the items is Freeable.
+	Roots, Busy, Freeable int64
+	// Free and Disk are the room that the file system has left, and all of it.
+	Free, Disk int64
+	Targets    []TargetUsage
+	// Unclaimed is what no known target stands on.
+	Unclaimed int64
+}
+
+// TargetUsage is what one target of one project stands on, in bytes.
+type TargetUsage struct {
+	Project, Target   string
+	Exclusive, Shared int64 // for this target alone, and for others too
+	Built             time.Time
 }
 
 // Usage adds up what the cache takes.
 func (s *Store) Usage() (Usage, error) {
-	var u Usage
-	parts := []struct {
-		into *int64
-		dirs []string
-	}{
-		{&u.Layers, []string{dirLayers, dirPacked}},
-		{&u.Blobs, []string{dirOCI}},
-		{&u.Mounts, []string{dirMounts}},
-		{&u.Entries, []string{dirEntries, dirCandidates}},
-		{&u.Logs, []string{dirLogs, dirBuilds}},
-		{&u.Other, []string{dirStat, dirLocks, dirTmp, dirUnsynced}},
+	v, err := s.survey()
+	if err != nil {
+		return Usage{}, err
 	}
-	for _, part := range parts {
-		for _, dir := range part.dirs {
-			n, err := diskSize(s.path(dir))
-			if err != nil {
-				return u, wrap("measure", s.path(dir), err)
-			}
-			*part.into += n
-		}
-		u.Total += *part.into
+	u := Usage{
+		Layers: v.parts[dirLayers], Blobs: v.parts[dirBlobs], Mounts: v.parts[dirMounts], Logs: v.parts[dirLogs] + v.parts[dirBuilds],
+		Entries: v.parts[dirEntries] + v.parts[dirCandidates] + v.parts[dirPacked], Total: v.total,
+	}
+	u.Other = u.Total - u.Layers - u.Blobs - u.Mounts - u.Logs - u.Entries
+	if u.Free, u.Disk, err = freeBytes(s.dir); err != nil {
+		return u, wrap("measure", s.dir, err)
 	}
 	roots, err := s.rootBlobs()
 	if err != nil {
 		return u, err
 	}
-	for d := range roots {
-		n, err := diskSize(s.BlobPath(d))
-		if err != nil {
-			return u, wrap("measure", s.BlobPath(d), err)
-		}
-		u.Roots += n
+	l, err := s.leases(true)
+	if err != nil {
+		return u, err
 	}
+	for _, it := range v.items {
+		switch {
+		case it.isRoot(roots):
+			u.Roots += it.size
+		case l.busy(it.used, v.now):
+			u.Busy += it.size
+		default:
+			u.Freeable += it.size
+		}
+	}
+	s.addTargets(&u, v)
 	return u, nil
 }
 
-// diskSize is what a tree takes on disk, a file with several names counted once. What vanishes meanwhile, and what this
-// user may not read, counts nothing.
-func diskSize(root string) (int64, error) {
-	var total int64
-	seen := map[uint64]bool{}
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
-			return nil
+// addTargets shares the items out among the targets.
+func (s *Store) addTargets(u *Usage, v *survey) {
+	claims := s.claims()
+	users := map[string]int{}
+	for _, c := range claims {
+		for _, p := range c.paths {
+			users[p]++
 		}
-		if err != nil {
-			return err
+	}
+	sizes := map[string]int64{}
+	for _, it := range v.items {
+		path := filepath.Join(it.dir, it.name)
+		sizes[path] = it.size
+		if users[path] == 0 && it.dir != dirLogs && it.dir != dirBuilds && it.dir != dirStat {
+			u.Unclaimed += it.size
 		}
-		var st unix.Stat_t
-		if unix.Lstat(path, &st) != nil {
-			return nil
-		}
-		if st.Nlink > 1 && !d.IsDir() {
-			if seen[st.Ino] {
-				return nil
+	}
+	for _, c := range claims {
+		t := TargetUsage{Project: c.project, Target: c.target, Built: c.built}
+		for _, p := range c.paths {
+			if users[p] == 1 {
+				t.Exclusive += sizes[p]
+			} else {
+				t.Shared += sizes[p]
 			}
-			seen[st.Ino] = true
 		}
-		total += st.Blocks * 512
-		return nil
-	})
-	return total, err
+		u.Targets = append(u.Targets, t)
+	}
 }

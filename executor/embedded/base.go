@@ -24,6 +24,7 @@ import (
 type baseImage struct {
 	n        *node
 	ref      string // normalised, with digest
+	digest   digest.Digest
 	platform ocispecs.Platform
 	from     imageStore
 
@@ -81,7 +82,8 @@ func newImageSource(n *node, source *pb.SourceOp) (operation, error) {
 		return nil, fmt.Errorf("image %s has no digest: the plan must resolve it", ref)
 	}
 	p := newParts("image")
-	p.add("digest", dgst.Digest().String())
+	base.digest = dgst.Digest()
+	p.add("digest", base.digest.String())
 	p.add("platform", platforms.FormatAll(base.platform))
 	if limit := source.GetAttrs()[pb.AttrImageLayerLimit]; limit != "" {
 		return nil, &UnsupportedError{What: "images cut off at a layer", Instead: "use the whole image"}
@@ -162,7 +164,7 @@ func (i *baseImage) load(ctx context.Context) ([]*baseLayer, error) {
 		l.chainID = l.DiffID
 		if k > 0 {
 			l.below = layers[k-1]
-			l.chainID = digest.FromString(l.below.chainID.String() + " " + l.DiffID.String())
+			l.chainID = cache.ChainID(l.below.chainID, l.DiffID)
 		}
 		layers[k] = l
 	}

@@ -258,6 +258,9 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	if err != nil {
 		failures = append(failures, err)
 	}
+	if len(failures) == 0 {
+		b.saveUses()
+	}
 	return report, executor.Failed(failures)
 }
 

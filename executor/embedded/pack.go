@@ -29,15 +29,22 @@ func (p packing) times(ran bool) layers.PackOptions {
 	return layers.PackOptions{Epoch: time.Unix(p.epoch, 0).UTC(), Clamp: ran || p.form.ClampTimes}
 }
 
+// How the name of a form says what was done to times.
+const (
+	timesKept    = "times kept"
+	timesClamped = "times clamped to "
+	timesSet     = "times set to "
+)
+
 // tar names what the uncompressed layer depends on.
 func (p packing) tar(ran bool) string {
 	switch t := p.times(ran); {
 	case t.Epoch.IsZero():
-		return "times kept"
+		return timesKept
 	case t.Clamp:
-		return fmt.Sprintf("times clamped to %d", p.epoch)
+		return fmt.Sprint(timesClamped, p.epoch)
 	}
-	return fmt.Sprintf("times set to %d", p.epoch)
+	return fmt.Sprint(timesSet, p.epoch)
 }
 
 // compression is the form of the blob.

@@ -1,0 +1,131 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// diskSize is what a tree takes on disk, in bytes of blocks as the file system has given them: holes of sparse files
+// count nothing, and of a file with several names each counts its part, so that trees which share files add up to what
+// both take. What vanishes meanwhile counts nothing. whole says that no folder was out of this user's reach.
+func diskSize(path string) (size int64, whole bool, err error) {
+	m := measurer{links: map[uint64]int64{}, whole: true}
+	dir, name := filepath.Split(path)
+	fd, err := unix.Open(filepath.Clean(dir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, true, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	defer unix.Close(fd)
+	err = m.add(fd, name)
+	return m.size, m.whole, err
+}
+
+// measurer adds up one tree.
+type measurer struct {
+	size  int64
+	whole bool
+	// links are the names found of each file that has several.
+	links map[uint64]int64
+}
+
+func (m *measurer) add(dir int, name string) error {
+	var st unix.Stat_t
+	err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	blocks, n := st.Blocks*512, int64(st.Nlink)
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		m.size += blocks
+		return m.addAll(dir, name)
+	case n > 1:
+		// The parts of all names make the whole, whatever the division leaves over.
+		k := m.links[st.Ino]
+		m.links[st.Ino] = k + 1
+		m.size += blocks*(k+1)/n - blocks*k/n
+	default:
+		m.size += blocks
+	}
+	return nil
+}
+
+func (m *measurer) addAll(dir int, name string) error {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		m.whole = false
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(1024)
+		for _, n := range names {
+			if err := m.add(fd, n); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// sizes are the measured sizes of things that do not change, by path below the cache; of cache mounts with the time of
+// their last use. They spare a collection the walk through all layers, and nothing depends on them.
+type sizes map[string]int64
+
+// maxSizes bounds the file, in bytes.
+const maxSizes = 64 << 20
+
+func (s *Store) readSizes() sizes {
+	known := sizes{}
+	raw, err := readBounded(s.path(fileSizes), maxSizes)
+	if err != nil || json.Unmarshal(raw, &known) != nil {
+		return sizes{}
+	}
+	return known
+}
+
+func (s *Store) writeSizes(known sizes) error {
+	raw, err := json.Marshal(known)
+	if err != nil {
+		return err
+	}
+	return s.writeFile(s.path(fileSizes), raw)
+}
+
+// onDisk is what n bytes of content take, as far as the content tells.
+func onDisk(n int64) int64 {
+	const block = 4096
+	return (n + block - 1) / block * block
+}
+
+// freeBytes is what this user may still write to the file system of path, and its size.
+func freeBytes(path string) (free, size int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, 0, err
+	}
+	return int64(st.Bavail) * st.Frsize, int64(st.Blocks) * st.Frsize, nil
+}

@@ -1,0 +1,204 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// item is one thing of the cache that may go alone: a layer, a blob, a cache mount, a log, a record of a build, a stat index.
+type item struct {
+	dir, name string // below the cache
+	size      int64
+	// used is when it was used last, as the thing itself says; wanted is the last build of a target that stands on it,
+	// which need not have looked at it.
+	used, wanted time.Time
+}
+
+// order is the time by which the least recently used goes first.
+func (it item) order() time.Time {
+	if it.wanted.After(it.used) {
+		return it.wanted
+	}
+	return it.used
+}
+
+func (it item) is(dir string, d digest.Digest) bool { return it.dir == dir && it.name == d.Encoded() }
+
+// survey is all of a cache at one moment.
+type survey struct {
+	items []item
+	parts map[string]int64 // bytes by folder; of those with items too
+	total int64
+	now   time.Time
+}
+
+// itemDirs hold the things that may go, the other folders what goes with them.
+var itemDirs = [...]string{dirLayers, dirBlobs, dirMounts, dirLogs, dirBuilds, dirStat}
+
+// survey measures everything. Layers are measured once and for all, cache mounts when they were used since.
+func (s *Store) survey() (*survey, error) {
+	v := &survey{parts: map[string]int64{}, now: time.Now()}
+	known, seen, changed := s.readSizes(), sizes{}, false
+	for _, dir := range itemDirs {
+		names, err := os.ReadDir(s.path(dir))
+		if err != nil {
+			return nil, wrap("list", s.path(dir), err)
+		}
+		v.addBlocks(dir, s.path(dir))
+		for _, n := range names {
+			it := item{dir: dir, name: n.Name()}
+			info, err := os.Lstat(s.path(dir, it.name))
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, wrap("measure", s.path(dir, it.name), err)
+			}
+			it.used = info.ModTime()
+			key := it.sizeKey()
+			size, ok := known[key]
+			if !ok || !info.IsDir() {
+				var whole bool
+				if size, whole, err = diskSize(s.path(dir, it.name)); err != nil {
+					return nil, wrap("measure", s.path(dir, it.name), err)
+				}
+				ok = whole
+				changed = changed || info.IsDir() && whole
+			}
+			if ok && info.IsDir() {
+				seen[key] = size
+			}
+			it.size = size
+			v.items = append(v.items, it)
+			v.parts[dir] += size
+			v.total += size
+		}
+	}
+	if changed || len(seen) != len(known) {
+		if err := s.writeSizes(seen); err != nil {
+			return nil, wrap("write", s.path(fileSizes), err)
+		}
+	}
+	return v, s.surveyRest(v)
+}
+
+// surveyRest measures what has no items.
+func (s *Store) surveyRest(v *survey) error {
+	names, err := os.ReadDir(s.dir)
+	if err != nil {
+		return wrap("list", s.dir, err)
+	}
+	for _, n := range names {
+		name := n.Name()
+		if slices.Contains(itemDirs[:], name) || name == dirOCI {
+			continue
+		}
+		size, _, err := diskSize(s.path(name))
+		if err != nil {
+			return wrap("measure", s.path(name), err)
+		}
+		v.parts[name] += size
+		v.total += size
+	}
+	for _, path := range []string{s.indexPath(), s.path(dirOCI, "oci-layout"), s.path(dirOCI), filepath.Dir(s.path(dirBlobs))} {
+		v.addBlocks(dirBlobs, path)
+	}
+	v.addBlocks(dirTmp, s.dir)
+	return nil
+}
+
+// addBlocks adds a file or folder without what is in it.
+func (v *survey) addBlocks(part, path string) {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) == nil {
+		v.parts[part] += st.Blocks * 512
+		v.total += st.Blocks * 512
+	}
+}
+
+// sizeKey names an item in sizes.
+func (it item) sizeKey() string {
+	key := it.dir + "/" + it.name
+	if it.dir == dirMounts {
+		key += fmt.Sprintf("@%d", it.used.UnixNano())
+	}
+	return key
+}
+
+// clockSlack is how far the time that a file system gives a file may be behind the clock, and more.
+const clockSlack = time.Second
+
+// leases are when the living processes opened this cache.
+type leases struct {
+	oldest time.Time
+	others bool // there are other processes than this one
+}
+
+// leases reads them. Without own, this process counts as one that has ended.
+func (s *Store) leases(own bool) (leases, error) {
+	names, err := os.ReadDir(s.path(dirTmp))
+	if err != nil {
+		return leases{}, wrap("read the leases of", s.dir, err)
+	}
+	var l leases
+	if own {
+		l.oldest = s.started
+	}
+	for _, n := range names {
+		if !strings.HasSuffix(n.Name(), ".lock") || s.path(dirTmp, n.Name()) == s.lease.Name() {
+			continue
+		}
+		if info, err := n.Info(); err == nil {
+			l.others = true
+			if l.oldest.IsZero() || info.ModTime().Before(l.oldest) {
+				l.oldest = info.ModTime()
+			}
+		}
+	}
+	if !l.oldest.IsZero() {
+		l.oldest = l.oldest.Add(-clockSlack)
+	}
+	return l, nil
+}
+
+// busy says whether a living process may use what was used last at a time: each use is no older than its process's lease.
+// A time in the future is of a clock that was set back since; only another process can have given it.
+func (l leases) busy(used, now time.Time) bool {
+	if l.oldest.IsZero() || used.Before(l.oldest) {
+		return false
+	}
+	return l.others || !used.After(now.Add(clockSlack))
+}
+
+// freeable are the items that may go, least recently used first: no root, and nothing that a living process may use.
+func (v *survey) freeable(roots map[digest.Digest]bool, l leases) []item {
+	var list []item
+	for _, it := range v.items {
+		if it.isRoot(roots) || l.busy(it.used, v.now) {
+			continue
+		}
+		if it.used.After(v.now) {
+			it.used = v.now
+		}
+		list = append(list, it)
+	}
+	slices.SortFunc(list, func(a, b item) int {
+		if c := a.order().Compare(b.order()); c != 0 {
+			return c
+		}
+		return strings.Compare(filepath.Join(a.dir, a.name), filepath.Join(b.dir, b.name))
+	})
+	return list
+}
+
+func (it item) isRoot(roots map[digest.Digest]bool) bool {
+	return it.dir == dirBlobs && roots[digest.NewDigestFromEncoded(digest.SHA256, it.name)]
+}

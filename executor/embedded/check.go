@@ -1,0 +1,50 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+)
+
+// CheckLayer compares the files of a layer with the diff id of a form that it was packed in, as cache.CheckOptions asks.
+// Of a layer that was never packed nothing is known but how many files it has.
+func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, error) {
+	for _, p := range meta.Packed {
+		times, ok := timesOf(p.Form)
+		if !ok {
+			continue
+		}
+		got, err := layers.Compress(ctx, dir, times, layers.Form{Algorithm: layers.Uncompressed}, io.Discard)
+		switch {
+		case ctx.Err() != nil:
+			return "", context.Cause(ctx)
+		case err != nil:
+			return fmt.Sprintf("its files cannot be packed: %v", err), nil
+		case got.DiffID != p.DiffID:
+			return fmt.Sprintf("its files were changed since it was made (diff id %s, then %s)", p.DiffID, got.DiffID), nil
+		}
+		return "", nil
+	}
+	return "", nil
+}
+
+// timesOf is what packing.tar made the end of a form's name of.
+func timesOf(form string) (layers.PackOptions, bool) {
+	tar := form[strings.LastIndex(form, ", ")+1:]
+	if tar = strings.TrimPrefix(tar, " "); tar == timesKept {
+		return layers.PackOptions{}, true
+	}
+	for _, prefix := range []string{timesClamped, timesSet} {
+		if text, ok := strings.CutPrefix(tar, prefix); ok {
+			epoch, err := strconv.ParseInt(text, 10, 64)
+			return layers.PackOptions{Epoch: time.Unix(epoch, 0).UTC(), Clamp: prefix == timesClamped}, err == nil
+		}
+	}
+	return layers.PackOptions{}, false
+}
