@@ -80,6 +80,7 @@ func (p *plan) contextDir(t *config.Target, attribute, what, written string) (lo
 	if !isRemote(written) {
 		return p.findDir(t, attribute, what, written)
 	}
+	p.files.noteFetched()
 	dir, file, err := p.opts.Fetcher.Fetch(p.bases.ctx, written)
 	if err != nil {
 		return localDir{}, p.targetError(t, attribute, err)

@@ -44,6 +44,7 @@ func (p *plan) findDir(t *config.Target, attribute, what, written string) (local
 	case !info.IsDir():
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s is not a directory", what, written))
 	}
+	p.files.noteDir(dir)
 	return localDir{name: localName(p.project.Dir, written, dir), dir: dir}, nil
 }
 
@@ -77,10 +78,27 @@ func (p *plan) displayPath(path string) string {
 	return filepath.ToSlash(rel)
 }
 
-// files reads small files of the host, each once in a plan.
+// files reads small files of the host, each once in a plan. What it was asked for is what a plan is made of.
 type files struct {
 	mu   sync.Mutex
 	read map[string]*fileRead
+	dirs map[string]bool // that had to be there
+	// fetched says that some files were brought by a URL.
+	fetched bool
+}
+
+// noteDir notes that a directory had to be there.
+func (f *files) noteDir(dir string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dirs[dir] = true
+}
+
+// noteFetched notes that a URL was fetched.
+func (f *files) noteFetched() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fetched = true
 }
 
 type fileRead struct {

@@ -34,12 +34,7 @@ func (p *plan) merge(targets []*config.Target) *Graph {
 			m.addImages(d)
 		}
 		t := d.target
-		if len(t.Secrets) > 0 {
-			g.Secrets[t.Name] = t.Secrets
-		}
-		if len(t.SSH) > 0 {
-			g.SSH[t.Name] = t.SSH
-		}
+		g.offer(t)
 		for _, w := range d.warnings {
 			m.warn(w)
 		}
@@ -61,6 +56,16 @@ func (p *plan) merge(targets []*config.Target) *Graph {
 	}
 	m.dropUnusedDirs()
 	return g
+}
+
+// offer notes what a target offers to its steps.
+func (g *Graph) offer(t *config.Target) {
+	if len(t.Secrets) > 0 {
+		g.Secrets[t.Name] = t.Secrets
+	}
+	if len(t.SSH) > 0 {
+		g.SSH[t.Name] = t.SSH
+	}
 }
 
 // addImages adds the images of a requested target and all steps that they need.

@@ -32,6 +32,8 @@ type Options struct {
 	// Lock pins bases; nil pins none. Frozen refuses those that it lacks, instead of resolving them.
 	Lock   *config.Lock
 	Frozen bool
+	// Memo keeps the plan for the next run; nil keeps none.
+	Memo Memo
 	// KeepGoing makes a graph of the targets that could be planned, beside the error about the others.
 	KeepGoing bool
 }
@@ -62,6 +64,9 @@ type planned struct {
 // wherever the project is checked out, as long as the resolver gives the same answers. Its errors are DockerfileError
 // and BaseError, or Errors with several of these.
 func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, error) {
+	if g := newPlan(ctx, project, opts).recall(ctx); g != nil {
+		return g, nil
+	}
 	p := newPlan(ctx, project, opts)
 	targets, err := p.order()
 	if err != nil {
@@ -71,7 +76,11 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 	if err != nil && (!opts.KeepGoing || ctx.Err() != nil) {
 		return nil, err
 	}
-	return p.merge(targets), err
+	g := p.merge(targets)
+	if err == nil {
+		p.remember(g, targets)
+	}
+	return g, err
 }
 
 func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
@@ -86,7 +95,7 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 		project: project,
 		opts:    opts,
 		bases:   bases{ctx: ctx, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{}, used: map[string]*BaseUse{}},
-		files:   files{read: map[string]*fileRead{}},
+		files:   files{read: map[string]*fileRead{}, dirs: map[string]bool{}},
 		targets: map[string]*planned{},
 		llbCaps: pb.Caps.CapSet(pb.Caps.All()),
 		gwCaps:  gwpb.Caps.CapSet(gwpb.Caps.All()),

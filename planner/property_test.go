@@ -272,6 +272,7 @@ func BenchmarkPlan(b *testing.B) {
 		b.Run(fmt.Sprint(services), func(b *testing.B) {
 			p := monorepo(b, b.TempDir(), services)
 			opts := options()
+			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := planner.Plan(b.Context(), p, opts); err != nil {
 					b.Fatal(err)

@@ -58,9 +58,11 @@ type bases struct {
 }
 
 type baseCall struct {
-	done  chan struct{}
-	image ResolvedImage
-	err   error
+	ref      string
+	platform ocispecs.Platform
+	done     chan struct{}
+	image    ResolvedImage
+	err      error
 }
 
 func (b *bases) resolve(ctx context.Context, ref string, p ocispecs.Platform) (ResolvedImage, error) {
@@ -71,7 +73,7 @@ func (b *bases) resolve(ctx context.Context, ref string, p ocispecs.Platform) (R
 	b.mu.Lock()
 	call, ok := b.calls[key]
 	if !ok {
-		call = &baseCall{done: make(chan struct{})}
+		call = &baseCall{ref: ref, platform: p, done: make(chan struct{})}
 		b.calls[key] = call
 	}
 	b.mu.Unlock()

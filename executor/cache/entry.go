@@ -85,9 +85,26 @@ func encodeEntry(v stored) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return seal(entryMagic, body), nil
+}
+
+// seal puts a line with a checksum in front.
+func seal(magic string, body []byte) []byte {
 	sum := sha256.Sum256(body)
-	head := entryMagic + hex.EncodeToString(sum[:]) + "\n"
-	return append([]byte(head), body...), nil
+	raw := make([]byte, 0, len(magic)+hex.EncodedLen(len(sum))+1+len(body))
+	raw = hex.AppendEncode(append(raw, magic...), sum[:])
+	return append(append(raw, '\n'), body...)
+}
+
+// unseal checks the line and gives what follows it.
+func unseal(magic string, raw []byte) ([]byte, error) {
+	head, body, ok := bytes.Cut(raw, []byte{'\n'})
+	want, isIt := bytes.CutPrefix(head, []byte(magic))
+	sum := sha256.Sum256(body)
+	if !ok || !isIt || string(want) != hex.EncodeToString(sum[:]) {
+		return nil, errDamaged
+	}
+	return body, nil
 }
 
 var errDamaged = errors.New("damaged entry")
@@ -95,13 +112,9 @@ var errDamaged = errors.New("damaged entry")
 // decodeEntry checks and reads an entry file.
 func decodeEntry(raw []byte) (stored, error) {
 	var v stored
-	head, body, ok := bytes.Cut(raw, []byte{'\n'})
-	if !ok || !bytes.HasPrefix(head, []byte(entryMagic)) {
-		return v, errDamaged
-	}
-	sum := sha256.Sum256(body)
-	if string(head[len(entryMagic):]) != hex.EncodeToString(sum[:]) {
-		return v, errDamaged
+	body, err := unseal(entryMagic, raw)
+	if err != nil {
+		return v, err
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
 		return v, fmt.Errorf("%w: %w", errDamaged, err)

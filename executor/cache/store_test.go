@@ -363,3 +363,29 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	}
 }
+
+// TestPlan: a plan is what was stored, or nothing.
+func TestPlan(t *testing.T) {
+	s := open(t, t.TempDir())
+	name := digest.FromString("project")
+	if got := s.Plan(name); got != nil {
+		t.Errorf("got %q of an empty store", got)
+	}
+	if err := s.PutPlan(name, []byte("a plan")); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(s.Plan(name)); got != "a plan" {
+		t.Errorf("got %q", got)
+	}
+	raw, err := os.ReadFile(s.planPath(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)-1] ^= 1
+	if err := os.WriteFile(s.planPath(name), raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Plan(name); got != nil {
+		t.Errorf("got %q of a damaged file", got)
+	}
+}

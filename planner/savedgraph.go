@@ -1,0 +1,169 @@
+package planner
+
+import (
+	"bytes"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// savedGraph is a graph without what the project says itself: tags, outputs, and where secrets come from.
+type savedGraph struct {
+	Steps           []savedStep
+	Images          []savedImage
+	Locals, Layouts map[string]Local
+	Targets         []string // that were planned, the linked ones too
+	Declared        int
+	Warnings        []Warning
+}
+
+type savedStep struct {
+	Digest        digest.Digest
+	Op, Resources []byte // protobuf messages; no Resources where there are none
+	Inputs        []savedEdge
+	Name          string
+	Source        []Location
+	Targets       []string
+	NoCache       bool
+}
+
+// savedEdge counts steps from 1; step 0 is scratch.
+type savedEdge struct{ Step, Index int }
+
+type savedImage struct {
+	Target        string
+	Platform      ocispecs.Platform
+	MultiPlatform bool
+	Root          savedEdge
+	Config        []byte
+	Base          Base
+	Epoch         *time.Time
+}
+
+func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
+	s := savedGraph{Locals: g.Locals, Layouts: g.Layouts, Targets: names(targets), Declared: g.Declared, Warnings: g.Warnings}
+	place := map[*Step]int{}
+	edge := func(e Edge) savedEdge { return savedEdge{place[e.Step], e.Index} }
+	marshal := proto.MarshalOptions{Deterministic: true}
+	for i, step := range g.Steps {
+		if password.MatchString(step.Op.GetSource().GetIdentifier()) {
+			return s, errors.New("a URL with a password")
+		}
+		saved := savedStep{Digest: step.Digest, Name: step.Name, Source: step.Source, Targets: step.Targets, NoCache: step.NoCache}
+		var err error
+		if saved.Op, err = marshal.Marshal(step.Op); err != nil {
+			return s, err
+		}
+		if step.Resources != nil {
+			if saved.Resources, err = marshal.Marshal(step.Resources); err != nil {
+				return s, err
+			}
+			if len(saved.Resources) == 0 {
+				return s, errors.New("resources that limit nothing")
+			}
+		}
+		for _, in := range step.Inputs {
+			saved.Inputs = append(saved.Inputs, edge(in))
+		}
+		s.Steps = append(s.Steps, saved)
+		place[step] = i + 1
+	}
+	for _, m := range g.Images {
+		s.Images = append(s.Images, savedImage{m.Target, m.Platform, m.MultiPlatform, edge(m.Root), m.Config, m.Base, m.Epoch})
+	}
+	return s, nil
+}
+
+// graph is the graph again, with what the project says.
+func (s *savedGraph) graph(project *config.Project, bases []BaseUse) (*Graph, error) {
+	g := &Graph{
+		Steps: make([]*Step, len(s.Steps)), Locals: s.Locals, Layouts: s.Layouts, Secrets: map[string][]config.Secret{}, SSH: map[string][]config.SSH{},
+		Bases: bases, Declared: s.Declared, Warnings: s.Warnings,
+	}
+	for i, saved := range s.Steps {
+		step, err := saved.step(g.Steps[:i])
+		if err != nil {
+			return nil, err
+		}
+		g.Steps[i] = step
+	}
+	for _, m := range s.Images {
+		t := project.Targets[m.Target]
+		root, err := m.Root.edge(g.Steps)
+		if t == nil || err != nil {
+			return nil, fmt.Errorf("the image of target %s: %w", m.Target, errMemo)
+		}
+		g.Images = append(g.Images, &Image{
+			Target: m.Target, Platform: m.Platform, MultiPlatform: m.MultiPlatform, Root: root, Config: m.Config, Base: m.Base, Epoch: m.Epoch,
+			Tags: t.Tags, Annotations: t.Annotations, Outputs: t.Outputs,
+		})
+	}
+	for _, name := range s.Targets {
+		t := project.Targets[name]
+		if t == nil {
+			return nil, fmt.Errorf("target %s: %w", name, errMemo)
+		}
+		g.offer(t)
+	}
+	g.Locals, g.Layouts = notNil(g.Locals), notNil(g.Layouts)
+	return g, nil
+}
+
+// errMemo says that a stored plan does not fit its own parts.
+var errMemo = errors.New("the stored plan is damaged")
+
+func (s savedStep) step(before []*Step) (*Step, error) {
+	step := &Step{Digest: s.Digest, Op: &pb.Op{}, Inputs: make([]Edge, len(s.Inputs)), Name: s.Name, Source: s.Source, Targets: s.Targets, NoCache: s.NoCache}
+	if err := step.Op.UnmarshalVT(s.Op); err != nil {
+		return nil, err
+	}
+	if len(s.Resources) > 0 {
+		step.Resources = &pb.LinuxResources{}
+		if err := step.Resources.UnmarshalVT(s.Resources); err != nil {
+			return nil, err
+		}
+	}
+	for i, in := range s.Inputs {
+		var err error
+		if step.Inputs[i], err = in.edge(before); err != nil {
+			return nil, err
+		}
+	}
+	return step, nil
+}
+
+func (e savedEdge) edge(steps []*Step) (Edge, error) {
+	if e.Step < 0 || e.Step > len(steps) {
+		return Edge{}, errMemo
+	}
+	if e.Step == 0 {
+		return Edge{Index: e.Index}, nil
+	}
+	return Edge{steps[e.Step-1], e.Index}, nil
+}
+
+func notNil(m map[string]Local) map[string]Local {
+	if m == nil {
+		return map[string]Local{}
+	}
+	return m
+}
+
+func (m *memo) encode() ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(m)
+	return b.Bytes(), err
+}
+
+func decodeMemo(raw []byte) (*memo, error) {
+	m := &memo{}
+	return m, gob.NewDecoder(bytes.NewReader(raw)).Decode(m)
+}
