@@ -34,6 +34,7 @@ type manager interface {
 	Apply(pid int) error
 	Set(r *cgroups.Resources) error
 	OOMKillCount() (uint64, error)
+	Path(controller string) string
 	Destroy() error
 }
 
@@ -71,6 +72,73 @@ func (g *group) Exceeded() bool {
 
 // Close removes the group, whose processes have ended.
 func (g *group) Close() error { return g.Destroy() }
+
+// Standing makes a group that bounds the number of processes and threads of what the calling thread starts. In version 1 the
+// thread itself is in it, since a process that joins a group later waits for the kernel, and counts as one.
+func (g *Groups) Standing(pids int64) (sandbox.Standing, error) {
+	limits := sandbox.Limits{Pids: pids}
+	unified := cgroups.IsCgroup2UnifiedMode()
+	if !unified {
+		limits.Pids++
+	}
+	r := resources(limits)
+	m, err := g.newManager(r, controllers(limits))
+	if err != nil {
+		return nil, err
+	}
+	s := &standing{manager: m}
+	if err = m.Apply(-1); err == nil { // which makes it and puts nobody in
+		err = m.Set(r)
+	}
+	if err == nil {
+		err = s.enter(unified)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make a control group for pids: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+// standing is a group for one step after another.
+type standing struct {
+	manager
+	dir    *os.File // of version 2
+	thread string   // of version 1: the file that takes back the thread
+}
+
+// enter gets ready what makes processes start in the group.
+func (s *standing) enter(unified bool) (err error) {
+	if unified {
+		s.dir, err = os.Open(s.Path(""))
+		return err
+	}
+	p := s.Path("pids")
+	if err := os.WriteFile(filepath.Join(p, "tasks"), []byte(strconv.Itoa(unix.Gettid())), 0); err != nil {
+		return err
+	}
+	s.thread = filepath.Join(filepath.Dir(p), "tasks")
+	return nil
+}
+
+// FD implements sandbox.Standing.
+func (s *standing) FD() int {
+	if s.dir == nil {
+		return -1
+	}
+	return int(s.dir.Fd())
+}
+
+// Close takes the thread out of the group and removes it.
+func (s *standing) Close() error {
+	var err error
+	if s.dir != nil {
+		err = s.dir.Close()
+	}
+	if s.thread != "" {
+		err = os.WriteFile(s.thread, []byte(strconv.Itoa(unix.Gettid())), 0)
+	}
+	return errors.Join(err, s.Destroy())
+}
 
 func resources(l sandbox.Limits) *cgroups.Resources {
 	r := &cgroups.Resources{

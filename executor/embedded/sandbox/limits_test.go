@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 
@@ -31,6 +32,8 @@ func (l *limiter) Limit(pid int, limits sandbox.Limits) (sandbox.Group, error) {
 	return g, err
 }
 
+func (l *limiter) Standing(pids int64) (sandbox.Standing, error) { return l.next.Standing(pids) }
+
 // groupFiles lists the files of this process's groups.
 func groupFiles() []string {
 	var all []string
@@ -46,7 +49,7 @@ func groupFiles() []string {
 func newLimited(t *testing.T) (*box, *limiter) {
 	b := newBox(t)
 	l := &limiter{}
-	b.sandbox.Limiter = l
+	b.sandbox.Limiter, b.sandbox.Idle = l, time.Millisecond
 	s := b.spec("true")
 	s.Limits = sandbox.Limits{Pids: 100, Memory: 64 << 20, CPUQuota: 50000, CPUs: "0"}
 	_, err := b.runSpec(t, s)
@@ -91,9 +94,13 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, l.files[name], value)
 		}
 	}
-	if left := groupFiles(); len(left) > 0 {
-		t.Errorf("groups are left: %v", left)
+	for range 1000 {
+		if len(groupFiles()) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
+	t.Errorf("groups are left: %v", groupFiles())
 }
 
 func TestMemoryLimit(t *testing.T) {
@@ -116,6 +123,10 @@ func TestMemoryLimit(t *testing.T) {
 type noGroups struct{}
 
 func (noGroups) Limit(int, sandbox.Limits) (sandbox.Group, error) {
+	return nil, errors.New("read-only file system")
+}
+
+func (noGroups) Standing(int64) (sandbox.Standing, error) {
 	return nil, errors.New("read-only file system")
 }
 

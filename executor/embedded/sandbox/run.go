@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +37,12 @@ type Sandbox struct {
 	// Limiter applies Limits. Nil: there are none.
 	Limiter Limiter
 
+	// Idle is how long what is ready for a next step is kept; 0 means 1 second.
+	Idle time.Duration
+
+	mu   sync.Mutex
+	free []*berth // those that no step has, the one used last at the end
+
 	once    sync.Once
 	err     error
 	exe     *os.File // this program, on a mount that cannot be written
@@ -52,9 +57,12 @@ type Outside interface {
 	Attach(pid int) (io.Closer, error)
 }
 
-// Limiter puts a process into a group whose members together have limits. The error says what the machine does not allow.
+// Limiter puts processes into groups whose members together have limits. The errors say what the machine does not allow.
 type Limiter interface {
+	// Limit puts one process into a new group.
 	Limit(pid int, limits Limits) (Group, error)
+	// Standing makes a group of at most so many processes for what the calling thread starts from now on.
+	Standing(pids int64) (Standing, error)
 }
 
 // Group is the processes of one step. It is closed when they have ended.
@@ -152,38 +160,39 @@ func sealedSelf() (*os.File, error) {
 	return ro, errors.Join(err, to.Close())
 }
 
-// start starts the init stage and waits for the end of the step.
+// start has a stage become the step, and waits for its end.
 func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageReport, error) {
 	if ctx.Err() != nil {
 		return Result{}, stageReport{}, context.Cause(ctx)
 	}
-	// The step dies with the thread that started it, so that thread must stay.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cfgR, cfgW, err := os.Pipe()
+	b := s.berth(cfg.Spec.Limits.Pids)
+	defer b.leave()
+	p, ready, err := b.stage(cfg.Spec.Network)
 	if err != nil {
 		return Result{}, stageReport{}, err
 	}
-	defer cfgW.Close() // again, for when nothing was started
-	repR, repW, err := os.Pipe()
-	if err != nil {
-		return Result{}, stageReport{}, errors.Join(err, cfgR.Close())
+	res, report, err := s.tell(ctx, b, p, cfg)
+	if ready && errors.Is(err, unix.EPIPE) && len(report.Created) == 0 && report.Error == nil && ctx.Err() == nil {
+		// A stage that had ended while it waited, for want of memory perhaps.
+		if p, err = b.begin(cfg.Spec.Network); err != nil {
+			return Result{}, stageReport{}, err
+		}
+		return s.tell(ctx, b, p, cfg)
 	}
-	defer repR.Close()
-	cmd := s.command(cfg, cfgR, repW)
-	err = cmd.Start()
-	err = errors.Join(err, cfgR.Close(), repW.Close())
-	if err != nil {
-		return Result{}, stageReport{}, unavailable("start a process in namespaces of its own", err)
-	}
-	stop := context.AfterFunc(ctx, func() { s.end(cmd.Process) })
+	return res, report, err
+}
+
+// tell tells a stage what to become, and waits for its end.
+func (s *Sandbox) tell(ctx context.Context, b *berth, p *process, cfg stageConfig) (Result, stageReport, error) {
+	stop := context.AfterFunc(ctx, func() { s.end(p.cmd.Process) })
 	defer stop()
+	p.output(cfg.Spec.Stdout, cfg.Spec.Stderr)
 	reports := make(chan stageReport, 1)
-	go func() { reports <- readReport(repR) }()
+	go func() { reports <- readReport(p.report, b.prepare) }()
 	var ties ties
 	defer ties.cut()
-	sendErr := s.instruct(cmd.Process.Pid, cfg, cfgW, &ties)
-	waitErr := cmd.Wait()
+	sendErr := s.instruct(p, cfg, b.pids, &ties)
+	waitErr := p.wait()
 	report := <-reports
 	if ctx.Err() != nil {
 		return Result{}, report, context.Cause(ctx)
@@ -191,7 +200,7 @@ func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageRepo
 	if unavailable, ok := errors.AsType[*UnavailableError](sendErr); ok && report.Error == nil {
 		return Result{}, report, unavailable
 	}
-	res, err := outcome(cmd, waitErr, report, cfg.Spec.Stderr)
+	res, err := outcome(p.cmd, waitErr, report, cfg.Spec.Stderr)
 	res.Exceeded = ties.group != nil && ties.group.Exceeded()
 	if err == nil && report.Error == nil {
 		err = sendErr
@@ -216,16 +225,19 @@ func (t *ties) cut() {
 
 // instruct tells the stage what to do, and limits and connects it meanwhile. The pipe is closed in any case, which ends a
 // stage that waits for more.
-func (s *Sandbox) instruct(pid int, cfg stageConfig, pipe *os.File, t *ties) error {
-	e := json.NewEncoder(pipe)
+func (s *Sandbox) instruct(p *process, cfg stageConfig, pids int64, t *ties) error {
+	e := json.NewEncoder(p.config)
 	err := e.Encode(cfg)
 	if err == nil {
-		err = s.tie(pid, &cfg.Spec, t)
+		if cfg.Spec.Limits.Pids == pids {
+			cfg.Spec.Limits.Pids = 0
+		}
+		err = s.tie(p.cmd.Process.Pid, &cfg.Spec, t)
 	}
 	if err == nil {
 		err = e.Encode(true)
 	}
-	return errors.Join(err, pipe.Close())
+	return errors.Join(err, p.config.Close())
 }
 
 // tie limits and connects a process, side by side: each waits for the kernel most of its time.
@@ -256,40 +268,18 @@ func (s *Sandbox) connect(pid int, spec *Spec, t *ties) (err error) {
 	return nil
 }
 
-func (s *Sandbox) command(cfg stageConfig, cfgR, repW *os.File) *exec.Cmd {
-	return &exec.Cmd{
-		// Not by /proc/self: in the child this number may be taken by the pipes.
-		Path:       "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(s.exe.Fd())),
-		Args:       []string{stageName},
-		Env:        []string{"GOMAXPROCS=2", "GOGC=off"},
-		Dir:        "/",
-		Stdout:     cfg.Spec.Stdout,
-		Stderr:     cfg.Spec.Stderr,
-		ExtraFiles: []*os.File{cfgR, repW},
-		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags: namespaces(cfg.Spec.Network),
-			Pdeathsig:  unix.SIGKILL,
-			Setsid:     true,
-		},
-	}
-}
-
-func namespaces(n Network) uintptr {
-	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
-	if n != Host {
-		flags |= unix.CLONE_NEWNET
-	}
-	return flags
-}
-
-// readReport reads what the stage says: a report, and an error if one came after it.
-func readReport(r io.Reader) stageReport {
+// readReport reads what the stage says: a report, and an error if one came after it. It calls started once the command was.
+func readReport(r io.ReadCloser, started func()) stageReport {
+	defer r.Close()
 	var all stageReport
 	d := json.NewDecoder(io.LimitReader(r, 4<<20))
-	for {
+	for i := 0; ; i++ {
 		var next stageReport
 		if err := d.Decode(&next); err != nil {
 			return all
+		}
+		if i == 0 && next.Error == nil {
+			started()
 		}
 		all.Created = append(all.Created, next.Created...)
 		if next.Error != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,7 +98,7 @@ func (b *box) run(t testing.TB, script string) (string, error) {
 func (b *box) runSpec(t testing.TB, spec sandbox.Spec) (string, error) {
 	t.Helper()
 	b.reset(t)
-	var out bytes.Buffer
+	var out output
 	spec.Stdout, spec.Stderr = &out, &out
 	res, err := b.sandbox.Run(t.Context(), spec)
 	if err == nil && res.ExitCode != 0 {
@@ -105,6 +106,20 @@ func (b *box) runSpec(t testing.TB, spec sandbox.Spec) (string, error) {
 	}
 	return out.String(), err
 }
+
+// output takes what a command writes to two descriptors.
+type output struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all.Write(p)
+}
+
+func (o *output) String() string { return o.all.String() }
 
 // reset empties the overlay's work directory, which serves one mount only.
 func (b *box) reset(t testing.TB) {
