@@ -192,7 +192,7 @@ func (b *build) close() {
 	}
 }
 
-// tasks links the nodes for the scheduler. Exec steps weigh most: what they run takes long.
+// tasks links the nodes for the scheduler.
 func (b *build) tasks() []task {
 	inputs := make([][]int, len(b.nodes))
 	for i, n := range b.nodes {
@@ -202,15 +202,7 @@ func (b *build) tasks() []task {
 			}
 		}
 	}
-	return newTasks(inputs, func(i int) int {
-		switch b.nodes[i].op.(type) {
-		case *execStep:
-			return 100
-		case *fileStep:
-			return 5
-		}
-		return 1
-	})
+	return newTasks(inputs, func(i int) time.Duration { return b.nodes[i].weight() }, func(i int) need { return b.nodes[i].need() })
 }
 
 // results is what became of all steps, in graph order.
@@ -247,7 +239,11 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	if jobs == 0 {
 		jobs = runtime.NumCPU()
 	}
-	s := &scheduler{worker: b, keying: newSlots(max(2*runtime.NumCPU(), 4)), slots: newSlots(jobs), keepGoing: opts.KeepGoing}
+	memory := e.opts.Memory
+	if memory == 0 {
+		memory = availableMemory()
+	}
+	s := &scheduler{worker: b, keying: newSlots(max(2*runtime.NumCPU(), 4), 0), slots: newSlots(jobs, memory), keepGoing: opts.KeepGoing}
 	errs, failures := s.run(ctx, b.tasks())
 	report.Steps = b.results(errs)
 	if len(failures) > 0 && !(opts.KeepGoing && ctx.Err() == nil) {

@@ -23,6 +23,9 @@ type Options struct {
 	HTTP *http.Client
 	// Checkouts fetches ADD of a git repository; with nil there are none.
 	Checkouts Checkouts
+	// Memory is what steps whose memory is limited may take together, in bytes; 0 is what the machine has available when a
+	// run starts.
+	Memory int64
 }
 
 // Runner runs one process in its own root.

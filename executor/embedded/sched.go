@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // maxKeyings bounds how often one step is keyed when the files that it reads keep changing while it reads them.
@@ -32,14 +33,16 @@ type task struct {
 	inputs []int // without repetition
 	users  []int
 	// height is the weight of the heaviest way from this step to an image, itself included.
-	height int
+	height time.Duration
+	// need is what it takes while it runs.
+	need need
 	// waiting counts the inputs that are not done.
 	waiting int
 }
 
 // newTasks links the steps of a graph: inputs[i] are the indices of the steps that step i stands on, all below i.
-// weight says how long a step probably takes, in any unit.
-func newTasks(inputs [][]int, weight func(int) int) []task {
+// weight says how long a step probably takes, and needs what it takes of the machine meanwhile.
+func newTasks(inputs [][]int, weight func(int) time.Duration, needs func(int) need) []task {
 	tasks := make([]task, len(inputs))
 	for i, in := range inputs {
 		seen := make(map[int]bool, len(in))
@@ -52,6 +55,7 @@ func newTasks(inputs [][]int, weight func(int) int) []task {
 			}
 		}
 		tasks[i].waiting = len(tasks[i].inputs)
+		tasks[i].need = needs(i)
 	}
 	for i := len(tasks) - 1; i >= 0; i-- {
 		for _, u := range tasks[i].users {
@@ -65,7 +69,7 @@ func newTasks(inputs [][]int, weight func(int) int) []task {
 // scheduler starts each step when its inputs are done, the one with the longest way to go first.
 type scheduler struct {
 	worker worker
-	// keying bounds the look-ups that go on at once, slots the running steps.
+	// keying bounds the look-ups that go on at once, slots what running steps take.
 	keying, slots *slots
 	// keepGoing starts what does not stand on a failed step.
 	keepGoing bool
@@ -137,11 +141,12 @@ func (s *scheduler) do(ctx context.Context, t *task) error {
 
 // attempt keys a step once and runs it when nothing has its result. No slot is held while it waits for a lock.
 func (s *scheduler) attempt(ctx context.Context, t *task) error {
-	if err := s.keying.acquire(ctx, t); err != nil {
+	free, err := s.keying.acquire(ctx, t, need{slots: 1})
+	if err != nil {
 		return skipped(err)
 	}
 	found, err := s.worker.lookup(ctx, t.index)
-	s.keying.release()
+	free()
 	if err != nil || found {
 		return err
 	}
@@ -150,10 +155,10 @@ func (s *scheduler) attempt(ctx context.Context, t *task) error {
 		return err
 	}
 	defer release()
-	if err := s.slots.acquire(ctx, t); err != nil {
+	if free, err = s.slots.acquire(ctx, t, t.need); err != nil {
 		return skipped(err)
 	}
-	defer s.slots.release()
+	defer free()
 	return s.worker.run(ctx, t.index)
 }
 

@@ -71,8 +71,8 @@ func (w *fakeWorker) ran() []int {
 }
 
 func schedule(ctx context.Context, w worker, jobs int, inputs [][]int) ([]error, error) {
-	s := &scheduler{worker: w, keying: newSlots(2), slots: newSlots(jobs)}
-	errs, failures := s.run(ctx, newTasks(inputs, func(int) int { return 1 }))
+	s := &scheduler{worker: w, keying: newSlots(2, 0), slots: newSlots(jobs, 0)}
+	errs, failures := s.run(ctx, newTasks(inputs, func(int) time.Duration { return 1 }, func(int) need { return need{slots: 1} }))
 	return errs, executor.Failed(failures)
 }
 
@@ -84,8 +84,8 @@ func TestSchedulerKeepsGoing(t *testing.T) {
 		}
 		return nil
 	}}
-	s := &scheduler{worker: w, keying: newSlots(2), slots: newSlots(1), keepGoing: true}
-	errs, failures := s.run(t.Context(), newTasks([][]int{{}, {0}, {}, {2}, {}, {3, 1}}, func(int) int { return 1 }))
+	s := &scheduler{worker: w, keying: newSlots(2, 0), slots: newSlots(1, 0), keepGoing: true}
+	errs, failures := s.run(t.Context(), newTasks([][]int{{}, {0}, {}, {2}, {}, {3, 1}}, func(int) time.Duration { return 1 }, func(int) need { return need{slots: 1} }))
 	if diff := cmp.Diff([]error{broken, errSkipped, nil, nil, broken, errSkipped}, errs, cmpopts.EquateErrors()); diff != "" {
 		t.Error(diff)
 	}
@@ -140,55 +140,13 @@ func TestSchedulerFoundAfterWaiting(t *testing.T) {
 
 func TestTaskHeightIsTheLongestWayToAnImage(t *testing.T) {
 	// 1 is a leaf of its own; 2 has 3 and 4 behind it.
-	tasks := newTasks([][]int{{}, {0}, {0}, {2}, {3}}, func(i int) int { return i + 1 })
-	var heights []int
+	tasks := newTasks([][]int{{}, {0}, {0}, {2}, {3}}, func(i int) time.Duration { return time.Duration(i + 1) }, func(int) need { return need{} })
+	var heights []time.Duration
 	for _, task := range tasks {
 		heights = append(heights, task.height)
 	}
-	if diff := cmp.Diff([]int{1 + 3 + 4 + 5, 2, 3 + 4 + 5, 4 + 5, 5}, heights); diff != "" {
+	if diff := cmp.Diff([]time.Duration{1 + 3 + 4 + 5, 2, 3 + 4 + 5, 4 + 5, 5}, heights); diff != "" {
 		t.Error(diff)
-	}
-}
-
-func TestSlotsServeTheHighestFirst(t *testing.T) {
-	s := newSlots(1)
-	if err := s.acquire(t.Context(), &task{}); err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan int)
-	for i, h := range []int{1, 5, 3} {
-		go func() {
-			if err := s.acquire(t.Context(), &task{index: i, height: h}); err == nil {
-				got <- h
-				s.release()
-			}
-		}()
-	}
-	for waiting := 0; waiting < 3; {
-		s.mu.Lock()
-		waiting = len(s.waiters)
-		s.mu.Unlock()
-		time.Sleep(time.Millisecond)
-	}
-	s.release()
-	if order := []int{<-got, <-got, <-got}; !slices.Equal(order, []int{5, 3, 1}) {
-		t.Errorf("order %v", order)
-	}
-}
-
-func TestSlotsAbandonedWaiterGivesItsSlotBack(t *testing.T) {
-	s := newSlots(1)
-	if err := s.acquire(t.Context(), &task{}); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := s.acquire(ctx, &task{}); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	s.release()
-	if s.free != 1 || len(s.waiters) != 0 {
-		t.Errorf("free %d, waiters %d", s.free, len(s.waiters))
 	}
 }
 
