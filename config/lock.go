@@ -9,8 +9,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
+	"unicode"
 
+	"github.com/distribution/reference"
 	"github.com/google/renameio/v2"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
@@ -29,25 +33,96 @@ const maxLock = 8 << 20
 
 // Lock says what the references of a project stand for, so that a tag which moves does not move the builds.
 type Lock struct {
-	// Images are digests by normalised reference, such as docker.io/library/golang:1.26: of the index where the tag names
-	// one, so that a pin holds for every platform.
-	Images map[string]digest.Digest
+	// Images are pins by normalised reference with a tag, such as docker.io/library/golang:1.26.
+	Images map[string]ImagePin
+	// Git are commits by URL and reference, such as https://github.com/acme/proto.git#main; without #, of the default branch.
+	Git map[string]string
+	// HTTP are the digests of files by their URL.
+	HTTP map[string]digest.Digest
+}
+
+// ImagePin is what the reference of an image stands for.
+type ImagePin struct {
+	// Digest is of the index where the tag names one, so that a pin holds for every platform.
+	Digest digest.Digest
+	// From is the repository where the bytes are kept, such as registry.example.com/mirror/golang; "" is the reference's own.
+	From string
+}
+
+// NewLock is a lock that pins nothing.
+func NewLock() *Lock {
+	return &Lock{Images: map[string]ImagePin{}, Git: map[string]string{}, HTTP: map[string]digest.Digest{}}
+}
+
+// Clone is a copy that may be changed.
+func (l *Lock) Clone() *Lock {
+	return &Lock{Images: maps.Clone(l.Images), Git: maps.Clone(l.Git), HTTP: maps.Clone(l.HTTP)}
+}
+
+// Len is how many pins there are.
+func (l *Lock) Len() int { return len(l.Images) + len(l.Git) + len(l.HTTP) }
+
+// Keys are the references and URLs that are pinned: images, git, http, each sorted.
+func (l *Lock) Keys() []string {
+	return slices.Concat(slices.Sorted(maps.Keys(l.Images)), slices.Sorted(maps.Keys(l.Git)), slices.Sorted(maps.Keys(l.HTTP)))
+}
+
+// Pin is the digest or commit of a key of any kind, "" where there is none.
+func (l *Lock) Pin(key string) string {
+	if p, ok := l.Images[key]; ok {
+		return p.Digest.String()
+	}
+	if c, ok := l.Git[key]; ok {
+		return c
+	}
+	return l.HTTP[key].String()
+}
+
+// Delete takes away the pin of a key.
+func (l *Lock) Delete(key string) {
+	delete(l.Images, key)
+	delete(l.Git, key)
+	delete(l.HTTP, key)
 }
 
 // lockFile is the form of the file.
 type lockFile struct {
 	Version int         `hcl:"version"`
 	Images  []lockImage `hcl:"image,block"`
+	Git     []lockGit   `hcl:"git,block"`
+	HTTP    []lockHTTP  `hcl:"http,block"`
 }
 
 type lockImage struct {
 	Ref    string    `hcl:"ref,label"`
 	Digest string    `hcl:"digest"`
+	From   string    `hcl:"from,optional"`
 	At     hcl.Range `hcl:",def_range"`
+}
+
+type lockGit struct {
+	URL    string    `hcl:"url,label"`
+	Commit string    `hcl:"commit"`
+	At     hcl.Range `hcl:",def_range"`
+}
+
+type lockHTTP struct {
+	URL      string    `hcl:"url,label"`
+	Checksum string    `hcl:"checksum"`
+	At       hcl.Range `hcl:",def_range"`
 }
 
 // ReadLock reads the lock file of a directory; nil when there is none. The error is of type Diagnostics, or about reading.
 func ReadLock(dir string) (*Lock, error) {
+	src, err := readLockFile(dir)
+	if src == nil || err != nil {
+		return nil, err
+	}
+	return ParseLock(LockName, src)
+}
+
+// readLockFile is nil when there is none.
+func readLockFile(dir string) ([]byte, error) {
 	file, err := os.Open(filepath.Join(dir, LockName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -60,13 +135,16 @@ func ReadLock(dir string) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", LockName, err)
 	}
-	return ParseLock(LockName, src)
+	return append([]byte{}, src...), nil
 }
 
 // ParseLock reads a lock file. name is its name in messages.
 func ParseLock(name string, src []byte) (*Lock, error) {
 	if len(src) > maxLock {
 		return nil, Diagnostics{list: hcl.Diagnostics{problem(nil, "%s has more than %d bytes", name, maxLock)}}
+	}
+	if bytes.Contains(src, []byte(markOurs)) {
+		return nil, Diagnostics{list: hcl.Diagnostics{problem(nil, "%s has the marks of a merge conflict: bake pin --resolve keeps what both sides agree on and asks for the rest", name)}}
 	}
 	file, diags := hclsyntax.ParseConfig(src, name, hcl.InitialPos)
 	files := map[string]*hcl.File{name: file}
@@ -81,32 +159,122 @@ func ParseLock(name string, src []byte) (*Lock, error) {
 		at := hcl.Range{Filename: name, Start: hcl.InitialPos, End: hcl.InitialPos}
 		return nil, Diagnostics{list: hcl.Diagnostics{problem(&at, "version %d of the lock is unknown: this bake knows %d", written.Version, lockVersion)}, files: files}
 	}
-	l := &Lock{Images: map[string]digest.Digest{}}
-	for _, i := range written.Images {
-		d := digest.Digest(i.Digest)
-		if err := d.Validate(); err != nil {
-			diags = append(diags, problem(&i.At, "the digest of %s is not like sha256:…: %v", i.Ref, err))
-		}
-		if _, twice := l.Images[i.Ref]; twice {
-			diags = append(diags, problem(&i.At, "%s is locked twice: keep one of the blocks", i.Ref))
-		}
-		l.Images[i.Ref] = d
-	}
-	if diags.HasErrors() {
+	l := NewLock()
+	if diags = l.fill(written); diags.HasErrors() {
 		return nil, Diagnostics{list: diags, files: files}
 	}
 	return l, nil
 }
 
+// fill takes over what was written, and checks it.
+func (l *Lock) fill(written lockFile) (diags hcl.Diagnostics) {
+	seen := map[string]bool{}
+	add := func(at hcl.Range, kind, key string, problems ...error) bool {
+		if seen[kind+key] {
+			problems = append(problems, fmt.Errorf("%s is locked twice: keep one of the blocks", key))
+		}
+		seen[kind+key] = true
+		err := errors.Join(problems...)
+		if err != nil {
+			diags = append(diags, problem(&at, "%v", err))
+		}
+		return err == nil
+	}
+	for _, i := range written.Images {
+		d := digest.Digest(i.Digest)
+		if add(i.At, "image", i.Ref, checkLockRef(i.Ref), checkLockDigest(i.Ref, d), checkLockFrom(i.Ref, i.From)) {
+			l.Images[i.Ref] = ImagePin{d, i.From}
+		}
+	}
+	for _, g := range written.Git {
+		if add(g.At, "git", g.URL, checkLockURL(g.URL), checkLockCommit(g.URL, g.Commit)) {
+			l.Git[g.URL] = g.Commit
+		}
+	}
+	for _, h := range written.HTTP {
+		d := digest.Digest(h.Checksum)
+		if add(h.At, "http", h.URL, checkLockURL(h.URL), checkLockDigest(h.URL, d)) {
+			l.HTTP[h.URL] = d
+		}
+	}
+	return diags
+}
+
+func checkLockRef(ref string) error {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return fmt.Errorf("%q is no reference of an image: %w", ref, err)
+	}
+	if _, digested := named.(reference.Digested); digested {
+		return fmt.Errorf("%q has a digest, and needs no entry: take the block away", ref)
+	}
+	if full := reference.TagNameOnly(named).String(); full != ref {
+		return fmt.Errorf("a lock has references in full: write %q, not %q", full, ref)
+	}
+	return nil
+}
+
+func checkLockDigest(key string, d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("the digest of %s is not like sha256:…: %w", key, err)
+	}
+	return nil
+}
+
+func checkLockFrom(ref, from string) error {
+	if from == "" {
+		return nil
+	}
+	named, err := reference.ParseNormalizedNamed(from)
+	if err != nil || !reference.IsNameOnly(named) {
+		return fmt.Errorf("from = %q of %s is no repository like registry.example.com/mirror/golang", from, ref)
+	}
+	return nil
+}
+
+// commitNumber is the number of a commit.
+var commitNumber = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+func checkLockCommit(key, commit string) error {
+	if !commitNumber.MatchString(commit) {
+		return fmt.Errorf("the commit of %s is not the whole number of one", key)
+	}
+	return nil
+}
+
+func checkLockURL(url string) error {
+	odd := func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == unicode.ReplacementChar }
+	if url == "" || strings.IndexFunc(url, odd) >= 0 {
+		return fmt.Errorf("%q is no URL", url)
+	}
+	return nil
+}
+
 // Format is the file of a lock: sorted, a block for each reference with nothing in it that another line decides, so that
-// changes of different ones merge.
+// changes of different ones merge. What ParseLock makes of it is the lock again.
 func (l *Lock) Format() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# Written by `bake pin`. Pins what the project is built on. Commit it.\nversion = %d\n", lockVersion)
 	for _, ref := range slices.Sorted(maps.Keys(l.Images)) {
-		fmt.Fprintf(&b, "\nimage %q {\n  digest = %q\n}\n", ref, l.Images[ref])
+		p := l.Images[ref]
+		fmt.Fprintf(&b, "\nimage %s {\n  digest = %s\n", quoteLock(ref), quoteLock(p.Digest.String()))
+		if p.From != "" {
+			fmt.Fprintf(&b, "  from   = %s\n", quoteLock(p.From))
+		}
+		b.WriteString("}\n")
+	}
+	for _, url := range slices.Sorted(maps.Keys(l.Git)) {
+		fmt.Fprintf(&b, "\ngit %s {\n  commit = %s\n}\n", quoteLock(url), quoteLock(l.Git[url]))
+	}
+	for _, url := range slices.Sorted(maps.Keys(l.HTTP)) {
+		fmt.Fprintf(&b, "\nhttp %s {\n  checksum = %s\n}\n", quoteLock(url), quoteLock(l.HTTP[url].String()))
 	}
 	return b.Bytes()
+}
+
+// quoteLock is a text without control characters as an HCL string.
+func quoteLock(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", "$${", "%{", "%%{").Replace(s) + `"`
 }
 
 // Write writes the lock file of a directory, whole or not at all.

@@ -60,7 +60,7 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 			byRaw[rawDigest.String()] = n
 			continue
 		}
-		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: def.Metadata[rawDigest]}
+		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: def.Metadata[rawDigest], at: locationsOf(def.Source, rawDigest)}
 		if err := n.op.UnmarshalVT(raw); err != nil {
 			return nil, fmt.Errorf("read the front end's plan: %w", err)
 		}
@@ -71,7 +71,6 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 			r.root = n.inputs[0]
 			continue
 		}
-		n.at = locationsOf(def.Source, rawDigest)
 		if same, ok := r.all[n.digest]; !ok {
 			r.all[n.digest] = n
 			r.own = append(r.own, n)
@@ -100,8 +99,12 @@ func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
 			changed = true
 		}
 	}
-	if s := n.op.GetSource(); s != nil && canonicalSource(s, in) {
-		changed = true
+	if s := n.op.GetSource(); s != nil {
+		pinned, err := in.pinSource(s, n.at)
+		if err != nil {
+			return placed(in, n.at, err)
+		}
+		changed = canonicalSource(s, in) || pinned || changed
 	}
 	if !changed {
 		return nil
@@ -112,6 +115,15 @@ func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
 	}
 	n.raw, n.digest = raw, digest.FromBytes(raw)
 	return nil
+}
+
+// placed is an error about a line of a target's Dockerfile.
+func placed(in *inputs, at []Location, err error) error {
+	e := &DockerfileError{Target: in.client.target, File: in.file.display, Err: err}
+	if len(at) > 0 {
+		e.Line = at[0].Start
+	}
+	return e
 }
 
 // canonicalSource gives local sources and OCI layouts their names in the graph and drops the attributes that say how,

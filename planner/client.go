@@ -110,7 +110,7 @@ func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 	if err != nil {
 		return "", "", nil, &resolveError{ref, err}
 	}
-	c.bases.use(c.target, ref, image.Digest)
+	c.bases.use(c.target, ref, image)
 	return pinned, image.Digest, image.Config, nil
 }
 

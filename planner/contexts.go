@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/config"
 )
@@ -26,6 +27,8 @@ const (
 // inputs is what one target's front end reads and links to.
 type inputs struct {
 	client  *client
+	file    dockerfile
+	aliases map[string][]string // names of contexts that are images, by the normalised reference
 	locals  map[string]localDir // by the name of the local source while the front end runs
 	layouts map[string]localDir // by store id
 	linked  []*result           // of the targets that it links to
@@ -44,6 +47,8 @@ func isRemote(context string) bool {
 // It fetches each URL once.
 type Fetcher interface {
 	Fetch(ctx context.Context, url string) (dir, file string, err error)
+	// FetchFile is Fetch of a URL over HTTP whose content must have the digest; what is here already is not asked for.
+	FetchFile(ctx context.Context, url string, content digest.Digest) (dir, file string, err error)
 }
 
 // addMain sets up the main context and the Dockerfile.
@@ -66,6 +71,7 @@ func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	if err != nil {
 		return d, err
 	}
+	in.file = d
 	in.client.opts.Opts["filename"] = d.name
 	in.client.opts.Opts["dockerfilekey"] = dockerfileDir // read from here, also for a remote context
 	in.client.files[dockerfileDir] = d.files()
@@ -81,7 +87,7 @@ func (p *plan) contextDir(t *config.Target, attribute, what, written string) (lo
 		return p.findDir(t, attribute, what, written)
 	}
 	p.files.noteFetched()
-	dir, file, err := p.opts.Fetcher.Fetch(p.bases.ctx, written)
+	dir, file, err := p.fetchPinned(t, written)
 	if err != nil {
 		return localDir{}, p.targetError(t, attribute, err)
 	}
@@ -108,28 +114,25 @@ func (p *plan) addContexts(t *config.Target, in *inputs) error {
 
 // addBases makes the names of base blocks known to a Dockerfile. A stage of that name is not hidden, nor is a context of the
 // target, which is added later.
-func (p *plan) addBases(in *inputs, dockerfile []byte) {
+func (p *plan) addBases(in *inputs) {
 	if len(p.project.Bases) == 0 {
 		return
 	}
-	stages := stageNames(dockerfile)
+	stages := scanDockerfile(in.file.data).stages
 	for name, base := range p.project.Bases {
 		if !stages[strings.ToLower(name)] {
-			in.client.opts.Opts["context:"+strings.TrimSuffix(name, ":latest")] = "docker-image://" + base.Image
+			in.addImageContext(strings.TrimSuffix(name, ":latest"), "docker-image://"+base.Image)
 		}
 	}
 }
 
-// stageNames are the names that FROM lines give, in lower case.
-func stageNames(dockerfile []byte) map[string]bool {
-	names := map[string]bool{}
-	for line := range strings.Lines(string(dockerfile)) {
-		fields := strings.Fields(strings.ToLower(line))
-		if n := len(fields); n >= 4 && fields[0] == "from" && fields[n-2] == "as" {
-			names[fields[n-1]] = true
-		}
+// addImageContext makes a name stand for an image.
+func (in *inputs) addImageContext(name, value string) {
+	in.client.opts.Opts["context:"+name] = value
+	if named, err := reference.ParseNormalizedNamed(strings.TrimPrefix(value, "docker-image://")); err == nil {
+		ref := reference.TagNameOnly(named).String()
+		in.aliases[ref] = append(in.aliases[ref], name)
 	}
-	return names
 }
 
 func (p *plan) addContext(t *config.Target, in *inputs, name, value string) error {
@@ -141,7 +144,9 @@ func (p *plan) addContext(t *config.Target, in *inputs, name, value string) erro
 		return p.addLink(t, in, name, link)
 	case isLayout:
 		return p.addLayout(t, in, name, path)
-	case strings.HasPrefix(value, "docker-image://"), p.isSource(value):
+	case strings.HasPrefix(value, "docker-image://"):
+		in.addImageContext(name, value)
+	case p.isSource(value):
 		opts["context:"+name] = value
 	default:
 		dir, err := p.contextDir(t, "contexts", "context "+name, value)

@@ -28,6 +28,8 @@ type Graph struct {
 	SSH     map[string][]config.SSH
 	// Bases are the images that the targets stand on or copy from, by reference.
 	Bases []BaseUse
+	// Sources are what else the targets read from elsewhere and a lock can pin, by key.
+	Sources []SourceUse
 	// Declared counts the steps of all targets and platforms before merging.
 	Declared int
 	Warnings []Warning

@@ -33,6 +33,7 @@ type memo struct {
 	Dirs    []string            // contexts
 	Bases   []memoBase          // what was resolved
 	Uses    map[string]*BaseUse // what of it is used, by reference
+	Sources []SourceUse
 	Graph   savedGraph
 }
 
@@ -49,10 +50,20 @@ func (p *plan) memoName() digest.Digest {
 	return digest.FromBytes(raw)
 }
 
-// projectDigest covers all that a plan takes of the project and the options. Of the lock it takes what it resolves, and
-// so the answers.
+// projectDigest covers all that a plan takes of the project and the options. Of the digests of images in the lock it takes what it
+// resolves, and so the answers.
 func (p *plan) projectDigest() ([]byte, error) {
-	raw, err := json.Marshal([]any{p.project, p.opts.Platform, p.opts.NoCache})
+	all := []any{p.project, p.opts.Platform, p.opts.NoCache}
+	if l := p.opts.Lock; l != nil {
+		from := map[string]string{}
+		for ref, pin := range l.Images {
+			if pin.From != "" {
+				from[ref] = pin.From
+			}
+		}
+		all = append(all, from, l.Git, l.HTTP, p.opts.Frozen)
+	}
+	raw, err := json.Marshal(all)
 	if err != nil {
 		return nil, err
 	}
@@ -82,14 +93,13 @@ func (p *plan) recall(ctx context.Context) *Graph {
 		return nil
 	}
 	for ref, use := range m.Uses {
-		for _, target := range use.Targets {
-			p.bases.use(target, ref, use.Digest)
-		}
+		p.bases.restore(ref, *use)
 	}
 	g, err := m.Graph.graph(p.project, p.bases.list())
 	if err != nil {
 		return nil
 	}
+	g.Sources = m.Sources
 	return g
 }
 
@@ -130,7 +140,7 @@ func (p *plan) remember(g *Graph, targets []*config.Target) {
 	if p.opts.Memo == nil || p.files.fetched {
 		return
 	}
-	m := &memo{Files: map[string][]byte{}, Dirs: slices.Sorted(maps.Keys(p.files.dirs)), Uses: p.bases.used}
+	m := &memo{Files: map[string][]byte{}, Dirs: slices.Sorted(maps.Keys(p.files.dirs)), Uses: p.bases.used, Sources: g.Sources}
 	for path, r := range p.files.read {
 		switch {
 		case r.err == nil:

@@ -119,7 +119,7 @@ func TestRecallChanged(t *testing.T) {
 		},
 		"frozen without a pin": func(_ *testing.T, _ *config.Project, o *planner.Options) { o.Lock, o.Frozen = &config.Lock{}, true },
 		"pinned": func(_ *testing.T, _ *config.Project, o *planner.Options) {
-			o.Lock = &config.Lock{Images: map[string]digest.Digest{"docker.io/library/golang:1.26": digest.FromString("pin")}}
+			o.Lock = &config.Lock{Images: map[string]config.ImagePin{"docker.io/library/golang:1.26": {Digest: digest.FromString("pin")}}}
 		},
 	}
 	for name, change := range cases {

@@ -26,6 +26,7 @@ func (p *plan) merge(targets []*config.Target) *Graph {
 		Secrets: map[string][]config.Secret{},
 		SSH:     map[string][]config.SSH{},
 		Bases:   p.bases.list(),
+		Sources: p.bases.sourceList(),
 	}
 	m := &merger{graph: g, steps: map[digest.Digest]*Step{}, owners: map[*Step][]string{}}
 	all, requested := p.requestedFirst(targets)
@@ -78,7 +79,7 @@ func (m *merger) addImages(d *planned) {
 		}
 		if r.root.node != nil {
 			image.Root = Edge{m.add(r.root.node, t.Name, map[*node]*Step{}), r.root.index}
-			image.Base = baseOf(image.Root.Step)
+			image.Base = m.baseOf(image.Root.Step)
 		}
 		m.graph.Images = append(m.graph.Images, image)
 	}
@@ -210,18 +211,29 @@ func withoutOwners(name string, owners []string) string {
 }
 
 // baseOf is the image at the bottom of the chain of root file systems that ends in a step.
-func baseOf(s *Step) Base {
+func (m *merger) baseOf(s *Step) Base {
 	for s != nil {
 		if source := s.Op.GetSource(); source != nil {
 			ref, ok := strings.CutPrefix(source.Identifier, "docker-image://")
 			if !ok {
 				return Base{}
 			}
-			return splitRef(ref)
+			return m.byItsName(splitRef(ref))
 		}
 		s = below(s)
 	}
 	return Base{}
+}
+
+// byItsName is a base by the reference that the project has for it, where the lock says that it is kept elsewhere.
+func (m *merger) byItsName(b Base) Base {
+	for _, use := range m.graph.Bases {
+		if use.From != "" && use.From == b.Ref && use.Digest == b.Digest {
+			b.Ref = use.Ref
+			break
+		}
+	}
+	return b
 }
 
 // below is the step whose file system a step changes.

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/apicaps"
@@ -73,6 +74,9 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 		return nil, err
 	}
 	err = p.run(ctx, targets)
+	if err == nil {
+		err = p.checkBlocks()
+	}
 	if err != nil && (!opts.KeepGoing || ctx.Err() != nil) {
 		return nil, err
 	}
@@ -94,7 +98,10 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 	return &plan{
 		project: project,
 		opts:    opts,
-		bases:   bases{ctx: ctx, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{}, used: map[string]*BaseUse{}},
+		bases: bases{
+			ctx: ctx, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{},
+			used: map[string]*BaseUse{}, sources: map[string]*SourceUse{},
+		},
 		files:   files{read: map[string]*fileRead{}, dirs: map[string]bool{}},
 		targets: map[string]*planned{},
 		llbCaps: pb.Caps.CapSet(pb.Caps.All()),
@@ -142,6 +149,42 @@ func (p *plan) run(ctx context.Context, targets []*config.Target) error {
 		}
 	}
 	return join(errs)
+}
+
+// checkBlocks refuses bases that lack a platform which their block says they must have.
+func (p *plan) checkBlocks() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(p.project.Bases)) {
+		block := p.project.Bases[name]
+		named, err := reference.ParseNormalizedNamed(block.Image)
+		if err != nil {
+			continue // nothing could use it
+		}
+		use := p.bases.used[reference.TagNameOnly(named).String()]
+		if use == nil || use.Platforms == nil {
+			continue
+		}
+		for _, platform := range block.Platforms {
+			if !hasPlatform(use.Platforms, platform) {
+				err := fmt.Errorf("base %s must have %s, and %s has only %s", name, platform, use.Ref, strings.Join(use.Platforms, ", "))
+				errs = append(errs, &DockerfileError{Target: use.Targets[0], File: block.Range.File, Line: block.Range.Line, Err: err})
+			}
+		}
+	}
+	return join(errs)
+}
+
+// hasPlatform says whether one of several platforms serves another.
+func hasPlatform(all []string, wanted string) bool {
+	want, err := platforms.Parse(wanted)
+	if err != nil {
+		return false
+	}
+	match := platforms.Only(want)
+	return slices.ContainsFunc(all, func(s string) bool {
+		has, err := platforms.Parse(s)
+		return err == nil && match.Match(has)
+	})
 }
 
 // platformsOf gives the platforms of a target, normalised and each once.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -25,13 +26,22 @@ type Violation struct {
 	Policy  string
 	Subject string // "base docker.io/library/alpine:latest" or "target api (linux/amd64)"
 	Message string
-	Warn    bool // it stops nothing
+	Places  []Location // of a rule about bases: the lines of Dockerfiles that name the base
+	Warn    bool       // it stops nothing
 	Range   config.Range
 }
 
-// String is "policy NAME: SUBJECT: MESSAGE".
+// String is "policy NAME: SUBJECT: MESSAGE (FILE:LINE)", with at most three places.
 func (v Violation) String() string {
-	return fmt.Sprintf("policy %s: %s: %s", v.Policy, v.Subject, v.Message)
+	text := fmt.Sprintf("policy %s: %s: %s", v.Policy, v.Subject, v.Message)
+	var places []string
+	for _, at := range v.Places[:min(3, len(v.Places))] {
+		places = append(places, fmt.Sprintf("%s:%d", at.File, at.Start))
+	}
+	if len(places) > 0 {
+		text += " (" + strings.Join(places, ", ") + ")"
+	}
+	return text
 }
 
 // PolicyError is a rule that cannot be evaluated.
@@ -101,7 +111,7 @@ func (g *Graph) checkPolicy(env *cel.Env, p *config.Project, policy config.Polic
 		}
 		if !holds {
 			message := cmp.Or(policy.Message, "the rule does not hold: "+policy.Rule)
-			found = append(found, Violation{policy.Name, s.name, message, policy.Warn, policy.Range})
+			found = append(found, Violation{policy.Name, s.name, message, s.places, policy.Warn, policy.Range})
 		}
 	}
 	return found, nil
@@ -109,8 +119,9 @@ func (g *Graph) checkPolicy(env *cel.Env, p *config.Project, policy config.Polic
 
 // subject is what a rule is evaluated on.
 type subject struct {
-	name string
-	vars map[string]any
+	name   string
+	places []Location
+	vars   map[string]any
 }
 
 // subjects are the bases, the images, or each base with the images that use it.
@@ -118,7 +129,7 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 	var list []subject
 	for _, b := range g.Bases {
 		if bases && !images {
-			list = append(list, subject{"base " + b.Ref, map[string]any{"base": baseFacts(b), "target": map[string]any{}, "image": map[string]any{}}})
+			list = append(list, subject{"base " + b.Ref, b.Places, map[string]any{"base": g.baseFacts(b), "target": map[string]any{}, "image": map[string]any{}}})
 		}
 	}
 	if !images {
@@ -130,12 +141,12 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 			return map[string]any{"base": base, "target": targetFacts(p.Targets[m.Target], m), "image": imageFacts(m)}
 		}
 		if !bases {
-			list = append(list, subject{name, vars(map[string]any{})})
+			list = append(list, subject{name, nil, vars(map[string]any{})})
 			continue
 		}
 		for _, b := range g.Bases {
 			if slices.Contains(b.Targets, m.Target) {
-				list = append(list, subject{name + ", base " + b.Ref, vars(baseFacts(b))})
+				list = append(list, subject{name + ", base " + b.Ref, b.Places, vars(g.baseFacts(b))})
 			}
 		}
 	}
@@ -143,29 +154,49 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 }
 
 // baseFacts is what a rule can ask of a base.
-func baseFacts(b BaseUse) map[string]any {
+func (g *Graph) baseFacts(b BaseUse) map[string]any {
+	written := strings.Contains(b.Ref, "@")
 	facts := map[string]any{
-		"ref": b.Ref, "digest": b.Digest.String(), "locked": b.Locked || strings.Contains(b.Ref, "@"), "targets": b.Targets,
-		"registry": "", "repository": "", "tag": "", "official": false,
+		"ref": b.Ref, "digest": b.Digest.String(), "locked": b.Locked || written, "written": written, "targets": b.Targets,
+		"registry": "", "repository": "", "tag": "", "official": false, "from": b.From, "platforms": append([]string{}, b.Platforms...),
 	}
-	named, err := reference.ParseNormalizedNamed(b.Ref)
-	if err != nil {
-		return facts
+	repository, own := driftUse(b)
+	tags, uses := []string{}, 0
+	for _, other := range g.Bases {
+		if r, use := driftUse(other); r == repository {
+			uses++
+			tags = addSorted(tags, use.Tag)
+		}
 	}
-	facts["registry"], facts["repository"] = reference.Domain(named), reference.Path(named)
-	facts["official"] = reference.Domain(named) == "docker.io" && strings.HasPrefix(reference.Path(named), "library/")
-	if tagged, ok := named.(reference.Tagged); ok {
-		facts["tag"] = tagged.Tag()
+	facts["tag"], facts["tags"], facts["drift"] = own.Tag, tags, uses > 1
+	if named, err := reference.ParseNormalizedNamed(b.Ref); err == nil {
+		facts["registry"], facts["repository"] = reference.Domain(named), reference.Path(named)
+		facts["official"] = reference.Domain(named) == "docker.io" && strings.HasPrefix(reference.Path(named), "library/")
 	}
 	return facts
 }
 
 // targetFacts is what a rule can ask of a target.
 func targetFacts(t *config.Target, m *Image) map[string]any {
-	facts := map[string]any{"name": m.Target, "tags": m.Tags, "platform": platforms.Format(m.Platform), "args": map[string]string{}}
-	if t != nil && t.Args != nil {
+	facts := map[string]any{
+		"name": m.Target, "tags": m.Tags, "platform": platforms.Format(m.Platform), "args": map[string]string{}, "labels": map[string]string{},
+		"network": "", "context": "", "dockerfile": "", "secrets": []string{},
+	}
+	if t == nil {
+		return facts
+	}
+	facts["network"], facts["context"], facts["dockerfile"] = t.Network, t.Context, t.Dockerfile
+	if t.Args != nil {
 		facts["args"] = t.Args
 	}
+	if t.Labels != nil {
+		facts["labels"] = t.Labels
+	}
+	secrets := []string{}
+	for _, s := range t.Secrets {
+		secrets = append(secrets, s.ID)
+	}
+	facts["secrets"] = secrets
 	return facts
 }
 
@@ -181,9 +212,15 @@ func imageFacts(m *Image) map[string]any {
 		ports = append(ports, port)
 	}
 	slices.Sort(ports)
-	user, _, _ := strings.Cut(c.Config.User, ":")
 	return map[string]any{
-		"user": c.Config.User, "root": user == "" || user == "root" || user == "0", "labels": labels, "env": orEmpty(c.Config.Env),
+		"user": c.Config.User, "root": isRoot(c.Config.User), "labels": labels, "env": orEmpty(c.Config.Env), "base": m.Base.Ref,
 		"entrypoint": orEmpty(c.Config.Entrypoint), "cmd": orEmpty(c.Config.Cmd), "workdir": c.Config.WorkingDir, "ports": orEmpty(ports),
 	}
+}
+
+// isRoot says whether a USER is root: by name, by number, or by not being said.
+func isRoot(user string) bool {
+	user, _, _ = strings.Cut(user, ":")
+	n, err := strconv.Atoi(user)
+	return user == "" || user == "root" || err == nil && n == 0
 }

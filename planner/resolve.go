@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/platforms"
 	digest "github.com/opencontainers/go-digest"
@@ -26,10 +28,11 @@ type Resolver interface {
 
 // ResolvedImage is what a reference stands for.
 type ResolvedImage struct {
-	Ref    string        // normalised; "" means as asked
-	Digest digest.Digest // of the index where the reference names one
-	Config []byte        // the image config for the platform asked for
-	Layers int           // layers in the manifest, or 0 when not known
+	Ref       string        // normalised; "" means as asked
+	Digest    digest.Digest // of the index where the reference names one
+	Config    []byte        // the image config for the platform asked for
+	Layers    int           // layers in the manifest, or 0 when not known
+	Platforms []string      // those of the index, or the manifest's one; nil when not known
 }
 
 // BaseUse is an image that targets of the plan stand on or copy from.
@@ -37,7 +40,13 @@ type BaseUse struct {
 	Ref     string        // normalised, without a digest unless the Dockerfile has one
 	Digest  digest.Digest // what the plan took it for
 	Locked  bool          // by the lock
+	From    string        // the repository that it is pulled from, where the lock names another than the reference's
 	Targets []string      // that use it, sorted
+	Places  []Location    // the lines of Dockerfiles that say so, sorted
+	// Platforms are those that it has, sorted; nil when not known.
+	Platforms []string
+	// Created is the time in its config, the latest of the platforms asked for; zero when it says none.
+	Created time.Time
 }
 
 // LockError says that the lock does not say what a plan must know.
@@ -46,11 +55,12 @@ type LockError struct{ What string }
 // Error is what is missing and what to do.
 func (e *LockError) Error() string { return e.What }
 
-// bases resolves each reference once.
+// bases resolves each reference once, and knows what is used of images and other sources.
 type bases struct {
 	lock     *config.Lock // nil: none
 	frozen   bool         // what the lock lacks is an error
 	used     map[string]*BaseUse
+	sources  map[string]*SourceUse
 	ctx      context.Context // of the plan: one target that gives up must not end what others wait for
 	resolver Resolver
 	mu       sync.Mutex
@@ -101,48 +111,91 @@ func (b *bases) ask(ref string, p ocispecs.Platform) (image ResolvedImage, err e
 	if err != nil {
 		return image, err
 	}
-	if image.Ref == "" {
+	if image.Ref == "" || b.from(ref) != "" {
 		image.Ref = ref
 	}
 	return image, checkBase(image)
 }
 
-// pinned is a reference with the digest that the lock has for it. One that has a digest needs none.
+// pinned is a reference with the digest that the lock has for it, of the repository where the lock says that it is kept. One
+// that has a digest needs no entry; one that says another thing is an error.
 func (b *bases) pinned(ref string) (string, error) {
-	if b.lock == nil || strings.Contains(ref, "@") {
+	if b.lock == nil {
 		return ref, nil
 	}
-	if d, ok := b.lock.Images[ref]; ok {
-		return ref + "@" + d.String(), nil
+	if name, written, ok := strings.Cut(ref, "@"); ok {
+		if d := b.lock.Images[name].Digest; d != "" && d.String() != written {
+			return "", &LockError{fmt.Sprintf("it is written with the digest %s, and %s has %s for %s: take the digest away here, or the block there",
+				written, config.LockName, d, name)}
+		}
+		return ref, nil
 	}
-	if b.frozen {
-		return "", &LockError{fmt.Sprintf("%s has no entry for it, and a frozen plan asks no registry: run bake pin and commit the lock", config.LockName)}
+	if pin, ok := b.lock.Images[ref]; ok {
+		return cmp.Or(pin.From, ref) + "@" + pin.Digest.String(), nil
 	}
-	return ref, nil
+	return ref, b.missing(ref)
+}
+
+// missing refuses what the lock lacks, where it must be whole.
+func (b *bases) missing(key string) error {
+	if b.lock == nil || !b.frozen {
+		return nil
+	}
+	return &LockError{fmt.Sprintf("%s has no entry for %s, and a frozen plan asks for nothing: run bake pin and commit the lock", config.LockName, key)}
+}
+
+// from is the repository where the lock says that an image is kept; "" is its own.
+func (b *bases) from(ref string) string {
+	if b.lock == nil {
+		return ""
+	}
+	return b.lock.Images[ref].From
 }
 
 // use records that a target uses a base.
-func (b *bases) use(target, ref string, d digest.Digest) {
+func (b *bases) use(target, ref string, image ResolvedImage) {
+	var c struct {
+		Created time.Time `json:"created"`
+	}
+	_ = json.Unmarshal(image.Config, &c) // a time that cannot be read is none
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	base, ok := b.used[ref]
 	if !ok {
-		base = &BaseUse{Ref: ref, Digest: d}
+		base = &BaseUse{Ref: ref, Digest: image.Digest, From: b.from(ref), Platforms: slices.Sorted(slices.Values(image.Platforms))}
 		if b.lock != nil {
 			_, base.Locked = b.lock.Images[ref]
 		}
 		b.used[ref] = base
 	}
-	if !slices.Contains(base.Targets, target) {
-		base.Targets = append(base.Targets, target)
+	base.Targets = addSorted(base.Targets, target)
+	if c.Created.After(base.Created) && c.Created.Unix() > 0 {
+		base.Created = c.Created.UTC()
 	}
+}
+
+// restore records a use that an earlier plan recorded; what the lock says of it is as of now.
+func (b *bases) restore(ref string, use BaseUse) {
+	use.Locked, use.From = false, b.from(ref)
+	if b.lock != nil {
+		_, use.Locked = b.lock.Images[ref]
+	}
+	b.used[ref] = &use
+}
+
+// addSorted adds to a sorted list what it lacks.
+func addSorted(list []string, s string) []string {
+	i, ok := slices.BinarySearch(list, s)
+	if ok {
+		return list
+	}
+	return slices.Insert(list, i, s)
 }
 
 // list is what was used, by reference.
 func (b *bases) list() []BaseUse {
 	var list []BaseUse
 	for _, ref := range slices.Sorted(maps.Keys(b.used)) {
-		slices.Sort(b.used[ref].Targets)
 		list = append(list, *b.used[ref])
 	}
 	return list

@@ -82,6 +82,7 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 			links:   map[string]string{},
 			layouts: map[string]*layout{},
 		},
+		aliases: map[string][]string{},
 		locals:  map[string]localDir{},
 		layouts: map[string]localDir{},
 	}, nil
@@ -103,7 +104,7 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 	if err != nil {
 		return nil, err
 	}
-	p.addBases(in, file.data)
+	p.addBases(in)
 	if err := p.addContexts(t, in); err != nil {
 		return nil, err
 	}

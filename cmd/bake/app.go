@@ -24,6 +24,7 @@ type app struct {
 	environ map[string]string
 	dir     string         // working directory; "" is the process's own
 	fetcher *fetch.Fetcher // of this command, once something was fetched
+	offline bool           // of this command: nothing is asked for elsewhere
 	// enter gives an ordinary user a user namespace, as sandbox.Enter does; nil does nothing.
 	enter func(ctx context.Context) (code int, done bool, err error)
 }
@@ -180,7 +181,7 @@ func (a *app) newClient() (*registry.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return registry.New(registry.Options{Config: conf, UserAgent: "bake/" + version()}), nil
+	return registry.New(registry.Options{Config: conf, UserAgent: "bake/" + version(), Offline: a.offline}), nil
 }
 
 // note tells the user something on stderr that is not an error.

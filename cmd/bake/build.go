@@ -87,6 +87,9 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 // buildProject runs what `bake build` and `bake image build` have in common, and keeps a record of it.
 func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions) error {
 	a.noteLatest(p)
+	if a.offline && len(a.builders(p, o.engine)) > 0 {
+		return usagef("--offline is for builds of this process: a BuildKit daemon asks registries by itself")
+	}
 	s, err := a.open(o.pull)
 	if err != nil {
 		return err
@@ -122,7 +125,7 @@ func (a *app) buildRecorded(ctx context.Context, s *session, p *config.Project, 
 	}
 	r.facts.Graph = graph
 	printWarnings(a.stderr, graph.Warnings)
-	a.noteUnlocked(o.pins, graph.Bases)
+	a.noteUnlocked(o.pins, graph)
 	if err := a.checkRules(p, graph); err != nil {
 		return err
 	}

@@ -76,8 +76,8 @@ func (s *session) keepPins(p *config.Project, pins pins) error {
 		return nil
 	}
 	var list []digest.Digest
-	for _, d := range pins.lock.Images {
-		list = append(list, d)
+	for _, pin := range pins.lock.Images {
+		list = append(list, pin.Digest)
 	}
 	slices.Sort(list)
 	return s.store.KeepPins(filepath.Join(p.Dir, config.LockName), list)

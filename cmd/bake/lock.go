@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -15,14 +14,15 @@ import (
 
 // lockOptions are the flags that say how the lock file is used.
 type lockOptions struct {
-	mode           string
-	frozen, locked bool
+	mode                    string
+	frozen, locked, offline bool
 }
 
 func (o *lockOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.mode, "lock", "", "auto uses "+config.LockName+" and resolves what it lacks, frozen refuses that, locked also refuses entries that nothing uses, off ignores it; where CI is set, frozen if there is a lock")
 	f.BoolVar(&o.frozen, "frozen", false, "short for --lock=frozen")
 	f.BoolVar(&o.locked, "locked", false, "short for --lock=locked")
+	f.BoolVar(&o.offline, "offline", false, "ask no registry, server or repository for anything; frozen if there is a lock. Steps keep their network")
 }
 
 // The modes of the lock.
@@ -44,6 +44,7 @@ func (p pins) frozen() bool { return p.mode == lockFrozen || p.mode == lockLocke
 // loadPins reads the lock beside the project file. A project that came from elsewhere has none.
 func (a *app) loadPins(dir string, o lockOptions) (pins, error) {
 	p := pins{mode: o.mode}
+	a.offline = o.offline
 	switch {
 	case o.locked:
 		p.mode = lockLocked
@@ -64,7 +65,7 @@ func (a *app) loadPins(dir string, o lockOptions) (pins, error) {
 	if p.lock, err = config.ReadLock(dir); err != nil {
 		return p, err
 	}
-	if ci := a.env("CI"); p.mode == "" && p.lock != nil && ci != "" && ci != "0" && ci != "false" {
+	if ci := a.env("CI"); p.mode == "" && p.lock != nil && (a.offline || ci != "" && ci != "0" && ci != "false") {
 		p.mode = lockFrozen
 	}
 	if p.lock == nil && p.frozen() {
@@ -88,35 +89,41 @@ func (a *app) usePins(ctx context.Context, dir string, o projectOptions, l lockO
 }
 
 // noteUnlocked tells of bases that the lock lacks.
-func (a *app) noteUnlocked(p pins, bases []planner.BaseUse) {
+func (a *app) noteUnlocked(p pins, g *planner.Graph) {
 	if p.lock == nil {
 		return
 	}
-	if missing := unlocked(p.lock, bases); len(missing) > 0 {
+	if missing := unlocked(p.lock, g); len(missing) > 0 {
 		a.note("%s lacks %s: bake pin adds what is missing", config.LockName, strings.Join(missing, ", "))
 	}
 }
 
-// unlocked lists the references that a lock lacks and needs.
-func unlocked(l *config.Lock, bases []planner.BaseUse) []string {
+// unlocked lists the references and sources that a lock lacks and a plan needs.
+func unlocked(l *config.Lock, g *planner.Graph) []string {
 	var list []string
-	for _, b := range bases {
-		if _, ok := l.Images[b.Ref]; !ok && !strings.Contains(b.Ref, "@") {
+	for _, b := range g.Bases {
+		if !strings.Contains(b.Ref, "@") && l.Pin(b.Ref) == "" {
 			list = append(list, b.Ref)
+		}
+	}
+	for _, s := range g.Sources {
+		if l.Pin(s.Key) == "" {
+			list = append(list, s.Key)
 		}
 	}
 	return list
 }
 
-// unused lists the entries of a lock that no base needs.
-func unused(l *config.Lock, bases []planner.BaseUse) []string {
-	var list []string
-	for _, ref := range slices.Sorted(maps.Keys(l.Images)) {
-		if !slices.ContainsFunc(bases, func(b planner.BaseUse) bool { return b.Ref == ref }) {
-			list = append(list, ref)
-		}
+// unused lists the entries of a lock that a plan does not need.
+func unused(l *config.Lock, g *planner.Graph) []string {
+	needed := map[string]bool{}
+	for _, b := range g.Bases {
+		needed[b.Ref] = true
 	}
-	return list
+	for _, s := range g.Sources {
+		needed[s.Key] = true
+	}
+	return slices.DeleteFunc(l.Keys(), func(key string) bool { return needed[key] })
 }
 
 // deniedError is the policies that deny a build.
@@ -170,10 +177,7 @@ func (a *app) checkLocked(ctx context.Context, s *session, o projectOptions, p p
 	if err := a.checkRules(project, graph); err != nil {
 		return err
 	}
-	if extra := unused(p.lock, graph.Bases); len(extra) > 0 {
-		return &planner.LockError{What: fmt.Sprintf("%s has entries that nothing uses: %s: run bake pin and commit it", config.LockName, strings.Join(extra, ", "))}
-	}
-	return nil
+	return checkUnused(p.lock, graph)
 }
 
 // wholeProject is the project with all its targets requested.

@@ -96,7 +96,7 @@ func TestLock(t *testing.T) {
 
 	fails(6, "1 pin out of date", "outdated", "--exit-code")
 	out, _ = p.ok(t, "outdated")
-	wantMatch(t, "the table", out, `(?s)REFERENCE +LOCKED +CURRENT +USED BY\n\S+/team/base:1 +sha256:\S+ +`+old[:19]+` +.*direct.*\nDrift\n.*base +1 .*base +2 `)
+	wantMatch(t, "the table", out, `(?s)REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1 +sha256:\S+ +`+old[:19]+` +- +2 +direct, many-0 and 18 more\n\nDrift\n\S+/team/base\n +\S+base:1 +\S+ +locked +direct.* dockerfile-inline of direct:2, dockerfile-inline of many-0:1 and 18 more\n +\S+base:2 .*locked +other +dockerfile-inline of other:1\n$`)
 	out, _ = p.ok(t, "outdated", "--format=json")
 	wantMatch(t, "JSON", out, `"version": 1`)
 
@@ -105,9 +105,9 @@ func TestLock(t *testing.T) {
 		t.Errorf("pin moved something: %s", out)
 	}
 	out, _ = p.ok(t, "update", "--dry-run", "base:1")
-	wantMatch(t, "what would move", out, `team/base:1\n  sha256:\S+\n  `+old+`\n  used by direct, many-0`)
+	wantMatch(t, "what would move", out, `team/base:1\n  from sha256:\S+\n  to   `+old+`\n  rebuilds direct, many-0`)
 	fails(6, "", "outdated", "--exit-code")
-	fails(2, "has no entry nothing", "update", "nothing")
+	fails(2, "nothing here is called nothing", "update", "nothing")
 	p.ok(t, "update", "shared")
 	p.ok(t, "outdated", "--exit-code")
 
@@ -123,8 +123,8 @@ func TestLock(t *testing.T) {
 
 	p.move(t, "base:3")
 	p.project(t, p.host+"/team/base:3")
-	fails(3, "bake.lock has no entry for it", "build", "--frozen", "--progress=none")
-	fails(3, "bake.lock has no entry for it", "verify")
+	fails(3, "bake.lock has no entry for "+p.host+"/team/base:3", "build", "--frozen", "--progress=none")
+	fails(3, "bake.lock has no entry for "+p.host+"/team/base:3", "verify")
 	_, stderr := p.ok(t, "build", "--progress=none")
 	wantMatch(t, "what is missing", stderr, `bake.lock lacks \S+/team/base:3`)
 	p.ok(t, "pin")

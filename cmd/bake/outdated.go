@@ -2,16 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
-	digest "github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bakebuild/bake/planner"
 )
@@ -26,98 +25,141 @@ func newOutdatedCommand(a *app) *cobra.Command {
 	var o outdatedOptions
 	cmd := &cobra.Command{
 		Use:   "outdated",
-		Short: "List the pins whose tags name something else now, and where targets drift apart",
+		Short: "List the pins whose tags name something else now or have newer ones, and where targets drift apart",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.outdatedCommand(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
 	o.project.addFlags(f)
-	f.StringVar(&o.format, "format", "text", "text, json or markdown")
-	f.BoolVar(&o.exitCode, "exit-code", false, "exit with 6 when a pin is out of date")
+	f.StringVar(&o.format, "format", "text", "text, json (all pins) or markdown")
+	f.BoolVar(&o.exitCode, "exit-code", false, "exit with 6 when a tag names something else than its pin; newer tags and drift do not count")
 	return cmd
 }
 
-// outdatedView is what is out of date. Its JSON form is version 1.
+// outdatedView is how the pins stand. Its JSON form is version 1.
 type outdatedView struct {
-	Version int        `json:"version"`
-	Pins    []movedPin `json:"pins"`
-	Drift   []drift    `json:"drift"`
+	Version int             `json:"version"`
+	Pins    []outdatedPin   `json:"pins"`
+	Drift   []planner.Drift `json:"drift"`
+	now     time.Time
 }
 
-// drift is a repository of which targets use several tags.
-type drift struct {
-	Repository string     `json:"repository"`
-	Uses       []driftUse `json:"uses"`
-}
-
-type driftUse struct {
-	Tag     string        `json:"tag"`
-	Digest  digest.Digest `json:"digest"`
-	Targets []string      `json:"targets"`
+// outdatedPin is one entry of the lock.
+type outdatedPin struct {
+	Ref     string     `json:"reference"`
+	Locked  string     `json:"locked"`            // digest or commit
+	Current string     `json:"current"`           // what the tag, the reference or the URL names now; "" when that cannot be found out
+	Created *time.Time `json:"created,omitempty"` // the time in the locked image
+	Newer   []string   `json:"newerTags"`         // newest first
+	UsedBy  []string   `json:"usedBy"`
+	Moved   bool       `json:"outdated"` // current is another than locked
 }
 
 func (a *app) outdatedCommand(ctx context.Context, o outdatedOptions) error {
-	if !slices.Contains([]string{"text", "json", "markdown"}, o.format) {
-		return usagef("--format=%s: expected text, json or markdown", o.format)
+	if err := checkFormat(o.format); err != nil {
+		return err
 	}
-	_, bases, lock, err := a.resolveBases(ctx, o.project, func(string) bool { return true })
+	p, err := a.planLock(ctx, o.project, lockChange{})
 	if err != nil {
 		return err
 	}
-	v := outdatedView{Version: 1, Pins: movedPins(lock, bases), Drift: driftOf(bases)}
+	defer p.Close()
+	v := outdatedView{Version: 1, Drift: p.graph.Drift(), now: time.Now()}
+	var failure error
+	v.Pins, failure = p.outdated(ctx)
 	if err := v.print(a.stdout, o.format); err != nil {
 		return err
 	}
-	if len(v.Pins) > 0 && o.exitCode {
-		return differenceError{plural(len(v.Pins), "pin") + " out of date: bake update moves them"}
+	moved := 0
+	for _, pin := range v.Pins {
+		if pin.Moved {
+			moved++
+		}
 	}
+	if failure == nil && moved > 0 && o.exitCode {
+		failure = differenceError{plural(moved, "pin") + " out of date: bake update moves them"}
+	}
+	return failure
+}
+
+// outdated asks for each pin that is used: one request for what its tag names, and one for the tags of each repository. What
+// cannot be asked is told by the error, and leaves gaps.
+func (p *lockPlan) outdated(ctx context.Context) ([]outdatedPin, error) {
+	pins := []outdatedPin{}
+	for _, key := range p.lock.Keys() {
+		if users := p.usedBy(key); users != nil {
+			pins = append(pins, outdatedPin{Ref: key, Locked: p.lock.Pin(key), UsedBy: users, Newer: []string{}})
+		}
+	}
+	tags := newTagLists(p.client)
+	failures := make([]error, len(pins))
+	var g errgroup.Group
+	g.SetLimit(looksAtOnce)
+	for i := range pins {
+		g.Go(func() error {
+			failures[i] = p.look(ctx, tags, &pins[i])
+			return nil
+		})
+	}
+	_ = g.Wait() // what failed is in failures
+	return pins, joinFailures(failures...)
+}
+
+// look fills in what is known of one pin.
+func (p *lockPlan) look(ctx context.Context, tags *tagLists, pin *outdatedPin) (err error) {
+	if u := p.source(pin.Ref); u != nil {
+		asked := *u
+		asked.Pin = ""
+		pin.Current, err = p.current(ctx, asked)
+		pin.Moved = err == nil && pin.Current != pin.Locked
+		return err
+	}
+	if b := p.image(pin.Ref); !b.Created.IsZero() {
+		pin.Created = &b.Created
+	}
+	now, err := p.client.Head(ctx, pin.Ref)
+	if err != nil {
+		return err
+	}
+	pin.Current, pin.Moved = now.String(), now.String() != pin.Locked
+	pin.Newer = newerTags(tagOf(pin.Ref), tags.of(ctx, pin.Ref[:strings.LastIndex(pin.Ref, ":")]))
 	return nil
 }
 
-// driftOf finds the repositories of which several tags or digests are used.
-func driftOf(bases []planner.BaseUse) []drift {
-	byRepository := map[string][]driftUse{}
-	for _, b := range bases {
-		repository, tag := b.Ref, ""
-		if i := strings.LastIndexAny(b.Ref, ":@"); i > strings.LastIndex(b.Ref, "/") {
-			repository, _, _ = strings.Cut(b.Ref[:i], "@")
-			tag = b.Ref[i+1:]
-		}
-		byRepository[repository] = append(byRepository[repository], driftUse{tag, b.Digest, b.Targets})
-	}
-	var list []drift
-	for _, r := range slices.Sorted(maps.Keys(byRepository)) {
-		if len(byRepository[r]) > 1 {
-			list = append(list, drift{r, byRepository[r]})
-		}
-	}
-	return list
-}
-
 func (v outdatedView) print(w io.Writer, format string) error {
-	switch format {
-	case "json":
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
-	case "markdown":
+	if format == "json" {
+		v.Drift = append([]planner.Drift{}, v.Drift...)
+		return printIndented(w, v)
+	}
+	v.Pins = slices.DeleteFunc(v.Pins, func(p outdatedPin) bool { return !p.Moved && p.Current != "" && len(p.Newer) == 0 })
+	if format == "markdown" {
 		return v.printMarkdown(w)
 	}
 	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
 	if len(v.Pins) > 0 {
-		fmt.Fprintln(t, "REFERENCE\tLOCKED\tCURRENT\tUSED BY")
+		fmt.Fprintln(t, "REFERENCE\tLOCKED\tCURRENT\tAGE\tNEWER TAGS\tUSED BY")
 	}
 	for _, p := range v.Pins {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", shownName(p.Ref), shortDigest(p.Locked), shortDigest(p.Current), strings.Join(p.UsedBy, ", "))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", shownName(p.Ref), shortPin(p.Locked), p.current(), p.age(v.now), p.newer(), namedTargets(p.UsedBy))
 	}
 	if err := t.Flush(); err != nil || len(v.Drift) == 0 {
 		return err
 	}
-	fmt.Fprintln(t, "\nDrift")
-	fmt.Fprintln(t, "REPOSITORY\tTAG\tDIGEST\tUSED BY")
+	if len(v.Pins) > 0 {
+		fmt.Fprintln(w)
+	}
+	return v.printDrift(w, t)
+}
+
+func (v outdatedView) printDrift(w io.Writer, t *tabwriter.Writer) error {
+	fmt.Fprintln(w, "Drift")
 	for _, d := range v.Drift {
+		fmt.Fprintln(t, shownNames(d.Repository))
 		for _, u := range d.Uses {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", shownName(d.Repository), u.Tag, shortDigest(u.Digest), strings.Join(u.Targets, ", "))
+			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u), namedTargets(u.Targets), namedTargets(u.Places))
+		}
+		for _, note := range d.Notes {
+			fmt.Fprintf(t, "  %s\n", note)
 		}
 	}
 	return t.Flush()
@@ -125,26 +167,71 @@ func (v outdatedView) print(w io.Writer, format string) error {
 
 func (v outdatedView) printMarkdown(w io.Writer) error {
 	var b strings.Builder
-	b.WriteString("| Reference | Locked | Current | Used by |\n|---|---|---|---|\n")
+	b.WriteString("| Reference | Locked | Current | Age | Newer tags | Used by |\n|---|---|---|---|---|---|\n")
 	for _, p := range v.Pins {
-		fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s |\n", shownName(p.Ref), shortDigest(p.Locked), shortDigest(p.Current), strings.Join(p.UsedBy, ", "))
+		fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n", shownName(p.Ref), shortPin(p.Locked), p.current(), p.age(v.now), p.newer(), namedTargets(p.UsedBy))
 	}
 	if len(v.Drift) > 0 {
-		b.WriteString("\n### Drift\n\n| Repository | Tag | Digest | Used by |\n|---|---|---|---|\n")
+		b.WriteString("\n### Drift\n\n| Repository | Reference | Digest | Pinned | Used by | Where |\n|---|---|---|---|---|---|\n")
 	}
 	for _, d := range v.Drift {
 		for _, u := range d.Uses {
-			fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s |\n", shownName(d.Repository), u.Tag, shortDigest(u.Digest), strings.Join(u.Targets, ", "))
+			fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n", shownNames(d.Repository), shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u),
+				namedTargets(u.Targets), namedTargets(u.Places))
+		}
+		for _, note := range d.Notes {
+			fmt.Fprintf(&b, "| | %s | | | | |\n", note)
 		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// shortDigest is enough of a digest to tell two apart.
-func shortDigest(d digest.Digest) string {
-	if len(d) > 19 {
-		return string(d[:19])
+func (p outdatedPin) current() string {
+	switch {
+	case p.Current == "":
+		return "?"
+	case !p.Moved:
+		return "same"
 	}
-	return string(d)
+	return shortPin(p.Current)
+}
+
+func (p outdatedPin) age(now time.Time) string {
+	if p.Created == nil {
+		return "-"
+	}
+	return humanAge(now, *p.Created)
+}
+
+// newer shows the newest three tags and counts the rest.
+func (p outdatedPin) newer() string {
+	if len(p.Newer) == 0 {
+		return "-"
+	}
+	shown := strings.Join(p.Newer[:min(3, len(p.Newer))], ", ")
+	if rest := len(p.Newer) - 3; rest > 0 {
+		shown += fmt.Sprintf(" and %d more", rest)
+	}
+	return shown
+}
+
+// pinnedText says where a use of a repository is pinned.
+func pinnedText(u planner.DriftUse) string {
+	switch u.Pinned {
+	case "no":
+		return "floating"
+	case "lock":
+		return "locked"
+	}
+	return "written"
+}
+
+// shownNames is shownName of several, with commas.
+func shownNames(names string) string {
+	all := strings.Split(names, ", ")
+	for i := range all {
+		all[i] = shownName(all[i])
+	}
+	return strings.Join(all, ", ")
 }

@@ -3,292 +3,225 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"maps"
 	"slices"
 	"strings"
 
-	digest "github.com/opencontainers/go-digest"
+	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/config"
-	"github.com/bakebuild/bake/planner"
 )
 
 type pinOptions struct {
 	project projectOptions
 	noPrune bool
+	inPlace bool
+	resolve bool
+	copyTo  string
+	format  string
 }
 
 func newPinCommand(a *app) *cobra.Command {
 	var o pinOptions
 	cmd := &cobra.Command{
-		Use:   "pin [TARGET…]",
+		Use:   "pin [TARGET|NAME…]",
 		Short: "Write what the bases of a project stand for into " + config.LockName,
-		Long: "Pin adds the bases that " + config.LockName + " lacks, and drops those that no target of the project uses. It never moves a\n" +
-			"pin: bake update does.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o.project.targets = args
-			return a.pinCommand(cmd.Context(), o)
-		},
+		Long: "Pin adds the bases, git repositories and URLs that " + config.LockName + " lacks, and drops those that no target of the project\n" +
+			"uses. It never moves a pin: bake update does. Names of targets add what these use; other names are references, as\n" +
+			"short as you like and with * in them, or base blocks.",
+		RunE: func(cmd *cobra.Command, args []string) error { return a.pinCommand(cmd.Context(), o, args) },
 	}
 	f := cmd.Flags()
 	o.project.addFlags(f)
 	f.BoolVar(&o.noPrune, "no-prune", false, "keep entries that no target uses")
+	f.BoolVar(&o.inPlace, "in-place", false, "write the digests into the Dockerfiles instead, after the references in FROM, COPY --from and RUN --mount")
+	f.BoolVar(&o.resolve, "resolve", false, "mend a "+config.LockName+" with the marks of a merge conflict: what the sides disagree on is asked for anew")
+	f.StringVar(&o.copyTo, "copy-to", "", "copy the images to repositories below this one, such as registry.example.com/mirror; builds take them from there")
+	f.StringVar(&o.format, "format", "", "print the pins for other tools, and write nothing: source-policy (BuildKit, buildx) or bake-hcl (Docker Bake)")
 	return cmd
 }
 
-func (a *app) pinCommand(ctx context.Context, o pinOptions) error {
-	dir, bases, lock, err := a.resolveBases(ctx, o.project, nil)
+func (a *app) pinCommand(ctx context.Context, o pinOptions, args []string) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	names, err := a.splitNames(ctx, &o.project, args)
 	if err != nil {
 		return err
 	}
-	var dropped []string
-	if len(o.project.targets) == 0 && !o.noPrune {
-		for _, ref := range unused(lock, bases) {
-			dropped = append(dropped, ref)
-			delete(lock.Images, ref)
-		}
+	var c lockChange
+	if o.resolve {
+		c.read = a.readConflicted
 	}
-	added := unlocked(lock, bases)
-	for _, b := range bases {
-		if slices.Contains(added, b.Ref) {
-			lock.Images[b.Ref] = b.Digest
-		}
+	p, err := a.planLock(ctx, o.project, c)
+	if err != nil {
+		return err
 	}
-	if len(added)+len(dropped) > 0 {
-		if err := lock.Write(dir); err != nil {
+	defer p.Close()
+	if o.inPlace {
+		return a.pinInPlace(p)
+	}
+	whole := len(o.project.targets) == 0 && len(names) == 0
+	changes, err := p.pinMissing(ctx, names, whole && !o.noPrune)
+	if err != nil {
+		return err
+	}
+	if o.format != "" {
+		return a.printPins(p, o.format)
+	}
+	copied, err := p.copyImages(ctx, o.copyTo)
+	if err != nil {
+		return err
+	}
+	changes = append(changes, copied...)
+	if len(changes) > 0 || o.resolve {
+		if err := p.lock.Write(p.project.Dir); err != nil {
 			return err
 		}
 	}
-	for _, ref := range added {
-		fmt.Fprintf(a.stdout, "+ %s %s\n", ref, lock.Images[ref])
+	for _, line := range changes {
+		fmt.Fprintln(a.stdout, line)
 	}
-	for _, ref := range dropped {
-		fmt.Fprintf(a.stdout, "- %s\n", ref)
-	}
-	fmt.Fprintf(a.stderr, "%s: %d added, %d dropped, %s in all\n", config.LockName, len(added), len(dropped), plural(len(lock.Images), "pin"))
+	fmt.Fprintf(a.stderr, "%s: %s, %s in all\n", config.LockName, plural(len(changes), "change"), plural(p.lock.Len(), "pin"))
 	return nil
 }
 
-// resolveBases plans and says which bases that took. What the lock has is taken from it, but for the references of which
-// moves says yes; all else is asked of the registries now. The lock is empty where there is none.
-func (a *app) resolveBases(ctx context.Context, o projectOptions, moves func(ref string) bool) (string, []planner.BaseUse, *config.Lock, error) {
-	load := a.loadProject
-	if len(o.targets) == 0 {
-		load = a.wholeProject
+// check refuses flags that do not go together.
+func (o *pinOptions) check() error {
+	if o.format != "" && o.format != formatSourcePolicy && o.format != formatBakeHCL {
+		return usagef("--format=%s: expected %s or %s", o.format, formatSourcePolicy, formatBakeHCL)
 	}
-	project, err := load(ctx, o)
-	if err != nil {
-		return "", nil, nil, err
-	}
-	if a.fetcher != nil {
-		return "", nil, nil, usagef("a project that comes from elsewhere has no lock here: run this where its files are")
-	}
-	lock, err := config.ReadLock(project.Dir)
-	if err != nil {
-		return "", nil, nil, err
-	}
-	if lock == nil {
-		lock = &config.Lock{Images: map[string]digest.Digest{}}
-	}
-	keep := &config.Lock{Images: maps.Clone(lock.Images)}
-	maps.DeleteFunc(keep.Images, func(ref string, _ digest.Digest) bool { return moves != nil && moves(ref) })
-	s, err := a.open(true)
-	if err != nil {
-		return "", nil, nil, err
-	}
-	defer s.Close()
-	graph, err := s.plan(ctx, project, runOptions{pins: pins{lock: keep}})
-	if err != nil {
-		return "", nil, nil, err
-	}
-	return project.Dir, graph.Bases, lock, nil
-}
-
-type updateOptions struct {
-	project projectOptions
-	dryRun  bool
-}
-
-func newUpdateCommand(a *app) *cobra.Command {
-	var o updateOptions
-	cmd := &cobra.Command{
-		Use:   "update [NAME…]",
-		Short: "Move pins to what their tags name now",
-		Long:  "Update moves the pins of the references or base blocks named, else all of them. Names may be short and have * in them.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.updateCommand(cmd.Context(), o, args)
-		},
-	}
-	f := cmd.Flags()
-	o.project.addFlags(f)
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would move, and write nothing")
-	return cmd
-}
-
-func (a *app) updateCommand(ctx context.Context, o updateOptions, names []string) error {
-	moves, err := a.selectPins(ctx, o.project, names)
-	if err != nil {
-		return err
-	}
-	dir, bases, lock, err := a.resolveBases(ctx, o.project, moves)
-	if err != nil {
-		return err
-	}
-	moved := movedPins(lock, bases)
-	for _, m := range moved {
-		fmt.Fprintf(a.stdout, "%s\n  %s\n  %s\n  used by %s\n", m.Ref, m.Locked, m.Current, strings.Join(m.UsedBy, ", "))
-		lock.Images[m.Ref] = m.Current
-	}
-	if len(moved) > 0 && !o.dryRun {
-		if err := lock.Write(dir); err != nil {
-			return err
+	var given []string
+	for name, on := range map[string]bool{"--in-place": o.inPlace, "--format": o.format != "", "--copy-to": o.copyTo != "", "--resolve": o.resolve} {
+		if on {
+			given = append(given, name)
 		}
 	}
-	verb := "moved"
-	if o.dryRun {
-		verb = "would move"
+	slices.Sort(given)
+	if len(given) > 1 && !slices.Equal(given, []string{"--copy-to", "--resolve"}) {
+		return usagef("%s do different things: give one of them", strings.Join(given, " and "))
 	}
-	fmt.Fprintf(a.stderr, "%s: %s %s\n", config.LockName, plural(len(moved), "pin"), verb)
+	if o.copyTo == "" {
+		return nil
+	}
+	named, err := reference.ParseNormalizedNamed(o.copyTo)
+	if err != nil || !reference.IsNameOnly(named) || !strings.Contains(o.copyTo, "/") {
+		return usagef("--copy-to=%s: expected a repository without a tag, such as registry.example.com/mirror", o.copyTo)
+	}
 	return nil
 }
 
-// movedPin is a pin whose tag names something else now.
-type movedPin struct {
-	Ref     string        `json:"reference"`
-	Locked  digest.Digest `json:"locked"`
-	Current digest.Digest `json:"current"`
-	UsedBy  []string      `json:"usedBy"`
-}
-
-func movedPins(l *config.Lock, bases []planner.BaseUse) []movedPin {
-	var list []movedPin
-	for _, b := range bases {
-		if old, ok := l.Images[b.Ref]; ok && old != b.Digest {
-			list = append(list, movedPin{b.Ref, old, b.Digest, b.Targets})
-		}
+// splitNames takes the targets and groups out of the arguments; what is left means references.
+func (a *app) splitNames(ctx context.Context, o *projectOptions, args []string) (names []string, err error) {
+	if len(args) == 0 {
+		return nil, nil
 	}
-	return list
-}
-
-// selectPins says which entries of the lock names mean.
-func (a *app) selectPins(ctx context.Context, o projectOptions, names []string) (func(string) bool, error) {
-	project, err := a.wholeProject(ctx, o)
+	opts, err := a.loadOptions(*o)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := config.ReadLock(project.Dir)
+	rows, err := config.List(ctx, opts, "targets")
 	if err != nil {
 		return nil, err
 	}
-	if lock == nil {
-		return nil, &planner.LockError{What: "there is no " + config.LockName + " in " + project.Dir + ": run bake pin first"}
-	}
-	if len(names) == 0 {
-		return func(string) bool { return true }, nil
-	}
-	chosen := map[string]bool{}
-	for _, name := range names {
-		pattern := name
-		if b, ok := project.Bases[name]; ok {
-			pattern = b.Image
-		}
-		found := false
-		for ref := range lock.Images {
-			if matchesRef(pattern, ref) {
-				chosen[ref], found = true, true
-			}
-		}
-		if !found {
-			return nil, usagef("%s has no entry %s; it has %s", config.LockName, name, strings.Join(slices.Sorted(maps.Keys(lock.Images)), ", "))
+	for _, arg := range args {
+		if config.IsRemote(arg) || slices.ContainsFunc(rows, func(r config.Listed) bool { return r.Name == arg }) {
+			o.targets = append(o.targets, arg)
+		} else {
+			names = append(names, arg)
 		}
 	}
-	return func(ref string) bool { return chosen[ref] }, nil
+	return names, nil
 }
 
-// matchesRef says whether a pattern means a reference: the whole of it, or its end after a slash; without a tag, any tag.
-func matchesRef(pattern, ref string) bool {
-	repository := ref[:strings.LastIndex(ref, ":")]
-	for _, whole := range []string{ref, repository} {
-		for rest := whole; ; {
-			if glob(pattern, rest) {
-				return true
-			}
-			_, after, ok := strings.Cut(rest, "/")
-			if !ok {
-				break
-			}
-			rest = after
-		}
+// readConflicted reads a lock after a merge, and tells what its sides disagree on.
+func (a *app) readConflicted(dir string) (*config.Lock, error) {
+	lock, conflicted, err := config.ReadConflictedLock(dir)
+	if len(conflicted) > 0 {
+		a.note("the sides of the merge pin %s to different things", strings.Join(conflicted, ", "))
 	}
-	return false
+	return lock, err
 }
 
-// glob matches a pattern in which * is any text.
-func glob(pattern, text string) bool {
-	first, rest, ok := strings.Cut(pattern, "*")
-	if !ok {
-		return pattern == text
+// pinMissing adds to the lock what it lacks, of the names given or all, and takes away what nothing uses.
+func (p *lockPlan) pinMissing(ctx context.Context, names []string, prune bool) (changes []string, err error) {
+	missing := unlocked(p.lock, p.graph)
+	var known []string
+	for _, b := range p.graph.Bases {
+		known = append(known, b.Ref)
 	}
-	if !strings.HasPrefix(text, first) {
-		return false
+	for _, s := range p.graph.Sources {
+		known = append(known, s.Key)
 	}
-	for text = text[len(first):]; ; text = text[1:] {
-		if glob(rest, text) {
-			return true
-		}
-		if text == "" {
-			return false
-		}
-	}
-}
-
-type verifyOptions struct {
-	project projectOptions
-	online  bool
-}
-
-func newVerifyCommand(a *app) *cobra.Command {
-	var o verifyOptions
-	cmd := &cobra.Command{
-		Use:   "verify",
-		Short: "Check that " + config.LockName + " is what the project needs",
-		Long: "Verify checks that every base of every target is locked, and that nothing else is. With --online it also asks whether the\n" +
-			"registries still have what is locked.",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.verifyCommand(cmd.Context(), o) },
-	}
-	f := cmd.Flags()
-	o.project.addFlags(f)
-	f.BoolVar(&o.online, "online", false, "ask the registries for every digest")
-	return cmd
-}
-
-func (a *app) verifyCommand(ctx context.Context, o verifyOptions) error {
-	project, err := a.wholeProject(ctx, o.project)
+	wanted, err := selectKeys(p.project, known, names)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p, err := a.loadPins(project.Dir, lockOptions{mode: lockLocked})
-	if err != nil {
-		return err
+	for _, key := range missing {
+		if !wanted(key) {
+			continue
+		}
+		if err := p.pin(ctx, key); err != nil {
+			return nil, err
+		}
+		changes = append(changes, "+ "+key+" "+p.lock.Pin(key))
 	}
-	s, err := a.open(false)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	if err := a.checkLocked(ctx, s, o.project, p); err != nil {
-		return err
-	}
-	if o.online {
-		for _, ref := range slices.Sorted(maps.Keys(p.lock.Images)) {
-			if err := s.client.Check(ctx, ref+"@"+p.lock.Images[ref].String()); err != nil {
-				return fmt.Errorf("verify %s: %w", ref, err)
-			}
+	if prune {
+		for _, key := range unused(p.lock, p.graph) {
+			p.lock.Delete(key)
+			changes = append(changes, "- "+key)
 		}
 	}
-	_, err = io.WriteString(a.stderr, config.LockName+": "+plural(len(p.lock.Images), "pin")+", nothing missing, nothing unused\n")
-	return err
+	return changes, nil
+}
+
+// copyImages copies the pinned images of the plan below a repository, and notes in the lock that they are there.
+func (p *lockPlan) copyImages(ctx context.Context, to string) (changes []string, err error) {
+	if to == "" {
+		return nil, nil
+	}
+	for _, b := range p.graph.Bases {
+		pin, ok := p.lock.Images[b.Ref]
+		if !ok {
+			continue
+		}
+		place, err := copyPlace(to, b.Ref)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.copyImage(ctx, b.Ref, pin, place); err != nil {
+			return nil, err
+		}
+		if pin.From != place {
+			pin.From = place
+			p.lock.Images[b.Ref] = pin
+			changes = append(changes, "> "+b.Ref+" "+place)
+		}
+	}
+	return changes, nil
+}
+
+// copyPlace is the repository below another that an image is copied to.
+func copyPlace(to, ref string) (string, error) {
+	below, err := reference.ParseNormalizedNamed(to)
+	if err != nil {
+		return "", usagef("--copy-to=%s: %w", to, err)
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return "", err
+	}
+	return below.Name() + "/" + reference.Path(named), nil
+}
+
+// copyImage copies what a pin names to a repository, from where it is kept now. There it has a tag of its own that never moves,
+// so that a registry which removes what no tag names keeps it.
+func (p *lockPlan) copyImage(ctx context.Context, ref string, pin config.ImagePin, place string) error {
+	from := ref
+	if pin.From != "" && pin.From != place {
+		from = pin.From
+	}
+	tag := ref[strings.LastIndex(ref, ":")+1:]
+	hex := pin.Digest.Encoded()[:12]
+	return p.client.Copy(ctx, from+"@"+pin.Digest.String(), place+":"+tag[:min(len(tag), 100)]+"-"+hex)
 }

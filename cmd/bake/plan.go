@@ -68,7 +68,7 @@ func (a *app) planCommand(ctx context.Context, o planOptions) error {
 	if err != nil {
 		return err
 	}
-	a.noteUnlocked(pins, graph.Bases)
+	a.noteUnlocked(pins, graph)
 	if err := a.checkRules(project, graph); err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (p planView) print(w io.Writer) error {
 	return err
 }
 
-// namedTargets names up to three targets and counts the rest.
+// namedTargets names up to three targets, or places, and counts the rest.
 func namedTargets(targets []string) string {
 	if len(targets) <= 3 {
 		return strings.Join(targets, ", ")

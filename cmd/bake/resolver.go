@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
+	"github.com/containerd/platforms"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
@@ -39,7 +43,7 @@ func (r *resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 	if err != nil {
 		return planner.ResolvedImage{}, err
 	}
-	if known != nil && fresh {
+	if known != nil && (fresh || r.app.offline) {
 		return *known, nil
 	}
 	resolved, err := r.ask(ctx, ref, p)
@@ -47,6 +51,11 @@ func (r *resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 	if known != nil && !r.pull && errors.As(err, &refused) && refused.Temporary() {
 		r.app.note("base %s: %s does not answer; the copy in the store is used", shownName(ref), refused.Registry)
 		return *known, nil
+	}
+	if _, pinned := splitDigest(ref); pinned != "" && errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		gone := *refused
+		gone.Hint = "what was pinned is gone there: bake update moves a pin of " + config.LockName + ", and bake pin --copy-to keeps a copy from the start"
+		return resolved, &gone
 	}
 	return resolved, err
 }
@@ -69,7 +78,11 @@ func (r *resolver) known(ref string, p ocispecs.Platform) (*planner.ResolvedImag
 	if err != nil {
 		return nil, false, nil // not all of it is here: the registry is asked
 	}
-	return &planner.ResolvedImage{Ref: name, Digest: image.Digest, Config: config, Layers: layers}, fresh, nil
+	raw, err := readStoredJSON(r.store, image.Digest)
+	if err != nil {
+		return nil, false, nil
+	}
+	return &planner.ResolvedImage{Ref: name, Digest: image.Digest, Config: config, Layers: layers, Platforms: platformsOf(raw, config)}, fresh, nil
 }
 
 // ask asks the registry and keeps the answer in the store.
@@ -83,7 +96,26 @@ func (r *resolver) ask(ctx context.Context, ref string, p ocispecs.Platform) (pl
 	}
 	return planner.ResolvedImage{
 		Ref: resolved.Ref, Digest: resolved.Digest, Config: resolved.Config, Layers: len(resolved.Manifest.Layers),
+		Platforms: platformsOf(resolved.Index, resolved.Config),
 	}, nil
+}
+
+// platformsOf lists the platforms of an index; where the document is none, that of the image's config.
+func platformsOf(document, config []byte) []string {
+	var index ocispecs.Index
+	var list []string
+	if json.Unmarshal(document, &index) == nil {
+		for _, m := range index.Manifests {
+			if m.Platform != nil && m.Platform.OS != "unknown" {
+				list = append(list, platforms.Format(*m.Platform))
+			}
+		}
+	}
+	var image ocispecs.Image
+	if list == nil && json.Unmarshal(config, &image) == nil && image.OS != "" {
+		list = append(list, platforms.Format(image.Platform))
+	}
+	return list
 }
 
 // keep records a base and what describes it. Its layers come when a step needs them.

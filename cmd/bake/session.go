@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -41,7 +42,7 @@ func (a *app) open(pull bool) (*session, error) {
 	}
 	return &session{
 		app: a, store: store, client: client,
-		engine:   embedded.New(store, client, embedded.Options{Checkouts: fetcher}),
+		engine:   embedded.New(store, client, embedded.Options{Checkouts: fetcher, HTTP: a.newHTTP()}),
 		resolver: newResolver(a, store, client, pull), fetcher: fetcher,
 	}, nil
 }
@@ -71,9 +72,25 @@ func (a *app) definition(rawURL, context string) (*config.Definition, error) {
 	return &config.Definition{URL: rawURL, Context: context, Fetcher: a.fetcher}, nil
 }
 
+// newHTTP is what ADD of a URL uses; nil is the usual one.
+func (a *app) newHTTP() *http.Client {
+	if !a.offline {
+		return nil
+	}
+	return &http.Client{Transport: offlineTransport{}}
+}
+
+// offlineTransport asks nobody.
+type offlineTransport struct{}
+
+// RoundTrip implements http.RoundTripper.
+func (offlineTransport) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("bake is offline (--offline), and this is not in the cache")
+}
+
 // newFetcher makes what brings URLs.
 func (a *app) newFetcher(store *cache.Store) *fetch.Fetcher {
-	f := &fetch.Fetcher{Store: store}
+	f := &fetch.Fetcher{Store: store, Offline: a.offline}
 	for name, value := range a.environ {
 		if !strings.HasPrefix(name, "GIT_") {
 			f.Env = append(f.Env, name+"="+value)

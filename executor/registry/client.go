@@ -38,6 +38,8 @@ type Options struct {
 	Backoff func(n int) time.Duration
 	// MaxWait is the longest that a Retry-After is heeded; 0 is one minute.
 	MaxWait time.Duration
+	// Offline refuses to ask anybody anything.
+	Offline bool
 }
 
 // Client talks to registries. Use New. It may be used by several goroutines.

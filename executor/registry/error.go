@@ -123,6 +123,9 @@ func (e *Error) explain(s *session) {
 		stall   *stallError
 	)
 	switch {
+	case errors.Is(e.Cause, errOffline):
+		e.Reason = "bake is offline (--offline), and not all of it is in the store"
+		e.Hint = "build once without --offline, or fetch it: bake image pull"
 	case errors.As(e.Cause, &status):
 		e.status(s, status)
 	case errors.As(e.Cause, &ggcr):

@@ -75,18 +75,6 @@ func (c *Client) Resolve(ctx context.Context, ref string, p ocispecs.Platform) (
 	return out, err
 }
 
-// Check asks whether a registry has what a reference names. Errors are of type *Error.
-func (c *Client) Check(ctx context.Context, ref string) error {
-	i, err := parseImage(ref)
-	if err != nil {
-		return err
-	}
-	return c.pull(ctx, "find "+reference.FamiliarString(i.named), i, func(s *session) error {
-		_, err := c.document(ctx, s, i.wanted())
-		return err
-	})
-}
-
 // Fetch reads the manifest and config of a reference for a platform. Errors are of type *Error.
 func (c *Client) Fetch(ctx context.Context, ref string, p ocispecs.Platform) (*Manifest, error) {
 	resolved, err := c.Resolve(ctx, ref, p)

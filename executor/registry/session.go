@@ -59,6 +59,9 @@ func (c *Client) session(ctx context.Context, at endpoint) (*session, error) {
 // prepare makes a session that has not connected.
 func (c *Client) prepare(ctx context.Context, at endpoint) (*session, error) {
 	s := &session{at: at, guard: &guard{at: at, base: c.base}}
+	if c.opt.Offline {
+		return s, errOffline
+	}
 	if at.insecure {
 		s.guard.own = c.unsafe
 	} else {

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
 )
@@ -25,6 +26,8 @@ type Fetcher struct {
 	Env []string
 	// Auth is the value of the Authorization header for git over HTTP with Host, and nowhere else.
 	Auth, Host string
+	// Offline refuses what is not in the store.
+	Offline bool
 
 	mu   sync.Mutex
 	done map[string]*fetched
@@ -66,10 +69,22 @@ func (f *Fetcher) Fetch(ctx context.Context, rawURL string) (dir, file string, e
 	case isHTTP:
 		base, fragment, _ := strings.Cut(rawURL, "#")
 		sub = strings.TrimPrefix(fragment, ":")
-		got = f.once(base, func(got *fetched) { got.dir, got.file, got.err = f.http(ctx, base) })
+		got = f.once(base, func(got *fetched) { got.dir, got.file, got.err = f.http(ctx, base, "") })
 	default:
 		return "", "", &Error{redact(rawURL), errors.New("neither git nor http")}
 	}
+	return got.below(rawURL, sub)
+}
+
+// FetchFile is Fetch of a URL over HTTP whose content must have the digest; what is in the store already is not asked for.
+func (f *Fetcher) FetchFile(ctx context.Context, rawURL string, content digest.Digest) (dir, file string, err error) {
+	base, fragment, _ := strings.Cut(rawURL, "#")
+	got := f.once(base+" "+content.String(), func(got *fetched) { got.dir, got.file, got.err = f.http(ctx, base, content) })
+	return got.below(rawURL, strings.TrimPrefix(fragment, ":"))
+}
+
+// below is what was fetched, or a directory of it.
+func (got *fetched) below(rawURL, sub string) (dir, file string, err error) {
 	if got.err == nil && sub != "" {
 		dir, err = below(got.dir, sub)
 		if err != nil {

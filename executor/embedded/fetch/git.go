@@ -191,6 +191,9 @@ func (f *Fetcher) commit(ctx context.Context, ref *dfgitutil.GitRef) (string, er
 	if isCommit(ref.Ref) {
 		return ref.Ref, nil
 	}
+	if f.Offline {
+		return "", errOffline
+	}
 	name := ref.Ref
 	if name == "" {
 		name = "HEAD"
@@ -232,6 +235,9 @@ func isCommit(s string) bool {
 
 // checkOut fetches one commit with its submodules into an empty directory.
 func (f *Fetcher) checkOut(ctx context.Context, dir string, ref *dfgitutil.GitRef, commit string, submodules bool) error {
+	if f.Offline {
+		return errOffline
+	}
 	steps := [][]string{
 		{"init", "--quiet"},
 		{"remote", "add", "--", "origin", ref.Remote},

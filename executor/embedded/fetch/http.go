@@ -25,19 +25,43 @@ const (
 	stallLimit  = 30 * time.Second
 )
 
-// http downloads a file, and unpacks it when it is an archive.
-func (f *Fetcher) http(ctx context.Context, url string) (dir, file string, err error) {
+// errOffline says that something would have to be asked for.
+var errOffline = errors.New("bake is offline (--offline), and this is not in the cache")
+
+// Content is the digest of what a URL answers now. The error is an *Error.
+func (f *Fetcher) Content(ctx context.Context, url string) (content digest.Digest, err error) {
+	draft, err := f.Store.NewLayer()
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, draft.Discard()) }()
+	if content, err = f.download(ctx, url, filepath.Join(draft.FS, fileName(url))); err != nil {
+		return "", &Error{redact(url), err}
+	}
+	return content, nil
+}
+
+// http downloads a file, and unpacks it when it is an archive. What has the content wanted, if any is, is not asked for again.
+func (f *Fetcher) http(ctx context.Context, url string, wanted digest.Digest) (dir, file string, err error) {
+	name := fileName(url)
+	if wanted != "" {
+		if dir, ok := f.Store.LayerDir(unpackedID(name, wanted)); ok {
+			file, err := onlyFile(dir, name)
+			return dir, file, err
+		}
+	}
 	download, err := f.Store.NewLayer()
 	if err != nil {
 		return "", "", err
 	}
 	defer func() { err = errors.Join(err, download.Discard()) }()
-	name := fileName(url)
 	content, err := f.download(ctx, url, filepath.Join(download.FS, name))
 	if err != nil {
 		return "", "", err
 	}
-	id := digest.FromString("content of\x00" + name + "\x00" + content.String())
+	if wanted != "" && content != wanted {
+		return "", "", fmt.Errorf("it has the checksum %s, not %s", content, wanted)
+	}
 	draft, err := f.Store.NewLayer()
 	if err != nil {
 		return "", "", err
@@ -45,15 +69,25 @@ func (f *Fetcher) http(ctx context.Context, url string) (dir, file string, err e
 	if err := unpack(ctx, download, draft, name); err != nil {
 		return "", "", errors.Join(err, draft.Discard())
 	}
-	dir, err = f.keep(draft, id, url)
-	if err != nil {
+	if dir, err = f.keep(draft, unpackedID(name, content), url); err != nil {
 		return "", "", err
 	}
+	file, err = onlyFile(dir, name)
+	return dir, file, err
+}
+
+// unpackedID names the layer of a file, unpacked if it is an archive.
+func unpackedID(name string, content digest.Digest) digest.Digest {
+	return digest.FromString("content of\x00" + name + "\x00" + content.String())
+}
+
+// onlyFile is the name where the directory holds that file and nothing else.
+func onlyFile(dir, name string) (string, error) {
 	found, err := os.ReadDir(dir)
 	if err == nil && len(found) == 1 && found[0].Name() == name && found[0].Type().IsRegular() {
-		file = name
+		return name, nil
 	}
-	return dir, file, err
+	return "", err
 }
 
 // fileName is what a downloaded file is called.
@@ -80,6 +114,9 @@ func unpack(ctx context.Context, from, to *cache.Draft, name string) error {
 
 // download saves what a URL answers, of bounded size, and gives up when no byte comes for a while.
 func (f *Fetcher) download(ctx context.Context, url, to string) (content digest.Digest, err error) {
+	if f.Offline {
+		return "", errOffline
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("no byte for %s", stallLimit)) })

@@ -1,0 +1,43 @@
+package planner
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	digest "github.com/opencontainers/go-digest"
+)
+
+// Unpinned is an image of a Dockerfile that could not be pinned there.
+type Unpinned struct {
+	Line int
+	Word string // as it is written
+}
+
+// PinDockerfile writes the digest of each image after its reference, in FROM, COPY --from and RUN --mount=from, and changes
+// nothing else. pins gives the digest of a normalised reference, or "". What has a digest stays as it is. Words with
+// variables stay too, and are told.
+func PinDockerfile(data []byte, pins func(ref string) digest.Digest) (pinned []byte, left []Unpinned) {
+	type edit struct {
+		at   int
+		text string
+	}
+	var edits []edit
+	for _, m := range scanDockerfile(data).mentions {
+		ref := m.ref()
+		switch d := pins(ref); {
+		case strings.Contains(m.word, "$"), d != "" && m.offset < 0:
+			left = append(left, Unpinned{m.start, m.word})
+		case d != "":
+			edits = append(edits, edit{m.offset + len(m.word), "@" + d.String()})
+		}
+	}
+	slices.SortFunc(edits, func(a, b edit) int { return cmp.Compare(a.at, b.at) })
+	edits = slices.Compact(edits)
+	last := 0
+	for _, e := range edits {
+		pinned = append(append(pinned, data[last:e.at]...), e.text...)
+		last = e.at
+	}
+	return append(pinned, data[last:]...), left
+}

@@ -1,0 +1,94 @@
+package planner_test
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/planner"
+)
+
+// readmePolicies are the examples of the reference.
+func readmePolicies(t *testing.T) string {
+	t.Helper()
+	readme, err := os.ReadFile("../config/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(readme), "\n## Policies\n")
+	_, code, ok2 := strings.Cut(section, "```hcl\n")
+	code, _, ok3 := strings.Cut(code, "```\n")
+	if !ok || !ok2 || !ok3 {
+		t.Fatal("the reference has no examples of policies")
+	}
+	return code
+}
+
+// TestPolicyExamples: each example of the reference denies what it should, and nothing else.
+func TestPolicyExamples(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{
+		"bake.hcl": readmePolicies(t) + `
+group "default" { targets = ["good", "bad", "svc-odd", "db-migrate"] }
+target "good" {
+  labels            = { team = "x", "org.opencontainers.image.source" = "y" }
+  dockerfile-inline = "FROM golang:1.26\nUSER 1000"
+}
+target "svc-odd" {
+  labels            = { team = "x", "org.opencontainers.image.source" = "y" }
+  dockerfile-inline = "FROM golang:1.26-slim AS build\nFROM ghcr.io/acme/run:1\nCOPY --from=build / /\nUSER 1:0"
+}
+target "bad" {
+  dockerfile-inline = "FROM quay.io/x/y\nUSER 00:1"
+}
+target "db-migrate" {
+  labels            = { team = "x", "org.opencontainers.image.source" = "y" }
+  dockerfile-inline = "FROM debian:13@sha256:` + strings.Repeat("0", 64) + `"
+}
+`,
+	})
+	p, _, err := config.Load(t.Context(), config.Options{Dir: dir, Targets: []string{"default"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := config.NewLock()
+	for _, ref := range []string{"docker.io/library/golang:1.26", "docker.io/library/golang:1.26-slim", "ghcr.io/acme/run:1"} {
+		lock.Images[ref] = config.ImagePin{Digest: "sha256:" + "1111111111111111111111111111111111111111111111111111111111111111"}
+	}
+	opts := options()
+	opts.Lock = lock
+	g, err := planner.Plan(t.Context(), p, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := g.CheckPolicies(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, v := range found {
+		text := strings.TrimPrefix(v.String(), "policy ")
+		if v.Warn {
+			text = "warn " + text
+		}
+		got = append(got, text)
+	}
+	slices.Sort(got)
+	want := []string{
+		"all-pinned: base quay.io/x/y:latest: run bake pin and commit bake.lock (dockerfile-inline of bad:1)",
+		"labels: target bad (linux/amd64): set the labels org.opencontainers.image.source and team",
+		"no-latest: base quay.io/x/y:latest: name a version (dockerfile-inline of bad:1)",
+		"one-go: base docker.io/library/golang:1.26-slim: all services use one golang: name it in a base block (dockerfile-inline of svc-odd:1)",
+		"one-go: base docker.io/library/golang:1.26: all services use one golang: name it in a base block (dockerfile-inline of good:1)",
+		"our-registries: base quay.io/x/y:latest: take official images, or those of ghcr.io/acme (dockerfile-inline of bad:1)",
+		"small-bases: target svc-odd (linux/amd64), base ghcr.io/acme/run:1: services stand on slim or alpine variants (dockerfile-inline of svc-odd:2)",
+		"warn not-root: target bad (linux/amd64): end the Dockerfile with USER",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
