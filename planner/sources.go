@@ -108,11 +108,12 @@ func (b *bases) read(target string, use SourceUse, identifier string, at []Locat
 	known.Places = addPlaces(known.Places, at)
 }
 
-// place records the lines that name a base.
-func (b *bases) place(ref string, at []Location) {
+// place records the lines of a target that name a base. What a lock pins and what is written with that digest are one source, so
+// that only the target tells which it is.
+func (b *bases) place(target, ref string, at []Location) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if base, ok := b.used[ref]; ok {
+	if base, ok := b.used[ref]; ok && slices.Contains(base.Targets, target) {
 		base.Places = addPlaces(base.Places, at)
 	}
 }
@@ -176,9 +177,9 @@ func (in *inputs) placeImage(s *pb.SourceOp, ref string, at []Location) bool {
 	name, d, _ := strings.Cut(ref, "@")
 	for _, key := range []string{ref, name} {
 		if len(at) == 0 {
-			in.client.bases.place(key, in.namedPlaces(key))
+			in.client.bases.place(in.client.target, key, in.namedPlaces(key))
 		}
-		in.client.bases.place(key, at)
+		in.client.bases.place(in.client.target, key, at)
 	}
 	from := in.client.bases.from(name)
 	if from == "" || d == "" {
