@@ -30,6 +30,9 @@ type Options struct {
 	Epoch *time.Time
 	// Events receives what happens, in order, from one goroutine at a time; nil means nobody looks.
 	Events func(Event)
+	// Warn takes what went wrong beside the build, such as a cache that could not be read, perhaps from several goroutines;
+	// nil drops it.
+	Warn func(text string)
 	// Allow are the entitlements granted: network.host, security.insecure.
 	Allow []string
 	// Dir is what relative destinations of outputs refer to, absolute; Stdout takes outputs that go there, nil refuses them.

@@ -161,9 +161,12 @@ func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.G
 		r.event(e)
 		display.Event(e)
 	}
+	var beside besideWarnings
+	defer beside.print(a.stderr)
 	done, err := engine.Run(ctx, g, executor.Options{
 		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Allow: o.allow, Events: events, Dir: dir, Stdout: a.stdout,
 		Project: project,
+		Warn:    beside.add,
 	})
 	if closeErr := display.Close(); err == nil {
 		err = closeErr

@@ -48,16 +48,28 @@ func (a *app) builders(p *config.Project, flag []string) []buildkitd.Builder {
 func (s *session) runner(p *config.Project, o runOptions) executor.Engine {
 	builders := s.app.builders(p, o.engine)
 	if len(builders) == 0 {
-		return s.engine
+		return s.embedded(p)
 	}
 	opts := buildkitd.Options{
 		Builders: builders, Blobs: layerBlobs{s.store}, Store: embedded.ImageStore(s.store), Pusher: executor.NewPusher(s.client),
-		CacheFrom: map[string][]config.Attrs{}, CacheTo: map[string][]config.Attrs{},
 	}
-	for _, t := range p.Targets {
-		opts.CacheFrom[t.Name], opts.CacheTo[t.Name] = slices.Clone(t.CacheFrom), slices.Clone(t.CacheTo)
-	}
+	opts.CacheFrom, opts.CacheTo = caches(p)
 	return buildkitd.New(opts)
+}
+
+// embedded is the engine of this process, with the caches from elsewhere that the project names.
+func (s *session) embedded(p *config.Project) *embedded.Engine {
+	from, to := caches(p)
+	return s.engine.WithCaches(embedded.Caches{From: from, To: to})
+}
+
+// caches are the caches from elsewhere that targets read and write, by target.
+func caches(p *config.Project) (from, to map[string][]config.Attrs) {
+	from, to = map[string][]config.Attrs{}, map[string][]config.Attrs{}
+	for _, t := range p.Targets {
+		from[t.Name], to[t.Name] = slices.Clone(t.CacheFrom), slices.Clone(t.CacheTo)
+	}
+	return from, to
 }
 
 // layerBlobs keeps layers that daemons built where the embedded engine keeps its own.

@@ -72,10 +72,16 @@ func (a *app) planCommand(ctx context.Context, o planOptions) error {
 	if err := a.checkRules(project, graph); err != nil {
 		return err
 	}
-	steps, err := s.engine.Preview(ctx, graph, executor.Options{NoCache: o.noCache})
+	dir, err := a.workDir()
 	if err != nil {
 		return err
 	}
+	var beside besideWarnings
+	steps, err := s.embedded(project).Preview(ctx, graph, executor.Options{NoCache: o.noCache, Dir: dir, Warn: beside.add})
+	if err != nil {
+		return err
+	}
+	beside.print(a.stderr)
 	printWarnings(a.stderr, graph.Warnings)
 	p := newPlanView(graph, steps)
 	if o.json {
@@ -148,7 +154,7 @@ func (p planView) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, s := range p.Steps {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Status, truncate(s.Name, 70), s.Source, namedTargets(s.Targets))
-		if s.Reason != "" && s.Status != executor.StatusCached {
+		if s.Reason != "" {
 			fmt.Fprintf(t, "\t  %s\n", truncate(s.Reason, 100))
 		}
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 
 	"github.com/bakebuild/bake/planner"
 )
@@ -15,6 +17,29 @@ func printWarnings(w io.Writer, warnings []planner.Warning) {
 			rule = warning.Rule + ": "
 		}
 		fmt.Fprintf(w, "warning: %s%s%s\n", placeOf(warning.Location), rule, warning.Message)
+	}
+}
+
+// besideWarnings collects what an engine warns of while the progress is drawn.
+type besideWarnings struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (w *besideWarnings) add(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Contains(w.texts, text) {
+		w.texts = append(w.texts, text)
+	}
+}
+
+// print lists them, one line each.
+func (w *besideWarnings) print(to io.Writer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, text := range w.texts {
+		fmt.Fprintf(to, "warning: %s\n", text)
 	}
 }
 

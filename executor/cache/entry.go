@@ -125,11 +125,11 @@ func decodeEntry(raw []byte) (stored, error) {
 	if v.Alias != "" && v.Alias.Validate() != nil {
 		return v, errDamaged
 	}
-	return v, v.Entry.validate()
+	return v, v.Entry.Validate()
 }
 
-// validate refuses digests that are none, since they become file names.
-func (e *Entry) validate() error {
+// Validate refuses digests that are none, since they become file names.
+func (e *Entry) Validate() error {
 	if e == nil {
 		return nil
 	}

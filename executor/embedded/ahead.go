@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -42,6 +43,17 @@ func (a *ahead) want(n *node, p packing) {
 	a.wanted[n] = append(a.wanted[n], p)
 	for _, k := range n.carries() {
 		a.want(n.input(k).node, p)
+	}
+}
+
+// wantCaches marks the steps whose layers go into caches elsewhere.
+func (a *ahead) wantCaches(outs []*carryOut) {
+	for _, o := range outs {
+		for n := range o.steps {
+			if p := o.packing(n); o.whole(n) && !slices.Contains(a.wanted[n], p) {
+				a.wanted[n] = append(a.wanted[n], p)
+			}
+		}
 	}
 }
 
@@ -87,7 +99,11 @@ func (a *ahead) done(n *node) {
 	}
 }
 
+// start packs a layer that is here; those of a cache from elsewhere need not be, and wait until they must.
 func (a *ahead) start(l layer, p packing) {
+	if _, here := a.b.store.LayerDir(l.id); !here {
+		return
+	}
 	a.wg.Go(func() {
 		select {
 		case a.work <- struct{}{}:

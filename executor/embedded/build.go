@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -30,6 +31,9 @@ type build struct {
 	events *events
 	// ahead packs layers of images in the background; nil in a preview.
 	ahead *ahead
+	// carried are the caches from elsewhere.
+	carried *carried
+	started time.Time
 	// dry says that nothing may be run, fetched or written: a preview.
 	dry bool
 	// nonce makes the names of layers of this run its own.
@@ -58,7 +62,7 @@ type build struct {
 // newBuild makes a node for every step and takes its op apart. It reads nothing.
 func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, error) {
 	b := &build{
-		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(),
+		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(), started: time.Now(),
 		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, took: map[string]time.Duration{}, byStep: make(map[*planner.Step]*node, len(g.Steps)),
 		userXattr: userns.RunningInUserNS(), transfers: make(chan struct{}, maxTransfers),
 	}
@@ -160,7 +164,9 @@ func (n *node) found(ctx context.Context, found bool, err error) (bool, error) {
 	}
 	if found && n.result.Status == executor.StatusSkipped {
 		n.result.Status = executor.StatusCached
-		n.b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindCached})
+		if !n.shown {
+			n.b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindCached})
+		}
 	}
 	return found, nil
 }
@@ -177,7 +183,11 @@ func (b *build) run(ctx context.Context, step int) error {
 		n.result.Status = executor.StatusRan
 		b.ahead.done(n)
 	}
-	b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindDone, Err: err})
+	done := executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindDone, Err: err}
+	if lost := new(lostError); errors.As(err, &lost) {
+		done.Err = nil // the graph is run again
+	}
+	b.events.send(done)
 	return err
 }
 
@@ -213,18 +223,17 @@ func (b *build) results(errs []error) []executor.StepResult {
 		if errs != nil && errs[i] != nil && !skippedStep(errs[i]) {
 			out[i].Status, out[i].Err = executor.StatusFailed, errs[i]
 		}
+		if n.before != nil && out[i].Status == executor.StatusCached {
+			out[i] = *n.before
+		}
 	}
 	return out
 }
 
-// Run executes the graph and writes its outputs.
-func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
-	report := &executor.Report{Started: time.Now()}
+// execute runs the steps and writes the outputs.
+func (b *build) execute(ctx context.Context) (*executor.Report, error) {
+	report, opts := &executor.Report{Started: b.started}, b.opts
 	defer func() { report.Completed = time.Now() }()
-	b, err := e.newBuild(g, opts)
-	if err != nil {
-		return report, err
-	}
 	if err := b.allowed(); err != nil {
 		return report, err
 	}
@@ -235,11 +244,13 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	defer b.close()
 	b.ahead = b.packAhead(ctx, packings)
 	defer b.ahead.stop()
+	outs := b.carryOuts()
+	b.ahead.wantCaches(outs)
 	jobs := opts.Jobs
 	if jobs == 0 {
 		jobs = runtime.NumCPU()
 	}
-	memory := e.opts.Memory
+	memory := b.engine.opts.Memory
 	if memory == 0 {
 		memory = availableMemory()
 	}
@@ -256,6 +267,7 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	}
 	if len(failures) == 0 {
 		b.saveUses()
+		b.exportCaches(ctx, outs)
 	}
 	return report, executor.Failed(failures)
 }

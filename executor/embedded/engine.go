@@ -38,6 +38,7 @@ type Engine struct {
 	store  *cache.Store
 	client *registry.Client
 	opts   Options
+	caches Caches
 }
 
 // New returns an engine that keeps everything in store and fetches images with client.

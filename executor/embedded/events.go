@@ -13,6 +13,9 @@ type events struct {
 	mu   sync.Mutex
 	to   func(executor.Event)
 	last time.Time
+
+	counts sync.Mutex
+	going  map[string]int // activities of one name
 }
 
 // newEvents sends to f, which may be nil.

@@ -129,6 +129,14 @@ func (x *execStep) takeCaches(ctx context.Context) error {
 		if !m.New {
 			continue
 		}
+		filled, err := x.n.b.fillMount(ctx, ids[i], m)
+		if err != nil {
+			return err
+		}
+		if filled {
+			m.Seeded()
+			continue
+		}
 		if in := x.n.input(int(opt.GetInput())); !in.scratch() {
 			if err := x.n.b.copyTo(ctx, in, mountSelection(opt), m.Dir); err != nil {
 				return fmt.Errorf("fill the cache mount %s: %w", opt.GetDest(), err)

@@ -67,7 +67,7 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 	if f.n.forced() && !f.n.b.made(group) {
 		return false, nil
 	}
-	others, err := f.n.b.store.Candidates(group)
+	others, err := f.n.b.candidates(group)
 	if err != nil || len(others) == 0 {
 		return false, err
 	}
@@ -85,6 +85,9 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 		return false, err
 	}
 	layer := ownLayer(match)
+	if err := f.n.b.keepEmpty(match); err != nil {
+		return false, err
+	}
 	return true, f.save(f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0)
 }
 

@@ -74,9 +74,14 @@ func isCommit(ref string) bool {
 }
 
 func (g *gitStep) find(commit string) (bool, error) {
-	e, err := g.n.b.store.Lookup(g.parts(commit).key())
+	e, from, err := g.n.b.entry(g.parts(commit).key())
 	if err != nil || e == nil {
 		return false, err
+	}
+	if from != "" {
+		if err := g.n.b.adopt(e); err != nil {
+			return false, err
+		}
 	}
 	return true, g.n.serve(e)
 }

@@ -221,6 +221,8 @@ func (s *site) file(target, path string) string {
 		s.t.Fatal(err)
 	}
 	b.ahead = b.packAhead(s.t.Context(), func(int) []packing { return nil })
+	b.carried = s.engine.newCarried(s.t.Context(), g, s.opts)
+	defer b.carried.close()
 	for i := range b.nodes {
 		if found, err := b.lookup(s.t.Context(), i); err != nil || !found {
 			s.t.Fatalf("step %d: %t, %v", i, found, err)

@@ -92,9 +92,14 @@ func (h *httpStep) lookup(context.Context) (bool, error) {
 
 // serve uses the file with this content when the store has it.
 func (h *httpStep) serve(content digest.Digest) (bool, error) {
-	e, err := h.n.b.store.Lookup(h.parts(content).key())
+	e, from, err := h.n.b.entry(h.parts(content).key())
 	if err != nil || e == nil {
 		return false, err
+	}
+	if from != "" {
+		if err := h.n.b.adopt(e); err != nil {
+			return false, err
+		}
 	}
 	return true, h.n.serve(e)
 }
@@ -212,7 +217,7 @@ func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64
 
 // remembered is what the URL answered last.
 func (h *httpStep) remembered() (tag string, content digest.Digest) {
-	e, err := h.n.b.store.Lookup(h.lastAnswer())
+	e, _, err := h.n.b.entry(h.lastAnswer())
 	if err != nil || e == nil {
 		return "", ""
 	}
@@ -224,7 +229,7 @@ func (h *httpStep) remembered() (tag string, content digest.Digest) {
 			content = digest.Digest(l.Answer)
 		}
 	}
-	if found, err := h.n.b.store.Lookup(h.parts(content).key()); err != nil || found == nil {
+	if found, _, err := h.n.b.entry(h.parts(content).key()); err != nil || found == nil {
 		return "", ""
 	}
 	return tag, content

@@ -39,8 +39,9 @@ func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing
 		case l.base != nil && !p.form.Force:
 			out[i] = &baseBlob{ctx: ctx, layer: l.base}
 		default:
-			g.Go(func() (err error) {
-				out[i], err = b.packedLayer(gctx, l, p)
+			g.Go(func() error {
+				got, err := b.packedLayer(gctx, l, p)
+				out[i] = &storedBlob{b.store, got, func() error { return b.realize(ctx, l, p, got) }}
 				return err
 			})
 		}
@@ -49,7 +50,7 @@ func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing
 }
 
 // packedLayer packs a layer, or finds it packed.
-func (b *build) packedLayer(ctx context.Context, l layer, p packing) (v1.Layer, error) {
+func (b *build) packedLayer(ctx context.Context, l layer, p packing) (cache.Packed, error) {
 	pack := b.pack
 	switch {
 	case l.base != nil:
@@ -61,11 +62,7 @@ func (b *build) packedLayer(ctx context.Context, l layer, p packing) (v1.Layer, 
 			return b.repack(ctx, l.id, p, streamEmpty)
 		}
 	}
-	got, err := pack(ctx, l, p)
-	if err != nil {
-		return nil, err
-	}
-	return &storedBlob{b.store, got}, nil
+	return pack(ctx, l, p)
 }
 
 // streamEmpty hands an archive without entries to use.
@@ -115,6 +112,7 @@ func (b *build) repack(
 type storedBlob struct {
 	store *cache.Store
 	p     cache.Packed
+	bring func() error // brings the blob where it is not in the store yet
 }
 
 // Digest, DiffID, Size, MediaType, Compressed and Uncompressed make a v1.Layer of it.
@@ -131,6 +129,9 @@ func (s *storedBlob) MediaType() (types.MediaType, error) { return types.MediaTy
 
 // Compressed opens the blob.
 func (s *storedBlob) Compressed() (io.ReadCloser, error) {
+	if err := s.bring(); err != nil {
+		return nil, err
+	}
 	return os.Open(s.store.BlobPath(s.p.Digest))
 }
 

@@ -108,9 +108,15 @@ func (k *keyed) find(key digest.Digest) (bool, error) {
 	if k.n.forced() && !k.n.b.made(key) {
 		return false, nil
 	}
-	e, err := k.n.b.store.Lookup(key)
+	e, from, err := k.n.b.entry(key)
 	if err != nil || e == nil {
 		return false, err
+	}
+	if from != "" {
+		k.n.result.Reason = "found in the cache " + from
+		if err := k.n.b.adopt(e, key); err != nil {
+			return false, err
+		}
 	}
 	return true, k.n.serve(e)
 }
@@ -202,7 +208,7 @@ func (k *keyed) reason() string {
 	if k.n.forced() {
 		return "no-cache asked for it"
 	}
-	old, err := k.n.b.store.Lookup(latestKey(k.n.step.Digest))
+	old, _, err := k.n.b.entry(latestKey(k.n.step.Digest))
 	if err != nil || old == nil {
 		return "nothing in the cache has this definition"
 	}

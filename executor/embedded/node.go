@@ -42,6 +42,10 @@ type node struct {
 	// fresh says, in a preview, that the step's file system will be another one for certain, as a command in it runs.
 	fresh bool
 
+	// before is the result of an earlier try of this run, in which the step ran; shown says that it was found in one.
+	before *executor.StepResult
+	shown  bool
+
 	mu sync.Mutex
 	// active counts what goes on for a source, see begin.
 	active int
@@ -126,6 +130,9 @@ func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Diges
 	if d, ok := in.node.remembered(name); ok {
 		return d, nil
 	}
+	if d, ok := in.node.carriedSelection(name); ok {
+		return d, in.node.remember(name, d)
+	}
 	var d digest.Digest
 	err := in.read(ctx, func(files tree.FS) error {
 		var err error
@@ -148,6 +155,16 @@ func (n *node) remembered(name string) (digest.Digest, bool) {
 	for _, s := range n.entry.Selections {
 		if s.Name == name {
 			return s.Digest, true
+		}
+	}
+	return "", false
+}
+
+// carriedSelection looks for a selection that was computed elsewhere.
+func (n *node) carriedSelection(name string) (digest.Digest, bool) {
+	for _, s := range n.b.carried.selections(n.id) {
+		if s.Name == name {
+			return s.Digest, s.Digest.Validate() == nil
 		}
 	}
 	return "", false

@@ -55,7 +55,8 @@ func (p packing) compression() layers.Form {
 // name tells packings apart that give different bytes of one layer.
 func (p packing) name(ran bool) string { return p.compression().String() + ", " + p.tar(ran) }
 
-// pack gives the blob of a layer of our own, and makes it when the store has none. Each is made once, whoever asks.
+// pack gives the blob of a layer of our own, and makes it when the store has none. Each is made once, whoever asks. The blob
+// of a layer from elsewhere may be known and not here: realize brings it.
 func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, error) {
 	name := p.name(l.ran)
 	key := packKey{l.id, name}
@@ -64,6 +65,9 @@ func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, err
 	}
 	v, err := b.onceValue(ctx, "pack "+l.id.String()+" "+name, func() (any, error) {
 		if found, ok := b.packed(l.id, name); ok {
+			return found, nil
+		}
+		if found, ok := b.carriedForm(l.id, name); ok {
 			return found, nil
 		}
 		unlock, err := b.store.Lock(ctx, digest.FromString("pack "+l.id.String()+" "+name))
@@ -103,7 +107,7 @@ func (b *build) packed(id digest.Digest, name string) (cache.Packed, bool) {
 // compress writes the blob of a layer. Where its diff id was recorded before and is another one now, the directory was
 // damaged since, and the blob is not kept.
 func (b *build) compress(ctx context.Context, l layer, p packing, name string) (cache.Packed, error) {
-	dir, err := b.ownDir(l.id)
+	dir, err := b.ownDir(ctx, l.id)
 	if err != nil {
 		return cache.Packed{}, err
 	}

@@ -20,6 +20,8 @@ func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Op
 		return nil, err
 	}
 	b.dry = true
+	b.carried = e.newCarried(ctx, g, opts)
+	defer b.carried.close()
 	defer b.close()
 	for _, n := range b.nodes {
 		if err := ctx.Err(); err != nil {
@@ -162,7 +164,7 @@ func (k *keyed) foreseeGroup(ctx context.Context, parent *node) error {
 	if err != nil {
 		return err
 	}
-	others, err := k.n.b.store.Candidates(group.key())
+	others, err := k.n.b.candidates(group.key())
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package embedded
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"sync"
@@ -25,9 +24,10 @@ func (b *build) dirs(ctx context.Context, c *chain) ([]string, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, l := range all {
 		if l.base == nil {
-			if dirs[i], err = b.ownDir(l.id); err != nil {
-				return nil, err
-			}
+			g.Go(func() (err error) {
+				dirs[i], err = b.ownDir(ctx, l.id)
+				return err
+			})
 			continue
 		}
 		g.Go(func() error {
@@ -45,7 +45,7 @@ func (b *build) dirs(ctx context.Context, c *chain) ([]string, error) {
 }
 
 // ownDir is the directory of a layer of our own; "" for the empty layer.
-func (b *build) ownDir(id digest.Digest) (string, error) {
+func (b *build) ownDir(ctx context.Context, id digest.Digest) (string, error) {
 	if id == emptyLayer {
 		return "", nil
 	}
@@ -53,12 +53,13 @@ func (b *build) ownDir(id digest.Digest) (string, error) {
 		return dir.(string), nil
 	}
 	dir, ok := b.store.LayerDir(id)
-	if ok {
-		b.layerDirs.Store(id, dir)
-	}
 	if !ok {
-		return "", fmt.Errorf("layer %s is not in the cache any more: something else cleans it", id)
+		var err error
+		if dir, err = b.bring(ctx, id); err != nil {
+			return "", err
+		}
 	}
+	b.layerDirs.Store(id, dir)
 	return dir, nil
 }
 
@@ -72,7 +73,7 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 	}
 	for {
 		stack := make([]tree.Layer, 0, len(all))
-		packed := map[digest.Digest][]*baseLayer{}
+		packed := map[digest.Digest][]layer{}
 		for _, l := range all {
 			t, ok, err := b.treeLayer(ctx, l)
 			if err != nil {
@@ -82,7 +83,7 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 				stack = append(stack, t)
 			}
 			if ok && t.Dir == "" {
-				packed[t.ID] = append(packed[t.ID], l.base)
+				packed[t.ID] = append(packed[t.ID], l)
 			}
 		}
 		files := tree.NewView(stack)
@@ -92,17 +93,33 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 			return err
 		}
 		for _, l := range packed[need.LayerID] {
-			if _, err := l.unpack(ctx); err != nil {
+			if err := b.open(ctx, l); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// treeLayer is a layer as a view takes it; ok is false for the empty layer.
+// open gets the directory form of a layer onto the disk.
+func (b *build) open(ctx context.Context, l layer) error {
+	var err error
+	if l.base == nil {
+		_, err = b.ownDir(ctx, l.id)
+	} else {
+		_, err = l.base.unpack(ctx)
+	}
+	return err
+}
+
+// treeLayer is a layer as a view takes it; ok is false for the empty layer. One of a cache from elsewhere is known by its
+// paths until its content is asked for.
 func (b *build) treeLayer(ctx context.Context, l layer) (t tree.Layer, ok bool, err error) {
 	if l.base == nil {
-		dir, err := b.ownDir(l.id)
+		if _, here := b.store.LayerDir(l.id); !here && l.id != emptyLayer {
+			index, err := b.pathsOf(ctx, l.id)
+			return tree.Layer{ID: l.id, Index: index}, true, err
+		}
+		dir, err := b.ownDir(ctx, l.id)
 		return tree.Layer{ID: l.id, Dir: dir}, dir != "", err
 	}
 	if dir, ok := b.store.LayerDir(l.base.chainID); ok {

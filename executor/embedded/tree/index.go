@@ -1,9 +1,6 @@
 package tree
 
 import (
-	"bytes"
-	"encoding/gob"
-	"fmt"
 	"path"
 	"sort"
 
@@ -53,28 +50,10 @@ func (x *Index) put(n Node) {
 	x.nodes[p] = n
 }
 
-// MarshalBinary encodes the index; the same index gives the same bytes.
-func (x *Index) MarshalBinary() ([]byte, error) {
-	all := make([]Node, 0, len(x.nodes))
-	for _, n := range x.nodes {
-		all = append(all, n)
-	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Entry.Path < all[j].Entry.Path })
-	var b bytes.Buffer
-	if err := gob.NewEncoder(&b).Encode(all); err != nil {
-		return nil, fmt.Errorf("encode path index: %w", err)
-	}
-	return b.Bytes(), nil
-}
-
-// UnmarshalBinary decodes what MarshalBinary encoded.
-func (x *Index) UnmarshalBinary(raw []byte) error {
-	var all []Node
-	if err := gob.NewDecoder(bytes.NewReader(raw)).Decode(&all); err != nil {
-		return fmt.Errorf("decode path index: %w", err)
-	}
-	*x = *NewIndex(all)
-	return nil
+// At is what the layer says of a path; ok is false when it says nothing.
+func (x *Index) At(p string) (n Node, ok bool) {
+	n, ok = x.nodes[p]
+	return n, ok
 }
 
 // node is what the layer has at a path; ok is false when it says nothing about it.

@@ -1,0 +1,394 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/carry"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/planner"
+)
+
+// Caches are the caches from elsewhere, by target, as a project file has them: From is read, To is written.
+type Caches struct {
+	From, To map[string][]config.Attrs
+}
+
+// WithCaches is the engine with caches from elsewhere. Their faults are told to executor.Options.Warn and fail no build.
+func (e *Engine) WithCaches(c Caches) *Engine {
+	with := *e
+	with.caches = c
+	return &with
+}
+
+// carried are the caches from elsewhere that a run reads. They are asked when the cache of this machine lacks something,
+// first for what they hold, later for the layers that are needed. All methods of nil find nothing.
+type carried struct {
+	engine *Engine
+	ctx    context.Context // of the run: a step that is stopped does not end what all steps wait for
+	places []carry.Place
+	outs   []carriedOut
+	events *events
+	warn   func(string)
+
+	once    sync.Once
+	sources []carry.Source
+	entries map[digest.Digest]*carriedEntry // by key
+	byID    map[digest.Digest]*carriedEntry
+	groups  map[digest.Digest][]*carriedEntry // file operations without their parent
+	layers  map[digest.Digest]carriedLayer
+	mounts  map[string]carriedLayer
+
+	mu sync.Mutex
+	// lost are the layers that could not be had; what they belong to is made again.
+	lost map[digest.Digest]bool
+	// damaged are the blobs whose bytes were wrong.
+	damaged map[digest.Digest]bool
+	// more says that a layer was lost since it was asked last.
+	more  bool
+	paths map[digest.Digest]*tree.Index // by layer
+}
+
+// carriedEntry is an entry and the cache that it is from.
+type carriedEntry struct {
+	*cache.Entry
+	from carry.Source
+}
+
+// carriedLayer is a layer, or the content of a cache mount, and the cache that it is from.
+type carriedLayer struct {
+	carry.Layer
+	from carry.Source
+}
+
+// carriedOut is a place where a target's cache goes.
+type carriedOut struct {
+	target string
+	place  carry.Place
+}
+
+// newCarried notes where the caches of a graph's targets are; it reads nothing.
+func (e *Engine) newCarried(ctx context.Context, g *planner.Graph, opts executor.Options) *carried {
+	c := &carried{
+		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn,
+		lost: map[digest.Digest]bool{}, damaged: map[digest.Digest]bool{}, paths: map[digest.Digest]*tree.Index{},
+	}
+	if c.warn == nil {
+		c.warn = func(string) {}
+	}
+	for _, target := range targetsOf(g) {
+		for _, a := range e.caches.From[target] {
+			p, ok := c.parse(target, "cache-from", a, opts.Dir)
+			if ok && !slices.ContainsFunc(c.places, p.Same) {
+				c.places = append(c.places, p)
+			}
+		}
+		for _, a := range e.caches.To[target] {
+			if p, ok := c.parse(target, "cache-to", a, opts.Dir); ok {
+				c.outs = append(c.outs, carriedOut{target, p})
+			}
+		}
+	}
+	return c
+}
+
+// targetsOf are the targets that a graph has steps or images of, sorted.
+func targetsOf(g *planner.Graph) []string {
+	var all []string
+	for _, s := range g.Steps {
+		all = append(all, s.Targets...)
+	}
+	for _, i := range g.Images {
+		all = append(all, i.Target)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// parse reads an entry of cache-from or cache-to; what is wrong with it is said, and no reason not to build.
+func (c *carried) parse(target, name string, a config.Attrs, dir string) (carry.Place, bool) {
+	p, ignored, err := carry.Parse(a, name == "cache-to", dir)
+	if err != nil {
+		c.warn(fmt.Sprintf("target %s: %s %v: it is left out", target, name, err))
+		return p, false
+	}
+	for _, attr := range ignored {
+		c.warn(fmt.Sprintf("target %s: %s type=%s: this engine does not know the attribute %s", target, name, a["type"], attr))
+	}
+	return p, true
+}
+
+// load reads what the caches hold, all side by side, once.
+func (c *carried) load() {
+	c.once.Do(func() {
+		indexes := make([]*carry.Index, len(c.places))
+		var wg sync.WaitGroup
+		for i, p := range c.places {
+			c.sources = append(c.sources, p.Source(c.engine.client))
+			wg.Go(func() { indexes[i] = c.read(c.sources[i]) })
+		}
+		wg.Wait()
+		c.entries, c.byID = map[digest.Digest]*carriedEntry{}, map[digest.Digest]*carriedEntry{}
+		c.groups = map[digest.Digest][]*carriedEntry{}
+		c.layers, c.mounts = map[digest.Digest]carriedLayer{}, map[string]carriedLayer{}
+		for i, x := range indexes {
+			if x != nil {
+				c.add(x, c.sources[i])
+			}
+		}
+	})
+}
+
+// read reads one index.
+func (c *carried) read(from carry.Source) (x *carry.Index) {
+	a := c.events.begin("import cache from " + from.String())
+	var err error
+	defer func() { a.end(err) }()
+	x, err = from.Index(c.ctx)
+	switch {
+	case err != nil && c.ctx.Err() == nil:
+		c.warn(fmt.Sprintf("the cache %s is not used: %v", from, err))
+		err = nil // the display would show a fault of the build
+	case x == nil:
+		a.log("nothing is there yet")
+	default:
+		a.log(fmt.Sprintf("%d steps, %d layers", len(x.Entries), len(x.Layers)))
+	}
+	return x
+}
+
+// add takes in what one cache holds; of two answers the earlier counts.
+func (c *carried) add(x *carry.Index, from carry.Source) {
+	put := func(in map[digest.Digest]*carriedEntry, key digest.Digest, e *carriedEntry) {
+		if in[key] == nil {
+			in[key] = e
+		}
+	}
+	for i := range x.Entries {
+		e := &carriedEntry{&x.Entries[i].Entry, from}
+		put(c.byID, e.ID, e)
+		for _, key := range append(x.Entries[i].Aliases, e.Key) {
+			put(c.entries, key, e)
+		}
+		latest := latestKey(e.Step)
+		if old := c.entries[latest]; old == nil || old.Created.Before(e.Created) {
+			c.entries[latest] = e
+		}
+		if group, ok := groupOf(e.Entry); ok {
+			c.groups[group] = append(c.groups[group], e)
+		}
+	}
+	for _, l := range x.Layers {
+		if old, ok := c.layers[l.ID]; !ok || old.Blob == nil {
+			c.layers[l.ID] = carriedLayer{l, from}
+		}
+	}
+	for _, m := range x.Mounts {
+		if _, ok := c.mounts[m.ID]; !ok {
+			c.mounts[m.ID] = carriedLayer{m.Layer, from}
+		}
+	}
+}
+
+// usable says whether all layers of an entry are here or may be fetched.
+func (c *carried) usable(e *carriedEntry) bool {
+	for _, o := range e.Outputs {
+		for _, p := range o.Parts {
+			if p.Layer == "" || p.Layer == emptyLayer {
+				continue
+			}
+			if _, ok := c.layer(p.Layer); ok {
+				continue
+			}
+			if _, ok := c.engine.store.LayerDir(p.Layer); !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// entry finds the entry of a key.
+func (c *carried) entry(key digest.Digest) *carriedEntry {
+	if c == nil || len(c.places) == 0 {
+		return nil
+	}
+	c.load()
+	if e := c.entries[key]; e != nil && c.usable(e) {
+		return e
+	}
+	return nil
+}
+
+// candidates are the entries of file operations that differ in their parents at most.
+func (c *carried) candidates(group digest.Digest) []*cache.Entry {
+	if c == nil || len(c.places) == 0 {
+		return nil
+	}
+	c.load()
+	var all []*cache.Entry
+	for _, e := range c.groups[group] {
+		if c.usable(e) {
+			all = append(all, e.Entry)
+		}
+	}
+	return all
+}
+
+// selections are the content digests that are known of the outputs of an entry.
+func (c *carried) selections(id digest.Digest) []cache.Selection {
+	if c == nil || len(c.places) == 0 {
+		return nil
+	}
+	c.load()
+	if e := c.byID[id]; e != nil {
+		return e.Selections
+	}
+	return nil
+}
+
+// layer finds a layer that was not lost.
+func (c *carried) layer(id digest.Digest) (carriedLayer, bool) {
+	if c == nil || len(c.places) == 0 {
+		return carriedLayer{}, false
+	}
+	c.load()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, ok := c.layers[id]
+	return l, ok && !c.lost[id]
+}
+
+// mount finds the content of a cache mount.
+func (c *carried) mount(id string) (carriedLayer, bool) {
+	if c == nil || len(c.places) == 0 {
+		return carriedLayer{}, false
+	}
+	c.load()
+	l, ok := c.mounts[id]
+	return l, ok
+}
+
+// lose notes that a layer cannot be had.
+func (c *carried) lose(l carriedLayer, err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.lost[l.ID] {
+		c.lost[l.ID], c.more = true, true
+		if l.Blob != nil {
+			c.warn(fmt.Sprintf("layer %s of the cache %s is made again: %v", l.ID, l.from, err))
+		}
+		var bad *carry.DamagedError
+		if errors.As(err, &bad) {
+			c.damaged[bad.Digest] = true
+		}
+	}
+	return &lostError{l.ID, err}
+}
+
+// lostMore says whether layers were lost since it was asked last.
+func (c *carried) lostMore() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	more := c.more
+	c.more = false
+	return more
+}
+
+// distrusts says whether a blob was found damaged.
+func (c *carried) distrusts(d digest.Digest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.damaged[d]
+}
+
+// close closes what was opened.
+func (c *carried) close() {
+	for _, s := range c.sources {
+		_ = s.Close() // it was only read
+	}
+}
+
+// lostError says that a layer which a cache from elsewhere named cannot be had. The graph is run again, without it.
+type lostError struct {
+	id  digest.Digest
+	err error
+}
+
+// Error implements error.
+func (e *lostError) Error() string { return fmt.Sprintf("layer %s: %v", e.id, e.err) }
+
+// Unwrap is the cause.
+func (e *lostError) Unwrap() error { return e.err }
+
+var errLeftBehind = errors.New("it was left behind by the cache that names it (mode=min)")
+
+// groupOf is the group key of a file operation's entry: its final key without the parent, see keyed.
+func groupOf(e *cache.Entry) (digest.Digest, bool) {
+	if !slices.Contains(e.Inputs, cache.Input{Name: "kind", Digest: "file"}) {
+		return "", false
+	}
+	own := slices.DeleteFunc(slices.Clone(e.Inputs), func(i cache.Input) bool { return i.Name == "parent" })
+	return cache.KeyOf(own), true
+}
+
+// Run executes the graph and writes its outputs, and the caches that targets ask for. Where a layer of a cache from
+// elsewhere turns out to be missing, the graph is run again without it: what was done is found in the cache.
+func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
+	c := e.newCarried(ctx, g, opts)
+	defer c.close()
+	out := &watchedWriter{to: opts.Stdout}
+	if opts.Stdout != nil {
+		opts.Stdout = out
+	}
+	var before *build
+	for {
+		b, err := e.newBuild(g, opts)
+		if err != nil {
+			return &executor.Report{}, err
+		}
+		b.carried, b.events = c, c.events
+		b.follow(before)
+		report, err := b.execute(ctx)
+		if err == nil || ctx.Err() != nil || out.used || !c.lostMore() {
+			return report, err
+		}
+		before = b
+	}
+}
+
+// follow makes a run go on where an earlier one of the same graph stopped.
+func (b *build) follow(before *build) {
+	if before == nil {
+		return
+	}
+	b.nonce, b.fresh, b.took, b.started = before.nonce, before.fresh, before.took, before.started
+	for i, n := range before.nodes {
+		b.nodes[i].before, b.nodes[i].shown = n.before, n.shown || n.result.Status == executor.StatusCached
+		if n.result.Status == executor.StatusRan && n.result.Err == nil {
+			result := n.result
+			b.nodes[i].before = &result
+		}
+	}
+}
+
+// watchedWriter notes whether something was written.
+type watchedWriter struct {
+	to   io.Writer
+	used bool
+}
+
+// Write implements io.Writer.
+func (w *watchedWriter) Write(p []byte) (int, error) {
+	w.used = true
+	return w.to.Write(p)
+}

@@ -1,0 +1,221 @@
+package carry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	digest "github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bakebuild/bake/executor/registry"
+)
+
+// Artifact is a cache in a registry: an OCI manifest of a type of its own, whose first layer is the index and whose others
+// are the blobs. It is read where it is written: mirrors are asked for blobs alone.
+type Artifact struct {
+	Client *registry.Client
+	Ref    string
+}
+
+const (
+	artifactType   = "application/vnd.bake.cache.v1"
+	artifactConfig = "application/vnd.bake.cache.config.v1+json"
+	configText     = `{"version":1}`
+	maxManifest    = 4 << 20 // bytes that registries take
+)
+
+// String implements Source and Destination.
+func (a *Artifact) String() string { return a.Ref }
+
+// Close implements Source.
+func (a *Artifact) Close() error { return nil }
+
+var errNoClient = errors.New("there is no registry client")
+
+// Index implements Source.
+func (a *Artifact) Index(ctx context.Context) (*Index, error) {
+	if a.Client == nil {
+		return nil, errNoClient
+	}
+	found, err := a.Client.Artifact(ctx, a.Ref)
+	if registry.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if found.Manifest.Config.MediaType != artifactConfig || len(found.Manifest.Layers) == 0 {
+		return nil, errors.New("what is stored there is no cache of this engine; caches of BuildKit are read by BuildKit alone")
+	}
+	desc := found.Manifest.Layers[0]
+	if desc.MediaType != mediaIndex || desc.Size > maxIndex {
+		return nil, errDamaged
+	}
+	r, err := a.Client.Blob(ctx, a.Ref, desc)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	raw, err := io.ReadAll(io.LimitReader(r, maxIndex))
+	if err != nil {
+		return nil, err
+	}
+	return decode(raw)
+}
+
+// Open implements Source.
+func (a *Artifact) Open(ctx context.Context, b Blob) (io.ReadCloser, error) {
+	return a.Client.Blob(ctx, a.Ref, ocispecs.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size})
+}
+
+// Export implements Destination: a cache that is there already costs one request, and of another one the blobs that the
+// last did not have are sent.
+func (a *Artifact) Export(ctx context.Context, e Export) error {
+	if a.Client == nil {
+		return errNoClient
+	}
+	index, err := e.Index.encode()
+	if err != nil {
+		return err
+	}
+	image, err := newArtifact(ctx, index, e)
+	if err != nil {
+		return err
+	}
+	there := map[digest.Digest]bool{}
+	old, err := a.Client.Artifact(ctx, a.Ref)
+	switch {
+	case err != nil && !registry.IsNotFound(err):
+		return err
+	case err == nil && bytes.Equal(old.Raw, image.raw):
+		return nil
+	case err == nil:
+		for _, l := range append(slices.Clone(old.Manifest.Layers), old.Manifest.Config) {
+			there[l.Digest] = true
+		}
+	}
+	push := func(skip map[digest.Digest]bool) error {
+		return a.Client.Push(ctx, []registry.PushImage{{Refs: []string{a.Ref}, Image: image.without(skip)}})
+	}
+	err = push(there)
+	if err != nil && len(there) > 0 && ctx.Err() == nil {
+		err = push(nil) // perhaps the registry has dropped blobs of the old one
+	}
+	return err
+}
+
+// artifactImage is a cache as what a push takes. Its layers are those to send, its manifest names all.
+type artifactImage struct {
+	raw  []byte
+	send []v1.Layer
+}
+
+// newArtifact makes the manifest.
+func newArtifact(ctx context.Context, index []byte, e Export) (*artifactImage, error) {
+	layers, paths, mounts := e.Index.blobs()
+	indexBlob := Blob{Digest: digest.FromBytes(index), Size: int64(len(index)), MediaType: mediaIndex}
+	image := &artifactImage{}
+	m := ocispecs.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispecs.MediaTypeImageManifest, ArtifactType: artifactType,
+		Config: ocispecs.Descriptor{MediaType: artifactConfig, Digest: digest.FromString(configText), Size: int64(len(configText))},
+	}
+	for _, b := range slices.Concat([]Blob{indexBlob}, layers, paths, mounts) {
+		open := func() (io.ReadCloser, error) { return e.Open(ctx, b) }
+		if b.MediaType == mediaIndex {
+			open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(index)), nil }
+		}
+		m.Layers = append(m.Layers, ocispecs.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size})
+		image.send = append(image.send, &artifactLayer{b, open})
+	}
+	var err error
+	if image.raw, err = json.Marshal(m); err != nil {
+		return nil, err
+	}
+	if len(image.raw) > maxManifest {
+		return nil, fmt.Errorf("it has %d blobs, more than a manifest can name: export with mode=min, or to a directory", len(m.Layers))
+	}
+	return image, nil
+}
+
+// without is the image without the layers that need not be sent.
+func (i *artifactImage) without(there map[digest.Digest]bool) *artifactImage {
+	send := slices.DeleteFunc(slices.Clone(i.send), func(l v1.Layer) bool { return there[l.(*artifactLayer).Blob.Digest] })
+	return &artifactImage{i.raw, send}
+}
+
+// The methods of v1.Image.
+
+// Layers implements v1.Image.
+func (i *artifactImage) Layers() ([]v1.Layer, error) { return i.send, nil }
+
+// MediaType implements v1.Image.
+func (i *artifactImage) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+
+// Size implements v1.Image.
+func (i *artifactImage) Size() (int64, error) { return int64(len(i.raw)), nil }
+
+// ConfigName implements v1.Image.
+func (i *artifactImage) ConfigName() (v1.Hash, error) { return partial.ConfigName(i) }
+
+// ConfigFile implements v1.Image.
+func (i *artifactImage) ConfigFile() (*v1.ConfigFile, error) { return partial.ConfigFile(i) }
+
+// RawConfigFile implements v1.Image.
+func (i *artifactImage) RawConfigFile() ([]byte, error) { return []byte(configText), nil }
+
+// Digest implements v1.Image.
+func (i *artifactImage) Digest() (v1.Hash, error) { return partial.Digest(i) }
+
+// Manifest implements v1.Image.
+func (i *artifactImage) Manifest() (*v1.Manifest, error) { return partial.Manifest(i) }
+
+// RawManifest implements v1.Image.
+func (i *artifactImage) RawManifest() ([]byte, error) { return i.raw, nil }
+
+// LayerByDigest implements v1.Image.
+func (i *artifactImage) LayerByDigest(h v1.Hash) (v1.Layer, error) {
+	for _, l := range i.send {
+		if d, err := l.Digest(); err == nil && d == h {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("there is no blob %s", h)
+}
+
+// LayerByDiffID implements v1.Image.
+func (i *artifactImage) LayerByDiffID(h v1.Hash) (v1.Layer, error) { return i.LayerByDigest(h) }
+
+// artifactLayer is a blob of a cache as what a push takes.
+type artifactLayer struct {
+	Blob
+	open func() (io.ReadCloser, error)
+}
+
+// Digest implements v1.Layer.
+func (l *artifactLayer) Digest() (v1.Hash, error) { return v1.NewHash(l.Blob.Digest.String()) }
+
+// DiffID implements v1.Layer.
+func (l *artifactLayer) DiffID() (v1.Hash, error) { return l.Digest() }
+
+// Size implements v1.Layer.
+func (l *artifactLayer) Size() (int64, error) { return l.Blob.Size, nil }
+
+// MediaType implements v1.Layer.
+func (l *artifactLayer) MediaType() (types.MediaType, error) {
+	return types.MediaType(l.Blob.MediaType), nil
+}
+
+// Compressed implements v1.Layer.
+func (l *artifactLayer) Compressed() (io.ReadCloser, error) { return l.open() }
+
+// Uncompressed implements v1.Layer.
+func (l *artifactLayer) Uncompressed() (io.ReadCloser, error) { return l.open() }

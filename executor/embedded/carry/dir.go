@@ -1,0 +1,242 @@
+package carry
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Dir is a cache in a directory: an index, and packs of blobs. There are at most maxFiles of them, with names that stay: a
+// layer is always in the same pack, so that a new one changes one file in sixteen and an unchanged cache none. Files of
+// others in the directory are left alone.
+type Dir struct {
+	Path string
+
+	packs map[string]*pack // of a source that was opened
+}
+
+// The files of a cache in a directory.
+const (
+	fileIndex  = "index.zst"
+	filePaths  = "paths.pack"
+	fileMounts = "mounts.pack"
+	layerPacks = 16
+	prefixTemp = ".bake-cache-"
+	maxFiles   = layerPacks + 3
+)
+
+// maxWriters bounds the packs that are written at once.
+const maxWriters = 4
+
+// String implements Source and Destination.
+func (d *Dir) String() string { return d.Path }
+
+// packOf is the pack that a layer is in.
+func packOf(b digest.Digest) string { return "layers-" + b.Encoded()[:1] + ".pack" }
+
+// packNames are the packs of a directory.
+func packNames() []string {
+	names := []string{filePaths, fileMounts}
+	for i := range layerPacks {
+		names = append(names, fmt.Sprintf("layers-%x.pack", i))
+	}
+	return names
+}
+
+// Index implements Source. What it opens stays as it was, even if the directory is written meanwhile.
+func (d *Dir) Index(context.Context) (*Index, error) {
+	root, unlock, err := d.open(unix.LOCK_SH)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	raw, err := readFile(root, fileIndex, maxIndex)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := root.Lstat("index.json"); err == nil {
+			return nil, errors.New("it holds a cache of BuildKit, which only BuildKit reads")
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	x, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	d.packs = map[string]*pack{}
+	for _, name := range packNames() {
+		p, err := openPack(root, name)
+		if err == nil {
+			d.packs[name] = p
+		}
+	}
+	return x, nil
+}
+
+// open locks the directory until unlock. A file system without locks is used without.
+func (d *Dir) open(how int) (root *os.Root, unlock func(), err error) {
+	if root, err = os.OpenRoot(d.Path); err != nil {
+		return nil, nil, err
+	}
+	handle, err := root.Open(".")
+	if err != nil {
+		root.Close()
+		return nil, nil, err
+	}
+	_ = unix.Flock(int(handle.Fd()), how)
+	return root, func() { handle.Close(); root.Close() }, nil
+}
+
+// readFile reads a regular file of at most limit bytes.
+func readFile(root *os.Root, name string, limit int64) ([]byte, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, errors.Join(fmt.Errorf("%s is no file of at most %d bytes", name, limit), err)
+	}
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// Open implements Source.
+func (d *Dir) Open(_ context.Context, b Blob) (io.ReadCloser, error) {
+	for _, name := range []string{packOf(b.Digest), filePaths, fileMounts} {
+		if r, ok := d.packs[name].open(b); ok {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("blob %s is not in the directory any more", b.Digest)
+}
+
+// Close implements Source.
+func (d *Dir) Close() error {
+	for _, p := range d.packs {
+		p.close()
+	}
+	d.packs = nil
+	return nil
+}
+
+// Export implements Destination. Packs are written under other names and renamed, the index last: who reads meanwhile or
+// after a crash misses blobs at worst.
+func (d *Dir) Export(ctx context.Context, e Export) error {
+	if err := os.MkdirAll(d.Path, 0o755); err != nil {
+		return err
+	}
+	root, unlock, err := d.open(unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	removeLeftOvers(root)
+	raw, err := e.Index.encode()
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxWriters)
+	for name, blobs := range e.Index.byPack() {
+		g.Go(func() error { return exportPack(gctx, root, name, blobs, e) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if old, err := readFile(root, fileIndex, maxIndex); err == nil && slices.Equal(old, raw) {
+		return nil
+	}
+	return replace(root, fileIndex, func(f *os.File) error {
+		_, err := f.Write(raw)
+		return err
+	})
+}
+
+// byPack sorts the blobs of an index into the packs of a directory. Packs without blobs are among them.
+func (x *Index) byPack() map[string][]Blob {
+	all := map[string][]Blob{}
+	for _, name := range packNames() {
+		all[name] = nil
+	}
+	layers, paths, mounts := x.blobs()
+	all[filePaths], all[fileMounts] = paths, mounts
+	for _, b := range layers {
+		all[packOf(b.Digest)] = append(all[packOf(b.Digest)], b)
+	}
+	return all
+}
+
+// exportPack brings one pack up to date.
+func exportPack(ctx context.Context, root *os.Root, name string, blobs []Blob, e Export) error {
+	if len(blobs) == 0 {
+		err := root.Remove(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	}
+	old, err := openPack(root, name)
+	if err != nil {
+		old = nil // missing or damaged: it is written anew
+	}
+	defer old.close()
+	damaged := e.Distrust != nil && slices.ContainsFunc(blobs, func(b Blob) bool { return e.Distrust(b.Digest) })
+	if old.holds(blobs) && !damaged {
+		return nil
+	}
+	kept := func(_ context.Context, b Blob) (io.ReadCloser, error) {
+		if r, ok := old.open(b); ok {
+			return r, nil
+		}
+		return nil, fs.ErrNotExist
+	}
+	err = replace(root, name, func(f *os.File) error { return writePack(ctx, f, blobs, kept, e.Open) })
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+// replace makes a file hold what write writes, by one rename.
+func replace(root *os.Root, name string, write func(*os.File) error) error {
+	temp := prefixTemp + rand.Text()
+	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(write(f), f.Close())
+	if err == nil {
+		err = root.Rename(temp, name)
+	}
+	if err != nil {
+		_ = root.Remove(temp) // the first error says why
+	}
+	return err
+}
+
+// removeLeftOvers removes what an export that was killed left behind. The directory is locked.
+func removeLeftOvers(root *os.Root) {
+	names, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), prefixTemp) {
+			_ = root.Remove(n.Name()) // the next export tries again
+		}
+	}
+}

@@ -1,0 +1,270 @@
+// Package carry takes caches from one machine to another: an index of entries, and the layers and cache mounts that
+// they lead to, in a few files of a directory or as an artifact of a registry. What it reads is not trusted: every
+// blob is checked against its digest and size, and every number is bounded.
+package carry
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/klauspost/compress/zstd"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/cache"
+)
+
+// Source is a cache that can be read.
+type Source interface {
+	// Index reads what the cache holds; nil when there is none yet.
+	Index(ctx context.Context) (*Index, error)
+	// Open opens a blob that the index names. The last read fails when the bytes are not those of the digest.
+	Open(ctx context.Context, b Blob) (io.ReadCloser, error)
+	// String is the place as a user would write it.
+	String() string
+	io.Closer
+}
+
+// Destination is a place that takes a cache and forgets what it held before.
+type Destination interface {
+	Export(ctx context.Context, e Export) error
+	String() string
+}
+
+// Export is a cache to be written.
+type Export struct {
+	Index *Index
+	// Open opens a blob of the index. It is called for what the place lacks, several at once.
+	Open func(ctx context.Context, b Blob) (io.ReadCloser, error)
+	// Distrust says that a blob which the place seems to have was found damaged there; may be nil.
+	Distrust func(digest.Digest) bool
+}
+
+// Index says what a cache holds. The same index has the same bytes.
+type Index struct {
+	Version int
+	Entries []Entry
+	Layers  []Layer
+	Mounts  []Mount `json:",omitempty"`
+}
+
+// indexVersion is that of Index; others are not read.
+const indexVersion = 1
+
+// Entry is a step's result and further keys that it serves.
+type Entry struct {
+	cache.Entry
+	Aliases []digest.Digest `json:",omitempty"`
+}
+
+// Blob names bytes.
+type Blob struct {
+	Digest    digest.Digest
+	Size      int64
+	MediaType string
+}
+
+// Layer is a layer of entries.
+type Layer struct {
+	ID digest.Digest
+	// Blob is the packed layer; nil says that it was left behind, and must be made again where it is needed.
+	Blob   *Blob         `json:",omitempty"`
+	DiffID digest.Digest `json:",omitempty"`
+	Form   string        `json:",omitempty"` // of Blob, as cache.Packed has it
+	// Paths is the layer's path index, compressed with zstd: it answers look-ups, and has the times that Blob lacks.
+	Paths *Blob `json:",omitempty"`
+	// Packed are all forms that the layer is known to have.
+	Packed []cache.Packed `json:",omitempty"`
+}
+
+// Mount is the content of a cache mount; its Layer has no ID.
+type Mount struct {
+	ID string
+	Layer
+}
+
+// Media types of what is no layer.
+const (
+	mediaIndex = "application/vnd.bake.cache.index.v1+zstd"
+	MediaPaths = "application/vnd.bake.cache.paths.v1+zstd"
+	MediaMount = "application/vnd.bake.cache.mount.v1.tar+zstd"
+)
+
+// Bounds of what is read.
+const (
+	maxIndex  = 64 << 20 // bytes of a packed index
+	maxText   = 1 << 30  // bytes of an unpacked one
+	maxLayers = 100_000
+	maxBlob   = 1 << 40 // bytes
+)
+
+// sortParts gives an index the order that makes its bytes its own.
+func (x *Index) sortParts() {
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		e.Selections = slices.Clone(e.Selections)
+		slices.SortFunc(e.Selections, func(a, b cache.Selection) int { return cmp.Compare(a.Name, b.Name) })
+		slices.Sort(e.Aliases)
+	}
+	slices.SortFunc(x.Entries, func(a, b Entry) int { return cmp.Compare(a.Key, b.Key) })
+	slices.SortFunc(x.Layers, func(a, b Layer) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(x.Mounts, func(a, b Mount) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+// encode makes the bytes of an index.
+func (x *Index) encode() ([]byte, error) {
+	x.Version = indexVersion
+	x.sortParts()
+	text, err := json.Marshal(x)
+	if err != nil {
+		return nil, fmt.Errorf("encode the index of a cache: %w", err)
+	}
+	return Squeeze(text)
+}
+
+// Squeeze compresses a blob that is no layer; the same bytes give the same.
+func Squeeze(raw []byte) ([]byte, error) {
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	return w.EncodeAll(raw, nil), nil
+}
+
+// Expand undoes Squeeze; more than limit bytes are an error.
+func Expand(raw []byte, limit int64) ([]byte, error) {
+	r, err := zstd.NewReader(bytes.NewReader(raw), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	text, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("it is larger than %d bytes", limit)
+	}
+	return text, err
+}
+
+// decode reads and checks an index.
+func decode(raw []byte) (*Index, error) {
+	text, err := Expand(raw, maxText)
+	if err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	x := &Index{}
+	if err := json.Unmarshal(text, x); err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	if x.Version != indexVersion {
+		return nil, fmt.Errorf("its index has version %d, and this program reads version %d", x.Version, indexVersion)
+	}
+	return x, x.check()
+}
+
+var errDamaged = errors.New("its index is damaged")
+
+func (x *Index) check() error {
+	if len(x.Layers) > maxLayers || len(x.Mounts) > maxLayers {
+		return fmt.Errorf("%w: it names more than %d layers", errDamaged, maxLayers)
+	}
+	for _, e := range x.Entries {
+		if err := e.Validate(); err != nil {
+			return fmt.Errorf("%w: entry %.80q", errDamaged, e.Name)
+		}
+		if len(e.Inputs) > 0 && cache.KeyOf(e.Inputs) != e.Key {
+			return fmt.Errorf("%w: entry %.80q has a key that is not made of its parts", errDamaged, e.Name)
+		}
+		for _, a := range e.Aliases {
+			if a.Validate() != nil {
+				return errDamaged
+			}
+		}
+	}
+	for _, l := range x.Layers {
+		if l.ID.Validate() != nil || !l.ok() {
+			return fmt.Errorf("%w: layer %.80q", errDamaged, l.ID)
+		}
+	}
+	for _, m := range x.Mounts {
+		if m.Blob == nil || !m.ok() {
+			return fmt.Errorf("%w: cache mount %.80q", errDamaged, m.ID)
+		}
+	}
+	return nil
+}
+
+// ok says whether all digests of a layer are some and all sizes possible.
+func (l *Layer) ok() bool {
+	for _, p := range l.Packed {
+		if p.Digest.Validate() != nil || p.DiffID.Validate() != nil || p.Size < 0 {
+			return false
+		}
+	}
+	if l.Blob == nil {
+		return true
+	}
+	return l.DiffID.Validate() == nil && l.Paths != nil && l.Blob.ok() && l.Paths.ok()
+}
+
+func (b *Blob) ok() bool {
+	return b.Digest.Validate() == nil && b.Digest.Algorithm() == digest.SHA256 && b.Size >= 0 && b.Size <= maxBlob
+}
+
+// blobs are the blobs of the index, each once, by where they are kept.
+func (x *Index) blobs() (layers, paths, mounts []Blob) {
+	seen := map[digest.Digest]bool{}
+	add := func(to *[]Blob, b *Blob) {
+		if b != nil && !seen[b.Digest] {
+			seen[b.Digest] = true
+			*to = append(*to, *b)
+		}
+	}
+	for _, l := range x.Layers {
+		add(&layers, l.Blob)
+		add(&paths, l.Paths)
+	}
+	for _, m := range x.Mounts {
+		add(&mounts, m.Blob)
+		add(&paths, m.Paths)
+	}
+	for _, list := range [][]Blob{layers, paths, mounts} {
+		slices.SortFunc(list, func(a, b Blob) int { return cmp.Compare(a.Digest, b.Digest) })
+	}
+	return layers, paths, mounts
+}
+
+// checked gives the bytes of a blob; the read that finds them wrong fails.
+type checked struct {
+	io.Reader
+	io.Closer
+	blob   Blob
+	verify digest.Verifier
+	left   int64
+}
+
+func newChecked(r io.Reader, c io.Closer, b Blob) *checked {
+	return &checked{Reader: r, Closer: c, blob: b, verify: b.Digest.Verifier(), left: b.Size}
+}
+
+// DamagedError says that the bytes of a blob are not those of its digest.
+type DamagedError struct{ Digest digest.Digest }
+
+// Error implements error.
+func (e *DamagedError) Error() string { return fmt.Sprintf("blob %s is damaged", e.Digest) }
+
+// Read implements io.Reader.
+func (c *checked) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.left -= int64(n)
+	_, _ = c.verify.Write(p[:n])
+	if c.left < 0 || err == io.EOF && (c.left > 0 || !c.verify.Verified()) {
+		return 0, &DamagedError{c.blob.Digest}
+	}
+	return n, err
+}

@@ -1,0 +1,162 @@
+package carry
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// packMagic begins a pack: a file of many blobs. The length of its table follows in eight bytes, then the table, a list of
+// packed in JSON, then the blobs in that order with nothing between them.
+const packMagic = "bake-pack 1\n"
+
+// maxTable bounds the table of a pack, in bytes.
+const maxTable = 64 << 20
+
+// packed is a blob in the table of a pack.
+type packed struct {
+	Digest digest.Digest
+	Size   int64
+}
+
+// pack is a pack that is open.
+type pack struct {
+	file  *os.File
+	table []packed
+	at    map[digest.Digest]int64 // where each blob begins
+	size  int64                   // of the whole file
+}
+
+// openPack opens a pack below a directory. The error is fs.ErrNotExist when there is none.
+func openPack(dir *os.Root, name string) (*pack, error) {
+	// O_NONBLOCK: a FIFO that stands there is refused, not waited for.
+	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := &pack{file: f, at: map[digest.Digest]int64{}}
+	if err := p.read(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return p, nil
+}
+
+var errNoPack = errors.New("it is damaged")
+
+func (p *pack) read() error {
+	info, err := p.file.Stat()
+	if err != nil {
+		return err
+	}
+	head := make([]byte, len(packMagic)+8)
+	if !info.Mode().IsRegular() {
+		return errNoPack
+	}
+	if _, err := io.ReadFull(p.file, head); err != nil || string(head[:len(packMagic)]) != packMagic {
+		return errNoPack
+	}
+	length := binary.BigEndian.Uint64(head[len(packMagic):])
+	if length > maxTable || int64(length) > info.Size() {
+		return errNoPack
+	}
+	raw := make([]byte, length)
+	if _, err := io.ReadFull(p.file, raw); err != nil || json.Unmarshal(raw, &p.table) != nil {
+		return errNoPack
+	}
+	p.size = int64(len(head)) + int64(length)
+	for _, b := range p.table {
+		if b.Digest.Validate() != nil || b.Size < 0 || b.Size > maxBlob {
+			return errNoPack
+		}
+		p.at[b.Digest] = p.size
+		if p.size += b.Size; p.size > info.Size() {
+			return errNoPack
+		}
+	}
+	if p.size != info.Size() {
+		return errNoPack
+	}
+	return nil
+}
+
+// open reads a blob; ok is false when the pack has none of this digest and size.
+func (p *pack) open(b Blob) (r io.ReadCloser, ok bool) {
+	if p == nil {
+		return nil, false
+	}
+	at, ok := p.at[b.Digest]
+	if !ok || at+b.Size > p.size {
+		return nil, false
+	}
+	return newChecked(io.NewSectionReader(p.file, at, b.Size), io.NopCloser(nil), b), true
+}
+
+// holds says whether the pack has exactly these blobs in this order.
+func (p *pack) holds(blobs []Blob) bool {
+	if p == nil || len(p.table) != len(blobs) {
+		return false
+	}
+	for i, b := range blobs {
+		if p.table[i] != (packed{b.Digest, b.Size}) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *pack) close() {
+	if p != nil {
+		p.file.Close()
+	}
+}
+
+// writePack writes a pack of the blobs to f, each from the first of the openers that gives its bytes whole.
+func writePack(ctx context.Context, f *os.File, blobs []Blob, openers ...func(context.Context, Blob) (io.ReadCloser, error)) error {
+	table := make([]packed, len(blobs))
+	for i, b := range blobs {
+		table[i] = packed{b.Digest, b.Size}
+	}
+	raw, err := json.Marshal(table)
+	if err != nil {
+		return err
+	}
+	head := binary.BigEndian.AppendUint64([]byte(packMagic), uint64(len(raw)))
+	if _, err := f.Write(append(head, raw...)); err != nil {
+		return err
+	}
+	at := int64(len(head) + len(raw))
+	for _, b := range blobs {
+		if err := writeBlob(ctx, f, at, b, openers); err != nil {
+			return fmt.Errorf("blob %s: %w", b.Digest, err)
+		}
+		at += b.Size
+	}
+	return nil
+}
+
+func writeBlob(ctx context.Context, f *os.File, at int64, b Blob, openers []func(context.Context, Blob) (io.ReadCloser, error)) error {
+	var failed error
+	for _, open := range openers {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		r, err := open(ctx, b)
+		if err == nil {
+			_, err = io.Copy(io.NewOffsetWriter(f, at), newChecked(r, r, b))
+			r.Close()
+		}
+		if err == nil {
+			return nil
+		}
+		failed = errors.Join(failed, err)
+	}
+	return failed
+}

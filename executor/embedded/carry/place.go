@@ -1,0 +1,149 @@
+package carry
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+	"github.com/bakebuild/bake/executor/registry"
+)
+
+// Place is an entry of cache-from or cache-to.
+type Place struct {
+	Dir string // of type=local, absolute
+	Ref string // of type=registry
+	// The rest is of cache-to.
+	Max    bool // mode=max: layers of all steps, not only of those that the image has
+	Form   layers.Form
+	Mounts Mounts
+}
+
+// Mounts says which cache mounts travel.
+type Mounts struct {
+	All bool
+	IDs []string // as Dockerfiles write them, or the mounts' targets where those have no id
+}
+
+// Has says whether a cache mount travels.
+func (m Mounts) Has(id string) bool {
+	return m.All || slices.Contains(m.IDs, strings.TrimLeft(id, "/"))
+}
+
+// With are the cache mounts of both.
+func (m Mounts) With(n Mounts) Mounts {
+	return Mounts{m.All || n.All, slices.Compact(slices.Sorted(slices.Values(slices.Concat(m.IDs, n.IDs))))}
+}
+
+// Same says whether two places are one.
+func (p Place) Same(q Place) bool { return p.Dir == q.Dir && p.Ref == q.Ref }
+
+// Source is the cache at a place.
+func (p Place) Source(client *registry.Client) Source {
+	if p.Dir != "" {
+		return &Dir{Path: p.Dir}
+	}
+	return &Artifact{Client: client, Ref: p.Ref}
+}
+
+// Destination is the place as somewhere to write to.
+func (p Place) Destination(client *registry.Client) Destination {
+	if p.Dir != "" {
+		return &Dir{Path: p.Dir}
+	}
+	return &Artifact{Client: client, Ref: p.Ref}
+}
+
+// The attributes that each kind of place has. Those without a use here are accepted as Docker does: a cache is always an
+// OCI artifact, compressed in one form, and its errors never fail a build.
+func attributes(kind string, to bool) []string {
+	all := []string{"type"}
+	switch {
+	case kind == "local" && !to:
+		return append(all, "src")
+	case kind == "local":
+		all = append(all, "dest")
+	default:
+		all = append(all, "ref", "registry.insecure")
+	}
+	if to {
+		all = append(all, "mode", "mounts", "compression", "compression-level", "force-compression", "ignore-error", "oci-mediatypes", "image-manifest")
+	}
+	return all
+}
+
+// Parse reads an entry of cache-to, or of cache-from. dir is what relative paths refer to. ignored are the attributes that
+// mean nothing here.
+func Parse(a config.Attrs, to bool, dir string) (p Place, ignored []string, err error) {
+	kind := a["type"]
+	switch kind {
+	case "local":
+		where := "src"
+		if to {
+			where = "dest"
+		}
+		if a[where] == "" {
+			return p, nil, fmt.Errorf("type=local needs %s=DIR", where)
+		}
+		if p.Dir = a[where]; !filepath.IsAbs(p.Dir) {
+			p.Dir = filepath.Join(dir, p.Dir)
+		}
+		p.Dir = filepath.Clean(p.Dir)
+	case "registry":
+		named, err := reference.ParseNormalizedNamed(a["ref"])
+		if err != nil {
+			return p, nil, fmt.Errorf("ref=%s: %w", a["ref"], err)
+		}
+		p.Ref = reference.TagNameOnly(named).String()
+	case "inline":
+		return p, nil, fmt.Errorf("type=inline: images of this engine carry no cache; type=registry,ref=NAME keeps one beside them")
+	default:
+		return p, nil, fmt.Errorf("type=%s: this engine keeps caches as type=local or type=registry; a BuildKit daemon (--engine) has the others", kind)
+	}
+	for name := range a {
+		if !slices.Contains(attributes(kind, to), name) {
+			ignored = append(ignored, name)
+		}
+	}
+	slices.Sort(ignored)
+	if !to {
+		return p, ignored, nil
+	}
+	return p, ignored, p.parseExport(a)
+}
+
+// parseExport reads what only cache-to has.
+func (p *Place) parseExport(a config.Attrs) error {
+	switch a["mode"] {
+	case "", "min":
+	case "max":
+		p.Max = true
+	default:
+		return fmt.Errorf("mode=%s: want min or max", a["mode"])
+	}
+	p.Form.Algorithm = layers.Algorithm(a["compression"])
+	if v := a["compression-level"]; v != "" {
+		level, err := strconv.Atoi(v)
+		if err != nil {
+			return fmt.Errorf("compression-level=%s: want a number", v)
+		}
+		p.Form.Level = level
+	}
+	if err := p.Form.Validate(); err != nil {
+		return err
+	}
+	if v := a["mounts"]; v != "" {
+		all, err := strconv.ParseBool(v)
+		if p.Mounts.All = all; err != nil {
+			for _, id := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ';' }) {
+				p.Mounts.IDs = append(p.Mounts.IDs, strings.TrimLeft(strings.TrimSpace(id), "/"))
+			}
+		}
+	}
+	return nil
+}

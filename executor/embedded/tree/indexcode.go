@@ -1,0 +1,216 @@
+package tree
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// indexMagic begins an encoded index. Nodes follow in the order of their paths, each as what it has more than the one
+// before it: numbers are varints, texts have their length before them.
+const indexMagic = "bake-paths 1\n"
+
+// The marks of an encoded node.
+const (
+	markWhiteout = 1 << iota
+	markOpaque
+	markImplied
+	markLink
+	markDevice
+	markXattrs
+	markInode
+)
+
+const (
+	maxIndexPath   = unix.PathMax - 1
+	maxIndexXattrs = 64 // of one file
+	minNode        = 3  // bytes of the shortest node
+)
+
+// MarshalBinary encodes the index; the same index gives the same bytes.
+func (x *Index) MarshalBinary() ([]byte, error) {
+	paths := slices.Sorted(maps.Keys(x.nodes))
+	b := append(make([]byte, 0, 32*len(paths)), indexMagic...)
+	b = binary.AppendUvarint(b, uint64(len(paths)))
+	before := Node{}
+	for _, p := range paths {
+		n := x.nodes[p]
+		b = appendNode(b, before, n)
+		before = n
+	}
+	return b, nil
+}
+
+func appendNode(b []byte, before, n Node) []byte {
+	e := n.Entry
+	same := shared(before.Entry.Path, e.Path)
+	b = binary.AppendUvarint(b, uint64(same))
+	b = appendText(b, e.Path[same:])
+	marks := n.marks()
+	b = append(b, marks)
+	if n.Whiteout {
+		return b
+	}
+	for _, v := range []uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.Size), uint64(e.Nlink), uint64(e.Mtime.Nanosecond())} {
+		b = binary.AppendUvarint(b, v)
+	}
+	b = binary.AppendVarint(b, e.Mtime.Unix())
+	if marks&markLink != 0 {
+		b = appendText(b, e.Link)
+	}
+	if marks&markDevice != 0 {
+		b = binary.AppendUvarint(b, e.Rdev)
+	}
+	if marks&markInode != 0 {
+		b = binary.AppendUvarint(b, e.Inode)
+	}
+	if marks&markXattrs != 0 {
+		b = binary.AppendUvarint(b, uint64(len(n.Xattrs)))
+		for _, name := range slices.Sorted(maps.Keys(n.Xattrs)) {
+			b = appendText(appendText(b, name), string(n.Xattrs[name]))
+		}
+	}
+	return b
+}
+
+func (n Node) marks() (m byte) {
+	for _, mark := range []struct {
+		on  bool
+		bit byte
+	}{
+		{n.Whiteout, markWhiteout}, {n.Opaque, markOpaque}, {n.Implied, markImplied}, {n.Entry.Link != "", markLink},
+		{n.Entry.Rdev != 0, markDevice}, {len(n.Xattrs) > 0, markXattrs}, {n.Entry.Inode != 0, markInode},
+	} {
+		if mark.on {
+			m |= mark.bit
+		}
+	}
+	return m
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// shared is how many bytes two texts have in common at their beginning.
+func shared(a, b string) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
+// UnmarshalBinary decodes what MarshalBinary encoded. What it takes of memory is bounded by a multiple of raw, whatever
+// raw is; paths are absolute, clean, and each there once.
+func (x *Index) UnmarshalBinary(raw []byte) error {
+	rest, ok := strings.CutPrefix(string(raw), indexMagic)
+	if !ok {
+		return fmt.Errorf("decode path index: %w", errNoIndex)
+	}
+	r := &indexReader{rest: rest}
+	count := r.number(uint64(len(rest) / minNode))
+	nodes := make([]Node, 0, min(count, 1<<16))
+	before := ""
+	for range count {
+		n := r.node(before)
+		if r.err != nil {
+			break
+		}
+		before = n.Entry.Path
+		nodes = append(nodes, n)
+	}
+	if r.err == nil && r.rest != "" {
+		r.err = errNoIndex
+	}
+	if r.err != nil {
+		return fmt.Errorf("decode path index: %w", r.err)
+	}
+	*x = *NewIndex(nodes)
+	return nil
+}
+
+var errNoIndex = errors.New("it is damaged")
+
+// indexReader takes an encoded index apart; after the first fault all it gives is zero.
+type indexReader struct {
+	rest string
+	err  error
+}
+
+// number reads a number of at most max.
+func (r *indexReader) number(max uint64) uint64 {
+	var v uint64
+	for i := 0; i < len(r.rest) && i < binary.MaxVarintLen64 && r.err == nil; i++ {
+		c := r.rest[i]
+		v |= uint64(c&0x7f) << (7 * i)
+		if c < 0x80 {
+			r.rest = r.rest[i+1:]
+			if v > max {
+				break
+			}
+			return v
+		}
+	}
+	r.err = errNoIndex
+	return 0
+}
+
+func (r *indexReader) text(max int) string {
+	n := int(r.number(uint64(min(max, len(r.rest)))))
+	if n > len(r.rest) {
+		r.err = errNoIndex
+		return ""
+	}
+	s := r.rest[:n]
+	r.rest = r.rest[n:]
+	return s
+}
+
+func (r *indexReader) node(before string) Node {
+	same := int(r.number(uint64(len(before))))
+	n := Node{Entry: Entry{Path: before[:same] + r.text(maxIndexPath)}}
+	p := n.Entry.Path
+	if len(p) > maxIndexPath || p <= before || p[0] != '/' || path.Clean(p) != p || strings.Contains(p, "\x00") {
+		r.err = errNoIndex
+		return Node{}
+	}
+	marks := byte(r.number(0x7f))
+	if n.Whiteout = marks&markWhiteout != 0; n.Whiteout {
+		return n
+	}
+	n.Opaque, n.Implied = marks&markOpaque != 0, marks&markImplied != 0
+	e := &n.Entry
+	e.Mode, e.UID, e.GID = uint32(r.number(1<<32-1)), uint32(r.number(1<<32-1)), uint32(r.number(1<<32-1))
+	e.Size, e.Nlink = int64(r.number(1<<62)), uint32(r.number(1<<32-1))
+	nanos := int64(r.number(1e9 - 1))
+	v := r.number(1<<64 - 1)
+	e.Mtime = time.Unix(int64(v>>1)^-int64(v&1), nanos)
+	if marks&markLink != 0 {
+		e.Link = r.text(maxIndexPath)
+	}
+	if marks&markDevice != 0 {
+		e.Rdev = r.number(1<<64 - 1)
+	}
+	if marks&markInode != 0 {
+		e.Inode = r.number(1<<64 - 1)
+	}
+	if marks&markXattrs != 0 {
+		count := r.number(maxIndexXattrs)
+		n.Xattrs = make(map[string][]byte, count)
+		for range count {
+			name := r.text(255)
+			n.Xattrs[name] = []byte(r.text(maxXattrs))
+		}
+	}
+	return n
+}

@@ -1,0 +1,79 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// IndexDir makes the index of a layer from its directory form; "/" is listed as the directory itself is. Sockets are left
+// out, as they are of archives, and inode numbers are drawn anew, so that equal trees have equal indexes.
+func IndexDir(ctx context.Context, dir string) (*Index, error) {
+	l, err := openDirLayer(dir)
+	if err != nil {
+		return nil, fmt.Errorf("index layer: %w", err)
+	}
+	d := &dirIndexer{ctx: ctx, layer: l, inodes: map[uint64]uint64{}}
+	root, _, err := l.node("/")
+	if err == nil {
+		err = d.add(root)
+	}
+	if err = errors.Join(err, l.root.Close()); err != nil {
+		return nil, fmt.Errorf("index layer: %w", err)
+	}
+	return NewIndex(d.nodes), nil
+}
+
+// dirIndexer lists a directory form.
+type dirIndexer struct {
+	ctx    context.Context
+	layer  *dirLayer
+	nodes  []Node
+	inodes map[uint64]uint64 // of files with several names
+}
+
+// add lists a node and all below it.
+func (d *dirIndexer) add(n Node) error {
+	e := &n.Entry
+	switch {
+	case e.Type() == unix.S_IFSOCK:
+		return nil
+	case e.IsDir():
+		e.Inode, e.Nlink = 0, 1
+	case e.Nlink > 1:
+		if d.inodes[e.Inode] == 0 {
+			d.inodes[e.Inode] = uint64(len(d.inodes) + 1)
+		}
+		e.Inode = d.inodes[e.Inode]
+	default:
+		e.Inode = 0
+	}
+	if e.IsDir() || e.IsRegular() {
+		var err error
+		if n.Xattrs, err = d.layer.xattrs(e.Path); err != nil {
+			return err
+		}
+	}
+	d.nodes = append(d.nodes, n)
+	if !e.IsDir() || n.Whiteout {
+		return nil
+	}
+	if err := d.ctx.Err(); err != nil {
+		return err
+	}
+	children, err := d.layer.list(e.Path)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(children, func(a, b Node) int { return strings.Compare(a.Entry.Path, b.Entry.Path) })
+	for _, c := range children {
+		if err := d.add(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/distribution/reference"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Artifact is a manifest of something that need not be an image.
+type Artifact struct {
+	Raw      []byte
+	Manifest ocispecs.Manifest // what of Raw there is of one
+}
+
+// Artifact reads the manifest that a reference names, from where it would be pushed to: what was just pushed is seen, which
+// no mirror promises. Errors are of type *Error.
+func (c *Client) Artifact(ctx context.Context, ref string) (Artifact, error) {
+	i, err := parseImage(ref)
+	if err != nil {
+		return Artifact{}, err
+	}
+	at, err := c.opt.Config.push(i)
+	if err != nil {
+		return Artifact{}, err
+	}
+	s, err := c.session(ctx, at)
+	var out Artifact
+	if err == nil {
+		out, err = readArtifact(ctx, s, i)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return Artifact{}, context.Cause(ctx)
+		}
+		return Artifact{}, s.fail("read "+reference.FamiliarString(i.named), i, err)
+	}
+	c.saw(at, out.Manifest.Layers)
+	return out, nil
+}
+
+func readArtifact(ctx context.Context, s *session, i image) (Artifact, error) {
+	res, err := s.get(ctx, "manifests/"+i.wanted(), accepted())
+	if err != nil {
+		return Artifact{}, err
+	}
+	defer res.Body.Close()
+	raw, err := readAll(res.Body, maxManifest)
+	if err != nil {
+		return Artifact{}, fmt.Errorf("manifest: %w", err)
+	}
+	if i.digest != "" && !sameDigest(i.digest, raw) {
+		return Artifact{}, contentf("the manifest asked for is %s, and what came is %s", i.digest, digest.FromBytes(raw))
+	}
+	out := Artifact{Raw: raw}
+	if err := json.Unmarshal(raw, &out.Manifest); err != nil {
+		return Artifact{}, contentf("its manifest is not valid JSON: %s", err)
+	}
+	for _, l := range append([]ocispecs.Descriptor{out.Manifest.Config}, out.Manifest.Layers...) {
+		if l.Digest == "" && l.MediaType == "" {
+			continue // an index has no config
+		}
+		if err := checkDescriptor(l); err != nil {
+			return Artifact{}, err
+		}
+	}
+	return out, nil
+}
+
+// IsNotFound says whether a registry answered that it does not have what was asked for.
+func IsNotFound(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == http.StatusNotFound
+}
