@@ -62,7 +62,7 @@ func TestLockIsWrittenWhole(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() {
-		for i := range 40 {
+		for i := range 10 {
 			if err := []*Lock{many, one}[i%2].Write(dir); err != nil {
 				done <- err
 				return
@@ -132,9 +132,15 @@ func TestLockMerges(t *testing.T) {
 	merges := 0
 	for i := range refs {
 		for j := range i {
-			repo.git("checkout", "-q", "--detach", bumped(i))
-			repo.git("merge", "-q", "--no-edit", bumped(j))
-			merged, err := ReadLock(repo.dir)
+			tree, err := repo.try("merge-tree", "--write-tree", bumped(i), bumped(j)) // a merge without a work tree
+			if err != nil {
+				t.Fatalf("%d and %d: %v\n%s", i, j, err, tree)
+			}
+			file, err := repo.try("cat-file", "blob", strings.TrimSpace(tree)+":"+LockName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			merged, err := ParseLock(LockName, []byte(file))
 			want := lockOf(refs...)
 			want.Images[refs[i]], want.Images[refs[j]] = ImagePin{Digest: digest.FromString("new")}, ImagePin{Digest: digest.FromString("new")}
 			if err != nil || !cmp.Equal(want, merged) {

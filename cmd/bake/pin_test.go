@@ -1,0 +1,384 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/name"
+	memory "github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// pinSite is a registry that notes what it is asked, and the folder of a project.
+type pinSite struct {
+	t          *testing.T
+	host       string
+	dir, cache string
+	mu         sync.Mutex
+	asked      []string // METHOD PATH
+}
+
+func newPinSite(t *testing.T) *pinSite {
+	s := &pinSite{t: t, dir: t.TempDir(), cache: t.TempDir()}
+	serve := memory.New(memory.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.asked = append(s.asked, r.Method+" "+r.URL.Path)
+		s.mu.Unlock()
+		serve.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	s.host = strings.TrimPrefix(server.URL, "http://")
+	return s
+}
+
+// requests are those since the last call that contain a text.
+func (s *pinSite) requests(part string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := slices.DeleteFunc(s.asked, func(r string) bool { return !strings.Contains(r, part) })
+	s.asked = nil
+	return found
+}
+
+// push makes a tag name a new index of some architectures, made a number of days ago.
+func (s *pinSite) push(tag, version string, days int, arches ...string) string {
+	s.t.Helper()
+	var adds []mutate.IndexAddendum
+	for _, arch := range arches {
+		image, err := random.Image(100, 1)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		c, err := image.ConfigFile()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		c = c.DeepCopy()
+		c.OS, c.Architecture, c.Created = "linux", arch, v1.Time{Time: time.Now().Add(-time.Duration(days) * 24 * time.Hour)}
+		c.Config.Labels = map[string]string{"org.opencontainers.image.version": version}
+		if image, err = mutate.ConfigFile(image, c); err != nil {
+			s.t.Fatal(err)
+		}
+		adds = append(adds, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+	}
+	index := mutate.AppendManifests(empty.Index, adds...)
+	ref, err := name.ParseReference(s.host + "/" + tag)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := remote.WriteIndex(ref, index); err != nil {
+		s.t.Fatal(err)
+	}
+	d, err := index.Digest()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return d.String()
+}
+
+func (s *pinSite) write(name, content string) {
+	writeFile(s.t, filepath.Join(s.dir, name), strings.ReplaceAll(content, "HOST", s.host))
+}
+
+func (s *pinSite) read(name string) string {
+	s.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(s.dir, name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(raw)
+}
+
+// bake runs a command line in this process, which must exit with a code and say a text.
+func (s *pinSite) bake(code int, says string, args ...string) (stdout, stderr string) {
+	s.t.Helper()
+	got, stdout, stderr := runIn(s.t, s.dir, s.cache, args...)
+	if says = strings.ReplaceAll(says, "HOST", s.host); got != code || !strings.Contains(stdout+stderr, says) {
+		s.t.Fatalf("bake %s: exit %d, want %d and %q:\n%s%s", strings.Join(args, " "), got, code, says, stdout, stderr)
+	}
+	return stdout, stderr
+}
+
+// project has two services on different tags of a base.
+func (s *pinSite) project() {
+	s.write("bake.hcl", `base "shared" { image = "HOST/team/base:1.2.3" }
+group "default" { targets = ["a", "b"] }
+target "a" { context = "a" }
+target "b" { context = "b" }
+`)
+	s.write("a/Dockerfile", "FROM shared\nCOPY Dockerfile /\n")
+	s.write("b/Dockerfile", "# not HOST/team/base:1.2.4\r\nARG TAG=1.2.4\r\nFROM HOST/team/base:1.2.4 AS one\r\nFROM HOST/team/base:${TAG}\r\nCOPY --from=one / /one\r\n")
+}
+
+func (s *pinSite) lock() *config.Lock {
+	s.t.Helper()
+	l, err := config.ReadLock(s.dir)
+	if err != nil || l == nil {
+		s.t.Fatal("the lock cannot be read", err)
+	}
+	return l
+}
+
+// TestPinsMove: a tag that moves changes nothing until update says so, and each command tells its part.
+func TestPinsMove(t *testing.T) {
+	s := newPinSite(t)
+	arch := runtime.GOARCH
+	old := s.push("team/base:1.2.3", "1.2.3", 400, arch, "s390x")
+	newer := s.push("team/base:1.2.4", "1.2.4", 100, arch)
+	s.project()
+	s.bake(3, "run bake pin", "verify")
+	s.bake(0, "+ HOST/team/base:1.2.3 "+old, "pin")
+	s.bake(0, "nothing gone or moved", "verify", "--online")
+	out, _ := s.bake(0, "", "outdated", "--exit-code")
+	wantMatch(t, "the table", out, `(?s)^REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1.2.3 +`+old[:19]+` +same +13 months ago +1.2.4 +a\n\nDrift\n\S+/team/base\n +\S+:1.2.3 +\S+ +locked +a +a/Dockerfile:1\n +\S+:1.2.4 +`+newer[:19]+` +locked +b +b/Dockerfile:3, b/Dockerfile:4\n$`)
+
+	moved := s.push("team/base:1.2.3", "1.2.3-again", 3, arch, "riscv64")
+	s.bake(3, "HOST/team/base:1.2.3: the tag looks like a whole version, and was moved: it names "+moved+" now, and "+old+" was locked", "verify", "--online")
+	s.bake(6, "1 pin out of date", "outdated", "--exit-code")
+	out, _ = s.bake(0, "", "outdated", "--format=json")
+	var view outdatedView
+	if err := json.Unmarshal([]byte(out), &view); err != nil || len(view.Pins) != 2 {
+		t.Fatal(err, out)
+	}
+	view.Pins[0].Created = nil
+	want := outdatedPin{Ref: s.host + "/team/base:1.2.3", Locked: old, Current: moved, Newer: []string{"1.2.4"}, UsedBy: []string{"a"}, Moved: true}
+	if d := cmp.Diff(want, view.Pins[0]); d != "" {
+		t.Error(d)
+	}
+	out, _ = s.bake(0, "", "outdated", "--format=markdown")
+	wantMatch(t, "markdown", out, "(?s)\\| `\\S+/team/base:1.2.3` \\| `"+old[:19]+"` \\| `"+moved[:19]+"` \\| 13 months ago \\| 1.2.4 \\| a \\|\n.*### Drift.*a/Dockerfile:1")
+
+	before := s.read("bake.lock")
+	out, _ = s.bake(0, "1 pin would move", "update", "--dry-run")
+	wantMatch(t, "what would move", out, `^\S+/team/base:1.2.3\n  from `+old+` \(made 13 months ago, version 1.2.3\)\n  to   `+moved+` \(made 3 days ago, version 1.2.3-again\)\n  platforms gained linux/riscv64; lost linux/s390x\n  rebuilds a\n$`)
+	if s.read("bake.lock") != before {
+		t.Error("a dry run wrote the lock")
+	}
+	s.bake(2, "say which pin moves", "update", "--to", "1.2.4")
+	s.bake(0, "1 pin moved", "update", "shared", "--to", "1.2.4")
+	if got := s.lock().Pin(s.host + "/team/base:1.2.3"); got != newer {
+		t.Errorf("--to led to %s", got)
+	}
+	s.bake(0, "1.2.3 and 1.2.4 are the same image: unify them", "outdated")
+	out, _ = s.bake(0, "1 pin moved", "update", "--format=markdown", "base:1.2.3")
+	wantMatch(t, "markdown of an update", out, "`"+newer[:19]+"` .*`"+moved[:19]+"`")
+
+	ref, err := name.ParseReference(s.host + "/team/base@" + moved)
+	if err == nil {
+		err = remote.Delete(ref)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.push("team/base:1.2.3", "1.2.3", 1, arch)
+	_, stderr := s.bake(3, moved+" is gone from HOST/team/base:1.2.3, and the tag names ", "verify", "--online")
+	wantMatch(t, "what to do", stderr, "bake update \\S+/team/base:1.2.3 moves the pin")
+	s.cache = t.TempDir()
+	s.bake(5, "bake update moves a pin", "plan", "a")
+	s.bake(0, "1 pin moved", "update", "team/base:1.2.3")
+}
+
+// TestPinCopies: what is pinned can be kept at another registry, and builds take it from there.
+func TestPinCopies(t *testing.T) {
+	s := newPinSite(t)
+	first := s.push("team/base:1.2.3", "", 1, runtime.GOARCH, "s390x")
+	s.push("team/base:1.2.4", "", 1, runtime.GOARCH)
+	s.project()
+	s.bake(2, "expected a repository", "pin", "--copy-to=mirror:1")
+	s.bake(2, "give one of them", "pin", "--in-place", "--copy-to=HOST/mirror")
+	s.bake(0, "> HOST/team/base:1.2.3 HOST/mirror/team/base", "pin", "--copy-to="+s.host+"/mirror")
+	if got := s.lock().Images[s.host+"/team/base:1.2.3"]; got.From != s.host+"/mirror/team/base" || got.Digest.String() != first {
+		t.Errorf("the lock has %v", got)
+	}
+	s.requests("")
+	out, _ := s.bake(0, "0 changes", "pin", "--copy-to="+s.host+"/mirror")
+	if sent := s.requests("/blobs/uploads/"); out != "" || len(sent) > 0 {
+		t.Errorf("what is there was sent again: %q %v", out, sent)
+	}
+	s.cache = t.TempDir()
+	s.bake(0, "", "plan", "--frozen")
+	if asked := s.requests("/v2/"); !slices.ContainsFunc(asked, func(r string) bool { return strings.HasPrefix(r, "GET /v2/mirror/team/base/manifests/"+first) }) ||
+		slices.ContainsFunc(asked, func(r string) bool { return strings.Contains(r, " /v2/team/") }) {
+		t.Errorf("asked for %v", asked)
+	}
+	moved := s.push("team/base:1.2.3", "", 0, runtime.GOARCH)
+	s.bake(0, "1 pin moved", "update")
+	if got := s.lock().Images[s.host+"/team/base:1.2.3"]; got.From != s.host+"/mirror/team/base" || got.Digest.String() != moved {
+		t.Errorf("after an update the lock has %v", got)
+	}
+	if _, err := crane.Head(s.host + "/mirror/team/base@" + moved); err != nil {
+		t.Errorf("what the pin moved to was not copied: %v", err)
+	}
+}
+
+// TestOffline: with a full store nothing is asked; what is missing is an error with its name.
+func TestOffline(t *testing.T) {
+	s := newPinSite(t)
+	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)
+	s.push("team/base:1.2.4", "", 1, runtime.GOARCH)
+	s.project()
+	s.bake(0, "", "plan")
+	s.requests("")
+	s.bake(0, "", "plan", "--offline", "--pull")
+	s.bake(3, "there is no bake.lock", "plan", "--offline", "--frozen")
+	s.bake(0, "", "pin")
+	s.requests("")
+	s.bake(0, "", "plan", "--offline")
+	if asked := s.requests(""); len(asked) > 0 {
+		t.Errorf("offline it asked %v", asked)
+	}
+	s.bake(2, "--offline is for builds of this process", "build", "--offline", "--engine=tcp://127.0.0.1:1")
+	s.cache = t.TempDir()
+	s.bake(5, "bake is offline (--offline)", "plan", "--offline", "a")
+	if asked := s.requests(""); len(asked) > 0 {
+		t.Errorf("offline it asked %v", asked)
+	}
+}
+
+// TestPinInPlace: FROM lines get digests, and all else of the files stays.
+func TestPinInPlace(t *testing.T) {
+	s := newPinSite(t)
+	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)
+	d := s.push("team/base:1.2.4", "", 1, runtime.GOARCH)
+	s.project()
+	real := filepath.Join(s.dir, "b", "real")
+	link := filepath.Join(s.dir, "b", "Dockerfile")
+	if err := os.Rename(link, real); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("real", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(real, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	a, b := s.read("a/Dockerfile"), s.read("b/Dockerfile")
+	out, stderr := s.bake(0, "b/Dockerfile\n", "pin", "--in-place")
+	if out != "b/Dockerfile\n" {
+		t.Errorf("it says %q", out)
+	}
+	wantMatch(t, "what stays", stderr, `(?s)b/Dockerfile:4: HOST.* stays as it is|b/Dockerfile:4: \S+TAG\S+ stays as it is.*bake.hcl:1: base shared stays`)
+	want := strings.Replace(b, "FROM "+s.host+"/team/base:1.2.4", "FROM "+s.host+"/team/base:1.2.4@"+d, 1)
+	if diff := cmp.Diff(want, s.read("b/Dockerfile")) + cmp.Diff(a, s.read("a/Dockerfile")); diff != "" {
+		t.Error(diff)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Error("the link is gone", err)
+	}
+	if info, err := os.Stat(real); err != nil || info.Mode().Perm() != 0o640 {
+		t.Error("the mode changed", info.Mode())
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "bake.lock")); err == nil {
+		t.Error("--in-place wrote a lock")
+	}
+	if out, _ := s.bake(0, "", "pin", "--in-place"); out != "" {
+		t.Errorf("the second time it changes %q", out)
+	}
+	// A lock that says another thing than the Dockerfile is refused.
+	l := config.NewLock()
+	l.Images[s.host+"/team/base:1.2.4"] = config.ImagePin{Digest: "sha256:1111111111111111111111111111111111111111111111111111111111111111"}
+	if err := l.Write(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	s.bake(3, "b/Dockerfile:3: ", "plan", "b")
+}
+
+// TestPinResolves: after a merge only what the sides disagree on is asked for.
+func TestPinResolves(t *testing.T) {
+	s := newPinSite(t)
+	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)
+	s.push("team/base:1.2.4", "", 1, runtime.GOARCH)
+	s.project()
+	s.bake(0, "", "pin")
+	want := s.read("bake.lock")
+	locked := s.lock().Pin(s.host + "/team/base:1.2.4")
+	line := "  digest = \"" + locked + "\"\n"
+	other := "  digest = \"sha256:1111111111111111111111111111111111111111111111111111111111111111\"\n"
+	s.write("bake.lock", strings.Replace(want, line, "<<<<<<< ours\n"+line+"=======\n"+other+">>>>>>> theirs\n", 1))
+	s.bake(2, "bake pin --resolve", "plan")
+	s.requests("")
+	s.bake(0, "pin HOST/team/base:1.2.4 to different things", "pin", "--resolve")
+	if asked := s.requests("/manifests/1.2"); slices.ContainsFunc(asked, func(r string) bool { return strings.HasSuffix(r, "1.2.3") }) || len(asked) == 0 {
+		t.Errorf("it asked %v", asked)
+	}
+	if d := cmp.Diff(want, s.read("bake.lock")); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestPinSources: git repositories and files over HTTP are pinned as images are, also as contexts.
+func TestPinSources(t *testing.T) {
+	needSandbox(t)
+	site := newRemoteSite(t)
+	site.commit(t, "main", map[string]string{"a.txt": "one", "Dockerfile": "FROM scratch\nCOPY a.txt /context\n"})
+	first := git(t, site.work, "rev-parse", "HEAD")
+	site.files["tool"], site.files["other"] = []byte("1"), []byte("1")
+	s := &pinSite{t: t, dir: t.TempDir(), cache: t.TempDir(), host: strings.TrimPrefix(site.url, "http://")}
+	s.write("bake.hcl", `group "default" { targets = ["add", "context"] }
+target "add" {
+  dockerfile-inline = "FROM scratch\nADD http://HOST/repo.git#main /r\nADD http://HOST/files/tool /tool"
+  output = ["type=tar,dest=add.tar"]
+}
+target "context" {
+  context  = "http://HOST/repo.git#main"
+  contexts = { more = "http://HOST/files/other" }
+  output   = ["type=tar,dest=context.tar"]
+}
+`)
+	build := func(args ...string) string {
+		t.Helper()
+		s.bake(0, "", append([]string{"build", "--progress=none"}, args...)...)
+		add, context := tarFiles(t, filepath.Join(s.dir, "add.tar")), tarFiles(t, filepath.Join(s.dir, "context.tar"))
+		return add["r/a.txt"] + " " + add["tool"] + " " + context["context"]
+	}
+	s.bake(0, "+ http://HOST/repo.git#main "+first, "pin")
+	lock := s.lock()
+	if d := cmp.Diff([]string{site.url + "/repo.git#main", site.url + "/files/other", site.url + "/files/tool"}, lock.Keys()); d != "" {
+		t.Error(d)
+	}
+	if got := build("--frozen"); got != "one 1 one" {
+		t.Errorf("built %q", got)
+	}
+	site.commit(t, "main", map[string]string{"a.txt": "two"})
+	site.files["tool"] = []byte("2")
+	if got := build("--locked"); got != "one 1 one" {
+		t.Errorf("after a change, with the lock, built %q", got)
+	}
+	if got := build("--offline"); got != "one 1 one" {
+		t.Errorf("offline built %q", got)
+	}
+	s.bake(3, "/files/tool: its content is ", "verify", "--online")
+	out, _ := s.bake(6, "2 pins out of date", "outdated", "--exit-code")
+	wantMatch(t, "what is outdated", out, `(?s)/repo.git#main +`+first[:12]+` .*add, context\n.*/files/tool `)
+	s.bake(0, "2 pins moved", "update")
+	if got := build("--frozen"); got != "two 2 two" {
+		t.Errorf("after the update built %q", got)
+	}
+	lock = s.lock()
+	delete(lock.HTTP, site.url+"/files/tool")
+	if err := lock.Write(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	s.bake(3, "bake.lock has no entry for http://HOST/files/tool", "build", "--frozen", "--progress=none")
+	s.bake(0, "+ http://HOST/files/tool sha256:", "pin", "files/tool")
+}
