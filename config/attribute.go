@@ -4,14 +4,18 @@ package config
 type kind int
 
 const (
-	kindString  kind = iota
-	kindBool         // true, false, or either as a string
-	kindStrings      // list of strings
-	kindMap          // map of strings; null entries are dropped
-	kindAttrs        // list of key=value lists: a CSV string or an object each
-	kindSecrets      // list of {id, src, env}
-	kindSSH          // list of id[=path,path] or {id, paths}
-	kindAny          // read by whoever needs it
+	kindString   kind = iota
+	kindBool          // true, false, or either as a string
+	kindStrings       // list of strings
+	kindMap           // map of strings; null entries are dropped
+	kindAttrs         // list of key=value lists: a CSV string or an object each
+	kindSecrets       // list of {id, src, env}
+	kindSSH           // list of id[=path,path] or {id, paths}
+	kindTests         // list of tests, or a mapping from their names
+	kindCommand       // words, or one string for the shell
+	kindCommands      // list of commands
+	kindConfig        // what an image's config must say
+	kindAny           // read by whoever needs it
 )
 
 // merge is what becomes of an attribute that a parent, an earlier block and a later one all set.
@@ -22,7 +26,7 @@ const (
 	mergeAppend        // the later ones are added, without repetition
 	mergeRepeat        // the later ones are added
 	mergeKeys          // by key of the map
-	mergeID            // by id, or by type: the same one is replaced in its place
+	mergeID            // by id, by type or by name: the same one is replaced in its place
 )
 
 // attribute is one row of the schema of a target: all that reading, --set, --print, the JSON Schema and the
@@ -67,6 +71,7 @@ func attributes() []attribute {
 		{"entitlements", kindStrings, mergeAppend, "entitlement", "What the build may need: `network.host`, `security.insecure`."},
 		{"call", kindString, mergeReplace, "", "What to do with the target: `build`, `check`, `outline` or `targets`."},
 		{"policy", kindAttrs, mergeAppend, "", "Policies that the sources must satisfy."},
+		{"test", kindTests, mergeID, "", "Tests that the image must pass before any tag moves: `test \"NAME\" { … }` blocks in HCL, see below."},
 	}
 }
 

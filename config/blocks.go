@@ -14,18 +14,23 @@ type blockKind struct {
 	attrs    []attribute
 	anyAttr  bool // attributes of any name
 	inner    string
+	folded   string // blocks that are another form of the attribute of that name
 	doc      string
 }
 
-// kinds is the schema of a project file, by the kind of block. "" is the file itself; "validation" stands in variables.
+// kinds is the schema of a project file, by the kind of block. "" is the file itself; "validation" stands in variables,
+// "test" in targets and "config" in tests.
 type kinds map[string]blockKind
 
 func blockKinds() kinds {
 	return kinds{
 		"": {anyAttr: true},
-		"target": {labelled: true, doc: "One image.", attrs: append(attributes(),
+		"target": {labelled: true, folded: "test", doc: "One image.", attrs: append(attributes(),
 			attribute{name: "matrix", kind: kindAny, doc: "Lists of values by variable: a target for each combination. `exclude` takes some away, `include` adds to them."},
 			attribute{name: "name", kind: kindString, doc: "The name of each target of a matrix."})},
+		"test": {labelled: true, folded: "config", attrs: testAttributes(),
+			doc: "A test of the finished image, inside of a target: of a command, a file, its config, or those of a file."},
+		"config": {attrs: configAttributes(), doc: "What the config must say, inside of a test."},
 		"group": {labelled: true, doc: "Targets and groups under one name.", attrs: []attribute{
 			{name: "targets", kind: kindStrings, doc: "The names in the group."},
 			{name: "description", kind: kindString, doc: "What the group is for."},
@@ -74,7 +79,7 @@ func (k kinds) top() []string {
 
 func (k kinds) isTop(kind string) bool {
 	_, ok := k[kind]
-	return ok && kind != "" && kind != "validation"
+	return ok && !slices.Contains([]string{"", "validation", "test", "config"}, kind)
 }
 
 // attrNames are the attributes that a block of this kind may have.
@@ -93,7 +98,8 @@ func (k blockKind) attribute(name string) attribute {
 
 // admits says whether a block may hold another, and what is to be said if not.
 func (b *block) admits(kind string, at hcl.Range) (bool, hcl.Diagnostics) {
-	allowed := []string{b.file.kinds[b.kind].inner}
+	k := b.file.kinds[b.kind]
+	allowed := slices.DeleteFunc([]string{k.inner, k.folded}, func(kind string) bool { return kind == "" })
 	if b.kind == "" {
 		allowed = b.file.kinds.top()
 	}

@@ -163,6 +163,14 @@ func (d *document) rebase(a attribute, value any) any {
 			}
 			return all
 		}
+	case []Test:
+		if d.dir != "" {
+			all := slices.Clone(v)
+			for i := range all {
+				all[i].Structure = rebased(d.dir, all[i].Structure)
+			}
+			return all
+		}
 	case []Attrs:
 		if d.dir != "" {
 			return d.rebaseAttrs(v)

@@ -87,7 +87,10 @@ func (b *block) compact() {
 	if b.kind != "target" {
 		return
 	}
-	for _, a := range b.attrs {
+	for name, a := range b.attrs {
+		if b.file.kinds[b.kind].folded == name {
+			continue // each element has a place of its own
+		}
 		if v, diags := a.Expr.Value(&hcl.EvalContext{}); len(a.Expr.Variables()) == 0 && !diags.HasErrors() && v.IsWhollyKnown() {
 			a.Expr = hcl.StaticExpr(v, a.Expr.Range())
 		}
@@ -124,5 +127,5 @@ func (d *document) readNative(kind string, body *hclsyntax.Body, at hcl.Range) (
 		}
 		b.blocks = append(b.blocks, next)
 	}
-	return b, diags
+	return b, append(diags, b.foldBlocks()...)
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -52,7 +53,7 @@ func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
 	if _, err := path.Match(o.pattern, ""); err != nil {
 		return nil, badOverride(text, "the pattern \""+o.pattern+"\" is not valid")
 	}
-	takesSub := a.kind == kindMap || a.kind == kindSecrets
+	takesSub := a.kind == kindMap || a.kind == kindSecrets || a.kind == kindTests
 	switch {
 	case a.kind == kindMap && o.sub == "":
 		return nil, badOverride(text, "expected TARGET."+parts[1]+".NAME=VALUE")
@@ -136,6 +137,9 @@ func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl
 		}
 		return a.combine(value, map[string]string{o.sub: text}), nil
 	}
+	if tests, ok := value.([]Test); ok && o.value == "" && o.sub != "" {
+		return slices.DeleteFunc(slices.Clone(tests), func(t Test) bool { return t.Name == o.sub }), nil
+	}
 	if o.value == "" {
 		*replaced = true
 		return a.empty(), nil
@@ -144,7 +148,7 @@ func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl
 	if err != nil {
 		return value, badOverride(o.text, err.Error())
 	}
-	if a.name == "attest" {
+	if a.name == "attest" || a.kind == kindTests && o.sub != "" {
 		return a.combine(value, next), nil
 	}
 	if !o.add && !*replaced {
@@ -166,6 +170,8 @@ func (a attribute) empty() any {
 		return []Secret{}
 	case kindSSH:
 		return []SSH{}
+	case kindTests:
+		return []Test{}
 	}
 	return []Attrs{}
 }
@@ -177,6 +183,9 @@ func (a attribute) overrideItems(o *override) (any, error) {
 	text := o.value
 	if a.kind == kindSecrets && o.sub != "" {
 		text = "id=" + o.sub + "," + text
+	}
+	if a.kind == kindTests && o.sub != "" {
+		text = "name=" + o.sub + "," + text
 	}
 	lists, err := a.parse(text)
 	if err != nil {

@@ -40,6 +40,7 @@ type printedTarget struct {
 	Entitlements     []string          `json:"entitlements,omitempty"`
 	ExtraHosts       map[string]string `json:"extra-hosts,omitempty"`
 	Policy           []Attrs           `json:"policy,omitempty"`
+	Test             []map[string]any  `json:"test,omitempty"`
 }
 
 type printedSSH struct {
@@ -111,6 +112,9 @@ func (t *Target) printed() printedTarget {
 			m["env"] = s.Env
 		}
 		out.Secret = append(out.Secret, m)
+	}
+	for _, one := range t.Tests {
+		out.Test = append(out.Test, one.printed())
 	}
 	for _, s := range t.SSH {
 		out.SSH = append(out.SSH, printedSSH(s))

@@ -69,6 +69,7 @@ type Target struct {
 	Entitlements     []string
 	Call             string
 	Policy           []Attrs
+	Tests            []Test // in the order in which they are written
 
 	// Ranges says where each attribute that was set was last written, by attribute name; "" is the block itself.
 	Ranges map[string]Range

@@ -33,10 +33,10 @@ func TestReadme(t *testing.T) {
 func table() string {
 	kinds := map[kind]string{
 		kindString: "string", kindBool: "bool", kindStrings: "list of strings", kindMap: "map of strings",
-		kindAttrs: "list of `KEY=VALUE,…` or objects", kindSecrets: "list of `id=…,src=…` or objects", kindSSH: "list of `ID[=PATH,…]` or objects",
+		kindAttrs: "list of `KEY=VALUE,…` or objects", kindSecrets: "list of `id=…,src=…` or objects", kindSSH: "list of `ID[=PATH,…]` or objects", kindTests: "list of objects, or objects by name",
 	}
 	merges := map[merge]string{
-		mergeReplace: "the last one counts", mergeAppend: "added up, each once", mergeRepeat: "added up", mergeKeys: "by key", mergeID: "by id or type",
+		mergeReplace: "the last one counts", mergeAppend: "added up, each once", mergeRepeat: "added up", mergeKeys: "by key", mergeID: "by id, type or name",
 	}
 	var b strings.Builder
 	for _, a := range attributes() {
@@ -44,7 +44,7 @@ func table() string {
 	}
 	all := blockKinds()
 	b.WriteString("\n## All blocks\n| Block | Attribute | Meaning |\n|---|---|---|\n")
-	for _, name := range append(all.top(), "validation") {
+	for _, name := range append(all.top(), "validation", "test", "config") {
 		title := "`" + name + "`"
 		if all[name].labelled {
 			title = "`" + name + " \"NAME\"`"

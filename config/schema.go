@@ -20,15 +20,11 @@ func Schema() ([]byte, error) {
 // schema is the JSON Schema of the blocks of one kind.
 func (k kinds) schema(name string) map[string]any {
 	kind := k[name]
-	properties := map[string]any{}
-	for _, a := range kind.attrs {
-		properties[a.name] = describe(a.schema(), a.doc)
-	}
+	one := rowsSchema(kind.attrs)
 	if kind.inner != "" {
-		one := k.schema(kind.inner)
-		properties[kind.inner] = map[string]any{"anyOf": []any{one, map[string]any{"type": "array", "items": one}}}
+		inner := k.schema(kind.inner)
+		one["properties"].(map[string]any)[kind.inner] = map[string]any{"anyOf": []any{inner, map[string]any{"type": "array", "items": inner}}}
 	}
-	one := object(properties)
 	if kind.anyAttr {
 		one["additionalProperties"] = true
 	}
@@ -36,6 +32,15 @@ func (k kinds) schema(name string) map[string]any {
 		one = map[string]any{"type": "object", "additionalProperties": one}
 	}
 	return describe(one, kind.doc)
+}
+
+// rowsSchema is the JSON Schema of an object with the attributes of a table.
+func rowsSchema(rows []attribute) map[string]any {
+	properties := map[string]any{}
+	for _, a := range rows {
+		properties[a.name] = describe(a.schema(), a.doc)
+	}
+	return object(properties)
 }
 
 func describe(schema map[string]any, text string) map[string]any {
@@ -67,8 +72,22 @@ func (a attribute) schema() map[string]any {
 		return map[string]any{}
 	case kindBool:
 		return map[string]any{"type": []string{"boolean", "string", "null"}}
-	case kindStrings:
+	case kindStrings, kindCommand:
 		return stringsSchema()
+	case kindCommands:
+		return map[string]any{"anyOf": []any{
+			map[string]any{"type": []string{"string", "null"}}, map[string]any{"type": "array", "items": stringsSchema()},
+		}}
+	case kindConfig:
+		return rowsSchema(configAttributes())
+	case kindTests:
+		one := rowsSchema(testAttributes())
+		named := rowsSchema(append(testAttributes(), attribute{name: "name", kind: kindString, doc: "The name of the test."}))
+		return map[string]any{"anyOf": []any{
+			map[string]any{"type": []string{"string", "null"}}, named,
+			map[string]any{"type": "array", "items": map[string]any{"anyOf": []any{map[string]any{"type": "string"}, named}}},
+			map[string]any{"type": "object", "additionalProperties": one},
+		}}
 	case kindMap:
 		return map[string]any{"anyOf": []any{
 			map[string]any{"type": []string{"string", "null"}},

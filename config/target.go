@@ -161,12 +161,7 @@ func (l *loader) own(name string, a attribute, self string) (attrValue, hcl.Diag
 		if written == nil {
 			continue
 		}
-		v, diags := l.scope.eval(written.Expr, l.withSelf(d.locals, self))
-		if diags.HasErrors() {
-			return own, diags
-		}
-		at := written.Expr.Range()
-		value, diags := a.decode(v, &at)
+		value, diags := l.evalOwn(a, written.Expr, l.withSelf(d.locals, self))
 		if diags.HasErrors() {
 			return own, diags
 		}
@@ -176,6 +171,19 @@ func (l *loader) own(name string, a attribute, self string) (attrValue, hcl.Diag
 		own.take(a, value, written.NameRange)
 	}
 	return own, nil
+}
+
+func (l *loader) evalOwn(a attribute, e hcl.Expression, locals map[string]cty.Value) (any, hcl.Diagnostics) {
+	eval := func(e hcl.Expression) (cty.Value, hcl.Diagnostics) { return l.scope.eval(e, locals) }
+	if a.kind == kindTests {
+		return testReader{a, eval}.read(e)
+	}
+	v, diags := eval(e)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	at := e.Range()
+	return a.decode(v, &at)
 }
 
 // parents are the targets that a target inherits from.
@@ -237,6 +245,7 @@ func (l *loader) resolve(name string) (*Target, hcl.Diagnostics) {
 		}
 	}
 	t.fill(bag)
+	diags = append(diags, l.expandTests(t)...)
 	if defs := l.defs[name]; t.Context == "" {
 		t.Context = defs[len(defs)-1].block.file.contextDir
 	}
@@ -332,6 +341,7 @@ func (t *Target) fill(bag map[string]any) {
 	t.Entitlements = get[[]string](bag, "entitlements")
 	t.Call = get[string](bag, "call")
 	t.Policy = get[[]Attrs](bag, "policy")
+	t.Tests = get[[]Test](bag, "test")
 }
 
 // defaults sets what follows from elsewhere.

@@ -12,7 +12,8 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// The evaluated value of an attribute, by kind: string, bool, []string, map[string]string, []Attrs, []Secret, []SSH; nil
+// The evaluated value of an attribute, by kind: string, bool, []string, map[string]string, []Attrs, []Secret, []SSH,
+// []Test; nil
 // when it is not set.
 
 // decode turns an evaluated expression into a value of the attribute's kind. Null is not set.
@@ -41,6 +42,12 @@ func (a attribute) convert(v cty.Value) (any, error) {
 		return a.strings(v)
 	case kindMap:
 		return asMap(v)
+	case kindCommand:
+		return asCommand(v)
+	case kindCommands:
+		return asCommands(v)
+	case kindConfig:
+		return asConfig(v)
 	}
 	items, err := elements(v)
 	if err != nil {
@@ -266,6 +273,8 @@ func (a attribute) fromAttrs(lists []Attrs) (any, error) {
 			all = append(all, s)
 		}
 		return all, nil
+	case kindTests:
+		return testsOf(lists)
 	}
 	if a.merge == mergeAppend || a.merge == mergeID {
 		lists = a.combine([]Attrs{}, lists).([]Attrs)
@@ -330,6 +339,8 @@ func (a attribute) combine(low, high any) any {
 		return byID(low.([]Secret), h, func(s Secret) string { return s.ID })
 	case []SSH:
 		return byID(low.([]SSH), h, func(s SSH) string { return s.ID })
+	case []Test:
+		return byID(low.([]Test), h, func(t Test) string { return t.Name })
 	case []Attrs:
 		if a.merge == mergeID {
 			return byID(low.([]Attrs), h, func(m Attrs) string { return m["type"] })
@@ -353,6 +364,8 @@ func (a attribute) settled(value any) any {
 		return byID(nil, v, func(s Secret) string { return s.ID })
 	case []SSH:
 		return byID(nil, v, func(s SSH) string { return s.ID })
+	case []Test:
+		return byID(nil, v, func(t Test) string { return t.Name })
 	case []Attrs:
 		if a.merge != mergeID {
 			return distinct(slices.Clone(v))
@@ -407,6 +420,8 @@ func toCty(v any) cty.Value {
 			all[i] = stringMap(m)
 		}
 		return cty.TupleVal(all)
+	case []Test:
+		return testsToCty(v)
 	case []Secret:
 		all := make([]cty.Value, len(v))
 		for i, s := range v {

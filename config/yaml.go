@@ -213,7 +213,7 @@ func (r *yamlReader) expr(n *yaml.Node, depth int) (hcl.Expression, hcl.Diagnost
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			item, more := r.expr(n.Content[i+1], depth+1)
 			diags = append(diags, more...)
-			e.keys = append(e.keys, n.Content[i].Value)
+			e.keys, e.keyAt = append(e.keys, n.Content[i].Value), append(e.keyAt, r.at(n.Content[i]))
 			e.items = append(e.items, item)
 		}
 		return e, diags
@@ -264,6 +264,7 @@ type yamlExpr struct {
 	at    hcl.Range
 	isMap bool
 	keys  []string
+	keyAt []hcl.Range
 	items []hcl.Expression
 }
 
@@ -307,6 +308,18 @@ func (e *yamlExpr) ExprList() []hcl.Expression {
 		return nil
 	}
 	return e.items
+}
+
+// ExprMap lists the parts of a mapping, as HCL's own expressions do.
+func (e *yamlExpr) ExprMap() []hcl.KeyValuePair {
+	if !e.isMap {
+		return nil
+	}
+	all := make([]hcl.KeyValuePair, len(e.items))
+	for i, item := range e.items {
+		all[i] = hcl.KeyValuePair{Key: hcl.StaticExpr(cty.StringVal(e.keys[i]), e.keyAt[i]), Value: item}
+	}
+	return all
 }
 
 // asString converts a value to a string as HCL does.

@@ -1,0 +1,329 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"gopkg.in/yaml.v3"
+)
+
+// structureVersion is the schema of container-structure-test that is read.
+const structureVersion = "2.0.0"
+
+// expandTests replaces the tests that name a file by those in it.
+func (l *loader) expandTests(t *Target) hcl.Diagnostics {
+	var all []Test
+	var diags hcl.Diagnostics
+	for _, one := range t.Tests {
+		if one.Structure == "" {
+			all = append(all, one)
+			continue
+		}
+		more, errs := l.structure(one)
+		diags = append(diags, errs...)
+		all = append(all, more...)
+	}
+	t.Tests = all
+	if len(all) > maxTests {
+		at := l.placeOf(t.Name, "test")
+		diags = append(diags, problem(&at, "target %s has %d tests; at most %d are allowed", t.Name, len(all), maxTests))
+	}
+	return diags
+}
+
+// structure reads the file that a test names.
+func (l *loader) structure(of Test) ([]Test, hcl.Diagnostics) {
+	at := hcl.Range{Filename: of.At.File, Start: hcl.Pos{Line: of.At.Line, Column: of.At.Col}, End: hcl.Pos{Line: of.At.Line, Column: of.At.Col}}
+	read := func(name string) ([]byte, error) {
+		if name == "-" {
+			return nil, errors.New("standard input is no file of tests")
+		}
+		return readFile(l.opts, name)
+	}
+	if l.remote != nil {
+		read = l.remote.read
+	}
+	raw, err := read(of.Structure)
+	if err != nil {
+		return nil, hcl.Diagnostics{problem(&at, "tests of %s: %v", of.Structure, err)}
+	}
+	l.files[of.Structure] = &hcl.File{Bytes: raw}
+	s := &structureReader{name: of.Structure}
+	s.read(raw)
+	return s.tests, s.diags
+}
+
+// structureReader reads a file of container-structure-test. What it does not know is told with its place.
+type structureReader struct {
+	name  string
+	tests []Test
+	diags hcl.Diagnostics
+	env   map[string]string // of all commands
+	user  string
+}
+
+// keys are what a mapping may hold, and who reads it.
+type keys map[string]func(*yaml.Node)
+
+func (s *structureReader) read(raw []byte) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		s.diags = append(s.diags, yamlProblem(s.name, err))
+		return
+	}
+	if len(doc.Content) == 0 {
+		s.diags = append(s.diags, problem(nil, "%s is empty: it needs schemaVersion: %s", s.name, structureVersion))
+		return
+	}
+	r := &yamlReader{doc: &document{name: s.name}}
+	if s.diags = r.bounded(doc.Content[0], 0); s.diags.HasErrors() {
+		return
+	}
+	version := ""
+	s.mapping(doc.Content[0], "file of tests", keys{
+		"schemaVersion": s.text(&version), "globalEnvVars": s.variables(&s.env),
+		"commandTests": s.each(s.command), "fileExistenceTests": s.each(s.existence), "fileContentTests": s.each(s.content),
+		"metadataTest": s.metadata, "containerRunOptions": s.runOptions,
+		"licenseTests": s.refuse("licenses are not looked at: test the files that hold them with fileContentTests"),
+	})
+	if version != structureVersion && len(s.diags) == 0 {
+		s.problem(doc.Content[0], "schemaVersion is %q; %q is read here", version, structureVersion)
+	}
+	for i := range s.tests { // also said after the commands
+		t := &s.tests[i]
+		if len(t.Command) == 0 {
+			continue
+		}
+		env := maps.Clone(s.env)
+		if env == nil {
+			env = map[string]string{}
+		}
+		maps.Copy(env, t.Env)
+		t.Env, t.User = env, s.user
+	}
+}
+
+func (s *structureReader) problem(n *yaml.Node, format string, args ...any) {
+	at := yamlRange(s.name, n)
+	s.diags = append(s.diags, problem(&at, format, args...))
+}
+
+func (s *structureReader) refuse(why string) func(*yaml.Node) {
+	return func(n *yaml.Node) { s.problem(n, "%s", why) }
+}
+
+// mapping reads a mapping; what is a field of something else, or twice there, is told.
+func (s *structureReader) mapping(n *yaml.Node, what string, known keys) {
+	n = resolved(n)
+	if n.Kind != yaml.MappingNode {
+		s.problem(n, "a mapping is expected, found %s", yamlKind(n))
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		read, ok := known[key.Value]
+		if !ok {
+			s.problem(key, "a %s has no field %q%s", what, key.Value, nearest(key.Value, slices.Collect(maps.Keys(known))))
+			continue
+		}
+		read(resolved(n.Content[i+1]))
+	}
+}
+
+func (s *structureReader) each(one func(*yaml.Node)) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if n.Tag == "!!null" {
+			return
+		}
+		if n.Kind != yaml.SequenceNode {
+			s.problem(n, "a list is expected, found %s", yamlKind(n))
+			return
+		}
+		for _, item := range n.Content {
+			one(resolved(item))
+		}
+	}
+}
+
+func (s *structureReader) text(to *string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if n.Kind != yaml.ScalarNode {
+			s.problem(n, "a string is expected, found %s", yamlKind(n))
+			return
+		}
+		*to = n.Value
+	}
+}
+
+func (s *structureReader) number(to *int) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		v, err := strconv.Atoi(n.Value)
+		if n.Kind != yaml.ScalarNode || err != nil {
+			s.problem(n, "a number is expected, found %s", yamlKind(n))
+		}
+		*to = v
+	}
+}
+
+func (s *structureReader) switched(to *bool) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if err := n.Decode(to); err != nil {
+			s.problem(n, "true or false is expected, found %s", yamlKind(n))
+		}
+	}
+}
+
+func (s *structureReader) texts(to *[]string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		*to = []string{}
+		s.each(func(item *yaml.Node) {
+			var one string
+			s.text(&one)(item)
+			*to = append(*to, one)
+		})(n)
+	}
+}
+
+func (s *structureReader) commands(to *[][]string) func(*yaml.Node) {
+	return s.each(func(n *yaml.Node) {
+		var words []string
+		s.texts(&words)(n)
+		*to = append(*to, words)
+	})
+}
+
+// pairs reads a list of {key, value, isRegex} into one map for each of the two.
+func (s *structureReader) pairs(plain, matches *map[string]string) func(*yaml.Node) {
+	return s.each(func(n *yaml.Node) {
+		var key, value string
+		regex := false
+		s.mapping(n, "variable or label", keys{"key": s.text(&key), "value": s.text(&value), "isRegex": s.switched(&regex)})
+		to := plain
+		if regex {
+			to = matches
+		}
+		if *to == nil {
+			*to = map[string]string{}
+		}
+		(*to)[key] = value
+	})
+}
+
+func (s *structureReader) variables(to *map[string]string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		var expressions map[string]string
+		s.pairs(to, &expressions)(n)
+		if len(expressions) > 0 {
+			s.problem(n, "isRegex has no meaning for a variable that is set")
+		}
+	}
+}
+
+// add keeps a test that is sound.
+func (s *structureReader) add(n *yaml.Node, t Test) {
+	t.At = rangeOf(yamlRange(s.name, n))
+	if t.Name == "" {
+		t.Name = t.subject()
+	}
+	if err := t.validate(); err != nil && !s.toldOf(n) {
+		s.problem(n, "test %s: %v", t.Name, err)
+	}
+	s.tests = append(s.tests, t)
+}
+
+// toldOf says whether something was told of a node already.
+func (s *structureReader) toldOf(n *yaml.Node) bool {
+	return slices.ContainsFunc(s.diags, func(d *hcl.Diagnostic) bool { return d.Subject != nil && d.Subject.Start.Line >= n.Line })
+}
+
+// command reads a command test. Its root goes with it, so that there is nothing for teardown to undo.
+func (s *structureReader) command(n *yaml.Node) {
+	var t Test
+	var command string
+	var args []string
+	var teardown [][]string
+	s.mapping(n, "command test", keys{
+		"name": s.text(&t.Name), "command": s.text(&command), "args": s.texts(&args), "exitCode": s.number(&t.ExitCode),
+		"setup": s.commands(&t.Setup), "teardown": s.commands(&teardown), "envVars": s.variables(&t.Env),
+		"expectedOutput": s.texts(&t.Stdout.Matches), "excludedOutput": s.texts(&t.Stdout.Excludes),
+		"expectedError": s.texts(&t.Stderr.Matches), "excludedError": s.texts(&t.Stderr.Excludes),
+	})
+	t.Command = append([]string{command}, args...)
+	s.add(n, t)
+}
+
+func (s *structureReader) existence(n *yaml.Node) {
+	var t Test
+	exists := true
+	uid, gid := -1, -1
+	s.mapping(n, "file existence test", keys{
+		"name": s.text(&t.Name), "path": s.text(&t.File), "shouldExist": s.switched(&exists), "permissions": s.text(&t.Mode),
+		"uid": s.number(&uid), "gid": s.number(&gid), "isExecutableBy": s.text(&t.ExecutableBy),
+	})
+	t.Absent = !exists
+	if uid >= 0 {
+		t.Owner = strconv.Itoa(uid)
+	}
+	if gid >= 0 {
+		t.Owner += ":" + strconv.Itoa(gid)
+	}
+	if t.Absent { // the other fields are those of files that exist
+		t.Mode, t.Owner, t.ExecutableBy = "", "", ""
+	}
+	s.file(n, t)
+}
+
+func (s *structureReader) content(n *yaml.Node) {
+	var t Test
+	s.mapping(n, "file content test", keys{
+		"name": s.text(&t.Name), "path": s.text(&t.File),
+		"expectedContents": s.texts(&t.Content.Matches), "excludedContents": s.texts(&t.Content.Excludes),
+	})
+	s.file(n, t)
+}
+
+func (s *structureReader) file(n *yaml.Node, t Test) {
+	if t.File == "" {
+		s.problem(n, "the test has no path")
+		return
+	}
+	if !strings.HasPrefix(t.File, "/") {
+		t.File = "/" + t.File
+	}
+	s.add(n, t)
+}
+
+func (s *structureReader) metadata(n *yaml.Node) {
+	c := &WantedConfig{}
+	var user, workdir string
+	pointer := func(to **string, value *string) func(*yaml.Node) {
+		return func(n *yaml.Node) { s.text(value)(n); *to = value }
+	}
+	env := s.pairs(&c.Env, &c.EnvMatches)
+	s.mapping(n, "metadata test", keys{
+		"env": env, "envVars": env, "unboundEnvVars": func(n *yaml.Node) {
+			unset := map[string]string{}
+			s.pairs(&unset, &unset)(n)
+			c.NoEnv = slices.Sorted(maps.Keys(unset))
+		},
+		"labels": s.pairs(&c.Labels, &c.LabelMatches), "entrypoint": s.texts(&c.Entrypoint), "cmd": s.texts(&c.Cmd),
+		"exposedPorts": s.texts(&c.Ports), "unexposedPorts": s.texts(&c.NoPorts),
+		"volumes": s.texts(&c.Volumes), "unmountedVolumes": s.texts(&c.NoVolumes),
+		"workdir": pointer(&c.Workdir, &workdir), "user": pointer(&c.User, &user),
+	})
+	s.add(n, Test{Name: "metadata", Config: c})
+}
+
+// runOptions are Docker's; of these only the user is known here.
+func (s *structureReader) runOptions(n *yaml.Node) {
+	known := keys{"user": s.text(&s.user)}
+	for _, name := range []string{"privileged", "allocateTty", "envFile", "envVars", "capabilities", "bindMounts"} {
+		known[name] = s.refuse(fmt.Sprintf("%s is an option of docker run: what a test may do is what a step may", name))
+	}
+	s.mapping(n, "set of run options", known)
+}
