@@ -141,8 +141,8 @@ func isOneTest(pairs []hcl.KeyValuePair) bool {
 	all := testSubjects()
 	return slices.ContainsFunc(pairs, func(p hcl.KeyValuePair) bool {
 		_, ok := all[keyOf(p.Key)]
-		_, isMap := hcl.ExprMap(p.Value)
-		return ok && (isMap.HasErrors() || keyOf(p.Key) == "config")
+		inner, no := hcl.ExprMap(p.Value)
+		return ok && (no.HasErrors() || keyOf(p.Key) == "config" && !isOneTest(inner))
 	})
 }
 
