@@ -18,8 +18,8 @@ const maxTests = 2000
 // Test is one check of a finished image: of a command that runs in it, of one of its files, or of its config. Exactly one of
 // Command, File, Config and Structure is set; Load replaces a Structure by the tests of that file.
 type Test struct {
-	Name string `json:"-"`
-	At   Range  `json:"-"` // where it was written
+	Name string `json:",omitempty"`
+	At   Range  `json:",omitzero"` // where it was written
 
 	Command  []string          `json:",omitempty"`
 	Setup    [][]string        `json:",omitempty"` // run before Command on the same files; each must end with 0

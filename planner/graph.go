@@ -53,6 +53,7 @@ type Step struct {
 	Targets   []string // that want it: the requested ones in order, then those that are only linked
 	NoCache   bool     // no-cache or no-cache-filter of any of its targets asks that it runs
 	Resources *pb.LinuxResources
+	Test      *Test // set for a test of an image, which comes after all that the image is made of
 }
 
 // Edge is one output of a step. The zero Edge is scratch: an empty file system.
@@ -81,6 +82,8 @@ type Image struct {
 	Tags        []string
 	Annotations []string
 	Outputs     []config.Attrs
+	// Tests must all pass before anything is written of the target.
+	Tests []*Step
 	// Base is the name and digest of the image that the final stage stands on, or empty.
 	Base Base
 	// Epoch is what the user's SOURCE_DATE_EPOCH argument came to, or nil when there is none.

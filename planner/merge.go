@@ -19,7 +19,7 @@ type merger struct {
 	owners map[*Step][]string // targets in whose Dockerfile a step stands
 }
 
-func (p *plan) merge(targets []*config.Target) *Graph {
+func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 	g := &Graph{
 		Locals:  map[string]Local{},
 		Layouts: map[string]Local{},
@@ -32,7 +32,9 @@ func (p *plan) merge(targets []*config.Target) *Graph {
 	all, requested := p.requestedFirst(targets)
 	for i, d := range all {
 		if i < requested {
-			m.addImages(d)
+			if err := m.addImages(d); err != nil {
+				return nil, err
+			}
 		}
 		t := d.target
 		g.offer(t)
@@ -56,7 +58,7 @@ func (p *plan) merge(targets []*config.Target) *Graph {
 		}
 	}
 	m.dropUnusedDirs()
-	return g
+	return g, nil
 }
 
 // offer notes what a target offers to its steps.
@@ -70,7 +72,7 @@ func (g *Graph) offer(t *config.Target) {
 }
 
 // addImages adds the images of a requested target and all steps that they need.
-func (m *merger) addImages(d *planned) {
+func (m *merger) addImages(d *planned) error {
 	t := d.target
 	for _, r := range d.results {
 		image := &Image{
@@ -81,8 +83,12 @@ func (m *merger) addImages(d *planned) {
 			image.Root = Edge{m.add(r.root.node, t.Name, map[*node]*Step{}), r.root.index}
 			image.Base = m.baseOf(image.Root.Step)
 		}
+		if err := m.addTests(t, image, r); err != nil {
+			return err
+		}
 		m.graph.Images = append(m.graph.Images, image)
 	}
+	return nil
 }
 
 // add gives the step of a node, after those of its inputs, and marks that the target wants it.

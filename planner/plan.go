@@ -80,7 +80,10 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 	if err != nil && (!opts.KeepGoing || ctx.Err() != nil) {
 		return nil, err
 	}
-	g := p.merge(targets)
+	g, mergeErr := p.merge(targets)
+	if mergeErr != nil {
+		return nil, mergeErr
+	}
 	if err == nil {
 		p.remember(g, targets)
 	}

@@ -3,6 +3,7 @@ package planner
 import (
 	"bytes"
 	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -33,6 +34,7 @@ type savedStep struct {
 	Source        []Location
 	Targets       []string
 	NoCache       bool
+	Test          []byte // JSON, which keeps empty lists and missing ones apart; none where there is no test
 }
 
 // savedEdge counts steps from 1; step 0 is scratch.
@@ -46,6 +48,7 @@ type savedImage struct {
 	Config        []byte
 	Base          Base
 	Epoch         *time.Time
+	Tests         []int // steps, as in savedEdge
 }
 
 func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
@@ -70,6 +73,11 @@ func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 				return s, errors.New("resources that limit nothing")
 			}
 		}
+		if step.Test != nil {
+			if saved.Test, err = json.Marshal(step.Test); err != nil {
+				return s, err
+			}
+		}
 		for _, in := range step.Inputs {
 			saved.Inputs = append(saved.Inputs, edge(in))
 		}
@@ -77,7 +85,11 @@ func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 		place[step] = i + 1
 	}
 	for _, m := range g.Images {
-		s.Images = append(s.Images, savedImage{m.Target, m.Platform, m.MultiPlatform, edge(m.Root), m.Config, m.Base, m.Epoch})
+		saved := savedImage{m.Target, m.Platform, m.MultiPlatform, edge(m.Root), m.Config, m.Base, m.Epoch, nil}
+		for _, t := range m.Tests {
+			saved.Tests = append(saved.Tests, place[t])
+		}
+		s.Images = append(s.Images, saved)
 	}
 	return s, nil
 }
@@ -101,10 +113,18 @@ func (s *savedGraph) graph(project *config.Project, bases []BaseUse) (*Graph, er
 		if t == nil || err != nil {
 			return nil, fmt.Errorf("the image of target %s: %w", m.Target, errMemo)
 		}
-		g.Images = append(g.Images, &Image{
+		image := &Image{
 			Target: m.Target, Platform: m.Platform, MultiPlatform: m.MultiPlatform, Root: root, Config: m.Config, Base: m.Base, Epoch: m.Epoch,
 			Tags: t.Tags, Annotations: t.Annotations, Outputs: t.Outputs,
-		})
+		}
+		for _, number := range m.Tests {
+			test, err := savedEdge{Step: number}.edge(g.Steps)
+			if err != nil || test.Step == nil {
+				return nil, fmt.Errorf("the tests of target %s: %w", m.Target, errMemo)
+			}
+			image.Tests = append(image.Tests, test.Step)
+		}
+		g.Images = append(g.Images, image)
 	}
 	for _, name := range s.Targets {
 		t := project.Targets[name]
@@ -128,6 +148,12 @@ func (s savedStep) step(before []*Step) (*Step, error) {
 	if len(s.Resources) > 0 {
 		step.Resources = &pb.LinuxResources{}
 		if err := step.Resources.UnmarshalVT(s.Resources); err != nil {
+			return nil, err
+		}
+	}
+	if len(s.Test) > 0 {
+		step.Test = &Test{}
+		if err := json.Unmarshal(s.Test, step.Test); err != nil {
 			return nil, err
 		}
 	}

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -70,6 +71,11 @@ func writeStep(out io.Writer, n int, s *Step, number map[*Step]int) {
 	if p := s.Op.Platform; p != nil {
 		fmt.Fprintf(out, "  platform %s\n", platforms.FormatAll(p.Spec()))
 	}
+	if s.Test != nil {
+		if raw, err := json.Marshal(s.Test); err == nil { // plain fields always marshal
+			fmt.Fprintf(out, "  test %s\n", raw)
+		}
+	}
 	m := s.Op.ProtoReflect()
 	kind := m.WhichOneof(m.Descriptor().Oneofs().Get(0))
 	if kind == nil {
@@ -90,6 +96,9 @@ func writeImage(out io.Writer, i *Image, number map[*Step]int) {
 	if i.Epoch != nil {
 		fmt.Fprintf(out, "  epoch %d\n", i.Epoch.Unix())
 	}
+	for _, s := range i.Tests {
+		fmt.Fprintf(out, "  test %d\n", number[s])
+	}
 	fmt.Fprintf(out, "  config %s\n", i.Config)
 }
 
@@ -104,8 +113,13 @@ func edgeText(e Edge, number map[*Step]int) string {
 	return fmt.Sprintf("%d.%d", number[e.Step], e.Index)
 }
 
-// Kind is one word for what the step is: source, exec, file, merge, diff, build or passthrough.
-func (s *Step) Kind() string { return opKind(s.Op) }
+// Kind is one word for what the step is: source, exec, file, merge, diff, build, passthrough or test.
+func (s *Step) Kind() string {
+	if s.Test != nil {
+		return "test"
+	}
+	return opKind(s.Op)
+}
 
 func opKind(op *pb.Op) string {
 	m := op.ProtoReflect()

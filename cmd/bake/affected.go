@@ -130,7 +130,11 @@ func (c *comparison) prints(ctx context.Context, dir string, o projectOptions) (
 		if m.Root.Step != nil {
 			root = fmt.Sprint(steps[index[m.Root.Step]], " ", m.Root.Index)
 		}
-		raw, err := json.Marshal([]any{p.of[m.Target], m.Platform, root, string(m.Config), m.Tags, m.Annotations})
+		var tests []digest.Digest
+		for _, s := range m.Tests {
+			tests = append(tests, steps[index[s]])
+		}
+		raw, err := json.Marshal([]any{p.of[m.Target], m.Platform, root, string(m.Config), m.Tags, m.Annotations, tests})
 		if err != nil {
 			return prints{}, err
 		}

@@ -93,6 +93,9 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 
 // newOperation says what executes a step.
 func newOperation(n *node) (operation, error) {
+	if n.step.Test != nil {
+		return newTestStep(n)
+	}
 	switch n.step.Op.GetOp().(type) {
 	case *pb.Op_Source:
 		return newSource(n)
@@ -280,7 +283,7 @@ func (b *build) finished(errs []error) []*planner.Image {
 	}
 	failed := map[string]bool{}
 	for _, image := range b.graph.Images {
-		if image.Root.Step != nil && !done[image.Root.Step] {
+		if image.Root.Step != nil && !done[image.Root.Step] || slices.ContainsFunc(image.Tests, func(s *planner.Step) bool { return !done[s] }) {
 			failed[image.Target] = true
 		}
 	}

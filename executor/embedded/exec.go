@@ -243,14 +243,21 @@ func (x *execStep) validExit(code int) bool {
 func (x *execStep) exitError(res sandbox.Result, log *stepLog) error {
 	e := x.n.stepError(nil, "")
 	e.ExitCode, e.Last, e.Log = res.ExitCode, log.last(), log.path()
-	if res.Exceeded {
-		e.Hint = "it took more than the memory that the target's resources allow"
-	}
-	if res.ExitCode == 126 || res.ExitCode == 127 {
-		e.Hint = "the command was not found or cannot be executed in the step's file system"
-		if arch := x.n.step.Op.GetPlatform().GetArchitecture(); arch != "" && arch != runtime.GOARCH {
-			e.Hint += "; the step is for " + arch + ": to run such programs here register an emulator with binfmt_misc (the package qemu-user-static does)"
-		}
-	}
+	e.Hint = x.exitHint(res)
 	return e
+}
+
+// exitHint says what a command that failed lacked, where the way it ended tells.
+func (x *execStep) exitHint(res sandbox.Result) string {
+	if res.ExitCode == 126 || res.ExitCode == 127 {
+		hint := "the command was not found or cannot be executed in the step's file system"
+		if arch := x.n.step.Op.GetPlatform().GetArchitecture(); arch != "" && arch != runtime.GOARCH {
+			hint += "; the step is for " + arch + ": to run such programs here register an emulator with binfmt_misc (the package qemu-user-static does)"
+		}
+		return hint
+	}
+	if res.Exceeded {
+		return "it took more than the memory that the target's resources allow"
+	}
+	return ""
 }

@@ -41,6 +41,8 @@ func (n *node) fingerprint(ctx context.Context, earlier []digest.Digest) (digest
 	switch op := n.op.(type) {
 	case *execStep:
 		k = &op.keyed
+	case *testStep:
+		k = &op.keyed
 	case *fileStep:
 		k = &op.keyed
 	default:

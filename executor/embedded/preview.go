@@ -40,6 +40,8 @@ func (n *node) foresee(ctx context.Context) error {
 	switch op := n.op.(type) {
 	case *execStep:
 		return op.foresee(ctx, nil)
+	case *testStep:
+		return op.foresee(ctx, nil)
 	case *fileStep:
 		return op.foresee(ctx, op.foreseeShared)
 	case *virtual:

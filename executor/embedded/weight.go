@@ -22,7 +22,7 @@ const (
 // weight is how long a step probably takes, by when it ran last.
 func (n *node) weight() time.Duration {
 	switch n.op.(type) {
-	case *execStep:
+	case *execStep, *testStep:
 		return firstOf(n.result.Expected, unknownExec)
 	case *fileStep:
 		return firstOf(n.result.Expected, unknownFile)

@@ -1,0 +1,189 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/planner"
+)
+
+// testStep executes a test of an image. It makes nothing: that it has passed is what its entry says. A test that fails has
+// none, so that it runs again.
+type testStep struct {
+	execStep // of a command; else only its keys
+	test     *planner.Test
+}
+
+func newTestStep(n *node) (*testStep, error) {
+	t := &testStep{test: n.step.Test}
+	if len(t.test.Command) > 0 {
+		x, err := newExecStep(n)
+		if err != nil {
+			return nil, err
+		}
+		t.execStep = *x
+	} else {
+		t.execStep = execStep{keyed: keyed{n: n, own: newParts("test")}}
+		if len(n.inputs) > 0 {
+			t.whole = []wholeInput{{"image", n.input(0)}}
+		}
+	}
+	wanted := *t.test
+	wanted.Name, wanted.At = "", config.Range{} // they change nothing of what it comes to
+	raw, err := json.Marshal(wanted)
+	if err != nil {
+		return nil, err
+	}
+	t.own.hash("test", raw)
+	return t, nil
+}
+
+// run judges and notes that the test has passed.
+func (t *testStep) run(ctx context.Context) error {
+	started := time.Now()
+	var err error
+	switch {
+	case len(t.test.Command) > 0:
+		err = t.runCommand(ctx)
+	case t.test.Config != nil:
+		err = executor.JudgeConfig(t.test)
+	default:
+		err = t.n.input(0).read(ctx, func(files tree.FS) error { return executor.JudgeFile(t.test, testFiles{files}) })
+	}
+	var step *executor.StepError
+	if failed, ok := errors.AsType[*executor.TestError](err); ok && !errors.As(err, &step) {
+		return executor.TestFailed(t.n.step, failed)
+	}
+	if err != nil {
+		return err
+	}
+	return t.save(t.finalKey, nil, nil, time.Since(started))
+}
+
+// runCommand runs the setup and the command on one root, which is thrown away.
+func (t *testStep) runCommand(ctx context.Context) (err error) {
+	log, err := t.openLog()
+	if err != nil {
+		return err
+	}
+	defer log.close()
+	s := &execRoot{x: &t.execStep}
+	defer func() { err = errors.Join(err, s.discard()) }()
+	spec, err := s.spec(ctx)
+	if err != nil {
+		return err
+	}
+	stdout, stderr := log.stream(1, nil), log.stream(2, nil)
+	spec.Stdout, spec.Stderr = stdout, stderr
+	for _, command := range t.test.Setup {
+		// A working directory is for one mount; the files stay the same.
+		work, err := s.draft()
+		if err != nil {
+			return err
+		}
+		spec.Root.Work = work.Work
+		res, err := t.runIn(ctx, spec, command)
+		if err != nil {
+			return err
+		}
+		if res.ExitCode != 0 {
+			return t.commandFailed(fmt.Errorf("setup %s: exit code %d", strings.Join(command, " "), res.ExitCode), res, log)
+		}
+	}
+	work, err := s.draft()
+	if err != nil {
+		return err
+	}
+	spec.Root.Work = work.Work
+	out, errs := &capture{}, &capture{}
+	spec.Stdout, spec.Stderr = io.MultiWriter(stdout, out), io.MultiWriter(stderr, errs)
+	res, err := t.runIn(ctx, spec, t.test.Command)
+	if err != nil {
+		return err
+	}
+	if out.over || errs.over {
+		return t.commandFailed(fmt.Errorf("the command writes more than %d bytes", executor.MaxTestOutput), res, log)
+	}
+	err = executor.JudgeCommand(t.test, executor.CommandResult{ExitCode: res.ExitCode, Stdout: out.Bytes(), Stderr: errs.Bytes()})
+	if err != nil {
+		return t.commandFailed(err, res, log)
+	}
+	return nil
+}
+
+func (t *testStep) runIn(ctx context.Context, spec sandbox.Spec, command []string) (sandbox.Result, error) {
+	spec.Args = command
+	res, err := t.n.b.engine.opts.Runner.Run(ctx, spec)
+	if err != nil && ctx.Err() != nil {
+		return res, context.Cause(ctx)
+	}
+	if err != nil {
+		return res, fmt.Errorf("run %s: %w", strings.Join(command, " "), err)
+	}
+	return res, nil
+}
+
+func (t *testStep) commandFailed(err error, res sandbox.Result, log *stepLog) error {
+	e := executor.TestFailed(t.n.step, err)
+	e.Last, e.Log = log.last(), log.path()
+	if res.ExitCode != t.test.ExitCode {
+		e.Hint = t.exitHint(res)
+	}
+	return e
+}
+
+// capture keeps an output of bounded size.
+type capture struct {
+	bytes.Buffer
+	over bool
+}
+
+// Write never fails: what is too much is told when the command has ended.
+func (c *capture) Write(p []byte) (int, error) {
+	if room := executor.MaxTestOutput - c.Len(); len(p) > room {
+		c.over = true
+		c.Buffer.Write(p[:room])
+		return len(p), nil
+	}
+	return c.Buffer.Write(p)
+}
+
+// testFiles are files as tests ask for them.
+type testFiles struct{ tree.FS }
+
+// Stat implements executor.TestFiles.
+func (f testFiles) Stat(path string) (executor.TestFile, error) {
+	at, err := tree.Resolve(f, path, true)
+	if err != nil {
+		return executor.TestFile{}, err
+	}
+	e, err := f.Lookup(at)
+	return executor.TestFile{Mode: e.Mode, UID: e.UID, GID: e.GID}, err
+}
+
+// Open implements executor.TestFiles.
+func (f testFiles) Open(path string) (io.ReadCloser, error) {
+	at, err := tree.Resolve(f, path, true)
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.Lookup(at)
+	if err != nil {
+		return nil, err
+	}
+	if !e.IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: errors.New("it is no regular file")}
+	}
+	return f.FS.Open(at)
+}
