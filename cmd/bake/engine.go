@@ -4,12 +4,16 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/buildkitd"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded"
+	"github.com/bakebuild/bake/planner"
 )
 
 // embeddedEngine is the name of the engine that runs in this process.
@@ -52,6 +56,7 @@ func (s *session) runner(p *config.Project, o runOptions) executor.Engine {
 	}
 	opts := buildkitd.Options{
 		Builders: builders, Blobs: layerBlobs{s.store}, Store: embedded.ImageStore(s.store), Pusher: executor.NewPusher(s.client),
+		Tests: passedTests{s.store},
 	}
 	opts.CacheFrom, opts.CacheTo = caches(p)
 	return buildkitd.New(opts)
@@ -70,6 +75,20 @@ func caches(p *config.Project) (from, to map[string][]config.Attrs) {
 		from[t.Name], to[t.Name] = slices.Clone(t.CacheFrom), slices.Clone(t.CacheTo)
 	}
 	return from, to
+}
+
+// passedTests keeps which tests passed on what daemons built beside the embedded engine's entries.
+type passedTests struct{ store *cache.Store }
+
+// Passed implements buildkitd.PassedTests.
+func (p passedTests) Passed(key digest.Digest) (bool, error) {
+	e, err := p.store.Lookup(key)
+	return e != nil, err
+}
+
+// Pass implements buildkitd.PassedTests.
+func (p passedTests) Pass(key digest.Digest, s *planner.Step, took time.Duration) error {
+	return p.store.Put(&cache.Entry{ID: key, Key: key, Step: s.Digest, Name: s.Name, Seconds: took.Seconds(), Created: time.Now().UTC()})
 }
 
 // layerBlobs keeps layers that daemons built where the embedded engine keeps its own.

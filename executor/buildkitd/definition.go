@@ -43,6 +43,9 @@ func newDefinitions(g *planner.Graph, session string, o *offers, noCache bool) (
 		ops: make(map[*planner.Step]written, len(g.Steps)), steps: make(map[digest.Digest]*planner.Step, len(g.Steps)),
 	}
 	for _, s := range g.Steps {
+		if s.Test != nil {
+			continue // no step of the daemon's
+		}
 		w, err := d.write(s)
 		if err != nil {
 			return nil, fmt.Errorf("write step %q: %w", s.Name, err)

@@ -52,6 +52,8 @@ type Options struct {
 	Store    executor.ImageStore
 	Pusher   executor.Pusher
 	Keychain authn.Keychain // credentials that daemons may ask for; nil: the Docker and Podman configuration of the user
+	// Tests remembers the tests that have passed; nil: they run every time.
+	Tests PassedTests
 	// CacheFrom and CacheTo are what the daemons import and export, by target, as BuildKit understands them.
 	CacheFrom, CacheTo map[string][]config.Attrs
 }

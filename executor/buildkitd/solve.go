@@ -83,6 +83,9 @@ func (b *batch) do(ctx context.Context) (map[*planner.Image]*made, error) {
 			return nil, err
 		}
 	}
+	if err := b.test(ctx, results); err != nil {
+		return nil, err
+	}
 	for image := range b.failures {
 		delete(results, image)
 	}

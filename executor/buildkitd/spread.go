@@ -248,7 +248,11 @@ func (b *builder) runs(p ocispecs.Platform) bool {
 // commandPlatforms are those of the commands that an image needs.
 func commandPlatforms(image *planner.Image) []ocispecs.Platform {
 	var out []ocispecs.Platform
-	for s := range closure(image) {
+	steps := closure(image)
+	for _, t := range image.Tests {
+		steps[t] = true
+	}
+	for s := range steps {
 		p := s.Op.GetPlatform()
 		if s.Op.GetExec() == nil || p == nil {
 			continue

@@ -151,14 +151,34 @@ func (s *status) forget() {
 
 func (s *status) log(d *definitions, l *client.VertexLog) {
 	id, name := d.shown(l.Vertex, "")
+	s.output(id, name, l.Stream, l.Data)
+}
+
+// output takes a piece of a step's output.
+func (s *status) output(id digest.Digest, name string, stream int, data []byte) {
 	s.mu.Lock()
 	st := s.of(id)
-	st.tail = append(st.tail, l.Data...)
+	st.tail = append(st.tail, data...)
 	if over := len(st.tail) - keptBytes; over > 0 {
 		st.tail = bytes.Clone(st.tail[over:])
 	}
 	s.mu.Unlock()
-	s.send(executor.Event{Step: id, Name: name, Kind: executor.KindLog, Stream: l.Stream, Log: l.Data})
+	s.send(executor.Event{Step: id, Name: name, Kind: executor.KindLog, Stream: stream, Log: data})
+}
+
+// tested notes what became of a test, which is no step of the daemon's.
+func (s *status) tested(step *planner.Step, result executor.StepResult) {
+	result.Digest = step.Digest
+	e := executor.Event{Step: step.Digest, Name: step.Name, Kind: executor.KindDone, Err: result.Err}
+	if result.Status == executor.StatusCached {
+		e.Kind = executor.KindCached
+		result.Started = time.Now()
+		result.Completed = result.Started
+	}
+	s.mu.Lock()
+	s.of(step.Digest).result = result
+	s.mu.Unlock()
+	s.send(e)
 }
 
 // lines are the last lines of a step's output.
