@@ -53,7 +53,7 @@ func TestSchema(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"target: {a: {tagz: [x]}}", "target: {a: {args: [1]}}", "target: [a]", "group: {g: {members: [a]}}", "base: {go: {imag: x}}",
-		"variable: {v: {validation: {conditions: true}}}", "target: {a: {no-cache: [true]}}", "include: {a: b}",
+		"variable: {v: {validation: {conditions: true}}}", "target: {a: {no-cache: [true]}}", "target: {a: {test: {x: {comand: [a]}}}}", "include: {a: b}",
 	} {
 		if err := validate(schema, []byte(bad)); err == nil {
 			t.Errorf("%s is valid", bad)

@@ -17,18 +17,33 @@ group "default" {
 
 target "service" {
   contexts = { go = GOROOT }
+  test "the program is there" {
+    file          = "/app"
+    executable-by = "other"
+  }
+  test "config" {
+    config {
+      entrypoint = ["/app"]
+      labels     = { "org.opencontainers.image.title" = self.name }
+    }
+  }
 }
 
 target "greeter" {
   inherits = ["service"]
   args     = { SERVICE = "greeter" }
   tags     = ["hello/greeter"]
+  test "greets" {
+    command = ["/app", "you"]
+    stdout  = "greeter says: hello, you!\n"
+  }
 }
 
 target "counter" {
   inherits = ["service"]
   args     = { SERVICE = "counter" }
   tags     = ["hello/counter"]
+  test "structure" { structure = "services/counter/test.yaml" }
 }
 
 target "clock" {
