@@ -11,7 +11,7 @@ import (
 // base changes; its name, which an edited command changes; its place, such as "[api build 2/4]".
 func (n *node) timeNames() []string {
 	switch n.op.(type) {
-	case *execStep, *fileStep:
+	case *execStep, *fileStep, *testStep:
 		return timeNames(n.step)
 	}
 	return nil
