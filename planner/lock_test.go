@@ -21,7 +21,7 @@ import (
 const lockedDockerfile = `ARG V=1.26
 FROM golang:${V} AS build
 FROM go AS other
-RUN --mount=type=bind,from=tools:1,target=/x true
+RUN --mount=type=bind,from=tools:1,target=/x --mount=from=go,target=/y true
 FROM alpine:3@sha256:4444444444444444444444444444444444444444444444444444444444444444
 COPY --from=build / /a
 COPY --from=other / /b
@@ -95,7 +95,7 @@ func TestLockIsApplied(t *testing.T) {
 		"https://github.com/acme/proto.git#main " + strings.Repeat("a", 40) + " [git://github.com/acme/proto.git#main:api]",
 		"https://user:secret@example.com/tool.tgz " + hexDigest("6").String(),
 		"https://user:xxxxx@example.com/tool.tgz " + hexDigest("6").String() + " [https://user:secret@example.com/tool.tgz]",
-		"registry.example.com/go:1 true registry.example.com/mirror/go [Dockerfile:3]",
+		"registry.example.com/go:1 true registry.example.com/mirror/go [Dockerfile:3 Dockerfile:4]",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -24,8 +24,8 @@ type lockPlan struct {
 
 // lockChange says what a plan takes in the place of the lock as it is. The fields may be nil.
 type lockChange struct {
-	read   func(dir string) (*config.Lock, error)                         // instead of config.ReadLock
-	change func(ctx context.Context, s *session, used *config.Lock) error // what the plan is made with
+	read   func(dir string) (*config.Lock, error)            // instead of config.ReadLock
+	change func(ctx context.Context, before *lockPlan) error // of used; there is no graph yet
 }
 
 // planLock plans the targets, or all. What the lock has is taken from it; all else is asked of the registries now. Close it.
@@ -55,7 +55,7 @@ func (a *app) planLock(ctx context.Context, o projectOptions, c lockChange) (_ *
 	}
 	p.used = p.lock.Clone()
 	if c.change != nil {
-		err = c.change(ctx, p.session, p.used)
+		err = c.change(ctx, p)
 	}
 	if err == nil {
 		p.graph, err = p.plan(ctx, p.project, runOptions{pins: pins{lock: p.used}})

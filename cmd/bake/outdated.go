@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -64,6 +65,7 @@ func (a *app) outdatedCommand(ctx context.Context, o outdatedOptions) error {
 		return err
 	}
 	defer p.Close()
+	a.noteUnlocked(pins{lock: p.lock}, p.graph)
 	v := outdatedView{Version: 1, Drift: p.graph.Drift(), now: time.Now()}
 	var failure error
 	v.Pins, failure = p.outdated(ctx)
@@ -77,7 +79,10 @@ func (a *app) outdatedCommand(ctx context.Context, o outdatedOptions) error {
 		}
 	}
 	if failure == nil && moved > 0 && o.exitCode {
-		failure = differenceError{plural(moved, "pin") + " out of date: bake update moves them"}
+		return differenceError{plural(moved, "pin") + " out of date: bake update moves them"}
+	}
+	if failure == nil {
+		fmt.Fprintf(a.stderr, "%s: %s, %d out of date\n", config.LockName, plural(len(v.Pins), "pin"), moved)
 	}
 	return failure
 }

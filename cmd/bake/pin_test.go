@@ -33,6 +33,7 @@ type pinSite struct {
 	t          *testing.T
 	host       string
 	dir, cache string
+	ci         string // the variable CI
 	mu         sync.Mutex
 	asked      []string // METHOD PATH
 }
@@ -112,7 +113,11 @@ func (s *pinSite) read(name string) string {
 // bake runs a command line in this process, which must exit with a code and say a text.
 func (s *pinSite) bake(code int, says string, args ...string) (stdout, stderr string) {
 	s.t.Helper()
-	got, stdout, stderr := runIn(s.t, s.dir, s.cache, args...)
+	var out, errs strings.Builder
+	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, dir: s.dir,
+		environ: map[string]string{"BAKE_CACHE_DIR": s.cache, "PATH": os.Getenv("PATH"), "HOME": s.dir, "CI": s.ci}}
+	got := a.run(s.t.Context(), args)
+	stdout, stderr = out.String(), errs.String()
 	if says = strings.ReplaceAll(says, "HOST", s.host); got != code || !strings.Contains(stdout+stderr, says) {
 		s.t.Fatalf("bake %s: exit %d, want %d and %q:\n%s%s", strings.Join(args, " "), got, code, says, stdout, stderr)
 	}
@@ -252,6 +257,40 @@ func TestOffline(t *testing.T) {
 	s.bake(5, "bake is offline (--offline)", "plan", "--offline", "a")
 	if asked := s.requests(""); len(asked) > 0 {
 		t.Errorf("offline it asked %v", asked)
+	}
+}
+
+// TestFrozenInCI: where CI is set a lock freezes, and nothing is asked by tag, on an empty store either.
+func TestFrozenInCI(t *testing.T) {
+	s := newPinSite(t)
+	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)
+	s.push("team/base:1.2.4", "", 1, runtime.GOARCH)
+	s.project()
+	s.ci = "true"
+	s.bake(0, "", "plan") // nothing is frozen without a lock
+	s.bake(0, "", "pin", "a")
+	for ci, code := range map[string]int{"true": 3, "1": 3, "github": 3, "0": 0, "false": 0, "": 0} {
+		s.ci = ci
+		s.bake(code, "bake.lock", "plan")
+		s.bake(0, "", "plan", "--lock=auto")
+	}
+	s.ci = "1"
+	s.bake(0, "", "pin")
+	before := s.read("bake.lock")
+	s.cache = t.TempDir()
+	s.requests("")
+	s.bake(0, "", "plan")
+	asked := s.requests("/manifests/")
+	if len(asked) == 0 || slices.ContainsFunc(asked, func(r string) bool { return !strings.Contains(r, "/manifests/sha256:") }) {
+		t.Errorf("asked for %v", asked)
+	}
+	s.bake(0, "", "plan", "--lock=locked", "--pull")
+	if asked := s.requests("/v2/"); len(asked) > 0 {
+		t.Errorf("with a full store it asked for %v", asked)
+	}
+	s.bake(2, "expected auto, frozen, locked or off", "plan", "--lock=never")
+	if s.read("bake.lock") != before {
+		t.Error("something else than pin and update wrote the lock")
 	}
 }
 

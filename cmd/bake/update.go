@@ -52,8 +52,8 @@ func (a *app) updateCommand(ctx context.Context, o updateOptions, names []string
 	var moves func(string) bool
 	p, err := a.planLock(ctx, o.project, lockChange{
 		read: a.readNeededLock,
-		change: func(ctx context.Context, s *session, used *config.Lock) (err error) {
-			moves, err = a.moveKeys(ctx, o, s, used, names)
+		change: func(ctx context.Context, before *lockPlan) (err error) {
+			moves, err = before.moveKeys(ctx, names, o.to)
 			return err
 		},
 	})
@@ -99,32 +99,29 @@ func (a *app) readNeededLock(dir string) (*config.Lock, error) {
 }
 
 // moveKeys changes the lock that a plan is made with: the pins named are taken out, so that they are asked for, or point where
-// --to says.
-func (a *app) moveKeys(ctx context.Context, o updateOptions, s *session, used *config.Lock, names []string) (func(string) bool, error) {
-	project, err := a.wholeProject(ctx, o.project)
+// the tag or digest says.
+func (p *lockPlan) moveKeys(ctx context.Context, names []string, to string) (func(string) bool, error) {
+	moves, err := selectKeys(p.project, p.used.Keys(), names)
 	if err != nil {
 		return nil, err
 	}
-	moves, err := selectKeys(project, used.Keys(), names)
-	if err != nil {
-		return nil, err
-	}
-	for _, key := range used.Keys() {
+	for _, key := range p.used.Keys() {
 		if !moves(key) {
 			continue
 		}
-		pin, isImage := used.Images[key]
-		used.Delete(key)
-		if o.to == "" {
+		_, isImage := p.used.Images[key]
+		p.used.Delete(key)
+		if to == "" {
 			continue
 		}
 		if !isImage {
-			return nil, usagef("--to=%s: %s is no image", o.to, key)
+			return nil, usagef("--to=%s: %s is no image", to, key)
 		}
-		if pin.Digest, err = s.digestOf(ctx, key, o.to); err != nil {
+		d, err := p.digestOf(ctx, key, to)
+		if err != nil {
 			return nil, err
 		}
-		used.Images[key] = config.ImagePin{Digest: pin.Digest}
+		p.used.Images[key] = config.ImagePin{Digest: d}
 	}
 	return moves, nil
 }
