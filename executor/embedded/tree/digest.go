@@ -7,61 +7,68 @@ import (
 	"hash"
 	"runtime"
 	"sort"
-	"sync"
 
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 )
 
 // SelectionDigest is the content digest of what a selection names: names, types, modes, owners, link targets, devices,
-// attributes that a copy keeps, which files are one by hard links, and contents. Times are not in it.
+// attributes that a copy keeps, which files are one by hard links, and contents. Times are not in it. It holds some files of
+// the selection at a time, however many there are.
 func SelectionDigest(ctx context.Context, f FS, s Selection) (digest.Digest, error) {
-	matches, err := Select(ctx, f, s)
-	if err != nil {
-		return "", err
-	}
-	contents, err := contentDigests(ctx, f, matches)
-	if err != nil {
-		return "", err
-	}
-	h := &hasher{Hash: sha256.New(), inodes: map[uint64]string{}}
-	for _, m := range matches {
+	h := &hasher{Hash: sha256.New(), fs: f, inodes: map[uint64]string{}}
+	err := scan(ctx, f, s, func(m Match) error {
+		err := h.flush(ctx)
 		h.text("match", m.Name)
-		for _, file := range m.Files {
-			if err := h.file(f, file, contents[file.Entry.Path]); err != nil {
-				return "", err
-			}
+		h.write()
+		return err
+	}, func(file Selected) error {
+		h.files = append(h.files, file)
+		if len(h.files) < maxBatch {
+			return nil
 		}
+		return h.flush(ctx)
+	})
+	if err == nil {
+		err = h.flush(ctx)
+	}
+	if err != nil {
+		return "", err
 	}
 	return digest.NewDigest(digest.SHA256, h), nil
 }
 
-// contentDigests computes the digests of all regular files, side by side.
-func contentDigests(ctx context.Context, f FS, matches []Match) (map[string]digest.Digest, error) {
-	var paths []string
-	for _, m := range matches {
-		for _, file := range m.Files {
-			if file.Entry.IsRegular() {
-				paths = append(paths, file.Entry.Path)
-			}
+// maxBatch is how many files are read side by side before they are hashed in order.
+const maxBatch = 512
+
+// flush hashes the files that wait, with their contents, which are read side by side.
+func (h *hasher) flush(ctx context.Context) error {
+	contents, err := h.contents(ctx)
+	if err != nil {
+		return err
+	}
+	for i, file := range h.files {
+		if err := h.file(h.fs, file, contents[i]); err != nil {
+			return err
 		}
 	}
-	found := make(map[string]digest.Digest, len(paths))
-	var mu sync.Mutex
+	h.files = h.files[:0]
+	return nil
+}
+
+// contents computes the digests of the regular files among those that wait.
+func (h *hasher) contents(ctx context.Context) ([]digest.Digest, error) {
+	found := make([]digest.Digest, len(h.files))
 	group, ctx := errgroup.WithContext(ctx)
 	workers := min(runtime.GOMAXPROCS(0), 8)
 	for w := range workers {
-		group.Go(func() error {
-			for i := w; i < len(paths); i += workers {
-				d, err := f.Digest(ctx, paths[i])
-				if err != nil {
-					return err
+		group.Go(func() (err error) {
+			for i := w; i < len(found) && err == nil; i += workers {
+				if e := h.files[i].Entry; e.IsRegular() {
+					found[i], err = h.fs.Digest(ctx, e.Path)
 				}
-				mu.Lock()
-				found[paths[i]] = d
-				mu.Unlock()
 			}
-			return nil
+			return err
 		})
 	}
 	return found, group.Wait()
@@ -70,23 +77,29 @@ func contentDigests(ctx context.Context, f FS, matches []Match) (map[string]dige
 // hasher writes length-prefixed fields, so that no two selections give the same bytes.
 type hasher struct {
 	hash.Hash
-	buf    []byte
+	fs     FS
+	files  []Selected        // that wait to be hashed
+	buf    []byte            // fields that are not hashed yet
 	inodes map[uint64]string // of files with several names: the first that was seen
 }
 
 func (h *hasher) text(fields ...string) {
 	for _, f := range fields {
-		h.buf = binary.AppendUvarint(h.buf[:0], uint64(len(f)))
-		h.Write(append(h.buf, f...))
+		h.buf = binary.AppendUvarint(h.buf, uint64(len(f)))
+		h.buf = append(h.buf, f...)
 	}
 }
 
 func (h *hasher) numbers(fields ...uint64) {
-	h.buf = h.buf[:0]
 	for _, n := range fields {
 		h.buf = binary.AppendUvarint(h.buf, n)
 	}
+}
+
+// write hashes the fields so far.
+func (h *hasher) write() {
 	h.Write(h.buf)
+	h.buf = h.buf[:0]
 }
 
 func (h *hasher) file(f FS, file Selected, content digest.Digest) error {
@@ -98,6 +111,7 @@ func (h *hasher) file(f FS, file Selected, content digest.Digest) error {
 	}
 	h.numbers(uint64(e.Mode), uint64(e.UID), uint64(e.GID), e.Rdev*deviceBit(e), implied)
 	h.text(e.Link, string(content), h.sameAs(file))
+	defer h.write()
 	if !e.IsRegular() && !e.IsDir() {
 		return nil
 	}

@@ -7,45 +7,52 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/moby/patternmatcher"
 	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
 // Local is a build context, read in place: a directory without what its ignore patterns exclude. Every owner is 0:0,
 // there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives. Directories are
-// read once, when they are first asked for; ignored ones never. It may be used by several goroutines.
+// read once, when they are first asked for; ignored ones never. It may be used by several goroutines. It keeps some 150 bytes
+// for each file that it has seen.
 type Local struct {
 	root    *os.File
 	ignore  *patternmatcher.PatternMatcher // nil when nothing is ignored
 	negated []string                       // the patterns that start with "!", without it
 	stat    *StatIndex
-
-	mu   sync.Mutex
-	dirs map[string]*localDir
+	top     localDir
+	// hashing keeps a file from being hashed twice at once; files share a lock by inode.
+	hashing [64]sync.Mutex
 }
 
-// localDir is a directory that was read.
+// localDir is a directory, read once.
 type localDir struct {
-	once    sync.Once
-	err     error
-	entries []Entry // visible ones, sorted
-	files   map[string]*localFile
+	once  sync.Once
+	err   error
+	match patternmatcher.MatchInfo // of the ignore patterns
+	files []localFile              // visible ones, sorted by name
 }
 
 // localFile is a visible name in a directory.
 type localFile struct {
-	entry Entry
-	stat  unix.Stat_t
-	match patternmatcher.MatchInfo // of the ignore patterns, for what is below
+	path string // in the context
+	link string
+	dir  *localDir // of a directory
+	sum  [32]byte  // of the content, once that was hashed
+	// hashed and sum are guarded by hashing.
+	hashed bool
 
-	once sync.Once
-	sum  digest.Digest
-	err  error
+	mode, nlink        uint32
+	size, mtime, ctime int64
+	inode, dev, rdev   uint64
 }
 
 // OpenLocal opens the context in dir. excludes are ignore patterns as .dockerignore has them. stat may be nil.
@@ -54,7 +61,7 @@ func OpenLocal(_ context.Context, dir string, excludes []string, stat *StatIndex
 	if err != nil {
 		return nil, err
 	}
-	l := &Local{root: root, stat: stat, dirs: map[string]*localDir{}}
+	l := &Local{root: root, stat: stat}
 	if len(excludes) > 0 {
 		if l.ignore, err = patternmatcher.New(excludes); err != nil {
 			return nil, errors.Join(fmt.Errorf("ignore patterns: %w", err), root.Close())
@@ -73,7 +80,7 @@ func (l *Local) Close() error { return l.root.Close() }
 
 // Lookup implements FS.
 func (l *Local) Lookup(p string) (Entry, error) {
-	p = path.Clean("/" + p)
+	p = rooted(p)
 	if p == "/" {
 		return Entry{Path: "/", Mode: unix.S_IFDIR | 0o755}, nil
 	}
@@ -81,26 +88,30 @@ func (l *Local) Lookup(p string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	return f.entry, nil
+	return f.entry(), nil
 }
 
 // ReadDir implements FS.
 func (l *Local) ReadDir(p string) ([]Entry, error) {
-	d, err := l.dir(path.Clean("/" + p))
+	d, err := l.dir(rooted(p))
 	if err != nil {
 		return nil, err
 	}
-	return d.entries, nil
+	entries := make([]Entry, len(d.files))
+	for i := range d.files {
+		entries[i] = d.files[i].entry()
+	}
+	return entries, nil
 }
 
 // Open implements FS.
 func (l *Local) Open(p string) (*os.File, error) {
-	p = path.Clean("/" + p)
+	p = rooted(p)
 	f, err := l.file(p)
 	if err != nil {
 		return nil, err
 	}
-	if f.stat.Mode&unix.S_IFMT == unix.S_IFSOCK {
+	if f.mode&unix.S_IFMT == unix.S_IFSOCK {
 		return os.Open(os.DevNull)
 	}
 	return (&dirLayer{l.root}).open(p)
@@ -111,71 +122,110 @@ func (l *Local) Xattrs(string) (map[string][]byte, error) { return nil, nil }
 
 // Digest implements FS. A file is read once, and not at all when the stat index knows it.
 func (l *Local) Digest(ctx context.Context, p string) (digest.Digest, error) {
-	p = path.Clean("/" + p)
+	p = rooted(p)
 	f, err := l.file(p)
 	if err != nil {
 		return "", err
 	}
-	f.once.Do(func() { f.sum, f.err = l.hash(ctx, p, f) })
-	return f.sum, f.err
+	one := &l.hashing[f.inode%uint64(len(l.hashing))]
+	one.Lock()
+	defer one.Unlock()
+	if !f.hashed {
+		if f.sum, err = l.hash(ctx, p, f); err != nil {
+			return "", err
+		}
+		f.hashed = true
+	}
+	return digestOfSum(f.sum), nil
 }
 
-func (l *Local) hash(ctx context.Context, p string, f *localFile) (digest.Digest, error) {
+func (l *Local) hash(ctx context.Context, p string, f *localFile) (sum [32]byte, err error) {
 	if l.stat != nil {
-		if d, ok := l.stat.get(&f.stat); ok {
-			return d, nil
+		if known, ok := l.stat.get(f); ok {
+			return known, nil
 		}
 	}
 	r, err := l.Open(p)
 	if err != nil {
-		return "", err
+		return sum, err
 	}
 	defer r.Close()
-	d, err := digestOf(ctx, r)
-	if err == nil && l.stat != nil {
-		l.stat.put(&f.stat, d)
+	if sum, err = sumOfFile(ctx, r, f.size); err == nil && l.stat != nil {
+		l.stat.put(f, sum)
 	}
-	return d, err
+	return sum, err
 }
 
-// file finds a visible file.
+// file finds a visible file by its clean path.
 func (l *Local) file(p string) (*localFile, error) {
-	d, err := l.dir(path.Dir(p))
+	at, rest := &l.top, strings.TrimPrefix(p, "/")
+	for read := "/"; ; {
+		if err := l.enter(read, at); err != nil {
+			return nil, err
+		}
+		name, below, more := strings.Cut(rest, "/")
+		i := sort.Search(len(at.files), func(i int) bool { return at.files[i].name() >= name })
+		if i == len(at.files) || at.files[i].name() != name {
+			return nil, notExist(p)
+		}
+		f := &at.files[i]
+		switch {
+		case !more:
+			return f, nil
+		case f.dir == nil:
+			return nil, notExist(p)
+		}
+		at, rest, read = f.dir, below, f.path
+	}
+}
+
+// dir finds a visible directory by its clean path, and reads it if that has not been done.
+func (l *Local) dir(p string) (*localDir, error) {
+	if p == "/" {
+		return &l.top, l.enter(p, &l.top)
+	}
+	f, err := l.file(p)
 	if err != nil {
 		return nil, err
 	}
-	f, ok := d.files[path.Base(p)]
-	if !ok {
+	if f.dir == nil {
 		return nil, notExist(p)
 	}
-	return f, nil
+	return f.dir, l.enter(p, f.dir)
 }
 
-// dir reads a visible directory, once.
-func (l *Local) dir(p string) (*localDir, error) {
-	var above patternmatcher.MatchInfo
-	if p != "/" {
-		f, err := l.file(p)
-		if err != nil {
-			return nil, err
-		}
-		if !f.entry.IsDir() {
-			return nil, notExist(p)
-		}
-		above = f.match
+// preload reads a directory and all below it, several at a time. What cannot be read is told when it is asked for.
+func (l *Local) preload(ctx context.Context, p string) {
+	top, err := l.dir(p)
+	if err != nil {
+		return
 	}
-	l.mu.Lock()
-	d, ok := l.dirs[p]
-	if !ok {
-		d = &localDir{}
-		l.dirs[p] = d
+	var group errgroup.Group
+	group.SetLimit(min(runtime.GOMAXPROCS(0), 8))
+	var read func(p string, d *localDir) error
+	read = func(p string, d *localDir) error {
+		if ctx.Err() != nil || l.enter(p, d) != nil {
+			return nil
+		}
+		for i := range d.files {
+			f := &d.files[i]
+			if f.dir != nil && !group.TryGo(func() error { return read(f.path, f.dir) }) {
+				_ = read(f.path, f.dir)
+			}
+		}
+		return nil
 	}
-	l.mu.Unlock()
-	d.once.Do(func() { d.err = l.read(p, above, d) })
-	return d, d.err
+	_ = read(p, top)
+	_ = group.Wait()
 }
 
-func (l *Local) read(p string, above patternmatcher.MatchInfo, d *localDir) error {
+// enter reads a directory, once.
+func (l *Local) enter(p string, d *localDir) error {
+	d.once.Do(func() { d.err = l.read(p, d) })
+	return d.err
+}
+
+func (l *Local) read(p string, d *localDir) error {
 	fd, err := openAt(l.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
@@ -187,49 +237,51 @@ func (l *Local) read(p string, above patternmatcher.MatchInfo, d *localDir) erro
 		return err
 	}
 	sort.Strings(names)
-	d.files = make(map[string]*localFile, len(names))
+	d.files = make([]localFile, 0, len(names))
 	for _, name := range names {
-		file, err := l.visible(fd, p, name, above)
-		if err != nil {
+		if d.files, err = l.visible(fd, path.Join(p, name), d, name); err != nil {
 			return err
-		}
-		if file != nil {
-			d.files[name] = file
-			d.entries = append(d.entries, file.entry)
 		}
 	}
 	return nil
 }
 
-// visible stats one name of a directory; nil when it is ignored or has just vanished.
-func (l *Local) visible(fd int, dir, name string, above patternmatcher.MatchInfo) (*localFile, error) {
-	p := path.Join(dir, name)
-	ignored, match, err := l.ignored(p, above)
+// visible stats one name of a directory and returns the directory's files with it, or without when it is ignored or has just
+// vanished.
+func (l *Local) visible(fd int, p string, d *localDir, name string) ([]localFile, error) {
+	ignored, match, err := l.ignored(p, d.match)
 	if err != nil || ignored && len(l.negated) == 0 {
-		return nil, err
+		return d.files, err
 	}
-	f := &localFile{match: match}
-	if err := unix.Fstatat(fd, name, &f.stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if errors.Is(err, unix.ENOENT) {
-			return nil, nil
+			return d.files, nil
 		}
-		return nil, &fs.PathError{Op: "stat", Path: p, Err: err}
+		return d.files, &fs.PathError{Op: "stat", Path: p, Err: err}
 	}
-	if f.entry, err = contextEntry(fd, name, p, &f.stat); err != nil {
-		return nil, err
+	f := localFile{
+		path: p, mode: st.Mode, nlink: uint32(st.Nlink), size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
+		inode: st.Ino, dev: uint64(st.Dev), rdev: uint64(st.Rdev),
 	}
-	if !ignored {
-		return f, nil
+	switch f.mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		f.dir = &localDir{match: match}
+	case unix.S_IFLNK:
+		if f.link, err = readlinkAt(fd, name); err != nil {
+			return d.files, &fs.PathError{Op: "readlink", Path: p, Err: err}
+		}
 	}
-	// An ignored directory is there if something below it is not ignored.
-	if !f.entry.IsDir() || !l.mayHold(p) {
-		return nil, nil
+	if ignored {
+		// An ignored directory is there if something below it is not ignored.
+		if f.dir == nil || !l.mayHold(p) {
+			return d.files, nil
+		}
+		if err := l.enter(p, f.dir); err != nil || len(f.dir.files) == 0 {
+			return d.files, err
+		}
 	}
-	kept, err := l.holds(p, match)
-	if err != nil || !kept {
-		return nil, err
-	}
-	return f, nil
+	return append(d.files, f), nil
 }
 
 func (l *Local) ignored(p string, above patternmatcher.MatchInfo) (bool, patternmatcher.MatchInfo, error) {
@@ -258,28 +310,19 @@ func (l *Local) mayHold(p string) bool {
 	return false
 }
 
-// holds says whether an ignored directory has something that is not ignored.
-func (l *Local) holds(p string, above patternmatcher.MatchInfo) (bool, error) {
-	d := &localDir{}
-	if err := l.read(p, above, d); err != nil {
-		return false, err
-	}
-	return len(d.entries) > 0, nil
-}
+// name is the last component of the path.
+func (f *localFile) name() string { return f.path[strings.LastIndexByte(f.path, '/')+1:] }
 
-// contextEntry is a file as a context shows it.
-func contextEntry(fd int, name, p string, st *unix.Stat_t) (Entry, error) {
-	e := entryOf(p, st)
-	e.UID, e.GID = 0, 0
-	switch e.Type() {
-	case unix.S_IFLNK:
-		target, err := readlinkAt(fd, name)
-		if err != nil {
-			return e, &fs.PathError{Op: "readlink", Path: p, Err: err}
-		}
-		e.Link = target
-	case unix.S_IFSOCK:
-		e.Mode, e.Size = unix.S_IFREG|0o755, 0
+// entry is the file as a context shows it.
+func (f *localFile) entry() Entry {
+	e := Entry{
+		Path: f.path, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link, Rdev: f.rdev, Inode: f.inode, Nlink: f.nlink,
 	}
-	return e, nil
+	switch e.Type() {
+	case unix.S_IFREG:
+		e.Size = f.size
+	case unix.S_IFSOCK:
+		e.Mode = unix.S_IFREG | 0o755
+	}
+	return e
 }

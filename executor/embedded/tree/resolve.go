@@ -28,6 +28,14 @@ func (e Entry) IsRegular() bool { return e.Type() == unix.S_IFREG }
 // IsLink says whether the entry is a symbolic link.
 func (e Entry) IsLink() bool { return e.Type() == unix.S_IFLNK }
 
+// rooted is a clean path from the root. One that is that already takes no memory.
+func rooted(p string) string {
+	if strings.HasPrefix(p, "/") {
+		return path.Clean(p)
+	}
+	return path.Clean("/" + p)
+}
+
 // Name is the last component of the path.
 func (e Entry) Name() string { return path.Base(e.Path) }
 

@@ -49,29 +49,44 @@ func (e *NotFoundError) Error() string { return fmt.Sprintf("%q is not there", e
 // Select lists the files that a selection names. The error is a *NotFoundError when Src, without wildcards, or a
 // required path is missing.
 func Select(ctx context.Context, f FS, s Selection) ([]Match, error) {
+	var all []Match
+	err := scan(ctx, f, s, func(m Match) error {
+		all = append(all, m)
+		return nil
+	}, func(file Selected) error {
+		m := &all[len(all)-1]
+		m.Files = append(m.Files, file)
+		return nil
+	})
+	return all, err
+}
+
+// scan shows the files that a selection names one after the other: each match without its files, then these.
+func scan(ctx context.Context, f FS, s Selection, match func(Match) error, file func(Selected) error) error {
 	names, err := sources(f, s)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(names) == 0 && !s.AllowEmpty {
-		return nil, &NotFoundError{s.Src}
+		return &NotFoundError{s.Src}
 	}
-	w := &walker{ctx: ctx, fs: f}
+	needed := newRequired(s)
+	w := &walker{ctx: ctx, fs: f, show: func(one Selected) error {
+		needed.selected(one)
+		return file(one)
+	}}
 	if w.include, err = matcher(s.Include); err != nil {
-		return nil, err
+		return err
 	}
 	if w.exclude, err = matcher(s.Exclude); err != nil {
-		return nil, err
+		return err
 	}
-	var all []Match
 	for _, name := range names {
-		m, err := w.match(name, s.Follow)
-		if err != nil {
-			return nil, err
+		if err := w.match(name, s.Follow, match); err != nil {
+			return err
 		}
-		all = append(all, m)
 	}
-	return all, required(all, s)
+	return needed.check()
 }
 
 func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
@@ -98,7 +113,7 @@ func Glob(f Lister, pattern string) ([]string, error) {
 
 // sources are the paths that Src names.
 func sources(f Lister, s Selection) ([]string, error) {
-	src := path.Clean("/" + s.Src)
+	src := rooted(s.Src)
 	fixed, pattern := splitWildcards(src)
 	if !s.Wildcard || pattern == "" {
 		return []string{src}, nil
@@ -171,59 +186,73 @@ func glob(f Lister, base, pattern string) ([]string, error) {
 	return all, nil
 }
 
-// required checks that the paths which must be there, from the root of the tree, begin some of what was selected.
-func required(all []Match, s Selection) error {
-	if len(s.Include) == 0 {
-		return nil
+// required are the paths which must, from the root of the tree, begin some of what is selected.
+type required struct {
+	src  string
+	want []string
+	seen []bool
+}
+
+func newRequired(s Selection) *required {
+	r := &required{src: s.Src}
+	if len(s.Include) > 0 {
+		r.want, r.seen = s.Required, make([]bool, len(s.Required))
 	}
-	for _, want := range s.Required {
-		if !selects(all, s.Src, path.Clean("/"+want)) {
+	return r
+}
+
+func (r *required) selected(file Selected) {
+	for i, want := range r.want {
+		r.seen[i] = r.seen[i] || strings.HasPrefix(path.Join("/", r.src, file.Rel), rooted(want))
+	}
+}
+
+func (r *required) check() error {
+	for i, want := range r.want {
+		if !r.seen[i] {
 			return &NotFoundError{want}
 		}
 	}
 	return nil
 }
 
-func selects(all []Match, src, want string) bool {
-	for _, m := range all {
-		for _, file := range m.Files {
-			if strings.HasPrefix(path.Join("/", src, file.Rel), want) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// walker lists what patterns leave of a tree.
+// walker shows what patterns leave of a tree.
 type walker struct {
 	ctx              context.Context
 	fs               FS
 	include, exclude *patternmatcher.PatternMatcher
+	show             func(Selected) error
+	// pending are directories that no pattern selects, each in the one before: they are shown before the first file below them.
+	pending []Selected
 }
 
-func (w *walker) match(name string, follow bool) (Match, error) {
+func (w *walker) match(name string, follow bool, match func(Match) error) error {
 	m := Match{Name: path.Base(name)}
 	at, err := Resolve(w.fs, name, follow)
 	if err != nil {
-		return m, err
+		return err
 	}
 	m.Root, err = w.fs.Lookup(at)
 	if errors.Is(err, fs.ErrNotExist) {
-		return m, &NotFoundError{name}
+		return &NotFoundError{name}
 	}
 	if err != nil {
-		return m, err
+		return err
 	}
-	m.Files = []Selected{{Entry: m.Root}}
-	if m.Root.IsDir() {
-		err = w.walk(m.Root, "", &m.Files, patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
+	if err := match(m); err != nil {
+		return err
 	}
-	return m, err
+	if err := w.show(Selected{Entry: m.Root}); err != nil || !m.Root.IsDir() {
+		return err
+	}
+	if l, ok := w.fs.(*Local); ok && w.include == nil && w.exclude == nil {
+		l.preload(w.ctx, at)
+	}
+	return w.walk(m.Root, "", patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
 }
 
-// walk appends what is selected below a directory.
-func (w *walker) walk(dir Entry, rel string, files *[]Selected, in, out patternmatcher.MatchInfo) error {
+// walk shows what is selected below a directory.
+func (w *walker) walk(dir Entry, rel string, in, out patternmatcher.MatchInfo) error {
 	if err := w.ctx.Err(); err != nil {
 		return context.Cause(w.ctx)
 	}
@@ -232,7 +261,7 @@ func (w *walker) walk(dir Entry, rel string, files *[]Selected, in, out patternm
 		return err
 	}
 	for _, e := range entries {
-		child := path.Join(rel, e.Name())
+		child := below(rel, e)
 		included, in, err := matches(w.include, child, in, true)
 		if err != nil {
 			return err
@@ -241,24 +270,47 @@ func (w *walker) walk(dir Entry, rel string, files *[]Selected, in, out patternm
 		if err != nil {
 			return err
 		}
-		if !e.IsDir() {
-			if included && !excluded {
-				*files = append(*files, Selected{Rel: child, Entry: e})
-			}
+		file := Selected{Rel: child, Entry: e, Implied: !included || excluded}
+		switch {
+		case !e.IsDir() && file.Implied:
 			continue
-		}
-		at := len(*files)
-		*files = append(*files, Selected{Rel: child, Entry: e, Implied: !included || excluded})
-		if !excluded || w.exclude.Exclusions() {
-			if err := w.walk(e, child, files, in, out); err != nil {
+		case file.Implied:
+			w.pending = append(w.pending, file)
+		default:
+			if err := w.shown(file); err != nil {
 				return err
 			}
 		}
-		if (*files)[at].Implied && len(*files) == at+1 {
-			*files = (*files)[:at]
+		waiting := len(w.pending)
+		if e.IsDir() && (!excluded || w.exclude.Exclusions()) {
+			if err := w.walk(e, child, in, out); err != nil {
+				return err
+			}
+		}
+		if file.Implied && len(w.pending) == waiting {
+			w.pending = w.pending[:waiting-1]
 		}
 	}
 	return nil
+}
+
+// below is the path of an entry of a directory, given the directory's own: most often the end of the entry's, which takes no memory.
+func below(rel string, e Entry) string {
+	if n := len(e.Path) - len(e.Name()) - len(rel) - 1; rel != "" && n > 0 && e.Path[n:n+len(rel)] == rel && e.Path[n+len(rel)] == '/' {
+		return e.Path[n:]
+	}
+	return path.Join(rel, e.Name())
+}
+
+// shown shows a file after the directories above it.
+func (w *walker) shown(file Selected) error {
+	for _, dir := range w.pending {
+		if err := w.show(dir); err != nil {
+			return err
+		}
+	}
+	w.pending = w.pending[:0]
+	return w.show(file)
 }
 
 // matches asks a matcher about a path, given what it said of the directory above; without a matcher it is absent.

@@ -2,16 +2,16 @@ package tree
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
-
-	digest "github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 // racyFor is how old a change must be for a file's times to tell its content: an edit within the granularity of the
@@ -22,29 +22,30 @@ const racyFor = 2 * time.Second
 const maxStatIndex = 1 << 30
 
 // statKey names a file whatever its path.
-type statKey struct{ Dev, Inode uint64 }
+type statKey struct{ dev, inode uint64 }
 
 // statValue is what the digest was computed of. Times are nanoseconds.
 type statValue struct {
-	Size, Mtime, Ctime int64
-	Sum                [32]byte
+	size, mtime, ctime int64
+	sum                [32]byte
 }
 
 // StatIndex remembers content digests of files by what lstat says of them. It only saves time: a damaged or missing
-// file is an empty index, and the last of two processes that save wins.
+// file is an empty index, and the last of two processes that save wins. What was read stays in the form of the file and
+// is searched there, so that an index takes no more memory than its file.
 type StatIndex struct {
 	path string
 	now  func() time.Time
 
-	mu      sync.Mutex
-	known   map[statKey]statValue
-	used    map[statKey]bool
-	changed bool
+	mu    sync.Mutex
+	known []byte // records of the file, sorted by key
+	used  []bool // the records that were asked for
+	fresh map[statKey]statValue
 }
 
 // OpenStatIndex reads the index in a file.
 func OpenStatIndex(path string) (*StatIndex, error) {
-	x := &StatIndex{path: path, now: time.Now, known: map[statKey]statValue{}, used: map[statKey]bool{}}
+	x := &StatIndex{path: path, now: time.Now, fresh: map[statKey]statValue{}}
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return x, nil
@@ -63,7 +64,7 @@ func OpenStatIndex(path string) (*StatIndex, error) {
 	return x, nil
 }
 
-// The file is a magic line and records of 72 bytes: key, size, times and digest, then the digest of it all.
+// The file is a magic line and records of 72 bytes, sorted: key, size, times and digest, then the digest of it all.
 const (
 	statMagic  = "bake stat index 1\n"
 	statRecord = 5*8 + 32
@@ -78,20 +79,34 @@ func (x *StatIndex) decode(raw []byte) {
 	if !bytes.Equal(sumOf(body), sum) {
 		return
 	}
-	x.known = make(map[statKey]statValue, len(body)/statRecord)
-	for ; len(body) > 0; body = body[statRecord:] {
-		n := func(i int) uint64 { return binary.LittleEndian.Uint64(body[8*i:]) }
-		x.known[statKey{n(0), n(1)}] = statValue{
-			Size: int64(n(2)), Mtime: int64(n(3)), Ctime: int64(n(4)), Sum: [32]byte(body[40:statRecord]),
-		}
-	}
+	x.known, x.used = body, make([]bool, len(body)/statRecord)
+}
+
+// key and value are those of record i of the file.
+func (x *StatIndex) key(i int) statKey { return statKey{x.number(i, 0), x.number(i, 1)} }
+
+func (x *StatIndex) value(i int) statValue {
+	return statValue{int64(x.number(i, 2)), int64(x.number(i, 3)), int64(x.number(i, 4)), [32]byte(x.known[i*statRecord+40 : (i+1)*statRecord])}
+}
+
+func (x *StatIndex) number(i, field int) uint64 {
+	return binary.LittleEndian.Uint64(x.known[i*statRecord+8*field:])
+}
+
+func (k statKey) compare(o statKey) int {
+	return cmp.Or(cmp.Compare(k.dev, o.dev), cmp.Compare(k.inode, o.inode))
+}
+
+// find gives the place of a key among the records of the file.
+func (x *StatIndex) find(k statKey) (int, bool) {
+	return sort.Find(len(x.used), func(i int) int { return k.compare(x.key(i)) })
 }
 
 // Save writes the index back when something was learnt, with the files that were asked for and nothing else.
 func (x *StatIndex) Save() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.changed {
+	if len(x.fresh) == 0 {
 		return nil
 	}
 	raw := x.encode()
@@ -106,60 +121,64 @@ func (x *StatIndex) Save() error {
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp.Name()))
 	}
-	x.changed = false
+	x.decode(raw)
+	for i := range x.used {
+		x.used[i] = true
+	}
+	clear(x.fresh)
 	return nil
 }
 
 func (x *StatIndex) encode() []byte {
-	keys := make([]statKey, 0, len(x.used))
-	for k := range x.used {
-		keys = append(keys, k)
+	all := x.fresh
+	for i, used := range x.used {
+		if _, again := all[x.key(i)]; used && !again {
+			all[x.key(i)] = x.value(i)
+		}
 	}
-	sort.Slice(keys, func(i, j int) bool {
-		return keys[i].Dev < keys[j].Dev || keys[i].Dev == keys[j].Dev && keys[i].Inode < keys[j].Inode
-	})
-	raw := make([]byte, 0, len(statMagic)+len(keys)*statRecord+32)
+	raw := make([]byte, 0, len(statMagic)+len(all)*statRecord+32)
 	raw = append(raw, statMagic...)
-	for _, k := range keys {
-		v := x.known[k]
-		for _, n := range []uint64{k.Dev, k.Inode, uint64(v.Size), uint64(v.Mtime), uint64(v.Ctime)} {
+	for _, k := range slices.SortedFunc(maps.Keys(all), statKey.compare) {
+		v := all[k]
+		for _, n := range []uint64{k.dev, k.inode, uint64(v.size), uint64(v.mtime), uint64(v.ctime)} {
 			raw = binary.LittleEndian.AppendUint64(raw, n)
 		}
-		raw = append(raw, v.Sum[:]...)
+		raw = append(raw, v.sum[:]...)
 	}
 	return append(raw, sumOf(raw[len(statMagic):])...)
 }
 
 // get returns the digest of a file that was hashed with the same size and times.
-func (x *StatIndex) get(st *unix.Stat_t) (digest.Digest, bool) {
-	k, v := statOf(st)
+func (x *StatIndex) get(f *localFile) (sum [32]byte, ok bool) {
+	k := statKey{f.dev, f.inode}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	known, ok := x.known[k]
-	if !ok || known.Size != v.Size || known.Mtime != v.Mtime || known.Ctime != v.Ctime {
-		return "", false
-	}
-	x.used[k] = true
-	return digestOfSum(known.Sum), true
-}
-
-// put remembers the digest of a file unless it changed too recently for its times to tell. st is of before it was read.
-func (x *StatIndex) put(st *unix.Stat_t, d digest.Digest) {
-	k, v := statOf(st)
-	limit := x.now().Add(-racyFor).UnixNano()
-	if v.Mtime >= limit || v.Ctime >= limit {
-		return
-	}
-	sum, ok := sumOfDigest(d)
+	v, ok := x.fresh[k]
 	if !ok {
-		return
+		i, found := x.find(k)
+		if !found {
+			return sum, false
+		}
+		v = x.value(i)
+		if v.describes(f) {
+			x.used[i] = true
+		}
 	}
-	v.Sum = sum
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.known[k], x.used[k], x.changed = v, true, true
+	return v.sum, v.describes(f)
 }
 
-func statOf(st *unix.Stat_t) (statKey, statValue) {
-	return statKey{uint64(st.Dev), st.Ino}, statValue{Size: st.Size, Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano()}
+// describes says whether the digest is that of a file, by its size and times.
+func (v statValue) describes(f *localFile) bool {
+	return v.size == f.size && v.mtime == f.mtime && v.ctime == f.ctime
+}
+
+// put remembers the digest of a file unless it changed too recently for its times to tell. f is of before it was read.
+func (x *StatIndex) put(f *localFile, sum [32]byte) {
+	limit := x.now().Add(-racyFor).UnixNano()
+	if f.mtime >= limit || f.ctime >= limit {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.fresh[statKey{f.dev, f.inode}] = statValue{f.size, f.mtime, f.ctime, sum}
 }

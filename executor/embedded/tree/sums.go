@@ -13,13 +13,8 @@ func sumOf(b []byte) []byte {
 }
 
 func digestOfSum(sum [32]byte) digest.Digest {
-	return digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:]))
-}
-
-func sumOfDigest(d digest.Digest) (sum [32]byte, ok bool) {
-	raw, err := hex.DecodeString(d.Encoded())
-	if err != nil || len(raw) != len(sum) {
-		return sum, false
-	}
-	return [32]byte(raw), true
+	const prefix = "sha256:"
+	text := make([]byte, len(prefix), len(prefix)+2*len(sum))
+	copy(text, prefix)
+	return digest.Digest(hex.AppendEncode(text, sum[:]))
 }

@@ -98,7 +98,7 @@ func notExist(p string) error { return &fs.PathError{Op: "lstat", Path: p, Err: 
 
 // Lookup implements FS.
 func (v *View) Lookup(p string) (Entry, error) {
-	e, _, err := v.find(path.Clean("/" + p))
+	e, _, err := v.find(rooted(p))
 	return e, err
 }
 
@@ -207,7 +207,7 @@ func (v *View) rootDir() (*mergedDir, error) {
 
 // ReadDir implements FS.
 func (v *View) ReadDir(p string) ([]Entry, error) {
-	p = path.Clean("/" + p)
+	p = rooted(p)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	d, err := v.dir(p)
@@ -270,7 +270,7 @@ func (v *View) fileLayer(p string) (*dirLayer, error) {
 
 // Open implements FS. The error is a *PackedError when the file's layer is packed.
 func (v *View) Open(p string) (*os.File, error) {
-	p = path.Clean("/" + p)
+	p = rooted(p)
 	l, err := v.fileLayer(p)
 	if err != nil {
 		return nil, err
@@ -280,7 +280,7 @@ func (v *View) Open(p string) (*os.File, error) {
 
 // Xattrs implements FS.
 func (v *View) Xattrs(p string) (map[string][]byte, error) {
-	p = path.Clean("/" + p)
+	p = rooted(p)
 	_, i, err := v.find(p)
 	if err != nil || i < 0 {
 		return nil, err
@@ -314,24 +314,28 @@ func (v *View) Digest(ctx context.Context, p string) (digest.Digest, error) {
 		return "", err
 	}
 	defer f.Close()
-	return digestOf(ctx, f)
+	sum, err := sumOfFile(ctx, f, 64<<10)
+	if err != nil {
+		return "", err
+	}
+	return digestOfSum(sum), nil
 }
 
-// digestOf hashes what is left of r.
-func digestOf(ctx context.Context, r io.Reader) (digest.Digest, error) {
+// sumOfFile hashes what is left of a file of about some size.
+func sumOfFile(ctx context.Context, r io.Reader, size int64) (sum [32]byte, err error) {
 	h := sha256.New()
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, min(max(size+1, 512), 64<<10)) // a small file in one piece
 	for {
 		if err := ctx.Err(); err != nil {
-			return "", context.Cause(ctx)
+			return sum, context.Cause(ctx)
 		}
 		n, err := r.Read(buf)
 		h.Write(buf[:n])
 		if errors.Is(err, io.EOF) {
-			return digest.NewDigest(digest.SHA256, h), nil
+			return [32]byte(h.Sum(nil)), nil
 		}
 		if err != nil {
-			return "", err
+			return sum, err
 		}
 	}
 }
