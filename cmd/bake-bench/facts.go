@@ -1,9 +1,9 @@
 package main
 
 import (
+	"debug/buildinfo"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -22,7 +22,8 @@ func facts(o options) string {
 		runtime.Version(),
 	}
 	if o.peers != "" {
-		all = append(all, "buildkitd "+version(o.peers, "buildkitd", "--version"), "buildx "+version(o.peers, "buildx", "version"))
+		all = append(all, "buildkitd "+version(filepath.Join(o.peers, "buildkitd"), "github.com/moby/buildkit"),
+			"buildx "+version(filepath.Join(o.peers, "buildx"), "github.com/docker/buildx"))
 	}
 	load, _ := os.ReadFile("/proc/loadavg")
 	return strings.Join(append(all, "load at the end "+strings.Join(strings.Fields(string(load) + " ?")[:1], "")), ", ")
@@ -63,12 +64,15 @@ func fileSystem(dir string) string {
 	return fmt.Sprintf("file system %#x", fs.Type)
 }
 
-// version is what a program says of itself: the third word of buildkitd's line, the second of buildx's.
-func version(dir, program, flag string) string {
-	out, err := exec.Command(filepath.Join(dir, program), flag).Output()
-	for word := range strings.FieldsSeq(string(out)) {
-		if err == nil && strings.ContainsAny(word, "0123456789") {
-			return word
+// version is that of the module that a program was built from, whether it is the main one or a dependency of a wrapper.
+func version(program, module string) string {
+	info, err := buildinfo.ReadFile(program)
+	if err != nil {
+		return "unknown"
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == module {
+			return m.Version
 		}
 	}
 	return "unknown"

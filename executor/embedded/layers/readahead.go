@@ -7,7 +7,7 @@ import (
 
 const (
 	aheadChunk = 256 << 10 // bytes
-	aheadDepth = 8         // chunks under way in one stage
+	aheadDepth = 4         // chunks under way in one stage
 )
 
 // readAhead reads its source in a goroutine of its own, so that two stages of a pipeline overlap. It holds at most
