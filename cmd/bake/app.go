@@ -75,6 +75,7 @@ func (a *app) root() *cobra.Command {
 		newAffectedCommand(a),
 		newGraphCommand(a),
 		newBuildsCommand(a),
+		newReportCommand(a),
 		newPinCommand(a),
 		newUpdateCommand(a),
 		newOutdatedCommand(a),

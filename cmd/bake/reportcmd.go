@@ -1,0 +1,55 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+)
+
+func newReportCommand(a *app) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "report [BUILD] -o FILE",
+		Short: "Write a page about a build: its time, its graph, its images, and why each step ran",
+		Long: "Report writes one HTML page about the last build, or about one by its id (bake builds ls lists them). The page needs no\n" +
+			"network and no other file.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.writeReport(append(args, "")[0], output)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "file of the page; - is standard output")
+	return cmd
+}
+
+// writeReport writes the page about a build, whole or not at all.
+func (a *app) writeReport(build, output string) error {
+	if output == "" {
+		return usagef("say where the page goes: bake report -o report.html (- is standard output)")
+	}
+	s, err := a.openStore()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	run, err := readBuild(s, build)
+	if err != nil {
+		return err
+	}
+	var page bytes.Buffer
+	if err := run.WriteHTML(&page, func(name string) (io.ReadSeekCloser, error) { return s.OpenLog(name) }); err != nil {
+		return err
+	}
+	if output == "-" {
+		_, err := a.stdout.Write(page.Bytes())
+		return err
+	}
+	if err := renameio.WriteFile(output, page.Bytes(), os.FileMode(0o644)); err != nil {
+		return fmt.Errorf("write the report %s: %w", output, err)
+	}
+	return nil
+}

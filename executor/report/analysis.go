@@ -1,0 +1,139 @@
+package report
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+)
+
+// timing is the time of one step that ran: when it was ready, which is when the last of its inputs was there, and its span.
+type timing struct {
+	span         int // into Run.Spans
+	ready        time.Time
+	start, end   time.Time
+	last         int // the step whose end it waited for last; -1 is none
+	criticalPath bool
+}
+
+// timings are those of the steps that took time, by index of the step.
+func (r Run) timings() map[int]*timing {
+	byDigest := make(map[digest.Digest]int, len(r.Steps))
+	for i, s := range r.Steps {
+		byDigest[s.Digest] = i
+	}
+	all := map[int]*timing{}
+	for i, s := range r.Spans {
+		if step, ok := byDigest[s.Step]; ok && !s.Cached {
+			all[step] = &timing{span: i, start: s.Start, end: s.End, last: -1}
+		}
+	}
+	began := r.Started
+	if len(r.Spans) > 0 {
+		began = r.Spans[0].Start
+	}
+	for i, t := range all {
+		t.ready = began
+		r.readiness(i, t, all, map[int]bool{})
+		if t.ready.After(t.start) {
+			t.ready = t.start
+		}
+	}
+	markCriticalPath(all)
+	return all
+}
+
+// readiness finds the latest end of what a step stands on, through steps that took no time.
+func (r Run) readiness(i int, t *timing, all map[int]*timing, seen map[int]bool) {
+	for _, in := range r.Steps[i].Inputs {
+		if seen[in] {
+			continue
+		}
+		seen[in] = true
+		if before := all[in]; before == nil {
+			r.readiness(in, t, all, seen)
+		} else if before.end.After(t.ready) {
+			t.ready, t.last = before.end, in
+		}
+	}
+}
+
+// markCriticalPath follows the step that ended last back to the beginning: each time to the one that it waited for.
+func markCriticalPath(all map[int]*timing) {
+	at, end := -1, time.Time{}
+	for i, t := range all {
+		if t.end.After(end) || t.end.Equal(end) && i > at {
+			at, end = i, t.end
+		}
+	}
+	for at >= 0 && !all[at].criticalPath {
+		all[at].criticalPath = true
+		at = all[at].last
+	}
+}
+
+// SharedLayer is a layer of the images of a run.
+type SharedLayer struct {
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"` // packed, bytes
+	CreatedBy string        `json:"createdBy,omitempty"`
+	Base      bool          `json:"base,omitempty"`
+	Images    []int         `json:"images"` // indices into the images of the run
+}
+
+// Layers are the layers of all images, each once, the largest first.
+func (r Run) Layers() []SharedLayer {
+	layers := []SharedLayer{}
+	at := map[digest.Digest]int{}
+	for i, image := range r.Images {
+		for _, l := range image.Layers {
+			k, ok := at[l.Digest]
+			if !ok {
+				k = len(layers)
+				at[l.Digest] = k
+				layers = append(layers, SharedLayer{Digest: l.Digest, Size: l.Size, CreatedBy: l.CreatedBy, Base: l.Base})
+			}
+			if of := layers[k].Images; len(of) == 0 || of[len(of)-1] != i { // an image may have a layer twice
+				layers[k].Images = append(of, i)
+			}
+		}
+	}
+	slices.SortStableFunc(layers, func(a, b SharedLayer) int { return cmp.Compare(b.Size, a.Size) })
+	return layers
+}
+
+// Drift lists the bases of repositories of which targets use several, by index.
+func (r Run) Drift() [][]int {
+	byRepository := map[string][]int{}
+	var order []string
+	for i, b := range r.Bases {
+		name := repository(b.Ref)
+		if len(byRepository[name]) == 0 {
+			order = append(order, name)
+		}
+		byRepository[name] = append(byRepository[name], i)
+	}
+	drift := [][]int{}
+	for _, name := range order {
+		if len(byRepository[name]) > 1 {
+			drift = append(drift, byRepository[name])
+		}
+	}
+	return drift
+}
+
+// repository is a reference without tag and digest.
+func repository(ref string) string {
+	ref, _, _ = strings.Cut(ref, "@")
+	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
+		ref = ref[:i]
+	}
+	return ref
+}
+
+// took says whether a step took time in this run.
+func took(s Step) bool { return s.Status == executor.StatusRan || s.Status == executor.StatusFailed }
