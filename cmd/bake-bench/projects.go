@@ -48,11 +48,11 @@ func (b *bench) chain(steps int) project {
 	var text strings.Builder
 	fmt.Fprintf(&text, "FROM %s/%s\n", b.registry, smallBase)
 	for i := range steps {
-		mount := ""
+		mount, file := "", "/out"
 		if i%3 != 0 {
-			mount = "--mount=type=tmpfs,target=/scratch "
+			mount, file = "--mount=type=tmpfs,target=/scratch ", "/scratch/out"
 		}
-		fmt.Fprintf(&text, "RUN %s[%q, \"/scratch/%d\"]\n", mount, executortest.ToolPath, i)
+		fmt.Fprintf(&text, "RUN %s[%q, \"%s-%d\"]\n", mount, executortest.ToolPath, file, i)
 	}
 	return single(text.String(), files{})
 }

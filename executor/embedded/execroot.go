@@ -99,7 +99,7 @@ func (s *execRoot) overlay(ctx context.Context, m *pb.Mount) (sandbox.Overlay, e
 	if err != nil {
 		return sandbox.Overlay{}, err
 	}
-	if err := s.rootAttributes(ctx, in, draft.FS); err != nil {
+	if err := rootAttributes(dirs, draft.FS); err != nil {
 		return sandbox.Overlay{}, err
 	}
 	s.keep(m, in, draft)
@@ -124,20 +124,18 @@ func (s *execRoot) keep(m *pb.Mount, in input, draft *cache.Draft) {
 
 // rootAttributes gives the directory of a new layer the mode and owner of the root below, since the topmost layer's
 // count in an overlay.
-func (s *execRoot) rootAttributes(ctx context.Context, in input, dir string) error {
-	if in.scratch() {
+func rootAttributes(lower []string, dir string) error {
+	if len(lower) == 0 {
 		return nil
 	}
-	return in.read(ctx, func(files tree.FS) error {
-		e, err := files.Lookup("/")
-		if err != nil {
-			return err
-		}
-		if err := os.Lchown(dir, int(e.UID), int(e.GID)); err != nil {
-			return err
-		}
-		return unix.Chmod(dir, e.Mode&0o7777)
-	})
+	var st unix.Stat_t
+	if err := unix.Lstat(lower[0], &st); err != nil {
+		return fmt.Errorf("look at layer %s: %w", lower[0], err)
+	}
+	if err := os.Lchown(dir, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	return unix.Chmod(dir, st.Mode&0o7777)
 }
 
 // mount is one mount that is not the root. It is empty for an optional secret that nobody offers.

@@ -79,6 +79,7 @@ func BenchmarkWarm(b *testing.B) {
 				b.Fatal(strings.Join(ran, "\n"), err)
 			}
 			g := s.graph()
+			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := s.engine.Run(context.Background(), g, executor.Options{Dir: s.dir}); err != nil {
 					b.Fatal(err)

@@ -24,6 +24,7 @@ func BenchmarkStep(b *testing.B) {
 	s.runner.next = &sandbox.Sandbox{Filters: seccomp.Filters, Outside: &network.Network{}, Limiter: &cgroup.Groups{}}
 	cacheOnly(s)
 	time.Sleep(2100 * time.Millisecond) // files written just now are hashed again
+	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		b.StopTimer()
 		g := s.graphWith(strconv.Itoa(i))

@@ -115,6 +115,9 @@ func (b *build) open(ctx context.Context, l layer) error {
 // paths until its content is asked for.
 func (b *build) treeLayer(ctx context.Context, l layer) (t tree.Layer, ok bool, err error) {
 	if l.base == nil {
+		if dir, found := b.layerDirs.Load(l.id); found {
+			return tree.Layer{ID: l.id, Dir: dir.(string)}, true, nil
+		}
 		if _, here := b.store.LayerDir(l.id); !here && l.id != emptyLayer {
 			index, err := b.pathsOf(ctx, l.id)
 			return tree.Layer{ID: l.id, Index: index}, true, err

@@ -91,6 +91,9 @@ func openPath(p string) (int, error) {
 // fdPath is a short path of an open descriptor.
 func fdPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
+// maxStacked is how many layers the kernel stacks.
+const maxStacked = 500
+
 // overlayMount makes an overlay that is not attached yet. Layers are named by descriptor, so that neither the length of
 // their paths nor their number matters.
 func overlayMount(o Overlay, points string, userXattr bool) (int, error) {
@@ -100,6 +103,9 @@ func overlayMount(o Overlay, points string, userXattr bool) (int, error) {
 	}
 	if o.Upper == "" && len(lower) == 1 {
 		return readonlyDir(lower[0])
+	}
+	if len(lower) > maxStacked {
+		return -1, fmt.Errorf("the step stands on %d layers, and Linux stacks at most %d: join commands that follow each other", len(lower), maxStacked)
 	}
 	var fds []int
 	defer func() {

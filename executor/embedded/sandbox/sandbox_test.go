@@ -413,6 +413,18 @@ func TestManyLayers(t *testing.T) {
 	}
 }
 
+// TestTooManyLayers: what the kernel cannot stack is said before anything is mounted.
+func TestTooManyLayers(t *testing.T) {
+	b := newBox(t)
+	s := b.spec("true")
+	for len(s.Root.Lower) < 501 {
+		s.Root.Lower = append(s.Root.Lower, b.lower)
+	}
+	if _, err := b.runSpec(t, s); err == nil || !strings.Contains(err.Error(), "stands on 501 layers") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestReadonlyRoot(t *testing.T) {
 	b := newBox(t)
 	s := b.spec("cat /etc/passwd >/dev/null && echo read; touch /x 2>/dev/null || echo no")
