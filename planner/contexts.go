@@ -28,6 +28,7 @@ const (
 type inputs struct {
 	client  *client
 	file    dockerfile
+	scanned *scan
 	aliases map[string][]string // names of contexts that are images, by the normalised reference
 	locals  map[string]localDir // by the name of the local source while the front end runs
 	layouts map[string]localDir // by store id
@@ -118,7 +119,7 @@ func (p *plan) addBases(in *inputs) {
 	if len(p.project.Bases) == 0 {
 		return
 	}
-	stages := scanDockerfile(in.file.data).stages
+	stages := in.scan().stages
 	for name, base := range p.project.Bases {
 		if !stages[strings.ToLower(name)] {
 			in.addImageContext(strings.TrimSuffix(name, ":latest"), "docker-image://"+base.Image)

@@ -117,7 +117,7 @@ func wordIn(line []byte, prefix, word string) int {
 // the front end does not tell.
 func (in *inputs) namedPlaces(ref string) []Location {
 	var at []Location
-	for _, m := range scanDockerfile(in.file.data).mentions {
+	for _, m := range in.scan().mentions {
 		word := familiar(m.word)
 		named := m.ref() == ref
 		for _, alias := range in.aliases[ref] {
@@ -128,4 +128,13 @@ func (in *inputs) namedPlaces(ref string) []Location {
 		}
 	}
 	return at
+}
+
+// scan is what the target's Dockerfile names, looked at once.
+func (in *inputs) scan() scan {
+	if in.scanned == nil {
+		s := scanDockerfile(in.file.data)
+		in.scanned = &s
+	}
+	return *in.scanned
 }

@@ -104,7 +104,10 @@ func (p *lockPlan) pin(ctx context.Context, key string) error {
 	if s == nil {
 		return fmt.Errorf("nothing uses %s", key)
 	}
-	now, err := p.current(ctx, *s)
+	now, err := s.Pin, error(nil)
+	if now == "" {
+		now, err = p.current(ctx, *s)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -116,15 +119,12 @@ func (p *lockPlan) pin(ctx context.Context, key string) error {
 	return nil
 }
 
-// current is what a git reference or a URL stands for: what the plan took from the lock, else what its server says now.
-func (p *lockPlan) current(ctx context.Context, s planner.SourceUse) (string, error) {
-	switch {
-	case s.Pin != "":
-		return s.Pin, nil
-	case s.Git:
-		return p.fetcher.Commit(ctx, fetch.Repository{Remote: s.Remote, Ref: s.Ref})
+// current is what a git reference or a URL stands for, as its server says now.
+func (s *session) current(ctx context.Context, u planner.SourceUse) (string, error) {
+	if u.Git {
+		return s.fetcher.Commit(ctx, fetch.Repository{Remote: u.Remote, Ref: u.Ref})
 	}
-	d, err := p.fetcher.Content(ctx, s.Remote)
+	d, err := s.fetcher.Content(ctx, u.Remote)
 	return d.String(), err
 }
 

@@ -113,9 +113,7 @@ func (p *lockPlan) outdated(ctx context.Context) ([]outdatedPin, error) {
 // look fills in what is known of one pin.
 func (p *lockPlan) look(ctx context.Context, tags *tagLists, pin *outdatedPin) (err error) {
 	if u := p.source(pin.Ref); u != nil {
-		asked := *u
-		asked.Pin = ""
-		pin.Current, err = p.current(ctx, asked)
+		pin.Current, err = p.current(ctx, *u)
 		pin.Moved = err == nil && pin.Current != pin.Locked
 		return err
 	}

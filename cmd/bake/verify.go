@@ -135,8 +135,7 @@ func (s *session) verifySource(ctx context.Context, u planner.SourceUse, pin str
 	if u.Git && !looksImmutable(strings.TrimPrefix(u.Ref, "refs/tags/")) {
 		return nil
 	}
-	u.Pin = ""
-	now, err := (&lockPlan{session: s}).current(ctx, u)
+	now, err := s.current(ctx, u)
 	switch {
 	case err != nil || now == pin:
 		return err
