@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 )
 
 func (e *exporter) push(ctx context.Context) error {
@@ -22,6 +23,9 @@ func (e *exporter) push(ctx context.Context) error {
 	}
 	return e.opt.Pusher.Push(ctx, e.pushes)
 }
+
+// maxBlobs bounds the blobs of an image that are brought to the local store at once.
+const maxBlobs = 4
 
 // store writes blobs into the local store; gather moves the names.
 func (e *exporter) store(target string, o Output, a *artifact) error {
@@ -33,12 +37,12 @@ func (e *exporter) store(target string, o Output, a *artifact) error {
 		return err
 	}
 	e.jobs = append(e.jobs, &job{name: "local store: " + target, stage: stageStore, prepare: func(ctx context.Context) error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(maxBlobs)
 		for _, b := range blobs {
-			if err := e.opt.Store.WriteBlob(ctx, digest.Digest(b.digest.String()), b.size, b.open); err != nil {
-				return err
-			}
+			g.Go(func() error { return e.opt.Store.WriteBlob(ctx, digest.Digest(b.digest.String()), b.size, b.open) })
 		}
-		return nil
+		return g.Wait()
 	}})
 	for _, n := range o.Names {
 		e.stores = append(e.stores, StoredImage{

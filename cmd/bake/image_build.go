@@ -20,6 +20,8 @@ type imageBuildOptions struct {
 	secrets   []string
 	contexts  []string
 	outputs   []string
+	cacheFrom []string
+	cacheTo   []string
 	platforms []string
 	stage     string
 	context   string
@@ -44,6 +46,8 @@ func newImageBuildCommand(a *app) *cobra.Command {
 	f.StringArrayVar(&o.secrets, "secret", nil, "secret for RUN --mount=type=secret: id=ID,src=FILE or id=ID,env=VARIABLE")
 	f.StringArrayVar(&o.contexts, "build-context", nil, "named context: NAME=PATH, or docker-image://REF, oci-layout://DIR, URL")
 	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: type=oci,dest=FILE and the like")
+	f.StringArrayVar(&o.cacheFrom, "cache-from", nil, "cache of other machines to read: NAME in a registry, or type=local,src=DIR")
+	f.StringArrayVar(&o.cacheTo, "cache-to", nil, "cache to write: type=registry,ref=NAME or type=local,dest=DIR, with mode=max for all steps")
 	f.StringSliceVar(&o.platforms, "platform", nil, "platforms to build for, such as linux/arm64")
 	f.StringVar(&o.stage, "target", "", "stage of the Dockerfile to build")
 	o.run.addFlags(f)
@@ -83,7 +87,7 @@ func (a *app) imageProject(ctx context.Context, o imageBuildOptions) (*config.Pr
 	if o.stage != "" {
 		add("target", o.stage)
 	}
-	for key, values := range map[string][]string{"tags": o.tags, "secret": o.secrets, "output": o.outputs, "platforms": o.platforms} {
+	for key, values := range map[string][]string{"tags": o.tags, "secret": o.secrets, "output": o.outputs, "platforms": o.platforms, "cache-from": o.cacheFrom, "cache-to": o.cacheTo} {
 		for _, v := range values {
 			add(key, v)
 		}

@@ -1,0 +1,209 @@
+package carry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/cache"
+)
+
+// sample is a cache of a few layers, and what opens its blobs.
+func sample(texts ...string) Export {
+	content := map[digest.Digest]string{}
+	blob := func(text string) *Blob {
+		b := &Blob{Digest: digest.FromString(text), Size: int64(len(text)), MediaType: "x"}
+		content[b.Digest] = text
+		return b
+	}
+	x := &Index{}
+	for _, text := range texts {
+		id := digest.FromString("layer of " + text)
+		x.Layers = append(x.Layers, Layer{ID: id, DiffID: id, Form: "gzip", Blob: blob(text), Paths: blob("paths of " + text)})
+		inputs := []cache.Input{{Name: "text", Digest: text}}
+		key := cache.KeyOf(inputs)
+		x.Entries = append(x.Entries, Entry{Entry: cache.Entry{
+			ID: key, Key: key, Step: id, Inputs: inputs, Outputs: []cache.Output{{Parts: []cache.Part{{Layer: id}}}},
+		}})
+	}
+	return Export{Index: x, Open: func(_ context.Context, b Blob) (io.ReadCloser, error) {
+		text, ok := content[b.Digest]
+		if !ok {
+			return nil, os.ErrNotExist
+		}
+		return io.NopCloser(bytes.NewReader([]byte(text))), nil
+	}}
+}
+
+// TestDirShared exports to one directory from several sides at once while others read it: every reader sees a cache of
+// which each blob is whole or missing, and what a killed export left is gone.
+func TestDirShared(t *testing.T) {
+	dir := t.TempDir()
+	left := filepath.Join(dir, prefixTemp+"dead")
+	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, "other.txt")
+	if err := os.WriteFile(other, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 4 {
+		e := sample("a", "b", string(rune('c'+i)))
+		wg.Go(func() {
+			if err := (&Dir{Path: dir}).Export(t.Context(), e); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() { readDir(t, dir, false) })
+	}
+	wg.Wait()
+	if n := readDir(t, dir, true); n != 6 {
+		t.Errorf("%d blobs, want those of the last export alone", n)
+	}
+	if _, err := os.Lstat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Error("a file of a killed export is still there")
+	}
+	if _, err := os.Lstat(other); err != nil {
+		t.Error("a file of others is gone")
+	}
+}
+
+// readDir reads a cache and counts the blobs that are there; with all a missing one is a fault.
+func readDir(t *testing.T, dir string, all bool) (found int) {
+	d := &Dir{Path: dir}
+	defer d.Close()
+	x, err := d.Index(t.Context())
+	if err != nil {
+		t.Error(err)
+	}
+	if x == nil {
+		return 0
+	}
+	layers, paths, _ := x.blobs()
+	for _, b := range append(layers, paths...) {
+		r, err := d.Open(t.Context(), b)
+		if err != nil {
+			if all {
+				t.Error(err)
+			}
+			continue
+		}
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			t.Error(err)
+		}
+		found++
+	}
+	return found
+}
+
+func TestIndexChecks(t *testing.T) {
+	for name, change := range map[string]func(*Index){
+		"key":      func(x *Index) { x.Entries[0].Inputs[0].Digest = "other" },
+		"layer":    func(x *Index) { x.Layers[0].ID = "sha256:../../x" },
+		"blob":     func(x *Index) { x.Layers[0].Blob.Digest = "none" },
+		"size":     func(x *Index) { x.Layers[0].Blob.Size = -1 },
+		"no paths": func(x *Index) { x.Layers[0].Paths = nil },
+		"alias":    func(x *Index) { x.Entries[0].Aliases = []digest.Digest{"x"} },
+		"packed":   func(x *Index) { x.Layers[0].Packed = []cache.Packed{{Digest: "x"}} },
+		"mount":    func(x *Index) { x.Mounts = []Mount{{ID: "m"}} },
+	} {
+		good := sample("a").Index
+		raw, err := good.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := decode(raw)
+		if d := cmp.Diff(good, again); d != "" || err != nil {
+			t.Fatal(d, err)
+		}
+		change(good)
+		if raw, err = good.encode(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decode(raw); err == nil {
+			t.Errorf("an index with a wrong %s is taken", name)
+		}
+	}
+}
+
+func TestMountsOf(t *testing.T) {
+	for text, want := range map[string][]string{"true": {"/a", "//root/.cache"}, "false": nil, "a": {"/a"}, "/root/.cache; b": {"//root/.cache"}} {
+		p, _, err := Parse(config.Attrs{"type": "local", "dest": "x", "mounts": text}, true, "/work")
+		if err != nil || p.Dir != "/work/x" {
+			t.Fatal(p, err)
+		}
+		var got []string
+		for _, id := range []string{"/a", "//root/.cache"} {
+			if p.Mounts.Has(id) {
+				got = append(got, id)
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("mounts=%s: %s", text, d)
+		}
+	}
+}
+
+// FuzzIndex and FuzzPack try that damaged files are an error or harmless, and bounded.
+func FuzzIndex(f *testing.F) {
+	raw, err := sample("a", "b").Index.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if x, err := decode(raw); err == nil && x == nil {
+			t.Error("neither an index nor an error")
+		}
+	})
+}
+
+func FuzzPack(f *testing.F) {
+	e := sample("a", "b")
+	file, err := os.Create(filepath.Join(f.TempDir(), "x"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	layers, _, _ := e.Index.blobs()
+	if err := writePack(f.Context(), file, layers, e.Open); err != nil {
+		f.Fatal(err)
+	}
+	raw, err := os.ReadFile(file.Name())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if err := os.WriteFile(filepath.Join(dir, "p"), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		p, err := openPack(root, "p")
+		if err != nil {
+			return
+		}
+		defer p.close()
+		for _, b := range p.table {
+			if r, ok := p.open(Blob{Digest: b.Digest, Size: b.Size}); ok {
+				if got, err := io.ReadAll(r); err == nil && digest.FromBytes(got) != b.Digest && b.Digest.Algorithm() == digest.SHA256 {
+					t.Error("wrong bytes are taken")
+				}
+			}
+		}
+	})
+}
