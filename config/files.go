@@ -32,6 +32,12 @@ func usualFiles() (ours, theirs []string) {
 		append(composeFiles(), "docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl")
 }
 
+// UsualFiles are the names of the files that are read when none is named, some of them.
+func UsualFiles() []string {
+	ours, theirs := usualFiles()
+	return append(ours, theirs...)
+}
+
 // composeFiles are the usual compose files.
 func composeFiles() []string {
 	return []string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"}

@@ -23,6 +23,8 @@ type Graph struct {
 	Locals map[string]Local
 	// Layouts are OCI image layout directories by the name that the oci.store attribute of a source uses.
 	Layouts map[string]Local
+	// Files are those that the plan read, or looked for in vain: Dockerfiles and ignore files. Absolute, sorted.
+	Files []string
 	// Secrets and SSH are what each target offers to its steps, by target name. They are in no digest.
 	Secrets map[string][]config.Secret
 	SSH     map[string][]config.SSH

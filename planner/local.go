@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -92,6 +94,13 @@ func (f *files) noteDir(dir string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dirs[dir] = true
+}
+
+// paths are the files that were read or looked for.
+func (f *files) paths() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.read))
 }
 
 // noteFetched notes that a URL was fetched.

@@ -65,10 +65,12 @@ type planned struct {
 // wherever the project is checked out, as long as the resolver gives the same answers. Its errors are DockerfileError
 // and BaseError, or Errors with several of these.
 func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, error) {
-	if g := newPlan(ctx, project, opts).recall(ctx); g != nil {
+	p := newPlan(ctx, project, opts)
+	if g := p.recall(ctx); g != nil {
+		g.Files = p.files.paths()
 		return g, nil
 	}
-	p := newPlan(ctx, project, opts)
+	p = newPlan(ctx, project, opts)
 	targets, err := p.order()
 	if err != nil {
 		return nil, err
@@ -84,6 +86,7 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 	if mergeErr != nil {
 		return nil, mergeErr
 	}
+	g.Files = p.files.paths()
 	if err == nil {
 		p.remember(g, targets)
 	}

@@ -95,8 +95,7 @@ type prints struct {
 	of    map[string]digest.Digest
 }
 
-// prints plans the project in a directory and takes the fingerprint of each target: of its steps, and of what it says of
-// the image beside them.
+// prints plans the project in a directory and takes the fingerprint of each target.
 func (c *comparison) prints(ctx context.Context, dir string, o projectOptions) (prints, error) {
 	in := *c.app
 	in.dir = dir
@@ -116,16 +115,21 @@ func (c *comparison) prints(ctx context.Context, dir string, o projectOptions) (
 	if err != nil {
 		return prints{}, err
 	}
-	steps, err := c.session.engine.Fingerprints(ctx, graph, executor.Options{Dir: dir})
+	return c.session.prints(ctx, graph, dir)
+}
+
+// prints takes the fingerprint of each target of a graph: of its steps, and of what it says of the image beside them.
+func (s *session) prints(ctx context.Context, g *planner.Graph, dir string) (prints, error) {
+	steps, err := s.engine.Fingerprints(ctx, g, executor.Options{Dir: dir})
 	if err != nil {
 		return prints{}, err
 	}
 	index := map[*planner.Step]int{}
-	for i, s := range graph.Steps {
+	for i, s := range g.Steps {
 		index[s] = i
 	}
 	p := prints{of: map[string]digest.Digest{}}
-	for _, m := range graph.Images {
+	for _, m := range g.Images {
 		root := ""
 		if m.Root.Step != nil {
 			root = fmt.Sprint(steps[index[m.Root.Step]], " ", m.Root.Index)

@@ -20,6 +20,7 @@ type buildOptions struct {
 	list    string
 	call    string
 	check   bool
+	watch   bool
 }
 
 func newBuildCommand(a *app) *cobra.Command {
@@ -40,6 +41,7 @@ func newBuildCommand(a *app) *cobra.Command {
 	o.run.addFlags(f)
 	o.lock.addFlags(f)
 	f.BoolVar(&o.print, "print", false, "print the evaluated targets as JSON and build nothing")
+	f.BoolVar(&o.watch, "watch", false, "build again what a saved file affects, until Ctrl-C")
 	f.StringVar(&o.list, "list", "", "list targets or variables and build nothing")
 	f.BoolVar(&o.check, "check", false, "only check the Dockerfiles; the same as --call=check")
 	f.StringVar(&o.call, "call", "build", "what to do with the targets: build, check, outline or targets; with ,format=json and ,ignorestatus=true")
@@ -50,6 +52,9 @@ func newBuildCommand(a *app) *cobra.Command {
 func (a *app) build(ctx context.Context, o buildOptions) error {
 	if o.list != "" {
 		return a.list(ctx, o.project, o.list)
+	}
+	if o.watch {
+		return a.watch(ctx, o)
 	}
 	call, err := parseCall(o.call, o.check)
 	if err != nil {
@@ -63,10 +68,7 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	if o.print {
 		return a.printProject(project)
 	}
-	if err := a.checkGrants(project, o.run.allow); err != nil {
-		return err
-	}
-	if err := o.run.checkPolicies(project); err != nil {
+	if err := a.checkProject(project, o.run); err != nil {
 		return err
 	}
 	if o.run.pins, err = a.usePins(ctx, project.Dir, o.project, o.lock); err != nil {
@@ -82,6 +84,14 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 		return a.callProject(ctx, called, call, o.run)
 	}
 	return nil
+}
+
+// checkProject refuses what a project may not ask for.
+func (a *app) checkProject(p *config.Project, o runOptions) error {
+	if err := a.checkGrants(p, o.allow); err != nil {
+		return err
+	}
+	return o.checkPolicies(p)
 }
 
 // buildProject runs what `bake build` and `bake image build` have in common, and keeps a record of it.

@@ -72,6 +72,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		rule   *planner.PolicyError
 		denied deniedError
 		peer   *buildkitd.Error
+		blind  *watchError
 	)
 	switch {
 	case err == nil:
@@ -80,7 +81,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return sig.ExitCode()
 	case errors.Is(err, context.Canceled):
 		return signalError{syscall.SIGINT}.ExitCode()
-	case errors.As(err, &nobox), errors.As(err, &store):
+	case errors.As(err, &nobox), errors.As(err, &store), errors.As(err, &blind):
 		return exitSystem
 	case errors.As(err, &step):
 		return exitStep

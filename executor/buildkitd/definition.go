@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"path"
-	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -39,7 +37,7 @@ type written struct {
 // newDefinitions writes all steps of the graph.
 func newDefinitions(g *planner.Graph, session string, o *offers, noCache bool) (*definitions, error) {
 	d := &definitions{
-		session: session, offers: o, noCache: noCache, reads: readPaths(g), locals: g.Locals,
+		session: session, offers: o, noCache: noCache, reads: g.Reads(), locals: g.Locals,
 		ops: make(map[*planner.Step]written, len(g.Steps)), steps: make(map[digest.Digest]*planner.Step, len(g.Steps)),
 	}
 	for _, s := range g.Steps {
@@ -139,63 +137,4 @@ func (d *definitions) of(root planner.Edge) *pb.Definition {
 	def.Def = append(def.Def, raw)
 	def.Metadata[string(digest.FromBytes(raw))] = &pb.OpMetadata{}
 	return def
-}
-
-// readPaths are the paths that steps read of each build context, sorted; none where all of it is needed.
-func readPaths(g *planner.Graph) map[*planner.Step][]string {
-	paths := map[*planner.Step]map[string]bool{}
-	for _, s := range g.Steps {
-		for i, in := range s.Inputs {
-			if in.Step == nil || !strings.HasPrefix(in.Step.Op.GetSource().GetIdentifier(), localPrefix) {
-				continue
-			}
-			if paths[in.Step] == nil {
-				paths[in.Step] = map[string]bool{}
-			}
-			for _, p := range selected(s.Op, i) {
-				paths[in.Step][path.Clean("/"+p)] = true
-			}
-		}
-	}
-	for _, image := range g.Images {
-		if s := image.Root.Step; s != nil && paths[s] != nil {
-			paths[s]["/"] = true
-		}
-	}
-	out := map[*planner.Step][]string{}
-	for s, set := range paths {
-		if set["/"] || len(set) == 0 {
-			continue
-		}
-		for _, p := range slices.Sorted(maps.Keys(set)) {
-			out[s] = append(out[s], strings.TrimPrefix(p, "/"))
-		}
-	}
-	return out
-}
-
-// selected are the paths that an op reads of its input i; "/" is all of it.
-func selected(op *pb.Op, i int) []string {
-	switch {
-	case op.GetFile() != nil:
-		var paths []string
-		for _, a := range op.GetFile().Actions {
-			if int(a.Input) == i {
-				return []string{"/"}
-			}
-			if c := a.GetCopy(); c != nil && int(a.SecondaryInput) == i {
-				paths = append(paths, c.Src)
-			}
-		}
-		return paths
-	case op.GetExec() != nil:
-		var paths []string
-		for _, m := range op.GetExec().Mounts {
-			if int(m.Input) == i {
-				paths = append(paths, m.Selector)
-			}
-		}
-		return paths
-	}
-	return []string{"/"}
 }
