@@ -85,6 +85,8 @@ func (w *watch) round(ctx context.Context, dir string, changed []string) error {
 	w.missed = w.set.changedSince(began)
 	if err == nil {
 		err = w.build(ctx, project, prints, shownPaths(dir, changed))
+	} else if len(changed) > 0 {
+		w.app.note("changed: %s", shownPaths(dir, changed))
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -54,22 +54,33 @@ func newWatchSet(files []string, g *planner.Graph) (watchSet, error) {
 		if !ok {
 			continue
 		}
-		c := watchedContext{dir: g.Locals[name].Dir}
-		for _, p := range reads[s] {
-			c.reads = append(c.reads, beforeWildcard(p))
-		}
+		var excludes []string
 		if list := source.Attrs[pb.AttrExcludePatterns]; list != "" {
-			var err error
-			if err = json.Unmarshal([]byte(list), &c.excludes); err == nil {
-				c.ignore, err = patternmatcher.New(c.excludes)
+			if err := json.Unmarshal([]byte(list), &excludes); err != nil {
+				return w, fmt.Errorf("ignore patterns of %s: %w", g.Locals[name].Dir, err)
 			}
-			if err != nil {
-				return w, fmt.Errorf("ignore patterns of %s: %w", c.dir, err)
-			}
+		}
+		c, err := newWatchedContext(g.Locals[name].Dir, excludes, reads[s])
+		if err != nil {
+			return w, err
 		}
 		w.contexts = append(w.contexts, c)
 	}
 	return w, nil
+}
+
+func newWatchedContext(dir string, excludes, reads []string) (watchedContext, error) {
+	c := watchedContext{dir: dir, excludes: excludes}
+	for _, p := range reads {
+		c.reads = append(c.reads, beforeWildcard(p))
+	}
+	var err error
+	if len(excludes) > 0 {
+		if c.ignore, err = patternmatcher.New(excludes); err != nil {
+			err = fmt.Errorf("ignore patterns of %s: %w", dir, err)
+		}
+	}
+	return c, err
 }
 
 // beforeWildcard is the part of a path before the first component with a wildcard.

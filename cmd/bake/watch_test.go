@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// watched is a `bake build --watch` that runs.
+type watched struct {
+	c     *cli
+	lines chan string
+	ended chan int
+	stop  func()
+}
+
+func startWatch(t *testing.T, c *cli, args ...string) *watched {
+	t.Helper()
+	cmd := bakeCommand(t, append([]string{"build", "--watch", "--progress=none"}, args...)...)
+	cmd.Dir = c.dir
+	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+c.cache, "BUILDX_BAKE_ENTITLEMENTS_FS=0")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w := &watched{c: c, lines: make(chan string, 1000), ended: make(chan int, 1)}
+	w.stop = func() { _ = cmd.Process.Signal(syscall.SIGINT) }
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	go func() {
+		for s := bufio.NewScanner(stderr); s.Scan(); {
+			w.lines <- s.Text()
+		}
+		_ = cmd.Wait() // its exit code says it
+		w.ended <- cmd.ProcessState.ExitCode()
+	}()
+	return w
+}
+
+// expect waits for lines that match, in this order.
+func (w *watched) expect(t *testing.T, patterns ...string) {
+	t.Helper()
+	var seen []string
+	for _, p := range patterns {
+		for re, found := regexp.MustCompile(p), false; !found; {
+			select {
+			case line := <-w.lines:
+				seen = append(seen, line)
+				found = re.MatchString(line)
+			case <-time.After(60 * time.Second):
+				t.Fatalf("no line matches %s; seen were %q", p, seen)
+			}
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	needSandbox(t)
+	c := newCLI(t)
+	c.write(t, "bake.hcl", `group "default" { targets = ["a", "b"] }
+target "a" {
+  dockerfile-inline = "FROM scratch\nCOPY a /a"
+  tags = ["a:1"]
+  test "x" { file = "/a/x" }
+}
+target "b" {
+  contexts = { host = "/bin" }
+  tags     = ["b:1"]
+}
+`)
+	const dockerfile = "FROM scratch\nCOPY --from=host busybox /bin/sh\nCOPY b /b\nRUN read x </b/y; test $x != long || /bin/sh -c 'usleep 2000000 2>/dev/null || sleep 2'\n"
+	c.write(t, "Dockerfile", dockerfile)
+	c.write(t, ".dockerignore", "out\n*.swp\n")
+	c.write(t, "a/x", "1")
+	c.write(t, "b/y", "1")
+	if err := os.MkdirAll(filepath.Join(c.dir, "out", "deep"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w := startWatch(t, c)
+	w.expect(t, "built a:1", "built b:1", "watching 4 folders")
+
+	// What is ignored or read by nothing is no change; the targets that a change affects are built, and no others.
+	c.write(t, "out/deep/f", "2")
+	c.write(t, "b/.y.swp", "2")
+	c.write(t, "README", "2")
+	c.write(t, "a/x", "2")
+	w.expect(t, "^note: changed: a/x; building a$", "^2 steps: 1 ran|^3 steps: 2 ran", "built a:1", "watching")
+	// A folder that is new is watched too.
+	c.write(t, "a/new/deep/z", "3")
+	w.expect(t, "^note: changed: a/new.*; building a$", "built a:1", "watching [56] folders")
+	c.write(t, "a/new/deep/z", "4")
+	w.expect(t, "^note: changed: a/new/deep/z; building a$", "built a:1", "watching 6 folders")
+	// A build that fails waits for the next change.
+	c.write(t, "Dockerfile", dockerfile+"COPPY\n")
+	w.expect(t, "^note: changed: Dockerfile$", "unknown instruction", "watching")
+	c.write(t, "Dockerfile", dockerfile+"ENV X=1\n")
+	w.expect(t, "^note: changed: Dockerfile; building b$", "built b:1", "watching")
+	if err := os.Remove(filepath.Join(c.dir, "a/x")); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, "^note: changed: a/x; building a$", "error: .*wanted it to exist", "watching")
+	c.write(t, "a/x", "5")
+	w.expect(t, "building a$", "built a:1", "watching")
+	// What is saved while a build runs leads to one more.
+	c.write(t, "b/y", "long")
+	w.expect(t, "building b$")
+	c.write(t, "b/y", "short")
+	w.expect(t, "built b:1", "^note: changed: b/y; building b$", "built b:1", "watching")
+
+	w.stop()
+	select {
+	case code := <-w.ended:
+		if code != 130 {
+			t.Errorf("exit code %d after an interrupt", code)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it does not end")
+	}
+}
+
+func TestWatchRefuses(t *testing.T) {
+	c := newCLI(t)
+	for _, args := range [][]string{{"--print"}, {"--check"}, {"--call=outline"}, {"-f", "-"}, {"https://example.com/x.git"}} {
+		if _, stderr, code := c.run(t, append([]string{"build", "--watch"}, args...)...); code != 2 {
+			t.Errorf("%q: exit code %d\n%s", args, code, stderr)
+		}
+	}
+}
+
+// TestWatchSet: of a large context only the folders are watched in which something that is read can change.
+func TestWatchSet(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 50 {
+		writeFile(t, filepath.Join(dir, fmt.Sprintf("services/s%d/src/main.go", i)), "x")
+		writeFile(t, filepath.Join(dir, fmt.Sprintf("services/s%d/node_modules/m/index.js", i)), "x")
+	}
+	part, err := newWatchedContext(dir, []string{"**/node_modules"}, []string{"services/s1", "services/s2/src/main.go", "go.mod", "lib/new"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := watchSet{files: map[string]bool{filepath.Join(dir, "bake.hcl"): true}, contexts: []watchedContext{part}}
+	folders, err := set.folders(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"", "services", "services/s1", "services/s1/src", "services/s2", "services/s2/src"} {
+		if at := filepath.Join(dir, want); !folders[at] {
+			t.Errorf("%s is not watched", at)
+		}
+		delete(folders, filepath.Join(dir, want))
+	}
+	if len(folders) > 0 {
+		t.Errorf("also watched: %v", folders)
+	}
+	for path, want := range map[string]bool{
+		"bake.hcl": true, "services/s1/src/new.go": true, "services/s1/node_modules/m/index.js": false, "services/s3/src/main.go": false,
+		"services/s2/src/main.go": true, "services/s2/src/other.go": false, "go.mod": true, "go.sum": false, "lib": true, "lib/new/x": true,
+	} {
+		if got := set.concerns(filepath.Join(dir, path)); got != want {
+			t.Errorf("%s: concerns the build: %t", path, got)
+		}
+	}
+}
