@@ -5,6 +5,7 @@ package executor
 import (
 	"context"
 	"io"
+	"os"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -38,6 +39,10 @@ type Options struct {
 	// Dir is what relative destinations of outputs refer to, absolute; Stdout takes outputs that go there, nil refuses them.
 	Dir    string
 	Stdout io.Writer
+	// Debug, when not nil, is called when a command has failed, by one at a time, and steps that have not started wait for it.
+	// shell runs a shell on a terminal, of a kind as TERM has it, in the step's root with all that the step has; it is nil
+	// where the root has none. What Debug does changes nothing of how the build ends.
+	Debug func(failed *StepError, shell func(terminal *os.File, name string) error)
 	// Project is the directory of the project. What its targets stand on is noted under it; empty notes nothing.
 	Project string
 }

@@ -100,6 +100,10 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	if a.offline && len(a.builders(p, o.engine)) > 0 {
 		return usagef("--offline is for builds of this process: a BuildKit daemon asks registries by itself")
 	}
+	var err error
+	if o.terminal, err = a.debugTerminal(p, o); err != nil {
+		return err
+	}
 	s, err := a.open(o.pull)
 	if err != nil {
 		return err
@@ -173,11 +177,15 @@ func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.G
 	}
 	var beside besideWarnings
 	defer beside.print(a.stderr)
-	done, err := engine.Run(ctx, g, executor.Options{
+	opts := executor.Options{
 		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Allow: o.allow, Events: events, Dir: dir, Stdout: a.stdout,
 		Project: project,
 		Warn:    beside.add,
-	})
+	}
+	if o.terminal != nil {
+		opts.Debug = a.debug(o.terminal, display)
+	}
+	done, err := engine.Run(ctx, g, opts)
 	if closeErr := display.Close(); err == nil {
 		err = closeErr
 	}

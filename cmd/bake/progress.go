@@ -17,6 +17,10 @@ import (
 
 // progress shows the events of an engine in BuildKit's display.
 type progress struct {
+	ctx    context.Context // of the display, which outlives no build
+	w      io.Writer
+	mode   string
+	mu     sync.Mutex // held while something is shown, and while the display is away
 	status chan *client.SolveStatus
 	done   chan error
 	inputs map[digest.Digest][]digest.Digest
@@ -26,21 +30,45 @@ type progress struct {
 
 // startProgress opens a display of a --progress mode on w. The empty mode is "auto".
 func startProgress(ctx context.Context, w io.Writer, mode string, g *planner.Graph) (*progress, error) {
-	display, err := newDisplay(w, mode)
+	p := &progress{ctx: context.WithoutCancel(ctx), w: w, mode: mode, inputs: inputsOf(g), open: map[digest.Digest]*client.Vertex{}}
+	return p, p.start()
+}
+
+// start opens the display.
+func (p *progress) start() error {
+	display, err := newDisplay(p.w, p.mode)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p := &progress{
-		status: make(chan *client.SolveStatus, 64),
-		done:   make(chan error, 1),
-		inputs: inputsOf(g),
-		open:   map[digest.Digest]*client.Vertex{},
-	}
+	p.status, p.done = make(chan *client.SolveStatus, 64), make(chan error, 1)
 	go func() {
-		_, err := display.UpdateFrom(context.WithoutCancel(ctx), p.status)
+		_, err := display.UpdateFrom(p.ctx, p.status)
 		p.done <- err
 	}()
-	return p, nil
+	return nil
+}
+
+// Suspend takes the display away while f runs. Whoever has something to show waits.
+func (p *progress) Suspend(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.status)
+	<-p.done
+	f()
+	p.status, p.done = make(chan *client.SolveStatus), make(chan error, 1)
+	if p.start() != nil { // that could be opened before
+		p.silence()
+	}
+}
+
+// silence shows nothing more.
+func (p *progress) silence() {
+	go func() {
+		for range p.status {
+			continue
+		}
+		p.done <- nil
+	}()
 }
 
 // newDisplay opens a display. "none" is another word for quiet. A terminal is drawn on only if it can be.
@@ -78,6 +106,8 @@ func inputsOf(g *planner.Graph) map[digest.Digest][]digest.Digest {
 
 // Event shows one event. It is called by one goroutine at a time.
 func (p *progress) Event(e executor.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if s := p.translate(e); s != nil {
 		p.status <- s
 	}

@@ -30,10 +30,13 @@ type runOptions struct {
 	provenance string
 	policy     []string
 	pins       pins
+	debugShell bool
+	terminal   *terminal // of the debug shell
 }
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.engine, "engine", nil, "address of a BuildKit daemon that builds instead of this process, such as tcp://HOST:1234; may be repeated")
+	f.BoolVar(&o.debugShell, "debug-shell", false, "when a command fails, open a shell in its root with all that it had")
 	f.StringVar(&o.progress, "progress", "", "auto, plain, tty, quiet, rawjson or none")
 	f.StringVar(&o.metadata, "metadata-file", "", "write what was built to this file, as JSON")
 	f.StringVar(&o.trace, "trace", "", "write what ran when to this file, in Chrome's trace format")

@@ -52,6 +52,9 @@ type build struct {
 	// packs are the blobs that were found or made, a cache.Packed by packKey.
 	packs sync.Map
 
+	// shell is held while the shell of a failed step is open.
+	shell sync.Mutex
+
 	mu sync.Mutex
 	// fresh are the keys that this run stored: a forced step may use those, and no older ones.
 	fresh map[digest.Digest]bool
@@ -175,6 +178,9 @@ func (n *node) found(ctx context.Context, found bool, err error) (bool, error) {
 }
 
 func (b *build) run(ctx context.Context, step int) error {
+	if err := b.gate(ctx); err != nil {
+		return err
+	}
 	n := b.nodes[step]
 	n.result.Started = time.Now()
 	b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindStart})

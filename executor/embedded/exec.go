@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/embedded/tree"
@@ -210,7 +211,9 @@ func (x *execStep) run(ctx context.Context) (err error) {
 		return fmt.Errorf("run the step: %w", err)
 	}
 	if !x.validExit(res.ExitCode) {
-		return x.exitError(res, log)
+		failed := x.exitError(res, log)
+		s.debug(ctx, spec, failed)
+		return failed
 	}
 	outputs, err := s.commit(ctx)
 	if err != nil {
@@ -240,7 +243,7 @@ func (x *execStep) validExit(code int) bool {
 }
 
 // exitError describes a command that failed.
-func (x *execStep) exitError(res sandbox.Result, log *stepLog) error {
+func (x *execStep) exitError(res sandbox.Result, log *stepLog) *executor.StepError {
 	e := x.n.stepError(nil, "")
 	e.ExitCode, e.Last, e.Log = res.ExitCode, log.last(), log.path()
 	e.Hint = x.exitHint(res)

@@ -87,12 +87,9 @@ func (t *testStep) runCommand(ctx context.Context) (err error) {
 	stdout, stderr := log.stream(1, nil), log.stream(2, nil)
 	spec.Stdout, spec.Stderr = stdout, stderr
 	for _, command := range t.test.Setup {
-		// A working directory is for one mount; the files stay the same.
-		work, err := s.draft()
-		if err != nil {
+		if err := s.freshWork(&spec); err != nil {
 			return err
 		}
-		spec.Root.Work = work.Work
 		res, err := t.runIn(ctx, spec, command)
 		if err != nil {
 			return err
@@ -101,11 +98,9 @@ func (t *testStep) runCommand(ctx context.Context) (err error) {
 			return t.commandFailed(fmt.Errorf("setup %s: exit code %d", strings.Join(command, " "), res.ExitCode), res, log)
 		}
 	}
-	work, err := s.draft()
-	if err != nil {
+	if err := s.freshWork(&spec); err != nil {
 		return err
 	}
-	spec.Root.Work = work.Work
 	out, errs := &capture{}, &capture{}
 	spec.Stdout, spec.Stderr = io.MultiWriter(stdout, out), io.MultiWriter(stderr, errs)
 	res, err := t.runIn(ctx, spec, t.test.Command)
@@ -117,7 +112,9 @@ func (t *testStep) runCommand(ctx context.Context) (err error) {
 	}
 	err = executor.JudgeCommand(t.test, executor.CommandResult{ExitCode: res.ExitCode, Stdout: out.Bytes(), Stderr: errs.Bytes()})
 	if err != nil {
-		return t.commandFailed(err, res, log)
+		failed := t.commandFailed(err, res, log)
+		s.debug(ctx, spec, failed)
+		return failed
 	}
 	return nil
 }
@@ -134,7 +131,7 @@ func (t *testStep) runIn(ctx context.Context, spec sandbox.Spec, command []strin
 	return res, nil
 }
 
-func (t *testStep) commandFailed(err error, res sandbox.Result, log *stepLog) error {
+func (t *testStep) commandFailed(err error, res sandbox.Result, log *stepLog) *executor.StepError {
 	e := executor.TestFailed(t.n.step, err)
 	e.Last, e.Log = log.last(), log.path()
 	if res.ExitCode != t.test.ExitCode {

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"io"
+	"os"
 	"runtime"
 	"slices"
 	"time"
@@ -117,14 +118,14 @@ func (b *berth) stage(n Network) (p *process, ready bool, err error) {
 			p, b.next = b.next, nil
 			return
 		}
-		p, err = b.start(n)
+		p, err = b.start(n, nil)
 	})
 	return p, ready, err
 }
 
 // begin is a stage that is started now.
-func (b *berth) begin(n Network) (p *process, err error) {
-	b.do(func() { p, err = b.start(n) })
+func (b *berth) begin(n Network, terminal *os.File) (p *process, err error) {
+	b.do(func() { p, err = b.start(n, terminal) })
 	return p, err
 }
 
@@ -132,15 +133,15 @@ func (b *berth) begin(n Network) (p *process, err error) {
 func (b *berth) prepare() {
 	b.calls <- func() {
 		if b.next == nil {
-			b.next, _ = b.start(Isolated) // what is wrong is told to the step that starts its own
+			b.next, _ = b.start(Isolated, nil) // what is wrong is told to the step that starts its own
 		}
 	}
 }
 
-func (b *berth) start(n Network) (*process, error) {
+func (b *berth) start(n Network, terminal *os.File) (*process, error) {
 	group := -1
 	if b.group != nil {
 		group = b.group.FD()
 	}
-	return startProcess(b.sandbox.exe, n, group)
+	return startProcess(b.sandbox.exe, n, group, terminal)
 }

@@ -23,8 +23,8 @@ type process struct {
 }
 
 // startProcess starts a stage from exe. It dies with the calling thread. group is a descriptor of the control group in which
-// it starts; -1 is that of the thread.
-func startProcess(exe *os.File, n Network, group int) (_ *process, err error) {
+// it starts; -1 is that of the thread. A terminal, when not nil, is all its streams.
+func startProcess(exe *os.File, n Network, group int, terminal *os.File) (_ *process, err error) {
 	var ours, theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -52,6 +52,10 @@ func startProcess(exe *os.File, n Network, group int) (_ *process, err error) {
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: namespaces(n), Pdeathsig: unix.SIGKILL, Setsid: true, UseCgroupFD: group >= 0, CgroupFD: group,
 		},
+	}
+	if terminal != nil {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+		cmd.SysProcAttr.Setctty = true // of descriptor 0
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, unavailable("start a process in namespaces of its own", err)

@@ -167,6 +167,13 @@ func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageRepo
 	}
 	b := s.berth(cfg.Spec.Limits.Pids)
 	defer b.leave()
+	if t := cfg.Spec.Terminal; t != nil { // of no stage that was started before
+		p, err := b.begin(cfg.Spec.Network, t)
+		if err != nil {
+			return Result{}, stageReport{}, err
+		}
+		return s.tell(ctx, b, p, cfg)
+	}
 	p, ready, err := b.stage(cfg.Spec.Network)
 	if err != nil {
 		return Result{}, stageReport{}, err
@@ -174,7 +181,7 @@ func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageRepo
 	res, report, err := s.tell(ctx, b, p, cfg)
 	if ready && errors.Is(err, unix.EPIPE) && len(report.Created) == 0 && report.Error == nil && ctx.Err() == nil {
 		// A stage that had ended while it waited, for want of memory perhaps.
-		if p, err = b.begin(cfg.Spec.Network); err != nil {
+		if p, err = b.begin(cfg.Spec.Network, nil); err != nil {
 			return Result{}, stageReport{}, err
 		}
 		return s.tell(ctx, b, p, cfg)

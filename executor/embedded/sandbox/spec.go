@@ -3,7 +3,10 @@
 // machine cannot give is an error; the wall is never made lower to get through.
 package sandbox
 
-import "io"
+import (
+	"io"
+	"os"
+)
 
 // Overlay is a stack of directories. An empty Upper means that nothing can be written.
 type Overlay struct {
@@ -84,6 +87,8 @@ type Spec struct {
 	// and removed again.
 	Points         string
 	Stdout, Stderr io.Writer `json:"-"`
+	// Terminal, when not nil, takes the place of both and is the standard input and the controlling terminal too.
+	Terminal *os.File `json:"-"`
 }
 
 // Result says how the process ended.
