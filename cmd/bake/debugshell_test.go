@@ -115,6 +115,7 @@ RUN --mount=type=secret,id=token,mode=0444 --mount=type=tmpfs,target=/scratch ec
 	if shown, code = onTerminal(t, c, build("--engine", "tcp://127.0.0.1:1")); code != 2 || !strings.Contains(shown, "--engine embedded") {
 		t.Errorf("on a daemon: exit code %d of\n%s", code, shown)
 	}
+	c.env["BUILDX_BAKE_ENTITLEMENTS_FS"] = "0"
 	if _, stderr, code := c.run(t, "build", "--debug-shell"); code != 2 || !strings.Contains(stderr, "--debug-shell needs a terminal") {
 		t.Errorf("without a terminal: exit code %d of\n%s", code, stderr)
 	}

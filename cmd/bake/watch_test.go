@@ -77,7 +77,7 @@ target "b" {
 `)
 	const dockerfile = "FROM scratch\nCOPY --from=host busybox /bin/sh\nCOPY b /b\nRUN read x </b/y; test $x != long || /bin/sh -c 'usleep 2000000 2>/dev/null || sleep 2'\n"
 	c.write(t, "Dockerfile", dockerfile)
-	c.write(t, ".dockerignore", "out\n*.swp\n")
+	c.write(t, ".dockerignore", "out\n**/*.swp\n")
 	c.write(t, "a/x", "1")
 	c.write(t, "b/y", "1")
 	if err := os.MkdirAll(filepath.Join(c.dir, "out", "deep"), 0o755); err != nil {
