@@ -100,7 +100,9 @@ USER app
 ENV GREETING=hello
 RUN --mount=type=secret,id=token,mode=0444 --mount=type=tmpfs,target=/scratch echo partial >half-done; exit 42
 `)
-	build := func(args ...string) *exec.Cmd { return bakeCommand(t, append([]string{"build", "--debug-shell"}, args...)...) }
+	build := func(args ...string) *exec.Cmd {
+		return bakeCommand(t, append([]string{"build", "--debug-shell"}, args...)...)
+	}
 	shown, code := onTerminal(t, c, build(), "exit goes on", "echo $(id -u) $PWD $GREETING $(cat half-done) $(cat /run/secrets/token) $(stat -f -c %T /scratch) | tr a-z A-Z\n",
 		"1000 /WORK HELLO PARTIAL S3CRET-VALUE TMPFS", "test -t 0 && stty size | tr ' ' x; exit 7\n")
 	if code != 1 || !strings.Contains(shown, "40x132") || !strings.Contains(shown, "exit code 42") {
