@@ -105,7 +105,7 @@ func overlayMount(o Overlay, points string, userXattr bool) (int, error) {
 		return readonlyDir(lower[0])
 	}
 	if len(lower) > maxStacked {
-		return -1, fmt.Errorf("the step stands on %d layers, and Linux stacks at most %d: join commands that follow each other", len(lower), maxStacked)
+		return -1, fmt.Errorf("the step stands on more layers than the %d that Linux stacks: join commands that follow each other", maxStacked-1)
 	}
 	var fds []int
 	defer func() {

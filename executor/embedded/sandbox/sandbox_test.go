@@ -420,7 +420,7 @@ func TestTooManyLayers(t *testing.T) {
 	for len(s.Root.Lower) < 501 {
 		s.Root.Lower = append(s.Root.Lower, b.lower)
 	}
-	if _, err := b.runSpec(t, s); err == nil || !strings.Contains(err.Error(), "stands on 501 layers") {
+	if _, err := b.runSpec(t, s); err == nil || !strings.Contains(err.Error(), "more layers than the 499") {
 		t.Errorf("got %v", err)
 	}
 }
