@@ -29,7 +29,7 @@ type Memo interface {
 // as it was.
 type memo struct {
 	Project []byte              // digest of the evaluated project and the options
-	Files   map[string][]byte   // path to the digest of its content; nil: there is none
+	Files   map[string][]byte   // path to the digest of its content; empty: there is none
 	Dirs    []string            // contexts
 	Bases   []memoBase          // what was resolved
 	Uses    map[string]*BaseUse // what of it is used, by reference
@@ -114,7 +114,7 @@ func (p *plan) holds(ctx context.Context, m *memo) bool {
 		data, err := p.files.get(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			if want != nil {
+			if len(want) > 0 {
 				return false
 			}
 		case err != nil || !slices.Equal(sum(data), want):
