@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	aheadChunk = 256 << 10 // bytes
+	aheadChunk = 128 << 10 // bytes
 	aheadDepth = 4         // chunks under way in one stage
 )
 
