@@ -66,13 +66,18 @@ func (d *daemon) during(client func() (sample, error)) (sample, error) {
 	return s.add(sample{cpu: after - before, peak: peak}), errors.Join(errCPU, errPeak)
 }
 
+// patience is how long it may take to stop.
+const patience = 10 * time.Second
+
 // close stops it and waits for it.
 func (d *daemon) close() error {
 	if d.process == nil {
 		return nil
 	}
 	err := d.process.Process.Signal(syscall.SIGTERM)
+	late := time.AfterFunc(patience, func() { _ = d.process.Process.Kill() })
 	d.process.Wait() // its exit code after a signal says nothing
+	late.Stop()
 	d.process = nil
 	return err
 }
