@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,7 +17,7 @@ type timing struct {
 	span         int // into Run.Spans
 	ready        time.Time
 	start, end   time.Time
-	last         int // the step whose end it waited for last; -1 is none
+	last         int // the step whose end it waited for last, be it for its files or for its slot; -1 is none
 	criticalPath bool
 }
 
@@ -43,8 +44,33 @@ func (r Run) timings() map[int]*timing {
 			t.ready = t.start
 		}
 	}
+	followSlots(all)
 	markCriticalPath(all)
 	return all
+}
+
+// slotWait is how long a step that could have started must have waited to have waited for a slot.
+const slotWait = time.Millisecond
+
+// followSlots finds what gave their slots to steps that could have started before: the one that ended last before their start.
+func followSlots(all map[int]*timing) {
+	byEnd := slices.SortedFunc(maps.Keys(all), func(a, b int) int {
+		return cmp.Or(all[a].end.Compare(all[b].end), cmp.Compare(a, b))
+	})
+	for _, t := range all {
+		if t.start.Sub(t.ready) < slotWait {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(byEnd, t.start, func(step int, start time.Time) int {
+			if all[step].end.After(start) {
+				return 1
+			}
+			return -1
+		})
+		if i > 0 && !all[byEnd[i-1]].end.Before(t.ready) {
+			t.last = byEnd[i-1]
+		}
+	}
 }
 
 // readiness finds the latest end of what a step stands on, through steps that took no time.

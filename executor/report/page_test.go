@@ -148,6 +148,16 @@ func TestTimings(t *testing.T) {
 	if len(critical) != 3 {
 		t.Errorf("critical path: %v", critical)
 	}
+	// Eight targets, four at a time: what comes later waited for slots, and the path goes through who gave them.
+	slots := 0
+	for i, timing := range manyTargets(8).timings() {
+		if timing.criticalPath && timing.last > 1 && i-timing.last > 1 {
+			slots++
+		}
+	}
+	if slots != 1 {
+		t.Errorf("the critical path follows %d slots", slots)
+	}
 	if got := all[3].start.Sub(all[3].ready); got != 20*time.Millisecond {
 		t.Errorf("step 3 waited %s", got)
 	}

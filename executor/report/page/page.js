@@ -118,9 +118,11 @@
     }
     const ticks = new Set(data.cached.map((t) => Math.round(left + t * scale)));
     for (const x of ticks) svg.append(draw('line', { class: 'cached', x1: x, x2: x, y1: top - 8, y2: top - 2 }));
+    const free = []; // by lane, until when it is drawn on
     const rects = bars.map((b, i) => {
       const x = left + b.start * scale, w = Math.max(2, (b.end - b.start) * scale), y = top + b.lane * row;
-      const waited = (b.start - b.ready) * scale;
+      const waited = (b.start - Math.max(b.ready, free[b.lane] || 0)) * scale;
+      free[b.lane] = b.end;
       if (waited > 1.5) svg.append(draw('rect', { class: 'waited', x: x - waited, y: y + 8, width: waited, height: row - 16 }));
       const name = (b.step >= 0 ? steps[b.step].name : b.name);
       const r = draw('rect', { class: 'bar' + (b.step < 0 ? ' other' : '') + (b.critical ? ' critical' : '') + (b.failed ? ' failed' : ''), x, y: y + 2, width: w, height: row - 4, rx: 3, id: 'bar-' + i, role: 'option',
@@ -207,7 +209,7 @@
       const s = steps[i], at = inside.get(i);
       const text = [s.status || 'not run', s.bar ? time(s.bar.end - s.bar.start) : '', s.targets.length > 1 ? `shared by ${s.targets.length}` : s.targets[0]].filter(Boolean).join(' · ');
       const box = draw('g', { class: `${s.targets.length > 1 ? 'shared ' : ''}${kind(s)}`, transform: `translate(${at.x},${at.y})`, role: 'link', tabindex: -1, 'aria-label': `${clean(s.name)}, ${clean(text)}`, 'data-step': i, onclick: () => { location.hash = '#step-' + i; } },
-        draw('rect', { width: boxW, height: boxH }), draw('text', { x: 8, y: 16 }, cut(clean(s.name), 32)), draw('text', { class: 'small', x: 8, y: 31 }, cut(clean(text), 36)));
+        draw('rect', { width: boxW, height: boxH }), draw('text', { x: 8, y: 16 }, cut(clean(s.name), 29)), draw('text', { class: 'small', x: 8, y: 31 }, cut(clean(text), 34)));
       svg.append(box);
     }
     return svg;
