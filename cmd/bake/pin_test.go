@@ -154,7 +154,13 @@ func TestPinsMove(t *testing.T) {
 	s.bake(3, "run bake pin", "verify")
 	s.bake(0, "+ HOST/team/base:1.2.3 "+old, "pin")
 	s.bake(0, "nothing gone or moved", "verify", "--online")
+	s.requests("")
 	out, _ := s.bake(0, "", "outdated", "--exit-code")
+	asked := s.requests("/v2/team/")
+	slices.Sort(asked)
+	if d := cmp.Diff([]string{"GET /v2/team/base/tags/list", "HEAD /v2/team/base/manifests/1.2.3", "HEAD /v2/team/base/manifests/1.2.4"}, asked); d != "" {
+		t.Errorf("what outdated asks: %s", d)
+	}
 	wantMatch(t, "the table", out, `(?s)^REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1.2.3 +`+old[:19]+` +same +13 months ago +1.2.4 +a\n\nDrift\n\S+/team/base\n +\S+:1.2.3 +\S+ +locked +a +a/Dockerfile:1\n +\S+:1.2.4 +`+newer[:19]+` +locked +b +b/Dockerfile:3, b/Dockerfile:4\n$`)
 
 	moved := s.push("team/base:1.2.3", "1.2.3-again", 3, arch, "riscv64")
