@@ -83,11 +83,25 @@ func (c Cause) Text(name func(digest.Digest) string) string {
 	case CauseInput:
 		of := "another step"
 		if name != nil && name(c.Step) != "" {
-			of = name(c.Step)
+			of = shortName(name(c.Step))
+		}
+		if len(c.Files) > 0 {
+			return "it follows from " + of + ": " + c.shortFiles()
 		}
 		return "it follows from " + of
 	}
 	return "the engine does not say why"
+}
+
+// maxShownStep is how much of a step's name a cause has, in bytes.
+const maxShownStep = 60
+
+func shortName(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > maxShownStep {
+		s = strings.ToValidUTF8(s[:maxShownStep], "") + "…"
+	}
+	return s
 }
 
 // change is what became of a value.
@@ -104,21 +118,41 @@ func change(old, new string) string {
 }
 
 func (c Cause) filesText() string {
-	text := "files of " + c.Name
 	if len(c.Files) == 0 {
-		return text + " changed"
+		return "the files of " + c.Name + " changed"
 	}
+	return "files changed: " + c.shortFiles()
+}
+
+// shortFiles names the first files and counts the rest.
+func (c Cause) shortFiles() string {
 	var names []string
 	for _, f := range c.Files[:min(len(c.Files), shownFiles)] {
-		if f.How == "changed" {
-			names = append(names, f.Path)
-		} else {
-			names = append(names, fmt.Sprintf("%s (%s)", f.Path, f.How))
-		}
+		names = append(names, f.String())
 	}
-	text += " changed: " + strings.Join(names, ", ")
+	text := strings.Join(names, ", ")
 	if more := len(c.Files) + c.More - shownFiles; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+// String is the file, with what became of it unless it just changed.
+func (f FileChange) String() string {
+	if f.How == "changed" {
+		return f.Path
+	}
+	return f.Path + " (" + f.How + ")"
+}
+
+// ReasonOf is the first of the causes of a step in words, and how many there are besides.
+func ReasonOf(causes []Cause, name func(digest.Digest) string) string {
+	if len(causes) == 0 {
+		return ""
+	}
+	text := causes[0].Text(name)
+	if more := len(causes) - 1; more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
 	}
 	return text
 }

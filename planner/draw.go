@@ -39,7 +39,7 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 	case "target":
 		key = func(s *Step) string { return strings.Join(s.Targets, ", ") }
 	case "stage":
-		key = func(s *Step) string { return stageOf(s) + "\x00" + strings.Join(s.Targets, ", ") }
+		key = func(s *Step) string { return s.Stage() + "\x00" + strings.Join(s.Targets, ", ") }
 	case "step":
 		key = func(s *Step) string { return s.Digest.String() }
 	default:
@@ -72,32 +72,14 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 	return d, nil
 }
 
-// stageOf names the stage of a step, or the step itself where it has none, as a context or a base.
-func stageOf(s *Step) string {
-	name := withoutOwners(s.Name, s.Targets)
-	inside, _, ok := strings.Cut(strings.TrimPrefix(name, "["), "] ")
-	if !ok || !strings.HasPrefix(name, "[") || !strings.Contains(inside, "/") {
-		return name
-	}
-	stage := inside[:max(strings.LastIndex(inside, " "), 0)] // before the number of the step
-	file := ""
-	if len(s.Source) > 0 {
-		file = s.Source[0].File + ": "
-	}
-	if stage == "" {
-		return file + "last stage"
-	}
-	return file + "stage " + stage
-}
-
 func labelOf(by string, s *Step) string {
 	switch by {
 	case "target":
 		return strings.Join(s.Targets, ", ")
 	case "stage":
-		return stageOf(s)
+		return s.Stage()
 	}
-	return withoutOwners(s.Name, s.Targets)
+	return s.ownName()
 }
 
 // maxLabel is how many characters of a label are drawn.

@@ -51,6 +51,7 @@ type Step struct {
 	Inputs []Edge
 
 	Name      string // display name, such as "[api build 2/4] RUN make"
+	Own       string // the same without the targets: "[build 2/4] RUN make"
 	Source    []Location
 	Targets   []string // that want it: the requested ones in order, then those that are only linked
 	NoCache   bool     // no-cache or no-cache-filter of any of its targets asks that it runs

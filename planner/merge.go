@@ -103,6 +103,7 @@ func (m *merger) add(n *node, target string, seen map[*node]*Step) *Step {
 	s, ok := m.steps[n.digest]
 	if !ok {
 		s = &Step{Digest: n.digest, Op: n.op, Inputs: inputs, Name: nodeName(n)}
+		s.Own = s.Name
 		m.steps[n.digest] = s
 		m.graph.Steps = append(m.graph.Steps, s)
 	}
@@ -203,17 +204,6 @@ func withOwners(name string, owners []string) string {
 		return "[" + prefix + " " + strings.TrimLeft(rest, " ")
 	}
 	return "[" + prefix + "] " + name
-}
-
-// withoutOwners is the name before withOwners.
-func withoutOwners(name string, owners []string) string {
-	if rest, ok := strings.CutPrefix(name, withOwners("", owners)); ok && len(owners) > 0 {
-		return rest
-	}
-	if rest, ok := strings.CutPrefix(name, strings.TrimSuffix(withOwners("", owners), "] ")+" "); ok && len(owners) > 0 {
-		return "[" + rest
-	}
-	return name
 }
 
 // baseOf is the image at the bottom of the chain of root file systems that ends in a step.

@@ -30,7 +30,7 @@ type savedStep struct {
 	Digest        digest.Digest
 	Op, Resources []byte // protobuf messages; no Resources where there are none
 	Inputs        []savedEdge
-	Name          string
+	Name, Own     string // see Step
 	Source        []Location
 	Targets       []string
 	NoCache       bool
@@ -60,7 +60,7 @@ func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 		if password.MatchString(step.Op.GetSource().GetIdentifier()) {
 			return s, errors.New("a URL with a password")
 		}
-		saved := savedStep{Digest: step.Digest, Name: step.Name, Source: step.Source, Targets: step.Targets, NoCache: step.NoCache}
+		saved := savedStep{Digest: step.Digest, Name: step.Name, Own: step.Own, Source: step.Source, Targets: step.Targets, NoCache: step.NoCache}
 		var err error
 		if saved.Op, err = marshal.Marshal(step.Op); err != nil {
 			return s, err
@@ -141,7 +141,7 @@ func (s *savedGraph) graph(project *config.Project, bases []BaseUse) (*Graph, er
 var errMemo = errors.New("the stored plan is damaged")
 
 func (s savedStep) step(before []*Step) (*Step, error) {
-	step := &Step{Digest: s.Digest, Op: &pb.Op{}, Inputs: make([]Edge, len(s.Inputs)), Name: s.Name, Source: s.Source, Targets: s.Targets, NoCache: s.NoCache}
+	step := &Step{Digest: s.Digest, Op: &pb.Op{}, Inputs: make([]Edge, len(s.Inputs)), Name: s.Name, Own: s.Own, Source: s.Source, Targets: s.Targets, NoCache: s.NoCache}
 	if err := step.Op.UnmarshalVT(s.Op); err != nil {
 		return nil, err
 	}

@@ -72,6 +72,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		newBuildCommand(a),
 		newPlanCommand(a),
+		newExplainCommand(a),
 		newAffectedCommand(a),
 		newGraphCommand(a),
 		newBuildsCommand(a),

@@ -119,6 +119,11 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	run := r.finish(ctx, err)
 	s.keepBuild(run)
 	a.summarizeForCI(run)
+	if o.explain {
+		if explainErr := run.Explain(run.All()).WriteText(a.stderr); err == nil {
+			err = explainErr
+		}
+	}
 	if r.facts.Report == nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type runOptions struct {
 	progress   string
 	metadata   string
 	trace      string
+	explain    bool
 	jobs       jobs
 	noCache    bool
 	pull       bool
@@ -40,6 +41,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.progress, "progress", "", "auto, plain, tty, quiet, rawjson or none")
 	f.StringVar(&o.metadata, "metadata-file", "", "write what was built to this file, as JSON")
 	f.StringVar(&o.trace, "trace", "", "write what ran when to this file, in Chrome's trace format")
+	f.BoolVar(&o.explain, "explain", false, "say at the end why each step ran")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever the cache holds")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries for every base now")
 	f.BoolVar(&o.push, "push", false, "push the tags, once everything has succeeded")

@@ -18,8 +18,12 @@ import (
 // maxEntry bounds an entry file, in bytes; a larger one is a miss.
 const maxEntry = 16 << 20
 
-// Input is a named part of a key. Digest is any text that stands for the part's content.
-type Input struct{ Name, Digest string }
+// Input is a named part of a key. Digest is any text that stands for the part's content. Value is that content for
+// people, where Digest does not say it; it is in no key.
+type Input struct {
+	Name, Digest string
+	Value        string `json:",omitempty"`
+}
 
 // KeyOf hashes key parts in the given order. Parts are length-prefixed, so that no two lists give the same bytes.
 func KeyOf(inputs []Input) digest.Digest {

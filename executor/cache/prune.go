@@ -15,7 +15,7 @@ import (
 type PruneOptions struct {
 	KeepBytes int64         // when positive: free until the cache takes at most this
 	OlderThan time.Duration // when positive: free what was not used for this long
-	All       bool          // free everything that can be
+	All       bool          // free everything that can be, but for what tells of earlier builds
 }
 
 // Pruned says what a prune freed, and what the cache takes now.
@@ -38,10 +38,14 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		return Pruned{}, err
 	}
 	done, err := s.prune(ctx, v, l, func(it item, total int64) bool {
-		return o.All || o.KeepBytes > 0 && total > o.KeepBytes || o.OlderThan > 0 && v.now.Sub(it.order()) > o.OlderThan
+		return o.All && !it.tells() || o.KeepBytes > 0 && total > o.KeepBytes || o.OlderThan > 0 && v.now.Sub(it.order()) > o.OlderThan
 	})
 	return done, errors.Join(err, s.forgetLedger())
 }
+
+// tells says whether an item tells of earlier builds: their records, and why their steps ran. It is small, and outlives what
+// it tells of.
+func (it item) tells() bool { return it.dir == dirBuilds || it.dir == dirPast || it.dir == dirLists }
 
 // Freeable is what Prune with All would free, in bytes.
 func (s *Store) Freeable() (int64, error) {
@@ -56,7 +60,9 @@ func (s *Store) Freeable() (int64, error) {
 	list, err := s.mayGo(v, l)
 	var sum int64
 	for _, it := range list {
-		sum += it.size
+		if !it.tells() {
+			sum += it.size
+		}
 	}
 	return sum, err
 }

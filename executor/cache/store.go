@@ -30,6 +30,8 @@ const (
 	dirMounts     = "mounts"
 	dirLogs       = "logs"
 	dirBuilds     = "builds"
+	dirPast       = "past"
+	dirLists      = "lists"
 	dirStat       = "statindex"
 	dirLocks      = "locks"
 	dirTmp        = "tmp"
@@ -102,7 +104,7 @@ func (s *Store) makeFolders() error {
 		return err
 	}
 	for _, sub := range []string{
-		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirStat, dirLocks, dirTmp, dirUnsynced, dirPacked,
+		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat, dirLocks, dirTmp, dirUnsynced, dirPacked,
 		dirTargets, dirPins,
 	} {
 		if err := os.MkdirAll(s.path(sub), 0o700); err != nil {

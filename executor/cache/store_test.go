@@ -47,7 +47,7 @@ func putLayer(t testing.TB, s *Store, id digest.Digest, content string) {
 func testEntry(key, layer string) *Entry {
 	return &Entry{
 		ID: digest.FromString(key), Key: digest.FromString(key), Step: digest.FromString("step"), Name: key,
-		Inputs:  []Input{{"op", "x"}},
+		Inputs:  []Input{{Name: "op", Digest: "x"}},
 		Outputs: []Output{{Parts: []Part{{Input: 0, Index: 1}, {Layer: digest.FromString(layer)}}}},
 		Created: time.Unix(1, 0).UTC(),
 	}

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// item is one thing of the cache that may go alone: a layer, a blob, a cache mount, a log, a record of a build, a stat index.
+// item is one thing of the cache that may go alone: a layer, a blob, a cache mount, a log, a record of a build, what is remembered of earlier
+// runs, a stat index.
 type item struct {
 	dir, name string // below the cache
 	size      int64
@@ -41,7 +42,7 @@ type survey struct {
 }
 
 // itemDirs hold the things that may go, the other folders what goes with them.
-var itemDirs = [...]string{dirLayers, dirBlobs, dirMounts, dirLogs, dirBuilds, dirStat}
+var itemDirs = [...]string{dirLayers, dirBlobs, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat}
 
 // survey measures everything. Layers are measured once and for all, cache mounts when they were used since.
 func (s *Store) survey() (*survey, error) {

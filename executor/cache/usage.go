@@ -11,7 +11,7 @@ type Usage struct {
 	Blobs   int64 // packed layers, manifests, configs
 	Mounts  int64 // cache mounts
 	Entries int64
-	Logs    int64 // of steps, and the records of builds
+	Logs    int64 // of steps, the records of builds, and what is remembered of earlier runs
 	Other   int64
 	Total   int64
 	// Roots is how much of Blobs tagged images and pins need, which nothing frees; Busy is what builds that run now may
@@ -38,7 +38,7 @@ func (s *Store) Usage() (Usage, error) {
 		return Usage{}, err
 	}
 	u := Usage{
-		Layers: v.parts[dirLayers], Blobs: v.parts[dirBlobs], Mounts: v.parts[dirMounts], Logs: v.parts[dirLogs] + v.parts[dirBuilds],
+		Layers: v.parts[dirLayers], Blobs: v.parts[dirBlobs], Mounts: v.parts[dirMounts], Logs: v.parts[dirLogs] + v.parts[dirBuilds] + v.parts[dirPast] + v.parts[dirLists],
 		Entries: v.parts[dirEntries] + v.parts[dirCandidates] + v.parts[dirPacked], Total: v.total,
 	}
 	u.Other = u.Total - u.Layers - u.Blobs - u.Mounts - u.Logs - u.Entries

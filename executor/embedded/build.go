@@ -39,6 +39,11 @@ type build struct {
 	// nonce makes the names of layers of this run its own.
 	nonce string
 	stats *statIndexes
+	pasts pasts
+	// stepNames are the display names of the graph's steps.
+	stepNames func() map[digest.Digest]string
+	// texts are the instructions of the graph by their place.
+	texts func() map[digest.Digest]map[string]bool
 	// userXattr says that overlay marks are user.* xattrs: this process is in a user namespace.
 	userXattr bool
 	// transfers holds one token for each layer that is downloaded now.
@@ -69,6 +74,8 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, took: map[string]time.Duration{}, byStep: make(map[*planner.Step]*node, len(g.Steps)),
 		userXattr: userns.RunningInUserNS(), transfers: make(chan struct{}, maxTransfers),
 	}
+	b.texts = sync.OnceValue(b.textsOf)
+	b.stepNames = sync.OnceValue(func() map[digest.Digest]string { return stepNamesOf(g) })
 	b.stats = &statIndexes{dir: e.store.StatIndexDir()}
 	times := e.store.Times()
 	for i, s := range g.Steps {
@@ -182,10 +189,16 @@ func (b *build) run(ctx context.Context, step int) error {
 		return err
 	}
 	n := b.nodes[step]
+	if k := n.keys(); k != nil {
+		n.because(k.explain(ctx, k.final, nil)...)
+	}
 	n.result.Started = time.Now()
 	b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindStart})
 	err := n.op.run(ctx)
 	n.result.Completed = time.Now()
+	if k := n.keys(); k != nil && err == nil {
+		err = k.remember(ctx)
+	}
 	if err != nil {
 		err = n.ended(ctx, err)
 	} else {
@@ -204,6 +217,7 @@ func (b *build) run(ctx context.Context, step int) error {
 func (b *build) close() {
 	b.stats.save()
 	b.saveTimes()
+	b.savePasts()
 	for _, n := range b.nodes {
 		if n.local != nil {
 			n.local.close()

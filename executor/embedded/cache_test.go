@@ -38,7 +38,7 @@ func TestChangedFileRunsWhatReadsIt(t *testing.T) {
 	s.write(map[string]string{"a.txt": "two"})
 	report := s.must("copy /a.txt /b.txt")
 	last := report.Steps[len(report.Steps)-1]
-	if !strings.Contains(last.Reason, "parent") {
+	if !strings.Contains(last.Reason, "it follows from ") {
 		t.Errorf("reason %q", last.Reason)
 	}
 	if got := s.file("api", "/b.txt"); got != "two" {

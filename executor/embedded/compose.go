@@ -33,7 +33,8 @@ func (v *virtual) lookup(ctx context.Context) (bool, error) {
 	v.n.id, v.n.outputs, v.n.result.Key = p.key(), outputs, p.key()
 	for _, in := range v.n.inputs {
 		if !in.scratch() && in.node.result.Status == executor.StatusRan {
-			v.n.result.Status, v.n.result.Reason = executor.StatusRan, "an input ran"
+			v.n.result.Status = executor.StatusRan
+			v.n.because(executor.Cause{Kind: executor.CauseInput, Step: in.node.step.Digest})
 		}
 	}
 	return true, nil

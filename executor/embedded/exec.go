@@ -69,7 +69,6 @@ func (x *execStep) claim(ctx context.Context) (bool, func(), error) {
 	if err != nil || found {
 		return found, nil, err
 	}
-	x.n.result.Reason = x.reason()
 	release := func() {
 		for _, m := range x.caches {
 			m.Release()

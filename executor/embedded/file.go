@@ -88,7 +88,10 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 	if err := f.n.b.keepEmpty(match); err != nil {
 		return false, err
 	}
-	return true, f.save(f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0)
+	if err := f.save(f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0); err != nil || f.n.b.dry {
+		return true, err
+	}
+	return true, f.remember(ctx)
 }
 
 // recheck asks whether the look-ups that an operation made get the same answers in parent.

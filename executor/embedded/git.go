@@ -9,6 +9,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 
+	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 )
@@ -90,7 +91,7 @@ func (g *gitStep) claim(context.Context) (bool, func(), error) { return false, f
 
 // run asks for the commit and fetches it unless it is here.
 func (g *gitStep) run(ctx context.Context) error {
-	g.n.result.Reason = "a git reference is asked for at every build"
+	g.n.because(executor.Cause{Kind: executor.CauseAsked})
 	commit, err := g.n.b.engine.opts.Checkouts.Commit(ctx, g.ref)
 	if err != nil {
 		return err

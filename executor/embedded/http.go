@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 
+	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 )
 
@@ -119,7 +120,7 @@ const (
 
 // run asks the server.
 func (h *httpStep) run(ctx context.Context) error {
-	h.n.result.Reason = "a URL without a checksum is asked at every build"
+	h.n.because(executor.Cause{Kind: executor.CauseAsked})
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url, nil)

@@ -3,7 +3,7 @@ package embedded
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -30,6 +30,7 @@ type keyed struct {
 
 	quickKey, finalKey digest.Digest
 	final              parts
+	known              parts // those of the key that was computed last
 }
 
 // wholeInput is an input that enters the keys with its id.
@@ -55,7 +56,7 @@ func (k *keyed) quick(ctx context.Context) (parts, error) {
 	return k.withReads(p, func(r readInput) (string, string, error) {
 		if r.in.local() || r.in.scratch() {
 			d, err := r.in.selection(ctx, r.sel)
-			return "content of ", d.String(), err
+			return partContent, d.String(), err
 		}
 		id, err := r.in.id(ctx)
 		return "step of ", id, err
@@ -66,7 +67,7 @@ func (k *keyed) quick(ctx context.Context) (parts, error) {
 func (k *keyed) withContent(ctx context.Context, p parts) (parts, error) {
 	return k.withReads(p, func(r readInput) (string, string, error) {
 		d, err := r.in.selection(ctx, r.sel)
-		return "content of ", d.String(), err
+		return partContent, d.String(), err
 	})
 }
 
@@ -76,7 +77,7 @@ func (k *keyed) withWhole(ctx context.Context, p parts) (parts, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.name, err)
 		}
-		p = p.with(parts{{Name: w.name, Digest: id}})
+		p = p.with(parts{{Name: w.name, Digest: id, Value: w.in.shown()}})
 	}
 	return p, nil
 }
@@ -87,7 +88,7 @@ func (k *keyed) withReads(p parts, value func(readInput) (prefix, value string, 
 		if err != nil {
 			return nil, k.n.sourceError(r, err)
 		}
-		p = p.with(parts{{Name: prefix + r.name, Digest: v}})
+		p = p.with(parts{{Name: prefix + r.name, Digest: v, Value: r.in.shown()}})
 	}
 	return p, nil
 }
@@ -98,7 +99,7 @@ func (k *keyed) lookup(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	k.quickKey = p.key()
+	k.quickKey, k.known = p.key(), p
 	k.n.result.Key = k.quickKey
 	return k.find(k.quickKey)
 }
@@ -118,7 +119,15 @@ func (k *keyed) find(key digest.Digest) (bool, error) {
 			return false, err
 		}
 	}
+	if !k.n.b.dry && k.n.b.made(key) && (key != k.quickKey || !k.readsSteps()) {
+		k.note(k.known) // another place has just made it: this one has it from now on
+	}
 	return true, k.n.serve(e)
+}
+
+// readsSteps says whether the quick key has ids of steps in place of what is read from them.
+func (k *keyed) readsSteps() bool {
+	return slices.ContainsFunc(k.reads, func(r readInput) bool { return !r.in.local() && !r.in.scratch() })
 }
 
 // finalize computes the final key and looks it up, which may read content of inputs.
@@ -130,7 +139,7 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	if k.final, err = k.withContent(ctx, p); err != nil {
 		return false, err
 	}
-	k.finalKey = k.final.key()
+	k.finalKey, k.known = k.final.key(), k.final
 	k.n.result.Key = k.finalKey
 	if k.finalKey == k.quickKey {
 		return false, nil
@@ -173,7 +182,7 @@ func (k *keyed) alias() error {
 // save stores what the step made and serves it. id is what users' keys will hold.
 func (k *keyed) save(id digest.Digest, outputs []cache.Output, lookups []cache.Lookup, took time.Duration) error {
 	e := &cache.Entry{
-		ID: id, Key: k.finalKey, Step: k.n.step.Digest, Name: k.n.step.Name, Inputs: k.final,
+		ID: id, Key: k.finalKey, Step: k.n.step.Digest, Name: k.n.step.Name, Inputs: k.final.bare(),
 		Outputs: outputs, Lookups: lookups, Seconds: took.Seconds(), Created: time.Now().UTC(),
 	}
 	if k.n.b.dry {
@@ -186,64 +195,12 @@ func (k *keyed) save(id digest.Digest, outputs []cache.Output, lookups []cache.L
 	if err := k.alias(); err != nil {
 		return err
 	}
-	// The newest entry of a definition is what a later miss is compared with.
-	if err := store.Alias(latestKey(k.n.step.Digest), e.Key); err != nil {
-		return err
-	}
 	k.n.b.note(e.Key, k.quickKey)
 	k.n.b.noteTime(k.n, took)
 	return k.n.serve(e)
 }
 
-// latestKey is where the newest entry of a step definition is found.
+// latestKey is where the newest entry of a step definition is found that came from elsewhere.
 func latestKey(step digest.Digest) digest.Digest {
 	return cache.KeyOf([]cache.Input{{Name: "latest of", Digest: step.String()}})
-}
-
-// maxReasons bounds the changed parts that a reason lists.
-const maxReasons = 3
-
-// reason says why the step runs, by comparing its key parts with the newest entry of the same definition.
-func (k *keyed) reason() string {
-	if k.n.forced() {
-		return "no-cache asked for it"
-	}
-	old, _, err := k.n.b.entry(latestKey(k.n.step.Digest))
-	if err != nil || old == nil {
-		return "nothing in the cache has this definition"
-	}
-	changed := differing(old.Inputs, k.final)
-	if len(changed) == 0 {
-		return "its cached layers are gone"
-	}
-	text := strings.Join(changed[:min(len(changed), maxReasons)], ", ")
-	if more := len(changed) - maxReasons; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	return text + " changed"
-}
-
-// differing names the parts of b that a does not have with the same value, and the other way round.
-func differing(a, b []cache.Input) []string {
-	in := func(list []cache.Input, p cache.Input) bool {
-		for _, q := range list {
-			if q == p {
-				return true
-			}
-		}
-		return false
-	}
-	var names []string
-	seen := map[string]bool{}
-	collect := func(from, other []cache.Input) {
-		for _, p := range from {
-			if !in(other, p) && !seen[p.Name] {
-				seen[p.Name] = true
-				names = append(names, p.Name)
-			}
-		}
-	}
-	collect(b, a)
-	collect(a, b)
-	return names
 }

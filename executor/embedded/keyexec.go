@@ -16,13 +16,13 @@ func execParts(op *pb.Op) parts {
 	meta := exec.GetMeta()
 	p := newParts("exec")
 	p.add("platform", platformString(op.GetPlatform()))
-	p.hash("command", []byte(strings.Join(meta.GetArgs(), "\x00")))
+	p.hash(partCommand, []byte(strings.Join(meta.GetArgs(), "\x00")), "")
 	p.add("working directory", meta.GetCwd())
 	p.add("user", meta.GetUser())
 	p.add("host name", meta.GetHostname())
 	for _, env := range meta.GetEnv() {
 		name, value, _ := strings.Cut(env, "=")
-		p.hash("env "+name, []byte(value))
+		p.hash(partVariable+name, []byte(value), shownValue(name, value))
 	}
 	for _, h := range meta.GetExtraHosts() {
 		p.add("extra host "+h.GetHost(), h.GetIP())

@@ -56,7 +56,7 @@ func shapeOf(op *pb.Op) (fileShape, error) {
 		if err != nil {
 			return fileShape{}, err
 		}
-		shape.canonical.hash("action "+strconv.Itoa(i+1)+" "+actionName(a), body)
+		shape.canonical.hash(partAction+strconv.Itoa(i+1)+" "+actionName(a), body, "")
 	}
 	return shape, nil
 }

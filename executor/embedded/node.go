@@ -66,6 +66,27 @@ func (in input) scratch() bool { return in.node == nil }
 // local says whether the input is a build context, which has no entry of its own.
 func (in input) local() bool { return in.node != nil && in.node.local != nil }
 
+// image says whether the input is an image, as a base is.
+func (in input) image() bool {
+	if in.scratch() {
+		return false
+	}
+	_, ok := in.node.op.(*baseImage)
+	return ok
+}
+
+// shown is the input for people: the reference of an image, else the name of its step.
+func (in input) shown() string {
+	if in.scratch() {
+		return "scratch"
+	}
+	if base, ok := in.node.op.(*baseImage); ok {
+		return base.ref
+	}
+	text, _ := in.node.step.Instruction()
+	return shortText(text)
+}
+
 // id is what stands for the input in a key, when all of it counts.
 func (in input) id(ctx context.Context) (string, error) {
 	switch {

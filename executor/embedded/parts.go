@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"strconv"
+	"strings"
 
 	digest "github.com/opencontainers/go-digest"
 
@@ -27,9 +28,30 @@ func (p *parts) add(name, value string) {
 	}
 }
 
-// hash appends the digest of a value of any size.
-func (p *parts) hash(name string, value []byte) {
-	p.add(name, digest.FromBytes(value).String())
+// hash appends the digest of a value of any size. shown is the value for people, "" where it has no text or is secret.
+func (p *parts) hash(name string, value []byte, shown string) {
+	*p = append(*p, cache.Input{Name: name, Digest: digest.FromBytes(value).String(), Value: shortText(shown)})
+}
+
+// maxShown bounds a value for people, in bytes.
+const maxShown = 200
+
+// shortText is one line of a text, cut where it is long.
+func shortText(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > maxShown {
+		s = strings.ToValidUTF8(s[:maxShown], "") + "…"
+	}
+	return s
+}
+
+// bare is the parts without what is for people: what entries keep.
+func (p parts) bare() parts {
+	out := make(parts, len(p))
+	for i, in := range p {
+		out[i] = cache.Input{Name: in.Name, Digest: in.Digest}
+	}
+	return out
 }
 
 // flag appends a part only when it is set.

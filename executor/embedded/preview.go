@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/planner"
@@ -50,7 +51,8 @@ func (n *node) foresee(ctx context.Context) error {
 	found, err := n.op.lookup(ctx)
 	if err == nil && !found {
 		n.unknown = true
-		n.will(executor.StatusMayRun, "its server is asked at every build")
+		n.result.Status = executor.StatusMayRun
+		n.because(executor.Cause{Kind: executor.CauseAsked})
 	} else if err == nil && n.result.Status == executor.StatusSkipped {
 		n.result.Status = executor.StatusCached
 	}
@@ -75,8 +77,8 @@ func uncertain(inputs []input) *node {
 // foresee tells what becomes of a virtual step.
 func (v *virtual) foresee(ctx context.Context) error {
 	if u := uncertain(v.n.inputs); u != nil {
-		v.n.unknown = true
-		v.n.will(u.result.Status, "an input "+string(u.result.Status))
+		v.n.unknown, v.n.result.Status = true, u.result.Status
+		v.n.because(executor.Cause{Kind: executor.CauseInput, Step: u.step.Digest})
 		return nil
 	}
 	_, err := v.lookup(ctx)
@@ -85,7 +87,8 @@ func (v *virtual) foresee(ctx context.Context) error {
 	}
 	for _, in := range v.n.inputs {
 		if !in.scratch() && in.node.result.Status == executor.StatusWillRun {
-			v.n.will(executor.StatusWillRun, "an input will run")
+			v.n.result.Status = executor.StatusWillRun
+			v.n.because(executor.Cause{Kind: executor.CauseInput, Step: in.node.step.Digest})
 		}
 	}
 	return err
@@ -95,8 +98,8 @@ func (v *virtual) foresee(ctx context.Context) error {
 func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool, error)) error {
 	n := k.n
 	if n.forced() {
-		n.unknown, n.fresh = true, shared == nil
-		n.will(executor.StatusWillRun, "no-cache asked for it")
+		n.unknown, n.fresh, n.result.Status = true, shared == nil, executor.StatusWillRun
+		n.because(executor.Cause{Kind: executor.CauseForced})
 		return nil
 	}
 	if decided, err := k.foreseeInputs(ctx, shared != nil); decided || err != nil {
@@ -120,7 +123,8 @@ func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool,
 		n.result.Status = executor.StatusCached
 		return nil
 	}
-	n.will(executor.StatusWillRun, k.reason())
+	n.result.Status = executor.StatusWillRun
+	n.because(k.explain(ctx, k.final, nil)...)
 	// A file operation's id is its key; what a command makes has an id only when it has run.
 	n.id, n.unknown, n.fresh = k.finalKey, shared == nil, shared == nil
 	return nil
@@ -142,18 +146,51 @@ func (k *keyed) foreseeInputs(ctx context.Context, file bool) (decided bool, err
 	}
 	n.unknown = true
 	n.fresh = w != nil && w.fresh
+	now, open, err := k.soFar(ctx)
+	if err != nil {
+		return false, err
+	}
+	n.because(k.explain(ctx, now, open)...)
 	switch {
 	case w != nil && !file && w.fresh:
 		// A command that runs gives a new id, and so do all that stand on it.
-		n.will(executor.StatusWillRun, "a command that it stands on will run")
+		n.result.Status = executor.StatusWillRun
 	case w != nil && !file:
-		n.will(w.result.Status, "the step that it stands on "+string(w.result.Status))
+		n.result.Status = w.result.Status
 	case r != nil:
-		n.will(executor.StatusMayRun, "it depends on the files that "+r.step.Name+" makes")
+		n.result.Status = executor.StatusMayRun
 	default:
 		return true, k.foreseeGroup(ctx, w)
 	}
 	return true, nil
+}
+
+// soFar are the parts of the final key that are known, and the inputs behind those that are not.
+func (k *keyed) soFar(ctx context.Context) (now parts, open []input, err error) {
+	known := *k
+	known.whole, known.reads = nil, nil
+	for _, w := range k.whole {
+		if uncertain([]input{w.in}) == nil {
+			known.whole = append(known.whole, w)
+		} else {
+			open = append(open, w.in)
+		}
+	}
+	for _, r := range k.reads {
+		if uncertain([]input{r.in}) == nil {
+			known.reads = append(known.reads, r)
+		} else if !slices.Contains(open, r.in) {
+			open = append(open, r.in)
+		}
+	}
+	if now, err = known.withWhole(ctx, k.own); err != nil {
+		return nil, nil, err
+	}
+	all, err := known.withContent(ctx, now)
+	if errors.Is(err, errOffline) || errors.Is(err, errNoChain) {
+		return now, open, nil
+	}
+	return all, open, err
 }
 
 // foreseeGroup decides for a file operation on a parent that will run: its layer may have been made on another parent.
@@ -171,10 +208,10 @@ func (k *keyed) foreseeGroup(ctx context.Context, parent *node) error {
 		return err
 	}
 	if len(others) == 0 && parent.result.Status == executor.StatusWillRun {
-		k.n.will(executor.StatusWillRun, "the step that it stands on will run")
+		k.n.result.Status = executor.StatusWillRun
 		return nil
 	}
-	k.n.will(executor.StatusMayRun, "the step that it stands on "+string(parent.result.Status))
+	k.n.result.Status = executor.StatusMayRun
 	return nil
 }
 

@@ -45,7 +45,7 @@ func newTestStep(n *node) (*testStep, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.own.hash("test", raw)
+	t.own.hash(partTest, raw, "")
 	return t, nil
 }
 

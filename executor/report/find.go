@@ -58,3 +58,12 @@ func (r Run) OfTarget(target string) []int {
 	}
 	return of
 }
+
+// All are all steps, by index.
+func (r Run) All() []int {
+	all := make([]int, len(r.Steps))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}

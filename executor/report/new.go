@@ -76,7 +76,7 @@ func (r *Run) fromGraph(f Facts) {
 	}
 	r.addImages(f, index)
 	for _, b := range f.Graph.Bases {
-		r.Bases = append(r.Bases, Base{b.Ref, b.Digest, b.Locked, b.Targets})
+		r.Bases = append(r.Bases, Base{Ref: b.Ref, Digest: b.Digest, Locked: b.Locked, Targets: b.Targets, Places: b.Places, Created: b.Created})
 	}
 	for _, w := range f.Graph.Warnings {
 		r.Warnings = append(r.Warnings, Warning{Target: w.Target, Rule: w.Rule, Message: w.Message, URL: w.URL, Location: w.Location})

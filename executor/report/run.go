@@ -94,6 +94,9 @@ type Base struct {
 	Digest  digest.Digest `json:"digest"`
 	Locked  bool          `json:"locked"` // by the lock file
 	Targets []string      `json:"targets"`
+	// Places are the lines of Dockerfiles that name it; Created is the time in its config, zero when it says none.
+	Places  []planner.Location `json:"places,omitempty"`
+	Created time.Time          `json:"created,omitzero"`
 }
 
 // Warning is what the linter of Dockerfiles or the planner found.

@@ -1,0 +1,117 @@
+package cache
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// Bounds of what is remembered of earlier runs. When a file is larger, the older half of it goes.
+const (
+	maxPast     = 512 << 10 // bytes of the file of one place
+	maxPastLine = 64 << 10  // bytes of one run; a larger one is not remembered
+	maxList     = 8 << 20   // bytes of a list of files
+)
+
+// PastRun is what is remembered of one run of a step, to tell later what differs. It outlives the step's result.
+type PastRun struct {
+	Number      string `json:",omitempty"` // of the step in its stage
+	Instruction string // its text in the Dockerfile
+	Dir         string `json:",omitempty"` // where the build was run
+	Inputs      []Input
+	At          time.Time
+}
+
+func (s *Store) pastPath(place digest.Digest) string { return s.path(dirPast, place.Encoded()) }
+
+// Past lists the earlier runs at a place, whatever the caller means by it, the oldest first. What cannot be read is left
+// out: it is advice.
+func (s *Store) Past(place digest.Digest) []PastRun {
+	raw, err := readBounded(s.pastPath(place), 2*maxPast)
+	if err != nil {
+		return nil
+	}
+	var runs []PastRun
+	for line := range bytes.Lines(raw) {
+		var r PastRun
+		if json.Unmarshal(line, &r) == nil && len(r.Inputs) > 0 {
+			runs = append(runs, r)
+		}
+	}
+	return runs
+}
+
+// AddPast remembers runs at a place.
+func (s *Store) AddPast(place digest.Digest, runs []PastRun) error {
+	var added []byte
+	for _, r := range runs {
+		line, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if len(line) < maxPastLine {
+			added = append(append(added, line...), '\n')
+		}
+	}
+	path := s.pastPath(place)
+	lock, err := lockFile(s.path(dirLocks, "past"), unix.LOCK_EX)
+	if err != nil {
+		return wrap("lock", path, err)
+	}
+	defer lock.Close()
+	if info, err := os.Stat(path); err != nil || info.Size()+int64(len(added)) <= maxPast {
+		s.added.Add(int64(len(added)))
+		return wrap("write", path, appendTo(path, added))
+	}
+	old, err := readBounded(path, 2*maxPast)
+	if err != nil {
+		old = nil // damaged: it begins anew
+	}
+	kept := old[len(old)/2:]
+	kept = kept[bytes.IndexByte(kept, '\n')+1:]
+	if over := len(kept) + len(added) - maxPast; over > 0 {
+		kept = nil
+	}
+	return wrap("write", path, s.writeFile(path, append(bytes.Clone(kept), added...)))
+}
+
+func appendTo(path string, raw []byte) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	return errors.Join(err, f.Close())
+}
+
+// PutList keeps the list of the files whose content digest is d, unless it is there; it counts as used now.
+func (s *Store) PutList(d digest.Digest, list func() ([]byte, error)) error {
+	path := s.path(dirLists, d.Encoded())
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err == nil {
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return wrap("touch", path, err)
+	}
+	raw, err := list()
+	if err != nil || len(raw) == 0 || len(raw) > maxList {
+		return err
+	}
+	return wrap("write", path, s.writeFile(path, raw))
+}
+
+// List reads the list of the files whose content digest is d, nil when there is none.
+func (s *Store) List(d digest.Digest) []byte {
+	raw, err := readBounded(s.path(dirLists, filepath.Base(d.Encoded())), maxList)
+	if err != nil {
+		return nil
+	}
+	return raw
+}

@@ -1,0 +1,286 @@
+package embedded
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// How the parts of keys are named that an explanation tells apart.
+const (
+	partCommand  = "command"
+	partAction   = "action " // with its number and what it does
+	partVariable = "env "
+	partContent  = "content of "
+	partTest     = "test"
+)
+
+// secretWords are parts of the names of variables whose values are not shown.
+var secretWords = []string{"apikey", "auth", "credential", "credentials", "key", "passwd", "password", "pword", "secret", "token"}
+
+// shownValue is a variable's value for people, "" where its name says that it is secret.
+func shownValue(name, value string) string {
+	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '_' || r == '-' })
+	if slices.ContainsFunc(words, func(w string) bool { return slices.Contains(secretWords, w) }) {
+		return ""
+	}
+	return value
+}
+
+// explanation compares the parts of a step's key with those of its nearest earlier run.
+type explanation struct {
+	k   *keyed
+	now parts
+	// open are the inputs whose part of the key is not known before they have run: a preview has those.
+	open   []input
+	old    cache.PastRun
+	causes []executor.Cause
+}
+
+// explain says why the step runs, or would: now are the parts of its key that are known.
+func (k *keyed) explain(ctx context.Context, now parts, open []input) []executor.Cause {
+	if k.n.forced() {
+		return []executor.Cause{{Kind: executor.CauseForced}}
+	}
+	x := &explanation{k: k, now: now, open: open}
+	var ok bool
+	if x.old, ok = k.nearest(now); !ok {
+		return []executor.Cause{{Kind: executor.CauseNew}}
+	}
+	x.compare(ctx)
+	for _, in := range open {
+		x.add(executor.Cause{Kind: executor.CauseInput, Step: in.node.step.Digest})
+	}
+	if len(x.causes) == 0 {
+		x.add(executor.Cause{Kind: executor.CausePruned})
+	}
+	return x.ordered()
+}
+
+// add notes a cause, each once.
+func (x *explanation) add(c executor.Cause) {
+	same := func(o executor.Cause) bool { return o.Kind == c.Kind && o.Name == c.Name && o.Step == c.Step }
+	if !slices.ContainsFunc(x.causes, same) {
+		x.causes = append(x.causes, c)
+	}
+}
+
+// ordered puts what explains most first, and what follows from other steps last.
+func (x *explanation) ordered() []executor.Cause {
+	rank := []executor.CauseKind{
+		executor.CauseBase, executor.CauseInstruction, executor.CauseVariable, executor.CauseOption, executor.CauseFiles,
+		executor.CausePruned, executor.CauseInput,
+	}
+	slices.SortStableFunc(x.causes, func(a, b executor.Cause) int {
+		return cmp.Compare(slices.Index(rank, a.Kind), slices.Index(rank, b.Kind))
+	})
+	return x.causes
+}
+
+// compare names what differs, part by part.
+func (x *explanation) compare(ctx context.Context) {
+	old, now := byName(x.old.Inputs), byName(x.now)
+	open := map[string]bool{}
+	for _, in := range x.openNames() {
+		open[in] = true
+	}
+	for _, name := range names(x.old.Inputs, x.now) {
+		a, b := old[name], now[name]
+		if slices.EqualFunc(a, b, func(p, q cache.Input) bool { return p.Digest == q.Digest }) || len(b) == 0 && open[name] {
+			continue
+		}
+		x.part(ctx, name, a, b)
+	}
+}
+
+// openNames are the names of the parts that are not known yet.
+func (x *explanation) openNames() []string {
+	var list []string
+	for _, w := range x.k.whole {
+		if slices.Contains(x.open, w.in) {
+			list = append(list, w.name)
+		}
+	}
+	for _, r := range x.k.reads {
+		if slices.Contains(x.open, r.in) {
+			list = append(list, partContent+r.name)
+		}
+	}
+	return list
+}
+
+// part adds the cause behind one name that differs.
+func (x *explanation) part(ctx context.Context, name string, a, b []cache.Input) {
+	switch {
+	case name == partCommand, strings.HasPrefix(name, partAction):
+		x.add(x.instruction())
+	case strings.HasPrefix(name, partVariable):
+		x.add(executor.Cause{Kind: executor.CauseVariable, Name: strings.TrimPrefix(name, partVariable), Old: values(a), New: values(b)})
+	case strings.HasPrefix(name, partContent):
+		x.content(ctx, strings.TrimPrefix(name, partContent), a, b)
+	default:
+		if in, ok := x.wholeNamed(name, b); ok {
+			x.input(in, a, b)
+			return
+		}
+		c := executor.Cause{Kind: executor.CauseOption, Name: "the " + name}
+		if name != partTest {
+			c.Old, c.New = texts(a), texts(b)
+		}
+		x.add(c)
+	}
+}
+
+// instruction is the cause that a step's text differs, or what it stands for.
+func (x *explanation) instruction() executor.Cause {
+	text, _ := x.k.n.step.Instruction()
+	c := executor.Cause{Kind: executor.CauseInstruction, Name: executor.Place(x.k.n.step.Source)}
+	if text != x.old.Instruction {
+		c.Old, c.New = shortText(x.old.Instruction), shortText(text)
+	}
+	return c
+}
+
+// wholeNamed is the input of which everything counts, by the name of its part.
+func (x *explanation) wholeNamed(name string, now []cache.Input) (input, bool) {
+	for _, w := range x.k.whole {
+		if w.name == name && (len(now) == 0 || now[len(now)-1].Value != "") {
+			return w.in, true
+		}
+	}
+	return input{}, false
+}
+
+// input adds the cause that an input as a whole is another one.
+func (x *explanation) input(in input, a, b []cache.Input) {
+	switch {
+	case in.image():
+		x.add(executor.Cause{Kind: executor.CauseBase, Old: values(a), New: values(b)})
+	case in.scratch():
+		x.add(executor.Cause{Kind: executor.CauseBase, Old: values(a), New: "scratch"})
+	case in.local():
+		x.add(executor.Cause{Kind: executor.CauseFiles, Name: in.node.step.Name})
+	default:
+		x.add(executor.Cause{Kind: executor.CauseInput, Step: in.node.step.Digest})
+	}
+}
+
+// content adds the cause that files which the step reads differ, and which these are.
+func (x *explanation) content(ctx context.Context, name string, a, b []cache.Input) {
+	var read readInput
+	for _, r := range x.k.reads {
+		if r.name == name {
+			read = r
+		}
+	}
+	if read.name == "" || len(a) == 0 || len(b) == 0 {
+		x.add(x.instruction()) // it names other files now
+		return
+	}
+	if read.in.image() && values(a) != values(b) {
+		x.add(executor.Cause{Kind: executor.CauseBase, Old: values(a), New: values(b)})
+		return
+	}
+	c := executor.Cause{Kind: executor.CauseFiles, Name: read.in.path(name)}
+	if !read.in.local() && !read.in.scratch() {
+		c = executor.Cause{Kind: executor.CauseInput, Name: name, Step: read.in.node.step.Digest}
+	}
+	c.Files, c.More = x.files(ctx, read, a[len(a)-1].Digest, b[len(b)-1].Digest)
+	x.add(c)
+}
+
+// files says which files of a selection differ, as far as the lists of both are known.
+func (x *explanation) files(ctx context.Context, r readInput, old, now string) ([]executor.FileChange, int) {
+	before, err := x.k.n.b.listed(digest.Digest(old))
+	if err != nil || before == nil {
+		return nil, 0
+	}
+	after, err := x.k.listing(ctx, r, digest.Digest(now))
+	if err != nil || after == nil {
+		return nil, 0
+	}
+	all := tree.Differences(before, after)
+	files := slices.DeleteFunc(slices.Clone(all), func(d tree.Difference) bool { return isDir(d.Old) || isDir(d.New) })
+	if len(files) == 0 {
+		files = all
+	}
+	var out []executor.FileChange
+	for _, d := range files[:min(len(files), executor.MaxFileChanges)] {
+		out = append(out, executor.FileChange{Path: strings.ToValidUTF8(r.in.path(d.Path()), "?"), How: how(d)})
+	}
+	return out, len(files) - len(out)
+}
+
+// path is a path in an input as a person knows it: in a build context from the project's directory, elsewhere from the root.
+func (in input) path(inside string) string {
+	inside = path.Join("/", inside)
+	if !in.local() {
+		return inside
+	}
+	return path.Join(strings.TrimPrefix(in.node.step.Op.GetSource().GetIdentifier(), localPrefix), inside)
+}
+
+func isDir(f *tree.ListedFile) bool { return f != nil && f.Mode&0o170000 == 0o040000 }
+
+// how says what became of a file.
+func how(d tree.Difference) string {
+	switch {
+	case d.Old == nil:
+		return "added"
+	case d.New == nil:
+		return "removed"
+	case d.Old.Sum == d.New.Sum && d.Old.Mode&0o170000 == d.New.Mode&0o170000:
+		return fmt.Sprintf("mode %04o → %04o", d.Old.Mode&0o7777, d.New.Mode&0o7777)
+	}
+	return "changed"
+}
+
+// byName are the parts of each name, in order.
+func byName(list []cache.Input) map[string][]cache.Input {
+	all := map[string][]cache.Input{}
+	for _, p := range list {
+		all[p.Name] = append(all[p.Name], p)
+	}
+	return all
+}
+
+// names are the names of the parts of both lists, each once: those of the second in their order, then the rest.
+func names(old, now []cache.Input) []string {
+	var list []string
+	for _, p := range slices.Concat(now, old) {
+		if !slices.Contains(list, p.Name) {
+			list = append(list, p.Name)
+		}
+	}
+	return list
+}
+
+// values are what parts hold for people, "" where one has no text.
+func values(list []cache.Input) string {
+	var all []string
+	for _, p := range list {
+		if p.Value == "" {
+			return ""
+		}
+		all = append(all, p.Value)
+	}
+	return strings.Join(all, ", ")
+}
+
+// texts are the parts themselves, where they are short.
+func texts(list []cache.Input) string {
+	var all []string
+	for _, p := range list {
+		all = append(all, cmp.Or(p.Value, p.Digest))
+	}
+	return shortText(strings.Join(all, ", "))
+}

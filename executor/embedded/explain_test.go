@@ -1,0 +1,100 @@
+package embedded
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// TestExplain changes one thing after the other, and asks of the step that runs first why.
+func TestExplain(t *testing.T) {
+	const file = "FROM scratch AS made\nCOPY lib /lib\nFROM scratch\nARG V=1\nARG MY_TOKEN=a\nCOPY a.txt dir /in/\nWORKDIR /w\nRUN [\"copy\", \"/in/a.txt\", \"/b.txt\"]\nCOPY --from=made /lib /lib\n"
+	start := map[string]string{"Dockerfile": file, "a.txt": "one", "dir/x": "x", "lib/y": "y"}
+	for name, c := range map[string]struct {
+		write  map[string]string
+		change func(t *testing.T, dir string)
+		want   []string // of the first step that runs
+	}{
+		"a file":   {write: map[string]string{"a.txt": "two"}, want: []string{"files changed: a.txt"}},
+		"new file": {write: map[string]string{"dir/z": "z"}, want: []string{"files changed: dir/z (added)"}},
+		"removed": {change: func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "lib/y")); err != nil {
+				t.Fatal(err)
+			}
+		}, want: []string{"files changed: lib/y (removed)"}},
+		"mode": {change: func(t *testing.T, dir string) {
+			if err := os.Chmod(filepath.Join(dir, "lib/y"), 0o711); err != nil {
+				t.Fatal(err)
+			}
+		}, want: []string{"files changed: lib/y (mode 0644 → 0711)"}},
+		"argument": {write: map[string]string{"Dockerfile": strings.Replace(file, "V=1", "V=2", 1)}, want: []string{"the variable V changed: 1 → 2"}},
+		"secret":   {write: map[string]string{"Dockerfile": strings.Replace(file, "TOKEN=a", "TOKEN=b", 1)}, want: []string{"the variable MY_TOKEN changed"}},
+		"command": {
+			write: map[string]string{"Dockerfile": strings.Replace(file, `"/b.txt"`, `"/c.txt"`, 1)},
+			want:  []string{`the instruction Dockerfile:8 changed: RUN ["copy", "/in/a.txt", "/b.txt"] → RUN ["copy", "/in/a.txt", "/c.txt"]`},
+		},
+		"user": {write: map[string]string{"Dockerfile": strings.Replace(file, "RUN", "USER 5\nRUN", 1)}, want: []string{"the user is new: 5"}},
+		"a COPY": {
+			write: map[string]string{"Dockerfile": strings.Replace(file, "COPY lib /lib\n", "COPY --chmod=700 lib /lib\n", 1)},
+			want:  []string{"the instruction Dockerfile:2 changed: COPY lib /lib → COPY --chmod=700 lib /lib"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, start)
+			for path := range start {
+				if err := os.Chmod(filepath.Join(s.dir, path), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, _, err := s.run(); err != nil {
+				t.Fatal(err)
+			}
+			s.write(c.write)
+			if c.change != nil {
+				c.change(t, s.dir)
+			}
+			_, report, err := s.run()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, r := range report.Steps {
+				if r.Status == executor.StatusRan && len(got) == 0 {
+					for _, cause := range r.Causes {
+						got = append(got, cause.String())
+					}
+				}
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("causes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestListing(t *testing.T) {
+	var list tree.Listing
+	for _, path := range []string{"a", "a/b", "a/bc", "b", "ü\xff"} {
+		list = append(list, tree.ListedFile{Path: path, Mode: 0o100644, Sum: uint64(len(path)) << 60})
+	}
+	raw, err := list.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := tree.DecodeListing(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(list, got); diff != "" {
+		t.Errorf("listing (-want +got):\n%s", diff)
+	}
+	for i := range raw {
+		_, _ = tree.DecodeListing(raw[:i]) // damaged: an error or less, never a panic
+	}
+}
