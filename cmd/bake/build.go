@@ -119,6 +119,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	run := r.finish(ctx, err)
 	s.keepBuild(run)
 	a.summarizeForCI(run)
+	a.exportSpans(ctx, run)
 	if o.explain {
 		if explainErr := run.Explain(run.All()).WriteText(a.stderr); err == nil {
 			err = explainErr

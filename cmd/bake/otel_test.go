@@ -1,0 +1,115 @@
+package main
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	digest "github.com/opencontainers/go-digest"
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/report"
+)
+
+// TestExportSpans sends a build to a collector of its own: one span for the build, below the parent that the environment names,
+// and one for each step that ran.
+func TestExportSpans(t *testing.T) {
+	var got collector.ExportTraceServiceRequest
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := r.Body
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			zr, err := gzip.NewReader(body)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			body = zr
+		}
+		raw, err := io.ReadAll(body)
+		if err != nil {
+			t.Error(err)
+		}
+		var one collector.ExportTraceServiceRequest
+		if err := proto.Unmarshal(raw, &one); err != nil {
+			t.Error(err)
+		}
+		proto.Merge(&got, &one)
+		if r.URL.Path != "/v1/traces" || r.Header.Get("X-Key") != "k" {
+			t.Errorf("asked for %s with %v", r.URL.Path, r.Header)
+		}
+	}))
+	defer server.Close()
+	for name, value := range map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL, "OTEL_EXPORTER_OTLP_HEADERS": "x-key=k", "OTEL_SERVICE_NAME": "ci"} {
+		t.Setenv(name, value)
+	}
+	const traceID, parentID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	var notes strings.Builder
+	a := &app{stderr: &notes, environ: environment()}
+	a.environ["TRACEPARENT"] = "00-" + traceID + "-" + parentID + "-01"
+	start := time.Unix(1_700_000_000, 0)
+	step := digest.FromString("x")
+	a.exportSpans(context.Background(), report.Run{
+		ID: "1", Status: report.Failed, Targets: []string{"t"}, Started: start, Completed: start.Add(3 * time.Second),
+		Failures: []report.Failure{{Message: "no luck"}},
+		Steps:    []report.Step{{Digest: step, Name: "RUN x", Kind: "exec", Status: executor.StatusFailed, Reason: "because"}},
+		Spans: []report.Span{
+			{Step: "sha256:cached", Start: start, End: start, Cached: true},
+			{Step: step, Start: start.Add(time.Second), End: start.Add(2 * time.Second), Error: "exit code 1"},
+		},
+	})
+	if notes.Len() > 0 {
+		t.Error(notes.String())
+	}
+	var spans []string
+	for _, r := range got.ResourceSpans {
+		for _, attr := range r.Resource.Attributes {
+			if attr.Key == "service.name" && attr.Value.GetStringValue() != "ci" {
+				t.Errorf("service %s", attr.Value.GetStringValue())
+			}
+		}
+		for _, scope := range r.ScopeSpans {
+			for _, s := range scope.Spans {
+				if hex.EncodeToString(s.TraceId) != traceID {
+					t.Errorf("%s is in trace %x", s.Name, s.TraceId)
+				}
+				below := "its build"
+				if hex.EncodeToString(s.ParentSpanId) == parentID {
+					below = "TRACEPARENT"
+				}
+				spans = append(spans, strings.Join([]string{s.Name, below, s.Status.GetMessage(), time.Duration(s.EndTimeUnixNano - s.StartTimeUnixNano).String()}, " | "))
+			}
+		}
+	}
+	want := []string{"RUN x | its build | exit code 1 | 1s", "bake build | TRACEPARENT | no luck | 3s"}
+	if diff := cmp.Diff(want, spans); diff != "" {
+		t.Errorf("spans (-want +got):\n%s", diff)
+	}
+}
+
+// TestExportSpansIsAdvice: nothing is sent where nothing is named, and what cannot be sent is noted.
+func TestExportSpansIsAdvice(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		want string
+	}{
+		{nil, ""},
+		{map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"}, ""},
+		{map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "note: OpenTelemetry: the protocol http/json"},
+	} {
+		var notes strings.Builder
+		a := &app{stderr: &notes, environ: c.env}
+		a.exportSpans(context.Background(), report.Run{Status: report.Built})
+		if !strings.HasPrefix(notes.String(), c.want) || c.want == "" && notes.Len() > 0 {
+			t.Errorf("%v: %q", c.env, notes.String())
+		}
+	}
+}
