@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -18,10 +19,12 @@ import (
 
 // artifact is what one target comes to in one form: a single image, or an index of several platforms.
 type artifact struct {
-	images  []v1.Image
-	index   v1.ImageIndex // nil for a single image
-	desc    v1.Descriptor
-	created time.Time
+	images []v1.Image
+	// attestations are the manifests with what is attested of each image; empty without any.
+	attestations []v1.Image
+	index        v1.ImageIndex // nil for a single image
+	desc         v1.Descriptor
+	created      time.Time
 }
 
 // blob is one piece of content, which can be read again and again.
@@ -74,7 +77,7 @@ func (a *artifact) blobs() ([]blob, error) {
 			out = append(out, b)
 		}
 	}
-	for _, img := range a.images {
+	for _, img := range slices.Concat(a.images, a.attestations) {
 		if err := imageBlobs(img, add); err != nil {
 			return nil, err
 		}
@@ -120,9 +123,10 @@ func imageBlobs(img v1.Image, add func(blob)) error {
 	return nil
 }
 
-// newArtifact gathers the images of a target. A single image gets no index, whether a platform was asked for or not.
-func newArtifact(images []v1.Image, platforms []ocispecs.Platform, several bool, o Output) (*artifact, error) {
-	a := &artifact{images: images}
+// newArtifact gathers the images of a target. A single image gets no index, whether a platform was asked for or not, unless
+// something is attested of it.
+func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform, several bool, o Output) (*artifact, error) {
+	a := &artifact{images: images, attestations: attestations}
 	if !several {
 		d, err := partial.Descriptor(images[0])
 		if err != nil {
@@ -145,8 +149,21 @@ func newArtifact(images []v1.Image, platforms []ocispecs.Platform, several bool,
 		if err != nil {
 			return nil, err
 		}
-		d.Platform = ggcrPlatform(platforms[i])
+		d.ArtifactType, d.Platform = "", ggcrPlatform(platforms[i])
 		d.Annotations = o.Annotations.at("manifest-descriptor", &platforms[i])
+		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: *d})
+	}
+	for i, img := range attestations {
+		h, err := images[i].Digest()
+		if err != nil {
+			return nil, err
+		}
+		d, err := partial.Descriptor(img)
+		if err != nil {
+			return nil, err
+		}
+		said := attestationOf(h)
+		d.ArtifactType, d.Platform, d.Annotations = "", said.Platform, said.Annotations
 		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: *d})
 	}
 	a.index = idx

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"time"
@@ -22,6 +23,10 @@ type Built struct {
 	Layers func(ctx context.Context, f LayerForm) ([]v1.Layer, error)
 	// Files writes the merged file system as one tar without whiteouts, sorted, with times as f says.
 	Files func(ctx context.Context, f LayerForm, w io.Writer) error
+	// Tree writes the merged file system of an edge of the graph as one tar; nil where no attestation is asked for.
+	Tree func(ctx context.Context, e planner.Edge, w io.Writer) error
+	// Resolved is the commit of a git source or the digest of an http one, "" when it is not known; nil knows none.
+	Resolved func(ctx context.Context, s *planner.Step) string
 }
 
 // ImageStore is the local store.
@@ -41,9 +46,10 @@ type StoredImage struct {
 	Size      int64
 }
 
-// Pusher sends images to registries: blobs first, each once, tags last.
+// Pusher sends images to registries: blobs first, each once, tags last. progress hears of each blob that is sent, from
+// several goroutines.
 type Pusher interface {
-	Push(ctx context.Context, images []PushImage) error
+	Push(ctx context.Context, images []PushImage, progress func(blob string, sent, size int64)) error
 }
 
 // PushImage is one thing to push: Image, or Index when it has several platforms.
@@ -70,6 +76,8 @@ type ExportOptions struct {
 	Docker func(ctx context.Context, name string) (Loader, error)
 	Stdout io.Writer // for outputs that go there; nil refuses them
 	Events func(Event)
+	// Started is when the build began, for its provenance.
+	Started time.Time
 }
 
 // exportJobs is how many outputs are prepared at once.
@@ -80,7 +88,7 @@ const exportJobs = 4
 // pushes first, since they may still fail, then engines, the local store, and renames last. When it fails before that,
 // every earlier output is as it was.
 func Export(ctx context.Context, built []Built, opt ExportOptions) ([]ImageResult, error) {
-	e := &exporter{opt: opt, artifacts: map[string]*artifact{}}
+	e := &exporter{opt: opt, artifacts: map[string]*artifact{}, scans: map[*planner.Image][]document{}, invocation: rand.Text()}
 	if e.opt.Epoch.IsZero() {
 		e.opt.Epoch = DefaultEpoch()
 	}
@@ -129,11 +137,13 @@ func groupBuilt(built []Built) [][]Built {
 
 // exporter holds the outputs of one call of Export.
 type exporter struct {
-	opt       ExportOptions
-	jobs      []*job
-	artifacts map[string]*artifact
-	pushes    []PushImage
-	stores    []StoredImage
+	opt        ExportOptions
+	jobs       []*job
+	artifacts  map[string]*artifact
+	scans      map[*planner.Image][]document
+	invocation string // names this build in provenances
+	pushes     []PushImage
+	stores     []StoredImage
 }
 
 // job is one output on its way. commit is what others can see; stage orders commits.
@@ -246,6 +256,10 @@ func (r *ImageResult) addTags(names []string) {
 // artifact assembles the target's images in the output's form, once for equal forms.
 func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*artifact, error) {
 	key := fmt.Sprint(group[0].Image.Target, "\x00", o.Form, o.Docker, o.Annotations)
+	attested := attests(group[0].Image)
+	if attested {
+		key += fmt.Sprint(o.Names, o.AttestAsImage) // attestations name what they are about
+	}
 	if a := e.artifacts[key]; a != nil {
 		return a, nil
 	}
@@ -269,7 +283,18 @@ func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*arti
 			return nil, err
 		}
 	}
-	a, err := newArtifact(images, platforms, len(group) > 1 || group[0].Image.MultiPlatform, o)
+	var attestations []v1.Image
+	for i, b := range group {
+		if !attested {
+			break
+		}
+		one, err := e.attest(ctx, b, images[i], o)
+		if err != nil {
+			return nil, err
+		}
+		attestations = append(attestations, one)
+	}
+	a, err := newArtifact(images, attestations, platforms, attested || len(group) > 1 || group[0].Image.MultiPlatform, o)
 	if err != nil {
 		return nil, err
 	}
@@ -316,7 +341,8 @@ func (e *exporter) run(ctx context.Context) error {
 // into one, so that they move together.
 func (e *exporter) gather() {
 	if len(e.pushes) > 0 {
-		e.jobs = append(e.jobs, &job{name: fmt.Sprintf("push %s", refs(e.pushes)), stage: stagePush, commit: e.push})
+		name := "push " + refs(e.pushes)
+		e.jobs = append(e.jobs, &job{name: name, stage: stagePush, commit: func(ctx context.Context) error { return e.push(ctx, name) }})
 	}
 	if len(e.stores) > 0 {
 		e.jobs = append(e.jobs, &job{name: "local store: name images", stage: stageStore, commit: func(ctx context.Context) error {
@@ -340,18 +366,20 @@ func refs(pushes []PushImage) string {
 // step runs f as an activity that the events show.
 func (e *exporter) step(j *job, f func() error) error {
 	ev := Event{Name: j.name, Step: digest.FromString(j.name), Kind: KindStart, Time: time.Now()}
-	if e.opt.Events != nil {
-		e.opt.Events(ev)
-	}
+	e.event(ev)
 	err := f()
-	if e.opt.Events != nil {
-		ev.Kind, ev.Time, ev.Err = KindDone, time.Now(), err
-		e.opt.Events(ev)
-	}
+	ev.Kind, ev.Time, ev.Err = KindDone, time.Now(), err
+	e.event(ev)
 	if err != nil {
 		return fmt.Errorf("%s: %w", j.name, err)
 	}
 	return nil
+}
+
+func (e *exporter) event(ev Event) {
+	if e.opt.Events != nil {
+		e.opt.Events(ev)
+	}
 }
 
 func (e *exporter) discard() {

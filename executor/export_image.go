@@ -17,11 +17,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-func (e *exporter) push(ctx context.Context) error {
+func (e *exporter) push(ctx context.Context, name string) error {
 	if e.opt.Pusher == nil {
 		return errors.New("no registry client")
 	}
-	return e.opt.Pusher.Push(ctx, e.pushes)
+	return e.opt.Pusher.Push(ctx, e.pushes, func(blob string, sent, size int64) {
+		e.event(Event{
+			Time: time.Now(), Step: digest.FromString(name), Name: name, Kind: KindProgress, ID: blob, Current: sent, Total: size,
+		})
+	})
 }
 
 // maxBlobs bounds the blobs of an image that are brought to the local store at once.

@@ -400,7 +400,7 @@ func TestExportFailureLeavesOldOutputs(t *testing.T) {
 
 type memPusher struct{ pushed int }
 
-func (p *memPusher) Push(_ context.Context, images []executor.PushImage) error {
+func (p *memPusher) Push(_ context.Context, images []executor.PushImage, _ func(string, int64, int64)) error {
 	p.pushed += len(images)
 	return nil
 }

@@ -42,6 +42,8 @@ type Output struct {
 	// Split puts each of several platforms into a folder of its own.
 	Split       bool
 	Annotations Annotations
+	// AttestAsImage gives manifests of attestations the config of an image; without, they are artifacts about their image.
+	AttestAsImage bool
 }
 
 // isImage says whether o writes an image and not files.
@@ -128,6 +130,7 @@ func parseOutput(a config.Attrs, img *planner.Image, dir string) (Output, error)
 		return o, err
 	}
 	o.Docker = !p.flag("oci-mediatypes", o.Kind != KindDocker && o.Kind != KindLoad)
+	o.AttestAsImage = !p.flag("oci-artifact", true)
 	if p.err != nil {
 		return o, p.err
 	}
@@ -211,11 +214,14 @@ func (o *Output) setKind(a config.Attrs, p *attrParser) error {
 
 // check finds what cannot go together.
 func (o Output) check(images []*planner.Image) error {
+	if err := o.checkAttestations(images); err != nil {
+		return err
+	}
 	several := len(images) > 1 || images[0].MultiPlatform
 	if several && (o.Kind == KindDocker || o.Kind == KindLoad) {
 		return fmt.Errorf("type=docker holds one platform, and this target has %d: use type=oci, or ask for one platform", len(images))
 	}
-	if !several && o.isImage() && o.Annotations.hasIndex() {
+	if !several && !slices.ContainsFunc(images, attests) && o.isImage() && o.Annotations.hasIndex() {
 		return fmt.Errorf("index annotations need an index: this target has a single platform")
 	}
 	if o.Kind == KindPush && len(o.Names) == 0 {

@@ -17,10 +17,10 @@ func NewPusher(client *registry.Client) Pusher {
 type pusher struct{ client *registry.Client }
 
 // Push sends images, blobs first and tags last.
-func (p pusher) Push(ctx context.Context, images []PushImage) error {
+func (p pusher) Push(ctx context.Context, images []PushImage, progress func(blob string, sent, size int64)) error {
 	list := make([]registry.PushImage, len(images))
 	for i, m := range images {
 		list[i] = registry.PushImage{Refs: m.Refs, Image: m.Image, Index: m.Index, ByDigest: m.ByDigest}
 	}
-	return p.client.Push(ctx, list)
+	return p.client.Push(ctx, list, progress)
 }

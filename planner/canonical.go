@@ -38,6 +38,9 @@ type result struct {
 	all      map[digest.Digest]*node // own ones and those of linked targets
 	config   []byte
 	epoch    *time.Time
+	sbom     *nodeEdge // what its scanner writes; nil without one
+
+	provenance *Provenance
 
 	once     sync.Once
 	llb      llb.State

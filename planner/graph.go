@@ -89,6 +89,10 @@ type Image struct {
 	Tests []*Step
 	// Base is the name and digest of the image that the final stage stands on, or empty.
 	Base Base
+	// Provenance is what is to be attested of how the image was made; nil for nothing.
+	Provenance *Provenance
+	// SBOM is where the scanner leaves what it found in the image; nil when none is asked for.
+	SBOM *Edge
 	// Epoch is what the user's SOURCE_DATE_EPOCH argument came to, or nil when there is none.
 	Epoch *time.Time
 }

@@ -78,6 +78,7 @@ func (m *merger) addImages(d *planned) error {
 		image := &Image{
 			Target: t.Name, Platform: r.platform, MultiPlatform: len(d.results) > 1, Config: r.config,
 			Tags: t.Tags, Annotations: t.Annotations, Outputs: t.Outputs, Epoch: r.epoch,
+			Provenance: r.provenance,
 		}
 		if r.root.node != nil {
 			image.Root = Edge{m.add(r.root.node, t.Name, map[*node]*Step{}), r.root.index}
@@ -85,6 +86,9 @@ func (m *merger) addImages(d *planned) error {
 		}
 		if err := m.addTests(t, image, r); err != nil {
 			return err
+		}
+		if r.sbom != nil && r.sbom.node != nil {
+			image.SBOM = &Edge{m.add(r.sbom.node, t.Name, map[*node]*Step{}), r.sbom.index}
 		}
 		m.graph.Images = append(m.graph.Images, image)
 	}

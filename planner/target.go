@@ -90,9 +90,10 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 
 // frontEnd is the Dockerfile front end with all that one target gives it.
 type frontEnd struct {
-	in   *inputs
-	file dockerfile
-	opt  dockerfile2llb.ConvertOpt
+	in      *inputs
+	file    dockerfile
+	opt     dockerfile2llb.ConvertOpt
+	attests map[string]map[string]string // attributes by type
 }
 
 func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.Platform) (*frontEnd, error) {
@@ -100,6 +101,11 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 	if err != nil {
 		return nil, err
 	}
+	attests, err := p.attests(t)
+	if err != nil {
+		return nil, err
+	}
+	attestOptions(attests, in.client.opts.Opts)
 	file, err := p.addMain(t, in)
 	if err != nil {
 		return nil, err
@@ -115,7 +121,7 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 	if err != nil {
 		return nil, frontEndError(t.Name, file.display, err)
 	}
-	return &frontEnd{in, file, dockerfile2llb.ConvertOpt{
+	return &frontEnd{attests: attests, in: in, file: file, opt: dockerfile2llb.ConvertOpt{
 		Config:       bc.Config,
 		Client:       bc,
 		SourceMap:    llb.NewSourceMap(nil, file.display, "Dockerfile", file.data),
@@ -127,6 +133,11 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocispecs.Platform) error {
 	opt := f.opt
 	opt.Warn = d.warn(f.file.display)
+	scan, err := p.scanner(ctx, f)
+	if err != nil {
+		return err
+	}
+	provenance := f.provenance()
 	for i, platform := range want {
 		opt.BuildArgs = maps.Clone(f.opt.BuildArgs)
 		opt.TargetPlatform = &platform
@@ -148,7 +159,12 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 		if r.config, err = json.Marshal(res.Image); err != nil {
 			return fmt.Errorf("image config: %w", err)
 		}
-		r.platform, r.epoch = platform, res.Epoch
+		if scan != nil {
+			if err := r.scan(ctx, scan, res, platform, f.in); err != nil {
+				return err
+			}
+		}
+		r.platform, r.epoch, r.provenance = platform, res.Epoch, provenance
 		d.results = append(d.results, r)
 	}
 	return nil

@@ -25,6 +25,8 @@ type app struct {
 	dir     string         // working directory; "" is the process's own
 	fetcher *fetch.Fetcher // of this command, once something was fetched
 	offline bool           // of this command: nothing is asked for elsewhere
+	// registries are those of the project's blocks, once it is loaded.
+	registries []registry.Registry
 	// enter gives an ordinary user a user namespace, as sandbox.Enter does; nil does nothing.
 	enter func(ctx context.Context) (code int, done bool, err error)
 }
@@ -183,7 +185,10 @@ func (a *app) newClient() (*registry.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return registry.New(registry.Options{Config: conf, UserAgent: "bake/" + version(), Offline: a.offline}), nil
+	return registry.New(registry.Options{
+		Config: conf.With(a.registries), UserAgent: "bake/" + version(), Keychain: registry.NewKeychain(a.getenv),
+		CertDirs: registry.CertDirs(a.getenv), Offline: a.offline,
+	}), nil
 }
 
 // note tells the user something on stderr that is not an error.

@@ -73,6 +73,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		denied deniedError
 		peer   *buildkitd.Error
 		blind  *watchError
+		output *executor.OutputError
 	)
 	switch {
 	case err == nil:
@@ -93,7 +94,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitLock
 	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer):
 		return exitRegistry
-	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file):
+	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output):
 		return exitUsage
 	case errors.As(err, &differ):
 		return exitDifference

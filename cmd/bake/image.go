@@ -17,6 +17,7 @@ func newImageCommand(a *app) *cobra.Command {
 		newImageTagCommand(a),
 		newImageRemoveCommand(a),
 		newImagePullCommand(a),
+		newImagePushCommand(a),
 		newImageLoadCommand(a),
 	)
 	return cmd

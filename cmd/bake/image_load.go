@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -39,10 +40,11 @@ func newImageLoadCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-// namedImage is an image of an archive under one of its names.
+// namedImage is an image of an archive, or an index of several, under one of its names.
 type namedImage struct {
 	name  string
 	image v1.Image
+	index v1.ImageIndex
 }
 
 // loadImages keeps all blobs of an archive, and names the images last.
@@ -151,7 +153,7 @@ func dockerImages(file string, manifest tarball.Manifest) ([]namedImage, error) 
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, namedImage{full, image})
+			all = append(all, namedImage{name: full, image: image})
 		}
 	}
 	return all, nil
@@ -216,17 +218,23 @@ func layoutImages(dir string) ([]namedImage, error) {
 		if name == "" {
 			name = d.Annotations[ocispecs.AnnotationRefName]
 		}
-		if !d.MediaType.IsImage() {
-			return nil, fmt.Errorf("%s is of type %s: an image of one platform is expected", d.Digest, d.MediaType)
-		}
-		image, err := index.Image(d.Digest)
+		full, err := loadedName(name, d.Digest.Hex)
 		if err != nil {
 			return nil, err
 		}
-		if name, err = loadedName(name, d.Digest.Hex); err != nil {
+		one := namedImage{name: full}
+		switch {
+		case d.MediaType.IsImage():
+			one.image, err = index.Image(d.Digest)
+		case d.MediaType.IsIndex():
+			one.index, err = index.ImageIndex(d.Digest)
+		default:
+			err = fmt.Errorf("%s is of type %s, which is no image", d.Digest, d.MediaType)
+		}
+		if err != nil {
 			return nil, err
 		}
-		all = append(all, namedImage{name, image})
+		all = append(all, one)
 	}
 	return all, nil
 }
@@ -243,35 +251,80 @@ func loadedName(name, hex string) (string, error) {
 	return reference.TagNameOnly(ref).String(), nil
 }
 
-// keepImage stores all blobs of an image and says how it is named.
+// keepImage stores all blobs of an image, or of those of an index, and says how it is named.
 func keepImage(s *cache.Store, f namedImage) (cache.Image, error) {
-	layers, err := f.image.Layers()
+	var top interface {
+		RawManifest() ([]byte, error)
+		MediaType() (types.MediaType, error)
+	} = f.image
+	var err error
+	if f.index != nil {
+		top = f.index
+		err = keepIndexed(s, f.index)
+	} else {
+		err = keepBlobs(s, f.image)
+	}
 	if err != nil {
 		return cache.Image{}, err
 	}
-	for _, l := range layers {
-		if err := keepLayer(s, l); err != nil {
-			return cache.Image{}, err
-		}
-	}
-	config, err := f.image.RawConfigFile()
+	manifest, err := top.RawManifest()
 	if err != nil {
 		return cache.Image{}, err
 	}
-	manifest, err := f.image.RawManifest()
-	if err != nil {
+	if err := keepBlob(s, manifest); err != nil {
 		return cache.Image{}, err
 	}
-	for _, raw := range [][]byte{config, manifest} {
-		if err := keepBlob(s, raw); err != nil {
-			return cache.Image{}, err
-		}
-	}
-	kind, err := f.image.MediaType()
+	kind, err := top.MediaType()
 	return cache.Image{
 		Name: f.name, Digest: digest.FromBytes(manifest), MediaType: string(kind), Size: int64(len(manifest)),
 		Kind: cache.KindBuilt, Recorded: time.Now().UTC(),
 	}, err
+}
+
+// keepIndexed stores all images of an index.
+func keepIndexed(s *cache.Store, index v1.ImageIndex) error {
+	m, err := index.IndexManifest()
+	if err != nil {
+		return err
+	}
+	for _, d := range m.Manifests {
+		image, err := index.Image(d.Digest)
+		if err != nil {
+			return err
+		}
+		if err := keepBlobs(s, image); err != nil {
+			return err
+		}
+		raw, err := image.RawManifest()
+		if err != nil {
+			return err
+		}
+		if got := digest.FromBytes(raw); got.String() != d.Digest.String() {
+			return fmt.Errorf("manifest %s has the content of %s", d.Digest, got)
+		}
+		if err := keepBlob(s, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepBlobs stores the layers and the config of an image.
+func keepBlobs(s *cache.Store, image v1.Image) error {
+	layers, err := image.Layers()
+	if err != nil {
+		return err
+	}
+	for _, l := range layers {
+		if err := keepLayer(s, l); err != nil {
+			return err
+		}
+	}
+	config, err := image.RawConfigFile()
+	if err != nil {
+		return err
+	}
+	return keepBlob(s, config)
 }
 
 func keepLayer(s *cache.Store, l v1.Layer) error {

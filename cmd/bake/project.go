@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/registry"
 )
 
 // projectOptions are the flags that say what to read and which targets are meant.
@@ -68,7 +69,21 @@ func (a *app) loadProject(ctx context.Context, o projectOptions) (*config.Projec
 		}
 		fmt.Fprintf(a.stderr, "warning: %s%s\n", place, w.Message)
 	}
-	return p, nil
+	return p, a.useRegistries(p)
+}
+
+// useRegistries keeps what the project says about registries. Blocks of a project from elsewhere do not count: whoever
+// wrote it does not say where this machine's credentials and images go, nor how.
+func (a *app) useRegistries(p *config.Project) error {
+	if a.fetcher != nil && len(p.Registries) > 0 {
+		a.note("the registry blocks of a project from elsewhere are not used: say it in registries.conf")
+		return nil
+	}
+	var err error
+	if a.registries, err = registry.FromBlocks(p.Registries, p.Dir); err != nil {
+		return usagef("%w", err)
+	}
+	return nil
 }
 
 // checkGrants refuses a project that asks for more of this machine than the user allows. BUILDX_BAKE_ENTITLEMENTS_FS=0 leaves

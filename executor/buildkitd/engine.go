@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -64,7 +66,7 @@ type Engine struct{ opts Options }
 // New returns an engine. It connects when it runs something.
 func New(opts Options) *Engine {
 	if opts.Keychain == nil {
-		opts.Keychain = authn.DefaultKeychain
+		opts.Keychain = registry.NewKeychain(os.LookupEnv)
 	}
 	return &Engine{opts: opts}
 }
@@ -91,7 +93,7 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	if len(failures) > 0 && !(opts.KeepGoing && ctx.Err() == nil) {
 		return report, failures[0]
 	}
-	report.Images, err = r.export(ctx)
+	report.Images, err = r.export(ctx, report.Started)
 	report.Steps = r.status.results()
 	if err != nil {
 		failures = append(failures, err)
@@ -100,13 +102,13 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 }
 
 // export writes all outputs of the targets of which every platform was built.
-func (r *run) export(ctx context.Context) ([]executor.ImageResult, error) {
+func (r *run) export(ctx context.Context, started time.Time) ([]executor.ImageResult, error) {
 	var built []executor.Built
 	for _, image := range r.finished() {
 		built = append(built, r.built(image))
 	}
 	opt := executor.ExportOptions{
-		Dir: r.opts.Dir, Store: r.engine.opts.Store, Pusher: r.engine.opts.Pusher, Stdout: r.opts.Stdout, Events: r.status.send,
+		Dir: r.opts.Dir, Store: r.engine.opts.Store, Pusher: r.engine.opts.Pusher, Stdout: r.opts.Stdout, Events: r.status.send, Started: started,
 	}
 	if r.opts.Epoch != nil {
 		opt.Epoch = *r.opts.Epoch

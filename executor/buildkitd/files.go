@@ -12,13 +12,13 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// files writes the files of an image as one tar. When its builder is lost, another one builds it again.
-func (r *run) files(ctx context.Context, image *planner.Image, f executor.LayerForm, w io.Writer) error {
+// files writes the files of an edge of an image's graph as one tar. When its builder is lost, another one builds it again.
+func (r *run) files(ctx context.Context, image *planner.Image, e planner.Edge, f executor.LayerForm, w io.Writer) error {
 	b := r.made[image].builder
 	tried := 0
 	for {
 		count := &counter{to: w}
-		err := b.sendFiles(ctx, r, image, f, count)
+		err := b.sendFiles(ctx, r, image, e, f, count)
 		tried++
 		if err == nil || ctx.Err() != nil || count.n > 0 || tried > len(r.builders) || !b.lost(ctx) {
 			return err
@@ -45,7 +45,7 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // sendFiles lets a builder send the files of an image.
-func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, f executor.LayerForm, w io.Writer) error {
+func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, e planner.Edge, f executor.LayerForm, w io.Writer) error {
 	b.files.turn.Lock()
 	defer b.files.turn.Unlock()
 	pr, pw := io.Pipe()
@@ -57,7 +57,7 @@ func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, f
 	}
 	go func() {
 		_, err := b.build(ctx, r.status, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-			return c.Solve(ctx, gateway.SolveRequest{Definition: b.defs.of(image.Root), Evaluate: true})
+			return c.Solve(ctx, gateway.SolveRequest{Definition: b.defs.of(e), Evaluate: true})
 		})
 		pw.CloseWithError(err)
 	}()

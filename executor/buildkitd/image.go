@@ -128,7 +128,12 @@ func (r *run) built(image *planner.Image) executor.Built {
 		Layers: func(_ context.Context, f executor.LayerForm) ([]v1.Layer, error) {
 			return r.layers(m.layers[shape{f, r.epoch(image).Unix()}])
 		},
-		Files: func(ctx context.Context, f executor.LayerForm, w io.Writer) error { return r.files(ctx, image, f, w) },
+		Files: func(ctx context.Context, f executor.LayerForm, w io.Writer) error {
+			return r.files(ctx, image, image.Root, f, w)
+		},
+		Tree: func(ctx context.Context, e planner.Edge, w io.Writer) error {
+			return r.files(ctx, image, e, executor.LayerForm{}, w)
+		},
 	}
 }
 

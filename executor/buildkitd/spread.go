@@ -173,6 +173,9 @@ func closure(image *planner.Image) map[*planner.Step]bool {
 		}
 	}
 	add(image.Root.Step)
+	if image.SBOM != nil {
+		add(image.SBOM.Step)
+	}
 	return seen
 }
 

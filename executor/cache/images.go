@@ -41,6 +41,9 @@ const (
 // maxIndex bounds index.json, in bytes.
 const maxIndex = 64 << 20
 
+// LayoutDir is the OCI layout that holds the images, for readers.
+func (s *Store) LayoutDir() string { return s.path(dirOCI) }
+
 func (s *Store) indexPath() string { return s.path(dirOCI, ocispecs.ImageIndexFile) }
 
 // makeLayout makes the folder an OCI image layout, which other tools can read.

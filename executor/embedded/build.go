@@ -303,7 +303,11 @@ func (b *build) finished(errs []error) []*planner.Image {
 	}
 	failed := map[string]bool{}
 	for _, image := range b.graph.Images {
-		if image.Root.Step != nil && !done[image.Root.Step] || slices.ContainsFunc(image.Tests, func(s *planner.Step) bool { return !done[s] }) {
+		needs := slices.Clone(image.Tests)
+		if image.SBOM != nil {
+			needs = append(needs, image.SBOM.Step)
+		}
+		if image.Root.Step != nil && !done[image.Root.Step] || slices.ContainsFunc(needs, func(s *planner.Step) bool { return !done[s] }) {
 			failed[image.Target] = true
 		}
 	}

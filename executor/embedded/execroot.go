@@ -167,6 +167,9 @@ func (s *execRoot) bind(ctx context.Context, m *pb.Mount) ([]sandbox.Mount, erro
 		if m.GetSelector() != "" && path.Clean("/"+m.GetSelector()) != "/" {
 			return nil, errors.New("a mount with an output cannot select a part of its input")
 		}
+		if len(o.Lower) == 0 { // of scratch: there is nothing to lay anything over
+			return s.bindEmpty(m, o.Upper)
+		}
 		return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: &o, Readonly: m.GetReadonly()}}, nil
 	}
 	files, err := s.selected(ctx, in, m)
@@ -189,6 +192,18 @@ func (s *execRoot) bind(ctx context.Context, m *pb.Mount) ([]sandbox.Mount, erro
 		o.Upper, o.Work = draft.FS, draft.Work
 	}
 	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: &o, Readonly: m.GetReadonly()}}, nil
+}
+
+// bindEmpty mounts the directory of a new layer itself, or an empty one where none is kept.
+func (s *execRoot) bindEmpty(m *pb.Mount, dir string) ([]sandbox.Mount, error) {
+	if dir == "" {
+		draft, err := s.draft()
+		if err != nil {
+			return nil, err
+		}
+		dir = draft.FS
+	}
+	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: dir, Readonly: m.GetReadonly()}}, nil
 }
 
 // snapshotPlace is where the snapshot of a selection of a context lies in its layer, be it a directory or a file.

@@ -52,13 +52,17 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 				return b.imageLayers(ctx, image, packing{f, b.epoch(image).Unix()})
 			},
 			Files: func(ctx context.Context, f executor.LayerForm, w io.Writer) error {
-				return b.files(ctx, image, packing{f, b.epoch(image).Unix()}, w)
+				return b.files(ctx, image.Root, packing{f, b.epoch(image).Unix()}, w)
 			},
+			Tree: func(ctx context.Context, e planner.Edge, w io.Writer) error {
+				return b.files(ctx, e, packing{epoch: b.epoch(image).Unix()}, w)
+			},
+			Resolved: b.resolved,
 		}
 	}
 	opt := executor.ExportOptions{
 		Dir: b.opts.Dir, Store: imageStoreOf{b.store}, Stdout: b.opts.Stdout, Events: b.events.send,
-		Pusher: executor.NewPusher(b.engine.client),
+		Started: b.started, Pusher: executor.NewPusher(b.engine.client),
 	}
 	if b.opts.Epoch != nil {
 		opt.Epoch = *b.opts.Epoch
@@ -66,10 +70,24 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 	return executor.Export(ctx, built, opt)
 }
 
-// files writes the merged files of an image as one tar. Times are clamped: those of a base stay, as they are the same
+// resolver is a source of which only the network knows what it is.
+type resolver interface {
+	// resolved is the commit or digest that served in this run, "" when there was none.
+	resolved() string
+}
+
+// resolved is what a git or http source came to.
+func (b *build) resolved(_ context.Context, s *planner.Step) string {
+	if r, ok := b.byStep[s].op.(resolver); ok {
+		return r.resolved()
+	}
+	return ""
+}
+
+// files writes the merged files of an edge as one tar. Times are clamped: those of a base stay, as they are the same
 // everywhere.
-func (b *build) files(ctx context.Context, image *planner.Image, p packing, w io.Writer) error {
-	c, err := b.of(image.Root).chain(ctx)
+func (b *build) files(ctx context.Context, e planner.Edge, p packing, w io.Writer) error {
+	c, err := b.of(e).chain(ctx)
 	if err != nil {
 		return err
 	}

@@ -24,9 +24,13 @@ type Checkouts interface {
 
 // gitStep checks a repository out: ADD of one. What a reference stands for is asked at every build.
 type gitStep struct {
-	n   *node
-	ref fetch.Repository
+	n      *node
+	ref    fetch.Repository
+	commit string // that serves
 }
+
+// resolved implements resolver.
+func (g *gitStep) resolved() string { return g.commit }
 
 // newGit reads the attributes of a git source.
 func newGit(n *node, source *pb.SourceOp) (operation, error) {
@@ -75,6 +79,7 @@ func isCommit(ref string) bool {
 }
 
 func (g *gitStep) find(commit string) (bool, error) {
+	g.commit = commit
 	e, from, err := g.n.b.entry(g.parts(commit).key())
 	if err != nil || e == nil {
 		return false, err

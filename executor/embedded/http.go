@@ -28,6 +28,7 @@ type httpStep struct {
 	url      string
 	shown    string // the URL without its password
 	checksum digest.Digest
+	content  digest.Digest // that serves
 	filename string
 	perm     os.FileMode
 	uid, gid int
@@ -83,6 +84,9 @@ func (h *httpStep) parts(content digest.Digest) parts {
 	return p
 }
 
+// resolved implements resolver.
+func (h *httpStep) resolved() string { return h.content.String() }
+
 // lookup finds a file whose checksum is given.
 func (h *httpStep) lookup(context.Context) (bool, error) {
 	if h.checksum == "" || h.n.forced() {
@@ -93,6 +97,7 @@ func (h *httpStep) lookup(context.Context) (bool, error) {
 
 // serve uses the file with this content when the store has it.
 func (h *httpStep) serve(content digest.Digest) (bool, error) {
+	h.content = content
 	e, from, err := h.n.b.entry(h.parts(content).key())
 	if err != nil || e == nil {
 		return false, err
@@ -149,6 +154,7 @@ func (h *httpStep) run(ctx context.Context) error {
 		return h.n.stepError(fmt.Errorf("%s answers %s", h.shown, res.Status), "check the URL")
 	}
 	got, err := h.keep(res, func() { stall.Reset(stallLimit) })
+	h.content = got
 	if err != nil {
 		return h.fault(ctx, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/distribution/reference"
@@ -32,7 +31,7 @@ func (c *Client) Artifact(ctx context.Context, ref string) (Artifact, error) {
 	s, err := c.session(ctx, at)
 	var out Artifact
 	if err == nil {
-		out, err = readArtifact(ctx, s, i)
+		out, err = c.readArtifact(ctx, s, i)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -44,15 +43,10 @@ func (c *Client) Artifact(ctx context.Context, ref string) (Artifact, error) {
 	return out, nil
 }
 
-func readArtifact(ctx context.Context, s *session, i image) (Artifact, error) {
-	res, err := s.get(ctx, "manifests/"+i.wanted(), accepted())
+func (c *Client) readArtifact(ctx context.Context, s *session, i image) (Artifact, error) {
+	raw, _, err := c.manifest(ctx, s, i.wanted())
 	if err != nil {
 		return Artifact{}, err
-	}
-	defer res.Body.Close()
-	raw, err := readAll(res.Body, maxManifest)
-	if err != nil {
-		return Artifact{}, fmt.Errorf("manifest: %w", err)
 	}
 	if i.digest != "" && !sameDigest(i.digest, raw) {
 		return Artifact{}, contentf("the manifest asked for is %s, and what came is %s", i.digest, digest.FromBytes(raw))

@@ -157,7 +157,7 @@ func (b *blob) again(err error) {
 		b.err = fmt.Errorf("it broke off after %d of %d bytes: %w", b.at, b.desc.Size, err)
 		return
 	}
-	if err := wait(b.ctx, b.c.opt.Backoff(b.tries)); err != nil {
+	if err := b.c.opt.Wait(b.ctx, b.c.opt.Backoff(b.tries)); err != nil {
 		b.err = err
 	}
 }
@@ -199,16 +199,17 @@ func (b *blob) outside() bool {
 	return false
 }
 
-// ask requests the bytes from b.at on.
+// ask requests the bytes from b.at on; of a server that does not take a range, all of them.
 func (b *blob) ask(client *http.Client, address string) error {
-	req, err := http.NewRequestWithContext(b.ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return err
-	}
+	from := ""
 	if b.at > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", b.at))
+		from = fmt.Sprintf("bytes=%d-", b.at)
 	}
-	res, err := answered(client.Do(req))
+	res, err := b.request(client, address, from)
+	var refused *statusError
+	if errors.As(err, &refused) && refused.status == http.StatusRequestedRangeNotSatisfiable && from != "" {
+		res, err = b.request(client, address, "")
+	}
 	if err != nil {
 		return err
 	}
@@ -226,6 +227,17 @@ func (b *blob) ask(client *http.Client, address string) error {
 		return err
 	}
 	return nil
+}
+
+func (b *blob) request(client *http.Client, address, ranged string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(b.ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	if ranged != "" {
+		req.Header.Set("Range", ranged)
+	}
+	return answered(client.Do(req))
 }
 
 func (b *blob) continues(res *http.Response) bool {

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -40,15 +41,19 @@ type Options struct {
 	MaxWait time.Duration
 	// Offline refuses to ask anybody anything.
 	Offline bool
+	// Wait sleeps between tries, unless the context ends first; nil really does.
+	Wait func(ctx context.Context, d time.Duration) error
+	// CertDirs are searched for a directory HOST[:PORT] with its certificates, as containers-certs.d(5) says; see CertDirs.
+	CertDirs []string
 }
 
 // Client talks to registries. Use New. It may be used by several goroutines.
 type Client struct {
 	opt      Options
 	base     http.RoundTripper
-	unsafe   http.RoundTripper // for insecure registries: does not verify certificates
-	outside  *http.Client      // for layer URLs outside registries: no credentials
+	outside  *http.Client // for layer URLs outside registries: no credentials
 	mu       sync.Mutex
+	hosts    map[endpoint]*host // by endpoint without its repository
 	sessions map[string]*opening
 	small    map[digest.Digest][]byte // manifests and configs read, by digest, all checked
 	smallSum int
@@ -67,20 +72,22 @@ func New(opt Options) *Client {
 	if opt.Backoff == nil {
 		opt.Backoff = jitter
 	}
+	if opt.Wait == nil {
+		opt.Wait = sleep
+	}
 	if opt.Keychain == nil {
-		opt.Keychain = authn.DefaultKeychain
+		opt.Keychain = NewKeychain(os.LookupEnv)
 	}
 	if opt.UserAgent == "" {
 		opt.UserAgent = "bake"
 	}
 	c := &Client{
-		opt: opt, base: opt.Transport, sessions: map[string]*opening{}, small: map[digest.Digest][]byte{},
+		opt: opt, base: opt.Transport, hosts: map[endpoint]*host{}, sessions: map[string]*opening{}, small: map[digest.Digest][]byte{},
 		sources: map[digest.Digest][]endpoint{}, served: map[string]string{},
 	}
 	if c.base == nil {
 		c.base = usualTransport()
 	}
-	c.unsafe = withoutVerification(c.base)
 	c.outside = c.outsideClient()
 	return c
 }
@@ -103,8 +110,8 @@ func usualTransport() *http.Transport {
 	}
 }
 
-// wait sleeps, unless the context ends first.
-func wait(ctx context.Context, d time.Duration) error {
+// sleep waits, unless the context ends first.
+func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return context.Cause(ctx)
 	}

@@ -88,7 +88,7 @@ func TestPushOrder(t *testing.T) {
 		{Refs: []string{f.host + "/a:1", f.host + "/a:2"}, Index: index},
 		{Refs: []string{f.host + "/b:1"}, Image: two},
 		{Refs: []string{f.host + "/c:1"}, Image: one, ByDigest: true},
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

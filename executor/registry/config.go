@@ -31,6 +31,10 @@ type Registry struct {
 	Location string
 	// Insecure allows plain HTTP and certificates that do not verify. Nil is the usual: only loopback speaks plain HTTP.
 	Insecure *bool
+	// PlainHTTP asks in plain HTTP only.
+	PlainHTTP bool
+	// CA are files of certificates that are trusted besides the system's. They are for HTTPS, on loopback too.
+	CA []string
 	// Blocked refuses pulls and pushes.
 	Blocked bool
 	// MirrorByDigestOnly asks the mirrors only for references with a digest.
@@ -197,7 +201,7 @@ func place(what, s string) (string, error) {
 	s = strings.TrimRight(s, "/")
 	switch {
 	case s == "":
-		return "", fmt.Errorf("a [[registry]] has no %s", what)
+		return "", fmt.Errorf("there is no %s", what)
 	case strings.Contains(s, "://"):
 		return "", fmt.Errorf("%s %q: write it without http:// or https://", what, s)
 	case strings.ContainsAny(s, " \t\r\n@?#\\%"), strings.HasPrefix(s, "/"):

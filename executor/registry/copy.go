@@ -29,6 +29,6 @@ func (c *Client) Copy(ctx context.Context, from, to string) error {
 		if err != nil {
 			return err
 		}
-		return c.Push(ctx, []PushImage{push})
+		return c.Push(ctx, []PushImage{push}, nil)
 	})
 }

@@ -161,7 +161,7 @@ func TestBlobFaults(t *testing.T) {
 				return
 			}
 			_, _ = w.Write(content[:200])
-		}, "416"},
+		}, "broke off after 200 of 32768 bytes"},
 		{"other range", func(w http.ResponseWriter, offset int) {
 			if offset > 0 {
 				w.Header().Set("Content-Range", "bytes 7-9/10")
@@ -418,7 +418,7 @@ func TestPushRetriesUpload(t *testing.T) {
 		return false
 	})
 	image := newImage(t, 1)
-	if err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}}); err != nil {
+	if err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := newTestClient(t).Resolve(context.Background(), f.host+"/x:1", amd64); err != nil {
@@ -437,7 +437,7 @@ func TestPushMovesNoTagWhenOneImageFails(t *testing.T) {
 	})
 	err := newTestClient(t).Push(context.Background(), []PushImage{
 		{Refs: []string{f.host + "/good:1"}, Image: newImage(t, 1)}, {Refs: []string{f.host + "/bad:1"}, Image: newImage(t, 1)},
-	})
+	}, nil)
 	contains(t, asError(t, err), f.host+"/bad", "403", "read only", "docker login")
 	if n := f.count("PUT", "/manifests/"); n != 0 {
 		t.Errorf("%d manifests were sent", n)
@@ -470,7 +470,7 @@ func TestPushMountsFromBase(t *testing.T) {
 		return false
 	})
 	refs := []string{f.host + "/app:1", f.host + "/app:2", f.host + "/copy:1"}
-	if err := c.Push(context.Background(), []PushImage{{Refs: refs, Image: base}}); err != nil {
+	if err := c.Push(context.Background(), []PushImage{{Refs: refs, Image: base}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	// Two layers and the config, into two repositories: only the config's bytes are sent, once.

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -153,26 +152,12 @@ func checkRedirect(_ *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// withoutVerification is a copy of a transport that takes any certificate; transports of other kinds stay as they are.
-func withoutVerification(base http.RoundTripper) http.RoundTripper {
-	t, ok := base.(*http.Transport)
-	if !ok {
-		return base
-	}
-	t = t.Clone()
-	if t.TLSClientConfig == nil {
-		t.TLSClientConfig = &tls.Config{}
-	}
-	t.TLSClientConfig.InsecureSkipVerify = true
-	return t
-}
-
 // outsideClient reads layer URLs: https only, no credentials, not this machine.
 func (c *Client) outsideClient() *http.Client {
 	return &http.Client{
 		Transport: &retrier{
 			next:    &watched{next: &guard{base: c.base, own: c.base}, stall: c.opt.Stall},
-			backoff: c.opt.Backoff, maxWait: c.opt.MaxWait,
+			backoff: c.opt.Backoff, maxWait: c.opt.MaxWait, wait: c.opt.Wait,
 		},
 		CheckRedirect: checkRedirect,
 	}

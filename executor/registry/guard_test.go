@@ -109,7 +109,7 @@ func TestStalledUpload(t *testing.T) {
 	})
 	c := newTestClient(t, func(o *Options) { o.Stall = 15 * time.Millisecond })
 	start := time.Now()
-	err := c.Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}})
+	err := c.Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}}, nil)
 	e := asError(t, err)
 	contains(t, e, "no byte came", "push blob")
 	if d := time.Since(start); d > 5*time.Second {

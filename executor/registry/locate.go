@@ -3,6 +3,7 @@ package registry
 import (
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -54,6 +55,7 @@ type endpoint struct {
 	plain    bool // plain HTTP only
 	insecure bool // plain HTTP and unverified certificates are allowed
 	mirror   bool
+	ca       string // files of certificates that are trusted too, as a path list
 }
 
 func (e endpoint) String() string { return e.host + "/" + e.repo }
@@ -70,11 +72,9 @@ func (c *Config) pulls(i image) ([]endpoint, error) {
 		if (m.Pull == "digest-only" || r.MirrorByDigestOnly) && !byDigest || m.Pull == "tag-only" && byDigest {
 			continue
 		}
-		e := newEndpoint(r.rewrite(i.named.Name(), m.Location), m.Insecure)
-		e.mirror = true
-		all = append(all, e)
+		all = append(all, c.mirror(r.rewrite(i.named.Name(), m.Location), m))
 	}
-	return append(all, newEndpoint(r.rewrite(i.named.Name(), r.Location), r.Insecure)), nil
+	return append(all, r.endpoint(i.named.Name())), nil
 }
 
 // push is where an image is pushed to: mirrors get nothing.
@@ -83,21 +83,39 @@ func (c *Config) push(i image) (endpoint, error) {
 	if err != nil || r == nil {
 		return newEndpoint(i.named.Name(), nil), err
 	}
-	return newEndpoint(r.rewrite(i.named.Name(), r.Location), r.Insecure), nil
+	return r.endpoint(i.named.Name()), nil
+}
+
+// endpoint is where a name with the table's prefix is really found.
+func (r *Registry) endpoint(name string) endpoint {
+	e := newEndpoint(r.rewrite(name, r.Location), r.Insecure)
+	e.configure(r)
+	return e
+}
+
+// mirror is a place of a mirror. How it is reached may stand in a table of its own.
+func (c *Config) mirror(name string, m Mirror) endpoint {
+	e := newEndpoint(name, m.Insecure)
+	if own := c.longest(name); own != nil {
+		e.configure(own)
+	}
+	e.mirror = true
+	return e
+}
+
+// configure takes over what a table says about the way to an endpoint, besides Insecure.
+func (e *endpoint) configure(r *Registry) {
+	switch {
+	case r.PlainHTTP:
+		e.plain, e.insecure = true, false
+	case len(r.CA) > 0:
+		e.plain, e.ca = false, strings.Join(r.CA, string(filepath.ListSeparator))
+	}
 }
 
 // find is the table with the longest prefix of the image's name, nil when there is none.
 func (c *Config) find(i image) (*Registry, error) {
-	if c == nil {
-		return nil, nil
-	}
-	var best *Registry
-	for k := range c.Registries {
-		r := &c.Registries[k]
-		if r.matched(i.named.Name()) >= 0 && (best == nil || len(r.Prefix) > len(best.Prefix)) {
-			best = r
-		}
-	}
+	best := c.longest(i.named.Name())
 	if best != nil && best.Blocked {
 		return nil, &Error{
 			Registry: reference.Domain(i.named), Ref: i.String(), What: "use " + reference.FamiliarString(i.named),
@@ -105,6 +123,21 @@ func (c *Config) find(i image) (*Registry, error) {
 		}
 	}
 	return best, nil
+}
+
+// longest is the table with the longest prefix of a name, nil when there is none.
+func (c *Config) longest(name string) *Registry {
+	if c == nil {
+		return nil
+	}
+	var best *Registry
+	for k := range c.Registries {
+		r := &c.Registries[k]
+		if r.matched(name) >= 0 && (best == nil || len(r.Prefix) > len(best.Prefix)) {
+			best = r
+		}
+	}
+	return best
 }
 
 // matched is how many bytes of the name the prefix stands for, -1 when it does not fit.

@@ -103,10 +103,10 @@ func TestNestedIndexes(t *testing.T) {
 	for depth := 1; depth <= maxNesting+1; depth++ {
 		ref := fmt.Sprintf("%s/x:%d", f.host, depth)
 		if depth <= maxNesting {
-			if err := c.Push(context.Background(), []PushImage{{Refs: []string{ref}, Index: nested}}); err != nil {
+			if err := c.Push(context.Background(), []PushImage{{Refs: []string{ref}, Index: nested}}, nil); err != nil {
 				t.Fatal(err)
 			}
-		} else if err := c.Push(context.Background(), []PushImage{{Refs: []string{ref}, Index: nested}}); err == nil {
+		} else if err := c.Push(context.Background(), []PushImage{{Refs: []string{ref}, Index: nested}}, nil); err == nil {
 			t.Error("a push of deeper indexes was begun")
 		}
 		got, err := newTestClient(t).Resolve(context.Background(), ref, amd64)

@@ -153,21 +153,16 @@ func (c *Client) document(ctx context.Context, s *session, wanted string) (*docu
 	if raw := c.remembered(digest.Digest(wanted)); raw != nil {
 		return parseDocument(raw, "")
 	}
-	res, err := s.get(ctx, "manifests/"+wanted, accepted())
+	raw, kind, err := c.manifest(ctx, s, wanted)
 	if err != nil {
 		return nil, err
-	}
-	defer res.Body.Close()
-	raw, err := readAll(res.Body, maxManifest)
-	if err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	if strings.Contains(wanted, ":") {
 		if got := digest.FromBytes(raw); !sameDigest(digest.Digest(wanted), raw) {
 			return nil, contentf("the manifest asked for is %s, and what came is %s", wanted, got)
 		}
 	}
-	d, err := parseDocument(raw, res.Header.Get("Content-Type"))
+	d, err := parseDocument(raw, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +170,28 @@ func (c *Client) document(ctx context.Context, s *session, wanted string) (*docu
 		c.remember(d.digest, raw)
 	}
 	return d, nil
+}
+
+// manifest reads the text of a manifest or index and its type. One that breaks off is asked for again.
+func (c *Client) manifest(ctx context.Context, s *session, wanted string) (raw []byte, kind string, err error) {
+	for n := 1; ; n++ {
+		res, err := s.get(ctx, "manifests/"+wanted, accepted())
+		if err != nil {
+			return nil, "", err
+		}
+		raw, err := readAll(res.Body, maxManifest)
+		res.Body.Close()
+		if err == nil {
+			return raw, res.Header.Get("Content-Type"), nil
+		}
+		var stall *stallError
+		if !retryable(err) || n >= maxTries || errors.As(err, &stall) && n >= maxStalls {
+			return nil, "", fmt.Errorf("manifest: %w", err)
+		}
+		if err := c.opt.Wait(ctx, c.opt.Backoff(n)); err != nil {
+			return nil, "", err
+		}
+	}
 }
 
 // mediaTypeStated says whether the text alone tells what it is.

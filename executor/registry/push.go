@@ -4,25 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"golang.org/x/sync/errgroup"
 )
 
-// maxTransfers bounds the blobs that are sent at once.
-const maxTransfers = 4
-
-// PushImage is one thing to push under some names: Image, or Index when it has several platforms.
+// PushImage is one thing to push under some names: Image, or Index when it has several manifests.
 type PushImage struct {
 	Refs     []string // normalised names
 	Image    v1.Image
@@ -30,17 +22,24 @@ type PushImage struct {
 	ByDigest bool // no tag is moved
 }
 
-// Push sends images. All blobs of all images go first, each once per repository and only where they are missing;
-// blobs that another repository of the registry has are mounted. Manifests follow by their digests, and tags move last,
-// when all else is there. Errors are of type *Error, but for those of reading an image's own content.
-func (c *Client) Push(ctx context.Context, images []PushImage) error {
-	p := &push{c: c, repos: map[string]*pushRepo{}}
+// Progress hears how many bytes of a blob have been sent. It may be called by several goroutines.
+type Progress func(blob string, sent, size int64)
+
+// Push sends images. A tag that names its image already, and a digest that is there, cost one request. Of the others all
+// blobs of all images go first, each once per repository and only where they are missing; blobs that another repository
+// of the registry has are mounted. Manifests follow by their digests, and tags move last, when all else is there.
+// progress may be nil. Errors are of type *Error, but for those of reading an image's own content.
+func (c *Client) Push(ctx context.Context, images []PushImage, progress Progress) error {
+	if progress == nil {
+		progress = func(string, int64, int64) {}
+	}
+	p := &push{c: c, progress: progress, repos: map[string]*pushRepo{}, blobOf: map[v1.Hash]*pushBlob{}}
 	for _, image := range images {
 		if err := p.add(image); err != nil {
 			return err
 		}
 	}
-	for _, stage := range []func(context.Context) error{p.connect, p.blobs, p.manifests, p.tags} {
+	for _, stage := range []func(context.Context) error{p.connect, p.compareTags, p.compareDigests, p.gather, p.blobs, p.manifests, p.tags} {
 		if err := stage(ctx); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -53,11 +52,13 @@ func (c *Client) Push(ctx context.Context, images []PushImage) error {
 
 // push is what one call of Push has to do.
 type push struct {
-	c     *Client
-	repos map[string]*pushRepo
-	order []*pushRepo // by first use
-	names []pushName
-	layer []pushBlob // each digest once
+	c        *Client
+	progress Progress
+	repos    map[string]*pushRepo
+	order    []*pushRepo // by first use
+	goals    []*pushGoal
+	layers   []*pushBlob // each digest once, those that are not known to be there
+	blobOf   map[v1.Hash]*pushBlob
 }
 
 // pushRepo is one repository that is pushed to.
@@ -66,8 +67,27 @@ type pushRepo struct {
 	image   image // a name that is pushed there, for messages
 	session *session
 	pusher  *remote.Pusher
-	content []manifest // what is referred to before what refers to it
-	has     map[v1.Hash]bool
+	wanted  map[v1.Hash]*pushTop // what is to be there
+	content []manifest           // what is to be sent: what is referred to before what refers to it
+	has     map[v1.Hash]bool     // that is in content, or among the blobs
+	sources []name.Repository    // that blobs may be mounted from
+}
+
+// pushTop is an image or index in one repository.
+type pushTop struct {
+	repo    *pushRepo
+	image   image // a name of it
+	push    PushImage
+	content manifest
+	there   bool // the repository has it, and so all that it refers to
+}
+
+// pushGoal is one name that is asked for.
+type pushGoal struct {
+	top      *pushTop
+	image    image
+	byDigest bool // nothing moves
+	done     bool // it is so already
 }
 
 // pushBlob is a blob and the repositories that need it.
@@ -77,13 +97,6 @@ type pushBlob struct {
 	repos  []*pushRepo
 }
 
-// pushName is a tag that moves.
-type pushName struct {
-	repo    *pushRepo
-	image   image
-	content manifest
-}
-
 // manifest is the bytes of a manifest or an index.
 type manifest struct {
 	raw    []byte
@@ -91,12 +104,7 @@ type manifest struct {
 	digest v1.Hash
 }
 
-// RawManifest implements remote.Taggable.
-func (m manifest) RawManifest() ([]byte, error) { return m.raw, nil }
-
-// MediaType is looked for by remote.
-func (m manifest) MediaType() (types.MediaType, error) { return m.kind, nil }
-
+// add notes the names of an image.
 func (p *push) add(push PushImage) error {
 	for _, ref := range push.Refs {
 		i, err := parseImage(ref)
@@ -107,75 +115,123 @@ func (p *push) add(push PushImage) error {
 		if err != nil {
 			return err
 		}
-		repo := p.repos[at.String()]
-		if repo == nil {
-			repo = &pushRepo{at: at, image: i, has: map[v1.Hash]bool{}}
-			p.repos[at.String()] = repo
-			p.order = append(p.order, repo)
-		}
-		top, err := p.need(repo, push)
+		content, err := push.top()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", reference.FamiliarString(i.named), err)
 		}
-		if !push.ByDigest && i.digest == "" {
-			p.names = append(p.names, pushName{repo, i, top})
+		repo := p.repos[at.String()]
+		if repo == nil {
+			repo = &pushRepo{at: at, image: i, wanted: map[v1.Hash]*pushTop{}, has: map[v1.Hash]bool{}}
+			p.repos[at.String()] = repo
+			p.order = append(p.order, repo)
+		}
+		top := repo.wanted[content.digest]
+		if top == nil {
+			top = &pushTop{repo: repo, image: i, push: push, content: content}
+			repo.wanted[content.digest] = top
+		}
+		p.goal(&pushGoal{top: top, image: i, byDigest: push.ByDigest || i.digest != ""})
+	}
+	return nil
+}
+
+// goal adds a goal. Of two that move one tag the later counts, since they go side by side.
+func (p *push) goal(g *pushGoal) {
+	p.goals = slices.DeleteFunc(p.goals, func(o *pushGoal) bool {
+		return !g.byDigest && !o.byDigest && o.top.repo == g.top.repo && o.image.tag() == g.image.tag()
+	})
+	p.goals = append(p.goals, g)
+}
+
+// top is the manifest that the names of an image name.
+func (p PushImage) top() (manifest, error) {
+	switch {
+	case p.Index != nil:
+		return readManifest(p.Index)
+	case p.Image != nil:
+		return readManifest(p.Image)
+	}
+	return manifest{}, errors.New("there is nothing to push")
+}
+
+func readManifest(m interface {
+	RawManifest() ([]byte, error)
+	MediaType() (types.MediaType, error)
+	Digest() (v1.Hash, error)
+}) (manifest, error) {
+	var out manifest
+	var err error
+	if out.raw, err = m.RawManifest(); err != nil {
+		return out, err
+	}
+	if out.kind, err = m.MediaType(); err != nil {
+		return out, err
+	}
+	out.digest, err = m.Digest()
+	return out, err
+}
+
+// gather notes what must be sent for the names that are not there yet.
+func (p *push) gather(context.Context) error {
+	for _, g := range p.goals {
+		top := g.top
+		if top.there || top.repo.has[top.content.digest] {
+			continue
+		}
+		var err error
+		if top.push.Index != nil {
+			err = p.needIndex(top.repo, top.push.Index, maxNesting)
+		} else {
+			err = p.needImage(top.repo, top.push.Image)
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", reference.FamiliarString(g.image.named), err)
 		}
 	}
 	return nil
 }
 
-// need notes all of an image or index for a repository, and returns its own manifest.
-func (p *push) need(repo *pushRepo, push PushImage) (manifest, error) {
-	if push.Index != nil {
-		return p.needIndex(repo, push.Index, maxNesting)
-	}
-	if push.Image == nil {
-		return manifest{}, errors.New("there is nothing to push")
-	}
-	return p.needImage(repo, push.Image)
-}
-
-func (p *push) needIndex(repo *pushRepo, index v1.ImageIndex, depth int) (manifest, error) {
+func (p *push) needIndex(repo *pushRepo, index v1.ImageIndex, depth int) error {
 	if depth == 0 {
-		return manifest{}, fmt.Errorf("indexes are nested deeper than %d", maxNesting)
+		return fmt.Errorf("indexes are nested deeper than %d", maxNesting)
 	}
 	children, err := partial.Manifests(index)
 	if err != nil {
-		return manifest{}, err
+		return err
 	}
 	for _, child := range children {
 		switch child := child.(type) {
 		case v1.ImageIndex:
-			_, err = p.needIndex(repo, child, depth-1)
+			err = p.needIndex(repo, child, depth-1)
 		case v1.Image:
-			_, err = p.needImage(repo, child)
+			err = p.needImage(repo, child)
 		case v1.Layer:
 			err = p.needBlob(repo, child)
 		default:
 			err = fmt.Errorf("an index cannot hold a %T", child)
 		}
 		if err != nil {
-			return manifest{}, err
+			return err
 		}
 	}
-	return repo.needManifest(index)
+	return repo.needManifest(readManifest(index))
 }
 
-func (p *push) needImage(repo *pushRepo, image v1.Image) (manifest, error) {
+func (p *push) needImage(repo *pushRepo, image v1.Image) error {
 	layers, err := image.Layers()
 	if err != nil {
-		return manifest{}, err
+		return err
 	}
 	config, err := partial.ConfigLayer(image)
 	if err != nil {
-		return manifest{}, err
+		return err
 	}
 	for _, l := range append(slices.Clone(layers), config) {
 		if err := p.needBlob(repo, l); err != nil {
-			return manifest{}, err
+			return err
 		}
 	}
-	return repo.needManifest(image)
+	return repo.needManifest(readManifest(image))
 }
 
 func (p *push) needBlob(repo *pushRepo, l v1.Layer) error {
@@ -191,157 +247,20 @@ func (p *push) needBlob(repo *pushRepo, l v1.Layer) error {
 		return nil
 	}
 	repo.has[digest] = true
-	for k := range p.layer {
-		if p.layer[k].digest == digest {
-			p.layer[k].repos = append(p.layer[k].repos, repo)
-			return nil
-		}
+	b := p.blobOf[digest]
+	if b == nil {
+		b = &pushBlob{digest: digest, layer: l}
+		p.blobOf[digest] = b
+		p.layers = append(p.layers, b)
 	}
-	p.layer = append(p.layer, pushBlob{digest, l, []*pushRepo{repo}})
+	b.repos = append(b.repos, repo)
 	return nil
 }
 
-func (r *pushRepo) needManifest(m interface {
-	RawManifest() ([]byte, error)
-	MediaType() (types.MediaType, error)
-	Digest() (v1.Hash, error)
-}) (manifest, error) {
-	raw, err := m.RawManifest()
-	if err != nil {
-		return manifest{}, err
+func (r *pushRepo) needManifest(m manifest, err error) error {
+	if err == nil && !r.has[m.digest] {
+		r.has[m.digest] = true
+		r.content = append(r.content, m)
 	}
-	kind, err := m.MediaType()
-	if err != nil {
-		return manifest{}, err
-	}
-	digest, err := m.Digest()
-	if err != nil {
-		return manifest{}, err
-	}
-	out := manifest{raw, kind, digest}
-	if !r.has[digest] {
-		r.has[digest] = true
-		r.content = append(r.content, out)
-	}
-	return out, nil
-}
-
-// connect opens a session for each repository. The pusher asks for its own token, which may write.
-func (p *push) connect(ctx context.Context) error {
-	return p.each(ctx, len(p.order), func(ctx context.Context, k int) error {
-		r := p.order[k]
-		s, err := p.c.prepare(ctx, r.at)
-		r.session = s
-		if err == nil {
-			r.pusher, err = remote.NewPusher(remote.WithTransport(s.transport), remote.WithAuth(s.auth),
-				remote.WithRetryBackoff(remote.Backoff{Steps: 1}), remote.WithRetryStatusCodes(),
-				remote.WithRetryPredicate(func(error) bool { return false }))
-		}
-		return s.fail("push to "+reference.FamiliarName(r.image.named), r.image, err)
-	})
-}
-
-// blobs sends all blobs. The first repository of a registry gets the bytes, the others mount them from there.
-func (p *push) blobs(ctx context.Context) error {
-	return p.each(ctx, len(p.layer), func(ctx context.Context, k int) error {
-		b := p.layer[k]
-		from := p.c.sourcesOf(b.digest)
-		for _, r := range b.repos {
-			what := fmt.Sprintf("push blob %s to %s", b.digest, reference.FamiliarName(r.image.named))
-			err := p.c.attempt(ctx, func() error { return r.pusher.Upload(ctx, r.session.repo, mountable(b.layer, r, from)) })
-			if err != nil {
-				return r.session.fail(what, r.image, err)
-			}
-			from = append([]endpoint{r.at}, from...)
-		}
-		return nil
-	})
-}
-
-// mountable is a layer that is mounted from another repository of the same registry when one is known to have it.
-func mountable(l v1.Layer, to *pushRepo, from []endpoint) v1.Layer {
-	for _, at := range from {
-		if at.host != to.at.host || at.repo == to.at.repo {
-			continue
-		}
-		repo, err := name.NewRepository(at.String(), nameOptions(to.at)...)
-		if err != nil {
-			continue
-		}
-		return &remote.MountableLayer{Layer: l, Reference: repo.Tag("latest")}
-	}
-	return l
-}
-
-// manifests sends all manifests by digest, in each repository children first.
-func (p *push) manifests(ctx context.Context) error {
-	return p.each(ctx, len(p.order), func(ctx context.Context, k int) error {
-		r := p.order[k]
-		for _, m := range r.content {
-			what := fmt.Sprintf("push manifest %s to %s", m.digest, reference.FamiliarName(r.image.named))
-			err := p.c.attempt(ctx, func() error { return r.pusher.Put(ctx, r.session.repo.Digest(m.digest.String()), m) })
-			if err != nil {
-				return r.session.fail(what, r.image, err)
-			}
-		}
-		return nil
-	})
-}
-
-// tags moves the tags, one after the other. When one cannot be moved the error says which were.
-func (p *push) tags(ctx context.Context) error {
-	var moved []string
-	for _, n := range p.names {
-		short := reference.FamiliarString(n.image.named)
-		err := p.c.attempt(ctx, func() error { return n.repo.pusher.Put(ctx, n.repo.session.repo.Tag(n.image.tag()), n.content) })
-		if err != nil {
-			err = n.repo.session.fail("tag "+short, n.image, err)
-			var e *Error
-			if errors.As(err, &e) && len(moved) > 0 {
-				e.Hint += "; these tags were moved before: " + strings.Join(moved, ", ")
-			}
-			return err
-		}
-		moved = append(moved, short)
-	}
-	return nil
-}
-
-// attempt repeats an upload that broke off; all other requests were repeated by the retrier already.
-func (c *Client) attempt(ctx context.Context, f func() error) error {
-	for n := 1; ; n++ {
-		err := f()
-		var stall *stallError
-		if err == nil || n >= maxTries || !brokeOff(err) || ctx.Err() != nil || errors.As(err, &stall) && n >= maxStalls {
-			return err
-		}
-		if err := wait(ctx, c.opt.Backoff(n)); err != nil {
-			return err
-		}
-	}
-}
-
-// brokeOff says whether an error is of an upload that can be begun anew.
-func brokeOff(err error) bool {
-	var (
-		answer   *transport.Error
-		transfer *url.Error
-	)
-	if errors.As(err, &answer) {
-		lost := slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool {
-			return d.Code == transport.BlobUploadUnknownErrorCode || d.Code == transport.BlobUploadInvalidErrorCode
-		})
-		return lost || answer.Request != nil && answer.Request.Method == http.MethodPatch && retryable(err)
-	}
-	return errors.As(err, &transfer) && transfer.Op == "Patch" && retryable(err)
-}
-
-// each runs f for 0 to n-1, some at once, until one fails.
-func (p *push) each(ctx context.Context, n int, f func(ctx context.Context, k int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(maxTransfers)
-	for k := range n {
-		group.Go(func() error { return f(ctx, k) })
-	}
-	return group.Wait()
+	return err
 }

@@ -22,14 +22,18 @@ type retrier struct {
 	next    http.RoundTripper
 	backoff func(n int) time.Duration
 	maxWait time.Duration // the longest that a Retry-After is heeded
+	wait    func(ctx context.Context, d time.Duration) error
 }
 
 // RoundTrip implements http.RoundTripper.
 func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
+	if req.GetBody != nil {
+		defer req.Body.Close()
+	}
 	stalls := 0
 	for n := 1; ; n++ {
-		attempt, err := fresh(req, n)
+		attempt, err := fresh(req)
 		if err != nil {
 			return nil, err
 		}
@@ -57,7 +61,7 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 			_, _ = io.CopyN(io.Discard, res.Body, maxDrain)
 			res.Body.Close()
 		}
-		if err := wait(ctx, pause); err != nil {
+		if err := r.wait(ctx, pause); err != nil {
 			return nil, err
 		}
 	}
@@ -68,16 +72,17 @@ func (r *retrier) hold(ctx context.Context, res *http.Response, err error) error
 	if err != nil || !retryableStatus(res.StatusCode) {
 		return err
 	}
-	if err := wait(ctx, min(retryAfter(res), r.maxWait)); err != nil {
+	if err := r.wait(ctx, min(retryAfter(res), r.maxWait)); err != nil {
 		res.Body.Close()
 		return err
 	}
 	return nil
 }
 
-// fresh is the request for try n: the first sends the body it has, the others a new copy.
-func fresh(req *http.Request, n int) (*http.Request, error) {
-	if n == 1 || req.GetBody == nil {
+// fresh is the request for one try, with a body that nobody has read from: also the first may be a second one of whoever
+// asks, who got a new token.
+func fresh(req *http.Request) (*http.Request, error) {
+	if req.GetBody == nil {
 		return req, nil
 	}
 	body, err := req.GetBody()

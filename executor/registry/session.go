@@ -19,7 +19,8 @@ type session struct {
 	account   string // who asks, for messages; empty is anonymous
 	guard     *guard
 	transport http.RoundTripper // without authentication
-	client    *http.Client      // authenticated
+	authed    http.RoundTripper // with it
+	client    *http.Client      // on authed
 }
 
 // opening is a session that is being made, once.
@@ -31,11 +32,21 @@ type opening struct {
 // session connects to a repository: asks the registry how it authenticates and gets a token for pulls. The session is
 // of use for messages also when err is not nil.
 func (c *Client) session(ctx context.Context, at endpoint) (*session, error) {
+	return c.sessionFor(ctx, at, transport.PullScope, nil)
+}
+
+// sessionFor connects to a repository for what scope says, and for pulls from other repositories of the registry too.
+// Each combination is connected to once.
+func (c *Client) sessionFor(ctx context.Context, at endpoint, scope string, others []name.Repository) (*session, error) {
+	key := at.String() + " " + scope
+	for _, repo := range others {
+		key += " " + repo.String()
+	}
 	c.mu.Lock()
-	o := c.sessions[at.String()]
+	o := c.sessions[key]
 	if o == nil {
 		o = &opening{}
-		c.sessions[at.String()] = o
+		c.sessions[key] = o
 	}
 	c.mu.Unlock()
 	o.mu.Lock()
@@ -47,34 +58,34 @@ func (c *Client) session(ctx context.Context, at endpoint) (*session, error) {
 	if err != nil {
 		return s, err
 	}
-	authed, err := transport.NewWithContext(ctx, s.repo.Registry, s.auth, s.transport, []string{s.repo.Scope(transport.PullScope)})
+	scopes := []string{s.repo.Scope(scope)}
+	for _, repo := range others {
+		scopes = append(scopes, repo.Scope(transport.PullScope))
+	}
+	s.authed, err = transport.NewWithContext(ctx, s.repo.Registry, s.auth, s.transport, scopes)
 	if err != nil {
 		return s, err
 	}
-	s.client = &http.Client{Transport: authed, CheckRedirect: checkRedirect}
+	s.client = &http.Client{Transport: s.authed, CheckRedirect: checkRedirect}
 	o.s = s
 	return s, nil
 }
 
 // prepare makes a session that has not connected.
 func (c *Client) prepare(ctx context.Context, at endpoint) (*session, error) {
-	s := &session{at: at, guard: &guard{at: at, base: c.base}}
+	h, err := c.host(at)
+	s := &session{at: at, guard: h.guard, transport: h.transport}
 	if c.opt.Offline {
 		return s, errOffline
 	}
-	if at.insecure {
-		s.guard.own = c.unsafe
-	} else {
-		s.guard.own = c.base
+	if err != nil {
+		return s, err
 	}
 	repo, err := name.NewRepository(at.String(), nameOptions(at)...)
 	if err != nil {
 		return s, contentf("%s", err)
 	}
 	s.repo = repo
-	s.transport = transport.NewUserAgent(&retrier{
-		next: &watched{next: s.guard, stall: c.opt.Stall}, backoff: c.opt.Backoff, maxWait: c.opt.MaxWait,
-	}, c.opt.UserAgent)
 	return s, c.authenticate(ctx, s)
 }
 

@@ -9,8 +9,12 @@ import (
 	"time"
 )
 
-// watched is a transport that ends a transfer in which no byte moves for the time stall: neither of the request's body,
-// nor of the answer. The time that the reader of an answer takes between two reads does not count.
+// minMoved is how many bytes of an answer must come within the time of a stall, so that one byte now and then does not
+// keep a transfer alive for ever.
+const minMoved = 512
+
+// watched is a transport that ends a transfer in which next to nothing moves for the time stall: neither of the request's
+// body, nor of the answer. The time that the reader of an answer takes between two reads does not count.
 type watched struct {
 	next  http.RoundTripper
 	stall time.Duration
@@ -33,7 +37,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	res.Body = &watchedBody{body: res.Body, ctx: ctx, cancel: cancel, timer: timer, stall: w.stall}
+	res.Body = &watchedBody{body: res.Body, ctx: ctx, cancel: cancel, timer: timer, stall: w.stall, left: w.stall}
 	return res, nil
 }
 
@@ -77,12 +81,19 @@ type watchedBody struct {
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
 	stall  time.Duration
+	left   time.Duration // for the bytes that are wanted of minMoved
+	moved  int
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.timer.Reset(b.stall)
+	start := time.Now()
+	b.timer.Reset(max(b.left, 1))
 	n, err := b.body.Read(p)
 	b.timer.Stop()
+	b.left -= time.Since(start)
+	if b.moved += n; b.moved >= minMoved {
+		b.left, b.moved = b.stall, 0
+	}
 	if err != nil && err != io.EOF {
 		err = stalled(b.ctx, err)
 	}

@@ -104,7 +104,7 @@ func (a *Artifact) Export(ctx context.Context, e Export) error {
 		}
 	}
 	push := func(skip map[digest.Digest]bool) error {
-		return a.Client.Push(ctx, []registry.PushImage{{Refs: []string{a.Ref}, Image: image.without(skip)}})
+		return a.Client.Push(ctx, []registry.PushImage{{Refs: []string{a.Ref}, Image: image.without(skip)}}, nil)
 	}
 	err = push(there)
 	if err != nil && len(there) > 0 && ctx.Err() == nil {

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/platforms"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/registry"
+)
+
+// pushOptions are the flags of `bake image push`.
+type pushOptions struct {
+	platform string
+	progress string
+}
+
+func newImagePushCommand(a *app) *cobra.Command {
+	var o pushOptions
+	cmd := &cobra.Command{
+		Use:   "push NAME…",
+		Short: "Send images of the local store to the registries in their names; tags move when all else is there",
+		Args:  cobra.MinimumNArgs(1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return a.pushImages(cmd.Context(), args, o) },
+	}
+	cmd.Flags().StringVar(&o.platform, "platform", "", "only this platform of an image that has several")
+	cmd.Flags().StringVar(&o.progress, "progress", "", "auto, plain, tty, quiet, rawjson or none")
+	return cmd
+}
+
+// pushImages sends all images in one go, so that what they share is sent once and no tag moves when one of them fails.
+func (a *app) pushImages(ctx context.Context, names []string, o pushOptions) error {
+	var only *ocispecs.Platform
+	if o.platform != "" {
+		p, err := platforms.Parse(o.platform)
+		if err != nil {
+			return usagef("--platform: %w", err)
+		}
+		only = &p
+	}
+	s, err := a.open(false)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var list []registry.PushImage
+	var lines []string
+	for _, name := range names {
+		image, d, err := storedContent(s.store, name, only)
+		if err != nil {
+			return err
+		}
+		list = append(list, image)
+		lines = append(lines, fmt.Sprintf("%s %s", shownName(image.Refs[0]), d))
+	}
+	if err := s.push(ctx, list, o.progress); err != nil {
+		return err
+	}
+	for _, line := range lines {
+		fmt.Fprintln(a.stdout, line)
+	}
+	return nil
+}
+
+// push shows a push as one step of the display, with the blobs that are sent.
+func (s *session) push(ctx context.Context, list []registry.PushImage, mode string) (err error) {
+	display, err := startProgress(ctx, s.app.stderr, mode, nil)
+	if err != nil {
+		return err
+	}
+	name := "push " + shownName(list[0].Refs[0])
+	if len(list) > 1 {
+		name += fmt.Sprintf(" and %d more", len(list)-1)
+	}
+	var mu sync.Mutex
+	send := func(e executor.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		e.Time, e.Step, e.Name = time.Now(), digest.FromString(name), name
+		display.Event(e)
+	}
+	send(executor.Event{Kind: executor.KindStart})
+	err = s.client.Push(ctx, list, func(blob string, sent, size int64) {
+		send(executor.Event{Kind: executor.KindProgress, ID: blob, Current: sent, Total: size})
+	})
+	send(executor.Event{Kind: executor.KindDone, Err: err})
+	if closeErr := display.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}

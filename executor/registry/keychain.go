@@ -1,0 +1,216 @@
+package registry
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
+	"github.com/docker/cli/cli/config/types"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+)
+
+// maxAuthFile bounds one file of credentials, in bytes.
+const maxAuthFile = 4 << 20
+
+// NewKeychain finds the credentials of the user: REGISTRY_AUTH_FILE, when that is set, before Docker's config.json, and
+// that before Podman's auth.json. The first file that has something for a repository or its registry serves, with its
+// helpers. Each file is read once, and each helper asked once for a host.
+func NewKeychain(getenv func(string) (string, bool)) authn.Keychain {
+	return &keychain{paths: authPaths(getenv), hosts: map[string]*credentials{}}
+}
+
+// authPaths lists the files that may hold credentials, in the order to look in.
+func authPaths(getenv func(string) (string, bool)) []string {
+	get := func(name string) string {
+		v, _ := getenv(name)
+		return v
+	}
+	var paths []string
+	if file := get("REGISTRY_AUTH_FILE"); file != "" {
+		paths = append(paths, file)
+	}
+	home := get("HOME")
+	docker, settings := get("DOCKER_CONFIG"), get("XDG_CONFIG_HOME")
+	if docker == "" && home != "" {
+		docker = filepath.Join(home, ".docker")
+	}
+	if docker != "" {
+		paths = append(paths, filepath.Join(docker, config.ConfigFileName))
+	}
+	if dir := get("XDG_RUNTIME_DIR"); dir != "" {
+		paths = append(paths, filepath.Join(dir, "containers", "auth.json"))
+	}
+	if settings == "" && home != "" {
+		settings = filepath.Join(home, ".config")
+	}
+	if settings != "" {
+		paths = append(paths, filepath.Join(settings, "containers", "auth.json"))
+	}
+	return paths
+}
+
+type keychain struct {
+	paths []string
+
+	mu    sync.Mutex
+	files []*authFile
+	err   error
+	read  bool
+	hosts map[string]*credentials // by registry: what the files or their helpers have for it
+}
+
+// credentials are looked up once. The first error stays: a helper that fails is not asked again and again.
+type credentials struct {
+	once   sync.Once
+	config types.AuthConfig
+	err    error
+}
+
+// Resolve implements authn.Keychain.
+func (k *keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
+	files, err := k.load()
+	if err != nil {
+		return nil, err
+	}
+	host := target.RegistryStr()
+	found := ofRepository(files, host, target.String())
+	if found == (types.AuthConfig{}) {
+		one := k.of(host)
+		one.once.Do(func() { one.config, one.err = ofHost(files, host) })
+		if found, err = one.config, one.err; err != nil {
+			return nil, err
+		}
+	}
+	if found == (types.AuthConfig{}) {
+		return authn.Anonymous, nil
+	}
+	return authn.FromConfig(authn.AuthConfig{
+		Username: found.Username, Password: found.Password, Auth: found.Auth,
+		IdentityToken: found.IdentityToken, RegistryToken: found.RegistryToken,
+	}), nil
+}
+
+func (k *keychain) of(host string) *credentials {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.hosts[host] == nil {
+		k.hosts[host] = &credentials{}
+	}
+	return k.hosts[host]
+}
+
+func (k *keychain) load() ([]*authFile, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.read {
+		return k.files, k.err
+	}
+	k.read = true
+	for _, path := range k.paths {
+		file, err := loadAuth(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			k.err = err
+			break
+		}
+		k.files = append(k.files, file)
+	}
+	if len(k.files) == 0 && k.err == nil {
+		k.files = append(k.files, newAuthFile("")) // DOCKER_AUTH_CONFIG may have some
+	}
+	return k.files, k.err
+}
+
+func loadAuth(path string) (*authFile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := readAll(f, maxAuthFile)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	file := newAuthFile(path)
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return file, nil
+	}
+	if err := file.LoadFromReader(bytes.NewReader(raw)); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	file.split()
+	return file, nil
+}
+
+// authFile is one file of credentials.
+type authFile struct {
+	*configfile.ConfigFile
+	// scoped has what is for a part of a registry only, by HOST/PATH. Docker's own look-up would take it for all of the host.
+	scoped map[string]types.AuthConfig
+}
+
+func newAuthFile(path string) *authFile {
+	return &authFile{ConfigFile: configfile.New(path), scoped: map[string]types.AuthConfig{}}
+}
+
+// split moves what is for a part of a registry out of what is for all of it.
+func (f *authFile) split() {
+	for key, c := range f.AuthConfigs {
+		_, path, ok := strings.Cut(key, "/")
+		if !ok || strings.Contains(key, "://") || path == "" || strings.HasPrefix(path, "v1") || strings.HasPrefix(path, "v2") {
+			continue // Docker's form of a host
+		}
+		f.scoped[key] = withoutAddress(c)
+		delete(f.AuthConfigs, key)
+	}
+}
+
+// ofRepository looks for what Podman keeps for a repository or a path above it, the longest first. Only the text of the
+// files can have that.
+func ofRepository(files []*authFile, host, repository string) types.AuthConfig {
+	_, path, _ := strings.Cut(repository, "/")
+	for _, file := range files {
+		for at := loginHost(host) + "/" + path; strings.Contains(at, "/"); at = at[:strings.LastIndexByte(at, '/')] {
+			if found := file.scoped[at]; found != (types.AuthConfig{}) {
+				return found
+			}
+		}
+	}
+	return types.AuthConfig{}
+}
+
+// ofHost is what the first file, or its helper, has for a registry.
+func ofHost(files []*authFile, host string) (types.AuthConfig, error) {
+	keys := []string{host}
+	if host == name.DefaultRegistry {
+		keys = []string{authn.DefaultAuthKey, "docker.io"}
+	}
+	for _, file := range files {
+		for _, key := range keys {
+			found, err := file.GetAuthConfig(key)
+			if err != nil {
+				return types.AuthConfig{}, err
+			}
+			if found = withoutAddress(found); found != (types.AuthConfig{}) {
+				return found, nil
+			}
+		}
+	}
+	return types.AuthConfig{}, nil
+}
+
+// withoutAddress takes out what says only where credentials are for.
+func withoutAddress(c types.AuthConfig) types.AuthConfig {
+	c.ServerAddress = ""
+	return c
+}

@@ -1,0 +1,296 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/distribution/reference"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	maxTransfers = 4       // blobs that are sent at once
+	maxAsked     = 8       // other requests at once
+	reportEvery  = 1 << 18 // bytes sent between two reports of a blob's progress
+)
+
+// connect opens a session that may write for each repository.
+func (p *push) connect(ctx context.Context) error {
+	return each(ctx, maxAsked, p.order, func(ctx context.Context, r *pushRepo) error {
+		s, err := p.c.sessionFor(ctx, r.at, transport.PushScope, nil)
+		r.session = s
+		return s.fail("push to "+reference.FamiliarName(r.image.named), r.image, err)
+	})
+}
+
+// compareTags finds the tags that name their image already.
+func (p *push) compareTags(ctx context.Context) error {
+	return each(ctx, maxAsked, p.goals, func(ctx context.Context, g *pushGoal) error {
+		if g.byDigest {
+			return nil
+		}
+		same, err := g.top.repo.session.names(ctx, g.image.tag(), g.top.content)
+		g.done = same
+		return g.top.repo.session.fail("push "+reference.FamiliarString(g.image.named), g.image, err)
+	})
+}
+
+// compareDigests finds the images that are there under other names, or under none.
+func (p *push) compareDigests(ctx context.Context) error {
+	var unknown []*pushTop
+	for _, g := range p.goals {
+		g.top.there = g.top.there || g.done
+	}
+	for _, g := range p.goals {
+		if !g.top.there && !slices.Contains(unknown, g.top) {
+			unknown = append(unknown, g.top)
+		}
+	}
+	return each(ctx, maxAsked, unknown, func(ctx context.Context, t *pushTop) error {
+		there, err := t.repo.session.names(ctx, t.content.digest.String(), t.content)
+		t.there = there
+		return t.repo.session.fail("push "+reference.FamiliarString(t.image.named), t.image, err)
+	})
+}
+
+// names asks whether a tag or digest names a manifest. An answer that does not say so plainly is no.
+func (s *session) names(ctx context.Context, tagOrDigest string, m manifest) (bool, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, s.url("manifests/"+tagOrDigest), nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header["Accept"] = []string{strings.Join(accepted(), ", ")}
+	res, err := s.client.Do(req)
+	if err != nil {
+		return false, err
+	}
+	defer res.Body.Close()
+	switch res.StatusCode {
+	case http.StatusOK:
+		return res.Header.Get("Docker-Content-Digest") == m.digest.String() &&
+			(res.ContentLength < 0 || res.ContentLength == int64(len(m.raw))), nil
+	case http.StatusNotFound, http.StatusForbidden, http.StatusMethodNotAllowed:
+		return false, nil // also of registries that hide what is not there
+	}
+	_, err = answered(res, nil)
+	return false, err
+}
+
+// blobs sends all blobs. The first repository of a registry gets the bytes, the others mount them from there.
+func (p *push) blobs(ctx context.Context) error {
+	p.planMounts()
+	err := each(ctx, maxAsked, p.order, func(ctx context.Context, r *pushRepo) error {
+		if len(r.content) == 0 {
+			return nil
+		}
+		s := r.session
+		var err error
+		if len(r.sources) > 0 {
+			s, err = p.c.sessionFor(ctx, r.at, transport.PushScope, r.sources)
+		}
+		if err == nil {
+			r.pusher, err = remote.NewPusher(remote.WithTransport(s.authed), remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
+				remote.WithRetryStatusCodes(), remote.WithRetryPredicate(func(error) bool { return false }))
+		}
+		return s.fail("push to "+reference.FamiliarName(r.image.named), r.image, err)
+	})
+	if err != nil {
+		return err
+	}
+	return each(ctx, maxTransfers, p.layers, p.blob)
+}
+
+// planMounts notes the repositories that blobs may be mounted from: a token says what may be read.
+func (p *push) planMounts() {
+	for _, b := range p.layers {
+		from := p.c.sourcesOf(b.digest)
+		for _, r := range b.repos {
+			if repo, ok := r.mountable(from); ok && !slices.Contains(r.sources, repo) {
+				r.sources = append(r.sources, repo)
+			}
+			from = append([]endpoint{r.at}, from...)
+		}
+	}
+	for _, r := range p.order {
+		slices.SortFunc(r.sources, func(a, b name.Repository) int { return strings.Compare(a.String(), b.String()) })
+	}
+}
+
+// mountable is another repository of the same registry among the places where a blob is.
+func (r *pushRepo) mountable(from []endpoint) (name.Repository, bool) {
+	for _, at := range from {
+		if at.host != r.at.host || at.repo == r.at.repo {
+			continue
+		}
+		if repo, err := name.NewRepository(at.String(), nameOptions(r.at)...); err == nil {
+			return repo, true
+		}
+	}
+	return name.Repository{}, false
+}
+
+func (p *push) blob(ctx context.Context, b *pushBlob) error {
+	from := p.c.sourcesOf(b.digest)
+	size, err := b.layer.Size()
+	if err != nil {
+		return fmt.Errorf("blob %s: %w", b.digest, err)
+	}
+	var content v1.Layer = &countedLayer{Layer: b.layer, report: func(sent int64) { p.progress(b.digest.String(), sent, size) }}
+	for _, r := range b.repos {
+		what := fmt.Sprintf("push blob %s to %s", b.digest, reference.FamiliarName(r.image.named))
+		send := content
+		if repo, ok := r.mountable(from); ok {
+			send = &remote.MountableLayer{Layer: content, Reference: repo.Tag("latest")}
+		}
+		if err := p.c.attempt(ctx, func() error { return r.pusher.Upload(ctx, r.session.repo, send) }); err != nil {
+			return r.session.fail(what, r.image, err)
+		}
+		from = append([]endpoint{r.at}, from...)
+	}
+	return nil
+}
+
+// countedLayer reports how much of it has been read.
+type countedLayer struct {
+	v1.Layer
+	report func(sent int64)
+}
+
+// Compressed implements v1.Layer.
+func (l *countedLayer) Compressed() (io.ReadCloser, error) {
+	r, err := l.Layer.Compressed()
+	if err != nil {
+		return nil, err
+	}
+	return &countedBody{ReadCloser: r, report: l.report}, nil
+}
+
+type countedBody struct {
+	io.ReadCloser
+	report    func(sent int64)
+	sent, out int64
+}
+
+// Read implements io.Reader.
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.sent += int64(n)
+	if b.sent-b.out >= reportEvery || err != nil && b.sent > b.out {
+		b.out = b.sent
+		b.report(b.sent)
+	}
+	return n, err
+}
+
+// manifests sends all manifests by digest, in each repository children first.
+func (p *push) manifests(ctx context.Context) error {
+	return each(ctx, maxAsked, p.order, func(ctx context.Context, r *pushRepo) error {
+		for _, m := range r.content {
+			if err := r.session.put(ctx, m.digest.String(), m); err != nil {
+				return r.session.fail(fmt.Sprintf("push manifest %s to %s", m.digest, reference.FamiliarName(r.image.named)), r.image, err)
+			}
+		}
+		return nil
+	})
+}
+
+// tags moves the tags, some at once. When one cannot be moved the error says which were.
+func (p *push) tags(ctx context.Context) error {
+	var mu sync.Mutex
+	var moved []string
+	err := each(ctx, maxAsked, p.goals, func(ctx context.Context, g *pushGoal) error {
+		if g.done || g.byDigest {
+			return nil
+		}
+		short, s := reference.FamiliarString(g.image.named), g.top.repo.session
+		if err := s.put(ctx, g.image.tag(), g.top.content); err != nil {
+			return s.fail("tag "+short, g.image, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		moved = append(moved, short)
+		return nil
+	})
+	var e *Error
+	if errors.As(err, &e) && len(moved) > 0 {
+		slices.Sort(moved)
+		e.Hint += "; these tags were moved before: " + strings.Join(moved, ", ")
+	}
+	return err
+}
+
+// put stores a manifest under a tag or its digest. A registry that says that it got another one is not believed to have
+// it.
+func (s *session) put(ctx context.Context, tagOrDigest string, m manifest) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, s.url("manifests/"+tagOrDigest), bytes.NewReader(m.raw))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", string(m.kind))
+	res, err := s.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	switch res.StatusCode {
+	case http.StatusOK, http.StatusCreated, http.StatusAccepted:
+	default:
+		_, err := answered(res, nil)
+		return err
+	}
+	if got := res.Header.Get("Docker-Content-Digest"); got != "" && got != m.digest.String() {
+		return contentf("the manifest sent is %s, and what arrived is %s", m.digest, clean(got))
+	}
+	return nil
+}
+
+// attempt repeats an upload that broke off; all other requests were repeated by the retrier already.
+func (c *Client) attempt(ctx context.Context, f func() error) error {
+	for n := 1; ; n++ {
+		err := f()
+		var stall *stallError
+		if err == nil || n >= maxTries || !brokeOff(err) || ctx.Err() != nil || errors.As(err, &stall) && n >= maxStalls {
+			return err
+		}
+		if err := c.opt.Wait(ctx, c.opt.Backoff(n)); err != nil {
+			return err
+		}
+	}
+}
+
+// brokeOff says whether an error is of an upload that can be begun anew.
+func brokeOff(err error) bool {
+	var (
+		answer   *transport.Error
+		transfer *url.Error
+	)
+	if errors.As(err, &answer) {
+		lost := slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool {
+			return d.Code == transport.BlobUploadUnknownErrorCode || d.Code == transport.BlobUploadInvalidErrorCode
+		})
+		return lost || answer.Request != nil && answer.Request.Method == http.MethodPatch && retryable(err)
+	}
+	return errors.As(err, &transfer) && transfer.Op == "Patch" && retryable(err)
+}
+
+// each runs f for all of a list, limit at once, until one fails.
+func each[T any](ctx context.Context, limit int, list []T, f func(ctx context.Context, one T) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(limit)
+	for _, one := range list {
+		group.Go(func() error { return f(ctx, one) })
+	}
+	return group.Wait()
+}
