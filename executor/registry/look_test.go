@@ -151,7 +151,7 @@ func TestOffline(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "bake is offline") {
 		t.Errorf("got %v", err)
 	}
-	if err := c.Push(t.Context(), []PushImage{{Refs: []string{f.host + "/a:2"}, Image: image}}); err == nil || !strings.Contains(err.Error(), "bake is offline") {
+	if err := c.Push(t.Context(), []PushImage{{Refs: []string{f.host + "/a:2"}, Image: image}}, nil); err == nil || !strings.Contains(err.Error(), "bake is offline") {
 		t.Errorf("a push: %v", err)
 	}
 	if got := f.requests(); len(got) != 0 {
