@@ -36,7 +36,7 @@ type carried struct {
 	engine *Engine
 	ctx    context.Context // of the run: a step that is stopped does not end what all steps wait for
 	places []carry.Place
-	outs   []carriedOut
+	outs   []placeOut
 	events *events
 	warn   func(string)
 
@@ -70,8 +70,8 @@ type carriedLayer struct {
 	from carry.Source
 }
 
-// carriedOut is a place where a target's cache goes.
-type carriedOut struct {
+// placeOut is a place where a target's cache goes.
+type placeOut struct {
 	target string
 	place  carry.Place
 }
@@ -94,7 +94,7 @@ func (e *Engine) newCarried(ctx context.Context, g *planner.Graph, opts executor
 		}
 		for _, a := range e.caches.To[target] {
 			if p, ok := c.parse(target, "cache-to", a, opts.Dir); ok {
-				c.outs = append(c.outs, carriedOut{target, p})
+				c.outs = append(c.outs, placeOut{target, p})
 			}
 		}
 	}
@@ -133,8 +133,9 @@ func (c *carried) load() {
 		indexes := make([]*carry.Index, len(c.places))
 		var wg sync.WaitGroup
 		for i, p := range c.places {
-			c.sources = append(c.sources, p.Source(c.engine.client))
-			wg.Go(func() { indexes[i] = c.read(c.sources[i]) })
+			from := p.Source(c.engine.client)
+			c.sources = append(c.sources, from)
+			wg.Go(func() { indexes[i] = c.read(from) })
 		}
 		wg.Wait()
 		c.entries, c.byID = map[digest.Digest]*carriedEntry{}, map[digest.Digest]*carriedEntry{}
