@@ -1,0 +1,281 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+)
+
+// workVariable makes the test program do one round of work on a cache in place of its tests: DIR and a number.
+const workVariable = "BAKE_TEST_CACHE_WORK"
+
+func TestMain(m *testing.M) {
+	if dir, n, ok := strings.Cut(os.Getenv(workVariable), "\n"); ok {
+		if err := work(context.Background(), dir, n); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// content is what a layer or blob of a round holds.
+func content(what, n string) string { return strings.Repeat(what+" of round "+n+"\n", 300) }
+
+// work does everything that changes a cache, once.
+func work(ctx context.Context, dir, n string) error {
+	if os.Getenv(workVariable) != "" {
+		if err := reportChanges(); err != nil {
+			return err
+		}
+	}
+	s, err := Open(dir)
+	if err != nil {
+		return err
+	}
+	for _, do := range []func(context.Context, *Store, string) error{workEntry, workImage, workMount, workNotes, workRemoval} {
+		if err := do(ctx, s, n); err != nil {
+			return err
+		}
+	}
+	return s.Close()
+}
+
+func workEntry(ctx context.Context, s *Store, n string) error {
+	key := digest.FromString("key " + n)
+	unlock, err := s.Lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d, err := s.NewLayer()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(d.FS, "file"), []byte(content("layer", n)), 0o644); err != nil {
+		return err
+	}
+	blob, err := workBlob(s, content("packed", n))
+	if err != nil {
+		return err
+	}
+	layer := digest.FromString("layer " + n)
+	meta := LayerMeta{Size: int64(len(content("layer", n))), Files: 1}
+	meta.Packed = []Packed{{Form: "some", DiffID: layer, Digest: blob, Size: int64(len(content("packed", n)))}}
+	if err := d.Commit(layer, meta); err != nil {
+		return err
+	}
+	e := &Entry{ID: key, Key: key, Name: "step", Outputs: []Output{{Parts: []Part{{Layer: layer}}}}}
+	return errors.Join(s.Put(e), s.Alias(digest.FromString("alias "+n), key), s.PutCandidate(digest.FromString("group"), e))
+}
+
+func workBlob(s *Store, text string) (digest.Digest, error) {
+	w, err := s.NewBlob()
+	if err != nil {
+		return "", err
+	}
+	if _, err := w.Write([]byte(text)); err != nil {
+		return "", err
+	}
+	d, _, err := w.Commit(digest.FromString(text), int64(len(text)))
+	return d, err
+}
+
+// workImage moves a name to a new image, and takes another one away.
+func workImage(_ context.Context, s *Store, n string) error {
+	layer, err := workBlob(s, content("image layer", n))
+	if err != nil {
+		return err
+	}
+	manifest, err := workBlob(s, fmt.Sprintf(`{"layers":[{"digest":%q}]}`, layer))
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"docker.io/library/moves:latest", "docker.io/library/goes:latest"} {
+		if err := s.PutImages([]Image{{Name: name, Digest: manifest, Kind: KindBuilt, Recorded: time.Now()}}); err != nil {
+			return err
+		}
+	}
+	_, err = s.RemoveImage("docker.io/library/goes:latest")
+	return err
+}
+
+func workMount(ctx context.Context, s *Store, n string) error {
+	m, err := s.CacheMount(ctx, "mount "+n, "locked")
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"seed1", "seed2"} {
+		if err := os.WriteFile(filepath.Join(m.Dir, name), []byte(content("seed", n)), 0o644); err != nil {
+			return err
+		}
+	}
+	m.Seeded()
+	m.Release()
+	return nil
+}
+
+func workNotes(_ context.Context, s *Store, n string) error {
+	return errors.Join(
+		s.AddTimes(map[string]time.Duration{"step " + n: time.Second, "every": time.Second}),
+		s.KeepPins(filepath.Join(s.dir, "bake.lock"), []digest.Digest{digest.FromString(n)}),
+		s.RecordUses(s.dir, []Use{{Target: "t", Layers: []digest.Digest{digest.FromString("layer " + n)}}}),
+		s.KeepBuild(Stamp(time.Now())+"-"+n, []byte(content("build", n))),
+		s.Sync(),
+	)
+}
+
+// workRemoval damages what an earlier round may have left, repairs it, and prunes to about one round.
+func workRemoval(ctx context.Context, s *Store, n string) error {
+	damaged := digest.FromString("damaged " + n)
+	if err := os.WriteFile(s.BlobPath(damaged), []byte("something else"), 0o600); err != nil {
+		return err
+	}
+	if _, err := s.Check(ctx, CheckOptions{Repair: true}); err != nil {
+		return err
+	}
+	old := time.Now().Add(-time.Hour)
+	for _, path := range []string{s.layerPath(digest.FromString("layer " + n)), s.path(dirMounts, mountName("mount "+n))} {
+		if err := os.Chtimes(path, old, old); err != nil {
+			return err
+		}
+	}
+	if _, err := s.Prune(ctx, PruneOptions{OlderThan: time.Minute}); err != nil {
+		return err
+	}
+	_, err := s.Collect(ctx, Limits{Size: 64 << 10})
+	return err
+}
+
+// TestKilledAtEachPoint kills a process that writes to a cache before its calls that change a file, some calls further
+// each time, always on the same cache: before each of them with BAKE_TEST_EVERY_POINT=1, else before every ninth, from
+// another one on in each run. Whoever comes next finds nothing damaged, nothing held, and all that it does find whole.
+func TestKilledAtEachPoint(t *testing.T) {
+	dir := t.TempDir()
+	points := map[string]int{}
+	first, step := 1+rand.IntN(9), 9
+	if os.Getenv("BAKE_TEST_EVERY_POINT") != "" {
+		first, step = 1, 1
+	}
+	t.Logf("the first point is %d, the step %d", first, step)
+	for n := first; ; n += step {
+		round := strconv.Itoa(n)
+		call, killed := killBefore(t, dir, round, n)
+		if !killed {
+			t.Logf("the work changes files fewer than %d times; killed before %v", n, points)
+			if n < 100 {
+				t.Error("these are too few: the calls are not seen")
+			}
+			break
+		}
+		points[call]++
+		checkAfterCrash(t, dir, round, fmt.Sprintf("killed before call %d, %s", n, call))
+		if t.Failed() {
+			return
+		}
+	}
+	if err := work(t.Context(), dir, "last"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkAfterCrash opens a cache as the next process does.
+func checkAfterCrash(t *testing.T, dir, n, when string) {
+	t.Helper()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatalf("%s: %v", when, err)
+	}
+	defer s.Close()
+	wrong := func(format string, args ...any) { t.Errorf(when+": "+format, args...) }
+	if names, err := os.ReadDir(filepath.Join(dir, dirTmp)); err != nil || len(names) != 2 {
+		wrong("%d names in tmp, want this process's two: %v", len(names), err)
+	}
+	damages, err := s.Check(t.Context(), CheckOptions{})
+	if err != nil {
+		wrong("check: %v", err)
+	}
+	for _, d := range damages {
+		// What the work damages itself, for its repair, stays when it is killed.
+		if filepath.Base(d.Path) != digest.FromString("damaged "+n).Encoded() {
+			wrong("%s: %s", d.Path, d.What)
+		}
+	}
+	if _, err := s.Check(t.Context(), CheckOptions{Repair: true}); err != nil {
+		wrong("repair: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	unlock, err := s.Lock(ctx, digest.FromString("key "+n))
+	if err != nil {
+		t.Fatalf("%s: the key is held: %v", when, err)
+	}
+	unlock()
+	for _, key := range []string{"key " + n, "alias " + n} {
+		e, err := s.Lookup(digest.FromString(key))
+		if err != nil {
+			wrong("%v", err)
+		}
+		if e == nil {
+			continue
+		}
+		layer, ok := s.LayerDir(e.Outputs[0].Parts[0].Layer)
+		raw, err := os.ReadFile(filepath.Join(layer, "file"))
+		if !ok || err != nil || string(raw) != content("layer", n) {
+			wrong("the layer of %s holds %d bytes, %v", key, len(raw), err)
+		}
+	}
+	m, err := s.CacheMount(ctx, "mount "+n, "locked")
+	if err != nil {
+		t.Fatalf("%s: the cache mount is held: %v", when, err)
+	}
+	for _, name := range []string{"seed1", "seed2"} {
+		if raw, err := os.ReadFile(filepath.Join(m.Dir, name)); !m.New && (err != nil || string(raw) != content("seed", n)) {
+			wrong("the cache mount counts as seeded and %s holds %d bytes, %v", name, len(raw), err)
+		}
+	}
+	m.Release()
+	if _, err := s.Usage(); err != nil {
+		wrong("usage: %v", err)
+	}
+	if image, ok, err := s.Image("docker.io/library/moves:latest"); err != nil || ok && s.missing(image.Digest, true) != "" {
+		wrong("the image that moves lacks a blob, %v", err)
+	}
+}
+
+// killBefore starts a round of work and kills it before its nth call that changes a file below dir. killed is false when
+// it has ended before.
+func killBefore(t *testing.T, dir, round string, n int) (call string, killed bool) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), workVariable+"="+dir+"\n"+round, "GOMAXPROCS=1")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	tr := &tracer{dir: dir, left: n}
+	err = tr.run(cmd)
+	switch {
+	case errors.Is(err, errNoTrace):
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	case err != nil:
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	return tr.call, tr.killed
+}
