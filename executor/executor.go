@@ -24,6 +24,8 @@ type Engine interface {
 type Options struct {
 	Jobs    int  // steps that run at once; 0 means the number of CPUs
 	NoCache bool // run every step, whatever the cache holds; what runs is stored
+	// Verify runs the steps again that the cache has, compares what they make, and goes on with what the cache has.
+	Verify bool
 	// KeepGoing lets what does not stand on a failed step go on, and writes the outputs of the targets that succeeded.
 	// Of several failures the error is then a *Failures.
 	KeepGoing bool
@@ -92,6 +94,9 @@ type StepResult struct {
 	// Causes say why it ran or would run, those of the step's own before those that follow from other steps.
 	Causes []Cause
 	Log    string // path of its whole log, or ""
+	// Verified says that the step ran though the cache has it, and Differs which paths that made otherwise, sorted.
+	Verified bool
+	Differs  []string
 	// Expected is how long the step took when it last ran, or the one that stood in its place before; 0 is unknown.
 	Expected           time.Duration
 	Started, Completed time.Time

@@ -100,6 +100,9 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	if a.offline && len(a.builders(p, o.engine)) > 0 {
 		return usagef("--offline is for builds of this process: a BuildKit daemon asks registries by itself")
 	}
+	if o.verify && len(a.builders(p, o.engine)) > 0 {
+		return usagef("--verify-cache is for builds of this process: a BuildKit daemon has a cache of its own")
+	}
 	var err error
 	if o.terminal, err = a.debugTerminal(p, o); err != nil {
 		return err
@@ -159,6 +162,9 @@ func (a *app) buildRecorded(ctx context.Context, s *session, p *config.Project, 
 	if err == nil || done != nil && len(done.Images) > 0 {
 		a.summarize(done)
 	}
+	if err == nil && o.verify {
+		err = a.tellVerified(graph, done)
+	}
 	return joinFailures(unplanned, err)
 }
 
@@ -184,7 +190,7 @@ func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.G
 	var beside besideWarnings
 	defer beside.print(a.stderr)
 	opts := executor.Options{
-		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Allow: o.allow, Events: events, Dir: dir, Stdout: a.stdout,
+		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Verify: o.verify, Allow: o.allow, Events: events, Dir: dir, Stdout: a.stdout,
 		Project: project,
 		Warn:    beside.add,
 	}

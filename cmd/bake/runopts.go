@@ -23,6 +23,7 @@ type runOptions struct {
 	explain    bool
 	jobs       jobs
 	noCache    bool
+	verify     bool
 	pull       bool
 	push       bool
 	load       bool
@@ -43,6 +44,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.trace, "trace", "", "write what ran when to this file, in Chrome's trace format")
 	f.BoolVar(&o.explain, "explain", false, "say at the end why each step ran")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever the cache holds")
+	f.BoolVar(&o.verify, "verify-cache", false, "run the steps again that the cache has, and say which come to something else (exit 6)")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries for every base now")
 	f.BoolVar(&o.push, "push", false, "push the tags, once everything has succeeded")
 	f.BoolVar(&o.load, "load", false, "load the images into the Docker engine")

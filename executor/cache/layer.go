@@ -198,6 +198,11 @@ func (s *Store) AddPacked(id digest.Digest, p Packed) error {
 	return wrap("record a packed layer in", path, s.writeFile(path, raw))
 }
 
+// DropLayer removes the directory form of a layer that nobody else can have found: its id is of this process's making.
+func (s *Store) DropLayer(id digest.Digest) error {
+	return wrap("remove", s.layerPath(id), s.dropLayer(id))
+}
+
 // dropLayer removes the directory form of a layer.
 func (s *Store) dropLayer(id digest.Digest) error {
 	gone := s.tempName()

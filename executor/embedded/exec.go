@@ -220,7 +220,7 @@ func (x *execStep) run(ctx context.Context) (err error) {
 	}
 	// The id is drawn anew: a command that runs again need not make the same files, so what stands on it is keyed anew.
 	id := cache.KeyOf([]cache.Input{{Name: "key", Digest: x.finalKey.String()}, {Name: "run", Digest: rand.Text()}})
-	return x.save(id, outputs, nil, time.Since(started))
+	return x.save(ctx, id, outputs, nil, time.Since(started))
 }
 
 // openLog makes the file that takes the step's output.

@@ -64,7 +64,7 @@ func (f *fileStep) claim(ctx context.Context) (bool, func(), error) {
 
 // share uses the layer that the same operation made on another parent.
 func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error) {
-	if f.n.forced() && !f.n.b.made(group) {
+	if (f.n.forced() || f.hit != nil) && !f.n.b.made(group) {
 		return false, nil
 	}
 	others, err := f.n.b.candidates(group)
@@ -88,7 +88,7 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 	if err := f.n.b.keepEmpty(match); err != nil {
 		return false, err
 	}
-	if err := f.save(f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0); err != nil || f.n.b.dry {
+	if err := f.save(ctx, f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0); err != nil || f.n.b.dry || f.hit != nil {
 		return true, err
 	}
 	return true, f.remember(ctx)
@@ -143,8 +143,11 @@ func (f *fileStep) run(ctx context.Context) error {
 	for i, l := range res.Lookups {
 		lookups[i] = cache.Lookup(l)
 	}
-	if err := f.save(f.finalKey, []cache.Output{f.output(layer)}, lookups, time.Since(started)); err != nil {
+	if err := f.save(ctx, f.finalKey, []cache.Output{f.output(layer)}, lookups, time.Since(started)); err != nil {
 		return err
+	}
+	if f.hit != nil {
+		return nil
 	}
 	group, err := f.withContent(ctx, f.own)
 	if err != nil {

@@ -31,6 +31,8 @@ type keyed struct {
 	quickKey, finalKey digest.Digest
 	final              parts
 	known              parts // those of the key that was computed last
+	// hit is what the cache has, in a build that compares it.
+	hit *cache.Entry
 }
 
 // wholeInput is an input that enters the keys with its id.
@@ -110,7 +112,7 @@ func (k *keyed) find(key digest.Digest) (bool, error) {
 		return false, nil
 	}
 	e, from, err := k.n.b.entry(key)
-	if err != nil || e == nil {
+	if err != nil || e == nil || k.putAside(e) {
 		return false, err
 	}
 	if from != "" {
@@ -179,14 +181,17 @@ func (k *keyed) alias() error {
 	return k.n.b.store.Alias(k.quickKey, k.finalKey)
 }
 
-// save stores what the step made and serves it. id is what users' keys will hold.
-func (k *keyed) save(id digest.Digest, outputs []cache.Output, lookups []cache.Lookup, took time.Duration) error {
+// save stores what the step made and serves it, or compares it with what the cache has. id is what users' keys will hold.
+func (k *keyed) save(ctx context.Context, id digest.Digest, outputs []cache.Output, lookups []cache.Lookup, took time.Duration) error {
 	e := &cache.Entry{
 		ID: id, Key: k.finalKey, Step: k.n.step.Digest, Name: k.n.step.Name, Inputs: k.final.bare(),
 		Outputs: outputs, Lookups: lookups, Seconds: took.Seconds(), Created: time.Now().UTC(),
 	}
 	if k.n.b.dry {
 		return k.n.serve(e)
+	}
+	if k.hit != nil {
+		return k.compareHit(ctx, outputs)
 	}
 	store := k.n.b.store
 	if err := store.Put(e); err != nil {

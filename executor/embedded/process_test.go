@@ -27,6 +27,7 @@ const orderVariable = "BAKE_TEST_ORDER"
 type order struct {
 	Dir, Cache string
 	Targets    []*config.Target
+	Tend       string // what to do to the cache in place of building, see tend
 }
 
 // outcome is what it answers, as the last line of its output. Before that it shows the output of its steps.
@@ -41,7 +42,11 @@ func obey(text string) int {
 	var o order
 	err := json.Unmarshal([]byte(text), &o)
 	var out outcome
-	if err == nil {
+	switch {
+	case err != nil:
+	case o.Tend != "":
+		err = tend(context.Background(), o.Cache, o.Tend)
+	default:
 		out, err = o.build(context.Background())
 	}
 	if err != nil {
@@ -92,7 +97,18 @@ type child struct {
 // start starts a process that builds the site's targets on the site's cache.
 func (s *site) start(t *testing.T) *child {
 	t.Helper()
-	raw, err := json.Marshal(order{Dir: s.dir, Cache: s.store.Dir(), Targets: s.targets})
+	return s.command(t, order{Dir: s.dir, Cache: s.store.Dir(), Targets: s.targets})
+}
+
+// startTending starts a process that does something else to the cache.
+func (s *site) startTending(t *testing.T, how string) *child {
+	t.Helper()
+	return s.command(t, order{Cache: s.store.Dir(), Tend: how})
+}
+
+func (s *site) command(t *testing.T, o order) *child {
+	t.Helper()
+	raw, err := json.Marshal(o)
 	if err != nil {
 		t.Fatal(err)
 	}

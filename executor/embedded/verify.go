@@ -1,0 +1,128 @@
+package embedded
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+)
+
+// A build that verifies the cache finds nothing: what it has of a step is put aside, the step runs, and what that made is
+// compared and dropped. The step is served from the cache all the same, so that its users are found there too.
+
+// putAside keeps what the cache has of the step for the comparison, and says whether it does.
+func (k *keyed) putAside(e *cache.Entry) bool {
+	if !k.n.b.opts.Verify || k.n.b.dry || k.n.b.made(e.Key) {
+		return false
+	}
+	if k.hit == nil {
+		k.hit = e
+	}
+	return true
+}
+
+// compareHit compares what the step made now with what the cache has, drops it, and serves the step from the cache.
+func (k *keyed) compareHit(ctx context.Context, outputs []cache.Output) error {
+	n := k.n
+	differ, err := n.b.outputsDiffer(ctx, k.hit.Outputs, outputs)
+	for _, id := range madeLayers(outputs) {
+		if !slices.Contains(madeLayers(k.hit.Outputs), id) {
+			err = errors.Join(err, n.b.store.DropLayer(id))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("compare with the cache: %w", err)
+	}
+	n.result.Verified, n.result.Differs = true, differ
+	n.result.Reason = "the cache has it: run again to compare"
+	return n.serve(k.hit)
+}
+
+// madeLayers are the layers of outputs that are on disk.
+func madeLayers(outputs []cache.Output) []digest.Digest {
+	var ids []digest.Digest
+	for _, o := range outputs {
+		for _, p := range o.Parts {
+			if p.Layer != "" && p.Layer != emptyLayer {
+				ids = append(ids, p.Layer)
+			}
+		}
+	}
+	return ids
+}
+
+// outputsDiffer lists the paths that are not the same in both results of a step, sorted.
+func (b *build) outputsDiffer(ctx context.Context, had, got []cache.Output) ([]string, error) {
+	sums := [2]map[string]string{{}, {}}
+	for i, outputs := range [2][]cache.Output{had, got} {
+		for k, o := range outputs {
+			for _, p := range o.Parts {
+				if p.Layer == "" {
+					continue
+				}
+				prefix := ""
+				if k > 0 {
+					prefix = fmt.Sprintf("output %d: ", k)
+				}
+				if err := b.sumLayer(ctx, p.Layer, prefix, sums[i]); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	var differ []string
+	for path := range sums[0] {
+		if sums[0][path] != sums[1][path] {
+			differ = append(differ, path)
+		}
+	}
+	for path := range sums[1] {
+		if _, ok := sums[0][path]; !ok {
+			differ = append(differ, path)
+		}
+	}
+	slices.Sort(differ)
+	return differ, nil
+}
+
+// sumLayer adds a digest of each file of a layer, as an image would have it but for its time.
+func (b *build) sumLayer(ctx context.Context, id digest.Digest, prefix string, sums map[string]string) error {
+	dir, err := b.ownDir(ctx, id)
+	if err != nil || dir == "" {
+		return err
+	}
+	r, w := io.Pipe()
+	go func() {
+		_, err := layers.Pack(ctx, dir, w, layers.PackOptions{Epoch: time.Unix(1, 0)})
+		w.CloseWithError(err)
+	}()
+	defer r.Close()
+	for t := tar.NewReader(r); ; {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		sum := sha256.New()
+		fmt.Fprintf(sum, "%q %q %o %d %d %d %d\n", h.Typeflag, h.Linkname, h.Mode, h.Uid, h.Gid, h.Devmajor, h.Devminor)
+		for _, name := range slices.Sorted(maps.Keys(h.PAXRecords)) {
+			fmt.Fprintf(sum, "%q %q\n", name, h.PAXRecords[name])
+		}
+		if _, err := io.Copy(sum, t); err != nil {
+			return err
+		}
+		sums[prefix+"/"+h.Name] = string(sum.Sum(nil))
+	}
+}
