@@ -68,7 +68,7 @@ func (t *testStep) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return t.save(t.finalKey, nil, nil, time.Since(started))
+	return t.save(ctx, t.finalKey, nil, nil, time.Since(started))
 }
 
 // runCommand runs the setup and the command on one root, which is thrown away.
