@@ -13,6 +13,8 @@ type Error struct {
 	Op   string
 	Path string
 	Err  error
+	// Freeable is what a prune would free where the disk is full, in bytes; 0 when that was not measured.
+	Freeable int64
 }
 
 // Unwrap returns the cause.
@@ -22,8 +24,12 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Error() string {
 	text := fmt.Sprintf("%s %s: %v", e.Op, e.Path, e.Err)
 	switch {
-	case errors.Is(e.Err, unix.ENOSPC), errors.Is(e.Err, unix.EDQUOT):
-		return text + freeSpace(e.Path) + "; bake cache prune --keep-size frees what was not used for longest, or set BAKE_CACHE_DIR to another disk"
+	case Full(e.Err):
+		frees := "what no tagged image needs"
+		if e.Freeable > 0 {
+			frees = fmt.Sprintf("%d MB", e.Freeable/1e6)
+		}
+		return text + freeSpace(e.Path) + "; bake cache prune --all frees " + frees + ", or set BAKE_CACHE_DIR to another disk"
 	case errors.Is(e.Err, unix.EROFS), errors.Is(e.Err, unix.EACCES), errors.Is(e.Err, unix.EPERM):
 		return text + "; set BAKE_CACHE_DIR to a directory that you may write"
 	}
@@ -39,6 +45,23 @@ func freeSpace(path string) string {
 		}
 	}
 	return ""
+}
+
+// Full says whether an error is that a disk is full.
+func Full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// MeasureFreeable adds to an error of a full disk what a prune would free.
+func (s *Store) MeasureFreeable(err error) {
+	var e *Error
+	if Full(err) && errors.As(err, &e) && e.Freeable == 0 {
+		e.Freeable, _ = s.Freeable() // a disk that is so full that it cannot be told is told without
+	}
+}
+
+// AlmostFull says that the disk has less than a hundredth of its room, and how much, for people.
+func (s *Store) AlmostFull() (string, bool) {
+	free, size, err := freeBytes(s.dir)
+	return freeSpace(s.dir), err == nil && free < size/100
 }
 
 // wrap makes err an *Error unless it is nil or one already.

@@ -47,13 +47,13 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 // it tells of.
 func (it item) tells() bool { return it.dir == dirBuilds || it.dir == dirPast || it.dir == dirLists }
 
-// Freeable is what Prune with All would free, in bytes.
+// Freeable is what Prune with All would free once this process has ended, in bytes.
 func (s *Store) Freeable() (int64, error) {
 	v, err := s.survey()
 	if err != nil {
 		return 0, err
 	}
-	l, err := s.leases(true)
+	l, err := s.leases(false)
 	if err != nil {
 		return 0, err
 	}

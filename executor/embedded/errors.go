@@ -60,6 +60,10 @@ func (n *node) failed(err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case machineFault(err):
+		var known *cache.Error
+		if cache.Full(err) && !errors.As(err, &known) {
+			err = &cache.Error{Op: "write to", Path: n.b.store.Dir(), Err: err}
+		}
 		return n.wrap(err)
 	}
 	if _, ok := n.op.(*fileStep); ok {

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestFullDisk builds on a cache whose disk is full: a COPY, a RUN and an image that do not fit are one clear error each,
+// and the same cache goes on working.
+func TestFullDisk(t *testing.T) {
+	busybox, err := exec.LookPath("busybox")
+	if os.Geteuid() != 0 || err != nil {
+		skip(t, "needs root, to mount a small disk, and a static busybox")
+	}
+	dir, small := t.TempDir(), t.TempDir()
+	raw, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"busybox": string(raw), "big": strings.Repeat("0123456789abcdef", 2<<20), // 32 MiB
+		"bake.hcl": `
+target "first" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN echo first >/first" }
+target "copy" { dockerfile-inline = "FROM scratch\nCOPY big /big" }
+target "run" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN head -c 60000000 /dev/zero >/big" }
+`,
+		"script": `
+set -u
+mount -t tmpfs -o size=20m tmpfs "$BAKE_CACHE_DIR"
+for target in first copy run first; do
+  "$BAKE" build --progress=none $target 2>stderr
+  echo "$target exits $?"
+  grep '^error' stderr
+done
+"$BAKE" cache check
+`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exe := bakeCommand(t).Path
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", filepath.Join(dir, "script"))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+small, "BAKE="+exe)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	text := string(out)
+	for _, want := range []string{
+		"first exits 0\ncopy exits 7\nerror: target copy: dockerfile-inline of copy:2: [1/1] COPY big /big: write to " + small,
+		"no space left on device (", " MB free of ", "; bake cache prune --all frees 2 MB, or set BAKE_CACHE_DIR to another disk\nrun exits 1\n",
+		"exit code 1; the disk of the cache is full (", "\nfirst exits 0\nnothing is damaged\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+}
