@@ -124,7 +124,7 @@ func (t table) printFloor(r *report) {
 }
 
 func (g growth) row(size int, work string) string {
-	return fmt.Sprintf("%d %s, %s", size, g.unit, work)
+	return fmt.Sprintf("growth: %d %s, %s", size, g.unit, work)
 }
 
 func (t table) printGrowth(r *report) {
