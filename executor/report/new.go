@@ -1,13 +1,16 @@
 package report
 
 import (
+	"encoding/json"
 	"errors"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/containerd/platforms"
 	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/planner"
@@ -126,6 +129,7 @@ func (r *Run) addImages(f Facts, index map[*planner.Step]int) {
 		if m.Root.Step != nil {
 			image.Root = index[m.Root.Step]
 		}
+		image.Config = imageFacts(image.Platform, m.Config)
 		if m.Base.Ref != "" {
 			image.Base = m.Base.Ref + "@" + m.Base.Digest.String()
 		}
@@ -172,4 +176,15 @@ func failures(err error) []Failure {
 		out = append(out, failure)
 	}
 	return out
+}
+
+// imageFacts reads the config that the front end wrote.
+func imageFacts(platform string, config []byte) ImageFacts {
+	var image ocispecs.Image
+	_ = json.Unmarshal(config, &image) // the front end wrote it
+	c := image.Config
+	return ImageFacts{
+		Platform: platform, User: c.User, Labels: c.Labels, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Workdir: c.WorkingDir,
+		Ports: slices.Sorted(maps.Keys(c.ExposedPorts)),
+	}
 }

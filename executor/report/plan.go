@@ -45,6 +45,8 @@ type PlanTarget struct {
 	Platforms []string `json:"platforms"`
 	Tags      []string `json:"tags"`
 	Bases     []string `json:"bases"` // that its last stages stand on, with digest
+	// Images are what policies may ask of the images, one for each platform.
+	Images []ImageFacts `json:"images"`
 	PlanCounts
 }
 
@@ -91,6 +93,7 @@ func (r Run) Plan() Plan {
 		}
 		t := &p.Targets[i]
 		t.Platforms = append(t.Platforms, image.Platform)
+		t.Images = append(t.Images, image.Config)
 		if image.Base != "" && !slices.Contains(t.Bases, image.Base) {
 			t.Bases = append(t.Bases, image.Base)
 		}

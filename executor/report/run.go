@@ -86,6 +86,20 @@ type Image struct {
 	Finished  bool                  `json:"finished"`         // it was built, and its outputs were written
 	Layers    []executor.ImageLayer `json:"layers,omitempty"` // bottom first
 	MediaType string                `json:"mediaType,omitempty"`
+	// Config is what the image config will say; only a plan has it.
+	Config ImageFacts `json:"-"`
+}
+
+// ImageFacts is what a policy may ask of an image's config.
+type ImageFacts struct {
+	Platform   string            `json:"platform"`
+	User       string            `json:"user,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Env        []string          `json:"env,omitempty"`
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Cmd        []string          `json:"cmd,omitempty"`
+	Workdir    string            `json:"workdir,omitempty"`
+	Ports      []string          `json:"ports,omitempty"`
 }
 
 // Base is an image that targets stand on or copy from.
