@@ -26,6 +26,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
 )
@@ -169,6 +170,27 @@ RUN ["/step", "copy", "/etc/base", "/b", ";", "copy", "/etc/a", "/c", ";", "abse
 		t.Errorf("b is %q, c is %q", b, c)
 	}
 	s.must()
+}
+
+// TestCheckOfABase: what is recorded of a base's layers is what is on disk, whatever their tars list.
+func TestCheckOfABase(t *testing.T) {
+	s := newBox(t, nil)
+	h := s.serve(nil, []tar.Header{
+		reg("d/file", "some bytes"), link(tar.TypeLink, "d/again", "d/file"), link(tar.TypeSymlink, "d/link", "file"),
+		reg("d/twice", "the first, which goes"), reg("d/twice", "the last"), reg("gone", "x"), reg("implied/by/this", "y"),
+	}, []tar.Header{
+		reg(".wh.gone", ""), reg("d/.wh..wh..opq", ""), reg("d/new", "z"), link(tar.TypeLink, "linked", "implied/by/this"),
+	})
+	s.write(map[string]string{"Dockerfile": "FROM " + h.ref + "\nRUN [\"/step\", \"absent\", \"/gone\"]\n"})
+	s.must("/step absent /gone")
+	damages, err := s.store.Check(t.Context(), cache.CheckOptions{Layer: CheckLayer})
+	if err != nil || len(damages) > 0 {
+		t.Errorf("%v, %v", damages, err)
+	}
+	layers, err := os.ReadDir(filepath.Join(s.store.Dir(), "layers"))
+	if err != nil || len(layers) < 3 {
+		t.Errorf("%d layers, %v", len(layers), err)
+	}
 }
 
 func TestBaseWhoseContentIsNotWhatItsConfigSays(t *testing.T) {

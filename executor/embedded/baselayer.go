@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/layers"
@@ -61,7 +63,25 @@ func (l *baseLayer) unpackFrom(ctx context.Context, r io.Reader, yield func()) e
 	if err != nil {
 		return errors.Join(err, draft.Discard())
 	}
-	return draft.Commit(l.chainID, cache.LayerMeta{Size: res.Size, Files: res.Files})
+	meta, err := metaOf(res, draft.FS)
+	if err != nil {
+		return errors.Join(err, draft.Discard())
+	}
+	return draft.Commit(l.chainID, meta)
+}
+
+// metaOf is what cache.Measure says of an unpacked layer, without reading the folder again where its tar tells.
+func metaOf(res layers.UnpackResult, dir string) (cache.LayerMeta, error) {
+	if res.LinksBelow {
+		return cache.Measure(dir)
+	}
+	meta := cache.LayerMeta{Files: int64(len(res.Records)) - 1} // the root is none of them
+	for _, r := range res.Records {
+		if !r.Whiteout && r.Mode&unix.S_IFMT == unix.S_IFREG {
+			meta.Size += r.Size
+		}
+	}
+	return meta, nil
 }
 
 // index is the list of the layer's paths. It is made while the blob is downloaded, or from the blob. It is nil for a

@@ -175,7 +175,7 @@ func (b *build) unpackInto(ctx context.Context, l carriedLayer, index *tree.Inde
 			return cache.LayerMeta{}, err
 		}
 	}
-	return cache.LayerMeta{Size: res.Size, Files: res.Files - 1}, nil
+	return metaOf(res, dir)
 }
 
 var errPaths = errors.New("the list of its paths is that of another layer")
