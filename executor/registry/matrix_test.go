@@ -327,8 +327,9 @@ func (f *front) try(t *testing.T, trial trial, image v1.Image, repo string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
-	pullErr := pullAll(client(trial.pulls), f.host+"/seed/image@"+pinned.String(), image)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // only of what hangs
+	defer cancel()
+	pullErr := pullAll(ctx, client(trial.pulls), f.host+"/seed/image@"+pinned.String(), image)
 	if (pullErr == nil) != trial.pulls {
 		t.Errorf("pull: %v, want success %v", pullErr, trial.pulls)
 	}
@@ -336,12 +337,12 @@ func (f *front) try(t *testing.T, trial trial, image v1.Image, repo string) {
 		trial.check(t, &w, pullErr)
 	}
 	sent := newImage(t, 2)
-	pushErr := client(trial.pushes).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/" + repo + ":1"}, Image: sent}}, nil)
+	pushErr := client(trial.pushes).Push(ctx, []PushImage{{Refs: []string{f.host + "/" + repo + ":1"}, Image: sent}}, nil)
 	if (pushErr == nil) != trial.pushes {
 		t.Errorf("push: %v, want success %v", pushErr, trial.pushes)
 	}
-	if d := time.Since(start); d > 10*time.Second {
-		t.Errorf("it took %s", d)
+	if ctx.Err() != nil {
+		t.Error("a wait without an end")
 	}
 	for _, d := range w.all {
 		if d > time.Minute || len(w.all) > 200 {
@@ -362,8 +363,8 @@ func (f *front) try(t *testing.T, trial trial, image v1.Image, repo string) {
 }
 
 // pullAll reads an image as an engine does, and compares every byte.
-func pullAll(c *Client, ref string, want v1.Image) error {
-	got, err := c.Resolve(context.Background(), ref, amd64)
+func pullAll(ctx context.Context, c *Client, ref string, want v1.Image) error {
+	got, err := c.Resolve(ctx, ref, amd64)
 	if err != nil {
 		return err
 	}
@@ -375,7 +376,12 @@ func pullAll(c *Client, ref string, want v1.Image) error {
 		return fmt.Errorf("%d layers, want %d", len(got.Manifest.Layers), len(layers))
 	}
 	for k, l := range got.Manifest.Layers {
-		content, err := readBlob(c, ref, ocispecs.Descriptor{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size})
+		r, err := c.Blob(ctx, ref, ocispecs.Descriptor{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size})
+		if err != nil {
+			return err
+		}
+		content, err := io.ReadAll(r)
+		r.Close()
 		if err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ func TestPushOfUnchangedImages(t *testing.T) {
 	s := withTokens(t)
 	list := make([]PushImage, images)
 	for i := range list {
-		list[i] = PushImage{Refs: []string{fmt.Sprintf("%s/team/app%d:1", s.f.host, i)}, Image: newImage(t, 3)}
+		list[i] = PushImage{Refs: []string{fmt.Sprintf("%s/team/app%d:1", s.f.host, i)}, Image: newImage(t, 1)}
 	}
 	key := withKey(s.f, authn.AuthConfig{Username: "me", Password: "hunter22"})
 	if err := newTestClient(t, key).Push(context.Background(), list, nil); err != nil {
