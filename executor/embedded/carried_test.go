@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -113,7 +114,7 @@ func (v *traveller) layersHere() int {
 	return len(slices.DeleteFunc(names, func(e os.DirEntry) bool { return e.Name() == emptyLayer.Encoded() }))
 }
 
-// dirState is what the files of a directory are: their size, time and identity.
+// dirState is what the files of a directory are: their size, time and identity. When they were read does not count.
 func dirState(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	names, err := os.ReadDir(dir)
@@ -126,7 +127,7 @@ func dirState(t *testing.T, dir string) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all[n.Name()] = fmt.Sprint(info.Size(), info.ModTime(), info.Sys())
+		all[n.Name()] = fmt.Sprint(info.Size(), info.ModTime(), info.Sys().(*syscall.Stat_t).Ino)
 	}
 	return all
 }
@@ -290,12 +291,17 @@ func TestCarriedDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.wantWarning("is made again")
-	// What nobody has opened so far may be lacking now, and is made without a word; then all is there.
-	v.move(local("src", dir), local("dest", dir, "mode", "max"))
-	if _, _, err := v.run(); err != nil {
-		t.Fatal(err)
+	// Each build finds what of the damage it opens, which depends on ids that are drawn; at last all of it is mended.
+	for range packs {
+		v.move(local("src", dir), local("dest", dir, "mode", "max"))
+		if _, _, err := v.run(); err != nil {
+			t.Fatal(err)
+		}
+		if len(v.warned) == 0 {
+			break
+		}
+		v.wantWarning("is made again")
 	}
-	v.noWarnings()
 	v.move(local("src", dir), nil)
 	v.must()
 	v.noWarnings()
