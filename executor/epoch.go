@@ -1,7 +1,35 @@
 package executor
 
-import "time"
+import (
+	"archive/tar"
+	"io"
+	"time"
+)
 
 // DefaultEpoch is the time that images show when nobody asks for another: 2000-01-01 UTC. It is after 1980, which zip
 // files cannot hold less of, and it is the same on every machine.
 func DefaultEpoch() time.Time { return time.Unix(946684800, 0).UTC() }
+
+// ClampTimes copies a tar with no time after the epoch.
+func ClampTimes(r io.Reader, w io.Writer, epoch time.Time) error {
+	in, out := tar.NewReader(r), tar.NewWriter(w)
+	for {
+		h, err := in.Next()
+		if err == io.EOF {
+			return out.Close()
+		}
+		if err != nil {
+			return err
+		}
+		if h.ModTime.After(epoch) {
+			h.ModTime = epoch
+		}
+		h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
+		if err := out.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			return err
+		}
+	}
+}

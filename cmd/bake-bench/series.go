@@ -28,6 +28,9 @@ type goal struct {
 // What peak memory should come to, as ratios of the peer's to ours.
 const leastMemory, aimMemory = 2, 4
 
+// How many times faster than the peer ours should be on a daemon, when nothing changed.
+const leastEngine, aimEngine = 2, 5
+
 // mostFloors is how many times the floor a build of which nothing changed may take.
 const mostFloors = 3
 

@@ -57,6 +57,7 @@ func (t table) print(w io.Writer, facts string) error {
 	r := &report{w: w}
 	r.line("%s\n", facts)
 	t.printRows(r)
+	t.printEngine(r)
 	t.printFloor(r)
 	t.printGrowth(r)
 	r.line("")
@@ -94,6 +95,17 @@ func (t table) printRows(r *report) {
 		}
 		r.line("| %s | %s | %s | %s | %g, %g | %s | %s | %s | %s | %s | %s |", g.row, seconds(ours.wall, true), seconds(peer.wall, beside), faster, g.least, g.aim,
 			seconds(ours.cpu, true), seconds(peer.cpu, beside), megabytes(ours.peak, true), megabytes(peer.peak, beside), less, seconds(second.wall, other))
+	}
+}
+
+// printEngine compares the two clients of a daemon, each with one of its own.
+func (t table) printEngine(r *report) {
+	peer, beside := t.middle(rowSame, nameBuildx)
+	second, other := t.middle(rowSame, nameOnDaemon)
+	if beside && other {
+		what := rowSame + ", on a daemon"
+		r.line("\n%q takes %s with %s and %s with %s: %s times faster; wanted %g, aim %g.", what, seconds(second.wall, true), nameOnDaemon,
+			seconds(peer.wall, true), nameBuildx, r.judge(what, float64(peer.wall)/float64(second.wall), leastEngine, aimEngine), leastEngine, aimEngine)
 	}
 }
 

@@ -96,15 +96,18 @@ func (a *app) checkProject(p *config.Project, o runOptions) error {
 
 // buildProject runs what `bake build` and `bake image build` have in common, and keeps a record of it.
 func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions) error {
+	builders, err := a.builders(p, o.engine)
+	if err != nil {
+		return err
+	}
 	a.noteLatest(p)
-	if a.offline && len(a.builders(p, o.engine)) > 0 {
+	if a.offline && len(builders) > 0 {
 		return usagef("--offline is for builds of this process: a BuildKit daemon asks registries by itself")
 	}
-	if o.verify && len(a.builders(p, o.engine)) > 0 {
+	if o.verify && len(builders) > 0 {
 		return usagef("--verify-cache is for builds of this process: a BuildKit daemon has a cache of its own")
 	}
-	var err error
-	if o.terminal, err = a.debugTerminal(p, o); err != nil {
+	if o.terminal, err = a.debugTerminal(builders, o); err != nil {
 		return err
 	}
 	s, err := a.open(o.pull)
@@ -117,8 +120,12 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 		return err
 	}
 	defer func() { s.collect(ctx, limits) }()
-	r := s.record(p, o)
-	err = a.buildRecorded(ctx, s, p, o, r)
+	engine, err := s.runner(p, builders)
+	if err != nil {
+		return err
+	}
+	r := s.record(p, builders)
+	err = a.buildRecorded(ctx, s, engine, p, o, r)
 	s.store.MeasureFreeable(err)
 	run := r.finish(ctx, err)
 	s.keepBuild(run)
@@ -139,7 +146,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 }
 
 // buildRecorded plans and runs a project.
-func (a *app) buildRecorded(ctx context.Context, s *session, p *config.Project, o runOptions, r *recording) error {
+func (a *app) buildRecorded(ctx context.Context, s *session, engine executor.Engine, p *config.Project, o runOptions, r *recording) error {
 	if err := s.keepPins(p, o.pins); err != nil {
 		return err
 	}
@@ -153,7 +160,7 @@ func (a *app) buildRecorded(ctx context.Context, s *session, p *config.Project, 
 	if err := a.checkRules(p, graph); err != nil {
 		return err
 	}
-	done, err := a.runGraph(ctx, s.runner(p, o), graph, p.Dir, o, r)
+	done, err := a.runGraph(ctx, engine, graph, p.Dir, o, r)
 	r.facts.Report = done
 	if done != nil {
 		if fileErr := o.writeMetadata(graph, done, err); err == nil {

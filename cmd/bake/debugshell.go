@@ -10,8 +10,8 @@ import (
 	"github.com/containerd/console"
 	"golang.org/x/sys/unix"
 
-	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/buildkitd"
 )
 
 // terminal is where --debug-shell talks to the user.
@@ -21,11 +21,11 @@ type terminal struct {
 }
 
 // debugTerminal is the user's terminal for --debug-shell, nil when it is not asked for.
-func (a *app) debugTerminal(p *config.Project, o runOptions) (*terminal, error) {
+func (a *app) debugTerminal(builders []buildkitd.Builder, o runOptions) (*terminal, error) {
 	if !o.debugShell {
 		return nil, nil
 	}
-	if len(a.builders(p, o.engine)) > 0 {
+	if len(builders) > 0 {
 		return nil, usagef("--debug-shell opens a shell where this process runs the steps, not on a BuildKit daemon: add --engine embedded")
 	}
 	in, inOK := a.stdin.(*os.File)

@@ -103,3 +103,35 @@ func TestTutorialPushed(t *testing.T) {
 		t.Errorf("another client finds the image damaged: %v", err)
 	}
 }
+
+// TestLoadFromDaemon: what a BuildKit daemon has built runs in a Docker engine with the classic store, and containerd, whose
+// store newer engines use, takes the same archive.
+func TestLoadFromDaemon(t *testing.T) {
+	bases := serveBases(t)
+	c := builderOn(t, startDaemon(t, ""))
+	address := dockerEngine(t)
+	c.env["DOCKER_HOST"] = address
+	c.write(t, "bake.hcl", fmt.Sprintf(`target "default" {
+  dockerfile-inline = "FROM %s/busybox:1\nRUN echo built >/made\nCMD [\"cat\", \"/made\"]"
+  tags = ["second/loaded:1", "second/loaded:2"]
+  output = ["type=docker", "type=docker,dest=loaded.tar"]
+}
+`, bases))
+	c.ok(t, "build", "--allow=fs=*")
+	for _, tag := range []string{"1", "2"} {
+		if out := docker(t, address, "run", "--rm", "--network", "none", "second/loaded:"+tag); out != "built" {
+			t.Errorf("the container says %q", out)
+		}
+	}
+	dir := shortDir(t)
+	script := fmt.Sprintf(`mount --make-rprivate / && containerd --root %[1]s/root --state %[1]s/state --address %[1]s/s >%[1]s/log 2>&1 &
+		for i in $(seq 300); do ctr -a %[1]s/s version >/dev/null 2>&1 && break; sleep 0.1; done
+		ctr -a %[1]s/s images import %[2]s && ctr -a %[1]s/s images ls -q; kill %%1; wait`, dir, filepath.Join(c.dir, "loaded.tar"))
+	out, err := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-mc", script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, tag := range []string{"1", "2"} {
+		wantMatch(t, "containerd's images", string(out), "(?m)^docker.io/second/loaded:"+tag+"$")
+	}
+}

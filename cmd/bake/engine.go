@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ const embeddedEngine = "embedded"
 // engine blocks of the project; none means this process. Each may list several, with commas, by address or by the name
 // of a block. Blocks of a project from elsewhere must be named: whoever wrote it does not say where contexts and secrets
 // of this machine go.
-func (a *app) builders(p *config.Project, flag []string) []buildkitd.Builder {
+func (a *app) builders(p *config.Project, flag []string) ([]buildkitd.Builder, error) {
 	said := strings.Join(flag, ",")
 	for _, name := range []string{"BAKE_ENGINE", "BUILDKIT_HOST"} {
 		if said == "" {
@@ -39,27 +40,50 @@ func (a *app) builders(p *config.Project, flag []string) []buildkitd.Builder {
 		if name == "" || name == embeddedEngine {
 			continue
 		}
-		if e, ok := p.Engines[name]; ok {
-			all = append(all, buildkitd.Builder{Address: e.Address, Platforms: e.Platforms, Weight: e.Weight})
-			continue
+		one, err := builder(p, name)
+		if err != nil {
+			return nil, err
 		}
-		all = append(all, buildkitd.Builder{Address: name})
+		if !slices.ContainsFunc(all, func(b buildkitd.Builder) bool { return b.Address == one.Address }) {
+			all = append(all, one)
+		}
 	}
-	return all
+	return all, nil
 }
 
-// runner is the engine that runs graphs of a project.
-func (s *session) runner(p *config.Project, o runOptions) executor.Engine {
-	builders := s.app.builders(p, o.engine)
+// builder is a daemon by its address or by the name of an engine block.
+func builder(p *config.Project, name string) (buildkitd.Builder, error) {
+	if e, ok := p.Engines[name]; ok {
+		if err := buildkitd.CheckAddress(e.Address); err != nil {
+			return buildkitd.Builder{}, usagef("engine %q: %w", name, err)
+		}
+		return buildkitd.Builder{Address: e.Address, Platforms: e.Platforms, Weight: e.Weight}, nil
+	}
+	if err := buildkitd.CheckAddress(name); err != nil {
+		known := strings.Join(slices.Sorted(maps.Keys(p.Engines)), ", ")
+		if known != "" && !strings.Contains(name, "://") {
+			return buildkitd.Builder{}, usagef("engine %q: the project has no such engine block (it has %s), and %w", name, known, err)
+		}
+		return buildkitd.Builder{}, usagef("engine: %w", err)
+	}
+	return buildkitd.Builder{Address: name}, nil
+}
+
+// runner is the engine that runs graphs of a project: on builders, or in this process without any.
+func (s *session) runner(p *config.Project, builders []buildkitd.Builder) (executor.Engine, error) {
 	if len(builders) == 0 {
-		return s.embedded(p)
+		return s.embedded(p), nil
+	}
+	origin, err := s.store.ID()
+	if err != nil {
+		return nil, err
 	}
 	opts := buildkitd.Options{
 		Builders: builders, Blobs: layerBlobs{s.store}, Store: embedded.ImageStore(s.store), Pusher: executor.NewPusher(s.client),
-		Tests: passedTests{s.store},
+		Origin: origin, Tests: passedTests{s.store},
 	}
 	opts.CacheFrom, opts.CacheTo = caches(p)
-	return buildkitd.New(opts)
+	return buildkitd.New(opts), nil
 }
 
 // embedded is the engine of this process, with the caches from elsewhere that the project names.
@@ -96,3 +120,10 @@ type layerBlobs struct{ *cache.Store }
 
 // NewBlob implements buildkitd.Blobs.
 func (b layerBlobs) NewBlob() (buildkitd.BlobWriter, error) { return b.Store.NewBlob() }
+
+// Reform implements buildkitd.Blobs.
+func (b layerBlobs) Reform(ctx context.Context, l buildkitd.Packed, f executor.LayerForm, epoch time.Time) (buildkitd.Packed, error) {
+	from := cache.Packed{DiffID: l.DiffID, Digest: l.Digest, Size: l.Size, MediaType: l.MediaType}
+	p, err := embedded.Reform(ctx, b.Store, from, f, epoch)
+	return buildkitd.Packed{DiffID: p.DiffID, Digest: p.Digest, Size: p.Size, MediaType: p.MediaType}, err
+}

@@ -42,7 +42,11 @@ func TestWhichEngine(t *testing.T) {
 			if c.remote {
 				a.fetcher = &fetch.Fetcher{}
 			}
-			if d := cmp.Diff(c.want, a.builders(project, c.flag)); d != "" {
+			got, err := a.builders(project, c.flag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(c.want, got); d != "" {
 				t.Error(d)
 			}
 		})

@@ -74,6 +74,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		peer   *buildkitd.Error
 		blind  *watchError
 		output *executor.OutputError
+		cached *buildkitd.CacheError
 	)
 	switch {
 	case err == nil:
@@ -94,7 +95,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitLock
 	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer):
 		return exitRegistry
-	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output):
+	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached):
 		return exitUsage
 	case errors.As(err, &differ):
 		return exitDifference

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/buildkitd"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/report"
 )
@@ -23,14 +24,14 @@ type recording struct {
 	logs     *stepLogs // nil where the engine keeps the output of steps itself
 }
 
-// record starts the recording of a build.
-func (s *session) record(p *config.Project, o runOptions) *recording {
+// record starts the recording of a build, of daemons if there are any.
+func (s *session) record(p *config.Project, builders []buildkitd.Builder) *recording {
 	now := time.Now()
 	r := &recording{facts: report.Facts{
 		ID: cache.Stamp(now) + "-" + strings.ToLower(rand.Text()[:6]), Tool: version(), Engine: embeddedEngine,
 		Dir: p.Dir, Targets: p.Requested, Started: now,
 	}}
-	if builders := s.app.builders(p, o.engine); len(builders) > 0 {
+	if len(builders) > 0 {
 		var names []string
 		for _, b := range builders {
 			names = append(names, b.Address)

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/moby/buildkit/client"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer" // docker-container://
@@ -18,12 +17,8 @@ import (
 	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // file names need not be UTF-8
 )
 
-const (
-	// defaultPort is where buildkitd listens in its own examples.
-	defaultPort = "1234"
-	// greetTimeout bounds how long a builder may take to answer.
-	greetTimeout = 20 * time.Second
-)
+// defaultPort is where buildkitd listens in its own examples.
+const defaultPort = "1234"
 
 // Dial makes a client for a builder's address. An address of tcp+tls://HOST[:PORT] takes its certificates from
 // ?dir=FOLDER (ca.pem, cert.pem and key.pem, or the names that Kubernetes gives them) or from ?ca=, ?cert= and ?key=;
@@ -34,6 +29,12 @@ func Dial(ctx context.Context, address string) (*client.Client, error) {
 		return nil, err
 	}
 	return client.New(ctx, target, opts...)
+}
+
+// CheckAddress says what is wrong with an address as it is written.
+func CheckAddress(address string) error {
+	_, _, err := parseAddress(address)
+	return err
 }
 
 // parseAddress is the address for BuildKit's client, with what it says of certificates.
@@ -47,7 +48,7 @@ func parseAddress(address string) (string, []client.ClientOpt, error) {
 		return address, nil, nil
 	case "tcp", "tcp+tls", "buildkit":
 	default:
-		return "", nil, fmt.Errorf("address of the builder %q: use buildkit://, tcp://, tcp+tls://, unix://, docker-container://, kube-pod:// or ssh://", address)
+		return "", nil, fmt.Errorf("%q is no address of a builder: use buildkit://, tcp://, tcp+tls://, unix://, docker-container://, kube-pod:// or ssh://", address)
 	}
 	if u.Hostname() == "" {
 		return "", nil, fmt.Errorf("address of the builder %q names no host", address)

@@ -2,8 +2,10 @@ package buildkitd
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -14,7 +16,38 @@ import (
 
 // blobStore shows the blobs of the cache as the content store that a daemon puts images into: what is there already is
 // not sent again.
-type blobStore struct{ blobs Blobs }
+type blobStore struct {
+	readOnly // but for what follows
+	blobs    Blobs
+	mu       sync.Mutex
+	fault    error // the first one of this machine's own
+}
+
+// note keeps a fault of this machine, of which a daemon would tell the text alone.
+func (s *blobStore) note(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fault == nil {
+		s.fault = err
+	}
+	return err
+}
+
+// instead is what really went wrong, given a daemon's error.
+func (s *blobStore) instead(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fault != nil {
+		return &storeError{s.fault}
+	}
+	return err
+}
+
+// storeError says that this machine could not keep what a daemon sent.
+type storeError struct{ error }
+
+// Unwrap is the cause.
+func (e *storeError) Unwrap() error { return e.error }
 
 // Info implements content.Store.
 func (s *blobStore) Info(_ context.Context, d digest.Digest) (content.Info, error) {
@@ -37,10 +70,15 @@ func (s *blobStore) ReaderAt(_ context.Context, desc ocispecs.Descriptor) (conte
 	if err != nil {
 		return nil, err
 	}
+	return sized(f)
+}
+
+// sized is an open file and its size.
+func sized(f *os.File) (sizedFile, error) {
 	info, err := f.Stat()
 	if err != nil {
 		_ = f.Close()
-		return nil, err
+		return sizedFile{}, err
 	}
 	return sizedFile{f, info.Size()}, nil
 }
@@ -66,9 +104,9 @@ func (s *blobStore) Writer(_ context.Context, opts ...content.WriterOpt) (conten
 	}
 	w, err := s.blobs.NewBlob()
 	if err != nil {
-		return nil, err
+		return nil, s.note(err)
 	}
-	return &blobWriter{to: w, want: o.Desc.Digest, status: content.Status{
+	return &blobWriter{store: s, to: w, want: o.Desc.Digest, status: content.Status{
 		Ref: o.Ref, Total: o.Desc.Size, Expected: o.Desc.Digest, StartedAt: time.Now(),
 	}}, nil
 }
@@ -78,29 +116,41 @@ func (s *blobStore) Update(ctx context.Context, info content.Info, _ ...string) 
 	return s.Info(ctx, info.Digest)
 }
 
-// Walk, Delete, Status, ListStatuses and Abort are not for daemons.
-func (s *blobStore) Walk(context.Context, content.WalkFunc, ...string) error {
+// readOnly is what daemons are refused of a store.
+type readOnly struct{}
+
+// Walk is refused.
+func (readOnly) Walk(context.Context, content.WalkFunc, ...string) error {
 	return errdefs.ErrPermissionDenied
 }
 
+// Writer is refused.
+func (readOnly) Writer(context.Context, ...content.WriterOpt) (content.Writer, error) {
+	return nil, errdefs.ErrPermissionDenied
+}
+
+// Update is refused.
+func (readOnly) Update(context.Context, content.Info, ...string) (content.Info, error) {
+	return content.Info{}, errdefs.ErrPermissionDenied
+}
+
 // Delete is refused.
-func (s *blobStore) Delete(context.Context, digest.Digest) error { return errdefs.ErrPermissionDenied }
+func (readOnly) Delete(context.Context, digest.Digest) error { return errdefs.ErrPermissionDenied }
 
 // Status knows no transfer: each begins anew.
-func (s *blobStore) Status(context.Context, string) (content.Status, error) {
+func (readOnly) Status(context.Context, string) (content.Status, error) {
 	return content.Status{}, errdefs.ErrNotFound
 }
 
 // ListStatuses lists nothing.
-func (s *blobStore) ListStatuses(context.Context, ...string) ([]content.Status, error) {
-	return nil, nil
-}
+func (readOnly) ListStatuses(context.Context, ...string) ([]content.Status, error) { return nil, nil }
 
 // Abort has nothing to end.
-func (s *blobStore) Abort(context.Context, string) error { return nil }
+func (readOnly) Abort(context.Context, string) error { return nil }
 
 // blobWriter is one transfer.
 type blobWriter struct {
+	store  *blobStore
 	to     BlobWriter
 	want   digest.Digest
 	status content.Status
@@ -109,10 +159,16 @@ type blobWriter struct {
 
 // Write implements io.Writer.
 func (w *blobWriter) Write(p []byte) (int, error) {
+	if w.status.Total > 0 && w.status.Offset+int64(len(p)) > w.status.Total {
+		return 0, fmt.Errorf("%w: blob %s is larger than the %d bytes that it should have", errdefs.ErrInvalidArgument, w.want, w.status.Total)
+	}
 	n, err := w.to.Write(p)
 	w.status.Offset += int64(n)
 	w.status.UpdatedAt = time.Now()
-	return n, err
+	if err != nil {
+		return n, w.store.note(err)
+	}
+	return n, nil
 }
 
 // Digest is what the blob should be.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
@@ -18,17 +19,24 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
+// patience is how long a builder may leave a question without an answer before it counts as lost.
+const patience = 30 * time.Second
+
 // run is one run of one graph.
 type run struct {
 	engine   *Engine
 	graph    *planner.Graph
 	opts     executor.Options
 	forms    map[string][]executor.LayerForm
+	caches   *caches
 	status   *status
 	builders []*builder
+	reformed sync.Map // reforming -> Packed
 
-	mu   sync.Mutex
-	made map[*planner.Image]*made // what was built
+	mu       sync.Mutex
+	made     map[*planner.Image]*made // what was built
+	failures []error                  // of steps, as they happened
+	cancel   context.CancelCauseFunc  // ends all builds of the run
 }
 
 // builder is a daemon that answered, and the session with it.
@@ -36,14 +44,17 @@ type builder struct {
 	Builder
 	client    *client.Client
 	session   *session.Session
+	store     *blobStore
 	defs      *definitions
 	platforms []ocispecs.Platform
 	// own says that platforms are native ones, as the project says.
-	own    bool
-	files  files
-	served chan struct{} // closed when the session has ended
-	mu     sync.Mutex
-	gone   error // why it was given up
+	own      bool
+	patience time.Duration
+	files    files
+	served   chan struct{} // closed when the session has ended
+	work     work
+	mu       sync.Mutex
+	gone     error // why it was given up
 }
 
 // connect greets all builders at once. Those that do not answer are left out, unless none does.
@@ -61,13 +72,16 @@ func (e *Engine) connect(ctx context.Context, r *run) ([]*builder, error) {
 		})
 	}
 	_ = g.Wait() // every error is in failed
-	var up []*builder
-	for i, b := range all {
-		if failed[i] == nil {
-			up = append(up, b)
-			continue
+	if ctx.Err() != nil {
+		r.builders = alive(all)
+		r.close()
+		return nil, context.Cause(ctx)
+	}
+	up := alive(all)
+	for i, err := range failed {
+		if err != nil {
+			failed[i] = &Error{e.opts.Builders[i].Address, err}
 		}
-		failed[i] = &Error{e.opts.Builders[i].Address, failed[i]}
 	}
 	if len(up) == 0 {
 		return nil, errors.Join(failed...)
@@ -93,7 +107,7 @@ func (r *run) open(ctx context.Context, b Builder) (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &builder{Builder: b, client: c}
+	n := &builder{Builder: b, client: c, patience: r.engine.opts.Patience, store: &blobStore{blobs: r.engine.opts.Blobs}}
 	if err := n.start(ctx, r); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -105,11 +119,16 @@ func (b *builder) start(ctx context.Context, r *run) error {
 	if err := b.greet(ctx); err != nil {
 		return err
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		return err
+	origin := r.engine.opts.Origin
+	if origin == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		origin = host
 	}
-	if b.session, err = session.NewSession(context.WithoutCancel(ctx), digest.FromString(host).Encoded()); err != nil {
+	var err error
+	if b.session, err = session.NewSession(context.WithoutCancel(ctx), digest.FromString(origin).Encoded()); err != nil {
 		return err
 	}
 	o := newOffers(r.graph)
@@ -130,11 +149,9 @@ func (b *builder) start(ctx context.Context, r *run) error {
 
 // greet asks a builder what it can build for.
 func (b *builder) greet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
-	defer cancel()
-	workers, err := b.client.ListWorkers(ctx)
+	workers, err := b.ask(ctx)
 	if err != nil {
-		return fmt.Errorf("it does not answer: %w", err)
+		return fmt.Errorf("it does not answer: %w", plain(err))
 	}
 	for _, p := range b.Builder.Platforms {
 		platform, err := platforms.Parse(p)
@@ -152,11 +169,42 @@ func (b *builder) greet(ctx context.Context) error {
 	return nil
 }
 
-// lost says whether the builder is gone, given the error of what it was asked.
-func (b *builder) lost(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), greetTimeout)
+// ask lists the builder's workers, and waits no longer than its patience.
+func (b *builder) ask(ctx context.Context) ([]*client.WorkerInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.patience)
 	defer cancel()
-	if _, err := b.client.ListWorkers(ctx); err != nil {
+	return b.client.ListWorkers(ctx)
+}
+
+// watched is a context that ends when the builder stops to answer: a connection that breaks without a word is noticed
+// by nobody else.
+func (b *builder) watched(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		tick := time.NewTicker(b.patience / 2)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if _, err := b.ask(ctx); err != nil && ctx.Err() == nil {
+				b.leave(fmt.Errorf("it stopped to answer: %w", plain(err)))
+				cancel(err)
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// lost says whether the builder is gone.
+func (b *builder) lost(ctx context.Context) bool {
+	if b.left() != nil {
+		return true
+	}
+	if _, err := b.ask(context.WithoutCancel(ctx)); err != nil {
 		return true
 	}
 	select {
@@ -184,17 +232,37 @@ func (b *builder) left() error {
 
 // close ends all sessions and connections.
 func (r *run) close() {
+	var g sync.WaitGroup
 	for _, b := range r.builders {
-		_ = b.session.Close()
-		_ = b.client.Close() // nothing is under way any more
+		g.Go(b.close)
 	}
+	g.Wait()
 }
 
-// alive are the builders that were not lost.
-func (r *run) alive() []*builder {
+// close ends the session and the connection. A session waits for the other side to say goodbye: that of a builder which
+// does not answer ends with its connection.
+func (b *builder) close() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = b.session.Close() // nothing is under way any more
+	}()
+	if b.left() == nil {
+		select {
+		case <-ended:
+		case <-time.After(b.patience):
+		}
+	}
+	_ = b.client.Close() // likewise
+	<-ended
+	<-b.served
+}
+
+// alive are the builders that are there and were not lost.
+func alive(all []*builder) []*builder {
 	var up []*builder
-	for _, b := range r.builders {
-		if b.left() == nil {
+	for _, b := range all {
+		if b != nil && b.left() == nil {
 			up = append(up, b)
 		}
 	}

@@ -3,7 +3,6 @@ package buildkitd
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -88,14 +87,14 @@ func (d *definitions) write(s *planner.Step) (written, error) {
 func (d *definitions) source(s *planner.Step, source *pb.SourceOp) {
 	name, local := strings.CutPrefix(source.Identifier, localPrefix)
 	layout := source.Attrs[pb.AttrOCILayoutStoreID] != ""
+	if source.Attrs == nil {
+		source.Attrs = map[string]string{}
+	}
+	attrs := source.Attrs // of a copy of the op
 	if !local && !layout {
+		d.offers.renameSource(s, attrs)
 		return
 	}
-	attrs := maps.Clone(source.Attrs)
-	if attrs == nil {
-		attrs = map[string]string{}
-	}
-	source.Attrs = attrs
 	if layout {
 		attrs[pb.AttrOCILayoutSessionID] = d.session
 		return
@@ -137,4 +136,9 @@ func (d *definitions) of(root planner.Edge) *pb.Definition {
 	def.Def = append(def.Def, raw)
 	def.Metadata[string(digest.FromBytes(raw))] = &pb.OpMetadata{}
 	return def
+}
+
+// isLocal says whether a step is a build context.
+func isLocal(s *planner.Step) bool {
+	return strings.HasPrefix(s.Op.GetSource().GetIdentifier(), localPrefix)
 }

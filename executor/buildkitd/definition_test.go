@@ -142,3 +142,46 @@ func TestSecretsOfEachTarget(t *testing.T) {
 		}
 	}
 }
+
+// TestSecretsOfRepositories: the token of a repository is what its own target offers, for all hosts or one.
+func TestSecretsOfRepositories(t *testing.T) {
+	t.Setenv("ONE", "1")
+	t.Setenv("TWO", "2")
+	clone := func(name string) *planner.Step {
+		s := step(name, &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{
+			Identifier: "git://example.com/" + name, Attrs: map[string]string{pb.AttrAuthTokenSecret: "GIT_AUTH_TOKEN", pb.AttrMountSSHSock: "default"},
+		}}})
+		s.Targets = []string{name}
+		return s
+	}
+	one, two, three := clone("one"), clone("two"), clone("three")
+	g := &planner.Graph{
+		Steps: []*planner.Step{one, two, three},
+		Secrets: map[string][]config.Secret{
+			"one": {{ID: "GIT_AUTH_TOKEN.example.com", Env: "ONE"}}, "two": {{ID: "GIT_AUTH_TOKEN.example.com", Env: "TWO"}},
+		},
+		SSH: map[string][]config.SSH{"one": {{ID: "default"}}},
+	}
+	o := newOffers(g)
+	d, err := newDefinitions(g, "session", o, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s, want := range map[*planner.Step]string{one: "1", two: "2", three: ""} {
+		var op pb.Op
+		if err := op.UnmarshalVT(d.ops[s].raw); err != nil {
+			t.Fatal(err)
+		}
+		attrs := op.GetSource().Attrs
+		value, err := o.GetSecret(t.Context(), attrs[pb.AttrAuthTokenSecret]+".example.com")
+		if string(value) != want || (err != nil) != (want == "") {
+			t.Errorf("step %s gets %q, %v", s.Name, value, err)
+		}
+		if _, offered := o.ssh[attrs[pb.AttrMountSSHSock]]; offered != (s == one) {
+			t.Errorf("step %s: an agent is offered: %v", s.Name, offered)
+		}
+	}
+	if one.Op.GetSource().Attrs[pb.AttrAuthTokenSecret] != "GIT_AUTH_TOKEN" {
+		t.Error("the graph was written to")
+	}
+}

@@ -37,6 +37,8 @@ type Blobs interface {
 	// BlobPath is where a blob is, or would be.
 	BlobPath(d digest.Digest) string
 	NewBlob() (BlobWriter, error)
+	// Reform gives a layer in a form of outputs, with no time after the epoch unless that is zero. Each is made once.
+	Reform(ctx context.Context, l Packed, f executor.LayerForm, epoch time.Time) (Packed, error)
 }
 
 // BlobWriter takes the bytes of one blob. Commit or Discard ends it.
@@ -50,6 +52,9 @@ type BlobWriter interface {
 // Options is what the maker of an engine decides.
 type Options struct {
 	Builders []Builder // at least one
+	// Origin tells the directories of this machine from those of others with the same path: daemons keep what they got of
+	// one and are sent what changed since.
+	Origin   string
 	Blobs    Blobs
 	Store    executor.ImageStore
 	Pusher   executor.Pusher
@@ -58,6 +63,10 @@ type Options struct {
 	Tests PassedTests
 	// CacheFrom and CacheTo are what the daemons import and export, by target, as BuildKit understands them.
 	CacheFrom, CacheTo map[string][]config.Attrs
+	// Env looks a variable up where a cache takes what reaches it from the environment; nil: the process's own.
+	Env func(string) (string, bool)
+	// Patience is how long a builder may leave a question without an answer before it counts as lost; 0 means 30 s.
+	Patience time.Duration
 }
 
 // Engine runs graphs on daemons. It may run several at once.
@@ -67,6 +76,12 @@ type Engine struct{ opts Options }
 func New(opts Options) *Engine {
 	if opts.Keychain == nil {
 		opts.Keychain = registry.NewKeychain(os.LookupEnv)
+	}
+	if opts.Env == nil {
+		opts.Env = os.LookupEnv
+	}
+	if opts.Patience == 0 {
+		opts.Patience = patience
 	}
 	return &Engine{opts: opts}
 }
@@ -81,6 +96,12 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 		return report, err
 	}
 	r := &run{engine: e, graph: g, opts: opts, forms: forms, status: newStatus(g, opts.Events), made: map[*planner.Image]*made{}}
+	if err := r.denied(); err != nil {
+		return report, err
+	}
+	if r.caches, err = e.caches(g, opts.Dir); err != nil {
+		return report, err
+	}
 	if r.builders, err = e.connect(ctx, r); err != nil {
 		return report, err
 	}

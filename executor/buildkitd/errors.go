@@ -3,6 +3,7 @@ package buildkitd
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,16 @@ func (b *batch) explain(err error) error {
 		return nil
 	}
 	return b.stepFailed(step, err)
+}
+
+// denied refuses steps that ask for what was not granted, before anything runs.
+func (r *run) denied() error {
+	for _, s := range r.graph.Steps {
+		if err := executor.Denied(s, r.opts.Allow); err != nil {
+			return &executor.StepError{Step: s.Name, Targets: s.Targets, Source: s.Source, ExitCode: -1, Err: err}
+		}
+	}
+	return nil
 }
 
 // stepFailed is the failure of a step with its place and its output.
@@ -85,35 +96,34 @@ func (e *plainError) Error() string { return e.text }
 // Unwrap is the whole error.
 func (e *plainError) Unwrap() error { return e.err }
 
+// rewording are the words that a daemon's layers put around what went wrong, and what stands in their place.
+type rewording struct {
+	pattern *regexp.Regexp
+	by      string
+}
+
+func rewordings() []rewording {
+	return []rewording{
+		{regexp.MustCompile(`rpc error: code = \w+ desc = `), ""},
+		{regexp.MustCompile(`failed to (solve|load cache key|compute cache key|load LLB|receive status|get status|dial): `), ""},
+		{regexp.MustCompile(`failed to calculate checksum of ref \S+: "(.*)": not found`), "$1 is not in what it is copied from; check the path, and that .dockerignore does not exclude it"},
+		{regexp.MustCompile(`secret \S*//(\S+): not found`), `no secret "$1" is given; pass it with --secret id=$1,src=FILE or as a secret of the target`},
+		{regexp.MustCompile(`no SSH key "\S*//(\S+)" forwarded from the client`), `no ssh agent or key "$1" is given`},
+		{regexp.MustCompile(`^(network.host|security.insecure) is not allowed`), "its configuration does not allow $1: start it with --allow-insecure-entitlement=$1"},
+	}
+}
+
+// plain makes a daemon's error one that says only what went wrong.
 func plain(err error) error {
 	text := err.Error()
-	noise := []string{"rpc error: code = ", "failed to solve: ", "failed to compute cache key: ", "failed to calculate checksum of ref ", "process "}
-	for again := true; again; {
-		again = false
-		for _, n := range noise[:3] {
-			if i := strings.Index(text, n); i >= 0 && i < 40 {
-				text = text[i+len(n):]
-				if rest, ok := cutCode(n, text); ok {
-					text = rest
-				}
-				again = true
-			}
-		}
+	for _, r := range rewordings() {
+		text = r.pattern.ReplaceAllString(text, r.by)
 	}
 	return &plainError{text, err}
 }
 
-// cutCode takes "Unknown desc = " from the text of a gRPC error.
-func cutCode(prefix, text string) (string, bool) {
-	if !strings.HasPrefix(prefix, "rpc error") {
-		return "", false
-	}
-	_, rest, ok := strings.Cut(text, " desc = ")
-	return rest, ok
-}
-
-// first are the failures of all batches: those of steps in the order of the graph's targets.
-func first(all []error) []error {
+// distinct are errors without those that say the same as one before.
+func distinct(all []error) []error {
 	var out []error
 	for _, err := range all {
 		if !slices.ContainsFunc(out, func(e error) bool { return e.Error() == err.Error() }) {

@@ -15,17 +15,16 @@ import (
 // files writes the files of an edge of an image's graph as one tar. When its builder is lost, another one builds it again.
 func (r *run) files(ctx context.Context, image *planner.Image, e planner.Edge, f executor.LayerForm, w io.Writer) error {
 	b := r.made[image].builder
-	tried := 0
 	for {
 		count := &counter{to: w}
-		err := b.sendFiles(ctx, r, image, e, f, count)
-		tried++
-		if err == nil || ctx.Err() != nil || count.n > 0 || tried > len(r.builders) || !b.lost(ctx) {
+		watched, stop := b.watched(ctx)
+		err := b.sendFiles(watched, r, image, e, f, count)
+		stop()
+		if err == nil || ctx.Err() != nil || count.n > 0 || !b.lost(ctx) {
 			return err
 		}
 		b.leave(err)
-		b, err = r.choose(image)
-		if err != nil {
+		if b, err = r.choose(image); err != nil {
 			return err
 		}
 	}
@@ -51,13 +50,11 @@ func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, e
 	pr, pw := io.Pipe()
 	b.files.to = pw
 	defer func() { b.files.to = nil }()
-	opt := client.SolveOpt{
-		SharedSession: b.session, SessionPreInitialized: true, AllowedEntitlements: entitlements(r.opts.Allow),
-		Exports: []client.ExportEntry{{Type: client.ExporterTar, Output: b.files.open}},
-	}
+	opt := b.options(r)
+	opt.Exports = []client.ExportEntry{{Type: client.ExporterTar, Output: b.files.open}}
 	go func() {
 		_, err := b.build(ctx, r.status, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-			return c.Solve(ctx, gateway.SolveRequest{Definition: b.defs.of(e), Evaluate: true})
+			return c.Solve(ctx, b.request(r, image, e))
 		})
 		pw.CloseWithError(err)
 	}()
@@ -65,7 +62,7 @@ func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, e
 	if f.KeepTimes {
 		_, err = io.Copy(w, pr)
 	} else {
-		err = clampTimes(pr, w, r.epoch(image))
+		err = executor.ClampTimes(pr, w, r.epoch(image))
 	}
 	// The daemon's last bytes after the end of the archive, and its error, are in the pipe still.
 	if _, rest := io.Copy(io.Discard, pr); err == nil {

@@ -1,7 +1,6 @@
 package buildkitd
 
 import (
-	"archive/tar"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -9,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
@@ -17,12 +15,14 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
-	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/planner"
 )
+
+// inlineCache is the field of an image's config in which BuildKit looks for a cache.
+const inlineCache = "moby.buildkit.cache.v0"
 
 // maxSmall bounds manifests and configs, in bytes.
 const maxSmall = 16 << 20
@@ -32,13 +32,20 @@ var errTooLarge = errors.New("it is too large")
 // made is an image that a builder has.
 type made struct {
 	builder *builder
-	layers  map[shape][]layer
+	layers  map[executor.LayerForm][]layer
+	cache   json.RawMessage // for the config, or nil
 }
 
 // layer is one layer of an image; the zero layer is a step's that changed nothing.
 type layer struct {
-	desc   ocispecs.Descriptor
-	diffID digest.Digest
+	Packed
+	own bool // not of the base
+}
+
+// came is an image as a daemon wrote it.
+type came struct {
+	layers []layer
+	cache  json.RawMessage
 }
 
 func addPlatforms(result *gateway.Result, list exptypes.Platforms) error {
@@ -50,8 +57,8 @@ func addPlatforms(result *gateway.Result, list exptypes.Platforms) error {
 	return nil
 }
 
-// take reads which layers the images have that a build has left in the store.
-func (b *batch) take(res *client.SolveResponse, images []*planner.Image, s shape, results map[*planner.Image]*made) error {
+// take reads which layers the images have that a build has left in the store, in the forms that are wanted.
+func (b *batch) take(ctx context.Context, res *client.SolveResponse, images []*planner.Image) error {
 	raw, err := base64.StdEncoding.DecodeString(res.ExporterResponse[exptypes.ExporterImageDescriptorKey])
 	if err != nil {
 		return fmt.Errorf("answer of the exporter: %w", err)
@@ -69,11 +76,34 @@ func (b *batch) take(res *client.SolveResponse, images []*planner.Image, s shape
 		return fmt.Errorf("%d images came of %d", len(index.Manifests), len(images))
 	}
 	for i, image := range images {
-		layers, err := readLayers(blobs, index.Manifests[i], image)
-		if err != nil {
+		if err := b.takeImage(ctx, index.Manifests[i], image); err != nil {
 			return fmt.Errorf("image of target %s: %w", image.Target, err)
 		}
-		results[image].layers[s] = layers
+	}
+	return nil
+}
+
+// takeImage takes one image, in each form that its outputs want.
+func (b *batch) takeImage(ctx context.Context, desc ocispecs.Descriptor, image *planner.Image) error {
+	came, err := readImage(b.run.engine.opts.Blobs, desc, image)
+	if err != nil {
+		return err
+	}
+	if !b.run.caches.inline[image.Target] {
+		came.cache = nil
+	}
+	for _, f := range b.run.forms[image.Target] {
+		layers, err := b.run.formed(ctx, image, f, came.layers)
+		if err != nil {
+			return err
+		}
+		b.mu.Lock()
+		m := b.made(image)
+		m.layers[f] = layers
+		if came.cache != nil {
+			m.cache = came.cache
+		}
+		b.mu.Unlock()
 	}
 	return nil
 }
@@ -86,36 +116,46 @@ func readJSON(blobs Blobs, desc ocispecs.Descriptor, v any) error {
 	return json.Unmarshal(raw, v)
 }
 
-// readLayers lists the layers of one image. The daemon has aligned the history with them, which tells the steps that
+// readImage reads the layers of one image. The daemon has aligned the history with them, which tells the steps that
 // changed nothing.
-func readLayers(blobs Blobs, desc ocispecs.Descriptor, image *planner.Image) ([]layer, error) {
+func readImage(blobs Blobs, desc ocispecs.Descriptor, image *planner.Image) (came, error) {
 	var manifest ocispecs.Manifest
 	if err := readJSON(blobs, desc, &manifest); err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
+		return came{}, fmt.Errorf("manifest: %w", err)
 	}
-	var was, is ocispecs.Image
+	var was ocispecs.Image
+	var is struct {
+		ocispecs.Image
+		Cache json.RawMessage `json:"moby.buildkit.cache.v0"` // inlineCache
+	}
 	if err := readJSON(blobs, manifest.Config, &is); err != nil {
-		return nil, fmt.Errorf("config: %w", err)
+		return came{}, fmt.Errorf("config: %w", err)
 	}
 	if err := json.Unmarshal(image.Config, &was); err != nil {
-		return nil, fmt.Errorf("config of the front end: %w", err)
+		return came{}, fmt.Errorf("config of the front end: %w", err)
 	}
 	if len(is.RootFS.DiffIDs) != len(manifest.Layers) {
-		return nil, fmt.Errorf("%d layers, %d in the config", len(manifest.Layers), len(is.RootFS.DiffIDs))
+		return came{}, fmt.Errorf("%d layers, %d in the config", len(manifest.Layers), len(is.RootFS.DiffIDs))
 	}
-	var out []layer
+	out := came{cache: is.Cache}
 	next := 0
+	take := func() {
+		id := is.RootFS.DiffIDs[next]
+		own := next >= len(was.RootFS.DiffIDs) || was.RootFS.DiffIDs[next] != id
+		l := manifest.Layers[next]
+		out.layers = append(out.layers, layer{Packed{id, l.Digest, l.Size, l.MediaType}, own})
+		next++
+	}
 	for i, h := range is.History {
 		switch {
 		case !h.EmptyLayer && next < len(manifest.Layers):
-			out = append(out, layer{manifest.Layers[next], is.RootFS.DiffIDs[next]})
-			next++
+			take()
 		case h.EmptyLayer && i < len(was.History) && !was.History[i].EmptyLayer:
-			out = append(out, layer{})
+			out.layers = append(out.layers, layer{})
 		}
 	}
-	for ; next < len(manifest.Layers); next++ {
-		out = append(out, layer{manifest.Layers[next], is.RootFS.DiffIDs[next]})
+	for next < len(manifest.Layers) {
+		take()
 	}
 	return out, nil
 }
@@ -124,9 +164,9 @@ func readLayers(blobs Blobs, desc ocispecs.Descriptor, image *planner.Image) ([]
 func (r *run) built(image *planner.Image) executor.Built {
 	m := r.made[image]
 	return executor.Built{
-		Image: image,
+		Image: m.withCache(image),
 		Layers: func(_ context.Context, f executor.LayerForm) ([]v1.Layer, error) {
-			return r.layers(m.layers[shape{f, r.epoch(image).Unix()}])
+			return r.layers(m.layers[f])
 		},
 		Files: func(ctx context.Context, f executor.LayerForm, w io.Writer) error {
 			return r.files(ctx, image, image.Root, f, w)
@@ -137,65 +177,60 @@ func (r *run) built(image *planner.Image) executor.Built {
 	}
 }
 
+// withCache is the image with the daemon's cache in its config, where cache-to says type=inline.
+func (m *made) withCache(image *planner.Image) *planner.Image {
+	if m.cache == nil {
+		return image
+	}
+	fields := map[string]json.RawMessage{}
+	if json.Unmarshal(image.Config, &fields) != nil {
+		return image // whoever assembles the image says what is wrong with its config
+	}
+	fields[inlineCache] = m.cache
+	config, err := json.Marshal(fields)
+	if err != nil {
+		return image
+	}
+	with := *image
+	with.Config = config
+	return &with
+}
+
 func (r *run) layers(list []layer) ([]v1.Layer, error) {
 	out := make([]v1.Layer, len(list))
 	for i, l := range list {
-		if l.desc.Digest == "" {
+		if l.Digest == "" {
 			continue
 		}
 		var err error
-		if out[i], err = partial.CompressedToLayer(&storedLayer{l, r.engine.opts.Blobs}); err != nil {
+		if out[i], err = partial.CompressedToLayer(&storedLayer{l.Packed, r.engine.opts.Blobs}); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-// storedLayer is a layer whose blob came from a daemon.
+// storedLayer is a layer whose blob is in the store.
 type storedLayer struct {
-	layer
-	blobs Blobs
+	packed Packed
+	blobs  Blobs
 }
 
 // Digest implements partial.CompressedLayer.
-func (l *storedLayer) Digest() (v1.Hash, error) { return v1.NewHash(string(l.desc.Digest)) }
+func (l *storedLayer) Digest() (v1.Hash, error) { return v1.NewHash(string(l.packed.Digest)) }
 
 // DiffID implements partial.WithDiffID.
-func (l *storedLayer) DiffID() (v1.Hash, error) { return v1.NewHash(string(l.diffID)) }
+func (l *storedLayer) DiffID() (v1.Hash, error) { return v1.NewHash(string(l.packed.DiffID)) }
 
 // Compressed implements partial.CompressedLayer.
 func (l *storedLayer) Compressed() (io.ReadCloser, error) {
-	return os.Open(l.blobs.BlobPath(l.desc.Digest))
+	return os.Open(l.blobs.BlobPath(l.packed.Digest))
 }
 
 // Size implements partial.CompressedLayer.
-func (l *storedLayer) Size() (int64, error) { return l.desc.Size, nil }
+func (l *storedLayer) Size() (int64, error) { return l.packed.Size, nil }
 
 // MediaType implements partial.CompressedLayer.
 func (l *storedLayer) MediaType() (types.MediaType, error) {
-	return types.MediaType(l.desc.MediaType), nil
-}
-
-// clampTimes copies a tar with no time after the epoch.
-func clampTimes(r io.Reader, w io.Writer, epoch time.Time) error {
-	in, out := tar.NewReader(r), tar.NewWriter(w)
-	for {
-		h, err := in.Next()
-		if err == io.EOF {
-			return out.Close()
-		}
-		if err != nil {
-			return err
-		}
-		if h.ModTime.After(epoch) {
-			h.ModTime = epoch
-		}
-		h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
-		if err := out.WriteHeader(h); err != nil {
-			return err
-		}
-		if _, err := io.Copy(out, in); err != nil {
-			return err
-		}
-	}
+	return types.MediaType(l.packed.MediaType), nil
 }

@@ -4,12 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/content"
-	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -59,22 +58,66 @@ func (o *offers) rename(s *planner.Step, exec *pb.ExecOp) {
 	}
 }
 
-// secret is the id of a secret that a step wants, and offers it.
-func (o *offers) secret(s *planner.Step, id string) string {
+// renameSource does the same for a source: the token or header of a repository, for all hosts or one, and its agent.
+func (o *offers) renameSource(s *planner.Step, attrs map[string]string) {
+	for _, key := range []string{pb.AttrAuthTokenSecret, pb.AttrAuthHeaderSecret, pb.AttrHTTPAuthHeaderSecret} {
+		if id := attrs[key]; id != "" {
+			attrs[key] = o.hostSecrets(s, id)
+		}
+	}
+	if id, ok := attrs[pb.AttrMountSSHSock]; ok {
+		attrs[pb.AttrMountSSHSock] = o.agent(s, id)
+	}
+}
+
+// hostSecrets offers the secrets ID and ID.HOST. A daemon asks for both, and does without.
+func (o *offers) hostSecrets(s *planner.Step, id string) string {
+	as := id
 	for _, target := range s.Targets {
 		for _, secret := range o.graph.Secrets[target] {
-			if secret.ID != id {
-				continue
-			}
-			as := id
-			if was, ok := o.secrets[id]; ok && was != secret {
+			if was, ok := o.secrets[secret.ID]; isFor(secret.ID, id) && ok && was != secret {
 				as = target + "/" + id
 			}
-			o.secrets[as] = secret
+		}
+		found := false
+		for _, secret := range o.graph.Secrets[target] {
+			if isFor(secret.ID, id) {
+				o.secrets[as+strings.TrimPrefix(secret.ID, id)] = secret
+				found = true
+			}
+		}
+		if found {
 			return as
 		}
 	}
 	return notOffered(s, id)
+}
+
+func isFor(secret, id string) bool { return secret == id || strings.HasPrefix(secret, id+".") }
+
+// find is the secret that the first of a step's targets to have one offers under an id.
+func (o *offers) find(s *planner.Step, id string) (target string, secret config.Secret, ok bool) {
+	for _, target := range s.Targets {
+		for _, secret := range o.graph.Secrets[target] {
+			if secret.ID == id {
+				return target, secret, true
+			}
+		}
+	}
+	return "", config.Secret{}, false
+}
+
+// secret is the id of a secret that a step wants, and offers it.
+func (o *offers) secret(s *planner.Step, id string) string {
+	target, secret, ok := o.find(s, id)
+	if !ok {
+		return notOffered(s, id)
+	}
+	if was, ok := o.secrets[id]; ok && was != secret {
+		id = target + "/" + id
+	}
+	o.secrets[id] = secret
+	return id
 }
 
 // notOffered is an id under which no target offers anything: what one target offers is not for the steps of others.
@@ -119,6 +162,27 @@ func (o *offers) GetSecret(_ context.Context, id string) ([]byte, error) {
 	return value, nil
 }
 
+// secretsOf are the values of the secrets that a step is given, for its output to be free of them.
+func (o *offers) secretsOf(s *planner.Step) [][]byte {
+	var values [][]byte
+	add := func(id string) {
+		if _, secret, ok := o.find(s, id); ok {
+			if value, err := executor.ReadSecret(secret); err == nil {
+				values = append(values, value)
+			}
+		}
+	}
+	for _, m := range s.Op.GetExec().GetMounts() {
+		if m.SecretOpt != nil {
+			add(m.SecretOpt.ID)
+		}
+	}
+	for _, env := range s.Op.GetExec().GetSecretenv() {
+		add(env.ID)
+	}
+	return values
+}
+
 // agents is what serves the ssh agents; nil when there are none.
 func (o *offers) agents() (session.Attachable, error) {
 	if len(o.ssh) == 0 {
@@ -160,13 +224,10 @@ func (b *builder) attach(s *session.Session, r *run, o *offers) error {
 		}
 		dirs[name] = dir
 	}
-	stores := map[string]content.Store{exportStore: &blobStore{blobs: r.engine.opts.Blobs}}
+	stores := maps.Clone(r.caches.stores)
+	stores[exportStore] = b.store
 	for name, layout := range r.graph.Layouts {
-		store, err := contentlocal.NewStore(layout.Dir)
-		if err != nil {
-			return fmt.Errorf("image layout %s: %w", name, err)
-		}
-		stores["oci:"+name] = store
+		stores["oci:"+name] = newLayoutStore(layout.Dir)
 	}
 	agents, err := o.agents()
 	if err != nil {

@@ -4,52 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/planner"
 )
 
-// maxSolves is how many images are asked for at once; their steps wait for each other in the daemon.
-const maxSolves = 256
-
-// product names this client to daemons.
-const product = "bake"
-
-// shape is what layers are to look like; images of one shape come back together.
-type shape struct {
-	form  executor.LayerForm
-	epoch int64 // seconds
-}
-
-// attrs are the exporter's attributes for a shape. Layers come as OCI ones: the image that they go into names their type.
-func (s shape) attrs() map[string]string {
-	a := map[string]string{
-		"tar": "false", string(exptypes.OptKeyOCITypes): "true",
-		string(exptypes.OptKeySourceDateEpoch):     strconv.FormatInt(s.epoch, 10),
-		string(exptypes.OptKeyRewriteTimestamp):    strconv.FormatBool(!s.form.KeepTimes),
-		string(exptypes.OptKeyForceCompression):    strconv.FormatBool(s.form.Force),
-		string(exptypes.OptKeyPreferNondistLayers): "false",
-	}
-	if s.form.Compression != "" {
-		a[string(exptypes.OptKeyLayerCompression)] = s.form.Compression
-	}
-	if s.form.Level != 0 {
-		a[string(exptypes.OptKeyCompressionLevel)] = strconv.Itoa(s.form.Level)
-	}
-	return a
-}
+const (
+	// maxSolves is how many images of a build are asked for at once; their steps wait for each other in the daemon.
+	maxSolves = 256
+	// maxBuilds is how many builds one daemon has of a run at once.
+	maxBuilds = 16
+	// product names this client to daemons.
+	product = "bake"
+)
 
 // batch is what one builder has to do.
 type batch struct {
@@ -58,145 +34,127 @@ type batch struct {
 	images  []*planner.Image
 
 	mu       sync.Mutex
+	results  map[*planner.Image]*made
 	failures map[*planner.Image]error
 	order    []error // of failures, as they happened
 	// unclear are the images whose errors name no step; they are in failures too.
 	unclear map[*planner.Image]bool
 }
 
-// do builds all images of the batch: first all together, with the layers of the most wanted shape, then their layers in
-// each other shape. An error is about the builder; what is wrong with steps is in failures.
-func (b *batch) do(ctx context.Context) (map[*planner.Image]*made, error) {
-	b.failures, b.unclear = map[*planner.Image]error{}, map[*planner.Image]bool{}
-	results := map[*planner.Image]*made{}
-	for _, image := range b.images {
-		results[image] = &made{builder: b.builder, layers: map[shape][]layer{}}
+func newBatch(r *run, b *builder, images []*planner.Image) *batch {
+	return &batch{
+		run: r, builder: b, images: images, results: map[*planner.Image]*made{}, failures: map[*planner.Image]error{},
+		unclear: map[*planner.Image]bool{},
 	}
-	shapes := b.shapes()
-	if rest := b.without(shapes); len(rest) > 0 {
-		if err := b.solve(ctx, rest, nil, results); err != nil {
-			return nil, err
-		}
-	}
-	for _, s := range sortedShapes(shapes) {
-		if err := b.solve(ctx, shapes[s], &s, results); err != nil {
-			return nil, err
-		}
-	}
-	if err := b.test(ctx, results); err != nil {
-		return nil, err
-	}
-	for image := range b.failures {
-		delete(results, image)
-	}
-	return results, nil
 }
 
-// shapes are the images that are wanted in each shape.
-func (b *batch) shapes() map[shape][]*planner.Image {
-	all := map[shape][]*planner.Image{}
+// job is one build of the daemon.
+type job struct {
+	layers  bool // are wanted
+	exports []client.CacheOptionsEntry
+	images  []*planner.Image
+}
+
+// do builds all images of the batch, the builds side by side, since the daemon does a step once that several of them need,
+// and tests them. An error is about the builder; what is wrong with steps is in failures.
+func (b *batch) do(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxBuilds)
+	for _, j := range b.jobs() {
+		g.Go(func() error { return b.solve(gctx, j) })
+	}
+	err := g.Wait()
+	b.clear()
+	if err == nil {
+		err = b.test(ctx)
+	}
+	return err
+}
+
+// jobs are the builds of the batch, in the order of its images: one for all whose layers are to come back, one for the others;
+// images that fill a cache of their own have one for each, so that none gets what is another's.
+func (b *batch) jobs() []*job {
+	var all []*job
+	at := map[string]*job{}
 	for _, image := range b.images {
-		for _, f := range b.run.forms[image.Target] {
-			s := shape{f, b.run.epoch(image).Unix()}
-			all[s] = append(all[s], image)
+		exports, layers := b.run.caches.exports[image.Target], len(b.run.forms[image.Target]) > 0
+		key := fmt.Sprint(layers, exports)
+		if at[key] == nil {
+			at[key] = &job{layers: layers, exports: exports}
+			all = append(all, at[key])
 		}
+		at[key].images = append(at[key].images, image)
 	}
 	return all
 }
 
-// without are the images of which no layers are wanted.
-func (b *batch) without(shapes map[shape][]*planner.Image) []*planner.Image {
-	shaped := map[*planner.Image]bool{}
-	for _, images := range shapes {
-		for _, image := range images {
-			shaped[image] = true
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(b.images), func(m *planner.Image) bool { return shaped[m] })
-}
-
-func sortedShapes(shapes map[shape][]*planner.Image) []shape {
-	return slices.SortedFunc(maps.Keys(shapes), func(x, y shape) int {
-		if d := len(shapes[y]) - len(shapes[x]); d != 0 {
-			return d
-		}
-		return slices.Compare([]string{fmt.Sprint(x)}, []string{fmt.Sprint(y)})
-	})
-}
-
-// epoch is what times in an image are set to.
-func (r *run) epoch(image *planner.Image) time.Time {
-	switch {
-	case image.Epoch != nil:
-		return *image.Epoch
-	case r.opts.Epoch != nil:
-		return *r.opts.Epoch
-	}
-	return executor.DefaultEpoch()
-}
-
-// solve builds images in one build of the daemon and, for a shape, takes their layers.
-func (b *batch) solve(ctx context.Context, images []*planner.Image, s *shape, results map[*planner.Image]*made) error {
-	images = slices.DeleteFunc(slices.Clone(images), func(m *planner.Image) bool { return b.failures[m] != nil })
-	opt := b.options(images)
-	if s != nil {
-		opt.Exports = []client.ExportEntry{{Type: client.ExporterOCI, Attrs: s.attrs(), OutputStore: &blobStore{blobs: b.run.engine.opts.Blobs}}}
+// solve builds the images of a job in one build of the daemon and takes their layers.
+func (b *batch) solve(ctx context.Context, j *job) error {
+	opt := b.builder.options(b.run)
+	opt.CacheExports = j.exports
+	if j.layers {
+		opt.Exports = []client.ExportEntry{{Type: client.ExporterOCI, Attrs: exportAttrs(), OutputStore: b.builder.store}}
 	}
 	var built []*planner.Image
-	var stepErr error
+	var stopped error
 	res, err := b.builder.build(ctx, b.run.status, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
-		all, err := b.evaluate(ctx, c, images)
+		refs, err := b.evaluate(ctx, c, j.images)
 		if err != nil {
-			stepErr = err
+			stopped = err
 			return nil, err
 		}
+		built = b.good(j.images)
 		result := gateway.NewResult()
-		if s == nil {
+		if !j.layers && len(j.exports) == 0 {
 			return result, nil
-		}
-		var refs []gateway.Reference
-		for i, image := range images {
-			if b.failures[image] == nil {
-				built, refs = append(built, image), append(refs, all[i])
-			}
 		}
 		return result, collect(result, built, refs)
 	})
-	b.clear()
 	switch {
-	case stepErr != nil:
-		return stepErr
+	case errors.Is(stopped, errStopped):
+		return stopped
 	case err != nil:
-		return err
-	case s == nil || len(built) == 0:
-		return nil
+		return b.builder.store.instead(err)
+	case j.layers && len(built) > 0:
+		return b.take(ctx, res, built)
 	}
-	return b.take(res, built, *s, results)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, image := range built {
+		b.made(image)
+	}
+	return nil
 }
 
-// options are those of every build of the batch.
-func (b *batch) options(images []*planner.Image) client.SolveOpt {
-	opt := client.SolveOpt{
-		SharedSession: b.builder.session, SessionPreInitialized: true, AllowedEntitlements: entitlements(b.run.opts.Allow),
-	}
-	for _, image := range images {
-		opt.CacheImports = addCaches(opt.CacheImports, b.run.engine.opts.CacheFrom[image.Target])
-		opt.CacheExports = addCaches(opt.CacheExports, b.run.engine.opts.CacheTo[image.Target])
-	}
-	return opt
+// good are the images that did not fail.
+func (b *batch) good(images []*planner.Image) []*planner.Image {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(images), func(m *planner.Image) bool { return b.failures[m] != nil })
 }
 
-func addCaches(all []client.CacheOptionsEntry, more []config.Attrs) []client.CacheOptionsEntry {
-	for _, a := range more {
-		attrs := maps.Clone(map[string]string(a))
-		kind := attrs["type"]
-		delete(attrs, "type")
-		known := slices.ContainsFunc(all, func(e client.CacheOptionsEntry) bool { return e.Type == kind && maps.Equal(e.Attrs, attrs) })
-		if !known {
-			all = append(all, client.CacheOptionsEntry{Type: kind, Attrs: attrs})
+// made is what is known of an image; b.mu is held.
+func (b *batch) made(image *planner.Image) *made {
+	if b.results[image] == nil {
+		b.results[image] = &made{builder: b.builder, layers: map[executor.LayerForm][]layer{}}
+	}
+	return b.results[image]
+}
+
+// finished are the images of which all that is wanted is here.
+func (b *batch) finished() map[*planner.Image]*made {
+	all := map[*planner.Image]*made{}
+	for image, m := range b.results {
+		if b.failures[image] == nil && len(m.layers) == len(b.run.forms[image.Target]) {
+			all[image] = m
 		}
 	}
 	return all
+}
+
+// options are those of every build of a builder.
+func (b *builder) options(r *run) client.SolveOpt {
+	return client.SolveOpt{SharedSession: b.session, SessionPreInitialized: true, AllowedEntitlements: entitlements(r.opts.Allow)}
 }
 
 // build runs one build of the daemon in the builder's session.
@@ -214,13 +172,13 @@ func (b *builder) build(ctx context.Context, s *status, opt client.SolveOpt, f g
 
 // evaluate builds images side by side. It notes what failed; an error ends the build: the first failure, unless the run
 // keeps going, or what is no fault of a step.
-func (b *batch) evaluate(ctx context.Context, c gateway.Client, images []*planner.Image) ([]gateway.Reference, error) {
+func (b *batch) evaluate(ctx context.Context, c gateway.Client, images []*planner.Image) (map[*planner.Image]gateway.Reference, error) {
 	refs := make([]gateway.Reference, len(images))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxSolves)
 	for i, image := range images {
 		g.Go(func() error {
-			res, err := c.Solve(gctx, gateway.SolveRequest{Definition: b.builder.defs.of(image.Root), Evaluate: true})
+			res, err := c.Solve(gctx, b.builder.request(b.run, image, image.Root))
 			if err != nil {
 				return b.failed(gctx, image, err)
 			}
@@ -228,7 +186,21 @@ func (b *batch) evaluate(ctx context.Context, c gateway.Client, images []*planne
 			return err
 		})
 	}
-	return refs, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	all := make(map[*planner.Image]gateway.Reference, len(images))
+	for i, image := range images {
+		all[image] = refs[i]
+	}
+	return all, nil
+}
+
+// request asks a daemon for an edge of an image's graph.
+func (b *builder) request(r *run, image *planner.Image, e planner.Edge) gateway.SolveRequest {
+	return gateway.SolveRequest{
+		Definition: b.defs.of(e), Evaluate: true, CacheImports: r.caches.imports[image.Target],
+	}
 }
 
 // failed notes that an image could not be built.
@@ -286,14 +258,13 @@ var errStopped = errors.New("stopped since a step failed")
 
 // collect makes one result of all images: to the exporter they are so many platforms of one image, each with its own
 // config, so that all layers come in one go.
-func collect(result *gateway.Result, images []*planner.Image, refs []gateway.Reference) error {
+func collect(result *gateway.Result, images []*planner.Image, refs map[*planner.Image]gateway.Reference) error {
 	var list exptypes.Platforms
 	for i, image := range images {
 		id := strconv.Itoa(i)
 		list.Platforms = append(list.Platforms, exptypes.Platform{ID: id, Platform: image.Platform})
-		result.AddRef(id, refs[i])
+		result.AddRef(id, refs[image])
 		result.AddMeta(exptypes.ExporterImageConfigKey+"/"+id, image.Config)
-		result.AddMeta(exptypes.ExporterImageBaseConfigKey+"/"+id, image.Config)
 	}
 	return addPlatforms(result, list)
 }

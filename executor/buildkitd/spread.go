@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/containerd/platforms"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bakebuild/bake/planner"
 )
@@ -21,100 +22,105 @@ const (
 	costOther = 1
 )
 
-// all builds every image. What a builder had that was lost on the way goes to the others. The errors are failures of
-// steps, in the order in which they happened; the last one says that the run could not go on.
+// work is what a builder was given in a run.
+type work struct {
+	has  map[*planner.Step]bool
+	load int // cost of has
+}
+
+// all builds every image. The failures are those of steps, in the order in which they happened; the error says that the
+// run could not go on.
 func (r *run) all(ctx context.Context) ([]error, error) {
-	var failures []error
-	failed := map[*planner.Image]bool{}
-	for {
-		left := slices.DeleteFunc(slices.Clone(r.graph.Images), func(m *planner.Image) bool { return r.made[m] != nil || failed[m] })
-		if len(left) == 0 {
-			return first(failures), nil
-		}
-		shares, err := r.share(left)
-		if err != nil {
-			return first(failures), err
-		}
-		batches, err := r.round(ctx, shares)
-		for _, b := range batches {
-			failures = append(failures, b.order...)
-			for m := range b.failures {
-				failed[m] = true
-			}
-		}
-		if err != nil {
-			return first(failures), err
-		}
-		if len(failures) > 0 && !r.opts.KeepGoing {
-			return first(failures), nil
-		}
+	for _, text := range r.caches.notes {
+		r.note(text)
 	}
+	ctx, r.cancel = context.WithCancelCause(ctx)
+	defer r.cancel(nil)
+	err := r.spread(ctx, r.graph.Images)
+	if errors.Is(err, errStopped) {
+		err = nil // the failures of steps say why
+	}
+	return distinct(r.failures), err
 }
 
-// round lets every builder do its share. A lost builder is no error as long as another one is there.
-func (r *run) round(ctx context.Context, shares map[*builder][]*planner.Image) ([]*batch, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var (
-		wg      sync.WaitGroup
-		batches []*batch
-		mu      sync.Mutex
-		fault   error
-	)
-	for b, images := range shares {
-		work := &batch{run: r, builder: b, images: images}
-		batches = append(batches, work)
-		wg.Go(func() {
-			results, err := work.do(ctx)
-			stop := err
-			if err != nil && ctx.Err() == nil {
-				stop = r.gaveUp(ctx, work, err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for image, m := range results {
-				r.made[image] = m
-			}
-			if stop != nil {
-				if fault == nil && !errors.Is(stop, errStopped) {
-					fault = stop
-				}
-				cancel(stop)
-			}
-		})
+// spread shares images out and waits for all of them.
+func (r *run) spread(ctx context.Context, images []*planner.Image) error {
+	if len(images) == 0 {
+		return nil
 	}
-	wg.Wait()
-	if cause := context.Cause(ctx); errors.Is(cause, errStopped) {
-		return batches, nil // the failures of steps say why
+	shares, err := r.share(images)
+	if err != nil {
+		r.cancel(err)
+		return err
 	}
-	return batches, fault
+	var g errgroup.Group
+	for b, share := range shares {
+		g.Go(func() error { return r.give(ctx, b, share) })
+	}
+	return g.Wait()
 }
 
-// gaveUp says what an error of a batch means for the run: nothing when the builder is lost and another one is there.
-func (r *run) gaveUp(ctx context.Context, work *batch, err error) error {
-	if len(work.order) > 0 && !r.opts.KeepGoing {
-		return errStopped
+// give lets a builder build images. When it is lost, what it had goes to the others at once.
+func (r *run) give(ctx context.Context, b *builder, images []*planner.Image) error {
+	work := newBatch(r, b, images)
+	watched, stop := b.watched(ctx)
+	err := work.do(watched)
+	stop()
+	if err != nil && ctx.Err() == nil && b.lost(ctx) {
+		return r.replace(ctx, work, err)
 	}
-	if !work.builder.lost(ctx) {
-		return &Error{work.builder.Address, plain(err)}
+	r.keep(work)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx) // the user's wish, or what went wrong elsewhere
+	case !errors.Is(err, errStopped):
+		err = r.fault(work.builder, err)
 	}
+	r.cancel(err)
+	return err
+}
+
+// keep takes what a builder has finished, and what failed there.
+func (r *run) keep(work *batch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.Copy(r.made, work.finished())
+	r.failures = append(r.failures, work.order...)
+}
+
+// replace gives what a lost builder has not finished to the others. What failed there may have failed for that.
+func (r *run) replace(ctx context.Context, work *batch, err error) error {
 	lost := &Error{work.builder.Address, fmt.Errorf("the connection was lost: %w", plain(err))}
 	work.builder.leave(lost)
-	work.failures, work.order = nil, nil
+	work.order = nil
+	r.keep(work)
 	r.status.forget()
-	if len(r.alive()) == 0 {
+	if len(alive(r.builders)) == 0 {
+		r.cancel(lost)
 		return lost
 	}
 	r.note(lost.Error() + "; others take over")
-	return nil
+	done := work.finished()
+	return r.spread(ctx, slices.DeleteFunc(slices.Clone(work.images), func(m *planner.Image) bool { return done[m] != nil }))
+}
+
+// fault is the error of a builder that is there and could not build, for no fault of a step.
+func (r *run) fault(b *builder, err error) error {
+	var own *storeError
+	if errors.As(err, &own) {
+		return fmt.Errorf("keep what builder %s sends: %w", b.Address, own.error)
+	}
+	return &Error{b.Address, plain(err)}
 }
 
 // share gives every image to a builder that fits. Images with steps in common stay together as long as that builder has
 // no more than its share of the work.
 func (r *run) share(images []*planner.Image) (map[*builder][]*planner.Image, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	shares := map[*builder][]*planner.Image{}
-	has := map[*builder]map[*planner.Step]bool{}
-	load := map[*builder]int{}
 	for _, image := range images {
 		fits, err := r.fits(image)
 		if err != nil {
@@ -124,27 +130,35 @@ func (r *run) share(images []*planner.Image) (map[*builder][]*planner.Image, err
 		var best *builder
 		var bestLoad int
 		for _, b := range fits {
-			after := load[b]
-			for s := range steps {
-				if !has[b][s] {
-					after += cost(s)
-				}
-			}
+			after := b.work.with(steps)
 			// Compared are loads for equal weights: after/weight.
 			if best == nil || after*best.weight() < bestLoad*b.weight() {
 				best, bestLoad = b, after
 			}
 		}
-		if has[best] == nil {
-			has[best] = map[*planner.Step]bool{}
-		}
-		for s := range steps {
-			has[best][s] = true
-		}
-		load[best] = bestLoad
+		best.work.add(steps)
 		shares[best] = append(shares[best], image)
 	}
 	return shares, nil
+}
+
+// with is the load with some steps more.
+func (w *work) with(steps map[*planner.Step]bool) int {
+	load := w.load
+	for s := range steps {
+		if !w.has[s] {
+			load += cost(s)
+		}
+	}
+	return load
+}
+
+func (w *work) add(steps map[*planner.Step]bool) {
+	w.load = w.with(steps)
+	if w.has == nil {
+		w.has = map[*planner.Step]bool{}
+	}
+	maps.Copy(w.has, steps)
 }
 
 func (b *builder) weight() int { return max(b.Weight, 1) }
@@ -192,7 +206,7 @@ func (r *run) choose(image *planner.Image) (*builder, error) {
 func (r *run) fits(image *planner.Image) ([]*builder, error) {
 	needs := commandPlatforms(image)
 	var native, able []*builder
-	for _, b := range r.alive() {
+	for _, b := range alive(r.builders) {
 		switch {
 		case len(needs) == 0 || all(needs, b.isNative):
 			native = append(native, b)

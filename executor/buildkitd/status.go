@@ -2,6 +2,7 @@ package buildkitd
 
 import (
 	"bytes"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,8 @@ type stepStatus struct {
 	open   bool
 	result executor.StepResult
 	tail   []byte
+	moved  bool                     // bytes of it came from elsewhere
+	masks  map[int]*executor.Masker // by stream
 }
 
 func newStatus(g *planner.Graph, to func(executor.Event)) *status {
@@ -50,10 +53,20 @@ func (s *status) follow(d *definitions, in <-chan *client.SolveStatus) {
 		}
 		for _, p := range st.Statuses {
 			id, name := d.shown(p.Vertex, "")
+			s.note(id, p.Total > 0)
 			s.send(executor.Event{
 				Step: id, Name: name, Kind: executor.KindProgress, ID: p.ID, Current: p.Current, Total: p.Total,
 			})
 		}
+	}
+}
+
+// note remembers of a step that bytes moved for it.
+func (s *status) note(id digest.Digest, moved bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if moved {
+		s.of(id).moved = true
 	}
 }
 
@@ -72,34 +85,39 @@ func (s *status) vertex(d *definitions, v *client.Vertex) {
 	}
 	id, name := d.shown(v.Digest, v.Name)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	st := s.of(id)
-	started, completed := false, false
-	if v.Completed == nil {
-		started = !st.open && st.result.Completed.IsZero()
-		st.open = st.open || started
-	} else if st.result.Completed.IsZero() || v.Error != "" && st.result.Err == nil {
-		completed = true
-		st.finish(v)
-	}
-	s.mu.Unlock()
+	event := executor.Event{Step: id, Name: name, Kind: executor.KindStart}
+	known := !st.result.Completed.IsZero()
 	switch {
-	case started:
-		s.send(executor.Event{Step: id, Name: name, Kind: executor.KindStart})
-	case completed && v.Cached && v.Error == "":
-		s.send(executor.Event{Step: id, Name: name, Kind: executor.KindCached})
-	case completed:
-		if !st.announced() {
-			s.send(executor.Event{Step: id, Name: name, Kind: executor.KindStart})
-		}
-		s.send(executor.Event{Step: id, Name: name, Kind: executor.KindDone, Err: st.failure()})
+	case v.Completed == nil && (known || st.open), known && (v.Error == "" || st.result.Err != nil):
+		return
+	case v.Completed == nil:
+		st.open = true
+		s.tell(event)
+		return
 	}
+	st.finish(v)
+	for _, m := range st.masks {
+		_ = m.Close() // what it held back is told now
+	}
+	if v.Cached && v.Error == "" && !st.open {
+		event.Kind = executor.KindCached
+		s.tell(event)
+		return
+	}
+	if !st.open {
+		s.tell(event)
+	}
+	event.Kind, event.Err = executor.KindDone, st.result.Err
+	s.tell(event)
 }
 
 // of is what is known of a step.
 func (s *status) of(id digest.Digest) *stepStatus {
 	st := s.steps[id]
 	if st == nil {
-		st = &stepStatus{result: executor.StepResult{Digest: id}}
+		st = &stepStatus{result: executor.StepResult{Digest: id}, masks: map[int]*executor.Masker{}}
 		s.steps[id] = st
 	}
 	return st
@@ -110,17 +128,13 @@ func (st *stepStatus) finish(v *client.Vertex) {
 	st.result.Started, st.result.Completed = *v.Started, *v.Completed
 	switch {
 	case v.Error != "":
-		st.result.Status, st.result.Err = executor.StatusFailed, vertexError(v.Error)
+		st.result.Status, st.result.Err = executor.StatusFailed, vertexError(plain(vertexError(v.Error)).Error())
 	case v.Cached:
 		st.result.Status = executor.StatusCached
 	default:
 		st.result.Status, st.result.Reason = executor.StatusRan, "the builder had no result for it"
 	}
 }
-
-func (st *stepStatus) announced() bool { return st.open }
-
-func (st *stepStatus) failure() error { return st.result.Err }
 
 // vertexError is what a daemon says of a step that failed.
 type vertexError string
@@ -144,26 +158,36 @@ func (s *status) forget() {
 	defer s.mu.Unlock()
 	for _, st := range s.steps {
 		if st.result.Err != nil {
-			st.result = executor.StepResult{Digest: st.result.Digest}
+			st.result, st.tail = executor.StepResult{Digest: st.result.Digest}, nil
 		}
 	}
 }
 
+// log takes output of a step, free of the secrets that it was given.
 func (s *status) log(d *definitions, l *client.VertexLog) {
 	id, name := d.shown(l.Vertex, "")
-	s.output(id, name, l.Stream, l.Data)
+	s.output(id, name, l.Stream, l.Data, func() [][]byte {
+		if step := d.steps[l.Vertex]; step != nil {
+			return d.offers.secretsOf(step)
+		}
+		return nil
+	})
 }
 
-// output takes a piece of a step's output.
-func (s *status) output(id digest.Digest, name string, stream int, data []byte) {
+// output takes a piece of a step's output; secrets says what must not show in it.
+func (s *status) output(id digest.Digest, name string, stream int, data []byte, secrets func() [][]byte) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	st := s.of(id)
-	st.tail = append(st.tail, data...)
-	if over := len(st.tail) - keptBytes; over > 0 {
-		st.tail = bytes.Clone(st.tail[over:])
+	m := st.masks[stream]
+	if m == nil {
+		m = executor.NewMasker(secrets(), func(p []byte) {
+			st.keep(p)
+			s.tell(executor.Event{Step: id, Name: name, Kind: executor.KindLog, Stream: stream, Log: bytes.Clone(p)})
+		})
+		st.masks[stream] = m
 	}
-	s.mu.Unlock()
-	s.send(executor.Event{Step: id, Name: name, Kind: executor.KindLog, Stream: stream, Log: data})
+	_, _ = m.Write(data) // it never fails
 }
 
 // tested notes what became of a test, which is no step of the daemon's.
@@ -176,9 +200,17 @@ func (s *status) tested(step *planner.Step, result executor.StepResult) {
 		result.Completed = result.Started
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.of(step.Digest).result = result
-	s.mu.Unlock()
-	s.send(e)
+	s.tell(e)
+}
+
+// keep remembers the end of a step's output.
+func (st *stepStatus) keep(p []byte) {
+	st.tail = append(st.tail, p...)
+	if over := len(st.tail) - keptBytes; over > 0 {
+		st.tail = bytes.Clone(st.tail[over:])
+	}
 }
 
 // lines are the last lines of a step's output.
@@ -196,13 +228,18 @@ func (s *status) lines(id digest.Digest) []string {
 	return out[max(0, len(out)-keptLines):]
 }
 
-// send stamps an event and hands it over, one at a time.
+// send tells an event.
 func (s *status) send(e executor.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tell(e)
+}
+
+// tell stamps an event and hands it over, one at a time; s.mu is held.
+func (s *status) tell(e executor.Event) {
 	if s.to == nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if e.Time = time.Now(); e.Time.Before(s.last) {
 		e.Time = s.last
 	}
@@ -225,7 +262,16 @@ func (s *status) results() []executor.StepResult {
 			out[i].Status = executor.StatusSkipped
 		default:
 			out[i] = st.result
+			if out[i].Status == executor.StatusRan && looksOnly(step, st) {
+				out[i].Status = executor.StatusNotAsked
+			}
 		}
 	}
 	return out
+}
+
+// looksOnly says of a source that it made nothing: contexts are compared and bases are looked at in every build.
+func looksOnly(step *planner.Step, st *stepStatus) bool {
+	id := step.Op.GetSource().GetIdentifier()
+	return isLocal(step) || !st.moved && (strings.HasPrefix(id, "docker-image://") || strings.HasPrefix(id, "oci-layout://"))
 }

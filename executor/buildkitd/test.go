@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/buildkit/client"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
@@ -42,14 +41,13 @@ type pending struct {
 }
 
 // test runs the tests of the images that were built, in one more build of the daemon, which has all of it.
-func (b *batch) test(ctx context.Context, results map[*planner.Image]*made) error {
-	todo, err := b.untested(results)
+func (b *batch) test(ctx context.Context) error {
+	todo, err := b.untested()
 	if err != nil || len(todo) == 0 {
 		return err
 	}
-	opt := client.SolveOpt{SharedSession: b.builder.session, SessionPreInitialized: true, AllowedEntitlements: entitlements(b.run.opts.Allow)}
 	var fault error
-	_, err = b.builder.build(ctx, b.run.status, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+	_, err = b.builder.build(ctx, b.run.status, b.builder.options(b.run), func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		fault = b.runTests(ctx, c, todo)
 		return gateway.NewResult(), fault
 	})
@@ -60,7 +58,7 @@ func (b *batch) test(ctx context.Context, results map[*planner.Image]*made) erro
 }
 
 // untested are the tests that are not known to have passed on just these images.
-func (b *batch) untested(results map[*planner.Image]*made) ([]pending, error) {
+func (b *batch) untested() ([]pending, error) {
 	var todo []pending
 	seen := map[*planner.Step]bool{}
 	for _, image := range b.images {
@@ -69,7 +67,7 @@ func (b *batch) untested(results map[*planner.Image]*made) ([]pending, error) {
 				continue
 			}
 			seen[s] = true
-			p := pending{step: s, image: image, key: testKey(s, results[image])}
+			p := pending{step: s, image: image, key: testKey(s, b.results[image])}
 			if p.key == "" || s.NoCache || b.run.opts.NoCache || b.run.engine.opts.Tests == nil {
 				todo = append(todo, p)
 				continue
@@ -98,7 +96,7 @@ func testKey(s *planner.Step, m *made) digest.Digest {
 	for shape, layers := range m.layers {
 		text := fmt.Sprint(shape)
 		for _, l := range layers {
-			text += " " + string(l.diffID)
+			text += " " + string(l.DiffID)
 		}
 		shapes = append(shapes, text)
 	}
@@ -255,8 +253,11 @@ type capture struct {
 	show func([]byte)
 }
 
+// noSecrets is what a test is given of them.
+func noSecrets() [][]byte { return nil }
+
 func (b *batch) capture(s *planner.Step, stream int) *capture {
-	return &capture{show: func(p []byte) { b.run.status.output(s.Digest, s.Name, stream, bytes.Clone(p)) }}
+	return &capture{show: func(p []byte) { b.run.status.output(s.Digest, s.Name, stream, p, noSecrets) }}
 }
 
 // Write implements io.Writer.

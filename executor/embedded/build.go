@@ -321,16 +321,13 @@ func (b *build) allowed() error {
 		if exec == nil {
 			continue
 		}
-		if exec.GetNetwork() == pb.NetMode_HOST && !slices.Contains(b.opts.Allow, "network.host") {
-			return n.wrap(fmt.Errorf("the step asks for the host's network: build with --allow network.host to grant it"))
+		if err := executor.Denied(n.step, b.opts.Allow); err != nil {
+			return n.wrap(err)
 		}
 		for _, d := range exec.GetCdiDevices() {
 			if !d.GetOptional() {
 				return n.wrap(&UnsupportedError{What: "RUN --device (" + d.GetName() + ")", Instead: "build where the step needs no device, or mark it required=false"})
 			}
-		}
-		if exec.GetSecurity() == pb.SecurityMode_INSECURE && !slices.Contains(b.opts.Allow, "security.insecure") {
-			return n.wrap(fmt.Errorf("the step asks for insecure mode: build with --allow security.insecure to grant it"))
 		}
 	}
 	return nil

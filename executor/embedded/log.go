@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"github.com/bakebuild/bake/executor"
 )
 
 // Bounds of what one step prints. Memory stays within the tail, whatever a step prints.
@@ -36,7 +38,7 @@ func (l *stepLog) path() string { return l.file.Name() }
 
 // stream returns the writer for one output stream, 1 or 2, in which the secrets are masked.
 func (l *stepLog) stream(n int, secrets [][]byte) io.WriteCloser {
-	return newMasker(secrets, func(p []byte) { l.write(n, p) })
+	return executor.NewMasker(secrets, func(p []byte) { l.write(n, p) })
 }
 
 func (l *stepLog) write(stream int, p []byte) {

@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -95,13 +96,7 @@ type packKey struct {
 
 // packed finds a blob that was made before.
 func (b *build) packed(id digest.Digest, name string) (cache.Packed, bool) {
-	meta, _ := b.store.LayerMeta(id)
-	for _, p := range meta.Packed {
-		if p.Form == name && b.store.HasBlob(p.Digest, p.Size) {
-			return p, true
-		}
-	}
-	return cache.Packed{}, false
+	return findPacked(b.store, id, name)
 }
 
 // compress writes the blob of a layer. Where its diff id was recorded before and is another one now, the directory was
@@ -111,22 +106,17 @@ func (b *build) compress(ctx context.Context, l layer, p packing, name string) (
 	if err != nil {
 		return cache.Packed{}, err
 	}
-	w, err := b.store.NewBlob()
+	out, err := writeBlob(b.store, func(w io.Writer) (layers.Packed, error) {
+		got, err := layers.Compress(ctx, dir, p.times(l.ran), p.compression(), w)
+		if err == nil {
+			err = b.sameContent(l, p, got.DiffID)
+		}
+		return got, err
+	})
 	if err != nil {
 		return cache.Packed{}, err
 	}
-	got, err := layers.Compress(ctx, dir, p.times(l.ran), p.compression(), w)
-	if err == nil {
-		err = b.sameContent(l, p, got.DiffID)
-	}
-	if err != nil {
-		_ = w.Discard()
-		return cache.Packed{}, err
-	}
-	if _, _, err := w.Commit(got.Digest, got.Size); err != nil {
-		return cache.Packed{}, err
-	}
-	out := cache.Packed{Form: name, DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}
+	out.Form = name
 	return out, b.store.AddPacked(l.id, out)
 }
 

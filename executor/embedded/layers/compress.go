@@ -97,15 +97,20 @@ func Compress(ctx context.Context, dir string, opt PackOptions, f Form, w io.Wri
 
 // Recompress writes the layer blob r, plain, gzip or zstd, to w in the form f. The tar inside keeps its bytes.
 func Recompress(ctx context.Context, r io.Reader, f Form, w io.Writer) (Packed, error) {
+	return Rewrite(ctx, r, f, w, func(from io.Reader, to io.Writer) error {
+		_, err := io.Copy(to, from)
+		return err
+	})
+}
+
+// Rewrite writes the layer blob r, plain, gzip or zstd, to w in the form f, with what change makes of the tar inside.
+func Rewrite(ctx context.Context, r io.Reader, f Form, w io.Writer, change func(io.Reader, io.Writer) error) (Packed, error) {
 	s, err := openStream(ctx, r)
 	if err != nil {
 		return Packed{}, fmt.Errorf("recompress layer: %w", err)
 	}
 	defer s.Close()
-	p, err := compress(w, f, func(tw io.Writer) error {
-		_, err := io.Copy(tw, s)
-		return err
-	})
+	p, err := compress(w, f, func(tw io.Writer) error { return change(s, tw) })
 	if err != nil {
 		return Packed{}, fmt.Errorf("recompress layer: %w", err)
 	}

@@ -1,4 +1,4 @@
-package embedded
+package executor
 
 import (
 	"strings"
@@ -27,7 +27,7 @@ func TestMasker(t *testing.T) {
 				secrets = append(secrets, []byte(s))
 			}
 			var out strings.Builder
-			m := newMasker(secrets, func(p []byte) { out.Write(p) })
+			m := NewMasker(secrets, func(p []byte) { out.Write(p) })
 			for _, w := range c.writes {
 				if n, err := m.Write([]byte(w)); n != len(w) || err != nil {
 					t.Fatalf("write %q: %d, %v", w, n, err)

@@ -1,4 +1,4 @@
-package embedded
+package executor
 
 import "bytes"
 
@@ -8,17 +8,17 @@ const minSecret = 4
 // mask is what stands in an output in place of a secret value.
 const mask = "***"
 
-// masker replaces secret values in a stream. It holds back only what may be the beginning of one.
-type masker struct {
+// Masker replaces secret values in a stream. It holds back only what may be the beginning of one.
+type Masker struct {
 	secrets [][]byte
 	held    []byte
 	out     func([]byte)
 }
 
-// newMasker writes to out, with the values of secrets replaced, also where they are written in pieces. A value that
+// NewMasker writes to out, with the values of secrets replaced, also where they are written in pieces. A value that
 // ends in a newline is masked without it too.
-func newMasker(secrets [][]byte, out func([]byte)) *masker {
-	m := &masker{out: out}
+func NewMasker(secrets [][]byte, out func([]byte)) *Masker {
+	m := &Masker{out: out}
 	for _, s := range secrets {
 		if s = bytes.TrimRight(s, "\r\n"); len(s) >= minSecret {
 			m.secrets = append(m.secrets, s)
@@ -28,7 +28,7 @@ func newMasker(secrets [][]byte, out func([]byte)) *masker {
 }
 
 // Write never fails.
-func (m *masker) Write(p []byte) (int, error) {
+func (m *Masker) Write(p []byte) (int, error) {
 	if len(m.secrets) == 0 {
 		m.out(p)
 		return len(p), nil
@@ -49,7 +49,7 @@ func (m *masker) Write(p []byte) (int, error) {
 }
 
 // Close sends what was held back.
-func (m *masker) Close() error {
+func (m *Masker) Close() error {
 	if len(m.held) > 0 {
 		m.out(m.held)
 		m.held = nil

@@ -1,0 +1,90 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+)
+
+// Reform gives a layer of the store in a form of outputs, with no time after the epoch unless that is zero. Each is made once: the
+// store remembers it.
+func Reform(ctx context.Context, s *cache.Store, from cache.Packed, f executor.LayerForm, epoch time.Time) (cache.Packed, error) {
+	form := layers.Form{Algorithm: layers.Algorithm(f.Compression), Level: f.Level}
+	if epoch.IsZero() && form.MediaType() == from.MediaType && f.Level == 0 && !f.Force {
+		return from, nil
+	}
+	name := form.String() + ", of its tar"
+	if !epoch.IsZero() {
+		name = fmt.Sprintf("%s, of its tar with times clamped to %d", form, epoch.Unix())
+	}
+	if found, ok := findPacked(s, from.DiffID, name); ok {
+		return found, nil
+	}
+	unlock, err := s.Lock(ctx, digest.FromString("pack "+from.DiffID.String()+" "+name))
+	if err != nil {
+		return cache.Packed{}, err
+	}
+	defer unlock()
+	if found, ok := findPacked(s, from.DiffID, name); ok {
+		return found, nil
+	}
+	out, err := rewrite(ctx, s, from.Digest, form, epoch)
+	if err != nil {
+		return cache.Packed{}, fmt.Errorf("pack layer %s: %w", from.Digest, err)
+	}
+	out.Form = name
+	return out, s.AddPacked(from.DiffID, out)
+}
+
+// rewrite stores a blob in another form.
+func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, form layers.Form, epoch time.Time) (cache.Packed, error) {
+	blob, err := os.Open(s.BlobPath(from))
+	if err != nil {
+		return cache.Packed{}, err
+	}
+	defer blob.Close()
+	return writeBlob(s, func(w io.Writer) (layers.Packed, error) {
+		if epoch.IsZero() {
+			return layers.Recompress(ctx, blob, form, w)
+		}
+		return layers.Rewrite(ctx, blob, form, w, func(from io.Reader, to io.Writer) error {
+			return executor.ClampTimes(from, to, epoch)
+		})
+	})
+}
+
+// findPacked finds a form of a layer that was made before, with its blob.
+func findPacked(s *cache.Store, id digest.Digest, form string) (cache.Packed, bool) {
+	meta, _ := s.LayerMeta(id)
+	for _, p := range meta.Packed {
+		if p.Form == form && s.HasBlob(p.Digest, p.Size) {
+			return p, true
+		}
+	}
+	return cache.Packed{}, false
+}
+
+// writeBlob stores what write writes. A blob that could not be written whole is dropped.
+func writeBlob(s *cache.Store, write func(io.Writer) (layers.Packed, error)) (cache.Packed, error) {
+	w, err := s.NewBlob()
+	if err != nil {
+		return cache.Packed{}, err
+	}
+	got, err := write(w)
+	if err != nil {
+		_ = w.Discard()
+		return cache.Packed{}, err
+	}
+	if _, _, err := w.Commit(got.Digest, got.Size); err != nil {
+		return cache.Packed{}, err
+	}
+	return cache.Packed{DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}, nil
+}
