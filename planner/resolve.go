@@ -97,7 +97,8 @@ func (b *bases) resolve(ctx context.Context, ref string, p ocispecs.Platform) (R
 	case <-call.done:
 		return call.image, call.err
 	case <-ctx.Done():
-		return ResolvedImage{}, context.Cause(ctx)
+		// Not its cause: that is another stage's error, to which the front end adds places meanwhile.
+		return ResolvedImage{}, ctx.Err()
 	}
 }
 
