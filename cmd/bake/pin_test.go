@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/config"
 )
@@ -339,9 +340,9 @@ func TestPinInPlace(t *testing.T) {
 	if out, _ := s.bake(0, "", "pin", "--in-place"); out != "" {
 		t.Errorf("the second time it changes %q", out)
 	}
-	// A lock that says another thing than the Dockerfile is refused.
+	// A lock that says another thing than the Dockerfile is refused. What it says is there, so that nothing else fails.
 	l := config.NewLock()
-	l.Images[s.host+"/team/base:1.2.4"] = config.ImagePin{Digest: "sha256:1111111111111111111111111111111111111111111111111111111111111111"}
+	l.Images[s.host+"/team/base:1.2.4"] = config.ImagePin{Digest: digest.Digest(s.push("team/base:1.2.4", "", 2, runtime.GOARCH))}
 	if err := l.Write(s.dir); err != nil {
 		t.Fatal(err)
 	}

@@ -159,10 +159,17 @@ func TestExampleFlaskOnDaemon(t *testing.T) {
 // requestLog notes the requests that a registry gets, and refuses some.
 type requestLog struct {
 	http.Handler
-	refuse *regexp.Regexp
 
-	mu  sync.Mutex
-	all []string
+	mu     sync.Mutex
+	refuse *regexp.Regexp // Or nil, for nothing.
+	all    []string
+}
+
+// refuses has it refuse what matches from now on.
+func (l *requestLog) refuses(pattern string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refuse = regexp.MustCompile(pattern)
 }
 
 // ServeHTTP implements http.Handler.
@@ -232,7 +239,7 @@ func pushInOrder(t *testing.T, d *daemon, bases string) {
 		t.Errorf("manifests came as %s: %q", shape, puts)
 	}
 	c.write(t, "bake.hcl", project("echo other >/x"))
-	requests.refuse = regexp.MustCompile("PUT /v2/push/c/manifests/sha256:")
+	requests.refuses("PUT /v2/push/c/manifests/sha256:")
 	if _, stderr, code := c.run(t, "build", "--push"); code != exitRegistry {
 		t.Errorf("exit %d of a push that is refused:\n%s", code, stderr)
 	}
