@@ -133,7 +133,7 @@ func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform,
 			return nil, err
 		}
 		a.desc = *d
-		a.desc.Annotations = o.Annotations.at("manifest-descriptor", &platforms[0])
+		a.desc.ArtifactType, a.desc.Annotations = "", o.Annotations.at("manifest-descriptor", &platforms[0])
 		return a, nil
 	}
 	mediaType := types.OCIImageIndex
@@ -151,7 +151,7 @@ func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform,
 		}
 		d.ArtifactType, d.Platform = "", ggcrPlatform(platforms[i])
 		d.Annotations = o.Annotations.at("manifest-descriptor", &platforms[i])
-		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: *d})
+		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: described{img, d}})
 	}
 	for i, img := range attestations {
 		h, err := images[i].Digest()
@@ -164,7 +164,7 @@ func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform,
 		}
 		said := attestationOf(h)
 		d.ArtifactType, d.Platform, d.Annotations = "", said.Platform, said.Annotations
-		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: *d})
+		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: described{img, d}})
 	}
 	a.index = idx
 	d, err := partial.Descriptor(idx)
@@ -175,6 +175,16 @@ func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform,
 	a.desc.Annotations = o.Annotations.at("index-descriptor", nil)
 	return a, nil
 }
+
+// described is an image with the descriptor that an index has of it, which is not to be completed: an artifactType, say, is
+// dropped by clients that write the index anew, and then it is another one.
+type described struct {
+	v1.Image
+	as *v1.Descriptor
+}
+
+// Descriptor is what stands in the index.
+func (d described) Descriptor() (*v1.Descriptor, error) { return d.as, nil }
 
 func ggcrPlatform(p ocispecs.Platform) *v1.Platform {
 	return &v1.Platform{

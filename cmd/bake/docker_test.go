@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +26,18 @@ func withConfig(image v1.Image, config *v1.ConfigFile) (v1.Image, error) {
 // the test.
 func dockerEngine(t *testing.T) string {
 	t.Helper()
+	return startDocker(t, "ip link set lo up", "--net")
+}
+
+// dockerOnHost is an engine that reaches what listens on loopback. It leaves the host's network as it is.
+func dockerOnHost(t *testing.T) string {
+	t.Helper()
+	return startDocker(t, "true")
+}
+
+// startDocker starts a Docker engine after a command, in namespaces of its own: mount and process, and what more unshare is told.
+func startDocker(t *testing.T, before string, more ...string) string {
+	t.Helper()
 	if _, err := exec.LookPath("dockerd"); err != nil || os.Geteuid() != 0 {
 		skip(t, "a Docker engine needs root and dockerd (Debian: docker.io)")
 	}
@@ -33,9 +46,10 @@ func dockerEngine(t *testing.T) string {
 		t.Fatal(err)
 	}
 	address := "unix://" + dir + "/d.sock"
-	script := fmt.Sprintf(`mount --make-rprivate / && ip link set lo up && exec dockerd --data-root %[1]s/data --exec-root %[1]s/exec \
-		-H %[2]s --pidfile %[1]s/pid --iptables=false --ip6tables=false --bridge=none >%[1]s/log 2>&1`, dir, address)
-	cmd := exec.Command("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script)
+	script := fmt.Sprintf(`mount --make-rprivate / && %[3]s && exec dockerd --data-root %[1]s/data --exec-root %[1]s/exec \
+		-H %[2]s --pidfile %[1]s/pid --iptables=false --ip6tables=false --ip-forward=false --bridge=none >%[1]s/log 2>&1`, dir, address, before)
+	args := slices.Concat(more, []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script})
+	cmd := exec.Command("unshare", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
