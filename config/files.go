@@ -110,7 +110,11 @@ func usual(read func(name string) ([]byte, error), place string) ([]source, erro
 func readFile(o Options, name string) ([]byte, error) {
 	var r io.Reader = o.Stdin
 	if name != "-" {
-		f, err := os.Open(o.absolute(filepath.Clean(name)))
+		path, err := o.view().File(o.absolute(filepath.Clean(name)))
+		var f *os.File
+		if err == nil {
+			f, err = os.Open(path)
+		}
 		if err != nil {
 			var p *fs.PathError
 			if errors.As(err, &p) {

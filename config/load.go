@@ -29,6 +29,7 @@ type Options struct {
 	Stdin    io.Reader // for -f -
 	// Definition is where the files are; nil is Dir.
 	Definition *Definition
+	View       View          // what the files of this machine are read of; nil is the disk
 	Limit      time.Duration // how long the evaluation may take; 0 is 20 seconds
 }
 
@@ -41,6 +42,13 @@ const (
 
 // evaluationLimit is how long an evaluation may take: hundreds of times what thousands of targets need.
 const evaluationLimit = 20 * time.Second
+
+func (o Options) view() View {
+	if o.View == nil {
+		return Disk{}
+	}
+	return o.View
+}
 
 func (o Options) platform() string { return "linux/" + runtime.GOARCH }
 

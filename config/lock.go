@@ -113,8 +113,11 @@ type lockHTTP struct {
 }
 
 // ReadLock reads the lock file of a directory; nil when there is none. The error is of type Diagnostics, or about reading.
-func ReadLock(dir string) (*Lock, error) {
-	src, err := readLockFile(dir)
+func ReadLock(dir string) (*Lock, error) { return ReadLockIn(dir, Disk{}) }
+
+// ReadLockIn is ReadLock of what a view shows.
+func ReadLockIn(dir string, view View) (*Lock, error) {
+	src, err := readLockFile(dir, view)
 	if src == nil || err != nil {
 		return nil, err
 	}
@@ -122,8 +125,12 @@ func ReadLock(dir string) (*Lock, error) {
 }
 
 // readLockFile is nil when there is none.
-func readLockFile(dir string) ([]byte, error) {
-	file, err := os.Open(filepath.Join(dir, LockName))
+func readLockFile(dir string, view View) ([]byte, error) {
+	path, err := view.File(filepath.Join(dir, LockName))
+	var file *os.File
+	if err == nil {
+		file, err = os.Open(path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

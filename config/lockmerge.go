@@ -16,7 +16,7 @@ const (
 // ReadConflictedLock reads a lock file in which a merge left its marks: what one side has or both agree on is kept, and the
 // keys that they pin to different things are given apart. Without marks nothing is conflicted; nil where there is no file.
 func ReadConflictedLock(dir string) (lock *Lock, conflicted []string, err error) {
-	src, err := readLockFile(dir)
+	src, err := readLockFile(dir, Disk{})
 	if src == nil || err != nil {
 		return nil, nil, err
 	}

@@ -188,7 +188,7 @@ func (r *reader) glob(pattern string) ([]string, error) {
 	if r.remote != nil {
 		return fs.Glob(r.remote.root.FS(), filepath.ToSlash(pattern))
 	}
-	return filepath.Glob(r.opts.absolute(pattern))
+	return r.opts.view().Glob(r.opts.absolute(pattern))
 }
 
 func (r *reader) read(name string) ([]byte, error) {

@@ -36,18 +36,18 @@ func (p *plan) findDir(t *config.Target, attribute, what, written string) (local
 		dir = filepath.Join(p.project.Dir, dir)
 	}
 	dir = filepath.Clean(dir)
-	info, err := os.Stat(dir)
+	folder, err := p.opts.View.Folder(dir)
 	switch {
+	case errors.Is(err, syscall.ENOTDIR):
+		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s is not a directory", what, written))
 	case errors.Is(err, fs.ErrNotExist):
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf(
 			"%s %s: there is no such directory in %s: create it, or correct the target's %s", what, dirWords(written), p.project.Dir, attribute))
 	case err != nil:
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s: %w", what, written, cause(err)))
-	case !info.IsDir():
-		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s is not a directory", what, written))
 	}
 	p.files.noteDir(dir)
-	return localDir{name: localName(p.project.Dir, written, dir), dir: dir}, nil
+	return localDir{name: localName(p.project.Dir, written, dir), dir: folder}, nil
 }
 
 func dirWords(written string) string {
@@ -85,6 +85,7 @@ type files struct {
 	mu   sync.Mutex
 	read map[string]*fileRead
 	dirs map[string]bool // that had to be there
+	view config.View
 	// fetched says that some files were brought by a URL.
 	fetched bool
 }
@@ -125,7 +126,12 @@ func (f *files) get(path string) ([]byte, error) {
 		f.read[path] = r
 	}
 	f.mu.Unlock()
-	r.once.Do(func() { r.data, r.err = readFile(path) })
+	r.once.Do(func() {
+		var at string
+		if at, r.err = f.view.File(path); r.err == nil {
+			r.data, r.err = readFile(at)
+		}
+	})
 	return r.data, r.err
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 
 	digest "github.com/opencontainers/go-digest"
@@ -106,7 +105,7 @@ func (p *plan) recall(ctx context.Context) *Graph {
 // holds says whether every input of a plan is what it was.
 func (p *plan) holds(ctx context.Context, m *memo) bool {
 	for _, dir := range m.Dirs {
-		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		if _, err := p.opts.View.Folder(dir); err != nil {
 			return false
 		}
 	}

@@ -37,6 +37,8 @@ type Options struct {
 	Memo Memo
 	// KeepGoing makes a graph of the targets that could be planned, beside the error about the others.
 	KeepGoing bool
+	// View is what directories and Dockerfiles are read of; nil is the disk.
+	View config.View
 }
 
 // plan is the state of one call of Plan.
@@ -98,6 +100,9 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 		opts.Platform = platforms.DefaultSpec()
 	}
 	opts.Platform = platforms.Normalize(opts.Platform)
+	if opts.View == nil {
+		opts.View = config.Disk{}
+	}
 	if opts.Jobs <= 0 {
 		opts.Jobs = 2 * runtime.NumCPU()
 	}
@@ -108,7 +113,7 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 			ctx: ctx, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{},
 			used: map[string]*BaseUse{}, sources: map[string]*SourceUse{},
 		},
-		files:   files{read: map[string]*fileRead{}, dirs: map[string]bool{}},
+		files:   files{read: map[string]*fileRead{}, dirs: map[string]bool{}, view: opts.View},
 		targets: map[string]*planned{},
 		llbCaps: pb.Caps.CapSet(pb.Caps.All()),
 		gwCaps:  gwpb.Caps.CapSet(gwpb.Caps.All()),

@@ -14,6 +14,8 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/embedded"
+	"github.com/bakebuild/bake/executor/embedded/tree"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -52,24 +54,14 @@ func (a *app) affectedCommand(ctx context.Context, o affectedOptions) error {
 	if !slices.Contains([]string{"text", "json", "gha-matrix", "gitlab"}, o.format) {
 		return usagef("--format=%s: expected text, json, gha-matrix or gitlab", o.format)
 	}
-	s, err := a.open(false)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	c, err := a.newComparison(ctx, s, o)
+	c, err := a.newComparison(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	after, err := c.prints(ctx, c.after, o.project)
+	before, after, err := a.compare(ctx, c, o)
 	if err != nil {
 		return err
-	}
-	before, err := c.prints(ctx, c.before, projectOptions{files: o.project.files, set: o.project.set, vars: o.project.vars, envFiles: o.project.envFiles})
-	if err != nil {
-		a.note("%s cannot be planned, so every target counts as affected: %v", o.since, err)
-		before = prints{}
 	}
 	affected := []string{}
 	for _, name := range after.order {
@@ -95,32 +87,113 @@ type prints struct {
 	of    map[string]digest.Digest
 }
 
-// prints plans the project in a directory and takes the fingerprint of each target.
-func (c *comparison) prints(ctx context.Context, dir string, o projectOptions) (prints, error) {
-	in := *c.app
-	in.dir = dir
+// compare takes the fingerprints of both revisions.
+func (a *app) compare(ctx context.Context, c *comparison, o affectedOptions) (before, after prints, err error) {
+	in := *a
+	in.dir = c.dir
+	now := newAsked(c.after)
+	o.project.view = now
 	load := in.loadProject
-	if len(o.targets) == 0 {
+	if len(o.project.targets) == 0 {
 		load = in.wholeProject
 	}
-	project, err := load(ctx, o)
+	project, err := load(ctx, o.project)
 	if err != nil {
-		return prints{}, err
+		return before, after, err
 	}
-	lock, err := config.ReadLock(project.Dir)
+	if file := readBeside(project, c.after); file != "" {
+		return before, after, usagef("compose files may include or extend %s, which is not as in %s: check that out", file, o.until)
+	}
+	s, err := in.open(false)
 	if err != nil {
-		return prints{}, err
+		return before, after, err
 	}
-	graph, err := planner.Plan(ctx, project, planner.Options{Resolver: c, Fetcher: c.session.fetcher, Lock: lock})
+	defer s.Close()
+	k := comparing{comparison: c, session: s, taken: s.engine.Fingerprints()}
+	if o.until == "" {
+		k.memo = s.memo()
+	}
+	graph, err := k.plan(ctx, project, now)
 	if err != nil {
-		return prints{}, err
+		return before, after, err
 	}
-	return c.session.prints(ctx, graph, dir)
+	if after, err = k.prints(ctx, graph, c.after); err != nil {
+		return before, after, err
+	}
+	if before, err = k.printsBefore(ctx, o, project, graph, now); err != nil {
+		a.note("%s cannot be planned, so every target counts as affected: %v", o.since, err)
+		return prints{}, after, nil
+	}
+	return before, after, nil
 }
 
-// prints takes the fingerprint of each target of a graph: of its steps, and of what it says of the image beside them.
-func (s *session) prints(ctx context.Context, g *planner.Graph, dir string) (prints, error) {
-	steps, err := s.engine.Fingerprints(ctx, g, executor.Options{Dir: dir})
+// comparing plans two revisions and takes their fingerprints.
+type comparing struct {
+	*comparison
+	session *session
+	taken   *embedded.Fingerprints
+	memo    planner.Memo // for the first plan; nil keeps none
+}
+
+// printsBefore are those of the revision before the change, given the graph of the one after it and all that was asked for it. Where
+// this revision answers the same, its graph is the same.
+func (k *comparing) printsBefore(ctx context.Context, o affectedOptions, after *config.Project, graph *planner.Graph, now *asked) (prints, error) {
+	if file := readBeside(after, k.before); file != "" {
+		return prints{}, fmt.Errorf("compose files may include or extend %s, which changed", file)
+	}
+	if now.sameIn(k.before) {
+		return k.prints(ctx, graph, k.before)
+	}
+	in := *k.session.app
+	o.project.view, o.project.targets = k.before, nil
+	opts, err := in.loadOptions(o.project)
+	if err != nil {
+		return prints{}, err
+	}
+	all, err := config.List(ctx, opts, "targets")
+	if err != nil {
+		return prints{}, err
+	}
+	for _, one := range all {
+		if one.Targets == "" && slices.Contains(after.Requested, one.Name) {
+			opts.Targets = append(opts.Targets, one.Name)
+		}
+	}
+	if len(opts.Targets) == 0 {
+		return prints{}, nil
+	}
+	project, _, err := config.Load(ctx, opts)
+	if err != nil {
+		return prints{}, err
+	}
+	if file := readBeside(project, k.before); file != "" {
+		return prints{}, fmt.Errorf("compose files may include or extend %s, which changed", file)
+	}
+	k.memo = nil
+	if graph, err = k.plan(ctx, project, k.before); err != nil {
+		return prints{}, err
+	}
+	return k.prints(ctx, graph, k.before)
+}
+
+func (k *comparing) plan(ctx context.Context, project *config.Project, view config.View) (*planner.Graph, error) {
+	lock, err := config.ReadLockIn(project.Dir, view)
+	if err != nil {
+		return nil, err
+	}
+	return planner.Plan(ctx, project, planner.Options{Resolver: k, Fetcher: k.session.fetcher, Lock: lock, View: view, Memo: k.memo})
+}
+
+func (k *comparing) prints(ctx context.Context, graph *planner.Graph, v *revision) (prints, error) {
+	if len(v.changes) == 0 {
+		return printsOf(ctx, k.taken, graph, k.dir, nil)
+	}
+	return printsOf(ctx, k.taken, graph, k.dir, v)
+}
+
+// printsOf takes the fingerprint of each target of a graph: of its steps, and of what it says of the image beside them.
+func printsOf(ctx context.Context, taken *embedded.Fingerprints, g *planner.Graph, dir string, patch tree.Patch) (prints, error) {
+	steps, err := taken.Of(ctx, g, executor.Options{Dir: dir}, patch)
 	if err != nil {
 		return prints{}, err
 	}
@@ -152,7 +225,7 @@ func (s *session) prints(ctx context.Context, g *planner.Graph, dir string) (pri
 
 // ResolveImage answers from the store alone. A base that it does not know is taken for an empty one: what a change touches
 // does not depend on what is in it, as long as both revisions name the same one.
-func (c *comparison) ResolveImage(_ context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
+func (c *comparing) ResolveImage(_ context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
 	known, _, err := c.session.resolver.known(ref, p)
 	if err != nil {
 		return planner.ResolvedImage{}, err

@@ -1,56 +1,51 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/bakebuild/bake/config"
 )
 
-// comparison is two revisions of a project, each as a directory: files of a revision are in one of our own, and the
-// checkout and its index stay as they are.
+// comparison is two revisions of a project in git. The checkout and git's index stay as they are.
 type comparison struct {
-	app           *app
-	session       *session
+	dir           string // of the project, without links
+	before, after *revision
+	objects       *objects
 	temp          string
-	before, after string // the project's directory in each
 
 	mu      sync.Mutex
 	unknown map[string]bool // references of bases that nothing here knows
 }
 
 // Close removes what was written.
-func (c *comparison) Close() error { return os.RemoveAll(c.temp) }
+func (c *comparison) Close() error { return errors.Join(c.objects.Close(), os.RemoveAll(c.temp)) }
 
 func (c *comparison) unknownRefs() []string {
 	return append([]string{}, slices.Sorted(maps.Keys(c.unknown))...)
 }
 
-func (a *app) newComparison(ctx context.Context, s *session, o affectedOptions) (_ *comparison, err error) {
+func (a *app) newComparison(ctx context.Context, o affectedOptions) (_ *comparison, err error) {
 	dir, err := a.workDir()
 	if err != nil {
 		return nil, err
 	}
-	top, err := runGit(ctx, dir, nil, "rev-parse", "--show-toplevel")
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil, err
+	}
+	repo, err := openRepository(ctx, dir)
 	if err != nil {
 		return nil, usagef("affected compares revisions in git: %w", err)
 	}
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return nil, err
-	}
-	inside, err := filepath.Rel(top, real)
-	if err != nil {
-		return nil, err
-	}
-	c := &comparison{app: a, session: s, unknown: map[string]bool{}, after: dir}
+	c := &comparison{dir: dir, unknown: map[string]bool{}, objects: &objects{repository: repo, ctx: ctx}}
 	if c.temp, err = os.MkdirTemp("", "bake-affected-"); err != nil {
 		return nil, err
 	}
@@ -59,77 +54,120 @@ func (a *app) newComparison(ctx context.Context, s *session, o affectedOptions) 
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	before, err := c.checkOut(ctx, top, o.since, "before")
-	if err != nil {
+	if c.before, err = c.revision(ctx, repo, o.since); err != nil {
 		return nil, err
 	}
-	c.before = filepath.Join(before, inside)
+	c.after = &revision{objects: c.objects, temp: c.temp}
 	if o.until != "" {
-		after, err := c.checkOut(ctx, top, o.until, "after")
-		if err != nil {
-			return nil, err
-		}
-		c.after = filepath.Join(after, inside)
-		return c, nil
+		c.after, err = c.revision(ctx, repo, o.until)
 	}
-	return c, alikeModes(before, top)
+	return c, err
 }
 
-// checkOut writes the files of a revision, by way of an index of its own.
-func (c *comparison) checkOut(ctx context.Context, top, revision, name string) (string, error) {
-	commit, err := runGit(ctx, top, nil, "rev-parse", "--verify", "--end-of-options", revision+"^{commit}")
+func (c *comparison) revision(ctx context.Context, repo repository, name string) (*revision, error) {
+	commit, err := repo.commit(ctx, name)
 	if err != nil {
-		return "", usagef("%s is no revision here: %w", revision, err)
+		return nil, usagef("%s is no revision here: %w", name, err)
 	}
-	dir := filepath.Join(c.temp, name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return "", err
-	}
-	env := []string{"GIT_INDEX_FILE=" + filepath.Join(c.temp, name+".index")}
-	if _, err := runGit(ctx, top, env, "read-tree", commit); err != nil {
-		return "", fmt.Errorf("read %s: %w", revision, err)
-	}
-	if _, err := runGit(ctx, top, env, "checkout-index", "--all", "--quiet", "--prefix="+dir+"/"); err != nil {
-		return "", fmt.Errorf("write the files of %s: %w", revision, err)
-	}
-	return dir, nil
-}
-
-// runGit runs git and gives the first line of what it prints.
-func runGit(ctx context.Context, dir string, env []string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", args...)
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	v, err := repo.revision(ctx, commit, c.objects, c.temp)
 	if err != nil {
-		if text := strings.TrimSpace(stderr.String()); text != "" {
-			err = errors.New(text)
-		}
-		return "", fmt.Errorf("git %s: %w", args[0], err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	return strings.TrimRight(string(out), "\n"), nil
+	return v, nil
 }
 
-// alikeModes gives files that were written now the permissions of those in the working tree, where git sees no
-// difference: it keeps only whether a file may be executed.
-func alikeModes(fresh, worktree string) error {
-	return filepath.WalkDir(fresh, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.Type()&fs.ModeSymlink != 0 {
-			return err
+// asked is a view that notes what it was asked for.
+type asked struct {
+	view *revision
+
+	mu      sync.Mutex
+	answers map[question]string
+}
+
+type question struct {
+	kind byte // f, d or g, as the methods of config.View
+	path string
+}
+
+func newAsked(v *revision) *asked { return &asked{view: v, answers: map[question]string{}} }
+
+func (a *asked) note(q question) {
+	answer := a.view.answer(q)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers[q] = answer
+}
+
+// File implements config.View.
+func (a *asked) File(path string) (string, error) {
+	a.note(question{'f', path})
+	return a.view.File(path)
+}
+
+// Folder implements config.View.
+func (a *asked) Folder(path string) (string, error) {
+	a.note(question{'d', path})
+	return a.view.Folder(path)
+}
+
+// Glob implements config.View.
+func (a *asked) Glob(pattern string) ([]string, error) {
+	a.note(question{'g', pattern})
+	return a.view.Glob(pattern)
+}
+
+// sameIn says whether another revision answers all that was asked in the same way: whoever asked would do there what it did here.
+func (a *asked) sameIn(other *revision) bool {
+	for q, answer := range a.answers {
+		if other.answer(q) != answer {
+			return false
 		}
-		inside, err := filepath.Rel(fresh, p)
+	}
+	return true
+}
+
+// answer identifies what a view says. A file of the disk is itself, whatever it holds.
+func (r *revision) answer(q question) string {
+	if q.kind == 'g' {
+		all, err := r.Glob(q.path)
+		return fmt.Sprint(all, err)
+	}
+	real, o, err := r.resolve(q.path)
+	if o != nil {
+		return fmt.Sprint(o.id, o.IsDir(), real, err)
+	}
+	return fmt.Sprint(real, err)
+}
+
+// readBeside is a file that is otherwise in a revision than on the disk and may be read without asking a view, "" for none: what compose
+// files include or extend is read by the library for them.
+func readBeside(p *config.Project, v *revision) string {
+	if !composes(p, v) {
+		return ""
+	}
+	for dir, names := range v.changes {
+		for name := range names {
+			path := filepath.Join(dir, name)
+			if more := strings.HasSuffix(name, ".yml") || strings.HasSuffix(name, ".yaml") || strings.Contains(name, "env"); more &&
+				!slices.ContainsFunc(p.Files, func(f string) bool { return absolute(p.Dir, f) == path }) {
+				return path
+			}
+		}
+	}
+	return ""
+}
+
+// composes says whether a file of the project mentions what makes compose read others.
+func composes(p *config.Project, v *revision) bool {
+	return slices.ContainsFunc(p.Files, func(name string) bool {
+		if ext := filepath.Ext(name); ext != ".yml" && ext != ".yaml" {
+			return false
+		}
+		at, err := v.File(absolute(p.Dir, name))
 		if err != nil {
-			return err
+			return false // it is not there
 		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		there, err := os.Lstat(filepath.Join(worktree, inside))
-		if err != nil || there.Mode().Type() != info.Mode().Type() || !there.IsDir() && (there.Mode()^info.Mode())&0o100 != 0 {
-			return nil // it is another one now
-		}
-		return os.Chmod(p, there.Mode().Perm())
+		raw, err := os.ReadFile(at)
+		return err != nil || bytes.Contains(raw, []byte("include")) || bytes.Contains(raw, []byte("extends"))
 	})
 }

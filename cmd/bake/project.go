@@ -22,6 +22,7 @@ type projectOptions struct {
 	vars     []string
 	targets  []string
 	envFiles []string
+	view     config.View // nil is the disk
 }
 
 func (o *projectOptions) addFlags(f *pflag.FlagSet) {
@@ -49,6 +50,7 @@ func (a *app) loadOptions(o projectOptions) (config.Options, error) {
 	}
 	return config.Options{
 		Definition: definition, Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.environ, EnvFiles: o.envFiles, Stdin: a.stdin,
+		View: o.view,
 	}, err
 }
 

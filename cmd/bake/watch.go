@@ -119,7 +119,7 @@ func (w *watch) look(ctx context.Context, dir string) (*config.Project, *planner
 	if err != nil {
 		return project, nil, prints{}, err
 	}
-	all, err := s.prints(ctx, graph, dir)
+	all, err := printsOf(ctx, s.engine.Fingerprints(), graph, dir, nil)
 	return project, graph, all, err
 }
 

@@ -39,7 +39,9 @@ type build struct {
 	// nonce makes the names of layers of this run its own.
 	nonce string
 	stats *statIndexes
-	pasts pasts
+	// patched is how contexts are read for fingerprints; nil in a run.
+	patched *patched
+	pasts   pasts
 	// stepNames are the display names of the graph's steps.
 	stepNames func() map[digest.Digest]string
 	// texts are the instructions of the graph by their place.

@@ -69,7 +69,11 @@ func (l *localSource) open(ctx context.Context) (*tree.Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := tree.OpenLocal(ctx, l.dir, l.excludes, stat)
+	var patch tree.Patch
+	if p := l.n.b.patched; p != nil {
+		patch = p.Patch
+	}
+	files, err := tree.OpenPatched(ctx, l.dir, l.excludes, stat, patch)
 	if err != nil {
 		return nil, fmt.Errorf("build context: %w", err)
 	}
@@ -106,6 +110,13 @@ func (l *localSource) read(ctx context.Context, f func(tree.FS) error) error {
 
 // digest is the content digest of a selection; each is computed once.
 func (l *localSource) digest(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
+	if p := l.n.b.patched; p != nil {
+		return p.digest(l, sel, func() (digest.Digest, error) { return l.digestOnce(ctx, sel) })
+	}
+	return l.digestOnce(ctx, sel)
+}
+
+func (l *localSource) digestOnce(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
 	files, err := l.open(ctx)
 	if err != nil {
 		return "", err

@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -28,6 +30,8 @@ type Local struct {
 	ignore  *patternmatcher.PatternMatcher // nil when nothing is ignored
 	negated []string                       // the patterns that start with "!", without it
 	stat    *StatIndex
+	patch   Patch  // nil when the disk is what counts
+	at      string // the directory as the patch names it
 	top     localDir
 	// hashing keeps a file from being hashed twice at once; files share a lock by inode.
 	hashing [64]sync.Mutex
@@ -48,7 +52,8 @@ type localFile struct {
 	dir  *localDir // of a directory
 	sum  [32]byte  // of the content, once that was hashed
 	// hashed and sum are guarded by hashing.
-	hashed bool
+	hashed  bool
+	patched bool // it is of the patch, not on the disk
 
 	mode, nlink        uint32
 	size, mtime, ctime int64
@@ -61,6 +66,10 @@ func OpenLocal(_ context.Context, dir string, excludes []string, stat *StatIndex
 	if err != nil {
 		return nil, err
 	}
+	return newLocal(root, excludes, stat)
+}
+
+func newLocal(root *os.File, excludes []string, stat *StatIndex) (_ *Local, err error) {
 	l := &Local{root: root, stat: stat}
 	if len(excludes) > 0 {
 		if l.ignore, err = patternmatcher.New(excludes); err != nil {
@@ -111,6 +120,9 @@ func (l *Local) Open(p string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f.patched {
+		return nil, &fs.PathError{Op: "open", Path: p, Err: errors.ErrUnsupported}
+	}
 	if f.mode&unix.S_IFMT == unix.S_IFSOCK {
 		return os.Open(os.DevNull)
 	}
@@ -126,6 +138,9 @@ func (l *Local) Digest(ctx context.Context, p string) (digest.Digest, error) {
 	f, err := l.file(p)
 	if err != nil {
 		return "", err
+	}
+	if f.patched {
+		return l.patch.Digest(ctx, filepath.Join(l.at, p))
 	}
 	one := &l.hashing[f.inode%uint64(len(l.hashing))]
 	one.Lock()
@@ -226,7 +241,11 @@ func (l *Local) enter(p string, d *localDir) error {
 }
 
 func (l *Local) read(p string, d *localDir) error {
+	changed := l.changed(p)
 	fd, err := openAt(l.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
+	if l.patch != nil && errors.Is(err, fs.ErrNotExist) {
+		return l.list(-1, p, d, nil, changed) // all of it is of the patch
+	}
 	if err != nil {
 		return err
 	}
@@ -236,10 +255,27 @@ func (l *Local) read(p string, d *localDir) error {
 	if err != nil {
 		return err
 	}
+	return l.list(fd, p, d, names, changed)
+}
+
+// list fills a directory with the names that the disk has, other than the changed ones, and with those of the patch.
+func (l *Local) list(fd int, p string, d *localDir, names []string, changed map[string]*Entry) (err error) {
+	if len(changed) > 0 {
+		names = slices.DeleteFunc(names, func(name string) bool { _, other := changed[name]; return other })
+		for name, e := range changed {
+			if e != nil {
+				names = append(names, name)
+			}
+		}
+	}
 	sort.Strings(names)
 	d.files = make([]localFile, 0, len(names))
 	for _, name := range names {
-		if d.files, err = l.visible(fd, path.Join(p, name), d, name); err != nil {
+		stat := func(p string) (localFile, error) { return statAt(fd, p, name) }
+		if e := changed[name]; e != nil {
+			stat = func(p string) (localFile, error) { return fileOf(p, e), nil }
+		}
+		if d.files, err = l.visible(path.Join(p, name), d, stat); err != nil {
 			return err
 		}
 	}
@@ -248,29 +284,20 @@ func (l *Local) read(p string, d *localDir) error {
 
 // visible stats one name of a directory and returns the directory's files with it, or without when it is ignored or has just
 // vanished.
-func (l *Local) visible(fd int, p string, d *localDir, name string) ([]localFile, error) {
+func (l *Local) visible(p string, d *localDir, stat func(p string) (localFile, error)) ([]localFile, error) {
 	ignored, match, err := l.ignored(p, d.match)
 	if err != nil || ignored && len(l.negated) == 0 {
 		return d.files, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			return d.files, nil
-		}
-		return d.files, &fs.PathError{Op: "stat", Path: p, Err: err}
+	f, err := stat(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.files, nil
 	}
-	f := localFile{
-		path: p, mode: st.Mode, nlink: uint32(st.Nlink), size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
-		inode: st.Ino, dev: uint64(st.Dev), rdev: uint64(st.Rdev),
+	if err != nil {
+		return d.files, err
 	}
-	switch f.mode & unix.S_IFMT {
-	case unix.S_IFDIR:
+	if f.mode&unix.S_IFMT == unix.S_IFDIR {
 		f.dir = &localDir{match: match}
-	case unix.S_IFLNK:
-		if f.link, err = readlinkAt(fd, name); err != nil {
-			return d.files, &fs.PathError{Op: "readlink", Path: p, Err: err}
-		}
 	}
 	if ignored {
 		// An ignored directory is there if something below it is not ignored.

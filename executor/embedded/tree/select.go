@@ -25,6 +25,15 @@ type Selection struct {
 	Required    []string // paths that must be among what Include selects
 }
 
+// Fixed is Src up to its first wildcard: all that is selected is there or below, as long as no link leads away.
+func (s Selection) Fixed() string {
+	src := rooted(s.Src)
+	if s.Wildcard {
+		src, _ = splitWildcards(src)
+	}
+	return src
+}
+
 // Match is one path that Src names.
 type Match struct {
 	Name string // the last component as it was named, before links were followed

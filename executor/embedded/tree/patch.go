@@ -1,0 +1,86 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// Patch is what directories have otherwise than this machine's disk shows, as in another revision. Its paths are absolute
+// ones of the machine without links in them. It may be used by several goroutines.
+type Patch interface {
+	// Changed are the names in a directory that are otherwise: what each is, nil for one that is not there. Of an entry Mode, Size and
+	// Link count.
+	Changed(dir string) map[string]*Entry
+	// Touches says whether anything at a path, above or below it is otherwise.
+	Touches(path string) bool
+	// Digest is the content digest of a regular file that is otherwise.
+	Digest(ctx context.Context, path string) (digest.Digest, error)
+}
+
+// OpenPatched is OpenLocal with a patch on the directory, which need not be on the disk where the patch has it. Files of the patch
+// cannot be opened.
+func OpenPatched(ctx context.Context, dir string, excludes []string, stat *StatIndex, patch Patch) (*Local, error) {
+	if patch == nil {
+		return OpenLocal(ctx, dir, excludes, stat)
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		real, err = filepath.Clean(dir), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenFile(real, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		root, err = os.OpenFile(os.DevNull, unix.O_PATH|unix.O_CLOEXEC, 0) // below it there is nothing
+	}
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLocal(root, excludes, stat)
+	if err != nil {
+		return nil, err
+	}
+	l.patch, l.at = patch, real
+	return l, nil
+}
+
+// changed are the names in a directory of the context that are otherwise.
+func (l *Local) changed(p string) map[string]*Entry {
+	if l.patch == nil {
+		return nil
+	}
+	return l.patch.Changed(filepath.Join(l.at, p))
+}
+
+// fileOf is an entry of the patch as a file of the context.
+func fileOf(p string, e *Entry) localFile {
+	return localFile{path: p, mode: e.Mode, link: e.Link, size: e.Size, nlink: 1, patched: true}
+}
+
+// statAt is a name of a directory as it is on the disk.
+func statAt(fd int, p, name string) (localFile, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return localFile{}, &fs.PathError{Op: "stat", Path: p, Err: err}
+	}
+	f := localFile{
+		path: p, mode: st.Mode, nlink: uint32(st.Nlink), size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
+		inode: st.Ino, dev: uint64(st.Dev), rdev: uint64(st.Rdev),
+	}
+	if f.mode&unix.S_IFMT != unix.S_IFLNK {
+		return f, nil
+	}
+	link, err := readlinkAt(fd, name)
+	if err != nil {
+		return f, &fs.PathError{Op: "readlink", Path: p, Err: err}
+	}
+	f.link = link
+	return f, nil
+}
