@@ -104,7 +104,7 @@ func (t table) printEngine(r *report) {
 	second, other := t.middle(rowSame, nameOnDaemon)
 	if beside && other {
 		what := rowSame + ", on a daemon"
-		r.line("\n%q takes %s with %s and %s with %s: %s times faster; wanted %g, aim %g.", what, seconds(second.wall, true), nameOnDaemon,
+		r.line("\n%q takes %s with %s and %s with %s: %s times faster; wanted %d, aim %d.", what, seconds(second.wall, true), nameOnDaemon,
 			seconds(peer.wall, true), nameBuildx, r.judge(what, float64(peer.wall)/float64(second.wall), leastEngine, aimEngine), leastEngine, aimEngine)
 	}
 }

@@ -19,8 +19,8 @@ type daemon struct {
 }
 
 // startDaemon starts buildkitd on an empty root, in namespaces of its own so that nothing is left of it, with a
-// configuration. It ends with the test.
-func startDaemon(t *testing.T, config string) *daemon {
+// configuration and more flags. It ends with the test.
+func startDaemon(t *testing.T, config string, flags ...string) *daemon {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("buildkitd needs root")
@@ -43,6 +43,7 @@ func startDaemon(t *testing.T, config string) *daemon {
 		"buildkitd", "--root", filepath.Join(dir, "root"), "--addr", d.address, "--config", filepath.Join(dir, "toml"),
 		"--oci-worker=true", "--containerd-worker=false",
 		"--allow-insecure-entitlement=network.host", "--allow-insecure-entitlement=security.insecure")
+	d.process.Args = append(d.process.Args, flags...)
 	d.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	d.process.Stdout, d.process.Stderr = said, said
 	if err := d.process.Start(); err != nil {

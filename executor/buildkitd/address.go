@@ -2,13 +2,14 @@ package buildkitd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
-	"os"
-	"path/filepath"
 
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/connhelper"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer" // docker-container://
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"         // kube-pod://
 	_ "github.com/moby/buildkit/client/connhelper/nerdctlcontainer"
@@ -41,69 +42,58 @@ func CheckAddress(address string) error {
 func parseAddress(address string) (string, []client.ClientOpt, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return "", nil, fmt.Errorf("address of the builder: %w", err)
+		return "", nil, errors.New("the address of the builder is no URL") // which may hold a password
 	}
 	switch u.Scheme {
-	case "unix", "npipe", "docker-container", "kube-pod", "nerdctl-container", "podman-container", "ssh":
+	case "unix", "npipe":
 		return address, nil, nil
+	case "docker-container", "kube-pod", "nerdctl-container", "podman-container", "ssh":
+		command, err := connhelper.GetConnectionHelper(address)
+		if err != nil {
+			return "", nil, fmt.Errorf("address of the builder %q: %w", u.Redacted(), err)
+		}
+		return address, []client.ClientOpt{client.WithContextDialer(telling(command.ContextDialer))}, nil
 	case "tcp", "tcp+tls", "buildkit":
 	default:
-		return "", nil, fmt.Errorf("%q is no address of a builder: use buildkit://, tcp://, tcp+tls://, unix://, docker-container://, kube-pod:// or ssh://", address)
+		return "", nil, fmt.Errorf("%q is no address of a builder: use buildkit://, tcp://, tcp+tls://, unix://, docker-container://, kube-pod:// or ssh://", u.Redacted())
 	}
-	if u.Hostname() == "" {
-		return "", nil, fmt.Errorf("address of the builder %q names no host", address)
+	if u.Hostname() == "" || u.User != nil {
+		return "", nil, fmt.Errorf("address of the builder %q: want %s://HOST[:PORT]", u.Redacted(), u.Scheme)
 	}
 	port := u.Port()
 	if port == "" {
 		port = defaultPort
 	}
-	target := "tcp://" + net.JoinHostPort(u.Hostname(), port)
-	opts, err := tlsOptions(u)
+	settings, err := tlsOf(u)
 	if err != nil {
 		return "", nil, fmt.Errorf("address of the builder %q: %w", address, err)
 	}
-	return target, opts, nil
+	return "tcp://" + net.JoinHostPort(u.Hostname(), port), tlsOptions(settings), nil
 }
 
-func tlsOptions(u *url.URL) ([]client.ClientOpt, error) {
-	q := u.Query()
-	ca, cert, key := q.Get("ca"), q.Get("cert"), q.Get("key")
-	if dir := q.Get("dir"); dir != "" {
-		ca = oneOf(dir, "ca.pem", "ca.crt")
-		cert, key = oneOf(dir, "cert.pem", "tls.crt"), oneOf(dir, "key.pem", "tls.key")
-		if ca == "" {
-			return nil, fmt.Errorf("%s holds no ca.pem or ca.crt", dir)
+// telling is a dialer to whose connections a command leads that may end before it is written to.
+func telling(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := dial(ctx, address)
+		if err != nil {
+			return nil, err
 		}
+		return lastWords{conn}, nil
 	}
-	if (cert == "") != (key == "") {
-		return nil, fmt.Errorf("a certificate and its key are needed together")
-	}
-	server := q.Get("servername")
-	if server == "" {
-		server = u.Hostname()
-	}
-	var opts []client.ClientOpt
-	switch {
-	case ca != "":
-		opts = append(opts, client.WithServerConfig(server, ca))
-	case u.Scheme == "tcp+tls":
-		opts = append(opts, client.WithServerConfigSystem(server))
-	case cert != "":
-		return nil, fmt.Errorf("certificates are for tcp+tls://")
-	}
-	if cert != "" {
-		opts = append(opts, client.WithCredentials(cert, key))
-	}
-	return opts, nil
 }
 
-// oneOf is the path of the first of names that is in dir, or "".
-func oneOf(dir string, names ...string) string {
-	for _, name := range names {
-		path := filepath.Join(dir, name)
-		if _, err := os.Stat(path); err == nil {
-			return path
-		}
+// lastWords gives what the other side said before the connection was closed in place of the error of a write to it.
+type lastWords struct{ net.Conn }
+
+// Write implements io.Writer.
+func (c lastWords) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err == nil {
+		return n, nil
 	}
-	return ""
+	var one [1]byte
+	if _, why := c.Conn.Read(one[:]); why != nil && !errors.Is(why, io.EOF) { // at once: the connection is closed
+		err = why
+	}
+	return n, err
 }

@@ -5,12 +5,23 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/bakebuild/bake/executor/executortest"
 )
 
 func TestAddresses(t *testing.T) {
 	certs := t.TempDir()
-	for _, name := range []string{"ca.pem", "tls.crt", "tls.key"} {
-		if err := os.WriteFile(filepath.Join(certs, name), nil, 0o600); err != nil {
+	authority, err := executortest.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := authority.Issue(time.Now().Add(time.Hour), "farm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"ca.pem": authority.PEM, "tls.crt": cert, "tls.key": key} {
+		if err := os.WriteFile(filepath.Join(certs, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -20,18 +31,22 @@ func TestAddresses(t *testing.T) {
 		err             string
 	}{
 		{address: "unix:///run/buildkit/buildkitd.sock", target: "unix:///run/buildkit/buildkitd.sock"},
-		{address: "docker-container://buildx0", target: "docker-container://buildx0"},
-		{address: "kube-pod://builder?namespace=ci", target: "kube-pod://builder?namespace=ci"},
-		{address: "ssh://me@host", target: "ssh://me@host"},
+		{address: "docker-container://buildx0", target: "docker-container://buildx0", opts: 1},
+		{address: "kube-pod://builder?namespace=ci", target: "kube-pod://builder?namespace=ci", opts: 1},
+		{address: "ssh://me@host", target: "ssh://me@host", opts: 1},
 		{address: "buildkit://farm", target: "tcp://farm:1234"},
 		{address: "tcp://[::1]:99", target: "tcp://[::1]:99"},
-		{address: "tcp+tls://farm:1", target: "tcp://farm:1", opts: 1},
+		{address: "tcp+tls://farm:1", target: "tcp://farm:1", opts: 2},
 		{address: "tcp+tls://farm?dir=" + certs, target: "tcp://farm:1234", opts: 2},
 		{address: "tcp+tls://farm?ca=x&cert=y", err: "needed together"},
 		{address: "tcp+tls://farm?dir=/nowhere", err: "no ca.pem"},
 		{address: "tcp://farm?cert=a&key=b", err: "are for tcp+tls"},
 		{address: "farm:1234", err: "use buildkit://"},
-		{address: "tcp://", err: "names no host"},
+		{address: "tcp://", err: "want tcp://HOST[:PORT]"},
+		{address: "tcp://me:hunter22@farm", err: `"tcp://me:xxxxx@farm": want tcp://HOST[:PORT]`},
+		{address: "ssh://me:hunter22@farm", err: `"ssh://me:xxxxx@farm": plain-text password is not supported`},
+		{address: "https://me:hunter22@farm", err: `"https://me:xxxxx@farm" is no address`},
+		{address: "tcp://me:hunter22@fa rm", err: "is no URL"},
 	} {
 		target, opts, err := parseAddress(c.address)
 		switch {

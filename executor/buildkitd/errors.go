@@ -105,6 +105,9 @@ type rewording struct {
 func rewordings() []rewording {
 	return []rewording{
 		{regexp.MustCompile(`rpc error: code = \w+ desc = `), ""},
+		{regexp.MustCompile(`failed to list workers: (Unavailable: )?`), ""},
+		{regexp.MustCompile(`^(transport: |Error while dialing: |authentication handshake failed: |error reading server preface: |failed to write client preface: )+`), ""},
+		{regexp.MustCompile(`command \[(.*)\] has exited with exit status (\d+), make sure the URL is valid, and Docker \S+ or later is installed on the remote host: stderr=`), "$1: exit status $2: "},
 		{regexp.MustCompile(`failed to (solve|load cache key|compute cache key|load LLB|receive status|get status|dial): `), ""},
 		{regexp.MustCompile(`failed to calculate checksum of ref \S+: "(.*)": not found`), "$1 is not in what it is copied from; check the path, and that .dockerignore does not exclude it"},
 		{regexp.MustCompile(`secret \S*//(\S+): not found`), `no secret "$1" is given; pass it with --secret id=$1,src=FILE or as a secret of the target`},
@@ -115,11 +118,24 @@ func rewordings() []rewording {
 
 // plain makes a daemon's error one that says only what went wrong.
 func plain(err error) error {
-	text := err.Error()
+	text := unquoted(err.Error())
 	for _, r := range rewordings() {
 		text = r.pattern.ReplaceAllString(text, r.by)
 	}
 	return &plainError{text, err}
+}
+
+// unquoted is what went wrong with a connection, which gRPC tells in quotes; other text stays.
+func unquoted(text string) string {
+	_, said, ok := strings.Cut(text, "connection error: desc = ")
+	if !ok {
+		return text
+	}
+	plain, err := strconv.Unquote(said)
+	if err != nil {
+		return text
+	}
+	return strings.TrimSpace(plain)
 }
 
 // distinct are errors without those that say the same as one before.
