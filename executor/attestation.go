@@ -34,11 +34,21 @@ const (
 	attestationArtifact = "application/vnd.docker.attestation.manifest.v1+json"
 )
 
-// document is one statement about an image, still without the image's digest.
+// document is one statement about an image or its files, still without their digests.
 type document struct {
 	predicateType string
 	predicate     json.RawMessage
-	subjects      []intoto.Subject // empty: the image
+	subjects      []intoto.Subject // empty: the image, or all of its files
+	file          string           // its name beside the files of an image
+	inline        bool             // it is for images only
+}
+
+// statement is the document as in-toto has it.
+func (d document) statement() ([]byte, error) {
+	return json.Marshal(intoto.Statement{
+		StatementHeader: intoto.StatementHeader{Type: intoto.StatementInTotoV1, PredicateType: d.predicateType, Subject: d.subjects},
+		Predicate:       d.predicate,
+	})
 }
 
 // attests says whether anything is to be attested of an image.
@@ -60,8 +70,6 @@ func (o Output) checkAttestations(images []*planner.Image) error {
 	switch {
 	case o.Kind == KindDocker || o.Kind == KindLoad:
 		return fmt.Errorf("type=docker holds no attestations: use type=oci or a registry, %s", without)
-	case o.Kind == KindLocal || o.Kind == KindTar:
-		return fmt.Errorf("type=%s holds no attestations: use type=oci or a registry, %s", o.Kind, without)
 	case o.isImage() && o.Docker:
 		return fmt.Errorf("attestations need oci-mediatypes=true: remove oci-mediatypes=false, %s", without)
 	}
@@ -70,7 +78,11 @@ func (o Output) checkAttestations(images []*planner.Image) error {
 
 // attest makes the manifest with what is attested of one image, as BuildKit writes it.
 func (e *exporter) attest(ctx context.Context, b Built, image v1.Image, o Output) (v1.Image, error) {
-	docs, err := e.documents(ctx, b, image)
+	layers, err := descriptors(image)
+	if err != nil {
+		return nil, err
+	}
+	docs, err := e.documents(ctx, b, layers)
 	if err != nil {
 		return nil, err
 	}
@@ -85,10 +97,7 @@ func (e *exporter) attest(ctx context.Context, b Built, image v1.Image, o Output
 		if len(doc.subjects) == 0 {
 			doc.subjects = self
 		}
-		raw, err := json.Marshal(intoto.Statement{
-			StatementHeader: intoto.StatementHeader{Type: intoto.StatementInTotoV1, PredicateType: doc.predicateType, Subject: doc.subjects},
-			Predicate:       doc.predicate,
-		})
+		raw, err := doc.statement()
 		if err != nil {
 			return nil, err
 		}
@@ -164,8 +173,8 @@ func subjects(names []string, p ocispecs.Platform, image v1.Image) ([]intoto.Sub
 }
 
 // documents are the statements about an image: what its scanner found, then how it was made. What the scanner found is
-// read once for all outputs.
-func (e *exporter) documents(ctx context.Context, b Built, image v1.Image) ([]document, error) {
+// read once for all outputs. layers are those of the image, none where only its files are written.
+func (e *exporter) documents(ctx context.Context, b Built, layers []ocispecs.Descriptor) ([]document, error) {
 	var docs []document
 	if b.Image.SBOM != nil {
 		found, ok := e.scans[b.Image]
@@ -185,6 +194,16 @@ func (e *exporter) documents(ctx context.Context, b Built, image v1.Image) ([]do
 	if err != nil {
 		return nil, err
 	}
+	how := maker{built: b, steps: stepsOf(b.Image.Root), invocation: e.invocation, started: e.opt.Started}
+	if b.Image.SBOM != nil {
+		how.scanned = stepsOf(*b.Image.SBOM)
+	}
+	predicate, err := how.predicate(ctx, o, layers)
+	return append(docs, document{predicateType: o.predicateType(), predicate: predicate, file: o.file, inline: o.inline}), err
+}
+
+// descriptors are those of an image's layers.
+func descriptors(image v1.Image) ([]ocispecs.Descriptor, error) {
 	m, err := image.Manifest()
 	if err != nil {
 		return nil, err
@@ -193,12 +212,7 @@ func (e *exporter) documents(ctx context.Context, b Built, image v1.Image) ([]do
 	for _, l := range m.Layers {
 		layers = append(layers, ocispecs.Descriptor{MediaType: string(l.MediaType), Digest: digest.Digest(l.Digest.String()), Size: l.Size})
 	}
-	how := maker{built: b, steps: stepsOf(b.Image.Root), invocation: e.invocation, started: e.opt.Started}
-	if b.Image.SBOM != nil {
-		how.scanned = stepsOf(*b.Image.SBOM)
-	}
-	predicate, err := how.predicate(ctx, o, layers)
-	return append(docs, document{predicateType: o.predicateType(), predicate: predicate}), err
+	return layers, nil
 }
 
 // readScan reads the statements that a scanner left in its directory: the one about the image first.
@@ -230,6 +244,7 @@ func readScan(ctx context.Context, b Built) ([]document, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s of the scanner: %w", name, err)
 		}
+		doc.file = path.Base(name)
 		if before, _, _ := strings.Cut(name, "."); before == coreDocument {
 			core = append(core, doc)
 		} else {

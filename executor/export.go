@@ -271,10 +271,7 @@ func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*arti
 		if err != nil {
 			return nil, err
 		}
-		created = e.opt.Epoch
-		if b.Image.Epoch != nil {
-			created = *b.Image.Epoch
-		}
+		created = e.created(b)
 		platforms[i] = b.Image.Platform
 		images[i], err = Assemble(b.Image, layers, AssembleOptions{
 			Epoch: created, Docker: o.Docker, Annotations: o.Annotations.at("manifest", &platforms[i]),

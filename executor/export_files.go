@@ -27,12 +27,12 @@ func (o Output) folder(group []Built, b Built) string {
 func (e *exporter) tarFiles(group []Built, o Output) error {
 	name := group[0].Image.Target + ": write files to tar"
 	return e.fileJob(name, o.Dest, func(ctx context.Context, w io.Writer) error {
-		if len(group) == 1 && o.folder(group, group[0]) == "" {
+		if len(group) == 1 && o.folder(group, group[0]) == "" && !attests(group[0].Image) {
 			return group[0].Files(ctx, o.Form, w)
 		}
 		tw := tar.NewWriter(w)
 		for _, b := range group {
-			err := readFiles(ctx, b, o.Form, func(h *tar.Header, r io.Reader) error { return prefixed(tw, o.folder(group, b), h, r) })
+			err := e.files(ctx, group, b, o, func(h *tar.Header, r io.Reader) error { return prefixed(tw, o.folder(group, b), h, r) })
 			if err != nil {
 				return err
 			}
@@ -102,7 +102,7 @@ func (e *exporter) localFiles(group []Built, o Output) {
 				if err := s.folder(folder); err != nil {
 					return err
 				}
-				err := readFiles(ctx, b, o.Form, func(h *tar.Header, r io.Reader) error { return s.add(folder, h, r) })
+				err := e.files(ctx, group, b, o, func(h *tar.Header, r io.Reader) error { return s.add(folder, h, r) })
 				if err != nil {
 					return err
 				}

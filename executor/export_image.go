@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -48,13 +49,25 @@ func (e *exporter) store(target string, o Output, a *artifact) error {
 		}
 		return g.Wait()
 	}})
-	for _, n := range o.Names {
+	for _, n := range o.storeNames(a.desc.Digest) {
 		e.stores = append(e.stores, StoredImage{
 			Name: n, Target: target, Digest: digest.Digest(a.desc.Digest.String()), MediaType: string(a.desc.MediaType),
 			Size: a.desc.Size,
 		})
 	}
 	return nil
+}
+
+// storeNames are the names of an image in the local store: with name-canonical each with the digest too.
+func (o Output) storeNames(d v1.Hash) []string {
+	var all []string
+	for _, n := range o.Names {
+		all = append(all, n)
+		if o.Canonical && !strings.Contains(n, "@") {
+			all = append(all, n+"@"+d.String())
+		}
+	}
+	return all
 }
 
 // load sends the docker tar to an engine. The engine is greeted while outputs are prepared, so that one that does not

@@ -44,6 +44,10 @@ type Output struct {
 	Annotations Annotations
 	// AttestAsImage gives manifests of attestations the config of an image; without, they are artifacts about their image.
 	AttestAsImage bool
+	// AttestationPrefix is what names of attestations beside files begin with.
+	AttestationPrefix string
+	// Canonical names an image in the local store by its digest too.
+	Canonical bool
 }
 
 // isImage says whether o writes an image and not files.
@@ -130,7 +134,8 @@ func parseOutput(a config.Attrs, img *planner.Image, dir string) (Output, error)
 		return o, err
 	}
 	o.Docker = !p.flag("oci-mediatypes", o.Kind != KindDocker && o.Kind != KindLoad)
-	o.AttestAsImage = !p.flag("oci-artifact", true)
+	o.AttestAsImage, o.AttestationPrefix = !p.flag("oci-artifact", true), a["attestation-prefix"]
+	o.Canonical = p.flag("name-canonical", false)
 	if p.err != nil {
 		return o, p.err
 	}

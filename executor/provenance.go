@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,12 +28,14 @@ type provenanceOptions struct {
 	version      types.ProvenanceSLSA
 	builder      string
 	reproducible bool
-	complete     bool // materials that are not known are an error
+	complete     bool   // materials that are not known are an error
+	file         string // its name beside the files of an image
+	inline       bool   // it is for images only
 }
 
 // parseProvenance reads the attributes. What could not be kept is refused.
 func parseProvenance(attrs map[string]string) (provenanceOptions, error) {
-	o := provenanceOptions{max: true, version: types.ProvenanceSLSA1}
+	o := provenanceOptions{max: true, version: types.ProvenanceSLSA1, file: "provenance.json"}
 	for k, v := range attrs {
 		var err error
 		switch k {
@@ -48,7 +52,12 @@ func parseProvenance(attrs map[string]string) (provenanceOptions, error) {
 			o.reproducible, err = strconv.ParseBool(v)
 		case "complete-materials":
 			o.complete, err = strconv.ParseBool(v)
-		case "inline-only", "filename": // they are about files of type=local, which get none
+		case "inline-only":
+			o.inline, err = strconv.ParseBool(v)
+		case "filename":
+			if o.file = path.Base(v); !fs.ValidPath(o.file) || o.file == "." {
+				err = errors.New("want the name of a file")
+			}
 		case "capture-usage":
 			if used, parseErr := strconv.ParseBool(v); parseErr != nil || used {
 				err = errors.New("the resources that steps use are not recorded: leave it out")
@@ -143,8 +152,10 @@ func (m maker) explain(p *types.ProvenancePredicateSLSA1, image *planner.Image, 
 		config.Definition = append(config.Definition, types.BuildStep{
 			ID: id, Op: &pb.Op{}, Inputs: []string{fmt.Sprintf("%s:%d", ids[root.Step], root.Index)},
 		})
-		p.RunDetails.Metadata.BuildKitMetadata.Layers = map[string][][]ocispecs.Descriptor{
-			fmt.Sprintf("%s:%d", ids[root.Step], root.Index): {layers},
+		if layers != nil {
+			p.RunDetails.Metadata.BuildKitMetadata.Layers = map[string][][]ocispecs.Descriptor{
+				fmt.Sprintf("%s:%d", ids[root.Step], root.Index): {layers},
+			}
 		}
 	}
 	p.BuildDefinition.InternalParameters.BuildConfig = config

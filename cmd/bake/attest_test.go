@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -224,6 +225,152 @@ func TestAttestations(t *testing.T) {
 	c.ok(t, "image", "push", host+"/app:stored")
 	if s = readStatements(t, host+"/app:stored"); len(s.by) != 2 {
 		t.Errorf("attested: %v", s.by)
+	}
+}
+
+// TestAttestationsOfFiles: beside files stand the same statements, about each of them, with both engines and with BuildKit.
+func TestAttestationsOfFiles(t *testing.T) {
+	c, _ := attested(t)
+	d := startDaemon(t, "")
+	k := buildKit{buildx: "buildx", config: t.TempDir(), address: d.address}
+	if out, err := k.command("create", "--name", "peer", "--driver", "remote", k.address).CombinedOutput(); err != nil {
+		t.Fatalf("buildx create: %v\n%s", err, out)
+	}
+	two := []string{"--set", "default.platform=linux/amd64,linux/arm64"}
+	for _, one := range []struct {
+		output string
+		more   []string
+		files  []string // the statements
+	}{
+		{"type=local,dest=DEST", nil, []string{"provenance.json", "sbom.spdx.json"}},
+		{"type=tar,dest=DEST", nil, []string{"provenance.json", "sbom.spdx.json"}},
+		{"type=local,dest=DEST", two, []string{
+			"linux_amd64/provenance.json", "linux_amd64/sbom.spdx.json", "linux_arm64/provenance.json", "linux_arm64/sbom.spdx.json"}},
+		{"type=local,dest=DEST,attestation-prefix=of-", []string{"--set", "default.attest=type=provenance,mode=min,filename=made.json"},
+			[]string{"of-made.json", "of-sbom.spdx.json"}},
+		{"type=local,dest=DEST", []string{"--set", "default.attest=type=provenance,inline-only=true"}, []string{"sbom.spdx.json"}},
+	} {
+		results := map[string]map[string]string{}
+		for name, build := range map[string]func(args []string){
+			"embedded": func(args []string) {
+				c.ok(t, slices.Concat([]string{"build", "--progress=none", "--allow=fs=*"}, args)...)
+			},
+			"daemon": func(args []string) {
+				c.ok(t, slices.Concat([]string{"build", "--progress=none", "--allow=fs=*", "--engine", d.address}, args)...)
+			},
+			"buildx": func(args []string) {
+				peer := k.command(slices.Concat([]string{"bake", "--builder", "peer", "-f", "bake.hcl", "--allow=fs=*"}, args)...)
+				peer.Dir = c.dir
+				if out, err := peer.CombinedOutput(); err != nil {
+					t.Fatalf("buildx bake: %v\n%s", err, out)
+				}
+			},
+		} {
+			dest := filepath.Join(t.TempDir(), "out")
+			build(append([]string{"--set", "default.output=" + strings.Replace(one.output, "DEST", dest, 1)}, one.more...))
+			results[name] = writtenFiles(t, dest)
+		}
+		for name, files := range results {
+			var found []string
+			for path, content := range files {
+				if strings.HasSuffix(path, ".json") {
+					found = append(found, path)
+					wantStatement(t, name+" "+path, content, results["buildx"][path])
+				}
+			}
+			slices.Sort(found)
+			if diff := cmp.Diff(one.files, found); diff != "" {
+				t.Errorf("%s with %s %s:\n%s", one.output, name, one.more, diff)
+			}
+		}
+	}
+	c.write(t, "b.txt", "b")
+	c.write(t, "bake.hcl", "target \"default\" {\n  context = \".\"\n  dockerfile-inline = \"FROM scratch\\nCOPY b.txt /provenance.json\"\n"+
+		"  attest = [\"type=provenance\"]\n  output = [\"type=local,dest=taken\"]\n}\n")
+	if _, stderr, code := c.run(t, "build"); code == 0 || !strings.Contains(stderr, "attestation-prefix=PREFIX") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+// writtenFiles are the regular files of a directory or of a tar, by path.
+func writtenFiles(t *testing.T, dest string) map[string]string {
+	t.Helper()
+	if info, err := os.Stat(dest); err == nil && !info.IsDir() {
+		return tarFiles(t, dest)
+	}
+	all := map[string]string{}
+	err := filepath.WalkDir(dest, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		all[strings.TrimPrefix(path, dest+"/")] = string(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// wantStatement compares a statement with BuildKit's: its type, what it is about, and of an SBOM all of it.
+func wantStatement(t *testing.T, what, got, want string) {
+	t.Helper()
+	var ours, theirs intoto.Statement
+	if err := json.Unmarshal([]byte(got), &ours); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if err := json.Unmarshal([]byte(want), &theirs); err != nil {
+		t.Fatalf("%s of BuildKit: %v", what, err)
+	}
+	if ours.PredicateType != spdxType {
+		ours.Predicate, theirs.Predicate = nil, nil
+	}
+	if diff := cmp.Diff(theirs, ours); diff != "" || len(ours.Subject) == 0 {
+		t.Errorf("%s, BuildKit's and ours:\n%s", what, diff)
+	}
+}
+
+// TestAttestationsOfDaemon: with the other engine an image has the statements that it has with this one.
+func TestAttestationsOfDaemon(t *testing.T) {
+	c, host := attested(t)
+	d := startDaemon(t, "")
+	for _, mode := range []string{"max", "min"} {
+		args := []string{"build", "--progress=none", "--set", "default.attest=type=provenance,mode=" + mode}
+		c.ok(t, append(args, "--set", "default.tags="+host+"/app:here")...)
+		c.ok(t, append(args, "--set", "default.tags="+host+"/app:there", "--engine", d.address)...)
+		here, there := readStatements(t, host+"/app:here"), readStatements(t, host+"/app:there")
+		if here.index.Manifests[0].Digest != there.index.Manifests[0].Digest {
+			t.Errorf("mode=%s: the images differ: %+v and %+v", mode, here.image, there.image)
+		}
+		var shapes []map[string]any
+		for _, s := range []statements{here, there} {
+			raw, err := json.Marshal(s.by[slsaType].Predicate)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var p map[string]any
+			if err := json.Unmarshal(raw, &p); err != nil {
+				t.Fatal(err)
+			}
+			meta, _ := p["runDetails"].(map[string]any)["metadata"].(map[string]any)
+			for _, k := range []string{"invocationId", "startedOn", "finishedOn"} {
+				if meta[k] == nil {
+					t.Errorf("mode=%s: the provenance has no %s", mode, k)
+				}
+				delete(meta, k)
+			}
+			shapes = append(shapes, p)
+			if has := strings.Contains(string(raw), "secretive"); has != (mode == "max") {
+				t.Errorf("mode=%s: whether the value of a build argument is told: %v", mode, has)
+			}
+		}
+		if diff := cmp.Diff(shapes[0], shapes[1]); diff != "" {
+			t.Errorf("mode=%s: provenance here and there:\n%s", mode, diff)
+		}
+		if diff := cmp.Diff(here.by[spdxType].Predicate, there.by[spdxType].Predicate); diff != "" {
+			t.Errorf("mode=%s: SBOM here and there:\n%s", mode, diff)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -191,4 +192,35 @@ func openRegistry(t *testing.T) string {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// TestNameCanonical: with name-canonical an image is in the local store under its tag with its digest too, as with BuildKit:
+// that name stays when the tag moves.
+func TestNameCanonical(t *testing.T) {
+	needSandbox(t)
+	c := newCLI(t)
+	project := func(text string) string {
+		return "target \"default\" {\n  dockerfile-inline = \"FROM scratch\\nLABEL is=" + text + "\"\n  tags = [\"kept/it:1\"]\n  output = [\"type=image,name-canonical=true\"]\n}\n"
+	}
+	var names []string
+	for _, text := range []string{"first", "second"} {
+		c.write(t, "bake.hcl", project(text))
+		c.ok(t, "build")
+		stdout, _ := c.ok(t, "image", "inspect", "kept/it:1")
+		digest := regexp.MustCompile(`"digest": "(sha256:\w+)"`).FindStringSubmatch(stdout)
+		if digest == nil {
+			t.Fatal(stdout)
+		}
+		names = append(names, "kept/it:1@"+digest[1])
+	}
+	for i, text := range []string{"first", "second"} {
+		stdout, _ := c.ok(t, "image", "inspect", names[i])
+		wantMatch(t, names[i], stdout, `"is": "`+text+`"`)
+	}
+	c.ok(t, "image", "rm", names[0])
+	if stdout, _, code := c.run(t, "image", "inspect", names[0]); code != 2 {
+		t.Errorf("the name is gone, and was found: exit %d\n%s", code, stdout)
+	}
+	c.ok(t, "image", "inspect", "kept/it:1")
+	c.ok(t, "cache", "check")
 }
