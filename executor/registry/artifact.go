@@ -24,7 +24,7 @@ func (c *Client) Artifact(ctx context.Context, ref string) (Artifact, error) {
 	if err != nil {
 		return Artifact{}, err
 	}
-	at, err := c.opt.Config.push(i)
+	at, err := c.push(i)
 	if err != nil {
 		return Artifact{}, err
 	}

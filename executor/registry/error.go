@@ -164,6 +164,9 @@ func (e *Error) status(s *session, st *statusError) {
 	}
 }
 
+// tlsAlert is the Op of what the other side of a TLS connection complains about.
+const tlsAlert = "remote error"
+
 // network explains why there was no answer.
 func (e *Error) network(s *session) {
 	var (
@@ -180,7 +183,11 @@ func (e *Error) network(s *session) {
 		return
 	case errors.As(e.Cause, &cert):
 		e.Reason = "its TLS certificate is not trusted: " + clean(cert.Err.Error())
-		e.Hint = "install its CA certificate on this machine (SSL_CERT_FILE), or set insecure = true for it in registries.conf"
+		e.Hint = "name its CA certificate in a registry block (ca) or put it into certs.d, or set insecure = true for it in registries.conf"
+		return
+	case errors.As(e.Cause, &operation) && operation.Op == tlsAlert:
+		e.Reason = "it does not accept this client: " + clean(operation.Err.Error())
+		e.Hint = "put a certificate that it accepts and its key into certs.d, as NAME.cert and NAME.key"
 		return
 	case strings.Contains(e.Cause.Error(), "server gave HTTP response to HTTPS client"):
 		e.Reason = "it speaks plain HTTP where HTTPS was expected"

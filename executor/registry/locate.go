@@ -53,6 +53,7 @@ type endpoint struct {
 	host     string // with the port, as registries' clients write it
 	repo     string
 	plain    bool // plain HTTP only
+	assumed  bool // plain since it is loopback and nothing more is said of it
 	insecure bool // plain HTTP and unverified certificates are allowed
 	mirror   bool
 	ca       string // files of certificates that are trusted too, as a path list
@@ -107,9 +108,9 @@ func (c *Config) mirror(name string, m Mirror) endpoint {
 func (e *endpoint) configure(r *Registry) {
 	switch {
 	case r.PlainHTTP:
-		e.plain, e.insecure = true, false
+		e.plain, e.assumed, e.insecure = true, false, false
 	case len(r.CA) > 0:
-		e.plain, e.ca = false, strings.Join(r.CA, string(filepath.ListSeparator))
+		e.plain, e.assumed, e.ca = false, false, strings.Join(r.CA, string(filepath.ListSeparator))
 	}
 }
 
@@ -179,9 +180,33 @@ func newEndpoint(name string, insecure *bool) endpoint {
 	case insecure != nil:
 		e.insecure = *insecure
 	case isLoopback(host):
-		e.plain = true
+		e.plain, e.assumed = true, true
 	}
 	return e
+}
+
+// pulls lists where an image may be pulled from, in the order to try.
+func (c *Client) pulls(i image) ([]endpoint, error) {
+	all, err := c.opt.Config.pulls(i)
+	for k := range all {
+		all[k] = c.certified(all[k])
+	}
+	return all, err
+}
+
+// push is where an image is pushed to.
+func (c *Client) push(i image) (endpoint, error) {
+	at, err := c.opt.Config.push(i)
+	return c.certified(at), err
+}
+
+// certified says of a loopback registry with certificates of its own that it speaks HTTPS.
+func (c *Client) certified(at endpoint) endpoint {
+	if at.assumed && c.certDir(at.host) != "" {
+		at.plain = false
+	}
+	at.assumed = false
+	return at
 }
 
 // isLoopback says whether a host, with or without a port, is this machine.

@@ -112,7 +112,7 @@ func (c *Client) pull(ctx context.Context, what string, i image, use func(*sessi
 }
 
 func (c *Client) places(i image) ([]endpoint, error) {
-	places, err := c.opt.Config.pulls(i)
+	places, err := c.pulls(i)
 	if err != nil {
 		return nil, err
 	}

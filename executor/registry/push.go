@@ -111,7 +111,7 @@ func (p *push) add(push PushImage) error {
 		if err != nil {
 			return err
 		}
-		at, err := p.c.opt.Config.push(i)
+		at, err := p.c.push(i)
 		if err != nil {
 			return err
 		}

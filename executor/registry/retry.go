@@ -119,9 +119,12 @@ func retryable(err error) bool {
 		status  *statusError
 		ggcr    *transport.Error
 		network net.Error
+		told    *net.OpError
 	)
 	switch {
 	case err == nil, errors.Is(err, context.Canceled), isRefused(err), errors.As(err, &cert), errors.As(err, &record), errors.As(err, &content):
+		return false
+	case errors.As(err, &told) && told.Op == tlsAlert:
 		return false
 	case errors.As(err, &dns):
 		return !dns.IsNotFound
