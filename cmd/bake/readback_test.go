@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -62,7 +63,7 @@ func distributionRegistry(t *testing.T) string {
 
 // readProject has an image of each kind that registries keep.
 const readProject = `
-group "default" { targets = ["gzip", "zstd", "plain", "multi", "noted"] }
+group "default" { targets = ["gzip", "zstd", "plain", "multi", "noted", "levels"] }
 target "common" {
   dockerfile-inline = "FROM BASES/busybox:1\nENV A=b\nRUN echo pushed >/made\nCOPY bake.hcl /it\nCMD [\"cat\", \"/made\"]"
   labels = { "a.label" = "x" }
@@ -95,7 +96,14 @@ target "noted" {
     "manifest:on.manifest=1", "index:on.index=2", "manifest-descriptor:on.manifest.descriptor=3", "index-descriptor:on.index.descriptor=4",
   ]
   attest = ["type=provenance,mode=max"]
-  output = ["type=registry"]
+  output = ["type=registry", "type=oci,dest=noted.tar"]
+}
+target "levels" {
+  name = "level-${form}-${level}"
+  matrix = { form = ["gzip", "zstd"], level = ["1", "9"] }
+  dockerfile-inline = "FROM scratch\nCOPY text /"
+  tags = ["HOST/read/level-${form}-${level}:1"]
+  output = ["type=registry,compression=${form},compression-level=${level}"]
 }
 `
 
@@ -111,8 +119,13 @@ func TestReadersOfPushed(t *testing.T) {
 			host := serve(t)
 			c := newCLI(t)
 			c.write(t, "bake.hcl", strings.NewReplacer("BASES", bases, "HOST", host).Replace(readProject))
+			c.write(t, "text", fmt.Sprint(rand.New(rand.NewPCG(1, 2)).Perm(50_000)))
 			c.ok(t, "build")
-			t.Run("client", func(t *testing.T) { clientReads(t, host) })
+			t.Run("client", func(t *testing.T) {
+				clientReads(t, host)
+				annotationsArrived(t, host, tarFiles(t, filepath.Join(c.dir, "noted.tar"))["index.json"])
+				levelsHeeded(t, host)
+			})
 			t.Run("skopeo", func(t *testing.T) { skopeoReads(t, host) })
 			t.Run("docker", func(t *testing.T) { dockerReads(t, host, dockerOnHost(t)) })
 		})
@@ -152,7 +165,28 @@ func clientReads(t *testing.T, host string) {
 		}
 		wantForms(t, image, one)
 	}
-	annotationsArrived(t, host)
+}
+
+// levelsHeeded: a higher level of a compression makes less of the same bytes.
+func levelsHeeded(t *testing.T, host string) {
+	t.Helper()
+	for _, form := range []string{"gzip", "zstd"} {
+		var sizes []int64
+		for _, level := range []string{"1", "9"} {
+			image, err := crane.Pull(host+"/read/level-"+form+"-"+level+":1", crane.Insecure)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := image.Manifest()
+			if err != nil || len(m.Layers) != 1 {
+				t.Fatal(m, err)
+			}
+			sizes = append(sizes, m.Layers[0].Size)
+		}
+		if sizes[0] <= sizes[1] {
+			t.Errorf("%s: level 1 makes %d bytes, level 9 makes %d", form, sizes[0], sizes[1])
+		}
+	}
 }
 
 // wantForms checks the compression of all layers: the base's gzip, which was forced into the others.
@@ -182,8 +216,13 @@ func wantForms(t *testing.T, form string, image v1.Image) {
 	}
 }
 
-// annotationsArrived: each is at the level that it is for, and at no other.
-func annotationsArrived(t *testing.T, host string) {
+// annotationsArrived: each is at the level that it is for, and at no other. That of the index's descriptor only a layout has.
+func annotationsArrived(t *testing.T, host, layout string) {
+	t.Helper()
+	var entries v1.IndexManifest
+	if err := json.Unmarshal([]byte(layout), &entries); err != nil || len(entries.Manifests) != 1 {
+		t.Fatalf("index.json of a layout: %v: %s", err, layout)
+	}
 	ref := host + "/read/noted"
 	raw, err := crane.Manifest(ref+":1", crane.Insecure)
 	if err != nil {
@@ -208,6 +247,7 @@ func annotationsArrived(t *testing.T, host string) {
 		has  map[string]string
 		want string
 	}{
+		{"descriptor of the index", entries.Manifests[0].Annotations, "on.index.descriptor=4"},
 		{"index", index.Annotations, "on.index=2"},
 		{"descriptor of the image", index.Manifests[0].Annotations, "on.manifest.descriptor=3"},
 		{"manifest", manifest.Annotations, "on.manifest=1"},
