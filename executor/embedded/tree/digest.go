@@ -2,11 +2,9 @@ package tree
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
-	"hash"
+	"path"
 	"runtime"
-	"sort"
+	"strconv"
 
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -15,40 +13,62 @@ import (
 // SelectionDigest is the content digest of what a selection names: names, types, modes, owners, link targets, devices,
 // attributes that a copy keeps, which files are one by hard links, and contents. Times are not in it. It holds some files of
 // the selection at a time, however many there are.
+//
+// It is made of the totals of the directories, which a build context has once for all selections.
 func SelectionDigest(ctx context.Context, f FS, s Selection) (digest.Digest, error) {
-	h := &hasher{Hash: sha256.New(), fs: f, inodes: map[uint64]string{}}
-	err := scan(ctx, f, s, func(m Match) error {
-		err := h.flush(ctx)
-		h.text("match", m.Name)
-		h.write()
+	h := &hasher{batch: batch{fs: f}, all: newRecorder()}
+	err := scan(ctx, f, s, viewer{match: func(m Match) error {
+		err := h.finish(ctx)
+		h.all.text("match", m.Name)
+		h.matches++
 		return err
-	}, func(file Selected) error {
+	}, file: func(file Selected) error {
 		h.files = append(h.files, file)
 		if len(h.files) < maxBatch {
 			return nil
 		}
 		return h.flush(ctx)
-	})
+	}, whole: func(l *Local, dir string) error {
+		if err := h.flush(ctx); err != nil {
+			return err
+		}
+		h.open = h.open[:0] // of the directory itself, which is empty so far
+		return l.totals(ctx, dir, h.add)
+	}})
 	if err == nil {
-		err = h.flush(ctx)
+		err = h.finish(ctx)
 	}
 	if err != nil {
 		return "", err
 	}
-	return digest.NewDigest(digest.SHA256, h), nil
+	h.names.write(h.all)
+	return digestOfSum(h.all.sum()), nil
 }
 
-// maxBatch is how many files are read side by side before they are hashed in order.
-const maxBatch = 512
+// hasher makes the totals of directories of files that it is shown parents before children.
+type hasher struct {
+	batch
+	all     *recorder
+	matches int
+	open    []openDir // the directory of the last file, below those above it
+	names   linkNames
+}
 
-// flush hashes the files that wait, with their contents, which are read side by side.
+// openDir is a directory of which more files may come.
+type openDir struct {
+	rel   string // path below the match's root
+	files *recorder
+	links []linked
+}
+
+// flush records the files that wait, with their contents, which are read side by side.
 func (h *hasher) flush(ctx context.Context) error {
 	contents, err := h.contents(ctx)
 	if err != nil {
 		return err
 	}
 	for i, file := range h.files {
-		if err := h.file(h.fs, file, contents[i]); err != nil {
+		if err := h.record(file, contents[i]); err != nil {
 			return err
 		}
 	}
@@ -56,97 +76,108 @@ func (h *hasher) flush(ctx context.Context) error {
 	return nil
 }
 
-// contents computes the digests of the regular files among those that wait.
-func (h *hasher) contents(ctx context.Context) ([]digest.Digest, error) {
-	found := make([]digest.Digest, len(h.files))
-	group, ctx := errgroup.WithContext(ctx)
-	workers := min(runtime.GOMAXPROCS(0), 8)
-	for w := range workers {
-		group.Go(func() (err error) {
-			for i := w; i < len(found) && err == nil; i += workers {
-				if e := h.files[i].Entry; e.IsRegular() {
-					found[i], err = h.fs.Digest(ctx, e.Path)
-				}
-			}
+func (h *hasher) record(file Selected, content digest.Digest) error {
+	e := &file.Entry
+	r := record{entry: *e, implied: file.Implied}
+	var err error
+	if e.IsRegular() || e.IsDir() {
+		if r.attrs, err = h.fs.Xattrs(e.Path); err != nil {
 			return err
-		})
+		}
 	}
-	return found, group.Wait()
-}
-
-// hasher writes length-prefixed fields, so that no two selections give the same bytes.
-type hasher struct {
-	hash.Hash
-	fs     FS
-	files  []Selected        // that wait to be hashed
-	buf    []byte            // fields that are not hashed yet
-	inodes map[uint64]string // of files with several names: the first that was seen
-}
-
-func (h *hasher) text(fields ...string) {
-	for _, f := range fields {
-		h.buf = binary.AppendUvarint(h.buf, uint64(len(f)))
-		h.buf = append(h.buf, f...)
+	if e.IsRegular() {
+		sum, err := sumOfDigest(content)
+		if err != nil {
+			return err
+		}
+		r.content = sum[:]
 	}
-}
-
-func (h *hasher) numbers(fields ...uint64) {
-	for _, n := range fields {
-		h.buf = binary.AppendUvarint(h.buf, n)
+	if file.Rel == "" {
+		h.all.file(&r)
+		h.names.add(strconv.Itoa(h.matches), appendLinked(nil, &r))
+	} else {
+		r.name = path.Base(file.Rel)
+		in := h.dir(parentOf(file.Rel))
+		in.files.file(&r)
+		in.links = appendLinked(in.links, &r)
 	}
-}
-
-// write hashes the fields so far.
-func (h *hasher) write() {
-	h.Write(h.buf)
-	h.buf = h.buf[:0]
-}
-
-func (h *hasher) file(f FS, file Selected, content digest.Digest) error {
-	e := file.Entry
-	h.text("file", file.Rel)
-	implied := uint64(0)
-	if file.Implied {
-		implied = 1
-	}
-	h.numbers(uint64(e.Mode), uint64(e.UID), uint64(e.GID), e.Rdev*deviceBit(e), implied)
-	h.text(e.Link, string(content), h.sameAs(file))
-	defer h.write()
-	if !e.IsRegular() && !e.IsDir() {
-		return nil
-	}
-	attrs, err := f.Xattrs(e.Path)
-	if err != nil {
-		return err
-	}
-	names := make([]string, 0, len(attrs))
-	for name := range attrs {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		h.text(name, string(attrs[name]))
+	if e.IsDir() {
+		h.open = append(h.open, openDir{rel: file.Rel, files: newRecorder()})
 	}
 	return nil
 }
 
-// sameAs is the first path of the selection that is the same file by a hard link.
-func (h *hasher) sameAs(file Selected) string {
-	e := file.Entry
-	if !e.IsRegular() || e.Nlink < 2 || e.Inode == 0 {
-		return ""
+// dir is an open directory, once those are closed that are not above it.
+func (h *hasher) dir(rel string) *openDir {
+	for len(h.open) > 1 && h.open[len(h.open)-1].rel != rel {
+		h.close()
 	}
-	if first, ok := h.inodes[e.Inode]; ok {
-		return first
+	return &h.open[len(h.open)-1]
+}
+
+func (h *hasher) close() {
+	last := h.open[len(h.open)-1]
+	h.open = h.open[:len(h.open)-1]
+	h.add(last.rel, &total{last.files.sum(), last.links})
+}
+
+// add takes the total of a directory, those below it first.
+func (h *hasher) add(rel string, t *total) {
+	h.all.text("dir", rel, string(t.sum[:]))
+	h.names.add(path.Join(strconv.Itoa(h.matches), rel), t.links)
+}
+
+// finish ends a match.
+func (h *hasher) finish(ctx context.Context) error {
+	if err := h.flush(ctx); err != nil {
+		return err
 	}
-	h.inodes[e.Inode] = file.Rel
+	for len(h.open) > 0 {
+		h.close()
+	}
+	return nil
+}
+
+// parentOf is the directory of a relative path, "" for the top.
+func parentOf(rel string) string {
+	if dir := path.Dir(rel); dir != "." {
+		return dir
+	}
 	return ""
 }
 
-// deviceBit is 1 for devices, whose Rdev counts.
-func deviceBit(e Entry) uint64 {
-	if e.Type() == 0o020000 || e.Type() == 0o060000 {
-		return 1
+// maxBatch is how many files are read side by side before they are recorded in order.
+const maxBatch = 512
+
+// batch is files whose contents are read side by side.
+type batch struct {
+	fs    FS
+	files []Selected
+}
+
+// contents computes the digests of the regular files among those that wait.
+func (b *batch) contents(ctx context.Context) ([]digest.Digest, error) {
+	found := make([]digest.Digest, len(b.files))
+	err := spread(ctx, len(found), func(ctx context.Context, i int) (err error) {
+		if e := b.files[i].Entry; e.IsRegular() {
+			found[i], err = b.fs.Digest(ctx, e.Path)
+		}
+		return err
+	})
+	return found, err
+}
+
+// spread calls do for each of n, some side by side.
+func spread(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	workers := min(runtime.GOMAXPROCS(0), 8, n)
+	for w := range workers {
+		group.Go(func() (err error) {
+			for i := w; i < n && err == nil; i += workers {
+				err = do(ctx, i)
+			}
+			return err
+		})
 	}
-	return 0
+	return group.Wait()
 }

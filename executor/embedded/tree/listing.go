@@ -34,14 +34,14 @@ var errTooMany = errors.New("too many files for a listing")
 
 // List lists what a selection holds. It is empty when that is more than a listing may hold.
 func List(ctx context.Context, f FS, s Selection) (Listing, error) {
-	l := lister{hasher: hasher{fs: f}}
-	err := scan(ctx, f, s, func(Match) error { return nil }, func(file Selected) error {
+	l := lister{batch: batch{fs: f}}
+	err := scan(ctx, f, s, viewer{match: func(Match) error { return nil }, file: func(file Selected) error {
 		l.files = append(l.files, file)
 		if len(l.files) < maxBatch {
 			return nil
 		}
 		return l.flush(ctx)
-	})
+	}})
 	if err == nil {
 		err = l.flush(ctx)
 	}
@@ -57,7 +57,7 @@ func List(ctx context.Context, f FS, s Selection) (Listing, error) {
 
 // lister makes a listing of files whose contents are read side by side, as for a digest.
 type lister struct {
-	hasher
+	batch
 	list Listing
 }
 
@@ -75,7 +75,7 @@ func (l *lister) flush(ctx context.Context) error {
 			continue
 		}
 		h := fnv.New64a()
-		fmt.Fprint(h, e.UID, e.GID, e.Rdev*deviceBit(e), e.Link, contents[i])
+		fmt.Fprint(h, e.UID, e.GID, e.Rdev*deviceBit(&e), e.Link, contents[i])
 		l.list = append(l.list, ListedFile{strings.TrimPrefix(e.Path, "/"), e.Mode, h.Sum64()})
 	}
 	l.files = l.files[:0]

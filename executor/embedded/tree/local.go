@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -24,7 +23,7 @@ import (
 // Local is a build context, read in place: a directory without what its ignore patterns exclude. Every owner is 0:0,
 // there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives. Directories are
 // read once, when they are first asked for; ignored ones never. It may be used by several goroutines. It keeps some 150 bytes
-// for each file that it has seen.
+// for each file that it has seen, and its name.
 type Local struct {
 	root    *os.File
 	ignore  *patternmatcher.PatternMatcher // nil when nothing is ignored
@@ -43,17 +42,20 @@ type localDir struct {
 	err   error
 	match patternmatcher.MatchInfo // of the ignore patterns
 	files []localFile              // visible ones, sorted by name
+
+	totalling sync.Mutex
+	total     *total // of the files, once it was asked for; guarded by totalling
 }
 
 // localFile is a visible name in a directory.
 type localFile struct {
-	path string // in the context
+	name string
 	link string
 	dir  *localDir // of a directory
 	sum  [32]byte  // of the content, once that was hashed
-	// hashed and sum are guarded by hashing.
-	hashed  bool
-	patched bool // it is of the patch, not on the disk
+	// hashed and sum are guarded by hashing; known files have them from the start.
+	hashed, known bool
+	patched       bool // it is of the patch, not on the disk
 
 	mode, nlink        uint32
 	size, mtime, ctime int64
@@ -97,18 +99,19 @@ func (l *Local) Lookup(p string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	return f.entry(), nil
+	return f.entry(p), nil
 }
 
 // ReadDir implements FS.
 func (l *Local) ReadDir(p string) ([]Entry, error) {
-	d, err := l.dir(rooted(p))
+	p = rooted(p)
+	d, err := l.dir(p)
 	if err != nil {
 		return nil, err
 	}
 	entries := make([]Entry, len(d.files))
 	for i := range d.files {
-		entries[i] = d.files[i].entry()
+		entries[i] = d.files[i].entry(childOf(p, d.files[i].name))
 	}
 	return entries, nil
 }
@@ -139,26 +142,34 @@ func (l *Local) Digest(ctx context.Context, p string) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	if f.patched {
-		return l.patch.Digest(ctx, filepath.Join(l.at, p))
+	sum, err := l.sum(ctx, p, f)
+	if err != nil {
+		return "", err
 	}
+	return digestOfSum(sum), nil
+}
+
+// sum is the digest of a file's content.
+func (l *Local) sum(ctx context.Context, p string, f *localFile) (sum [32]byte, err error) {
 	one := &l.hashing[f.inode%uint64(len(l.hashing))]
 	one.Lock()
 	defer one.Unlock()
-	if !f.hashed {
-		if f.sum, err = l.hash(ctx, p, f); err != nil {
-			return "", err
-		}
-		f.hashed = true
+	if f.hashed {
+		return f.sum, nil
 	}
-	return digestOfSum(f.sum), nil
+	if sum, err = l.hash(ctx, p, f); err == nil {
+		f.sum, f.hashed = sum, true
+	}
+	return sum, err
 }
 
 func (l *Local) hash(ctx context.Context, p string, f *localFile) (sum [32]byte, err error) {
-	if l.stat != nil {
-		if known, ok := l.stat.get(f); ok {
-			return known, nil
+	if f.patched {
+		d, err := l.patch.Digest(ctx, filepath.Join(l.at, p))
+		if err != nil {
+			return sum, err
 		}
+		return sumOfDigest(d)
 	}
 	r, err := l.Open(p)
 	if err != nil {
@@ -179,8 +190,8 @@ func (l *Local) file(p string) (*localFile, error) {
 			return nil, err
 		}
 		name, below, more := strings.Cut(rest, "/")
-		i := sort.Search(len(at.files), func(i int) bool { return at.files[i].name() >= name })
-		if i == len(at.files) || at.files[i].name() != name {
+		i := sort.Search(len(at.files), func(i int) bool { return at.files[i].name >= name })
+		if i == len(at.files) || at.files[i].name != name {
 			return nil, notExist(p)
 		}
 		f := &at.files[i]
@@ -190,7 +201,7 @@ func (l *Local) file(p string) (*localFile, error) {
 		case f.dir == nil:
 			return nil, notExist(p)
 		}
-		at, rest, read = f.dir, below, f.path
+		at, rest, read = f.dir, below, p[:len(p)-len(below)-1]
 	}
 }
 
@@ -209,8 +220,8 @@ func (l *Local) dir(p string) (*localDir, error) {
 	return f.dir, l.enter(p, f.dir)
 }
 
-// preload reads a directory and all below it, several at a time. What cannot be read is told when it is asked for.
-func (l *Local) preload(ctx context.Context, p string) {
+// preload reads a directory and all below it, several at a time, and shows each. What cannot be read is told when it is asked for.
+func (l *Local) preload(ctx context.Context, p string, show func(p string, d *localDir)) {
 	top, err := l.dir(p)
 	if err != nil {
 		return
@@ -224,10 +235,15 @@ func (l *Local) preload(ctx context.Context, p string) {
 		}
 		for i := range d.files {
 			f := &d.files[i]
-			if f.dir != nil && !group.TryGo(func() error { return read(f.path, f.dir) }) {
-				_ = read(f.path, f.dir)
+			if f.dir == nil {
+				continue
+			}
+			child := childOf(p, f.name)
+			if !group.TryGo(func() error { return read(child, f.dir) }) {
+				_ = read(child, f.dir)
 			}
 		}
+		show(p, d)
 		return nil
 	}
 	_ = read(p, top)
@@ -271,25 +287,29 @@ func (l *Local) list(fd int, p string, d *localDir, names []string, changed map[
 	sort.Strings(names)
 	d.files = make([]localFile, 0, len(names))
 	for _, name := range names {
-		stat := func(p string) (localFile, error) { return statAt(fd, p, name) }
-		if e := changed[name]; e != nil {
-			stat = func(p string) (localFile, error) { return fileOf(p, e), nil }
-		}
-		if d.files, err = l.visible(path.Join(p, name), d, stat); err != nil {
+		if d.files, err = l.visible(onDisk{fd, p, name}, d, changed[name]); err != nil {
 			return err
 		}
+	}
+	if l.stat != nil {
+		l.stat.fill(d.files)
 	}
 	return nil
 }
 
-// visible stats one name of a directory and returns the directory's files with it, or without when it is ignored or has just
-// vanished.
-func (l *Local) visible(p string, d *localDir, stat func(p string) (localFile, error)) ([]localFile, error) {
-	ignored, match, err := l.ignored(p, d.match)
+// visible stats one name of a directory, unless the patch has it as changed, and returns the directory's files with it, or without when
+// it is ignored or has just vanished.
+func (l *Local) visible(at onDisk, d *localDir, changed *Entry) ([]localFile, error) {
+	ignored, match, err := l.ignored(at, d.match)
 	if err != nil || ignored && len(l.negated) == 0 {
 		return d.files, err
 	}
-	f, err := stat(p)
+	var f localFile
+	if changed != nil {
+		f = fileOf(at.name, changed)
+	} else {
+		f, err = at.stat()
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return d.files, nil
 	}
@@ -301,6 +321,7 @@ func (l *Local) visible(p string, d *localDir, stat func(p string) (localFile, e
 	}
 	if ignored {
 		// An ignored directory is there if something below it is not ignored.
+		p := at.path()
 		if f.dir == nil || !l.mayHold(p) {
 			return d.files, nil
 		}
@@ -311,10 +332,11 @@ func (l *Local) visible(p string, d *localDir, stat func(p string) (localFile, e
 	return append(d.files, f), nil
 }
 
-func (l *Local) ignored(p string, above patternmatcher.MatchInfo) (bool, patternmatcher.MatchInfo, error) {
+func (l *Local) ignored(at onDisk, above patternmatcher.MatchInfo) (bool, patternmatcher.MatchInfo, error) {
 	if l.ignore == nil {
 		return false, patternmatcher.MatchInfo{}, nil
 	}
+	p := at.path()
 	ignored, match, err := l.ignore.MatchesUsingParentResults(strings.TrimPrefix(p, "/"), above)
 	if err != nil {
 		return false, match, fmt.Errorf("match %s against the ignore patterns: %w", p, err)
@@ -337,13 +359,23 @@ func (l *Local) mayHold(p string) bool {
 	return false
 }
 
-// name is the last component of the path.
-func (f *localFile) name() string { return f.path[strings.LastIndexByte(f.path, '/')+1:] }
+// hasContent says that it is a regular file to a copy.
+func (f *localFile) hasContent() bool {
+	return f.mode&unix.S_IFMT == unix.S_IFREG || f.mode&unix.S_IFMT == unix.S_IFSOCK
+}
 
-// entry is the file as a context shows it.
-func (f *localFile) entry() Entry {
+// childOf is the path of a name in the directory at a clean path.
+func childOf(dir, name string) string {
+	if dir == "/" {
+		return "/" + name
+	}
+	return dir + "/" + name
+}
+
+// entry is the file at a path as a context shows it.
+func (f *localFile) entry(p string) Entry {
 	e := Entry{
-		Path: f.path, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link, Rdev: f.rdev, Inode: f.inode, Nlink: f.nlink,
+		Path: p, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link, Rdev: f.rdev, Inode: f.inode, Nlink: f.nlink,
 	}
 	switch e.Type() {
 	case unix.S_IFREG:

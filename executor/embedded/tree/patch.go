@@ -60,26 +60,33 @@ func (l *Local) changed(p string) map[string]*Entry {
 }
 
 // fileOf is an entry of the patch as a file of the context.
-func fileOf(p string, e *Entry) localFile {
-	return localFile{path: p, mode: e.Mode, link: e.Link, size: e.Size, nlink: 1, patched: true}
+func fileOf(name string, e *Entry) localFile {
+	return localFile{name: name, mode: e.Mode, link: e.Link, size: e.Size, nlink: 1, patched: true}
 }
 
-// statAt is a name of a directory as it is on the disk.
-func statAt(fd int, p, name string) (localFile, error) {
+// onDisk is a name in a directory of the disk.
+type onDisk struct {
+	fd        int // of the directory
+	dir, name string
+}
+
+func (o onDisk) path() string { return childOf(o.dir, o.name) }
+
+func (o onDisk) stat() (localFile, error) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return localFile{}, &fs.PathError{Op: "stat", Path: p, Err: err}
+	if err := unix.Fstatat(o.fd, o.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return localFile{}, &fs.PathError{Op: "stat", Path: o.path(), Err: err}
 	}
 	f := localFile{
-		path: p, mode: st.Mode, nlink: uint32(st.Nlink), size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
+		name: o.name, mode: st.Mode, nlink: uint32(st.Nlink), size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
 		inode: st.Ino, dev: uint64(st.Dev), rdev: uint64(st.Rdev),
 	}
 	if f.mode&unix.S_IFMT != unix.S_IFLNK {
 		return f, nil
 	}
-	link, err := readlinkAt(fd, name)
+	link, err := readlinkAt(o.fd, o.name)
 	if err != nil {
-		return f, &fs.PathError{Op: "readlink", Path: p, Err: err}
+		return f, &fs.PathError{Op: "readlink", Path: o.path(), Err: err}
 	}
 	f.link = link
 	return f, nil

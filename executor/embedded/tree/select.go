@@ -59,19 +59,27 @@ func (e *NotFoundError) Error() string { return fmt.Sprintf("%q is not there", e
 // required path is missing.
 func Select(ctx context.Context, f FS, s Selection) ([]Match, error) {
 	var all []Match
-	err := scan(ctx, f, s, func(m Match) error {
+	err := scan(ctx, f, s, viewer{match: func(m Match) error {
 		all = append(all, m)
 		return nil
-	}, func(file Selected) error {
+	}, file: func(file Selected) error {
 		m := &all[len(all)-1]
 		m.Files = append(m.Files, file)
 		return nil
-	})
+	}})
 	return all, err
 }
 
-// scan shows the files that a selection names one after the other: each match without its files, then these.
-func scan(ctx context.Context, f FS, s Selection, match func(Match) error, file func(Selected) error) error {
+// viewer is shown what a selection names: each match without its files, then these.
+type viewer struct {
+	match func(Match) error
+	file  func(Selected) error
+	// whole, when not nil, is shown a directory of a build context of which everything is selected, in place of the files below it.
+	whole func(l *Local, dir string) error
+}
+
+// scan shows the files that a selection names one after the other.
+func scan(ctx context.Context, f FS, s Selection, v viewer) error {
 	names, err := sources(f, s)
 	if err != nil {
 		return err
@@ -80,9 +88,9 @@ func scan(ctx context.Context, f FS, s Selection, match func(Match) error, file 
 		return &NotFoundError{s.Src}
 	}
 	needed := newRequired(s)
-	w := &walker{ctx: ctx, fs: f, show: func(one Selected) error {
+	w := &walker{ctx: ctx, fs: f, whole: v.whole, show: func(one Selected) error {
 		needed.selected(one)
-		return file(one)
+		return v.file(one)
 	}}
 	if w.include, err = matcher(s.Include); err != nil {
 		return err
@@ -91,7 +99,7 @@ func scan(ctx context.Context, f FS, s Selection, match func(Match) error, file 
 		return err
 	}
 	for _, name := range names {
-		if err := w.match(name, s.Follow, match); err != nil {
+		if err := w.match(name, s.Follow, v.match); err != nil {
 			return err
 		}
 	}
@@ -231,6 +239,7 @@ type walker struct {
 	fs               FS
 	include, exclude *patternmatcher.PatternMatcher
 	show             func(Selected) error
+	whole            func(*Local, string) error // of viewer
 	// pending are directories that no pattern selects, each in the one before: they are shown before the first file below them.
 	pending []Selected
 }
@@ -255,7 +264,10 @@ func (w *walker) match(name string, follow bool, match func(Match) error) error 
 		return err
 	}
 	if l, ok := w.fs.(*Local); ok && w.include == nil && w.exclude == nil {
-		l.preload(w.ctx, at)
+		if w.whole != nil {
+			return w.whole(l, at)
+		}
+		l.preload(w.ctx, at, func(string, *localDir) {})
 	}
 	return w.walk(m.Root, "", patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
 }

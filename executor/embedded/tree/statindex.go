@@ -12,6 +12,8 @@ import (
 	"sort"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // racyFor is how old a change must be for a file's times to tell its content: an edit within the granularity of the
@@ -39,7 +41,7 @@ type StatIndex struct {
 
 	mu    sync.Mutex
 	known []byte // records of the file, sorted by key
-	used  []bool // the records that were asked for
+	used  []bool // the records of files that were found
 	fresh map[statKey]statValue
 }
 
@@ -148,23 +150,36 @@ func (x *StatIndex) encode() []byte {
 	return append(raw, sumOf(raw[len(statMagic):])...)
 }
 
-// get returns the digest of a file that was hashed with the same size and times.
-func (x *StatIndex) get(f *localFile) (sum [32]byte, ok bool) {
-	k := statKey{f.dev, f.inode}
+// fill gives the regular files of a directory their sums, of those that were hashed with the same size and times.
+func (x *StatIndex) fill(files []localFile) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	v, ok := x.fresh[k]
-	if !ok {
-		i, found := x.find(k)
-		if !found {
-			return sum, false
+	next := 0
+	for i := range files {
+		f := &files[i]
+		if f.mode&unix.S_IFMT != unix.S_IFREG || f.patched {
+			continue
 		}
-		v = x.value(i)
+		v, ok := x.fresh[statKey{f.dev, f.inode}]
+		if !ok {
+			if next, ok = x.near(next, statKey{f.dev, f.inode}); !ok {
+				continue
+			}
+			v = x.value(next)
+			x.used[next] = x.used[next] || v.describes(f)
+		}
 		if v.describes(f) {
-			x.used[i] = true
+			f.sum, f.hashed, f.known = v.sum, true, true
 		}
 	}
-	return v.sum, v.describes(f)
+}
+
+// near finds a key as find does. It looks first behind the record found last: files of one directory are often made one after another.
+func (x *StatIndex) near(last int, k statKey) (int, bool) {
+	if last+1 < len(x.used) && x.key(last+1) == k {
+		return last + 1, true
+	}
+	return x.find(k)
 }
 
 // describes says whether the digest is that of a file, by its size and times.

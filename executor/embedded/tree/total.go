@@ -1,0 +1,207 @@
+package tree
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
+	"maps"
+	"path"
+	"slices"
+)
+
+// total tells all files of a directory, not of those below it.
+type total struct {
+	sum   [sha256.Size]byte
+	links []linked // files that have other names somewhere
+}
+
+// linked is one name of a file that has several.
+type linked struct {
+	inode uint64
+	name  string
+}
+
+// record is what a copy makes of one file.
+type record struct {
+	name    string // "" of the root of a match
+	entry   Entry  // without its path and times
+	implied bool   // as in Selected
+	content []byte // digest of a regular file's
+	attrs   map[string][]byte
+}
+
+// recorder hashes length-prefixed fields, so that no two lists of files give the same bytes.
+type recorder struct {
+	hash hash.Hash
+	buf  []byte // fields that are not hashed yet
+}
+
+func newRecorder() *recorder { return &recorder{hash: sha256.New()} }
+
+func (r *recorder) text(fields ...string) {
+	const full = 4096
+	for _, f := range fields {
+		r.buf = binary.AppendUvarint(r.buf, uint64(len(f)))
+		r.buf = append(r.buf, f...)
+	}
+	if len(r.buf) >= full {
+		r.write()
+	}
+}
+
+func (r *recorder) file(f *record) {
+	e := &f.entry
+	r.text(f.name)
+	implied := uint64(0)
+	if f.implied {
+		implied = 1
+	}
+	for _, n := range [...]uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), e.Rdev * deviceBit(e), implied, uint64(len(f.content))} {
+		r.buf = binary.AppendUvarint(r.buf, n)
+	}
+	r.buf = append(r.buf, f.content...)
+	r.text(e.Link)
+	r.buf = binary.AppendUvarint(r.buf, uint64(len(f.attrs)))
+	if len(f.attrs) == 0 {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.attrs)) {
+		r.text(name, string(f.attrs[name]))
+	}
+}
+
+func (r *recorder) write() {
+	r.hash.Write(r.buf)
+	r.buf = r.buf[:0]
+}
+
+// sum is the digest of everything so far.
+func (r *recorder) sum() (sum [sha256.Size]byte) {
+	r.write()
+	r.hash.Sum(sum[:0])
+	return sum
+}
+
+// appendLinked adds a file to the names of files that have several.
+func appendLinked(links []linked, r *record) []linked {
+	if e := &r.entry; e.IsRegular() && e.Nlink > 1 && e.Inode != 0 {
+		return append(links, linked{e.Inode, r.name})
+	}
+	return links
+}
+
+// linkNames are the names in a selection of files that have several, some of which may be elsewhere.
+type linkNames []linked
+
+func (l *linkNames) add(dir string, links []linked) {
+	for _, one := range links {
+		*l = append(*l, linked{one.inode, path.Join(dir, one.name)})
+	}
+}
+
+// write records each name of a file that has another one before it, with that.
+func (l linkNames) write(r *recorder) {
+	slices.SortFunc(l, func(a, b linked) int { return cmp.Or(cmp.Compare(a.inode, b.inode), cmp.Compare(a.name, b.name)) })
+	var same [][2]string
+	for i, first := 1, 0; i < len(l); i++ {
+		if l[i].inode != l[first].inode {
+			first = i
+			continue
+		}
+		same = append(same, [2]string{l[i].name, l[first].name})
+	}
+	slices.SortFunc(same, func(a, b [2]string) int { return cmp.Compare(a[0], b[0]) })
+	for _, names := range same {
+		r.text("link", names[0], names[1])
+	}
+}
+
+// deviceBit is 1 for devices, whose Rdev counts.
+func deviceBit(e *Entry) uint64 {
+	if e.Type() == 0o020000 || e.Type() == 0o060000 {
+		return 1
+	}
+	return 0
+}
+
+// totals shows the totals of a directory and all below it, these first.
+func (l *Local) totals(ctx context.Context, p string, show func(rel string, t *total)) error {
+	top, err := l.dir(p)
+	if err != nil {
+		return err
+	}
+	l.preload(ctx, p, func(p string, d *localDir) { _, _ = l.totalOf(ctx, p, d) }) // what is wrong is told below
+	return l.showTotals(ctx, dirAt{p, "", top}, show)
+}
+
+// dirAt is a directory with its path in the context and in the selection.
+type dirAt struct {
+	path, rel string
+	dir       *localDir
+}
+
+func (l *Local) showTotals(ctx context.Context, at dirAt, show func(rel string, t *total)) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := l.enter(at.path, at.dir); err != nil {
+		return err
+	}
+	for i := range at.dir.files {
+		f := &at.dir.files[i]
+		if f.dir == nil {
+			continue
+		}
+		if err := l.showTotals(ctx, dirAt{childOf(at.path, f.name), path.Join(at.rel, f.name), f.dir}, show); err != nil {
+			return err
+		}
+	}
+	t, err := l.totalOf(ctx, at.path, at.dir)
+	if err != nil {
+		return err
+	}
+	show(at.rel, t)
+	return nil
+}
+
+// totalOf is the total of a directory that was read, made once.
+func (l *Local) totalOf(ctx context.Context, p string, d *localDir) (*total, error) {
+	d.totalling.Lock()
+	defer d.totalling.Unlock()
+	if d.total != nil {
+		return d.total, nil
+	}
+	if err := l.hashAll(ctx, p, d); err != nil {
+		return nil, err
+	}
+	t, files := &total{}, newRecorder()
+	for i := range d.files {
+		f := &d.files[i]
+		r := record{name: f.name, entry: f.entry("")}
+		if f.hasContent() {
+			r.content = f.sum[:]
+		}
+		files.file(&r)
+		t.links = appendLinked(t.links, &r)
+	}
+	t.sum = files.sum()
+	d.total = t
+	return t, nil
+}
+
+// hashAll computes the digests of a directory's files that are not known, several at a time.
+func (l *Local) hashAll(ctx context.Context, p string, d *localDir) error {
+	var unknown []*localFile
+	for i := range d.files {
+		f := &d.files[i]
+		if f.hasContent() && !f.known {
+			unknown = append(unknown, f)
+		}
+	}
+	return spread(ctx, len(unknown), func(ctx context.Context, i int) error {
+		_, err := l.sum(ctx, childOf(p, unknown[i].name), unknown[i])
+		return err
+	})
+}
