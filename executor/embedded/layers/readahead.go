@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	aheadChunk = 128 << 10 // bytes
-	aheadDepth = 4         // chunks under way in one stage
+	aheadChunk = 64 << 10 // bytes
+	aheadDepth = 4        // chunks under way in one stage
 )
 
 // readAhead reads its source in a goroutine of its own, so that two stages of a pipeline overlap. It holds at most
