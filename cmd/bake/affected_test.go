@@ -1,15 +1,11 @@
 package main
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // repo is a project of several targets in a git repository.
@@ -133,42 +129,6 @@ func TestAffected(t *testing.T) {
 	for code, args := range map[int][]string{6: {"--since", "HEAD", "--exit-code"}, 2: {"--since", "nothing"}} {
 		if _, stderr, got := c.run(t, append([]string{"affected"}, args...)...); got != code {
 			t.Errorf("%v: exit %d, want %d: %s", args, got, code, stderr)
-		}
-	}
-}
-
-// TestAffectedMissesNothing makes random changes, and plans what affected did not name: nothing of it would run.
-func TestAffectedMissesNothing(t *testing.T) {
-	needSandbox(t)
-	c := newRepo(t)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
-	files := []string{"a/a.txt", "a/other", "lib/src/x", "shared/one", "shared/two", "shared/read.md", "b/b", "b/b.log", "c/used", "c/unused",
-		"a/b.txt", "lib/src/deep/y", "shared/three", "b/sub/z"}
-	for round := range 12 {
-		c.ok(t, "build", "--progress=none")
-		c.commit(t)
-		var changed []string
-		for range 1 + r.IntN(2) {
-			f := files[r.IntN(len(files))]
-			changed = append(changed, f)
-			switch p := filepath.Join(c.dir, f); r.IntN(6) {
-			case 0:
-				_ = os.Chmod(p, 0o755)
-			default:
-				c.write(t, f, fmt.Sprint(round, r.Uint64()))
-			}
-		}
-		out, _ := c.ok(t, "affected", "--since", "HEAD")
-		affected := strings.Fields(out)
-		for _, target := range []string{"a", "b", "c", "lib", "inline"} {
-			if slices.Contains(affected, target) {
-				continue
-			}
-			if plan, _, code := c.run(t, "plan", "--exit-code", target); code != 0 {
-				t.Errorf("%v changed and %v are affected, but %s would run:\n%s", changed, affected, target, plan)
-			}
 		}
 	}
 }

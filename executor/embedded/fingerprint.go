@@ -46,7 +46,7 @@ func (f *Fingerprints) Of(ctx context.Context, g *planner.Graph, opts executor.O
 			return nil, context.Cause(ctx)
 		}
 		if all[i], err = n.fingerprint(ctx, all); err != nil {
-			return nil, n.wrap(err)
+			return nil, n.failed(err)
 		}
 	}
 	return all, nil
