@@ -21,10 +21,11 @@ func TestMain(m *testing.M) {
 }
 
 // TestScript runs the command line in testdata/script. $EXAMPLES is a copy of the examples that the script may change.
+// BAKE_UPDATE_SCRIPTS=1 writes what was printed in place of what was expected.
 func TestScript(t *testing.T) {
 	needSandbox(t)
 	testscript.Run(t, testscript.Params{
-		Dir:  "testdata/script",
+		Dir: "testdata/script", UpdateScripts: isTrue(os.Getenv("BAKE_UPDATE_SCRIPTS")),
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("GOROOT", runtime.GOROOT())
