@@ -25,14 +25,23 @@ type PastRun struct {
 	Number      string `json:",omitempty"` // of the step in its stage
 	Instruction string // its text in the Dockerfile
 	Dir         string `json:",omitempty"` // where the build was run
-	Inputs      []Input
 	At          time.Time
+	// Inputs are what the step was made of. Of a run that Past lists they are in raw until Load.
+	Inputs []Input `json:"-"`
+	raw    []byte
+}
+
+// Load gives the run its inputs. A run that has none, since they cannot be read, tells nothing.
+func (r *PastRun) Load() {
+	if r.Inputs == nil && json.Unmarshal(r.raw, &r.Inputs) != nil {
+		r.Inputs = nil
+	}
 }
 
 func (s *Store) pastPath(place digest.Digest) string { return s.path(dirPast, place.Encoded()) }
 
-// Past lists the earlier runs at a place, whatever the caller means by it, the oldest first. What cannot be read is left
-// out: it is advice.
+// Past lists the earlier runs at a place, whatever the caller means by it, the oldest first, without their inputs. What cannot
+// be read is left out: it is advice. A line has the run, a tab and the inputs, since of many runs few are looked into.
 func (s *Store) Past(place digest.Digest) []PastRun {
 	raw, err := readBounded(s.pastPath(place), 2*maxPast)
 	if err != nil {
@@ -40,8 +49,9 @@ func (s *Store) Past(place digest.Digest) []PastRun {
 	}
 	var runs []PastRun
 	for line := range bytes.Lines(raw) {
-		var r PastRun
-		if json.Unmarshal(line, &r) == nil && len(r.Inputs) > 0 {
+		head, inputs, _ := bytes.Cut(line, []byte("\t"))
+		r := PastRun{raw: inputs}
+		if json.Unmarshal(head, &r) == nil && len(inputs) > 0 {
 			runs = append(runs, r)
 		}
 	}
@@ -52,12 +62,16 @@ func (s *Store) Past(place digest.Digest) []PastRun {
 func (s *Store) AddPast(place digest.Digest, runs []PastRun) error {
 	var added []byte
 	for _, r := range runs {
-		line, err := json.Marshal(r)
+		head, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		if len(line) < maxPastLine {
-			added = append(append(added, line...), '\n')
+		inputs, err := json.Marshal(r.Inputs)
+		if err != nil {
+			return err
+		}
+		if line := append(append(append(head, '\t'), inputs...), '\n'); len(line) <= maxPastLine {
+			added = append(added, line...)
 		}
 	}
 	path := s.pastPath(place)

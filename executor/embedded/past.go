@@ -44,17 +44,27 @@ func (n *node) past() []cache.PastRun {
 	return runs
 }
 
+// maxCompared is how many runs of an instruction are looked into.
+const maxCompared = 64
+
 // nearest is the earlier run that is most like this one: of the same instruction, or of the one that had its number in the
-// stage last; run in the same directory if any was; with the fewest parts that differ; the newest of several such.
+// stage last; run in the same directory if any was; with the fewest parts that differ; the newest of several such. It is one of the
+// newest maxCompared.
 func (k *keyed) nearest(now parts) (cache.PastRun, bool) {
 	text, number := k.n.step.Instruction()
 	past := k.n.past()
 	replaced := k.n.replaced(past)
 	best, found := cache.PastRun{}, false
-	bestHere, bestDiffers := false, 0
+	bestHere, bestDiffers, compared := false, 0, 0
 	for _, r := range slices.Backward(past) {
 		if r.Instruction != text && (r.Number != number || r.Instruction != replaced) {
 			continue
+		}
+		if r.Load(); len(r.Inputs) == 0 {
+			continue
+		}
+		if compared++; compared > maxCompared {
+			break
 		}
 		here, differs := r.Dir == k.n.b.opts.Dir, differing(r.Inputs, now)
 		if !found || here && !bestHere || here == bestHere && differs < bestDiffers {
