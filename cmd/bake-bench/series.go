@@ -1,5 +1,11 @@
 package main
 
+import (
+	"strings"
+
+	"github.com/bakebuild/bake/executor/executortest"
+)
+
 // series is work that is timed in one go: one project, one cache for each tool.
 type series struct {
 	name    string // for -only
@@ -45,6 +51,7 @@ const (
 	rowBase   = "pull, unpack and first RUN on a 140 MB base"
 	rowExport = "export of a new 300 MB layer, gzip"
 	rowFiles  = "context of 100,000 files, nothing changed"
+	rowSteps  = "20 RUN that do nothing, base on disk"
 	rowFloor  = "the floor: start, plan, scan"
 )
 
@@ -52,6 +59,7 @@ func goals() []goal {
 	return []goal{
 		{rowSame, 40, 100}, {rowMany, 150, 300}, {rowOne, 30, 60}, {rowShared, 6, 10}, {rowCold, 5, 12},
 		{rowPushed, 40, 100}, {rowBase, 1.5, 3}, {rowExport, 2, 3.5}, {rowFiles, 10, 20},
+		{rowSteps, 6.5, 10},
 	}
 }
 
@@ -63,6 +71,7 @@ func allSeries(b *bench) []series {
 	copies := "FROM " + b.registry + "/" + smallBase + "\nCOPY tree /tree\n"
 	runs := "FROM " + b.registry + "/" + largeBase + "\nRUN [\"/bin/tool\", \"/out\"]\n"
 	tree := func(int) string { return first }
+	nothing := "FROM " + b.registry + "/" + smallBase + "\nCOPY " + first + " /\n" + strings.Repeat("RUN [\""+executortest.TruePath+"\"]\n", 20)
 	all := []series{
 		{name: "50", project: fifty, fresh: true, floor: rowFloor, steps: []step{
 			{row: rowCold, output: "cacheonly"}, {row: rowSame, output: "cacheonly"},
@@ -76,6 +85,8 @@ func allSeries(b *bench) []series {
 		}},
 		{name: "files", project: single(copies, files{100_000, 300_000_000}), prepare: []step{{output: "cacheonly"}},
 			steps: []step{{row: rowFiles, output: "cacheonly"}}},
+		{name: "steps", project: single(nothing, files{1, 1000}), prepare: []step{{output: "cacheonly"}},
+			steps: []step{{row: rowSteps, output: "cacheonly", change: tree}}},
 	}
 	if b.growth {
 		all = append(all, b.growthSeries()...)

@@ -35,27 +35,31 @@ func main() {
 `
 
 // ToolImage is a hermetic base image: one layer with /bin/tool, a static program that writes a file to each path given
-// to it. It is compiled below dir with the Go toolchain of this machine.
+// to it, and /bin/true. It is compiled below dir with the Go toolchain of this machine.
 func ToolImage(dir string) (v1.Image, error) {
 	binary, err := buildTool(dir)
 	if err != nil {
 		return nil, fmt.Errorf("make the base image: %w", err)
 	}
+	nothing, err := TrueProgram()
+	if err != nil {
+		return nil, fmt.Errorf("make the base image: %w", err)
+	}
+	contents := map[string][]byte{"bin/tool": binary, "bin/true": nothing}
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
 	for _, h := range []*tar.Header{
 		{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755},
 		{Name: "bin/tool", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(binary))},
+		{Name: "bin/true", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(nothing))},
 		{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o755},
 		{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777},
 	} {
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
 		}
-		if h.Typeflag == tar.TypeReg {
-			if _, err := w.Write(binary); err != nil {
-				return nil, err
-			}
+		if _, err := w.Write(contents[h.Name]); err != nil {
+			return nil, err
 		}
 	}
 	if err := w.Close(); err != nil {
