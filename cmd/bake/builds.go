@@ -74,7 +74,7 @@ func (a *app) listBuilds(o buildsListOptions) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(w, "BUILD\tSTARTED\tTOOK\tSTATUS\tSTEPS\tTARGETS")
 	for _, b := range list {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.ID, humanAge(now, b.Started), report.ShownTime(b.Completed.Sub(b.Started)), b.Status, shownSteps(b), shownTargets(b))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.ID, humanAge(now, b.Started), shownLength(b, now), b.Status, shownSteps(b), shownTargets(b))
 	}
 	return w.Flush()
 }
@@ -93,6 +93,9 @@ func summaries(s *cache.Store) ([]report.Summary, error) {
 		}
 		b, err := report.DecodeSummary(f)
 		f.Close()
+		if b.Status == report.Running && !s.Alive(b.Session) {
+			b.Status, b.Session = report.Interrupted, ""
+		}
 		if err == nil {
 			list = append(list, b)
 		}
@@ -100,8 +103,19 @@ func summaries(s *cache.Store) ([]report.Summary, error) {
 	return list, nil
 }
 
+// shownLength is how long a build took or takes, "-" where nobody was there at its end.
+func shownLength(b report.Summary, now time.Time) string {
+	switch {
+	case b.Status == report.Running:
+		return report.ShownTime(now.Sub(b.Started))
+	case !b.Completed.After(b.Started):
+		return "-"
+	}
+	return report.ShownTime(b.Completed.Sub(b.Started))
+}
+
 func shownSteps(b report.Summary) string {
-	if b.Steps == 0 {
+	if b.Ran+b.Cached+b.Failed == 0 {
 		return "-"
 	}
 	text := fmt.Sprintf("%d ran, %d cached", b.Ran, b.Cached)
@@ -234,7 +248,11 @@ func readBuild(s *cache.Store, what string) (report.Run, error) {
 	if err != nil {
 		return run, fmt.Errorf("build %s: %w", found[0], err)
 	}
-	return run, nil
+	if run.Status != report.Running {
+		return run, nil
+	}
+	logs, err := s.LogsOf(run.Session, run.Started)
+	return run.Seen(s.Alive(run.Session), logs), err
 }
 
 // printJSON prints a value as JSON for people and programs.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,10 +16,13 @@ import (
 	"github.com/bakebuild/bake/executor/buildkitd"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/report"
+	"github.com/bakebuild/bake/planner"
 )
 
 // recording gathers what is known of a build while it goes on.
 type recording struct {
+	session  *session
+	begun    bool // a step has begun, and what the steps are is kept
 	facts    report.Facts
 	recorder report.Recorder
 	logs     *stepLogs // nil where the engine keeps the output of steps itself
@@ -27,7 +31,7 @@ type recording struct {
 // record starts the recording of a build, of daemons if there are any.
 func (s *session) record(p *config.Project, builders []buildkitd.Builder) *recording {
 	now := time.Now()
-	r := &recording{facts: report.Facts{
+	r := &recording{session: s, facts: report.Facts{
 		ID: cache.Stamp(now) + "-" + strings.ToLower(rand.Text()[:6]), Tool: version(), Engine: embeddedEngine,
 		Dir: p.Dir, Targets: p.Requested, Started: now,
 	}}
@@ -39,15 +43,32 @@ func (s *session) record(p *config.Project, builders []buildkitd.Builder) *recor
 		r.facts.Engine = strings.Join(names, ", ")
 		r.logs = &stepLogs{store: s.store, files: map[digest.Digest]*os.File{}}
 	}
+	r.keepBegun()
 	return r
+}
+
+// keepBegun keeps what is known of a build that goes on: all that there will be of one whose process is killed.
+func (r *recording) keepBegun() {
+	f := r.facts
+	f.Session, f.Completed = r.session.store.Session(), f.Started
+	r.session.keepBuild(report.New(f))
 }
 
 // event takes an event of the engine.
 func (r *recording) event(e executor.Event) {
+	if e.Kind == executor.KindStart && !r.begun && r.isStep(e.Step) {
+		r.begun = true
+		r.keepBegun()
+	}
 	r.recorder.Event(e)
 	if r.logs != nil && e.Kind == executor.KindLog {
 		r.logs.write(e)
 	}
+}
+
+// isStep says whether an event is about a step of the graph.
+func (r *recording) isStep(d digest.Digest) bool {
+	return r.facts.Graph != nil && slices.ContainsFunc(r.facts.Graph.Steps, func(s *planner.Step) bool { return s.Digest == d })
 }
 
 // finish makes the value of the build. err is what it ended with.

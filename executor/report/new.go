@@ -27,6 +27,7 @@ type Facts struct {
 	Logs                  map[digest.Digest]string // files of the output of steps, by digest, where the report has none
 	Err                   error
 	Interrupted           bool
+	Session               string // of the cache, of a build that goes on; it has no end, so that Completed is Started
 }
 
 // New makes the value of a build. It has no nil lists.
@@ -37,6 +38,8 @@ func New(f Facts) Run {
 		Steps: []Step{}, Spans: []Span{}, Images: []Image{}, Bases: []Base{}, Warnings: []Warning{}, Failures: failures(f.Err),
 	}
 	switch {
+	case f.Session != "":
+		r.Status, r.Session = Running, f.Session
 	case f.Interrupted:
 		r.Status = Interrupted
 	case f.Err != nil:

@@ -25,6 +25,7 @@ type Summary struct {
 	Version   int       `json:"version"`
 	ID        string    `json:"id"`
 	Status    Status    `json:"status"`
+	Session   string    `json:"session,omitempty"`
 	Started   time.Time `json:"started"`
 	Completed time.Time `json:"completed"`
 	Dir       string    `json:"dir"`
@@ -42,7 +43,7 @@ const maxSummaryTargets = 20
 // Summary sums the run up.
 func (r Run) Summary() Summary {
 	s := Summary{
-		Version: r.Version, ID: r.ID, Status: r.Status, Started: r.Started, Completed: r.Completed, Dir: r.Dir,
+		Version: r.Version, ID: r.ID, Status: r.Status, Session: r.Session, Started: r.Started, Completed: r.Completed, Dir: r.Dir,
 		Targets: r.Targets[:min(len(r.Targets), maxSummaryTargets)], Steps: len(r.Steps),
 		Ran: r.Count(executor.StatusRan), Cached: r.Count(executor.StatusCached), Failed: r.Count(executor.StatusFailed),
 	}

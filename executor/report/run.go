@@ -24,6 +24,7 @@ type Run struct {
 	Dir       string    `json:"dir"`    // of the project
 	Targets   []string  `json:"targets"`
 	Status    Status    `json:"status"`
+	Session   string    `json:"session,omitempty"` // of the cache, while it is running
 	Started   time.Time `json:"started"`
 	Completed time.Time `json:"completed"`
 	Declared  int       `json:"declared"` // steps of all targets and platforms before merging
@@ -43,6 +44,7 @@ const (
 	Built       Status = "built"
 	Failed      Status = "failed"
 	Interrupted Status = "interrupted"
+	Running     Status = "running"
 )
 
 // Step is one step of the merged graph.

@@ -22,6 +22,9 @@ func (r Run) WriteText(w io.Writer) error {
 		fmt.Fprintf(w, "%d steps in %s: %d ran, %d cached, %d failed, %d not started\n", len(r.Steps), ShownTime(r.Completed.Sub(r.Started)),
 			r.Count(executor.StatusRan), r.Count(executor.StatusCached), r.Count(executor.StatusFailed), r.Count(executor.StatusSkipped))
 	}
+	if err := r.writeBegun(w); err != nil {
+		return err
+	}
 	for _, f := range r.Failures {
 		fmt.Fprintf(w, "\nerror: %s\n", f.Message)
 		for _, line := range f.Last {
@@ -32,6 +35,21 @@ func (r Run) WriteText(w io.Writer) error {
 		return err
 	}
 	return r.writeImages(w)
+}
+
+// writeBegun lists the steps of which nothing is known but that they began.
+func (r Run) writeBegun(w io.Writer) error {
+	head := "\n"
+	for _, s := range r.Steps {
+		if s.Status != "" || s.Log == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%sbegun  %s\n", head, plain(s.Name, maxShownName)); err != nil {
+			return err
+		}
+		head = ""
+	}
+	return nil
 }
 
 func (r Run) writeRan(w io.Writer) error {
