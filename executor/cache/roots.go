@@ -11,8 +11,8 @@ import (
 // maxManifest bounds a manifest or index that is read to find what it needs, in bytes.
 const maxManifest = 4 << 20
 
-// rootBlobs are the blobs that nothing but their removal by name frees: those of images that were built, loaded or
-// pulled here, and of bases that a lock file pins. Of other bases only what describes them stays; their layers can be
+// rootBlobs are the blobs that nothing but their removal by name frees: those of images that were built or loaded
+// here, and of bases that a lock file pins. Of other bases, pulled ones too, only what describes them stays; their layers can be
 // fetched again.
 func (s *Store) rootBlobs() (map[digest.Digest]bool, error) {
 	images, err := s.Images()
