@@ -45,6 +45,7 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 	default:
 		return Drawing{}, fmt.Errorf("%q is no way to group steps: use target, stage or step", by)
 	}
+	tested := g.Tested()
 	d := Drawing{Version: 1, By: by, Nodes: []DrawNode{}, Edges: []DrawEdge{}}
 	index := map[string]int{}
 	edges := map[DrawEdge]bool{}
@@ -58,11 +59,15 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 			d.Nodes = append(d.Nodes, DrawNode{ID: "n" + strconv.Itoa(i), Label: labelOf(by, s), Targets: targets, Shared: len(targets) > 1})
 		}
 		d.Nodes[i].Steps++
+		below := tested[s]
 		for _, in := range s.Inputs {
-			if in.Step == nil {
+			below = append(below, in.Step)
+		}
+		for _, in := range below {
+			if in == nil {
 				continue
 			}
-			e := DrawEdge{d.Nodes[index[key(in.Step)]].ID, d.Nodes[i].ID}
+			e := DrawEdge{d.Nodes[index[key(in)]].ID, d.Nodes[i].ID}
 			if e.From != e.To && !edges[e] {
 				edges[e] = true
 				d.Edges = append(d.Edges, e)

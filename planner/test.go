@@ -54,6 +54,19 @@ func (m *merger) addTests(t *config.Target, image *Image, r *result) error {
 	return nil
 }
 
+// Tested are the steps which make the images that a test is about without reading them, as one of the config is: it does not wait for them.
+func (g *Graph) Tested() map[*Step][]*Step {
+	about := map[*Step][]*Step{}
+	for _, image := range g.Images {
+		for _, s := range image.Tests {
+			if root := image.Root.Step; root != nil && len(s.Inputs) == 0 && !slices.Contains(about[s], root) {
+				about[s] = append(about[s], root)
+			}
+		}
+	}
+	return about
+}
+
 // addTest adds a step, or takes the equal one of another target.
 func (m *merger) addTest(target string, image *Image, s *Step) error {
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(s.Op)

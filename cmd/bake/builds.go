@@ -145,19 +145,12 @@ func newBuildsShowCommand(a *app) *cobra.Command {
 		Long:  "Show shows the last build, or one by its id, or the beginning or the end of it. The JSON is all that is kept of it.",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			s, err := a.openStore()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			run, err := readBuild(s, append(args, "")[0])
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(a.stdout, run)
-			}
-			return run.WriteText(a.stdout)
+			return a.withBuild(append(args, "")[0], func(_ *cache.Store, run report.Run) error {
+				if asJSON {
+					return printJSON(a.stdout, run)
+				}
+				return run.WriteText(a.stdout)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -173,22 +166,13 @@ func newBuildsLogsCommand(a *app) *cobra.Command {
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			args = append(args, "", "")
-			return a.printLogs(args[0], args[1])
+			return a.withBuild(args[0], func(s *cache.Store, run report.Run) error { return printLogs(a.stdout, s, run, args[1]) })
 		},
 	}
 }
 
 // printLogs prints the output of the steps of a build, in the order of the graph.
-func (a *app) printLogs(build, step string) error {
-	s, err := a.openStore()
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	run, err := readBuild(s, build)
-	if err != nil {
-		return err
-	}
+func printLogs(w io.Writer, s *cache.Store, run report.Run, step string) error {
 	steps := run.FindSteps(step)
 	if len(steps) == 0 && step != "" {
 		return usagef("no step of build %s is named %q (bake builds show %s lists what ran)", run.ID, step, run.ID)
@@ -199,9 +183,9 @@ func (a *app) printLogs(build, step string) error {
 			continue
 		}
 		if step == "" || len(steps) > 1 {
-			fmt.Fprintf(a.stdout, "==> %s %s\n", one.Name, executor.Place(one.Source))
+			fmt.Fprintf(w, "==> %s %s\n", one.Name, executor.Place(one.Source))
 		}
-		if err := copyLog(a.stdout, s, one.Log); err != nil {
+		if err := copyLog(w, s, one.Log); err != nil {
 			return err
 		}
 	}
@@ -220,6 +204,20 @@ func copyLog(w io.Writer, s *cache.Store, name string) error {
 	defer f.Close()
 	_, err = io.Copy(w, f)
 	return err
+}
+
+// withBuild opens the cache and shows use the build that a text names, as readBuild finds it.
+func (a *app) withBuild(what string, use func(*cache.Store, report.Run) error) error {
+	s, err := a.openStore()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	run, err := readBuild(s, what)
+	if err != nil {
+		return err
+	}
+	return use(s, run)
 }
 
 // readBuild reads the build that a text names: by its id, or the beginning or end of one; the last build without a text.

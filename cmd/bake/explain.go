@@ -98,26 +98,19 @@ func stepsNamed(run report.Run, what []string) ([]int, error) {
 
 // explainBuild explains a build that was.
 func (a *app) explainBuild(o explainOptions) error {
-	s, err := a.openStore()
-	if err != nil {
-		return err
-	}
-	defer s.Close()
 	if o.build == "last" {
 		o.build = ""
 	}
-	run, err := readBuild(s, o.build)
-	if err != nil {
-		return err
-	}
-	if len(o.what) == 0 {
-		o.what = run.Targets
-	}
-	steps, err := stepsNamed(run, o.what)
-	if err != nil {
-		return err
-	}
-	return a.printExplanation(run.Explain(steps), o.json)
+	return a.withBuild(o.build, func(_ *cache.Store, run report.Run) error {
+		if len(o.what) == 0 {
+			o.what = run.Targets
+		}
+		steps, err := stepsNamed(run, o.what)
+		if err != nil {
+			return err
+		}
+		return a.printExplanation(run.Explain(steps), o.json)
+	})
 }
 
 // explainLast explains the last build in which something of what is named ran, since nothing of it would now.

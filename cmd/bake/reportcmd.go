@@ -8,6 +8,9 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/report"
 )
 
 func newReportCommand(a *app) *cobra.Command {
@@ -31,17 +34,11 @@ func (a *app) writeReport(build, output string) error {
 	if output == "" {
 		return usagef("say where the page goes: bake report -o report.html (- is standard output)")
 	}
-	s, err := a.openStore()
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	run, err := readBuild(s, build)
-	if err != nil {
-		return err
-	}
 	var page bytes.Buffer
-	if err := run.WriteHTML(&page, func(name string) (io.ReadSeekCloser, error) { return s.OpenLog(name) }); err != nil {
+	err := a.withBuild(build, func(s *cache.Store, run report.Run) error {
+		return run.WriteHTML(&page, func(name string) (io.ReadSeekCloser, error) { return s.OpenLog(name) })
+	})
+	if err != nil {
 		return err
 	}
 	if output == "-" {

@@ -58,9 +58,13 @@ func New(f Facts) Run {
 func (r *Run) fromGraph(f Facts) {
 	r.Declared = f.Graph.Declared
 	index := make(map[*planner.Step]int, len(f.Graph.Steps))
+	tested := f.Graph.Tested()
 	for i, s := range f.Graph.Steps {
 		index[s] = i
 		r.Steps = append(r.Steps, newStep(s, index))
+		for _, image := range tested[s] {
+			r.Steps[i].Tests = append(r.Steps[i].Tests, index[image])
+		}
 	}
 	if f.Report != nil {
 		for i, result := range f.Report.Steps {

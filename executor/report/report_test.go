@@ -159,3 +159,20 @@ func TestSummaryOfWhatNeverRan(t *testing.T) {
 		t.Errorf("got %q, want %q", b.String(), want)
 	}
 }
+
+// TestTestsOfConfig: a test that reads nothing of its image is told apart from what it waits for.
+func TestTestsOfConfig(t *testing.T) {
+	root := &planner.Step{Digest: digest.FromString("root")}
+	config := &planner.Step{Digest: digest.FromString("config"), Test: &planner.Test{}}
+	file := &planner.Step{Digest: digest.FromString("file"), Test: &planner.Test{}, Inputs: []planner.Edge{{Step: root}}}
+	g := &planner.Graph{
+		Steps:  []*planner.Step{root, config, file},
+		Images: []*planner.Image{{Target: "a", Root: planner.Edge{Step: root}, Config: []byte("{}"), Tests: []*planner.Step{config, file}}},
+	}
+	steps := New(Facts{Graph: g}).Steps
+	for i, want := range [][2][]int{{nil, nil}, {nil, {0}}, {{0}, nil}} {
+		if diff := cmp.Diff(want, [2][]int{steps[i].Inputs, steps[i].Tests}); diff != "" {
+			t.Errorf("step %d: inputs and what it tests (-want +got):\n%s", i, diff)
+		}
+	}
+}

@@ -56,6 +56,7 @@ type Step struct {
 	Source   []planner.Location  `json:"source,omitempty"`
 	Targets  []string            `json:"targets"`
 	Inputs   []int               `json:"inputs,omitempty"` // indices into the steps of the run, each once
+	Tests    []int               `json:"tests,omitempty"`  // what makes the images that a test is about which reads none of them
 	Status   executor.StepStatus `json:"status,omitempty"` // empty when the build never came to run
 	Key      digest.Digest       `json:"key,omitempty"`
 	Reason   string              `json:"reason,omitempty"`

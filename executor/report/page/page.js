@@ -46,7 +46,7 @@
   const names = (list, n = 3) => (list.length <= n ? list.join(', ') : `${list.slice(0, n - 1).join(', ')} and ${list.length - n + 1} more`);
 
   // What is known of each step, by index.
-  const steps = run.steps.map((s, i) => ({ ...s, index: i, users: [], bar: null, targets: s.targets || [], inputs: s.inputs || [] }));
+  const steps = run.steps.map((s, i) => ({ ...s, index: i, users: [], bar: null, targets: s.targets || [], inputs: [...(s.inputs || []), ...(s.tests || [])] }));
   for (const s of steps) for (const i of s.inputs) steps[i].users.push(s.index);
   for (const b of data.bars) if (b.step >= 0) steps[b.step].bar = b;
   const byDigest = new Map(steps.map((s) => [s.digest, s]));
