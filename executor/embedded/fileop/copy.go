@@ -26,6 +26,7 @@ type copier struct {
 	look    look
 	replace bool // what is in the way goes, of whatever kind
 	content *errgroup.Group
+	filler  filler
 }
 
 // SelectionOf says which files a copy reads.
@@ -53,6 +54,7 @@ func doCopy(ctx context.Context, s *stage, from tree.FS, a *pb.FileActionCopy) e
 	}
 	c := &copier{stage: s, from: from, look: l, replace: a.GetAlwaysReplaceExistingDestPaths()}
 	c.content, c.ctx = errgroup.WithContext(ctx)
+	c.filler.ctx = c.ctx
 	c.content.SetLimit(runtime.GOMAXPROCS(0) + 1)
 	err = c.matches(matches, a)
 	if werr := c.content.Wait(); werr != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -223,7 +225,7 @@ func (c *copier) regular(p string, e tree.Entry, l attrs, links map[uint64]strin
 	}
 	c.content.Go(func() error {
 		defer f.Close()
-		if err := fill(c.ctx, f, c.from, e); err != nil {
+		if err := c.filler.fill(f, c.from, e); err != nil {
 			return err
 		}
 		return setFd(int(f.Fd()), p, l)

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -18,29 +19,38 @@ import (
 // piece is how much is copied before a cancelled build is noticed, in bytes.
 const piece = 16 << 20
 
+// hashSize is the size of the buffers through which files of build contexts are copied and hashed, in bytes.
+const hashSize = 64 << 10
+
+// filler writes the content of files. Its buffers serve one file after another; it may be used by several goroutines.
+type filler struct {
+	ctx     context.Context
+	buffers sync.Pool // of *[hashSize]byte
+}
+
 // fill writes the content of an entry to a new file. What comes from a build context must be what the step was keyed by.
-func fill(ctx context.Context, to *os.File, from tree.FS, e tree.Entry) error {
+func (f *filler) fill(to *os.File, from tree.FS, e tree.Entry) error {
 	r, err := from.Open(e.Path)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	if local, ok := from.(*tree.Local); ok {
-		return fillChecked(ctx, to, r, local, e.Path)
+		return f.checked(to, r, local, e.Path)
 	}
 	if sparse(r) {
-		return copySparse(ctx, to, r)
+		return copySparse(f.ctx, to, r)
 	}
-	return copyPieces(ctx, to, r)
+	return copyPieces(f.ctx, to, r)
 }
 
-func fillChecked(ctx context.Context, to *os.File, r io.Reader, from *tree.Local, p string) error {
-	want, err := from.Digest(ctx, p)
+func (f *filler) checked(to *os.File, r *os.File, from *tree.Local, p string) error {
+	want, err := from.Digest(f.ctx, p)
 	if err != nil {
 		return err
 	}
 	h := sha256.New()
-	if err := copyPieces(ctx, &hashed{to, h}, r); err != nil {
+	if err := f.copyHashed(to, h, r); err != nil {
 		return err
 	}
 	if hex.EncodeToString(h.Sum(nil)) != want.Encoded() {
@@ -49,15 +59,31 @@ func fillChecked(ctx context.Context, to *os.File, r io.Reader, from *tree.Local
 	return nil
 }
 
-// hashed writes to a file and a hash. Unlike a MultiWriter it does not hide that the file cannot take a whole buffer.
-type hashed struct {
-	to *os.File
-	h  hash.Hash
-}
-
-func (w *hashed) Write(b []byte) (int, error) {
-	w.h.Write(b)
-	return w.to.Write(b)
+// copyHashed copies until the end, and hashes what it copies.
+func (f *filler) copyHashed(to *os.File, h hash.Hash, from *os.File) error {
+	buffer, ok := f.buffers.Get().(*[hashSize]byte)
+	if !ok {
+		buffer = new([hashSize]byte)
+	}
+	defer f.buffers.Put(buffer)
+	for {
+		if f.ctx.Err() != nil {
+			return context.Cause(f.ctx)
+		}
+		n, err := from.Read(buffer[:])
+		if n > 0 {
+			h.Write(buffer[:n])
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // copyPieces copies until the end. Between two files the kernel copies, where it can without reading.

@@ -223,7 +223,7 @@ func (x *extractor) copyUp(p string, e tree.Entry) error {
 		return err
 	}
 	defer f.Close()
-	if err := fill(x.c.ctx, f, parent, e); err != nil {
+	if err := x.c.filler.fill(f, parent, e); err != nil {
 		return err
 	}
 	return setFd(int(f.Fd()), p, a)
