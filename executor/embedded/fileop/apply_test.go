@@ -304,6 +304,36 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// TestFileSystemsInContext: file systems in one context count their inodes each for itself, so one number in two is not one file.
+func TestFileSystemsInContext(t *testing.T) {
+	b := newBench(t)
+	for _, d := range []string{"one", "two"} {
+		dir := filepath.Join(b.srcDir, d)
+		check(t, os.Mkdir(dir, 0o755))
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			t.Skipf("needs to mount file systems: %v", err)
+		}
+		t.Cleanup(func() { check(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+		b.write(t, dir, "f", d)
+		check(t, os.Link(dir+"/f", dir+"/g"))
+	}
+	local, err := tree.OpenLocal(t.Context(), b.srcDir, nil, nil)
+	check(t, err)
+	defer local.Close()
+	_, err = fileop.Apply(t.Context(), fileop.Request{
+		Op:     &pb.FileOp{Actions: []*pb.FileAction{add("/", "/all")}},
+		Inputs: []tree.FS{b.parent, local}, Parent: b.parent, Upper: b.upper,
+	})
+	check(t, err)
+	for _, d := range []string{"one", "two"} {
+		for _, name := range []string{"f", "g"} {
+			if got, err := os.ReadFile(filepath.Join(b.upper, "all", d, name)); err != nil || string(got) != d {
+				t.Errorf("%s/%s: %q, %v", d, name, got, err)
+			}
+		}
+	}
+}
+
 // TestRecheck: the same look-ups on a parent that differs elsewhere give the same layer; on one that differs there, not.
 func TestRecheck(t *testing.T) {
 	b := newBench(t)

@@ -109,7 +109,7 @@ func (c *copier) match(m tree.Match, a *pb.FileActionCopy) error {
 	if dest, err = c.target(dest, m, a.GetDirCopyContents()); err != nil {
 		return err
 	}
-	links := map[uint64]string{}
+	links := map[tree.FileID]string{}
 	for _, file := range m.Files {
 		if err := c.ctx.Err(); err != nil {
 			return context.Cause(c.ctx)
@@ -156,7 +156,7 @@ func (c *copier) target(dest string, m tree.Match, contents bool) (string, error
 }
 
 // file copies one selected file to p. links tells where the hard-linked files of this match went.
-func (c *copier) file(p string, f tree.Selected, links map[uint64]string) error {
+func (c *copier) file(p string, f tree.Selected, links map[tree.FileID]string) error {
 	at, err := c.stage.Lookup(p)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -210,14 +210,14 @@ func (c *copier) dir(p string, f tree.Selected, at tree.Entry, exists bool) erro
 }
 
 // regular copies a regular file, or links it to one that this match has copied.
-func (c *copier) regular(p string, e tree.Entry, l attrs, links map[uint64]string) error {
-	if e.Inode != 0 && e.Nlink > 1 {
-		if first, ok := links[e.Inode]; ok {
+func (c *copier) regular(p string, e tree.Entry, l attrs, links map[tree.FileID]string) error {
+	if id, ok := e.HardLinked(); ok {
+		if first, ok := links[id]; ok {
 			if m := c.stage.made[first]; m != nil && !m.gone {
 				return c.stage.link(p, first)
 			}
 		}
-		links[e.Inode] = p
+		links[id] = p
 	}
 	f, err := c.stage.create(p, l)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 // FlattenTar writes the merged file system f as one tar without whiteouts: what an output of files holds. Equal trees
 // give equal bytes.
 func FlattenTar(ctx context.Context, f tree.FS, w io.Writer, opt PackOptions) error {
-	fl := &flattener{ctx: ctx, fs: f, tw: tar.NewWriter(w), opt: opt, links: map[uint64]string{}, buf: make([]byte, 256<<10)}
+	fl := &flattener{ctx: ctx, fs: f, tw: tar.NewWriter(w), opt: opt, links: map[tree.FileID]string{}, buf: make([]byte, 256<<10)}
 	if err := fl.children("/"); err != nil {
 		return fmt.Errorf("flatten image: %w", err)
 	}
@@ -29,7 +29,7 @@ type flattener struct {
 	fs    tree.FS
 	tw    *tar.Writer
 	opt   PackOptions
-	links map[uint64]string
+	links map[tree.FileID]string
 	buf   []byte
 }
 
@@ -87,12 +87,13 @@ func (f *flattener) entry(e *tree.Entry) error {
 }
 
 func (f *flattener) linked(h *tar.Header, e *tree.Entry) bool {
-	if e.Nlink < 2 || e.Inode == 0 || h.Typeflag == tar.TypeDir {
+	id, ok := e.HardLinked()
+	if !ok || h.Typeflag == tar.TypeDir {
 		return false
 	}
-	first, ok := f.links[e.Inode]
+	first, ok := f.links[id]
 	if !ok {
-		f.links[e.Inode] = h.Name
+		f.links[id] = h.Name
 		return false
 	}
 	h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0

@@ -18,8 +18,17 @@ type Entry struct {
 	Mtime    time.Time
 	Link     string // target of a symbolic link
 	Rdev     uint64
-	Inode    uint64 // identity for hard links within one tree; 0 is unknown
+	Inode    uint64 // of hard links, with Dev; 0 is unknown
+	Dev      uint64 // what Inode counts in: a layer, or a file system that is part of a context
 	Nlink    uint32
+}
+
+// FileID is what all hard links of one file of a tree have in common, and no other file.
+type FileID struct{ Dev, Inode uint64 }
+
+// HardLinked is the file's identity, if it may have other names.
+func (e *Entry) HardLinked() (id FileID, ok bool) {
+	return FileID{e.Dev, e.Inode}, e.Nlink > 1 && e.Inode != 0
 }
 
 // FS is a tree that can be read.

@@ -375,7 +375,7 @@ func childOf(dir, name string) string {
 // entry is the file at a path as a context shows it.
 func (f *localFile) entry(p string) Entry {
 	e := Entry{
-		Path: p, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link, Rdev: f.rdev, Inode: f.inode, Nlink: f.nlink,
+		Path: p, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link, Rdev: f.rdev, Inode: f.inode, Dev: f.dev, Nlink: f.nlink,
 	}
 	switch e.Type() {
 	case unix.S_IFREG:

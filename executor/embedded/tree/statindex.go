@@ -23,9 +23,6 @@ const racyFor = 2 * time.Second
 // maxStatIndex bounds the file of an index, in bytes.
 const maxStatIndex = 1 << 30
 
-// statKey names a file whatever its path.
-type statKey struct{ dev, inode uint64 }
-
 // statValue is what the digest was computed of. Times are nanoseconds.
 type statValue struct {
 	size, mtime, ctime int64
@@ -42,12 +39,12 @@ type StatIndex struct {
 	mu    sync.Mutex
 	known []byte // records of the file, sorted by key
 	used  []bool // the records of files that were found
-	fresh map[statKey]statValue
+	fresh map[FileID]statValue
 }
 
 // OpenStatIndex reads the index in a file.
 func OpenStatIndex(path string) (*StatIndex, error) {
-	x := &StatIndex{path: path, now: time.Now, fresh: map[statKey]statValue{}}
+	x := &StatIndex{path: path, now: time.Now, fresh: map[FileID]statValue{}}
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return x, nil
@@ -85,7 +82,7 @@ func (x *StatIndex) decode(raw []byte) {
 }
 
 // key and value are those of record i of the file.
-func (x *StatIndex) key(i int) statKey { return statKey{x.number(i, 0), x.number(i, 1)} }
+func (x *StatIndex) key(i int) FileID { return FileID{x.number(i, 0), x.number(i, 1)} }
 
 func (x *StatIndex) value(i int) statValue {
 	return statValue{int64(x.number(i, 2)), int64(x.number(i, 3)), int64(x.number(i, 4)), [32]byte(x.known[i*statRecord+40 : (i+1)*statRecord])}
@@ -95,12 +92,12 @@ func (x *StatIndex) number(i, field int) uint64 {
 	return binary.LittleEndian.Uint64(x.known[i*statRecord+8*field:])
 }
 
-func (k statKey) compare(o statKey) int {
-	return cmp.Or(cmp.Compare(k.dev, o.dev), cmp.Compare(k.inode, o.inode))
+func (k FileID) compare(o FileID) int {
+	return cmp.Or(cmp.Compare(k.Dev, o.Dev), cmp.Compare(k.Inode, o.Inode))
 }
 
 // find gives the place of a key among the records of the file.
-func (x *StatIndex) find(k statKey) (int, bool) {
+func (x *StatIndex) find(k FileID) (int, bool) {
 	return sort.Find(len(x.used), func(i int) int { return k.compare(x.key(i)) })
 }
 
@@ -140,9 +137,9 @@ func (x *StatIndex) encode() []byte {
 	}
 	raw := make([]byte, 0, len(statMagic)+len(all)*statRecord+32)
 	raw = append(raw, statMagic...)
-	for _, k := range slices.SortedFunc(maps.Keys(all), statKey.compare) {
+	for _, k := range slices.SortedFunc(maps.Keys(all), FileID.compare) {
 		v := all[k]
-		for _, n := range []uint64{k.dev, k.inode, uint64(v.size), uint64(v.mtime), uint64(v.ctime)} {
+		for _, n := range []uint64{k.Dev, k.Inode, uint64(v.size), uint64(v.mtime), uint64(v.ctime)} {
 			raw = binary.LittleEndian.AppendUint64(raw, n)
 		}
 		raw = append(raw, v.sum[:]...)
@@ -160,9 +157,9 @@ func (x *StatIndex) fill(files []localFile) {
 		if f.mode&unix.S_IFMT != unix.S_IFREG || f.patched {
 			continue
 		}
-		v, ok := x.fresh[statKey{f.dev, f.inode}]
+		v, ok := x.fresh[FileID{f.dev, f.inode}]
 		if !ok {
-			if next, ok = x.near(next, statKey{f.dev, f.inode}); !ok {
+			if next, ok = x.near(next, FileID{f.dev, f.inode}); !ok {
 				continue
 			}
 			v = x.value(next)
@@ -175,7 +172,7 @@ func (x *StatIndex) fill(files []localFile) {
 }
 
 // near finds a key as find does. It looks first behind the record found last: files of one directory are often made one after another.
-func (x *StatIndex) near(last int, k statKey) (int, bool) {
+func (x *StatIndex) near(last int, k FileID) (int, bool) {
 	if last+1 < len(x.used) && x.key(last+1) == k {
 		return last + 1, true
 	}
@@ -195,5 +192,5 @@ func (x *StatIndex) put(f *localFile, sum [32]byte) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.fresh[statKey{f.dev, f.inode}] = statValue{f.size, f.mtime, f.ctime, sum}
+	x.fresh[FileID{f.dev, f.inode}] = statValue{f.size, f.mtime, f.ctime, sum}
 }

@@ -19,8 +19,8 @@ type total struct {
 
 // linked is one name of a file that has several.
 type linked struct {
-	inode uint64
-	name  string
+	id   FileID
+	name string
 }
 
 // record is what a copy makes of one file.
@@ -86,8 +86,8 @@ func (r *recorder) sum() (sum [sha256.Size]byte) {
 
 // appendLinked adds a file to the names of files that have several.
 func appendLinked(links []linked, r *record) []linked {
-	if e := &r.entry; e.IsRegular() && e.Nlink > 1 && e.Inode != 0 {
-		return append(links, linked{e.Inode, r.name})
+	if id, ok := r.entry.HardLinked(); ok && r.entry.IsRegular() {
+		return append(links, linked{id, r.name})
 	}
 	return links
 }
@@ -97,16 +97,16 @@ type linkNames []linked
 
 func (l *linkNames) add(dir string, links []linked) {
 	for _, one := range links {
-		*l = append(*l, linked{one.inode, path.Join(dir, one.name)})
+		*l = append(*l, linked{one.id, path.Join(dir, one.name)})
 	}
 }
 
 // write records each name of a file that has another one before it, with that.
 func (l linkNames) write(r *recorder) {
-	slices.SortFunc(l, func(a, b linked) int { return cmp.Or(cmp.Compare(a.inode, b.inode), cmp.Compare(a.name, b.name)) })
+	slices.SortFunc(l, func(a, b linked) int { return cmp.Or(a.id.compare(b.id), cmp.Compare(a.name, b.name)) })
 	var same [][2]string
 	for i, first := 1, 0; i < len(l); i++ {
-		if l[i].inode != l[first].inode {
+		if l[i].id != l[first].id {
 			first = i
 			continue
 		}

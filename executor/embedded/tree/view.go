@@ -143,7 +143,7 @@ func (v *View) child(above *mergedDir, p string) (Entry, int, error) {
 			break
 		}
 		if len(d.at) == 0 || implied {
-			d.entry, implied = n.Entry, n.Implied
+			d.entry, implied = inView(n, i), n.Implied
 		}
 		d.at = append(d.at, i)
 		if !n.Entry.IsDir() || n.Opaque {
@@ -157,6 +157,13 @@ func (v *View) child(above *mergedDir, p string) (Entry, int, error) {
 		v.dirs[p] = d
 	}
 	return d.entry, d.at[0], nil
+}
+
+// inView is a node's entry in the view. Hard links are of one layer, and layers that are packed count their inodes each by itself.
+func inView(n Node, layer int) Entry {
+	e := n.Entry
+	e.Dev = uint64(layer) + 1
+	return e
 }
 
 // dir returns a directory of the view.
@@ -233,7 +240,7 @@ func (v *View) ReadDir(p string) ([]Entry, error) {
 			if n.Whiteout {
 				continue
 			}
-			e := n.Entry
+			e := inView(n, i)
 			if n.Implied {
 				if e, _, err = v.child(d, e.Path); err != nil {
 					return nil, err

@@ -1,0 +1,47 @@
+package tree_test
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/tree"
+)
+
+// TestHardLinksOfLayers: packed layers count their inodes each from the beginning, so one number in two layers is not one file.
+func TestHardLinksOfLayers(t *testing.T) {
+	for _, c := range []struct{ layers, want [][]string }{
+		{[][]string{{"/a", "/b"}, {"/c", "/d"}}, [][]string{{"/a", "/b"}, {"/c", "/d"}}},
+		{[][]string{{"/a", "/b", "/c", "/d"}}, [][]string{{"/a", "/b", "/c", "/d"}}},
+		{[][]string{{"/a", "/b"}, {"/b", "/c"}}, [][]string{{"/a"}, {"/b", "/c"}}},
+	} {
+		var stack []tree.Layer
+		for _, names := range c.layers {
+			var nodes []tree.Node
+			for _, name := range names {
+				nodes = append(nodes, tree.Node{Entry: tree.Entry{Path: name, Mode: unix.S_IFREG | 0o644, Inode: 1, Nlink: uint32(len(names))}})
+			}
+			stack = append(stack, tree.Layer{Index: tree.NewIndex(nodes)})
+		}
+		v := tree.NewView(stack)
+		entries, err := v.ReadDir("/")
+		check(t, err)
+		files := map[tree.FileID][]string{}
+		for _, e := range entries {
+			found, err := v.Lookup(e.Path)
+			check(t, err)
+			id, ok := e.HardLinked()
+			if found != e || !ok {
+				t.Errorf("looked up %+v, listed %+v", found, e)
+			}
+			files[id] = append(files[id], e.Path)
+		}
+		check(t, v.Close())
+		if d := cmp.Diff(c.want, slices.SortedFunc(maps.Values(files), slices.Compare)); d != "" {
+			t.Errorf("wanted -, got +\n%s", d)
+		}
+	}
+}
