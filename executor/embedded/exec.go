@@ -196,6 +196,9 @@ func (x *execStep) run(ctx context.Context) (err error) {
 		}
 	}()
 	spec, err := s.spec(ctx)
+	if err == nil {
+		err = x.overtaken()
+	}
 	if err != nil {
 		return err
 	}

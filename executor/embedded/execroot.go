@@ -326,6 +326,9 @@ func (s *execRoot) commit(ctx context.Context) ([]cache.Output, error) {
 			parts = append(parts, cache.Part{Input: int(o.mount.GetInput()), Index: o.in.index})
 		} else if o.in.local() {
 			id, err := o.in.node.local.snapshot(ctx, everything)
+			if err == nil {
+				err = s.x.overtaken()
+			}
 			if err != nil {
 				return nil, err
 			}

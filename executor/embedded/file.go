@@ -2,8 +2,6 @@ package embedded
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -19,6 +17,7 @@ import (
 type fileStep struct {
 	keyed
 	shape fileShape
+	group digest.Digest // the group key
 }
 
 // newFileStep takes the op apart.
@@ -44,16 +43,20 @@ func (f *fileStep) claim(ctx context.Context) (bool, func(), error) {
 		return found, nil, err
 	}
 	group, err := f.withContent(ctx, f.own)
+	if err == nil {
+		err = f.overtaken()
+	}
 	if err != nil {
 		return false, nil, err
 	}
-	unlock, err := f.n.b.store.Lock(ctx, group.key())
+	f.group = group.key()
+	unlock, err := f.n.b.store.Lock(ctx, f.group)
 	if err != nil {
 		return false, nil, err
 	}
 	found, err := f.findFinal()
 	if err == nil && !found {
-		found, err = f.share(ctx, group.key())
+		found, err = f.share(ctx, f.group)
 	}
 	if err != nil || found {
 		unlock()
@@ -129,10 +132,6 @@ func (f *fileStep) run(ctx context.Context) error {
 	started := time.Now()
 	layer := layerID(f.finalKey, f.n.b.nonce, 0)
 	res, err := f.apply(ctx, layer)
-	if errors.Is(err, fileop.ErrChanged) {
-		f.refresh()
-		return fmt.Errorf("%w: %w", errStale, err)
-	}
 	if err != nil {
 		return err
 	}
@@ -149,26 +148,13 @@ func (f *fileStep) run(ctx context.Context) error {
 	if f.hit != nil {
 		return nil
 	}
-	group, err := f.withContent(ctx, f.own)
-	if err != nil {
-		return err
-	}
-	f.n.b.note(group.key())
-	return f.n.b.store.PutCandidate(group.key(), f.n.entry)
+	f.n.b.note(f.group)
+	return f.n.b.store.PutCandidate(f.group, f.n.entry)
 }
 
 // apply runs the actions into a new layer and commits it under id unless they changed nothing.
 func (f *fileStep) apply(ctx context.Context, id digest.Digest) (fileop.Result, error) {
 	inputs := make([]input, len(f.n.inputs))
 	copy(inputs, f.n.inputs)
-	return f.n.b.makeLayer(ctx, id, f.n.step.Op.GetFile(), f.parent(), inputs)
-}
-
-// refresh forgets what was read from the build contexts that the step copies from.
-func (f *fileStep) refresh() {
-	for _, r := range f.reads {
-		if r.in.local() {
-			r.in.node.local.refresh()
-		}
-	}
+	return f.n.b.makeLayer(ctx, id, f.n.step.Op.GetFile(), f.parent(), inputs, f.overtaken)
 }

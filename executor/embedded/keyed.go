@@ -31,8 +31,16 @@ type keyed struct {
 	quickKey, finalKey digest.Digest
 	final              parts
 	known              parts // those of the key that was computed last
+	// ages are those of the build contexts that the step reads, when it was keyed.
+	ages []contextAge
 	// hit is what the cache has, in a build that compares it.
 	hit *cache.Entry
+}
+
+// contextAge is how often a build context had been read again at some time.
+type contextAge struct {
+	local *localSource
+	age   int
 }
 
 // wholeInput is an input that enters the keys with its id.
@@ -97,6 +105,12 @@ func (k *keyed) withReads(p parts, value func(readInput) (prefix, value string, 
 
 // lookup computes the quick key and looks it up.
 func (k *keyed) lookup(ctx context.Context) (bool, error) {
+	k.ages = k.ages[:0]
+	for _, in := range k.n.inputs {
+		if in.local() {
+			k.ages = append(k.ages, contextAge{in.node.local, in.node.local.ageNow()})
+		}
+	}
 	p, err := k.quick(ctx)
 	if err != nil {
 		return false, err
@@ -141,12 +155,26 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	if k.final, err = k.withContent(ctx, p); err != nil {
 		return false, err
 	}
+	if err := k.overtaken(); err != nil { // else the quick key would lead to other files than it was made of
+		return false, err
+	}
 	k.finalKey, k.known = k.final.key(), k.final
 	k.n.result.Key = k.finalKey
 	if k.finalKey == k.quickKey {
 		return false, nil
 	}
 	return k.findFinal()
+}
+
+// overtaken is an error that wraps errStale when a build context that the step reads was read again since the step was keyed: what
+// is read of it from then on is not what the keys say.
+func (k *keyed) overtaken() error {
+	for _, a := range k.ages {
+		if a.local.ageNow() != a.age {
+			return errOvertaken
+		}
+	}
+	return nil
 }
 
 // claimFinal is claim for steps without a group: the final key is looked up, locked and looked up again.

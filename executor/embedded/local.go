@@ -14,7 +14,6 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
-	"github.com/bakebuild/bake/executor/embedded/fileop"
 	"github.com/bakebuild/bake/executor/embedded/tree"
 )
 
@@ -31,6 +30,7 @@ type localSource struct {
 	// files is nil until something is read, and again after refresh.
 	files   *tree.Local
 	digests map[string]digest.Digest
+	age     int // how often it was read again
 }
 
 // newLocal finds the directory of a local source.
@@ -81,12 +81,22 @@ func (l *localSource) open(ctx context.Context) (*tree.Local, error) {
 	return files, nil
 }
 
-// refresh forgets what was read, so that files which changed are read again.
-func (l *localSource) refresh() {
+// refresh forgets what was read, unless that was done since, so that files which changed are read again.
+func (l *localSource) refresh(was *tree.Local) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.files = nil
-	clear(l.digests)
+	if l.files == was {
+		l.files = nil
+		l.age++
+		clear(l.digests)
+	}
+}
+
+// ageNow is how often the context was read again so far.
+func (l *localSource) ageNow() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.age
 }
 
 // close closes the context's directory. Nothing of it may be read any more.
@@ -99,13 +109,24 @@ func (l *localSource) close() {
 	}
 }
 
-// read calls f with the context's files.
+// read calls f with the context's files. An error of f about one that has changed wraps errStale, and the context is read again.
 func (l *localSource) read(ctx context.Context, f func(tree.FS) error) error {
 	files, err := l.open(ctx)
 	if err != nil {
 		return err
 	}
-	return f(files)
+	return l.fresh(files, f(files))
+}
+
+func (l *localSource) fresh(files *tree.Local, err error) error {
+	if !errors.Is(err, tree.ErrChanged) {
+		return err
+	}
+	l.refresh(files)
+	if errors.Is(err, errStale) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errStale, err)
 }
 
 // digest is the content digest of a selection; each is computed once.
@@ -129,7 +150,7 @@ func (l *localSource) digestOnce(ctx context.Context, sel tree.Selection) (diges
 		return d, nil
 	}
 	if d, err = tree.SelectionDigest(ctx, files, sel); err != nil {
-		return "", err
+		return "", l.fresh(files, err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,6 +168,7 @@ func (l *localSource) snapshot(ctx context.Context, sel tree.Selection) (digest.
 // copyOut makes the layer that holds the selected files under dest, unless it is there already: it is named by its
 // content.
 func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest string) (digest.Digest, error) {
+	age := l.ageNow()
 	content, err := l.digest(ctx, sel)
 	if err != nil {
 		return "", err
@@ -163,11 +185,12 @@ func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest stri
 	if _, ok := l.n.b.store.LayerDir(id); ok {
 		return id, nil
 	}
-	res, err := l.n.b.makeLayer(ctx, id, copyOp(sel, dest), input{}, []input{{node: l.n}})
-	if errors.Is(err, fileop.ErrChanged) {
-		l.refresh()
-		return "", fmt.Errorf("%w: %w", errStale, err)
-	}
+	res, err := l.n.b.makeLayer(ctx, id, copyOp(sel, dest), input{}, []input{{node: l.n}}, func() error {
+		if l.ageNow() != age {
+			return errOvertaken
+		}
+		return nil
+	})
 	if err == nil && !res.Changed {
 		id = emptyLayer
 	}

@@ -13,8 +13,8 @@ import (
 )
 
 // makeLayer runs a file op on parent and commits what it made as layer id, or as the empty layer when it changed
-// nothing.
-func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, parent input, inputs []input) (fileop.Result, error) {
+// nothing, unless check finds that id stands for something else meanwhile.
+func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, parent input, inputs []input, check func() error) (fileop.Result, error) {
 	var res fileop.Result
 	err := parent.read(ctx, func(parentFS tree.FS) error {
 		return readAll(ctx, inputs, nil, func(files []tree.FS) error {
@@ -23,6 +23,9 @@ func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, 
 				return err
 			}
 			res, err = fileop.Apply(ctx, fileop.Request{Op: op, Inputs: files, Parent: parentFS, Upper: draft.FS, UserXattr: b.userXattr})
+			if err == nil {
+				err = check()
+			}
 			if err != nil {
 				return errors.Join(err, draft.Discard())
 			}

@@ -27,6 +27,9 @@ type worker interface {
 // errStale is wrapped by run when what the key was made of has changed since.
 var errStale = errors.New("changed during the build")
 
+// errOvertaken wraps errStale: it was another step that found so.
+var errOvertaken = fmt.Errorf("%w: another step had the build context read again", errStale)
+
 // task is one step as the scheduler sees it.
 type task struct {
 	index  int
@@ -128,13 +131,16 @@ func (s *scheduler) run(ctx context.Context, tasks []task) (errs, failures []err
 
 // do takes one step from its key to its result.
 func (s *scheduler) do(ctx context.Context, t *task) error {
-	for try := 1; ; try++ {
+	for try := 1; ; {
 		err := s.attempt(ctx, t)
-		if !errors.Is(err, errStale) {
+		switch {
+		case !errors.Is(err, errStale):
 			return err
-		}
-		if try == maxKeyings {
+		case errors.Is(err, errOvertaken): // a try of another step, of which there are only so many
+		case try == maxKeyings:
 			return fmt.Errorf("%w: given up after %d tries; stop what writes these files", err, try)
+		default:
+			try++
 		}
 	}
 }

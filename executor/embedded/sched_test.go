@@ -211,6 +211,17 @@ func TestSchedulerKeysAgainWhatChanged(t *testing.T) {
 		t.Errorf("%d runs", runs)
 	}
 
+	runs = 0
+	w = &fakeWorker{onRun: func(context.Context, int) error {
+		if runs++; runs <= 3*maxKeyings {
+			return errOvertaken
+		}
+		return nil
+	}}
+	if _, err := schedule(t.Context(), w, 1, [][]int{{}}); err != nil {
+		t.Errorf("a step that others overtook often: %v", err)
+	}
+
 	w = &fakeWorker{onRun: func(context.Context, int) error { return errStale }}
 	if _, err := schedule(t.Context(), w, 1, [][]int{{}}); !errors.Is(err, errStale) {
 		t.Errorf("endless change: %v", err)

@@ -81,6 +81,9 @@ func (t *testStep) runCommand(ctx context.Context) (err error) {
 	s := &execRoot{x: &t.execStep}
 	defer func() { err = errors.Join(err, s.discard()) }()
 	spec, err := s.spec(ctx)
+	if err == nil {
+		err = t.overtaken()
+	}
 	if err != nil {
 		return err
 	}

@@ -33,9 +33,6 @@ type Result struct {
 	Changed bool // Upper holds something
 }
 
-// ErrChanged is wrapped when a file of a build context is no more what it was when the step was keyed.
-var ErrChanged = errors.New("the file changed while it was copied")
-
 // Error says which action of an operation could not be done.
 type Error struct {
 	Action string // such as "copy /src"

@@ -299,7 +299,7 @@ func TestChanged(t *testing.T) {
 		Op:     &pb.FileOp{Actions: []*pb.FileAction{add("/f", "/g")}},
 		Inputs: []tree.FS{b.parent, local}, Parent: b.parent, Upper: b.upper,
 	})
-	if !errors.Is(err, fileop.ErrChanged) {
+	if !errors.Is(err, tree.ErrChanged) {
 		t.Errorf("got %v", err)
 	}
 }

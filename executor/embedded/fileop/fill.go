@@ -54,7 +54,7 @@ func (f *filler) checked(to *os.File, r *os.File, from *tree.Local, p string) er
 		return err
 	}
 	if hex.EncodeToString(h.Sum(nil)) != want.Encoded() {
-		return fmt.Errorf("%s: %w", p, ErrChanged)
+		return fmt.Errorf("%s: %w", p, tree.ErrChanged)
 	}
 	return nil
 }

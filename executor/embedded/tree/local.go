@@ -20,6 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrChanged is wrapped when a file of a build context is no more what it was when it was first looked at.
+var ErrChanged = errors.New("the file changed while it was read")
+
 // Local is a build context, read in place: a directory without what its ignore patterns exclude. Every owner is 0:0,
 // there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives. Directories are
 // read once, when they are first asked for; ignored ones never. It may be used by several goroutines. It keeps some 150 bytes
@@ -129,7 +132,16 @@ func (l *Local) Open(p string) (*os.File, error) {
 	if f.mode&unix.S_IFMT == unix.S_IFSOCK {
 		return os.Open(os.DevNull)
 	}
-	return (&dirLayer{l.root}).open(p)
+	r, err := (&dirLayer{l.root}).open(p)
+	return r, changedIf(err, p)
+}
+
+// changedIf says of an error about a file or directory that was there that it has gone, or become something else.
+func changedIf(err error, p string) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
+		return fmt.Errorf("%s: %w", p, ErrChanged) // to whoever asks, it is not missing
+	}
+	return err
 }
 
 // Xattrs implements FS: a context has none.
@@ -263,7 +275,7 @@ func (l *Local) read(p string, d *localDir) error {
 		return l.list(-1, p, d, nil, changed) // all of it is of the patch
 	}
 	if err != nil {
-		return err
+		return changedIf(err, p)
 	}
 	f := os.NewFile(uintptr(fd), p)
 	defer f.Close()

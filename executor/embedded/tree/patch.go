@@ -3,6 +3,7 @@ package tree
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -85,6 +86,9 @@ func (o onDisk) stat() (localFile, error) {
 		return f, nil
 	}
 	link, err := readlinkAt(o.fd, o.name)
+	if errors.Is(err, unix.EINVAL) {
+		return f, fmt.Errorf("%s: %w", o.path(), ErrChanged) // no link any more
+	}
 	if err != nil {
 		return f, &fs.PathError{Op: "readlink", Path: o.path(), Err: err}
 	}
