@@ -32,6 +32,7 @@ type Local struct {
 	ignore  *patternmatcher.PatternMatcher // nil when nothing is ignored
 	negated []string                       // the patterns that start with "!", without it
 	stat    *StatIndex
+	opened  time.Time
 	patch   Patch  // nil when the disk is what counts
 	at      string // the directory as the patch names it
 	top     localDir
@@ -75,7 +76,10 @@ func OpenLocal(_ context.Context, dir string, excludes []string, stat *StatIndex
 }
 
 func newLocal(root *os.File, excludes []string, stat *StatIndex) (_ *Local, err error) {
-	l := &Local{root: root, stat: stat}
+	l := &Local{root: root, stat: stat, opened: time.Now()}
+	if stat != nil {
+		l.opened = stat.now()
+	}
 	if len(excludes) > 0 {
 		if l.ignore, err = patternmatcher.New(excludes); err != nil {
 			return nil, errors.Join(fmt.Errorf("ignore patterns: %w", err), root.Close())
@@ -189,7 +193,7 @@ func (l *Local) hash(ctx context.Context, p string, f *localFile) (sum [32]byte,
 	}
 	defer r.Close()
 	if sum, err = sumOfFile(ctx, r, f.size); err == nil && l.stat != nil {
-		l.stat.put(f, sum)
+		l.stat.put(f, sum, l.opened)
 	}
 	return sum, err
 }

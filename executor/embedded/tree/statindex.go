@@ -184,9 +184,10 @@ func (v statValue) describes(f *localFile) bool {
 	return v.size == f.size && v.mtime == f.mtime && v.ctime == f.ctime
 }
 
-// put remembers the digest of a file unless it changed too recently for its times to tell. f is of before it was read.
-func (x *StatIndex) put(f *localFile, sum [32]byte) {
-	limit := x.now().Add(-racyFor).UnixNano()
+// put remembers the digest of a file unless it had changed too recently for its times to tell. f is of before it was read, and of
+// after since.
+func (x *StatIndex) put(f *localFile, sum [32]byte, since time.Time) {
+	limit := since.Add(-racyFor).UnixNano()
 	if f.mtime >= limit || f.ctime >= limit {
 		return
 	}
