@@ -42,7 +42,7 @@ type CorruptError struct {
 
 // Error implements error.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("blob %s is damaged: its content is %s; remove it from the cache and build again", e.Digest, e.Found)
+	return fmt.Sprintf("blob %s is damaged: its content is %s; bake cache check --repair removes it, then build again", e.Digest, e.Found)
 }
 
 // copyTo writes the whole blob and checks it on the way.

@@ -345,6 +345,20 @@ func TestExportLocal(t *testing.T) {
 	}
 }
 
+// A folder in the way is named, and stays with what is in it.
+func TestExportLocalInTheWay(t *testing.T) {
+	d := t.TempDir()
+	mustWrite(t, filepath.Join(d, "out/made/mine"), "mine")
+	b := built(t, "api", "amd64", config.Attrs{"type": "local", "dest": "out"})
+	_, err := executor.Export(context.Background(), []executor.Built{b}, executor.ExportOptions{Dir: d})
+	if want := filepath.Join(d, "out/made") + " is a directory, which a file does not replace"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("err = %v, want %q", err, want)
+	}
+	if got := string(read(t, filepath.Join(d, "out/made/mine"))); got != "mine" {
+		t.Errorf("what was there is %q", got)
+	}
+}
+
 func mustWrite(t testing.TB, p, s string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -413,6 +427,9 @@ func TestExportFindsDamagedBlob(t *testing.T) {
 	var corrupt *executor.CorruptError
 	if !errors.As(err, &corrupt) {
 		t.Errorf("err = %v, want a CorruptError", err)
+	}
+	if want := "bake cache check --repair"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("err = %v, which names no %s", err, want)
 	}
 }
 

@@ -169,7 +169,11 @@ func (s *staging) commit(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := s.root.Rename(path.Join(s.temp, f), f); err != nil {
+		err := s.root.Rename(path.Join(s.temp, f), f)
+		if fi, no := s.root.Lstat(f); err != nil && no == nil && fi.IsDir() {
+			return fmt.Errorf("%s %w, which a file does not replace: remove it first", path.Join(s.dest, f), unix.EISDIR)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -75,6 +75,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		blind  *watchError
 		output *executor.OutputError
 		cached *buildkitd.CacheError
+		broken *executor.CorruptError
 	)
 	switch {
 	case err == nil:
@@ -83,7 +84,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return sig.ExitCode()
 	case errors.Is(err, context.Canceled):
 		return signalError{syscall.SIGINT}.ExitCode()
-	case errors.As(err, &nobox), errors.As(err, &store), errors.As(err, &blind):
+	case errors.As(err, &nobox), errors.As(err, &store), errors.As(err, &blind), errors.As(err, &broken):
 		return exitSystem
 	case errors.As(err, &step):
 		return exitStep
