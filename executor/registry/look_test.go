@@ -138,6 +138,9 @@ func TestCopy(t *testing.T) {
 	if n := to.count("POST", "/blobs/uploads/"); n != 5 {
 		t.Errorf("%d uploads of 5 blobs", n)
 	}
+	if n := from.count("GET", "/blobs/"); n != 5 {
+		t.Errorf("5 blobs were asked for %d times", n)
+	}
 }
 
 // TestOffline: an offline client asks nobody.

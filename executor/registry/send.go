@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -168,28 +169,55 @@ type countedLayer struct {
 	report func(sent int64)
 }
 
-// Compressed implements v1.Layer.
-func (l *countedLayer) Compressed() (io.ReadCloser, error) {
-	r, err := l.Layer.Compressed()
-	if err != nil {
-		return nil, err
-	}
-	return &countedBody{ReadCloser: r, report: l.report}, nil
-}
+// Compressed implements v1.Layer. The layer is opened when it is read: each try of an upload has a body of its own, and those
+// that nobody reads must not keep one of the few places of another registry's layers, for which the others then wait forever.
+func (l *countedLayer) Compressed() (io.ReadCloser, error) { return &countedBody{layer: l}, nil }
 
 type countedBody struct {
-	io.ReadCloser
-	report    func(sent int64)
+	layer     *countedLayer
+	mu        sync.Mutex    // a body may be closed while it is opened
+	from      io.ReadCloser // nil until it is read
+	closed    bool
 	sent, out int64
+}
+
+func (b *countedBody) open() (io.Reader, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, net.ErrClosed
+	}
+	if b.from == nil {
+		from, err := b.layer.Layer.Compressed()
+		if err != nil {
+			return nil, err
+		}
+		b.from = from
+	}
+	return b.from, nil
+}
+
+// Close implements io.Closer.
+func (b *countedBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed = true; b.from == nil {
+		return nil
+	}
+	return b.from.Close()
 }
 
 // Read implements io.Reader.
 func (b *countedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
+	from, err := b.open()
+	if err != nil {
+		return 0, err
+	}
+	n, err := from.Read(p)
 	b.sent += int64(n)
 	if b.sent-b.out >= reportEvery || err != nil && b.sent > b.out {
 		b.out = b.sent
-		b.report(b.sent)
+		b.layer.report(b.sent)
 	}
 	return n, err
 }
