@@ -283,10 +283,10 @@ func readReport(r io.ReadCloser, started func()) stageReport {
 	for i := 0; ; i++ {
 		var next stageReport
 		if err := d.Decode(&next); err != nil {
+			if i == 1 && all.Error == nil {
+				started()
+			}
 			return all
-		}
-		if i == 0 && next.Error == nil {
-			started()
 		}
 		all.Created = append(all.Created, next.Created...)
 		if next.Error != nil {
