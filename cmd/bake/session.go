@@ -102,4 +102,4 @@ func (a *app) newFetcher(store *cache.Store) *fetch.Fetcher {
 	return f
 }
 
-func (s *session) Close() error { return s.store.Close() }
+func (s *session) Close() error { return errors.Join(s.engine.Close(), s.store.Close()) }

@@ -5,6 +5,7 @@ package embedded
 
 import (
 	"context"
+	"io"
 	"net/http"
 
 	"github.com/bakebuild/bake/executor/cache"
@@ -47,4 +48,12 @@ func New(store *cache.Store, client *registry.Client, opts Options) *Engine {
 		opts.Runner = &sandbox.Sandbox{Filters: seccomp.Filters, Outside: &network.Network{}, Limiter: &cgroup.Groups{}}
 	}
 	return &Engine{store: store, client: client, opts: opts}
+}
+
+// Close ends what the engine has ready for further runs. None may be going on.
+func (e *Engine) Close() error {
+	if c, ok := e.opts.Runner.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -29,6 +30,7 @@ type berth struct {
 	// Of the thread alone:
 	group Standing // nil: there is none
 	next  *process // a stage that was told nothing yet; nil: there is none
+	ended bool
 }
 
 // berth gives a free berth, or a new one.
@@ -80,7 +82,9 @@ func (b *berth) live() {
 	for {
 		select {
 		case call := <-b.calls:
-			call()
+			if call(); b.ended {
+				return
+			}
 		case <-timer.C:
 			if b.close() {
 				b.end()
@@ -91,11 +95,32 @@ func (b *berth) live() {
 	}
 }
 
-// end gives up what the thread has.
-func (b *berth) end() {
+// Close ends the stages that are ready for next steps, so that none outlives this process for somebody else to wait for. Steps that
+// run go on. Groups stay for a later process to remove: the kernel takes longer for that than for a step.
+func (s *Sandbox) Close() error {
+	s.mu.Lock()
+	free := s.free
+	s.free = nil
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for _, b := range free {
+		all.Go(func() { b.do(b.dismiss) })
+	}
+	all.Wait()
+	return nil
+}
+
+// dismiss ends the berth and its stage.
+func (b *berth) dismiss() {
+	b.ended = true
 	if b.next != nil {
 		b.next.discard()
 	}
+}
+
+// end gives up what the thread has.
+func (b *berth) end() {
+	b.dismiss()
 	if b.group != nil {
 		_ = b.group.Close() // one that stays is removed by a later process
 	}
