@@ -27,6 +27,9 @@ const prefix = "bake-"
 type Groups struct {
 	next  atomic.Int64
 	sweep sync.Once
+
+	mu  sync.Mutex
+	own map[string]string // of version 1: where this process is, by controller
 }
 
 // manager is what the two versions have in common.
@@ -186,7 +189,7 @@ func (g *Groups) newManager(r *cgroups.Resources, needed []string) (manager, err
 	}
 	paths := map[string]string{}
 	for _, c := range needed {
-		parent, err := cgroups.GetOwnCgroupPath(c)
+		parent, err := g.ownPath(c)
 		if err != nil {
 			return nil, fmt.Errorf("find the control group of %s: %w", c, err)
 		}
@@ -199,6 +202,25 @@ func (g *Groups) newManager(r *cgroups.Resources, needed []string) (manager, err
 	})
 	m, err := fs.NewManager(&cgroups.Cgroup{Resources: r}, paths)
 	return &version1{m, needed}, err
+}
+
+// ownPath is where this process is for a controller of version 1, as it was first found: what the kernel says of the process is said of
+// its first thread, which may be in a standing group since.
+func (g *Groups) ownPath(controller string) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if p, ok := g.own[controller]; ok {
+		return p, nil
+	}
+	p, err := cgroups.GetOwnCgroupPath(controller)
+	if err != nil {
+		return "", err
+	}
+	if g.own == nil {
+		g.own = map[string]string{}
+	}
+	g.own[controller] = p
+	return p, nil
 }
 
 // version1 sets the limits of the controllers that have a group and asks no other: one of the library's remembers what it
@@ -264,6 +286,7 @@ func sweep(parent string) {
 	for _, dir := range list {
 		text, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), prefix), "-")
 		if pid, err := strconv.Atoi(text); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			sweep(dir)
 			_ = unix.Rmdir(dir) // refused where processes are left
 		}
 	}
