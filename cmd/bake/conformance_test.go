@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"log"
@@ -48,13 +50,14 @@ func serveBases(t *testing.T) string {
 func made(t *testing.T, dir string, all []executortest.Case) map[string]string {
 	t.Helper()
 	results := map[string]string{}
+	images := executortest.Images{}
 	for _, c := range all {
 		layout := filepath.Join(dir, "out", c.Name+".tar")
 		if _, err := os.Stat(layout); err != nil {
 			results[c.Name] = executortest.Fails
 			continue
 		}
-		text, err := executortest.ReadImage(layout)
+		text, err := images.Read(layout)
 		if err != nil {
 			t.Fatalf("%s: %v", c.Name, err)
 		}
@@ -115,20 +118,15 @@ func TestConformance(t *testing.T) {
 		stderr := buildCases(t, c, address, all)
 		compare(t, all, rootless(t, all, made(t, c.dir, all), stderr), true)
 	})
-	t.Run("daemon", func(t *testing.T) {
-		// One of its own, that has nothing of what BuildKit's client makes below.
-		d := startDaemon(t, "")
-		c := newCLI(t)
-		buildCases(t, c, address, all, "--engine="+d.address)
-		compare(t, all, made(t, c.dir, all), false)
-	})
+	// Both builds are of one daemon. It takes what it has made of the first for the second where the operations are the same, and makes
+	// again what is otherwise, which is what the second shows.
+	peer := startBuildKit(t)
 	t.Run("buildkit", func(t *testing.T) {
-		peer := startBuildKit(t)
 		dir := t.TempDir()
 		if err := executortest.WriteProject(dir, address, all); err != nil {
 			t.Fatal(err)
 		}
-		peer.bake(t, dir)
+		peer.bakeCases(t, dir, all)
 		results := made(t, dir, all)
 		if os.Getenv("BAKE_UPDATE") != "1" {
 			compare(t, all, results, false)
@@ -137,6 +135,11 @@ func TestConformance(t *testing.T) {
 		if err := executortest.UpdateWants(kept, results, false); err != nil {
 			t.Fatal(err)
 		}
+	})
+	t.Run("daemon", func(t *testing.T) {
+		c := newCLI(t)
+		buildCases(t, c, address, all, "--engine="+peer.address)
+		compare(t, all, made(t, c.dir, all), false)
 	})
 }
 
@@ -248,10 +251,37 @@ func (k buildKit) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// bake builds the project in dir; targets that fail leave no output.
-func (k buildKit) bake(t *testing.T, dir string) {
+// bakeCases builds all cases. When many targets end at once, some fail as they are meant to, buildx may end before it has written
+// another's output: that one is built again.
+func (k buildKit) bakeCases(t *testing.T, dir string, all []executortest.Case) {
 	t.Helper()
-	cmd := k.command(append([]string{"bake", "--builder", "peer", "--progress=plain", "-j", "defer-error", "--provenance=false"}, grants...)...)
+	k.bake(t, dir)
+	for _, c := range all {
+		if cut(t, filepath.Join(dir, "out", c.Name+".tar")) {
+			t.Logf("%s was cut off", c.Name)
+			k.bake(t, dir, c.Name)
+		}
+	}
+}
+
+// cut says whether a tar file lacks its end, two blocks of zeros.
+func cut(t *testing.T, name string) bool {
+	t.Helper()
+	raw, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return !bytes.HasSuffix(raw, make([]byte, 1024))
+}
+
+// bake builds the project in dir, all of it where no target is named; targets that fail leave no output.
+func (k buildKit) bake(t *testing.T, dir string, targets ...string) {
+	t.Helper()
+	args := append([]string{"bake", "--builder", "peer", "--progress=plain", "-j", "defer-error", "--provenance=false"}, grants...)
+	cmd := k.command(append(args, targets...)...)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	if err != nil && !strings.Contains(string(out), "ERROR") {

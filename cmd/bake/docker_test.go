@@ -46,7 +46,7 @@ func startDocker(t *testing.T, before string, more ...string) string {
 		t.Fatal(err)
 	}
 	address := "unix://" + dir + "/d.sock"
-	script := fmt.Sprintf(`mount --make-rprivate / && %[3]s && exec dockerd --data-root %[1]s/data --exec-root %[1]s/exec \
+	script := fmt.Sprintf(`mount --make-rprivate / && %[3]s && mkdir %[1]s/data && mount -t tmpfs bake-test %[1]s/data && exec dockerd --data-root %[1]s/data --exec-root %[1]s/exec \
 		-H %[2]s --pidfile %[1]s/pid --iptables=false --ip6tables=false --ip-forward=false --bridge=none >%[1]s/log 2>&1`, dir, address, before)
 	args := slices.Concat(more, []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script})
 	cmd := exec.Command("unshare", args...)

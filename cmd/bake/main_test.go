@@ -32,6 +32,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("BAKE_CACHE_DIR", filepath.Join(e.WorkDir, "cache"))
 			e.Setenv("EXAMPLES", filepath.Join(e.WorkDir, "examples"))
 			e.Setenv("NO_COLOR", "1")
+			e.Setenv("GORACE", os.Getenv("GORACE"))
 			return os.CopyFS(filepath.Join(e.WorkDir, "examples"), os.DirFS("../../examples"))
 		},
 	})

@@ -39,7 +39,7 @@ func TestRandomDockerfiles(t *testing.T) {
 	if err := executortest.WriteProject(dir, address, all); err != nil {
 		t.Fatal(err)
 	}
-	peer.bake(t, dir)
+	peer.bakeCases(t, dir, all)
 	theirs := made(t, dir, all)
 	failed, links := 0, 0
 	for _, one := range all {

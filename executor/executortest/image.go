@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 
+	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -25,7 +26,13 @@ import (
 //	MODE UID:GID SIZE|TARGET|MAJOR:MINOR CONTENT|DIGEST PATH [= OTHER NAME] [XATTR=VALUE…]
 //
 // The programs of the bases are left out.
-func ReadImage(layout string) (string, error) {
+func ReadImage(layout string) (string, error) { return Images{}.Read(layout) }
+
+// Images reads many images that share layers, of which it unpacks each once. They must not be changed.
+type Images map[digest.Digest][]node
+
+// Read is ReadImage.
+func (i Images) Read(layout string) (string, error) {
 	blobs, err := readTar(layout)
 	if err != nil {
 		return "", err
@@ -36,7 +43,7 @@ func ReadImage(layout string) (string, error) {
 	}
 	var b strings.Builder
 	for _, d := range index.Manifests {
-		if err := blobs.describe(&b, d, len(index.Manifests) > 1); err != nil {
+		if err := i.describe(&b, blobs, d, len(index.Manifests) > 1); err != nil {
 			return "", err
 		}
 	}
@@ -50,14 +57,14 @@ func (s blobs) get(d ocispecs.Descriptor, v any) error {
 }
 
 // describe writes an image, or each of an index.
-func (s blobs) describe(b *strings.Builder, d ocispecs.Descriptor, several bool) error {
+func (i Images) describe(b *strings.Builder, s blobs, d ocispecs.Descriptor, several bool) error {
 	if d.MediaType == ocispecs.MediaTypeImageIndex {
 		var index ocispecs.Index
 		if err := s.get(d, &index); err != nil {
 			return err
 		}
 		for _, m := range index.Manifests {
-			if err := s.describe(b, m, true); err != nil {
+			if err := i.describe(b, s, m, true); err != nil {
 				return err
 			}
 		}
@@ -82,7 +89,12 @@ func (s blobs) describe(b *strings.Builder, d ocispecs.Descriptor, several bool)
 	b.WriteString(config)
 	t := tree{}
 	for _, l := range m.Layers {
-		if err := t.apply(s["blobs/sha256/"+l.Digest.Encoded()]); err != nil {
+		if i[l.Digest] == nil {
+			if i[l.Digest], err = unpack(s["blobs/sha256/"+l.Digest.Encoded()]); err != nil {
+				return fmt.Errorf("layer %s: %w", l.Digest, err)
+			}
+		}
+		if err := t.apply(i[l.Digest]); err != nil {
 			return fmt.Errorf("layer %s: %w", l.Digest, err)
 		}
 	}
@@ -167,27 +179,41 @@ type node struct {
 // tree is a file system, by path without a leading slash.
 type tree map[string]*node
 
-// apply puts a layer over the tree.
-func (t tree) apply(layer []byte) error {
-	zipped, err := gzip.NewReader(strings.NewReader(string(layer)))
+// unpack lists the entries of a layer, with the digests of files.
+func unpack(layer []byte) ([]node, error) {
+	zipped, err := gzip.NewReader(bytes.NewReader(layer))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r := tar.NewReader(zipped)
-	seen := map[string]bool{} // of this layer: whiteouts do not touch them
-	for {
+	all := []node{}
+	for r := tar.NewReader(zipped); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return all, nil
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		content := sha256.New()
-		var begin bytes.Buffer
-		if _, err := io.Copy(io.MultiWriter(content, &begin), r); err != nil {
-			return err
+		content, err := io.ReadAll(r)
+		if err != nil {
+			return nil, err
 		}
+		n := node{header: *h}
+		if h.Typeflag == tar.TypeReg {
+			n.digest = fmt.Sprintf("%.6x", sha256.Sum256(content))
+			if h.Size <= maxShown {
+				n.digest = strconv.Quote(string(content))
+			}
+		}
+		all = append(all, n)
+	}
+}
+
+// apply puts a layer over the tree.
+func (t tree) apply(layer []node) error {
+	seen := map[string]bool{} // of this layer: whiteouts do not touch them
+	for _, n := range layer {
+		h := &n.header
 		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 		dir, base := path.Split(name)
 		switch hidden, white := strings.CutPrefix(base, ".wh."); {
@@ -206,16 +232,10 @@ func (t tree) apply(layer []byte) error {
 				t.remove(name, seen, true)
 			}
 			seen[name] = true
-			n := &node{header: *h}
-			if h.Typeflag == tar.TypeReg {
-				n.digest = fmt.Sprintf("%.6x", content.Sum(nil))
-				if h.Size <= maxShown {
-					n.digest = strconv.Quote(begin.String())
-				}
-			}
-			t[name] = n
+			t[name] = &n
 		}
 	}
+	return nil
 }
 
 // remove takes away what lower layers have at name, or below it.
