@@ -25,6 +25,7 @@ type PastRun struct {
 	Number      string `json:",omitempty"` // of the step in its stage
 	Instruction string // its text in the Dockerfile
 	Dir         string `json:",omitempty"` // where the build was run
+	Base        string `json:",omitempty"` // the image below all that the step stood on, with its digest; "" for none, or not known
 	At          time.Time
 	// Inputs are what the step was made of. Of a run that Past lists they are in raw until Load.
 	Inputs []Input `json:"-"`

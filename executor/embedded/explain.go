@@ -169,9 +169,17 @@ func (x *explanation) input(in input, a, b []cache.Input) {
 		x.add(executor.Cause{Kind: executor.CauseBase, Old: values(a), New: "scratch"})
 	case in.local():
 		x.add(executor.Cause{Kind: executor.CauseFiles, Name: in.node.step.Name})
+	case x.rebased(in):
+		x.add(executor.Cause{Kind: executor.CauseBase, Old: x.old.Base, New: in.base()})
 	default:
 		x.add(executor.Cause{Kind: executor.CauseInput, Step: in.node.step.Digest})
 	}
+}
+
+// rebased says whether an input that came from the cache is another one because the image below it is: a copy of the same files onto
+// another base need not run, so that no step before this one tells of the base.
+func (x *explanation) rebased(in input) bool {
+	return in == x.k.whole[0].in && in.node.result.Status == executor.StatusCached && x.old.Base != "" && in.base() != "" && in.base() != x.old.Base
 }
 
 // content adds the cause that files which the step reads differ, and which these are.

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"archive/tar"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,6 +74,43 @@ func TestExplain(t *testing.T) {
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("causes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestExplainBase puts another image below a copy, which need not run for that, and a command on it.
+func TestExplainBase(t *testing.T) {
+	for _, instruction := range []string{"WORKDIR /in\nCOPY a.txt dir /in/", "COPY --link a.txt dir /in/", "RUN [\"copy\", \"/etc/passwd\", \"/x\"]\nCOPY a.txt /in/"} {
+		t.Run(instruction, func(t *testing.T) {
+			s := newSite(t, map[string]string{"step": "x", "a.txt": "one", "dir/x": "x"})
+			file := func(ref, last string) {
+				s.write(map[string]string{"Dockerfile": "FROM " + ref + "\n" + instruction + "\n" + last})
+			}
+			run := func() *executor.Report {
+				_, report, err := s.run()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return report
+			}
+			h := s.serve(nil)
+			const last = "RUN [\"copy\", \"/in/a.txt\", \"/b.txt\"]\n"
+			file(h.ref, last)
+			run()
+			other := s.connect(s.image([][]tar.Header{{reg("more", "x")}}))
+			file(other.ref, "")
+			run()
+			file(other.ref, last)
+			preview, err := s.engine.Preview(t.Context(), s.graph(), executor.Options{Dir: s.dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for what, steps := range map[string][]executor.StepResult{"preview": preview, "build": run().Steps} {
+				causes := steps[len(steps)-1].Causes
+				if len(causes) != 1 || causes[0].Kind != executor.CauseBase || !strings.Contains(causes[0].Old, h.ref+"@sha256:") || !strings.Contains(causes[0].New, other.ref+"@sha256:") {
+					t.Errorf("%s: the causes are %v, wanted the base alone", what, causes)
+				}
 			}
 		})
 	}

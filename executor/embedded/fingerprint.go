@@ -28,7 +28,7 @@ func (e *Engine) Fingerprints() *Fingerprints {
 	return &Fingerprints{engine: e, stats: &statIndexes{dir: e.store.StatIndexDir()}, read: map[string]digest.Digest{}}
 }
 
-// Of gives each step of a graph, in its order, a digest of all that its result can depend on: its canonical op,
+// Of gives each step of a graph, in its order, a digest of all that its result can depend on: its canonical op, whether it has to run at every build,
 // the content of what it reads from build contexts, and the fingerprints of its inputs. Steps of two graphs that have one
 // fingerprint have one result, as far as their commands and what they fetch have. Nothing is run or fetched. patch is what contexts
 // have otherwise than the disk; it may be nil.
@@ -74,6 +74,9 @@ func (n *node) fingerprint(ctx context.Context, earlier []digest.Digest) (digest
 		return p.key(), nil
 	}
 	p := k.own
+	if n.step.NoCache {
+		p = p.with(parts{{Name: "no-cache"}})
+	}
 	for _, w := range k.whole {
 		d, err := w.in.fingerprint(ctx, earlier, tree.Selection{Src: "/", DirContents: true})
 		if err != nil {

@@ -87,6 +87,30 @@ func (in input) shown() string {
 	return shortText(text)
 }
 
+// base is the image at the bottom of what the input holds, with its digest, "" where there is none.
+func (in input) base() string {
+	for !in.scratch() {
+		switch op := in.node.op.(type) {
+		case *baseImage:
+			return op.ref
+		case *execStep:
+			if in.index != 0 {
+				return "" // what a mount holds
+			}
+			in = op.whole[0].in
+		case *fileStep:
+			in = op.parent()
+		default:
+			merge := in.node.step.Op.GetMerge().GetInputs()
+			if len(merge) == 0 {
+				return ""
+			}
+			in = in.node.input(int(merge[0].GetInput()))
+		}
+	}
+	return ""
+}
+
 // id is what stands for the input in a key, when all of it counts.
 func (in input) id(ctx context.Context) (string, error) {
 	switch {

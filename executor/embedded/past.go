@@ -131,8 +131,16 @@ func (k *keyed) note(inputs parts) {
 		p.added = map[digest.Digest][]cache.PastRun{}
 	}
 	p.added[place] = append(p.added[place], cache.PastRun{
-		Number: number, Instruction: text, Dir: k.n.b.opts.Dir, Inputs: inputs, At: time.Now().UTC(),
+		Number: number, Instruction: text, Dir: k.n.b.opts.Dir, Base: k.base(), Inputs: inputs, At: time.Now().UTC(),
 	})
+}
+
+// base is the image at the bottom of what the step stands on, "" where there is none.
+func (k *keyed) base() string {
+	if len(k.whole) == 0 {
+		return ""
+	}
+	return k.whole[0].in.base()
 }
 
 // remember keeps what the step was made of, and which files it read, for later explanations.
