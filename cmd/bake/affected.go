@@ -207,11 +207,14 @@ func printsOf(ctx context.Context, taken *embedded.Fingerprints, g *planner.Grap
 		if m.Root.Step != nil {
 			root = fmt.Sprint(steps[index[m.Root.Step]], " ", m.Root.Index)
 		}
-		var tests []digest.Digest
+		var beside []digest.Digest // tests, and the scan of what the image holds
 		for _, s := range m.Tests {
-			tests = append(tests, steps[index[s]])
+			beside = append(beside, steps[index[s]])
 		}
-		raw, err := json.Marshal([]any{p.of[m.Target], m.Platform, root, string(m.Config), m.Tags, m.Annotations, tests})
+		if m.SBOM != nil && m.SBOM.Step != nil {
+			beside = append(beside, steps[index[m.SBOM.Step]])
+		}
+		raw, err := json.Marshal([]any{p.of[m.Target], m.Platform, root, string(m.Config), m.Tags, m.Annotations, m.Outputs, m.Provenance, beside})
 		if err != nil {
 			return prints{}, err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -130,5 +131,87 @@ func TestAffected(t *testing.T) {
 		if _, stderr, got := c.run(t, append([]string{"affected"}, args...)...); got != code {
 			t.Errorf("%v: exit %d, want %d: %s", args, got, code, stderr)
 		}
+	}
+}
+
+// affects says which targets a change since a revision can touch.
+func (c *cli) affects(t *testing.T, since string, targets ...string) string {
+	t.Helper()
+	out, _ := c.ok(t, append([]string{"affected", "--since", since}, targets...)...)
+	return strings.Join(strings.Fields(out), " ")
+}
+
+// TestAffectedByWhatIsWritten changes how an image is written and what is written beside it, with all files the same.
+func TestAffectedByWhatIsWritten(t *testing.T) {
+	needSandbox(t)
+	c := newRepo(t)
+	const target = "target \"x\" {\n  dockerfile-inline = \"FROM scratch\\nCOPY shared/two /two\"\n"
+	c.write(t, "x.hcl", target+"}\n")
+	c.commit(t)
+	for _, line := range []string{`output = ["type=image,compression=zstd"]`, `attest = ["type=provenance,mode=max"]`, `no-cache = true`} {
+		c.write(t, "x.hcl", target+"  "+line+"\n}\n")
+		if got := c.affects(t, "HEAD", "-f", "x.hcl", "x"); got != "x" {
+			t.Errorf("%s: got %q, want x", line, got)
+		}
+	}
+}
+
+// TestAffectedBySubmodule changes a submodule, and what is not tracked in it.
+func TestAffectedBySubmodule(t *testing.T) {
+	needSandbox(t)
+	c := newRepo(t)
+	for _, args := range [][]string{{"init", "-q", "-b", "main", "mod"}, {"-C", "mod", "config", "user.email", "a@b"}, {"-C", "mod", "config", "user.name", "a"}} {
+		c.git(t, args...)
+	}
+	commit := func() {
+		c.git(t, "-C", "mod", "add", "-A")
+		c.git(t, "-C", "mod", "commit", "-q", "-m", "x")
+	}
+	c.write(t, "mod/Dockerfile", "FROM scratch\n")
+	c.write(t, "mod/sub/x", "x")
+	c.write(t, "mod/.gitignore", "*.o\n")
+	commit()
+	c.write(t, "m.hcl", "target \"whole\" {\n  dockerfile-inline = \"FROM scratch\\nCOPY mod /\"\n}\ntarget \"file\" {\n  dockerfile = \"mod/Dockerfile\"\n}\n"+
+		"target \"sub\" {\n  context = \"mod/sub\"\n  dockerfile-inline = \"FROM scratch\\nCOPY . /\"\n}\n")
+	c.write(t, ".gitmodules", "[submodule \"mod\"]\n\tpath = mod\n\turl = ./mod\n\tignore = all\n")
+	c.git(t, "add", "-f", "mod")
+	c.commit(t)
+	check := func(what string, want ...string) {
+		t.Helper()
+		for _, target := range []string{"whole", "file", "sub"} {
+			got := c.affects(t, "HEAD", "-f", "m.hcl", target) == target
+			if got != slices.Contains(want, target) {
+				t.Errorf("%s: %s is affected: %v", what, target, got)
+			}
+		}
+	}
+	check("nothing")
+	for _, name := range []string{"mod/sub/new", "mod/sub/new.o"} {
+		c.write(t, name, "")
+		check(name, "whole", "sub")
+		if err := os.Remove(filepath.Join(c.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("nothing again")
+	c.write(t, "mod/sub/x", "y")
+	c.write(t, "mod/Dockerfile", "FROM scratch\nUSER 1\n")
+	check("changed files", "whole", "file", "sub")
+	commit()
+	check("another commit", "whole", "file", "sub")
+}
+
+// TestAffectedByHiddenChange changes a file of which git was told that it counts as unchanged.
+func TestAffectedByHiddenChange(t *testing.T) {
+	needSandbox(t)
+	c := newRepo(t)
+	for _, flag := range []string{"assume-unchanged", "skip-worktree"} {
+		c.git(t, "update-index", "--"+flag, "c/used")
+		c.write(t, "c/used", flag)
+		if got := c.affects(t, "HEAD"); got != "c" {
+			t.Errorf("%s: got %q, want c", flag, got)
+		}
+		c.git(t, "update-index", "--no-"+flag, "c/used")
+		c.git(t, "checkout", "-q", "c/used")
 	}
 }

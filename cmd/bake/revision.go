@@ -112,6 +112,9 @@ const maxWritten = 64 << 20
 // maxLinks bounds how many links a path may lead through.
 const maxLinks = 40
 
+// errElsewhere is why nothing is known of the files in a submodule: only its commit is compared.
+var errElsewhere = errors.New("it is in a submodule, which has another commit in that revision")
+
 // resolve follows the links of a path, and gives what is there if that is not on the disk.
 func (r *revision) resolve(path string) (real string, o *object, err error) {
 	at, rest, links := "/", strings.Split(path, "/"), 0
@@ -120,6 +123,9 @@ func (r *revision) resolve(path string) (real string, o *object, err error) {
 		rest = rest[1:]
 		if name == "" || name == "." {
 			continue
+		}
+		if o != nil && o.submodule() {
+			return "", nil, &fs.PathError{Op: "open", Path: path, Err: errElsewhere}
 		}
 		next := filepath.Join(at, name) // at has no links, so that ".." is its folder
 		link, here, err := r.link(next)

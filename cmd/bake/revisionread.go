@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/tree"
 )
 
 // listing is what git says of a commit and of how the working tree differs from it. Paths are below the top of the checkout.
@@ -19,7 +21,7 @@ type listing struct {
 	objects map[string]*object // of the commit, its folders among them
 	changed []string           // tracked files that are not as in the commit
 	others  []string           // what git does not track; a folder of which it tracks nothing has a slash behind it
-	absent  []string           // tracked files that a sparse checkout leaves out
+	absent  []string           // tracked files that git does not look at: a sparse checkout leaves them out, or they count as unchanged
 }
 
 // list asks git about a commit.
@@ -30,14 +32,15 @@ func (r repository) list(ctx context.Context, commit string) (l listing, err err
 	}
 	var entries, tagged []string
 	ask(&entries, "ls-tree", "-r", "-t", "-z", "--full-tree", commit)
-	ask(&l.changed, "diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-relative", commit, "--")
+	ask(&l.changed, "diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-relative",
+		"--ignore-submodules=untracked", commit, "--") // whatever git's settings ignore
 	ask(&l.others, "ls-files", "--others", "--directory", "-z")
-	ask(&tagged, "ls-files", "-t", "-z")
+	ask(&tagged, "ls-files", "-v", "-z")
 	if err := group.Wait(); err != nil {
 		return l, err
 	}
 	for _, line := range tagged {
-		if path, ok := strings.CutPrefix(line, "S "); ok {
+		if tag, path, ok := strings.Cut(line, " "); ok && (tag == "S" || strings.ToLower(tag) == tag && tag != "?") {
 			l.absent = append(l.absent, path)
 		}
 	}
@@ -87,6 +90,14 @@ func (r repository) revision(ctx context.Context, commit string, objects *object
 			return nil, err
 		}
 	}
+	for path, o := range l.objects {
+		if !o.submodule() {
+			continue
+		}
+		if err := r.hideInside(ctx, v, path); err != nil {
+			return nil, err
+		}
+	}
 	for _, paths := range [][]string{l.changed, l.absent} {
 		for _, path := range paths {
 			if err := r.takeOver(v, l, path); err != nil {
@@ -109,6 +120,44 @@ func (r repository) hide(ctx context.Context, v *revision, l listing, path strin
 		v.change(filepath.Join(r.top, one), nil)
 	}
 	return err
+}
+
+// hideInside takes what a submodule does not track out of a commit's view.
+func (r repository) hideInside(ctx context.Context, v *revision, path string) error {
+	inner := repository{filepath.Join(r.top, path)}
+	if _, err := os.Lstat(filepath.Join(inner.top, ".git")); err != nil {
+		return nil // it is not checked out
+	}
+	l, err := inner.inside(ctx)
+	if err != nil {
+		return fmt.Errorf("submodule %s: %w", path, err)
+	}
+	for _, one := range l.others {
+		if err := inner.hide(ctx, v, l, one); err != nil {
+			return err
+		}
+	}
+	for one := range l.objects {
+		if err := inner.hideInside(ctx, v, one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inside is what git says of a submodule's working tree: what is not tracked, and the submodules of its own as objects.
+func (r repository) inside(ctx context.Context) (l listing, err error) {
+	if l.others, err = r.paths(ctx, "ls-files", "--others", "--directory", "-z"); err != nil {
+		return l, err
+	}
+	staged, err := r.paths(ctx, "ls-files", "--stage", "-z")
+	l.objects = map[string]*object{}
+	for _, line := range staged {
+		if facts, path, ok := strings.Cut(line, "\t"); ok && strings.HasPrefix(facts, "160000 ") {
+			l.objects[path] = &object{Entry: tree.Entry{Mode: unix.S_IFREG}}
+		}
+	}
+	return l, err
 }
 
 // takeOver makes a path what it is in the commit, and so the folders above it.
