@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"hash"
 	"io"
 	"os"
@@ -54,7 +53,7 @@ func (f *filler) checked(to *os.File, r *os.File, from *tree.Local, p string) er
 		return err
 	}
 	if hex.EncodeToString(h.Sum(nil)) != want.Encoded() {
-		return fmt.Errorf("%s: %w", p, tree.ErrChanged)
+		return from.Changed(p)
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func (c *copier) extract(p, root string) error {
 	}
 	want, err := local.Digest(c.ctx, p)
 	if err == nil && want.Encoded() != hex.EncodeToString(h.Sum(nil)) {
-		err = fmt.Errorf("%s: %w", p, tree.ErrChanged)
+		err = local.Changed(p)
 	}
 	return err
 }

@@ -140,6 +140,16 @@ func (l *Local) Open(p string) (*os.File, error) {
 	return r, changedIf(err, p)
 }
 
+// Changed is the error that a regular file's content is not what its digest says. The stat index forgets what it knows of it: its
+// times need not have changed, as when it is written through a mapping into memory.
+func (l *Local) Changed(p string) error {
+	p = rooted(p)
+	if f, err := l.file(p); err == nil && l.stat != nil {
+		l.stat.forget(f)
+	}
+	return fmt.Errorf("%s: %w", p, ErrChanged)
+}
+
 // changedIf says of an error about a file or directory that was there that it has gone, or become something else.
 func changedIf(err error, p string) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {

@@ -171,6 +171,13 @@ func (x *StatIndex) fill(files []localFile) {
 	}
 }
 
+// forget makes what is known of a file describe none.
+func (x *StatIndex) forget(f *localFile) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.fresh[FileID{f.dev, f.inode}] = statValue{size: -1}
+}
+
 // near finds a key as find does. It looks first behind the record found last: files of one directory are often made one after another.
 func (x *StatIndex) near(last int, k FileID) (int, bool) {
 	if last+1 < len(x.used) && x.key(last+1) == k {
