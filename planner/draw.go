@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Drawing is a graph as nodes and edges to draw. Its JSON form is version 1.
@@ -92,7 +93,7 @@ const maxLabel = 120
 
 // text is a label of one line without what the languages give a meaning.
 func (n DrawNode) text() string {
-	t := strings.Join(strings.Fields(n.Label), " ")
+	t := strings.Join(strings.FieldsFunc(n.Label, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 	if runes := []rune(t); len(runes) > maxLabel {
 		t = string(runes[:maxLabel-1]) + "…"
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
@@ -140,7 +141,7 @@ func printError(ctx context.Context, w io.Writer, err error) {
 	if errors.As(err, &step) {
 		printStep(w, step)
 	}
-	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
+	lines := strings.Split(strings.TrimRight(shownText(err.Error()), "\n"), "\n")
 	rest := 0
 	if len(lines) > maxErrorLines {
 		rest = len(lines) - maxErrorLines
@@ -155,10 +156,20 @@ func printError(ctx context.Context, w io.Writer, err error) {
 	}
 }
 
+// shownText is text without what a terminal acts on, but for lines and tabs: names of files and what servers say are in it.
+func shownText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, s)
+}
+
 // printStep shows the last lines of a failed step's output and where it stands in its Dockerfile.
 func printStep(w io.Writer, e *executor.StepError) {
 	for _, line := range e.Last[max(0, len(e.Last)-maxLastLines):] {
-		fmt.Fprintf(w, "  | %s\n", line)
+		fmt.Fprintf(w, "  | %s\n", shownText(line))
 	}
 	if len(e.Source) == 0 {
 		return
@@ -172,12 +183,12 @@ func printStep(w io.Writer, e *executor.StepError) {
 	if at.Start < 1 || at.End > len(lines) {
 		return
 	}
-	fmt.Fprintf(w, "%s:%d\n", at.File, at.Start)
+	fmt.Fprintf(w, "%s:%d\n", shownText(at.File), at.Start)
 	for n := max(1, at.Start-2); n <= min(len(lines), at.End+2); n++ {
 		mark := "   "
 		if n >= at.Start && n <= at.End {
 			mark = ">>>"
 		}
-		fmt.Fprintf(w, "%4d %s %s\n", n, mark, strings.TrimRight(lines[n-1], "\r"))
+		fmt.Fprintf(w, "%4d %s %s\n", n, mark, shownText(strings.TrimRight(lines[n-1], "\r")))
 	}
 }

@@ -159,7 +159,7 @@ func (v outdatedView) printDrift(w io.Writer, t *tabwriter.Writer) error {
 	for _, d := range v.Drift {
 		fmt.Fprintln(t, shownNames(d.Repository))
 		for _, u := range d.Uses {
-			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u), namedTargets(u.Targets), namedTargets(u.Places))
+			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u), namedTargets(u.Targets), namedPlaces(u.Places))
 		}
 		for _, note := range d.Notes {
 			fmt.Fprintf(t, "  %s\n", note)
@@ -180,7 +180,7 @@ func (v outdatedView) printMarkdown(w io.Writer) error {
 	for _, d := range v.Drift {
 		for _, u := range d.Uses {
 			fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n", shownNames(d.Repository), shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u),
-				namedTargets(u.Targets), namedTargets(u.Places))
+				namedTargets(u.Targets), namedPlaces(u.Places))
 		}
 		for _, note := range d.Notes {
 			fmt.Fprintf(&b, "| | %s | | | | |\n", note)
@@ -217,6 +217,15 @@ func (p outdatedPin) newer() string {
 		shown += fmt.Sprintf(" and %d more", rest)
 	}
 	return shown
+}
+
+// namedPlaces is namedTargets of lines of files, of which the names are anybody's.
+func namedPlaces(places []string) string {
+	safe := make([]string, len(places))
+	for i, p := range places {
+		safe[i] = oneLine(p)
+	}
+	return namedTargets(safe)
 }
 
 // pinnedText says where a use of a repository is pinned.

@@ -155,7 +155,7 @@ func (e Explanation) WriteText(w io.Writer) error {
 		}
 		b.WriteString("  from which followed:\n")
 		for _, f := range root.Followers[:min(len(root.Followers), maxFollowers)] {
-			fmt.Fprintf(&b, "    %s  %s  %s\n", f.Status, plain(f.Name, maxShownName), f.Source)
+			fmt.Fprintf(&b, "    %s  %s  %s\n", f.Status, plain(f.Name, maxShownName), plain(f.Source, maxName))
 		}
 		if more := len(root.Followers) - maxFollowers; more > 0 {
 			fmt.Fprintf(&b, "    … and %s\n", counted(more, "more step"))
@@ -166,7 +166,7 @@ func (e Explanation) WriteText(w io.Writer) error {
 }
 
 func (e Explanation) write(b *strings.Builder, s ExplainedStep) {
-	fmt.Fprintf(b, "%s  %s  %s\n", s.Status, plain(s.Name, maxShownName), s.Source)
+	fmt.Fprintf(b, "%s  %s  %s\n", s.Status, plain(s.Name, maxShownName), plain(s.Source, maxName))
 	for _, c := range s.Causes {
 		if len(c.Files) == 0 {
 			fmt.Fprintf(b, "  %s\n", plain(e.text(c), 3*maxName))

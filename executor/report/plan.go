@@ -175,7 +175,7 @@ func writePlanSteps(w io.Writer, steps []PlanStep, shown map[digest.Digest]bool,
 			continue
 		}
 		shown[s.Digest] = true
-		fmt.Fprintf(t, "  %s\t%s\t%s%s\n", s.Status, plain(s.Name, maxShownName), s.Source, s.expected(runs))
+		fmt.Fprintf(t, "  %s\t%s\t%s%s\n", s.Status, plain(s.Name, maxShownName), plain(s.Source, maxName), s.expected(runs))
 		if s.Reason != "" {
 			fmt.Fprintf(t, "  \t  %s\n", plain(s.Reason, maxReason))
 		}
