@@ -151,6 +151,25 @@ func TestCopyIsNotSharedWhereTheParentDiffers(t *testing.T) {
 	}
 }
 
+// TestCopyOfRawNames: what a copy asked of its parent is kept as it is when names are no text, so that it is not shared with a parent
+// that answers otherwise.
+func TestCopyOfRawNames(t *testing.T) {
+	s := newSite(t, map[string]string{
+		"a.Dockerfile":        "FROM scratch\nCOPY first /\nCOPY d /d\n",
+		"b.Dockerfile":        "FROM scratch\nCOPY other /\nCOPY d /d\n",
+		"d/n\xff":             "file",
+		"first/d/x":           "1",
+		"other/d/n\xff/below": "1",
+	})
+	s.targets[0].Dockerfile = "a.Dockerfile"
+	s.must()
+	s.must() // which a copy of raw names is too when asked again
+	s.targets[0].Dockerfile = "b.Dockerfile"
+	if _, _, err := s.run(); err == nil {
+		t.Error("a file took the place of a directory")
+	}
+}
+
 func TestNoCacheRunsAndStores(t *testing.T) {
 	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nRUN [\"count\", \"/n\"]\nRUN [\"copy\", \"/n\", \"/m\"]\n"})
 	s.must("copy /n /m", "count /n")

@@ -2,7 +2,10 @@ package embedded
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	digest "github.com/opencontainers/go-digest"
 
@@ -101,9 +104,28 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 func recheck(parent tree.FS, lookups []cache.Lookup) (bool, error) {
 	list := make([]fileop.Lookup, len(lookups))
 	for i, l := range lookups {
-		list[i] = fileop.Lookup(l)
+		list[i] = fileop.Lookup{Path: rawOf(l.Path), Answer: rawOf(l.Answer)}
 	}
 	return fileop.Recheck(parent, list), nil
+}
+
+// textOf is a string of any bytes as valid text, which entries hold; rawOf is the inverse.
+func textOf(raw string) string {
+	if utf8.ValidString(raw) && !strings.HasPrefix(raw, `"`) {
+		return raw
+	}
+	return strconv.QuoteToASCII(raw)
+}
+
+func rawOf(text string) string {
+	if !strings.HasPrefix(text, `"`) {
+		return text
+	}
+	raw, err := strconv.Unquote(text)
+	if err != nil {
+		return text // no text of ours: it matches nothing
+	}
+	return raw
 }
 
 // ownLayer is the layer that an entry's step made, emptyLayer when it changed nothing.
@@ -140,7 +162,7 @@ func (f *fileStep) run(ctx context.Context) error {
 	}
 	lookups := make([]cache.Lookup, len(res.Lookups))
 	for i, l := range res.Lookups {
-		lookups[i] = cache.Lookup(l)
+		lookups[i] = cache.Lookup{Path: textOf(l.Path), Answer: textOf(l.Answer)}
 	}
 	if err := f.save(ctx, f.finalKey, []cache.Output{f.output(layer)}, lookups, time.Since(started)); err != nil {
 		return err
