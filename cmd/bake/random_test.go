@@ -59,7 +59,7 @@ func TestRandomDockerfiles(t *testing.T) {
 	if links > 1+count/50 {
 		t.Errorf("hard links differ in %d of %d", links, count)
 	}
-	if failed > count/2 {
+	if failed > count*3/4 { // a third does, and of few cases that varies
 		t.Errorf("%d of %d random Dockerfiles fail: they say little", failed, count)
 	}
 	t.Logf("%d of %d fail, as they do in BuildKit", failed, count)
