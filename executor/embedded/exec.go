@@ -102,7 +102,7 @@ func (x *execStep) prepare(ctx context.Context) error {
 	return x.takeCaches(ctx)
 }
 
-// takeCaches takes the step's cache mounts and fills new ones.
+// takeCaches takes the step's cache mounts and fills new ones. Several of one id are one, shared as the first of them says.
 func (x *execStep) takeCaches(ctx context.Context) error {
 	var list []int
 	ids := map[int]string{}
@@ -119,7 +119,11 @@ func (x *execStep) takeCaches(ctx context.Context) error {
 	}
 	slices.SortStableFunc(list, func(a, b int) int { return strings.Compare(ids[a], ids[b]) })
 	x.caches = map[int]*cache.Mount{}
-	for _, i := range list {
+	for k, i := range list {
+		if k > 0 && ids[i] == ids[list[k-1]] {
+			x.caches[i] = x.caches[list[k-1]]
+			continue
+		}
 		opt := x.exec.GetMounts()[i]
 		m, err := x.n.b.store.CacheMount(ctx, ids[i], strings.ToLower(opt.GetCacheOpt().GetSharing().String()))
 		if err != nil {
