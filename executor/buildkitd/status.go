@@ -263,7 +263,7 @@ func (s *status) results() []executor.StepResult {
 		default:
 			out[i] = st.result
 			if out[i].Status == executor.StatusRan && looksOnly(step, st) {
-				out[i].Status = executor.StatusNotAsked
+				out[i].Status, out[i].Reason = executor.StatusNotAsked, ""
 			}
 		}
 	}

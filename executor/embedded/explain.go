@@ -162,7 +162,12 @@ func (x *explanation) wholeNamed(name string, now []cache.Input) (input, bool) {
 
 // input adds the cause that an input as a whole is another one.
 func (x *explanation) input(in input, a, b []cache.Input) {
+	text, _ := x.k.n.step.Instruction()
+	if text != x.old.Instruction {
+		x.add(x.instruction()) // a --link that came or went puts it on another input
+	}
 	switch {
+	case text != x.old.Instruction && in.scratch():
 	case in.image():
 		x.add(executor.Cause{Kind: executor.CauseBase, Old: values(a), New: values(b)})
 	case in.scratch():

@@ -79,6 +79,31 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestExplainLink adds a flag that puts a copy on another input, beside a file that changes.
+func TestExplainLink(t *testing.T) {
+	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nWORKDIR /w\nCOPY a.txt /in/\n", "a.txt": "one"})
+	if _, _, err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	s.write(map[string]string{"Dockerfile": "FROM scratch\nWORKDIR /w\nCOPY --link a.txt /in/\n", "a.txt": "two"})
+	_, report, err := s.run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range report.Steps {
+		for _, cause := range r.Causes {
+			if cause.Own() {
+				got = append(got, cause.String())
+			}
+		}
+	}
+	want := []string{"the instruction Dockerfile:3 changed: COPY a.txt /in/ → COPY --link a.txt /in/", "files changed: a.txt"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("causes (-want +got):\n%s", diff)
+	}
+}
+
 // TestExplainBase puts another image below a copy, which need not run for that, and a command on it.
 func TestExplainBase(t *testing.T) {
 	for _, instruction := range []string{"WORKDIR /in\nCOPY a.txt dir /in/", "COPY --link a.txt dir /in/", "RUN [\"copy\", \"/etc/passwd\", \"/x\"]\nCOPY a.txt /in/"} {
