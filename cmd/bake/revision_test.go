@@ -44,6 +44,42 @@ func TestRevisionIsCheckout(t *testing.T) {
 	}
 }
 
+// TestRevisionAttributes: attributes that write a file otherwise make it another one, and others do not.
+func TestRevisionAttributes(t *testing.T) {
+	c := newGit(t)
+	c.write(t, "a.txt", "a\n")
+	c.write(t, "d/b.txt", "b\n")
+	c.write(t, "c.md", "c\n")
+	c.commit(t)
+	for attributes, same := range map[string]bool{"*.txt diff=words\n": true, "*.txt eol=crlf\n": false} {
+		c.write(t, "d/.gitattributes", attributes)
+		c.git(t, "add", "-A")
+		now, then := shown(t, c.dir, nil), shown(t, c.dir, viewOf(t, c.dir, "HEAD"))
+		if got := now["/d/b.txt"] == then["/d/b.txt"]; got != same {
+			t.Errorf("%q: the file below is the same: %v", attributes, got)
+		}
+		if now["/a.txt"] != then["/a.txt"] || now["/c.md"] != then["/c.md"] {
+			t.Errorf("%q: a file elsewhere is another one", attributes)
+		}
+	}
+}
+
+// TestRevisionSparse: what a sparse checkout leaves out is in the commit all the same.
+func TestRevisionSparse(t *testing.T) {
+	c := newGit(t)
+	c.write(t, "a/x", "x")
+	c.write(t, "b/y", "y")
+	c.commit(t)
+	whole := shown(t, c.dir, nil)
+	c.git(t, "sparse-checkout", "set", "a")
+	if _, err := os.Stat(filepath.Join(c.dir, "b/y")); err == nil {
+		t.Fatal("the checkout is whole")
+	}
+	if diff := cmp.Diff(whole, shown(t, c.dir, viewOf(t, c.dir, "HEAD"))); diff != "" {
+		t.Errorf("-committed +viewed:\n%s", diff)
+	}
+}
+
 // compareReads reads every file that a checkout has by way of the view.
 func compareReads(t *testing.T, fresh, dir string, view *revision) {
 	t.Helper()
