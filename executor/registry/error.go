@@ -73,10 +73,13 @@ type statusError struct {
 	status int
 	reason string // of the body, cleaned
 	after  time.Duration
+	from   string // the host that gave it; empty when that is not known
 }
 
-func (e *statusError) Error() string {
-	text := fmt.Sprintf("it answered %d %s", e.status, http.StatusText(e.status))
+func (e *statusError) Error() string { return "it " + e.text() }
+
+func (e *statusError) text() string {
+	text := fmt.Sprintf("answered %d %s", e.status, http.StatusText(e.status))
 	if e.reason != "" {
 		text += " (" + e.reason + ")"
 	}
@@ -147,7 +150,13 @@ func (e *Error) explain(s *session) {
 // status explains an answer.
 func (e *Error) status(s *session, st *statusError) {
 	e.Status, e.After, e.Reason = st.status, st.after, st.Error()
+	elsewhere := st.from != "" && st.from != s.at.host
+	if elsewhere {
+		e.Reason = clean(st.from) + ", where the content is, " + st.text()
+	}
 	switch {
+	case elsewhere && st.status < 500 && st.status != http.StatusTooManyRequests && st.status != http.StatusRequestTimeout:
+		e.Hint = "the credentials for the registry are never sent there: try again, else tell whoever runs the registry"
 	case st.status == http.StatusUnauthorized || st.status == http.StatusForbidden:
 		e.Reason += ", " + s.identity()
 		e.Hint = "check the name, or log in with an account that may do this: docker login " + loginHost(s.at.host)

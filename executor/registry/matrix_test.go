@@ -268,6 +268,10 @@ func trials() []trial {
 				}
 				return false
 			}, nil, nil)
+		}, check: func(t *testing.T, _ *waits, err error) {
+			if err == nil || !strings.Contains(err.Error(), ", where the content is, answered 401") || strings.Contains(err.Error(), "docker login") {
+				t.Errorf("the registry is blamed for another host, or a login asked for: %v", err)
+			}
 		}},
 		{name: "token realm elsewhere", set: func(_ *testing.T, f *front, other *stranger) {
 			f.breaks(func(w http.ResponseWriter, r *http.Request) bool {

@@ -337,15 +337,18 @@ func answered(res *http.Response, err error) (*http.Response, error) {
 		return res, nil
 	}
 	defer res.Body.Close()
-	after := retryAfter(res)
+	after, from := retryAfter(res), ""
+	if res.Request != nil {
+		from = res.Request.URL.Host // of the last one, where it was redirected
+	}
 	err = transport.CheckError(res, http.StatusOK)
 	var said *transport.Error
 	if errors.As(err, &said) {
 		st := fromTransport(said)
-		st.after = after
+		st.after, st.from = after, from
 		return nil, st
 	}
-	return nil, &statusError{status: res.StatusCode, after: after}
+	return nil, &statusError{status: res.StatusCode, after: after, from: from}
 }
 
 // readAll reads at most limit bytes; more is an error.
