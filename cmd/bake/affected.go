@@ -226,7 +226,7 @@ func printsOf(ctx context.Context, taken *embedded.Fingerprints, g *planner.Grap
 	return p, nil
 }
 
-// ResolveImage answers from the store alone. A base that it does not know is taken for an empty one: what a change touches
+// ResolveImage answers from the store alone. A base that it does not know is taken for one of a single layer: what a change touches
 // does not depend on what is in it, as long as both revisions name the same one.
 func (c *comparing) ResolveImage(_ context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
 	known, _, err := c.session.resolver.known(ref, p)
@@ -243,8 +243,9 @@ func (c *comparing) ResolveImage(_ context.Context, ref string, p ocispecs.Platf
 		c.unknown[ref] = true
 		c.mu.Unlock()
 	}
-	empty := fmt.Sprintf(`{"os":%q,"architecture":%q,"rootfs":{"type":"layers","diff_ids":[]}}`, p.OS, p.Architecture)
-	return planner.ResolvedImage{Ref: name, Digest: pinned, Config: []byte(empty)}, nil
+	// It has a layer, since the front end takes an image without any for scratch, whatever its name and digest are.
+	one := fmt.Sprintf(`{"os":%q,"architecture":%q,"rootfs":{"type":"layers","diff_ids":[%q]}}`, p.OS, p.Architecture, pinned)
+	return planner.ResolvedImage{Ref: name, Digest: pinned, Config: []byte(one)}, nil
 }
 
 func printAffected(w io.Writer, format string, affected, unknown []string) error {

@@ -215,3 +215,37 @@ func TestAffectedByHiddenChange(t *testing.T) {
 		c.git(t, "checkout", "-q", "c/used")
 	}
 }
+
+// TestAffectedByUnknownBase changes bases of which the store has nothing, as on a fresh machine of a CI service.
+func TestAffectedByUnknownBase(t *testing.T) {
+	needSandbox(t)
+	c := newRepo(t)
+	pin := func(last string) {
+		c.write(t, "bake.lock", "version = 1\n\nimage \"registry.example.com/one:1\" {\n  digest = \"sha256:"+strings.Repeat("0", 63)+last+"\"\n}\n")
+	}
+	file := func(ref string) {
+		c.write(t, "y.hcl", "group \"default\" {\n  targets = [\"x\", \"y\"]\n}\ntarget \"x\" {\n  dockerfile-inline = \"FROM registry.example.com/one:1\\nCOPY shared/two /\"\n}\n"+
+			"target \"y\" {\n  dockerfile-inline = \"FROM "+ref+"\\nRUN true\"\n}\n")
+	}
+	pin("1")
+	file("registry.example.com/two:1")
+	c.commit(t)
+	if got := c.affects(t, "HEAD", "-f", "y.hcl"); got != "" {
+		t.Errorf("nothing changed: got %q", got)
+	}
+	pin("2")
+	if got := c.affects(t, "HEAD", "-f", "y.hcl"); got != "x" {
+		t.Errorf("another pin: got %q, want x", got)
+	}
+	pin("1")
+	file("registry.example.com/two:2")
+	if got := c.affects(t, "HEAD", "-f", "y.hcl"); got != "y" {
+		t.Errorf("another tag: got %q, want y", got)
+	}
+	if err := os.Remove(filepath.Join(c.dir, "bake.lock")); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.affects(t, "HEAD", "-f", "y.hcl"); got != "x y" {
+		t.Errorf("no lock: got %q, want x y", got)
+	}
+}
