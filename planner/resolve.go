@@ -45,6 +45,8 @@ type BaseUse struct {
 	Places  []Location    // the lines of Dockerfiles that say so, sorted
 	// Platforms are those that it has, sorted; nil when not known.
 	Platforms []string
+	// Taken are the platforms of it that the targets take, sorted, as its configs name them.
+	Taken []string
 	// Created is the time in its config, the latest of the platforms asked for; zero when it says none.
 	Created time.Time
 }
@@ -157,6 +159,7 @@ func (b *bases) from(ref string) string {
 func (b *bases) use(target, ref string, image ResolvedImage) {
 	var c struct {
 		Created time.Time `json:"created"`
+		ocispecs.Platform
 	}
 	_ = json.Unmarshal(image.Config, &c) // a time that cannot be read is none
 	b.mu.Lock()
@@ -170,6 +173,9 @@ func (b *bases) use(target, ref string, image ResolvedImage) {
 		b.used[ref] = base
 	}
 	base.Targets = addSorted(base.Targets, target)
+	if c.OS != "" && c.Architecture != "" {
+		base.Taken = addSorted(base.Taken, platforms.Format(platforms.Normalize(c.Platform)))
+	}
 	if c.Created.After(base.Created) && c.Created.Unix() > 0 {
 		base.Created = c.Created.UTC()
 	}

@@ -428,3 +428,41 @@ target "context" {
 	s.bake(3, "bake.lock has no entry for http://HOST/files/tool", "build", "--frozen", "--progress=none")
 	s.bake(0, "+ http://HOST/files/tool sha256:", "pin", "files/tool")
 }
+
+// TestVerifyPlatforms: an index that is there serves nobody when what it names is gone.
+func TestVerifyPlatforms(t *testing.T) {
+	s := newPinSite(t)
+	s.project()
+	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+	s.push("team/base:1.2.4", "1.2.4", 1, runtime.GOARCH)
+	s.push("team/base:1.2.3", "1.2.3", 1, runtime.GOARCH, other)
+	s.bake(0, "2 pins in all", "pin")
+	s.bake(0, "nothing gone or moved", "verify", "--online")
+	ref, err := name.ParseReference(s.host + "/team/base:1.2.3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove := func(arch string) {
+		t.Helper()
+		index, err := remote.Index(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := index.IndexManifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range m.Manifests {
+			if d.Platform.Architecture != arch {
+				continue
+			}
+			if err := remote.Delete(ref.Context().Digest(d.Digest.String())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	remove(other) // nobody builds for it
+	s.bake(0, "nothing gone or moved", "verify", "--online")
+	remove(runtime.GOARCH)
+	s.bake(3, "its image for linux/"+runtime.GOARCH+" is gone", "verify", "--online")
+}

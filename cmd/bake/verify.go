@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -87,7 +88,7 @@ func (s *session) verifyOnline(ctx context.Context, lock *config.Lock, graph *pl
 	for i, key := range keys {
 		g.Go(func() error {
 			if pin, ok := lock.Images[key]; ok {
-				found[i] = s.verifyImage(ctx, key, pin)
+				found[i] = s.verifyImage(ctx, key, pin, graph)
 			} else if k := slices.IndexFunc(graph.Sources, func(u planner.SourceUse) bool { return u.Key == key }); k >= 0 {
 				found[i] = s.verifySource(ctx, graph.Sources[k], lock.Pin(key))
 			}
@@ -99,7 +100,7 @@ func (s *session) verifyOnline(ctx context.Context, lock *config.Lock, graph *pl
 }
 
 // verifyImage asks whether what is locked is still there, and whether a tag that looks like a whole version still names it.
-func (s *session) verifyImage(ctx context.Context, ref string, pin config.ImagePin) error {
+func (s *session) verifyImage(ctx context.Context, ref string, pin config.ImagePin, graph *planner.Graph) error {
 	place := ref
 	if pin.From != "" {
 		place = pin.From
@@ -110,6 +111,9 @@ func (s *session) verifyImage(ctx context.Context, ref string, pin config.ImageP
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 		return &planner.LockError{What: fmt.Sprintf("%s: %s is gone from %s%s: bake update %s moves the pin", shown, pin.Digest, place, s.namesNow(ctx, ref), shown)}
 	}
+	if err == nil {
+		err = s.verifyPlatforms(ctx, ref, place+"@"+pin.Digest.String(), graph)
+	}
 	if err != nil || !looksImmutable(tagOf(ref)) {
 		return err
 	}
@@ -119,6 +123,30 @@ func (s *session) verifyImage(ctx context.Context, ref string, pin config.ImageP
 	}
 	return &planner.LockError{What: fmt.Sprintf("%s: the tag looks like a whole version, and was moved: it names %s now, and %s was locked. Find out who pushed it again; bake update %s accepts it",
 		shown, now, pin.Digest, shown)}
+}
+
+// verifyPlatforms asks for the images of the platforms that are built, which may be gone while the index that names them is there.
+func (s *session) verifyPlatforms(ctx context.Context, ref, pinned string, graph *planner.Graph) error {
+	for _, b := range graph.Bases {
+		if b.Ref != ref {
+			continue
+		}
+		for _, name := range b.Taken {
+			p, err := platforms.Parse(name)
+			if err != nil {
+				return err
+			}
+			_, err = s.client.Resolve(ctx, pinned, p)
+			var refused *registry.Error
+			if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+				return &planner.LockError{What: fmt.Sprintf("%s: %s is there, and its image for %s is gone: bake update %s moves the pin", shownName(ref), pinned, name, shownName(ref))}
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // namesNow says what a tag names, for a message.
