@@ -37,6 +37,15 @@ func (s *Step) Stage() string {
 	return file + "stage " + stage
 }
 
+// Home is Stage, but for the only stage of a file: it has the name here that it gets when something stands beside it, as a cache mount
+// of a command does.
+func (s *Step) Home() string {
+	if stage, _, _, ok := s.inside(); ok && stage == "" && len(s.Source) > 0 {
+		return s.Source[0].File + ": stage stage-0"
+	}
+	return s.Stage()
+}
+
 // Instruction is the step's text in its Dockerfile with its number in the stage, or its name and "" where it is none.
 func (s *Step) Instruction() (text, number string) {
 	_, number, text, ok := s.inside()

@@ -220,8 +220,11 @@ func (a *app) withBuild(what string, use func(*cache.Store, report.Run) error) e
 	return use(s, run)
 }
 
-// readBuild reads the build that a text names: by its id, or the beginning or end of one; the last build without a text.
+// readBuild reads the build that a text names: by its id, or the beginning or end of one; the last build by "last", or without a text.
 func readBuild(s *cache.Store, what string) (report.Run, error) {
+	if what == "last" {
+		what = ""
+	}
 	names, err := s.Builds()
 	if err != nil {
 		return report.Run{}, err

@@ -98,9 +98,6 @@ func stepsNamed(run report.Run, what []string) ([]int, error) {
 
 // explainBuild explains a build that was.
 func (a *app) explainBuild(o explainOptions) error {
-	if o.build == "last" {
-		o.build = ""
-	}
 	return a.withBuild(o.build, func(_ *cache.Store, run report.Run) error {
 		if len(o.what) == 0 {
 			o.what = run.Targets

@@ -79,6 +79,24 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestExplainMount gives a command a cache mount, for which the front end names the only stage of the file.
+func TestExplainMount(t *testing.T) {
+	const command = `["copy", "/in/a.txt", "/b.txt"]`
+	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /in/\nRUN " + command + "\n", "a.txt": "one"})
+	if _, _, err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	s.write(map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /in/\nRUN --mount=type=cache,target=/c " + command + "\n"})
+	preview, err := s.engine.Preview(t.Context(), s.graph(), executor.Options{Dir: s.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := preview[len(preview)-1].Causes
+	if len(got) == 0 || got[0].Kind != executor.CauseInstruction && got[0].Kind != executor.CauseOption {
+		t.Errorf("the causes are %v, wanted what changed", got)
+	}
+}
+
 // TestExplainLink adds a flag that puts a copy on another input, beside a file that changes.
 func TestExplainLink(t *testing.T) {
 	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nWORKDIR /w\nCOPY a.txt /in/\n", "a.txt": "one"})
