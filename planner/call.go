@@ -42,6 +42,7 @@ func (a *Answer) Print(w io.Writer) error {
 // link to are planned first.
 func Call(ctx context.Context, project *config.Project, opts Options) ([]Answer, error) {
 	p := newPlan(ctx, project, opts)
+	defer p.bases.end()
 	all, err := p.order()
 	if err != nil {
 		return nil, err

@@ -67,12 +67,14 @@ type planned struct {
 // wherever the project is checked out, as long as the resolver gives the same answers. Its errors are DockerfileError
 // and BaseError, or Errors with several of these.
 func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, error) {
-	p := newPlan(ctx, project, opts)
-	if g := p.recall(ctx); g != nil {
-		g.Files = p.files.paths()
+	kept := newPlan(ctx, project, opts)
+	defer kept.bases.end()
+	if g := kept.recall(ctx); g != nil {
+		g.Files = kept.files.paths()
 		return g, nil
 	}
-	p = newPlan(ctx, project, opts)
+	p := newPlan(ctx, project, opts)
+	defer p.bases.end()
 	targets, err := p.order()
 	if err != nil {
 		return nil, err
@@ -106,11 +108,12 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 	if opts.Jobs <= 0 {
 		opts.Jobs = 2 * runtime.NumCPU()
 	}
+	ctx, stop := context.WithCancel(ctx)
 	return &plan{
 		project: project,
 		opts:    opts,
 		bases: bases{
-			ctx: ctx, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{},
+			ctx: ctx, stop: stop, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{},
 			used: map[string]*BaseUse{}, sources: map[string]*SourceUse{},
 		},
 		files:   files{read: map[string]*fileRead{}, dirs: map[string]bool{}, view: opts.View},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -208,6 +209,43 @@ type waiting context.CancelFunc
 func (w waiting) ResolveImage(ctx context.Context, _ string, _ ocispecs.Platform) (planner.ResolvedImage, error) {
 	w()
 	<-ctx.Done()
+	return planner.ResolvedImage{}, ctx.Err()
+}
+
+// TestPlanLeavesNothing: when Plan returns, also with one stage's error while another one waits for a registry, the resolver is not in use.
+func TestPlanLeavesNothing(t *testing.T) {
+	r := &slowResolver{asked: make(chan struct{})}
+	opts := options()
+	opts.Resolver = r
+	dockerfile := "FROM slow AS a\nFROM fails AS b\nFROM scratch\nCOPY --from=a / /\nCOPY --from=b / /"
+	_, err := planner.Plan(t.Context(), project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), opts)
+	if !errors.Is(err, errMissing) {
+		t.Errorf("got %v", err)
+	}
+	if n := r.busy; n != 0 {
+		t.Errorf("%d questions are still being asked", n)
+	}
+}
+
+// slowResolver fails for one image once it is asked for another one, of which it goes on for a while when nobody wants to know
+// any more. busy is not guarded: the race detector tells who is there too late.
+type slowResolver struct {
+	asked chan struct{}
+	busy  int
+}
+
+func (r *slowResolver) ResolveImage(ctx context.Context, ref string, _ ocispecs.Platform) (planner.ResolvedImage, error) {
+	if strings.Contains(ref, "fails") {
+		<-r.asked
+		return planner.ResolvedImage{}, errMissing
+	}
+	r.busy++
+	close(r.asked)
+	<-ctx.Done()
+	for range 1000 {
+		runtime.Gosched()
+	}
+	r.busy--
 	return planner.ResolvedImage{}, ctx.Err()
 }
 

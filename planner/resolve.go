@@ -64,6 +64,8 @@ type bases struct {
 	used     map[string]*BaseUse
 	sources  map[string]*SourceUse
 	ctx      context.Context // of the plan: one target that gives up must not end what others wait for
+	stop     context.CancelFunc
+	asked    sync.WaitGroup // questions that are not answered yet
 	resolver Resolver
 	mu       sync.Mutex
 	calls    map[string]*baseCall
@@ -90,10 +92,10 @@ func (b *bases) resolve(ctx context.Context, ref string, p ocispecs.Platform) (R
 	}
 	b.mu.Unlock()
 	if !ok {
-		go func() {
+		b.asked.Go(func() {
 			defer close(call.done)
 			call.image, call.err = b.ask(ref, p)
-		}()
+		})
 	}
 	select {
 	case <-call.done:
@@ -102,6 +104,12 @@ func (b *bases) resolve(ctx context.Context, ref string, p ocispecs.Platform) (R
 		// Not its cause: that is another stage's error, to which the front end adds places meanwhile.
 		return ResolvedImage{}, ctx.Err()
 	}
+}
+
+// end gives up what nobody waits for any more, as after another target's error, and returns when the resolver is not in use.
+func (b *bases) end() {
+	b.stop()
+	b.asked.Wait()
 }
 
 func (b *bases) ask(ref string, p ocispecs.Platform) (image ResolvedImage, err error) {
