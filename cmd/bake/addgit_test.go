@@ -11,6 +11,7 @@ import (
 
 // TestAddGit: ADD of a git repository brings the files of what its reference stands for at each build.
 func TestAddGit(t *testing.T) {
+	needSandbox(t)
 	site := newRemoteSite(t)
 	site.commit(t, "main", map[string]string{"a.txt": "one", "sub/b.txt": "b", "sub/run.sh": "#!/bin/sh\n"})
 	first := git(t, site.work, "rev-parse", "HEAD")
@@ -64,6 +65,7 @@ func TestAddGit(t *testing.T) {
 // TestAddGitStaysOutside: a repository brings no files of this machine, and what it or its reference says is no option of git
 // (CVE-2022-39253, GHSA-vp35-85q5-9f25, GHSA-hw3h-2gp9-cxpv).
 func TestAddGitStaysOutside(t *testing.T) {
+	needSandbox(t)
 	site := newRemoteSite(t)
 	secret := t.TempDir()
 	git(t, secret, "init", "-q", "-b", "main")

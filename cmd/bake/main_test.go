@@ -47,7 +47,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// needSandbox skips a test where no step can run, and says why.
+// needSandbox skips a test where no step can run, nor a layer be made, and says why.
 func needSandbox(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() == 0 {

@@ -109,6 +109,7 @@ target "greedy" {
 
 // TestRemoteDefinition: a project of a git repository is built with what is there and what is here.
 func TestRemoteDefinition(t *testing.T) {
+	needSandbox(t)
 	site := newRemoteSite(t)
 	site.commit(t, "main", map[string]string{
 		"docker-bake.hcl": remoteBake, "app/a.txt": "one", "shared/s.txt": "shared",
@@ -201,6 +202,7 @@ func TestRemotePrint(t *testing.T) {
 
 // TestRemoteFiles: a definition may be one file, whose contexts are here, or an archive, whose contexts are in it.
 func TestRemoteFiles(t *testing.T) {
+	needSandbox(t)
 	site := newRemoteSite(t)
 	site.files["one.hcl"] = []byte("target \"default\" { output = [\"type=tar,dest=out.tar\"] }\n")
 	site.files["all.tar.gz"] = archive(t, map[string]string{
