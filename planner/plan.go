@@ -123,16 +123,6 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 	}
 }
 
-// Project is a project of one target, for building a single Dockerfile without a project file. Paths of the target are
-// relative to dir, which is absolute.
-func Project(dir string, t *config.Target) *config.Project {
-	return &config.Project{
-		Dir:       dir,
-		Targets:   map[string]*config.Target{t.Name: t},
-		Requested: []string{t.Name},
-	}
-}
-
 // run plans each target. They are started in order, so whoever waits for a linked target waits for one that runs.
 func (p *plan) run(ctx context.Context, targets []*config.Target) error {
 	for _, t := range targets {

@@ -31,8 +31,6 @@ func (it item) order() time.Time {
 	return it.used
 }
 
-func (it item) is(dir string, d digest.Digest) bool { return it.dir == dir && it.name == d.Encoded() }
-
 // survey is all of a cache at one moment.
 type survey struct {
 	items []item

@@ -50,12 +50,6 @@ func newWalk(root int) (*walk, error) {
 	return &walk{fds: []int{fd}}, nil
 }
 
-func (w *walk) close() {
-	for _, fd := range w.fds {
-		unix.Close(fd)
-	}
-}
-
 // here is where the walk stands.
 func (w *walk) here() string { return "/" + strings.Join(w.names, "/") }
 
