@@ -144,16 +144,7 @@ func TestExampleFlaskOnDaemon(t *testing.T) {
 	registry := realBases(t)
 	d := startDaemon(t, fmt.Sprintf("[registry.\"docker.io\"]\nmirrors = [%[1]q]\n[registry.%[1]q]\nhttp = true\n", registry))
 	c := builderOn(t, d)
-	mirrorDockerHub(t, c, registry)
-	if err := os.CopyFS(c.dir, os.DirFS("../../examples/flask")); err != nil {
-		t.Fatal(err)
-	}
-	digest, err := crane.Digest(registry+"/library/python:3.8-alpine", crane.Insecure)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, stderr := c.ok(t, "build", "--var", "PYTHON=python:3.8-alpine@"+digest)
-	wantMatch(t, "built", stderr, `built python-hello-world:latest sha256:`)
+	buildFlask(t, c, registry)
 }
 
 // requestLog notes the requests that a registry gets, and refuses some.

@@ -133,11 +133,9 @@ func TestTutorialTwoCommands(t *testing.T) {
 	wantMatch(t, "the last CMD holds", stdout, `(?s)"Cmd": \[\s+"python",\s+"-V"\s+\]`)
 }
 
-// TestExampleFlask builds the tutorial as a project file, its base pinned to the digest that the mirror has.
-func TestExampleFlask(t *testing.T) {
-	needSandbox(t)
-	c := newCLI(t)
-	registry := realBases(t)
+// buildFlask builds the tutorial's project, its base pinned to the digest that a mirror of Docker Hub has.
+func buildFlask(t *testing.T, c *cli, registry string) {
+	t.Helper()
 	mirrorDockerHub(t, c, registry)
 	if err := os.CopyFS(c.dir, os.DirFS("../../examples/flask")); err != nil {
 		t.Fatal(err)
@@ -148,6 +146,14 @@ func TestExampleFlask(t *testing.T) {
 	}
 	_, stderr := c.ok(t, "build", "--progress=plain", "--var", "PYTHON=python:3.8-alpine@"+digest)
 	wantMatch(t, "built", stderr, `built python-hello-world:latest sha256:`)
+}
+
+// TestExampleFlask builds the tutorial as a project file, its base pinned to the digest that the mirror has.
+func TestExampleFlask(t *testing.T) {
+	needSandbox(t)
+	c := newCLI(t)
+	registry := realBases(t)
+	buildFlask(t, c, registry)
 }
 
 func wantMatch(t *testing.T, what, text, pattern string) {

@@ -65,10 +65,7 @@ func TestOnlyThePathsThatStepsReadAreSent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var op pb.Op
-			if err := op.UnmarshalVT(d.ops[context].raw); err != nil {
-				t.Fatal(err)
-			}
+			op := opOf(t, d.ops[context].raw)
 			attrs := op.GetSource().Attrs
 			if attrs[pb.AttrLocalSessionID] != "session" || attrs[pb.AttrLocalUniqueID] != "session" {
 				t.Errorf("another client's context of the same name would be taken: %v", attrs)
@@ -86,6 +83,16 @@ func TestOnlyThePathsThatStepsReadAreSent(t *testing.T) {
 	}
 }
 
+// opOf reads an op of a definition.
+func opOf(t *testing.T, raw []byte) *pb.Op {
+	t.Helper()
+	op := new(pb.Op)
+	if err := op.UnmarshalVT(raw); err != nil {
+		t.Fatal(err)
+	}
+	return op
+}
+
 func TestDefinitionHoldsWhatTheImageNeeds(t *testing.T) {
 	context := contextStep()
 	a, b := copyStep("a", context, "a"), copyStep("b", context, "b")
@@ -99,10 +106,7 @@ func TestDefinitionHoldsWhatTheImageNeeds(t *testing.T) {
 		t.Fatalf("%d ops, want the context, the copy and the end", len(def.Def))
 	}
 	for i, raw := range def.Def {
-		var op pb.Op
-		if err := op.UnmarshalVT(raw); err != nil {
-			t.Fatal(err)
-		}
+		op := opOf(t, raw)
 		if i > 0 && op.Inputs[0].Digest != digest.FromBytes(def.Def[i-1]).String() {
 			t.Errorf("op %d does not stand on the one before it", i)
 		}
@@ -132,10 +136,7 @@ func TestSecretsOfEachTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	for s, want := range map[*planner.Step]string{one: "1", two: "2", three: ""} {
-		var op pb.Op
-		if err := op.UnmarshalVT(d.ops[s].raw); err != nil {
-			t.Fatal(err)
-		}
+		op := opOf(t, d.ops[s].raw)
 		value, err := o.GetSecret(t.Context(), op.GetExec().Mounts[0].SecretOpt.ID)
 		if string(value) != want || (err != nil) != (want == "") {
 			t.Errorf("step %s gets %q, %v", s.Name, value, err)
@@ -168,10 +169,7 @@ func TestSecretsOfRepositories(t *testing.T) {
 		t.Fatal(err)
 	}
 	for s, want := range map[*planner.Step]string{one: "1", two: "2", three: ""} {
-		var op pb.Op
-		if err := op.UnmarshalVT(d.ops[s].raw); err != nil {
-			t.Fatal(err)
-		}
+		op := opOf(t, d.ops[s].raw)
 		attrs := op.GetSource().Attrs
 		value, err := o.GetSecret(t.Context(), attrs[pb.AttrAuthTokenSecret]+".example.com")
 		if string(value) != want || (err != nil) != (want == "") {

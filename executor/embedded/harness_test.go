@@ -212,8 +212,8 @@ func (s *site) must(commands ...string) *executor.Report {
 	return report
 }
 
-// file reads a file of an image root, as the image shows it.
-func (s *site) file(target, path string) string {
+// begin is a build of which no step was looked up yet.
+func (s *site) begin() *build {
 	s.t.Helper()
 	g := s.graph()
 	b, err := s.engine.newBuild(g, s.opts)
@@ -222,13 +222,20 @@ func (s *site) file(target, path string) string {
 	}
 	b.ahead = b.packAhead(s.t.Context(), func(int) []packing { return nil })
 	b.carried = s.engine.newCarried(s.t.Context(), g, s.opts)
-	defer b.carried.close()
+	s.t.Cleanup(b.carried.close)
+	return b
+}
+
+// file reads a file of an image root, as the image shows it.
+func (s *site) file(target, path string) string {
+	s.t.Helper()
+	b := s.begin()
 	for i := range b.nodes {
 		if found, err := b.lookup(s.t.Context(), i); err != nil || !found {
 			s.t.Fatalf("step %d: %t, %v", i, found, err)
 		}
 	}
-	for _, image := range g.Images {
+	for _, image := range b.graph.Images {
 		if image.Target != target {
 			continue
 		}

@@ -107,17 +107,3 @@ func TestVanishedFile(t *testing.T) {
 		}
 	}
 }
-
-// begin is a build of which no step was looked up yet.
-func (s *site) begin() *build {
-	s.t.Helper()
-	g := s.graph()
-	b, err := s.engine.newBuild(g, s.opts)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	b.ahead = b.packAhead(s.t.Context(), func(int) []packing { return nil })
-	b.carried = s.engine.newCarried(s.t.Context(), g, s.opts)
-	s.t.Cleanup(b.carried.close)
-	return b
-}
