@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/hex"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,16 +16,57 @@ import (
 	"github.com/google/go-cmp/cmp"
 	digest "github.com/opencontainers/go-digest"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/report"
 )
 
-// TestExportSpans sends a build to a collector of its own: one span for the build, below the parent that the environment names,
-// and one for each step that ran.
+// TestExportSpans sends a build to a collector of its own, by each protocol: one span for the build, below the parent that the
+// environment names, and one for each step that ran.
 func TestExportSpans(t *testing.T) {
-	var got collector.ExportTraceServiceRequest
+	for protocol, serve := range map[string]func(*testing.T, *collected) string{"http/protobuf": collectHTTP, "grpc": collectGRPC} {
+		t.Run(protocol, func(t *testing.T) {
+			var got collected
+			t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", serve(t, &got))
+			exportSpans(t, &got)
+		})
+	}
+}
+
+// collected is what a collector was sent.
+type collected struct {
+	collector.UnimplementedTraceServiceServer
+	collector.ExportTraceServiceRequest
+}
+
+// Export implements collector.TraceServiceServer.
+func (c *collected) Export(ctx context.Context, r *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	if head, _ := metadata.FromIncomingContext(ctx); !slices.Equal(head.Get("x-key"), []string{"k"}) {
+		return nil, status.Error(codes.Unauthenticated, "no key")
+	}
+	proto.Merge(&c.ExportTraceServiceRequest, r)
+	return new(collector.ExportTraceServiceResponse), nil
+}
+
+func collectGRPC(t *testing.T, got *collected) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	collector.RegisterTraceServiceServer(server, got)
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	return "http://" + listener.Addr().String()
+}
+
+func collectHTTP(t *testing.T, got *collected) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := r.Body
 		if r.Header.Get("Content-Encoding") == "gzip" {
@@ -42,13 +85,19 @@ func TestExportSpans(t *testing.T) {
 		if err := proto.Unmarshal(raw, &one); err != nil {
 			t.Error(err)
 		}
-		proto.Merge(&got, &one)
+		proto.Merge(&got.ExportTraceServiceRequest, &one)
 		if r.URL.Path != "/v1/traces" || r.Header.Get("X-Key") != "k" {
 			t.Errorf("asked for %s with %v", r.URL.Path, r.Header)
 		}
 	}))
-	defer server.Close()
-	for name, value := range map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL, "OTEL_EXPORTER_OTLP_HEADERS": "x-key=k", "OTEL_SERVICE_NAME": "ci"} {
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// exportSpans sends a build and checks what came.
+func exportSpans(t *testing.T, got *collected) {
+	t.Helper()
+	for name, value := range map[string]string{"OTEL_EXPORTER_OTLP_HEADERS": "x-key=k", "OTEL_SERVICE_NAME": "ci"} {
 		t.Setenv(name, value)
 	}
 	const traceID, parentID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
