@@ -56,6 +56,8 @@ type build struct {
 
 	// layerDirs are the directories of layers that were found on disk, by id: what a running process has found stays.
 	layerDirs sync.Map
+	// identities are who steps run as, by whom: what was found for one chain holds for those above it whose layers leave it alone.
+	identities sync.Map
 	// packs are the blobs that were found or made, a cache.Packed by packKey.
 	packs sync.Map
 

@@ -295,14 +295,13 @@ func (s *execRoot) secretEnv() ([]string, error) {
 
 // user looks up who the process runs as, in the step's own passwd and group files.
 func (s *execRoot) user(ctx context.Context, spec *sandbox.Spec) (home string, err error) {
-	err = s.x.whole[0].in.read(ctx, func(files tree.FS) error {
-		spec.UID, spec.GID, spec.Groups, home, err = resolveUser(files, s.x.exec.GetMeta().GetUser())
-		return err
-	})
+	name := s.x.exec.GetMeta().GetUser()
+	who, err := s.x.whole[0].in.user(ctx, name)
 	if err != nil {
-		return "", s.x.n.stepError(fmt.Errorf("user %q: %w", s.x.exec.GetMeta().GetUser(), err), "")
+		return "", s.x.n.stepError(fmt.Errorf("user %q: %w", name, err), "")
 	}
-	return home, nil
+	spec.UID, spec.GID, spec.Groups = who.uid, who.gid, who.groups
+	return who.home, nil
 }
 
 // limits sets the step's own limits.

@@ -24,6 +24,7 @@ import (
 type fakeRunner struct {
 	mu   sync.Mutex
 	ran  []string
+	uids []uint32 // of whom the commands ran as
 	hold func(ctx context.Context, args []string) error
 	// next, when not nil, runs the commands for real, after they were noted.
 	next Runner
@@ -32,7 +33,7 @@ type fakeRunner struct {
 // Run knows: write PATH TEXT, count PATH (a number that rises with every run), copy FROM TO, print TEXT, fail CODE.
 func (f *fakeRunner) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, error) {
 	f.mu.Lock()
-	f.ran = append(f.ran, strings.Join(spec.Args, " "))
+	f.ran, f.uids = append(f.ran, strings.Join(spec.Args, " ")), append(f.uids, spec.UID)
 	count := len(f.ran)
 	f.mu.Unlock()
 	if f.hold != nil {

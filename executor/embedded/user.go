@@ -16,16 +16,23 @@ import (
 // maxUserFile bounds /etc/passwd and /etc/group, in bytes.
 const maxUserFile = 10 << 20
 
+// identity is who a step runs as.
+type identity struct {
+	uid, gid uint32
+	groups   []uint32
+	home     string // what passwd says of the uid, or "/"
+}
+
 // resolveUser finds who a step runs as, as USER and --user name them, in the passwd and group files of its own root. The
-// empty user is root, also where there is no passwd file. home is what passwd says of the uid, or "/".
-func resolveUser(files tree.FS, name string) (uid, gid uint32, groups []uint32, home string, err error) {
+// empty user is root, also where there is no passwd file.
+func resolveUser(files tree.FS, name string) (who identity, err error) {
 	passwd, err := openUserFile(files, "/etc/passwd")
 	if err != nil {
-		return 0, 0, nil, "", err
+		return who, err
 	}
 	group, err := openUserFile(files, "/etc/group")
 	if err != nil {
-		return 0, 0, nil, "", errors.Join(err, closeFile(passwd))
+		return who, errors.Join(err, closeFile(passwd))
 	}
 	defer closeFile(passwd)
 	defer closeFile(group)
@@ -34,18 +41,19 @@ func resolveUser(files tree.FS, name string) (uid, gid uint32, groups []uint32, 
 	}
 	found, err := user.GetExecUser(name, &user.ExecUser{Home: "/"}, reader(passwd), reader(group))
 	if err != nil {
-		return 0, 0, nil, "", err
+		return who, err
 	}
 	if found.Uid < 0 || found.Uid > math.MaxUint32-1 || found.Gid < 0 || found.Gid > math.MaxUint32-1 {
-		return 0, 0, nil, "", fmt.Errorf("ids %d:%d are out of range", found.Uid, found.Gid)
+		return who, fmt.Errorf("ids %d:%d are out of range", found.Uid, found.Gid)
 	}
+	who = identity{uid: uint32(found.Uid), gid: uint32(found.Gid), home: found.Home}
 	for _, g := range found.Sgids {
-		groups = append(groups, uint32(g))
+		who.groups = append(who.groups, uint32(g))
 	}
-	if gid := uint32(found.Gid); !slices.Contains(groups, gid) { // as in BuildKit, the group itself is one of them
-		groups = append(groups, gid)
+	if !slices.Contains(who.groups, who.gid) { // as in BuildKit, the group itself is one of them
+		who.groups = append(who.groups, who.gid)
 	}
-	return uint32(found.Uid), uint32(found.Gid), groups, found.Home, nil
+	return who, nil
 }
 
 // openUserFile opens a regular file of bounded size, with the links inside the tree followed; nil when there is none.

@@ -24,6 +24,10 @@ func (b *build) dirs(ctx context.Context, c *chain) ([]string, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, l := range all {
 		if l.base == nil {
+			if dir, here := b.dirHere(l.id); here || l.id == emptyLayer {
+				dirs[i] = dir
+				continue
+			}
 			g.Go(func() (err error) {
 				dirs[i], err = b.ownDir(ctx, l.id)
 				return err
@@ -49,18 +53,27 @@ func (b *build) ownDir(ctx context.Context, id digest.Digest) (string, error) {
 	if id == emptyLayer {
 		return "", nil
 	}
-	if dir, ok := b.layerDirs.Load(id); ok {
-		return dir.(string), nil
+	if dir, ok := b.dirHere(id); ok {
+		return dir, nil
 	}
-	dir, ok := b.store.LayerDir(id)
-	if !ok {
-		var err error
-		if dir, err = b.bring(ctx, id); err != nil {
-			return "", err
-		}
+	dir, err := b.bring(ctx, id)
+	if err != nil {
+		return "", err
 	}
 	b.layerDirs.Store(id, dir)
 	return dir, nil
+}
+
+// dirHere is the directory of a layer of our own that is on the disk.
+func (b *build) dirHere(id digest.Digest) (string, bool) {
+	if dir, ok := b.layerDirs.Load(id); ok {
+		return dir.(string), true
+	}
+	dir, ok := b.store.LayerDir(id)
+	if ok {
+		b.layerDirs.Store(id, dir)
+	}
+	return dir, ok
 }
 
 // view calls f with the merged files of a chain. Base layers that are not unpacked take part with their index; when f
@@ -114,16 +127,15 @@ func (b *build) open(ctx context.Context, l layer) error {
 // treeLayer is a layer as a view takes it; ok is false for the empty layer. One of a cache from elsewhere is known by its
 // paths until its content is asked for.
 func (b *build) treeLayer(ctx context.Context, l layer) (t tree.Layer, ok bool, err error) {
+	if l.id == emptyLayer {
+		return t, false, nil
+	}
 	if l.base == nil {
-		if dir, found := b.layerDirs.Load(l.id); found {
-			return tree.Layer{ID: l.id, Dir: dir.(string)}, true, nil
+		if dir, here := b.dirHere(l.id); here {
+			return tree.Layer{ID: l.id, Dir: dir}, true, nil
 		}
-		if _, here := b.store.LayerDir(l.id); !here && l.id != emptyLayer {
-			index, err := b.pathsOf(ctx, l.id)
-			return tree.Layer{ID: l.id, Index: index}, true, err
-		}
-		dir, err := b.ownDir(ctx, l.id)
-		return tree.Layer{ID: l.id, Dir: dir}, dir != "", err
+		index, err := b.pathsOf(ctx, l.id)
+		return tree.Layer{ID: l.id, Index: index}, true, err
 	}
 	if dir, ok := b.store.LayerDir(l.base.chainID); ok {
 		return tree.Layer{ID: l.id, Dir: dir}, true, nil

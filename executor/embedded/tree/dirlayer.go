@@ -103,6 +103,23 @@ func readlinkAt(fd int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
+// Touches says whether a layer's directory form has anything at one of some names of its root, or hides all that is below it. What cannot
+// be told counts as touched.
+func Touches(dir string, names map[string]bool) bool {
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(root)
+	for name := range names {
+		var st unix.Stat_t
+		if err := unix.Fstatat(root, name, &st, unix.AT_SYMLINK_NOFOLLOW); !errors.Is(err, unix.ENOENT) {
+			return true
+		}
+	}
+	return isOpaque(root, "")
+}
+
 // isOpaque says whether a directory has overlayfs's opaque mark.
 func isOpaque(fd int, name string) bool {
 	self := procPath(fd, name)

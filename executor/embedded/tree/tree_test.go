@@ -208,6 +208,27 @@ func TestIndex(t *testing.T) {
 	}
 }
 
+// TestTouches: any entry at a name counts, also one that only hides what is below.
+func TestTouches(t *testing.T) {
+	dir := t.TempDir()
+	check(t, os.Mkdir(filepath.Join(dir, "usr"), 0o755))
+	check(t, os.Symlink("nowhere", filepath.Join(dir, "link")))
+	for name, want := range map[string]bool{"usr": true, "link": true, "etc": false} {
+		if got := tree.Touches(dir, map[string]bool{name: true}); got != want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if !tree.Touches(filepath.Join(dir, "gone"), nil) {
+		t.Error("a layer that is not there touches nothing")
+	}
+	if err := unix.Setxattr(dir, "user.overlay.opaque", []byte("y"), 0); errors.Is(err, unix.ENOTSUP) {
+		t.Skip("no extended attributes here")
+	}
+	if !tree.Touches(dir, map[string]bool{"etc": true}) {
+		t.Error("a root that hides all below touches nothing")
+	}
+}
+
 func TestResolve(t *testing.T) {
 	dir := t.TempDir()
 	check(t, os.MkdirAll(dir+"/a/b", 0o755))
