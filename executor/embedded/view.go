@@ -23,8 +23,11 @@ func (b *build) dirs(ctx context.Context, c *chain) ([]string, error) {
 	dirs := make([]string, len(all))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, l := range all {
+		if l.id == emptyLayer {
+			continue
+		}
 		if l.base == nil {
-			if dir, here := b.dirHere(l.id); here || l.id == emptyLayer {
+			if dir, here := b.dirHere(l.id); here {
 				dirs[i] = dir
 				continue
 			}
