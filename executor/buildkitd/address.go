@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 
@@ -78,22 +77,6 @@ func telling(dial func(context.Context, string) (net.Conn, error)) func(context.
 		if err != nil {
 			return nil, err
 		}
-		return lastWords{conn}, nil
+		return newLastWords(conn), nil
 	}
-}
-
-// lastWords gives what the other side said before the connection was closed in place of the error of a write to it.
-type lastWords struct{ net.Conn }
-
-// Write implements io.Writer.
-func (c lastWords) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	if err == nil {
-		return n, nil
-	}
-	var one [1]byte
-	if _, why := c.Conn.Read(one[:]); why != nil && !errors.Is(why, io.EOF) { // at once: the connection is closed
-		err = why
-	}
-	return n, err
 }

@@ -129,7 +129,7 @@ func (a alerting) ClientHandshake(ctx context.Context, authority string, raw net
 	if err != nil {
 		return nil, nil, err
 	}
-	return lastWords{conn}, info, nil
+	return newLastWords(conn), info, nil
 }
 
 // Clone implements credentials.TransportCredentials.
