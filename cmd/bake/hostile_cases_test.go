@@ -171,6 +171,6 @@ func hostileSteps(t *testing.T) []hostile {
 		step("a daemon that stays", "(while true; do sleep 1000; done) >/dev/null 2>&1 &\ntrue"),
 		step("chroot", "mkdir /j && cp /bin/busybox /j/ && cd / && true"),
 		{name: "CVE-2024-11218 stages race on a cache mount", files: one("FROM REGISTRY/busybox:1 AS a\nRUN --mount=type=cache,id=race,target=/c i=0; while [ $i -lt 300 ]; do rm -rf /c/d; ln -s CANARY /c/d; rm -rf /c/d; mkdir /c/d; i=$((i+1)); done; touch /a\n" +
-			"FROM REGISTRY/busybox:1 AS b\nRUN --mount=type=cache,id=race,target=/c --mount=type=tmpfs,target=/c/d/e touch /c/d/e/new; touch /b\n" + box + "COPY --from=a /a /\nCOPY --from=b /b /\n")},
+			"FROM REGISTRY/busybox:1 AS b\nRUN --mount=type=cache,id=race,target=/c --mount=type=tmpfs,target=/c/d/e touch /c/d/e/new; touch /b\n" + box + "COPY --from=a /a /\nCOPY --from=b /b /\n"), mayFail: "mount /c/d"},
 	}
 }
