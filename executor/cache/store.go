@@ -181,8 +181,10 @@ func (s *Store) findDead() ([]string, error) {
 		if err != nil {
 			continue // alive
 		}
+		if sameFile(f, path) { // else it has just ended, and has left nothing
+			dead = append(dead, path)
+		}
 		f.Close()
-		dead = append(dead, path)
 	}
 	return dead, nil
 }

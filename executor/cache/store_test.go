@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 )
 
 func open(t testing.TB, dir string) *Store {
@@ -272,6 +273,29 @@ func TestOpenReapsTheDead(t *testing.T) {
 	}
 	if _, err := os.Lstat(s.tmp); err != nil {
 		t.Errorf("the folder of a living process was taken: %v", err)
+	}
+}
+
+// TestOpenWhileOthersClose: a lease that ends while it is looked at is nobody's failure.
+func TestOpenWhileOthersClose(t *testing.T) {
+	dir := t.TempDir()
+	var group errgroup.Group
+	for range 8 {
+		group.Go(func() error {
+			for range 200 {
+				s, err := Open(dir)
+				if err != nil {
+					return err
+				}
+				if err := s.Close(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
