@@ -25,7 +25,7 @@ var ErrChanged = errors.New("the file changed while it was read")
 
 // Local is a build context, read in place: a directory without what its ignore patterns exclude. Every owner is 0:0,
 // there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives. Directories are
-// read once, when they are first asked for; ignored ones never. It may be used by several goroutines. It keeps some 150 bytes
+// read once, when they are first asked for; ignored ones never. It may be used by several goroutines. It keeps some 110 bytes
 // for each file that it has seen, and its name.
 type Local struct {
 	root    *os.File
@@ -38,6 +38,8 @@ type Local struct {
 	top     localDir
 	// hashing keeps a file from being hashed twice at once; files share a lock by inode.
 	hashing [64]sync.Mutex
+	// recorders are those that no directory's total is made with.
+	recorders sync.Pool
 }
 
 // localDir is a directory, read once.
@@ -46,24 +48,46 @@ type localDir struct {
 	err   error
 	match patternmatcher.MatchInfo // of the ignore patterns
 	files []localFile              // visible ones, sorted by name
+	text  string                   // the files' names and the targets of links
+	below []*localDir              // the directories among the files
 
 	totalling sync.Mutex
 	total     *total // of the files, once it was asked for; guarded by totalling
 }
 
-// localFile is a visible name in a directory.
+// localFile is a visible name in a directory. There are many of them: it has no pointers, so that a collection of memory looks into none.
 type localFile struct {
-	name string
-	link string
-	dir  *localDir // of a directory
-	sum  [32]byte  // of the content, once that was hashed
+	at                 int    // of its name in the directory's text; the target of a link follows
+	nameSize, linkSize uint32 // bytes
+	below              int32  // of a directory, its place among those below, from 1
 	// hashed and sum are guarded by hashing; known files have them from the start.
 	hashed, known bool
-	patched       bool // it is of the patch, not on the disk
+	patched       bool     // it is of the patch, not on the disk
+	sum           [32]byte // of the content, once that was hashed
 
 	mode, nlink        uint32
 	size, mtime, ctime int64
 	inode, dev, rdev   uint64
+}
+
+// placedFile is a file with the directory that it is in.
+type placedFile struct {
+	*localFile
+	in *localDir
+}
+
+func (d *localDir) file(i int) placedFile { return placedFile{&d.files[i], d} }
+func (d *localDir) name(i int) string     { return d.file(i).name() }
+
+func (f placedFile) name() string { return f.in.text[f.at:][:f.nameSize] }
+func (f placedFile) link() string { return f.in.text[f.at+int(f.nameSize):][:f.linkSize] }
+
+// directory is what a directory holds; nil of another file.
+func (f placedFile) directory() *localDir {
+	if f.below == 0 {
+		return nil
+	}
+	return f.in.below[f.below-1]
 }
 
 // OpenLocal opens the context in dir. excludes are ignore patterns as .dockerignore has them. stat may be nil.
@@ -118,7 +142,7 @@ func (l *Local) ReadDir(p string) ([]Entry, error) {
 	}
 	entries := make([]Entry, len(d.files))
 	for i := range d.files {
-		entries[i] = d.files[i].entry(childOf(p, d.files[i].name))
+		entries[i] = d.file(i).entry(childOf(p, d.name(i)))
 	}
 	return entries, nil
 }
@@ -145,7 +169,7 @@ func (l *Local) Open(p string) (*os.File, error) {
 func (l *Local) Changed(p string) error {
 	p = rooted(p)
 	if f, err := l.file(p); err == nil && l.stat != nil {
-		l.stat.forget(f)
+		l.stat.forget(f.localFile)
 	}
 	return fmt.Errorf("%s: %w", p, ErrChanged)
 }
@@ -168,7 +192,7 @@ func (l *Local) Digest(ctx context.Context, p string) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	sum, err := l.sum(ctx, p, f)
+	sum, err := l.sum(ctx, p, f.localFile)
 	if err != nil {
 		return "", err
 	}
@@ -209,25 +233,25 @@ func (l *Local) hash(ctx context.Context, p string, f *localFile) (sum [32]byte,
 }
 
 // file finds a visible file by its clean path.
-func (l *Local) file(p string) (*localFile, error) {
+func (l *Local) file(p string) (placedFile, error) {
 	at, rest := &l.top, strings.TrimPrefix(p, "/")
 	for read := "/"; ; {
 		if err := l.enter(read, at); err != nil {
-			return nil, err
+			return placedFile{}, err
 		}
 		name, below, more := strings.Cut(rest, "/")
-		i := sort.Search(len(at.files), func(i int) bool { return at.files[i].name >= name })
-		if i == len(at.files) || at.files[i].name != name {
-			return nil, notExist(p)
+		i, found := sort.Find(len(at.files), func(i int) int { return strings.Compare(name, at.name(i)) })
+		if !found {
+			return placedFile{}, notExist(p)
 		}
-		f := &at.files[i]
-		switch {
-		case !more:
+		f := at.file(i)
+		if !more {
 			return f, nil
-		case f.dir == nil:
-			return nil, notExist(p)
 		}
-		at, rest, read = f.dir, below, p[:len(p)-len(below)-1]
+		if at = f.directory(); at == nil {
+			return placedFile{}, notExist(p)
+		}
+		rest, read = below, p[:len(p)-len(below)-1]
 	}
 }
 
@@ -240,10 +264,11 @@ func (l *Local) dir(p string) (*localDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.dir == nil {
+	d := f.directory()
+	if d == nil {
 		return nil, notExist(p)
 	}
-	return f.dir, l.enter(p, f.dir)
+	return d, l.enter(p, d)
 }
 
 // preload reads a directory and all below it, several at a time, and shows each. What cannot be read is told when it is asked for.
@@ -260,13 +285,13 @@ func (l *Local) preload(ctx context.Context, p string, show func(p string, d *lo
 			return nil
 		}
 		for i := range d.files {
-			f := &d.files[i]
-			if f.dir == nil {
+			below := d.file(i).directory()
+			if below == nil {
 				continue
 			}
-			child := childOf(p, f.name)
-			if !group.TryGo(func() error { return read(child, f.dir) }) {
-				_ = read(child, f.dir)
+			child := childOf(p, d.name(i))
+			if !group.TryGo(func() error { return read(child, below) }) {
+				_ = read(child, below)
 			}
 		}
 		show(p, d)
@@ -301,7 +326,7 @@ func (l *Local) read(p string, d *localDir) error {
 }
 
 // list fills a directory with the names that the disk has, other than the changed ones, and with those of the patch.
-func (l *Local) list(fd int, p string, d *localDir, names []string, changed map[string]*Entry) (err error) {
+func (l *Local) list(fd int, p string, d *localDir, names []string, changed map[string]*Entry) error {
 	if len(changed) > 0 {
 		names = slices.DeleteFunc(names, func(name string) bool { _, other := changed[name]; return other })
 		for name, e := range changed {
@@ -311,36 +336,66 @@ func (l *Local) list(fd int, p string, d *localDir, names []string, changed map[
 		}
 	}
 	sort.Strings(names)
-	d.files = make([]localFile, 0, len(names))
+	r, size := reading{files: make([]localFile, 0, len(names))}, 0
 	for _, name := range names {
-		if d.files, err = l.visible(onDisk{fd, p, name}, d, changed[name]); err != nil {
+		size += len(name)
+	}
+	r.text.Grow(size)
+	for _, name := range names {
+		if err := l.visible(onDisk{fd, p, name}, d.match, changed[name], &r); err != nil {
 			return err
 		}
 	}
 	if l.stat != nil {
-		l.stat.fill(d.files)
+		l.stat.fill(r.files)
 	}
+	d.files, d.text, d.below = r.files, r.text.String(), r.below
 	return nil
 }
 
-// visible stats one name of a directory, unless the patch has it as changed, and returns the directory's files with it, or without when
-// it is ignored or has just vanished.
-func (l *Local) visible(at onDisk, d *localDir, changed *Entry) ([]localFile, error) {
-	ignored, match, err := l.ignored(at, d.match)
-	if err != nil || ignored && len(l.negated) == 0 {
-		return d.files, err
+// reading is what was found of a directory so far.
+type reading struct {
+	files []localFile
+	text  strings.Builder
+	below []*localDir
+}
+
+func (r *reading) add(name string, f foundFile) {
+	f.at, f.nameSize, f.linkSize = r.text.Len(), uint32(len(name)), uint32(len(f.link))
+	r.text.WriteString(name)
+	r.text.WriteString(f.link)
+	if f.dir != nil {
+		r.below = append(r.below, f.dir)
+		f.below = int32(len(r.below))
 	}
-	var f localFile
+	r.files = append(r.files, f.localFile)
+}
+
+// foundFile is a file that has no place yet.
+type foundFile struct {
+	localFile
+	link string
+	dir  *localDir // of a directory
+}
+
+// visible adds one name of a directory to what was found, unless it is ignored or has just vanished. It is looked at on the disk, unless
+// the patch has it as changed.
+func (l *Local) visible(at onDisk, above patternmatcher.MatchInfo, changed *Entry, r *reading) error {
+	ignored, match, err := l.ignored(at, above)
+	if err != nil || ignored && len(l.negated) == 0 {
+		return err
+	}
+	var f foundFile
 	if changed != nil {
-		f = fileOf(at.name, changed)
+		f = fileOf(changed)
 	} else {
 		f, err = at.stat()
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return d.files, nil
+		return nil
 	}
 	if err != nil {
-		return d.files, err
+		return err
 	}
 	if f.mode&unix.S_IFMT == unix.S_IFDIR {
 		f.dir = &localDir{match: match}
@@ -349,13 +404,14 @@ func (l *Local) visible(at onDisk, d *localDir, changed *Entry) ([]localFile, er
 		// An ignored directory is there if something below it is not ignored.
 		p := at.path()
 		if f.dir == nil || !l.mayHold(p) {
-			return d.files, nil
+			return nil
 		}
 		if err := l.enter(p, f.dir); err != nil || len(f.dir.files) == 0 {
-			return d.files, err
+			return err
 		}
 	}
-	return append(d.files, f), nil
+	r.add(at.name, f)
+	return nil
 }
 
 func (l *Local) ignored(at onDisk, above patternmatcher.MatchInfo) (bool, patternmatcher.MatchInfo, error) {
@@ -399,9 +455,9 @@ func childOf(dir, name string) string {
 }
 
 // entry is the file at a path as a context shows it.
-func (f *localFile) entry(p string) Entry {
+func (f placedFile) entry(p string) Entry {
 	e := Entry{
-		Path: p, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link, Rdev: f.rdev, Inode: f.inode, Dev: f.dev, Nlink: f.nlink,
+		Path: p, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link(), Rdev: f.rdev, Inode: f.inode, Dev: f.dev, Nlink: f.nlink,
 	}
 	switch e.Type() {
 	case unix.S_IFREG:

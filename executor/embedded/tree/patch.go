@@ -61,8 +61,8 @@ func (l *Local) changed(p string) map[string]*Entry {
 }
 
 // fileOf is an entry of the patch as a file of the context.
-func fileOf(name string, e *Entry) localFile {
-	return localFile{name: name, mode: e.Mode, link: e.Link, size: e.Size, nlink: 1, patched: true}
+func fileOf(e *Entry) foundFile {
+	return foundFile{localFile: localFile{mode: e.Mode, size: e.Size, nlink: 1, patched: true}, link: e.Link}
 }
 
 // onDisk is a name in a directory of the disk.
@@ -73,25 +73,24 @@ type onDisk struct {
 
 func (o onDisk) path() string { return childOf(o.dir, o.name) }
 
-func (o onDisk) stat() (localFile, error) {
+func (o onDisk) stat() (f foundFile, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(o.fd, o.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return localFile{}, &fs.PathError{Op: "stat", Path: o.path(), Err: err}
+		return f, &fs.PathError{Op: "stat", Path: o.path(), Err: err}
 	}
-	f := localFile{
-		name: o.name, mode: st.Mode, nlink: uint32(st.Nlink), size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
+	f.localFile = localFile{
+		mode: st.Mode, nlink: uint32(st.Nlink), size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
 		inode: st.Ino, dev: uint64(st.Dev), rdev: uint64(st.Rdev),
 	}
 	if f.mode&unix.S_IFMT != unix.S_IFLNK {
 		return f, nil
 	}
-	link, err := readlinkAt(o.fd, o.name)
+	f.link, err = readlinkAt(o.fd, o.name)
 	if errors.Is(err, unix.EINVAL) {
 		return f, fmt.Errorf("%s: %w", o.path(), ErrChanged) // no link any more
 	}
 	if err != nil {
 		return f, &fs.PathError{Op: "readlink", Path: o.path(), Err: err}
 	}
-	f.link = link
 	return f, nil
 }

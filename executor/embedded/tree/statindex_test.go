@@ -77,7 +77,7 @@ func TestMappedFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stat.put(f, [32]byte{1}, time.Now().Add(time.Hour)) // of what it was
+	stat.put(f.localFile, [32]byte{1}, time.Now().Add(time.Hour)) // of what it was
 	if err := stat.Save(); err != nil {
 		t.Fatal(err)
 	}

@@ -150,11 +150,11 @@ func (l *Local) showTotals(ctx context.Context, at dirAt, show func(rel string, 
 		return err
 	}
 	for i := range at.dir.files {
-		f := &at.dir.files[i]
-		if f.dir == nil {
+		below, name := at.dir.file(i).directory(), at.dir.name(i)
+		if below == nil {
 			continue
 		}
-		if err := l.showTotals(ctx, dirAt{childOf(at.path, f.name), path.Join(at.rel, f.name), f.dir}, show); err != nil {
+		if err := l.showTotals(ctx, dirAt{childOf(at.path, name), path.Join(at.rel, name), below}, show); err != nil {
 			return err
 		}
 	}
@@ -164,6 +164,15 @@ func (l *Local) showTotals(ctx context.Context, at dirAt, show func(rel string, 
 	}
 	show(at.rel, t)
 	return nil
+}
+
+// recorder is one that another directory is done with, or a new one.
+func (l *Local) recorder() *recorder {
+	if r, ok := l.recorders.Get().(*recorder); ok {
+		r.hash.Reset()
+		return r
+	}
+	return newRecorder()
 }
 
 // totalOf is the total of a directory that was read, made once.
@@ -176,10 +185,12 @@ func (l *Local) totalOf(ctx context.Context, p string, d *localDir) (*total, err
 	if err := l.hashAll(ctx, p, d); err != nil {
 		return nil, err
 	}
-	t, files := &total{}, newRecorder()
+	t := &total{}
+	files := l.recorder()
+	defer l.recorders.Put(files)
 	for i := range d.files {
-		f := &d.files[i]
-		r := record{name: f.name, entry: f.entry("")}
+		f := d.file(i)
+		r := record{name: f.name(), entry: f.entry("")}
 		if f.hasContent() {
 			r.content = f.sum[:]
 		}
@@ -193,15 +204,15 @@ func (l *Local) totalOf(ctx context.Context, p string, d *localDir) (*total, err
 
 // hashAll computes the digests of a directory's files that are not known, several at a time.
 func (l *Local) hashAll(ctx context.Context, p string, d *localDir) error {
-	var unknown []*localFile
+	var unknown []placedFile
 	for i := range d.files {
-		f := &d.files[i]
+		f := d.file(i)
 		if f.hasContent() && !f.known {
 			unknown = append(unknown, f)
 		}
 	}
 	return spread(ctx, len(unknown), func(ctx context.Context, i int) error {
-		_, err := l.sum(ctx, childOf(p, unknown[i].name), unknown[i])
+		_, err := l.sum(ctx, childOf(p, unknown[i].name()), unknown[i].localFile)
 		return err
 	})
 }
