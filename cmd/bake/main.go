@@ -20,19 +20,23 @@ func main() {
 	os.Exit(a.run(ctx, os.Args[1:]))
 }
 
-// firstCollection is how far the heap grows before memory is first collected, as a percentage of the runtime's least, 4 MB: 20 MB is
-// what a large build needs in any case, and more than one that finds everything cached.
-const firstCollection = 500
+const (
+	// firstCollection is how far the heap grows before memory is first collected, as a percentage of the runtime's least, 4 MB: 16 MB is
+	// what a large build needs in any case, and more than one that finds everything cached.
+	firstCollection = 400
+	// laterCollections is how far it grows then, as a percentage of what is in use. Of the memory of a build most is the program, and
+	// what is in use is little and costs little to look at.
+	laterCollections = 50
+)
 
-// collectLate puts the first collection off. After it memory is collected as the user's GOGC says, or as usual.
+// collectLate puts the first collection off, unless the user's GOGC says when memory is collected.
 func collectLate() {
-	usual := debug.SetGCPercent(firstCollection)
-	if usual != 100 {
+	if usual := debug.SetGCPercent(firstCollection); usual != 100 {
 		debug.SetGCPercent(usual)
 		return
 	}
 	collected := new([1 << 10]byte) // too large to share its memory with something that lives on
-	runtime.SetFinalizer(collected, func(*[1 << 10]byte) { debug.SetGCPercent(usual) })
+	runtime.SetFinalizer(collected, func(*[1 << 10]byte) { debug.SetGCPercent(laterCollections) })
 }
 
 // interruptible returns a context that the first interrupt or termination signal cancels with its signalError as the
