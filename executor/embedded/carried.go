@@ -51,8 +51,8 @@ type carried struct {
 	mu sync.Mutex
 	// lost are the layers that could not be had; what they belong to is made again.
 	lost map[digest.Digest]bool
-	// damaged are the blobs whose bytes were wrong.
-	damaged map[digest.Digest]bool
+	// unusable are the blobs that were damaged or missing where they should be.
+	unusable map[digest.Digest]bool
 	// more says that a layer was lost since it was asked last.
 	more  bool
 	paths map[digest.Digest]*tree.Index // by layer
@@ -80,7 +80,7 @@ type placeOut struct {
 func (e *Engine) newCarried(ctx context.Context, g *planner.Graph, opts executor.Options) *carried {
 	c := &carried{
 		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn,
-		lost: map[digest.Digest]bool{}, damaged: map[digest.Digest]bool{}, paths: map[digest.Digest]*tree.Index{},
+		lost: map[digest.Digest]bool{}, unusable: map[digest.Digest]bool{}, paths: map[digest.Digest]*tree.Index{},
 	}
 	if c.warn == nil {
 		c.warn = func(string) {}
@@ -288,9 +288,8 @@ func (c *carried) lose(l carriedLayer, err error) error {
 		if l.Blob != nil {
 			c.warn(fmt.Sprintf("layer %s of the cache %s is made again: %v", l.ID, l.from, err))
 		}
-		var bad *carry.DamagedError
-		if errors.As(err, &bad) {
-			c.damaged[bad.Digest] = true
+		if bad, ok := carry.Unusable(err); ok {
+			c.unusable[bad] = true
 		}
 	}
 	return &lostError{l.ID, err}
@@ -305,11 +304,11 @@ func (c *carried) lostMore() bool {
 	return more
 }
 
-// distrusts says whether a blob was found damaged.
+// distrusts says whether a blob was found damaged or missing.
 func (c *carried) distrusts(d digest.Digest) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.damaged[d]
+	return c.unusable[d]
 }
 
 // close closes what was opened.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -303,6 +304,83 @@ func TestCarriedDamage(t *testing.T) {
 		v.wantWarning("is made again")
 	}
 	v.move(local("src", dir), nil)
+	v.must()
+	v.noWarnings()
+}
+
+// TestCarriedMissing exports a cache of which packs are gone that the build does not read: what cannot be had is left out, and the rest
+// is written.
+func TestCarriedMissing(t *testing.T) {
+	files := maps.Clone(stagedFiles)
+	files["Dockerfile"] = strings.Replace(staged, `RUN ["count", "/tool"]`, `RUN --mount=type=cache,target=/m ["count", "/tool"]`, 1)
+	v := newTraveller(t, files)
+	dir := t.TempDir()
+	to := local("dest", dir, "mode", "max", "mounts", "true")
+	v.use(nil, to)
+	v.must("count /base.txt", "count /tool", "copy /src.txt /out.txt")
+	packs, err := filepath.Glob(filepath.Join(dir, "*.pack"))
+	if err != nil || !slices.Contains(packs, filepath.Join(dir, "mounts.pack")) {
+		t.Fatal(packs, err)
+	}
+	for _, p := range packs {
+		if filepath.Base(p) == "paths.pack" {
+			continue
+		}
+		if err := os.Truncate(p, 5); err != nil {
+			t.Fatal(err)
+		}
+		v.move(local("src", dir), to)
+		v.must()
+		v.noWarnings()
+	}
+	// What is left is an index without layers: all is made again where it is needed.
+	v.move(local("src", dir), to)
+	v.write(map[string]string{"src.txt": "changed"})
+	v.mustRun("count /base.txt", "count /tool", "copy /src.txt /out.txt")
+	v.noWarnings()
+}
+
+// TestCarriedDroppedByRegistry has a registry lose a layer: it is made again, comes to the same blob, and the next export sends that
+// though the cache that is there names it.
+func TestCarriedDroppedByRegistry(t *testing.T) {
+	var mu sync.Mutex
+	dropped := map[string]bool{}
+	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		if r.Method == http.MethodPut {
+			delete(dropped, r.URL.Query().Get("digest"))
+		}
+		gone := strings.Contains(r.URL.Path, "/blobs/sha256:") && dropped[path.Base(r.URL.Path)]
+		mu.Unlock()
+		if gone {
+			http.Error(w, `{"errors":[{"code":"BLOB_UNKNOWN","message":"gone"}]}`, http.StatusNotFound)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	ref := strings.TrimPrefix(server.URL, "http://") + "/team/cache:main"
+	cached := config.Attrs{"type": "registry", "ref": ref}
+	v := newTraveller(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /a.txt\n", "a.txt": "one"})
+	v.targets[0].Outputs = []config.Attrs{{"type": "oci", "dest": filepath.Join(t.TempDir(), "out.tar")}}
+	v.client = registry.New(registry.Options{})
+	v.newCache()
+	v.use(nil, cached)
+	v.must()
+	there, err := v.client.Artifact(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	for _, l := range there.Manifest.Layers[1:] { // all but the index
+		dropped[l.Digest.String()] = true
+	}
+	mu.Unlock()
+	v.move(cached, cached)
+	v.mustRun()
+	v.wantWarning("is made again")
+	v.move(cached, cached)
 	v.must()
 	v.noWarnings()
 }

@@ -3,7 +3,6 @@ package embedded
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -124,8 +123,7 @@ func (o *carryOut) export(ctx context.Context, to carry.Destination, a *activity
 	}
 	for {
 		err := o.write(ctx, to, a)
-		var bad *carry.DamagedError
-		if !errors.As(err, &bad) || !o.leaveBehind(bad.Digest) {
+		if bad, ok := carry.Unusable(err); !ok || !o.leaveBehind(bad) {
 			return err
 		}
 	}

@@ -74,7 +74,11 @@ func (a *Artifact) Index(ctx context.Context) (*Index, error) {
 
 // Open implements Source.
 func (a *Artifact) Open(ctx context.Context, b Blob) (io.ReadCloser, error) {
-	return a.Client.Blob(ctx, a.Ref, ocispecs.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size})
+	r, err := a.Client.Blob(ctx, a.Ref, ocispecs.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size})
+	if registry.IsNotFound(err) {
+		return nil, &MissingError{b.Digest, "the registry"}
+	}
+	return r, err
 }
 
 // Export implements Destination: a cache that is there already costs one request, and of another one the blobs that the
@@ -96,11 +100,11 @@ func (a *Artifact) Export(ctx context.Context, e Export) error {
 	switch {
 	case err != nil && !registry.IsNotFound(err):
 		return err
-	case err == nil && bytes.Equal(old.Raw, image.raw):
+	case err == nil && bytes.Equal(old.Raw, image.raw) && !e.distrusts(slices.Concat(e.Index.blobs())):
 		return nil
 	case err == nil:
 		for _, l := range append(slices.Clone(old.Manifest.Layers), old.Manifest.Config) {
-			there[l.Digest] = true
+			there[l.Digest] = e.Distrust == nil || !e.Distrust(l.Digest)
 		}
 	}
 	push := func(skip map[digest.Digest]bool) error {

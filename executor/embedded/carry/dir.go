@@ -121,7 +121,7 @@ func (d *Dir) Open(_ context.Context, b Blob) (io.ReadCloser, error) {
 			return r, nil
 		}
 	}
-	return nil, fmt.Errorf("blob %s is not in the directory any more", b.Digest)
+	return nil, &MissingError{b.Digest, "the directory"}
 }
 
 // Close implements Source.
@@ -194,8 +194,7 @@ func exportPack(ctx context.Context, root *os.Root, name string, blobs []Blob, e
 		old = nil // missing or damaged: it is written anew
 	}
 	defer old.close()
-	damaged := e.Distrust != nil && slices.ContainsFunc(blobs, func(b Blob) bool { return e.Distrust(b.Digest) })
-	if old.holds(blobs) && !damaged {
+	if old.holds(blobs) && !e.distrusts(blobs) {
 		return nil
 	}
 	kept := func(_ context.Context, b Blob) (io.ReadCloser, error) {

@@ -41,8 +41,13 @@ type Export struct {
 	Index *Index
 	// Open opens a blob of the index. It is called for what the place lacks, several at once.
 	Open func(ctx context.Context, b Blob) (io.ReadCloser, error)
-	// Distrust says that a blob which the place seems to have was found damaged there; may be nil.
+	// Distrust says that a blob which the place seems to have was found damaged or missing there; may be nil.
 	Distrust func(digest.Digest) bool
+}
+
+// distrusts says whether one of the blobs is to be written again though the place seems to have it.
+func (e *Export) distrusts(blobs []Blob) bool {
+	return e.Distrust != nil && slices.ContainsFunc(blobs, func(b Blob) bool { return e.Distrust(b.Digest) })
 }
 
 // Index says what a cache holds. The same index has the same bytes.
@@ -257,6 +262,28 @@ type DamagedError struct{ Digest digest.Digest }
 
 // Error implements error.
 func (e *DamagedError) Error() string { return fmt.Sprintf("blob %s is damaged", e.Digest) }
+
+// MissingError says that a cache does not have a blob that its index names.
+type MissingError struct {
+	Digest digest.Digest
+	Where  string // such as "the directory"
+}
+
+// Error implements error.
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("blob %s is not in %s any more", e.Digest, e.Where)
+}
+
+// Unusable is the blob that an error says no attempt will get from where it was to be read: it is damaged or missing there.
+func Unusable(err error) (d digest.Digest, ok bool) {
+	if bad := new(DamagedError); errors.As(err, &bad) {
+		return bad.Digest, true
+	}
+	if gone := new(MissingError); errors.As(err, &gone) {
+		return gone.Digest, true
+	}
+	return "", false
+}
 
 // Read implements io.Reader.
 func (c *checked) Read(p []byte) (int, error) {
