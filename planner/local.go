@@ -46,7 +46,7 @@ func (p *plan) findDir(t *config.Target, attribute, what, written string) (local
 	case err != nil:
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s: %w", what, written, cause(err)))
 	}
-	p.files.noteDir(dir)
+	p.files.noteDir(dir, folder)
 	return localDir{name: localName(p.project.Dir, written, dir), dir: folder}, nil
 }
 
@@ -84,17 +84,17 @@ func (p *plan) displayPath(path string) string {
 type files struct {
 	mu   sync.Mutex
 	read map[string]*fileRead
-	dirs map[string]bool // that had to be there
+	dirs map[string]string // that had to be there, and as what the view names each
 	view config.View
 	// fetched says that some files were brought by a URL.
 	fetched bool
 }
 
-// noteDir notes that a directory had to be there.
-func (f *files) noteDir(dir string) {
+// noteDir notes that a directory had to be there, and as what the view names it.
+func (f *files) noteDir(dir, folder string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.dirs[dir] = true
+	f.dirs[dir] = folder
 }
 
 // paths are the files that were read or looked for.

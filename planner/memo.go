@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"maps"
 	"slices"
 
 	digest "github.com/opencontainers/go-digest"
@@ -29,7 +28,7 @@ type Memo interface {
 type memo struct {
 	Project []byte              // digest of the evaluated project and the options
 	Files   map[string][]byte   // path to the digest of its content; empty: there is none
-	Dirs    []string            // contexts
+	Dirs    map[string]string   // contexts, and as what the view named them: these names are in the graph
 	Bases   []memoBase          // what was resolved
 	Uses    map[string]*BaseUse // what of it is used, by reference
 	Sources []SourceUse
@@ -104,8 +103,8 @@ func (p *plan) recall(ctx context.Context) *Graph {
 
 // holds says whether every input of a plan is what it was.
 func (p *plan) holds(ctx context.Context, m *memo) bool {
-	for _, dir := range m.Dirs {
-		if _, err := p.opts.View.Folder(dir); err != nil {
+	for dir, want := range m.Dirs {
+		if folder, err := p.opts.View.Folder(dir); err != nil || folder != want {
 			return false
 		}
 	}
@@ -139,7 +138,7 @@ func (p *plan) remember(g *Graph, targets []*config.Target) {
 	if p.opts.Memo == nil || p.files.fetched {
 		return
 	}
-	m := &memo{Files: map[string][]byte{}, Dirs: slices.Sorted(maps.Keys(p.files.dirs)), Uses: p.bases.used, Sources: g.Sources}
+	m := &memo{Files: map[string][]byte{}, Dirs: p.files.dirs, Uses: p.bases.used, Sources: g.Sources}
 	for path, r := range p.files.read {
 		switch {
 		case r.err == nil:

@@ -2,6 +2,7 @@ package planner_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -143,6 +144,47 @@ func TestRecallChanged(t *testing.T) {
 				t.Error("the change changes nothing")
 			}
 		})
+	}
+}
+
+// linkView names directories without links, as a view of a revision does.
+type linkView struct{ config.Disk }
+
+// Folder implements config.View.
+func (linkView) Folder(path string) (string, error) { return filepath.EvalSymlinks(path) }
+
+// TestRecallLink has a context that is a link which leads elsewhere later on: the plan of whoever follows it names where it led.
+func TestRecallLink(t *testing.T) {
+	for name, view := range map[string]config.View{"the same view": linkView{}, "the disk": config.Disk{}} {
+		dir, err := filepath.EvalSymlinks(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, map[string]string{"one/Dockerfile": "FROM scratch\nCOPY f /\n", "two/Dockerfile": "FROM scratch\nCOPY f /\n"})
+		link := filepath.Join(dir, "app")
+		if err := os.Symlink("one", link); err != nil {
+			t.Fatal(err)
+		}
+		p := project(dir, &config.Target{Name: "app", Context: "app"})
+		opts := options()
+		opts.Memo, opts.View = newNotes(), linkView{}
+		locals := func() map[string]planner.Local {
+			g, err := planner.Plan(t.Context(), p, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return g.Locals
+		}
+		locals()
+		if err := errors.Join(os.Remove(link), os.Symlink("two", link)); err != nil {
+			t.Fatal(err)
+		}
+		opts.View = view
+		got := locals()
+		opts.Memo = nil
+		if diff := cmp.Diff(locals(), got); diff != "" {
+			t.Errorf("%s: an old plan was used (-planned +got):\n%s", name, diff)
+		}
 	}
 }
 

@@ -116,7 +116,7 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 			ctx: ctx, stop: stop, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{},
 			used: map[string]*BaseUse{}, sources: map[string]*SourceUse{},
 		},
-		files:   files{read: map[string]*fileRead{}, dirs: map[string]bool{}, view: opts.View},
+		files:   files{read: map[string]*fileRead{}, dirs: map[string]string{}, view: opts.View},
 		targets: map[string]*planned{},
 		llbCaps: pb.Caps.CapSet(pb.Caps.All()),
 		gwCaps:  gwpb.Caps.CapSet(gwpb.Caps.All()),
