@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -214,6 +215,49 @@ func TestAffectedByHiddenChange(t *testing.T) {
 		c.git(t, "update-index", "--no-"+flag, "c/used")
 		c.git(t, "checkout", "-q", "c/used")
 	}
+}
+
+// TestAffectedByLinks has contexts that are links, or folders that become links and come back: what counts is what each revision has there.
+func TestAffectedByLinks(t *testing.T) {
+	needSandbox(t)
+	c := newRepo(t)
+	for _, f := range []string{"one/sub/f", "two/sub/f", "three/sub/f"} {
+		c.write(t, f, f)
+	}
+	c.write(t, "l.hcl", "target \"x\" {\n  context = \"ctx\"\n  dockerfile-inline = \"FROM scratch\\nCOPY sub/f /\"\n}\n"+
+		"target \"y\" {\n  context = \"one/sub\"\n  dockerfile-inline = \"FROM scratch\\nCOPY f /\"\n}\n")
+	link := func(to, name string) {
+		t.Helper()
+		if err := errors.Join(os.RemoveAll(filepath.Join(c.dir, name)), os.Symlink(to, filepath.Join(c.dir, name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(what, want string) {
+		t.Helper()
+		if got := c.affects(t, "HEAD", "-f", "l.hcl", "x", "y"); got != want {
+			t.Errorf("%s, not committed: got %q, want %q", what, got, want)
+		}
+		c.commit(t)
+		for _, args := range [][]string{{"--since", "HEAD~1"}, {"--since", "HEAD~1", "--until", "HEAD"}, {"--since", "HEAD", "--until", "HEAD~1"}} {
+			out, _ := c.ok(t, append([]string{"affected", "-f", "l.hcl", "x", "y"}, args...)...)
+			if got := strings.Join(strings.Fields(out), " "); got != want {
+				t.Errorf("%s, %v: got %q, want %q", what, args, got, want)
+			}
+		}
+	}
+	link("one", "ctx")
+	c.commit(t)
+	link("two", "ctx")
+	check("a context leads elsewhere", "x")
+	link("../three/sub", "one/sub")
+	check("a context becomes a link", "y")
+	link("two", "one")
+	check("the folder of a context becomes a link", "y")
+	if err := os.Remove(filepath.Join(c.dir, "one")); err != nil {
+		t.Fatal(err)
+	}
+	c.write(t, "one/sub/f", "two/sub/f")
+	check("the folder is one again, with the same files", "")
 }
 
 // TestAffectedByUnknownBase changes bases of which the store has nothing, as on a fresh machine of a CI service.

@@ -24,32 +24,48 @@ type Patch interface {
 	Digest(ctx context.Context, path string) (digest.Digest, error)
 }
 
-// OpenPatched is OpenLocal with a patch on the directory, which need not be on the disk where the patch has it. Files of the patch
-// cannot be opened.
+// OpenPatched is OpenLocal with a patch on the directory, which need not be on the disk where the patch has it, and of which the disk
+// may have a link there. Files of the patch cannot be opened.
 func OpenPatched(ctx context.Context, dir string, excludes []string, stat *StatIndex, patch Patch) (*Local, error) {
 	if patch == nil {
 		return OpenLocal(ctx, dir, excludes, stat)
 	}
-	real, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		real, err = filepath.Clean(dir), nil
+	real := filepath.Clean(dir)
+	if !replaces(patch, real) {
+		var err error
+		if real, err = filepath.EvalSymlinks(dir); err != nil {
+			return nil, err
+		}
+	}
+	slash, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer slash.Close()
+	fd, err := openAt(slash, real, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, fs.ErrNotExist) {
+		fd, err = unix.Open(os.DevNull, unix.O_PATH|unix.O_CLOEXEC, 0) // below it there is nothing
 	}
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.OpenFile(real, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		root, err = os.OpenFile(os.DevNull, unix.O_PATH|unix.O_CLOEXEC, 0) // below it there is nothing
-	}
-	if err != nil {
-		return nil, err
-	}
+	root := os.NewFile(uintptr(fd), real)
 	l, err := newLocal(root, excludes, stat)
 	if err != nil {
 		return nil, err
 	}
 	l.patch, l.at = patch, real
 	return l, nil
+}
+
+// replaces says whether a patch has a directory, or one that it is in, where the disk has something else.
+func replaces(patch Patch, dir string) bool {
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, other := patch.Changed(filepath.Dir(dir))[filepath.Base(dir)]; other {
+			return true
+		}
+	}
+	return false
 }
 
 // changed are the names in a directory of the context that are otherwise.
