@@ -221,11 +221,12 @@ func TestAffectedByHiddenChange(t *testing.T) {
 func TestAffectedByLinks(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
-	for _, f := range []string{"one/sub/f", "two/sub/f", "three/sub/f"} {
+	for _, f := range []string{"one/sub/f", "two/sub/f", "three/sub/f", "four/a/b/f"} {
 		c.write(t, f, f)
 	}
 	c.write(t, "l.hcl", "target \"x\" {\n  context = \"ctx\"\n  dockerfile-inline = \"FROM scratch\\nCOPY sub/f /\"\n}\n"+
-		"target \"y\" {\n  context = \"one/sub\"\n  dockerfile-inline = \"FROM scratch\\nCOPY f /\"\n}\n")
+		"target \"y\" {\n  context = \"one/sub\"\n  dockerfile-inline = \"FROM scratch\\nCOPY f /\"\n}\n"+
+		"target \"z\" {\n  context = \"four\"\n  dockerfile-inline = \"FROM scratch\\nCOPY . /\"\n}\n")
 	link := func(to, name string) {
 		t.Helper()
 		if err := errors.Join(os.RemoveAll(filepath.Join(c.dir, name)), os.Symlink(to, filepath.Join(c.dir, name))); err != nil {
@@ -234,12 +235,12 @@ func TestAffectedByLinks(t *testing.T) {
 	}
 	check := func(what, want string) {
 		t.Helper()
-		if got := c.affects(t, "HEAD", "-f", "l.hcl", "x", "y"); got != want {
+		if got := c.affects(t, "HEAD", "-f", "l.hcl", "x", "y", "z"); got != want {
 			t.Errorf("%s, not committed: got %q, want %q", what, got, want)
 		}
 		c.commit(t)
 		for _, args := range [][]string{{"--since", "HEAD~1"}, {"--since", "HEAD~1", "--until", "HEAD"}, {"--since", "HEAD", "--until", "HEAD~1"}} {
-			out, _ := c.ok(t, append([]string{"affected", "-f", "l.hcl", "x", "y"}, args...)...)
+			out, _ := c.ok(t, append([]string{"affected", "-f", "l.hcl", "x", "y", "z"}, args...)...)
 			if got := strings.Join(strings.Fields(out), " "); got != want {
 				t.Errorf("%s, %v: got %q, want %q", what, args, got, want)
 			}
@@ -258,6 +259,13 @@ func TestAffectedByLinks(t *testing.T) {
 	}
 	c.write(t, "one/sub/f", "two/sub/f")
 	check("the folder is one again, with the same files", "")
+	if err := os.Rename(filepath.Join(c.dir, "four"), filepath.Join(c.dir, "moved")); err != nil {
+		t.Fatal(err)
+	}
+	link("moved", "four")
+	check("a context becomes a link to what it was", "")
+	c.write(t, "moved/a/b/f", "changed")
+	check("a file there changes", "z")
 }
 
 // TestAffectedByUnknownBase changes bases of which the store has nothing, as on a fresh machine of a CI service.

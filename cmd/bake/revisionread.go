@@ -169,14 +169,29 @@ func (r repository) takeOver(v *revision, l listing, path string) error {
 		}
 	}
 	v.change(filepath.Join(r.top, path), o)
-	for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
+	there := true
+	for _, dir := range foldersOf(path) {
 		at := filepath.Join(r.top, dir)
-		info, err := os.Lstat(at)
-		if there := err == nil && info.IsDir(); there != (l.objects[dir] != nil) {
+		if there { // below what is no folder there is nothing, wherever a link leads
+			info, err := os.Lstat(at)
+			there = err == nil && info.IsDir()
+		}
+		if there != (l.objects[dir] != nil) {
 			v.change(at, l.objects[dir])
 		}
 	}
 	return nil
+}
+
+// foldersOf are the folders that a relative path is in, the topmost first.
+func foldersOf(path string) []string {
+	var all []string
+	for i, c := range path {
+		if c == '/' {
+			all = append(all, path[:i])
+		}
+	}
+	return all
 }
 
 // complete reads where a link leads, and gives a file the permissions that it has in the working tree, where git sees no difference:
