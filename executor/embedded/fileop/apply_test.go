@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
@@ -301,6 +302,31 @@ func TestChanged(t *testing.T) {
 	})
 	if !errors.Is(err, tree.ErrChanged) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestTimeOfContext: a copy of a whole context is a directory with the context's time, as copies of its directories have theirs.
+func TestTimeOfContext(t *testing.T) {
+	b := newBench(t)
+	b.write(t, b.srcDir, "sub/f", "f")
+	at := time.Unix(1700000000, 123000)
+	for _, dir := range []string{"sub", ""} {
+		check(t, os.Chtimes(filepath.Join(b.srcDir, dir), at, at))
+	}
+	local, err := tree.OpenLocal(t.Context(), b.srcDir, nil, nil)
+	check(t, err)
+	defer local.Close()
+	_, err = fileop.Apply(t.Context(), fileop.Request{
+		Op:     &pb.FileOp{Actions: []*pb.FileAction{add("/", "/all")}},
+		Inputs: []tree.FS{b.parent, local}, Parent: b.parent, Upper: b.upper,
+	})
+	check(t, err)
+	for _, dir := range []string{"all", "all/sub"} {
+		info, err := os.Stat(filepath.Join(b.upper, dir))
+		check(t, err)
+		if !info.ModTime().Equal(at) {
+			t.Errorf("%s has the time %s, want %s", dir, info.ModTime(), at)
+		}
 	}
 }
 

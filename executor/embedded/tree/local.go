@@ -124,13 +124,22 @@ func (l *Local) Close() error { return l.root.Close() }
 func (l *Local) Lookup(p string) (Entry, error) {
 	p = rooted(p)
 	if p == "/" {
-		return Entry{Path: "/", Mode: unix.S_IFDIR | 0o755}, nil
+		return l.itself()
 	}
 	f, err := l.file(p)
 	if err != nil {
 		return Entry{}, err
 	}
 	return f.entry(p), nil
+}
+
+// itself is the directory: whatever it is on the disk, everybody may read it. It has its time, since copies of it have.
+func (l *Local) itself() (Entry, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(l.root.Fd()), &st); err != nil {
+		return Entry{}, &fs.PathError{Op: "stat", Path: "/", Err: err}
+	}
+	return Entry{Path: "/", Mode: unix.S_IFDIR | 0o755, Mtime: time.Unix(st.Mtim.Unix())}, nil
 }
 
 // ReadDir implements FS.
