@@ -51,9 +51,6 @@ func (e *exporter) fileJob(name, dest string, write func(ctx context.Context, w 
 		return nil
 	}
 	fi, err := os.Stat(dest)
-	if err == nil && fi.IsDir() {
-		return fmt.Errorf("%s is a directory: a tar needs a file name, or use tar=false", dest)
-	}
 	if err == nil && !fi.Mode().IsRegular() {
 		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, commit: func(ctx context.Context) error {
 			f, err := os.OpenFile(dest, os.O_WRONLY, 0)

@@ -265,46 +265,6 @@ func (p *attrParser) number(name string) int {
 	return n
 }
 
-// Validate checks the outputs of all images before anything runs: each by itself, and that no two of them write one
-// path or both want stdout. dir is what relative paths refer to.
-func Validate(images []*planner.Image, dir string) error {
-	paths := map[string]string{} // path -> target
-	for _, group := range byTarget(images) {
-		outs, err := Outputs(group, dir)
-		if err != nil {
-			return err
-		}
-		for _, o := range outs {
-			if !o.hasPath() {
-				continue
-			}
-			if err := claim(paths, o.Dest, group[0].Target); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// claim refuses a path that another output has, or that lies below one that is not a directory output of the same kind.
-func claim(paths map[string]string, dest, target string) error {
-	key := dest
-	if dest != stdoutTarget {
-		if real, err := filepath.EvalSymlinks(dest); err == nil {
-			key = real
-		}
-	}
-	if other, ok := paths[key]; ok {
-		what := dest
-		if dest == stdoutTarget {
-			what = "stdout"
-		}
-		return &OutputError{Target: target, Reason: fmt.Sprintf("%s is also an output of target %s", what, other)}
-	}
-	paths[key] = target
-	return nil
-}
-
 // byTarget groups the platforms of each target, in the order of first appearance.
 func byTarget(images []*planner.Image) [][]*planner.Image {
 	var order []string
@@ -323,21 +283,22 @@ func byTarget(images []*planner.Image) [][]*planner.Image {
 }
 
 // Forms lists the layer forms that the outputs of images need, by target, so that an engine can compress while other
-// steps still run. Outputs that need no compressed layer add none.
+// steps still run. Outputs that need no compressed layer add none. An engine calls it before anything runs, and so it refuses what
+// Validate does.
 func Forms(images []*planner.Image, dir string) (map[string][]LayerForm, error) {
+	all, err := allOutputs(images, dir)
+	if err != nil {
+		return nil, err
+	}
 	forms := map[string][]LayerForm{}
-	for _, group := range byTarget(images) {
-		outs, err := Outputs(group, dir)
-		if err != nil {
-			return nil, err
-		}
+	for _, t := range all {
 		seen := map[LayerForm]bool{}
-		for _, o := range outs {
+		for _, o := range t.outputs {
 			if o.isImage() {
 				seen[o.Form] = true
 			}
 		}
-		forms[group[0].Target] = slices.SortedFunc(maps.Keys(seen), LayerForm.compare)
+		forms[t.target] = slices.SortedFunc(maps.Keys(seen), LayerForm.compare)
 	}
 	return forms, nil
 }
