@@ -29,6 +29,7 @@ type watch struct {
 	app  *app
 	o    buildOptions
 	fs   *fsnotify.Watcher
+	at   map[string]inode // what is watched, by path
 	set  watchSet
 	read map[string]bool // the project files and the lock, as far as is known
 	// missed are files that changed while they were read, before they were watched.
@@ -59,7 +60,7 @@ func (a *app) watch(ctx context.Context, o buildOptions) error {
 	if err != nil {
 		return err
 	}
-	w := &watch{app: a, o: o, fs: events, read: map[string]bool{}, built: map[string]digest.Digest{}}
+	w := &watch{app: a, o: o, fs: events, at: map[string]inode{}, read: map[string]bool{}, built: map[string]digest.Digest{}}
 	w.o.project.set = slices.Concat(o.project.set, o.run.overrides())
 	for _, f := range slices.Concat(o.project.files, o.project.envFiles) {
 		w.read[absolute(dir, f)] = true
@@ -154,7 +155,7 @@ func (w *watch) follow(ctx context.Context, dir string, graph *planner.Graph, pr
 	if err != nil {
 		return err
 	}
-	return follow(w.fs, folders)
+	return follow(w.fs, w.at, folders)
 }
 
 // projectFiles are the files that a project was read from, those of its tests, and its Dockerfiles.
@@ -245,6 +246,9 @@ func (w *watch) wait(ctx context.Context) ([]string, error) {
 // shownPaths names up to three paths, from the working directory.
 func shownPaths(dir string, paths []string) string {
 	var shown []string
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
 	for i, p := range paths {
 		if i == 3 {
 			shown = append(shown, fmt.Sprintf("%d more", len(paths)-3))

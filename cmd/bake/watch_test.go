@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -84,7 +85,7 @@ target "b" {
 		t.Fatal(err)
 	}
 	w := startWatch(t, c)
-	w.expect(t, "built a:1", "built b:1", "watching 4 folders")
+	w.expect(t, "built a:1", "built b:1", "watching [45] folders") // one more where /bin is a link
 
 	// What is ignored or read by nothing is no change; the targets that a change affects are built, and no others.
 	c.write(t, "out/deep/f", "2")
@@ -94,9 +95,9 @@ target "b" {
 	w.expect(t, "^note: changed: a/x; building a$", "^2 steps: 1 ran|^3 steps: 2 ran", "built a:1", "watching")
 	// A folder that is new is watched too.
 	c.write(t, "a/new/deep/z", "3")
-	w.expect(t, "^note: changed: a/new.*; building a$", "built a:1", "watching [56] folders")
+	w.expect(t, "^note: changed: a/new.*; building a$", "built a:1", "watching [567] folders")
 	c.write(t, "a/new/deep/z", "4")
-	w.expect(t, "^note: changed: a/new/deep/z; building a$", "built a:1", "watching 6 folders")
+	w.expect(t, "^note: changed: a/new/deep/z; building a$", "built a:1", "watching [67] folders")
 	// A build that fails waits for the next change.
 	c.write(t, "Dockerfile", dockerfile+"COPPY\n")
 	w.expect(t, "^note: changed: Dockerfile$", "unknown instruction", "watching")
@@ -123,6 +124,55 @@ target "b" {
 	case <-time.After(30 * time.Second):
 		t.Error("it does not end")
 	}
+}
+
+// TestWatchLinks reads a Dockerfile, a context and files of it through links, lets these lead elsewhere, and moves folders.
+func TestWatchLinks(t *testing.T) {
+	needSandbox(t)
+	c := newCLI(t)
+	c.write(t, "bake.hcl", "target \"default\" {\n  context = \"deep/ctx\"\n  dockerfile = \"../linked\"\n  tags = [\"a:1\"]\n}\n")
+	const dockerfile = "FROM scratch\nCOPY link/f /\nCOPY sub/*.txt /\n"
+	c.write(t, "common/x/Dockerfile", dockerfile)
+	for _, dir := range []string{"one", "two"} {
+		c.write(t, dir+"/real/f", dir)
+		c.write(t, dir+"/sub/x.txt", dir)
+		c.write(t, dir+"/unread", dir)
+	}
+	link := func(to, name string) {
+		t.Helper()
+		path := filepath.Join(c.dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.RemoveAll(path), os.Symlink(to, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link("../common/x/Dockerfile", "deep/linked")
+	link("../one", "deep/ctx")
+	link("real", "one/link")
+	link("/real", "two/link")
+	w := startWatch(t, c)
+	w.expect(t, "built a:1", "watching")
+	saved := func(name, text string) {
+		t.Helper()
+		c.write(t, name, text)
+		w.expect(t, "changed: .*"+regexp.QuoteMeta(filepath.Base(name))+".*building default$", "built a:1", "watching")
+	}
+	saved("common/x/Dockerfile", dockerfile+"ENV A=1\n")
+	saved("one/real/f", "2")
+	link("../two", "deep/ctx")
+	w.expect(t, "changed: .*deep/ctx.*building default$", "built a:1", "watching")
+	saved("two/real/f", "3")
+	saved("two/sub/x.txt", "3")
+	c.write(t, "one/real/f", "nobody reads it")
+	c.write(t, "two/unread", "nor this")
+	// The folder above one that is watched is moved away, and another one comes there.
+	c.write(t, "new/x/Dockerfile", dockerfile+"ENV A=2\n")
+	for _, move := range [][2]string{{"common", "old"}, {"new", "common"}} {
+		if err := os.Rename(filepath.Join(c.dir, move[0]), filepath.Join(c.dir, move[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	saved("two/real/f", "4")
+	saved("common/x/Dockerfile", dockerfile+"ENV A=3\n")
 }
 
 func TestWatchRefuses(t *testing.T) {

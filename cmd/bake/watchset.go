@@ -21,7 +21,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// watchSet is what a build reads: single files, and parts of build contexts.
+// watchSet is what a build reads: single files, and parts of build contexts. Its paths lead through no links, and the links that lead
+// there are among the files: a watch is on what a path was when it began, and events have the path that it was begun with.
 type watchSet struct {
 	files    map[string]bool // absolute, that need not exist
 	contexts []watchedContext
@@ -38,15 +39,11 @@ type watchedContext struct {
 // newWatchSet takes from a graph what it reads of this machine; g may be nil.
 func newWatchSet(files []string, g *planner.Graph) (watchSet, error) {
 	w := watchSet{files: map[string]bool{}}
-	for _, f := range files {
-		w.files[f] = true
-	}
+	w.add(files)
 	if g == nil {
 		return w, nil
 	}
-	for _, f := range g.Files {
-		w.files[f] = true
-	}
+	w.add(g.Files)
 	reads := g.Reads()
 	for _, s := range g.Steps {
 		source := s.Op.GetSource()
@@ -60,7 +57,11 @@ func newWatchSet(files []string, g *planner.Graph) (watchSet, error) {
 				return w, fmt.Errorf("ignore patterns of %s: %w", g.Locals[name].Dir, err)
 			}
 		}
-		c, err := newWatchedContext(g.Locals[name].Dir, excludes, reads[s])
+		way := throughLinks("/", g.Locals[name].Dir)
+		for _, link := range way[:len(way)-1] {
+			w.files[link] = true
+		}
+		c, err := newWatchedContext(way[len(way)-1], excludes, reads[s])
 		if err != nil {
 			return w, err
 		}
@@ -69,10 +70,47 @@ func newWatchSet(files []string, g *planner.Graph) (watchSet, error) {
 	return w, nil
 }
 
+// add adds files, the links that lead to them, and what these lead to.
+func (w watchSet) add(files []string) {
+	for _, f := range files {
+		for _, p := range throughLinks("/", f) {
+			w.files[p] = true
+		}
+	}
+}
+
+// throughLinks are the links on the way to a path below root, and at last where it leads, which need not be there. No link leads out
+// of root.
+func throughLinks(root, path string) []string {
+	var all []string
+	at, rest := "/", strings.Split(path, "/")
+	for len(rest) > 0 {
+		next := filepath.Join(at, rest[0])
+		rest = rest[1:]
+		to, err := os.Readlink(filepath.Join(root, next))
+		if err != nil || len(all) == maxLinks {
+			at = next
+			continue
+		}
+		all = append(all, filepath.Join(root, next))
+		if filepath.IsAbs(to) {
+			at = "/"
+		}
+		rest = append(strings.Split(to, "/"), rest...)
+	}
+	return append(all, filepath.Join(root, at))
+}
+
 func newWatchedContext(dir string, excludes, reads []string) (watchedContext, error) {
 	c := watchedContext{dir: dir, excludes: excludes}
 	for _, p := range reads {
-		c.reads = append(c.reads, beforeWildcard(p))
+		for _, at := range throughLinks(dir, beforeWildcard(p)) {
+			rel, err := filepath.Rel(dir, at)
+			if err != nil {
+				return c, err
+			}
+			c.reads = append(c.reads, rel)
+		}
 	}
 	var err error
 	if len(excludes) > 0 {
@@ -209,18 +247,35 @@ func notThere(err error) error {
 	return err
 }
 
-// follow makes the watcher watch these directories and no others.
-func follow(w *fsnotify.Watcher, wanted map[string]bool) error {
+// inode is which directory a path names.
+type inode struct{ dev, number uint64 }
+
+// inodeOf is that of a directory, the zero value where there is none.
+func inodeOf(dir string) inode {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil {
+		return inode{}
+	}
+	return inode{uint64(st.Dev), st.Ino}
+}
+
+// follow makes the watcher watch these directories and no others. watched is what their paths named when they came to be watched: where
+// another one stands there now, because one above it was moved, that one is watched.
+func follow(w *fsnotify.Watcher, watched map[string]inode, wanted map[string]bool) error {
 	have := map[string]bool{}
 	for _, dir := range w.WatchList() {
-		if have[dir] = true; !wanted[dir] {
-			_ = w.Remove(dir) // it may have gone
+		if wanted[dir] && watched[dir] == inodeOf(dir) {
+			have[dir] = true
+			continue
 		}
+		_ = w.Remove(dir) // it may have gone
+		delete(watched, dir)
 	}
 	for dir := range wanted {
 		if have[dir] {
 			continue
 		}
+		watched[dir] = inodeOf(dir)
 		err := w.Add(dir)
 		switch {
 		case errors.Is(err, unix.ENOSPC):
