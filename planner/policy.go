@@ -124,7 +124,7 @@ type subject struct {
 	vars   map[string]any
 }
 
-// subjects are the bases, the images, or each base with the images that use it.
+// subjects are the bases, the images, or each base with the images that use it, be it through targets that they link to.
 func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 	var list []subject
 	for _, b := range g.Bases {
@@ -134,6 +134,12 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 	}
 	if !images {
 		return list
+	}
+	users := map[string][]string{} // of bases, by reference
+	for _, b := range g.Bases {
+		if bases {
+			users[b.Ref] = g.Users(b.Ref)
+		}
 	}
 	for _, m := range g.Images {
 		name := fmt.Sprintf("target %s (%s)", m.Target, platforms.Format(m.Platform))
@@ -145,7 +151,7 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 			continue
 		}
 		for _, b := range g.Bases {
-			if slices.Contains(b.Targets, m.Target) {
+			if slices.Contains(users[b.Ref], m.Target) {
 				list = append(list, subject{name + ", base " + b.Ref, b.Places, vars(g.baseFacts(b))})
 			}
 		}

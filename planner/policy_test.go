@@ -92,3 +92,49 @@ target "db-migrate" {
 		t.Error(d)
 	}
 }
+
+// TestPolicyOfLinks: what an image takes of a target that it links to stands on bases that are its own as well, also when
+// only the image is asked for.
+func TestPolicyOfLinks(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"bake.hcl": `
+policy "shipped" {
+  rule    = "!target.name.startsWith('svc-') || base.tag == 'slim'"
+  message = "services stand on slim"
+}
+policy "stood" {
+  rule    = "base.ref != image.base || base.tag == 'slim'"
+  message = "stand on slim"
+}
+target "svc-api" {
+  contexts          = { common = "target:common", unused = "target:unused" }
+  dockerfile-inline = "FROM common\nUSER 5"
+}
+target "common" { dockerfile-inline = "FROM debian:13" }
+target "unused" { dockerfile-inline = "FROM debian:12" }
+`})
+	p, _, err := config.Load(t.Context(), config.Options{Dir: dir, Targets: []string{"svc-api"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := planner.Plan(t.Context(), p, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := g.CheckPolicies(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, v := range found {
+		got = append(got, v.String())
+	}
+	const subject = "target svc-api (linux/amd64), base docker.io/library/debian:13"
+	want := []string{
+		"policy shipped: " + subject + ": services stand on slim (dockerfile-inline of common:1)",
+		"policy stood: " + subject + ": stand on slim (dockerfile-inline of common:1)",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
