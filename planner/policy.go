@@ -60,8 +60,8 @@ func (e *PolicyError) Error() string {
 func (e *PolicyError) Unwrap() error { return e.Err }
 
 // CheckPolicies evaluates the rules of a project on what a graph stands on and makes. A rule that speaks of base holds for
-// each base, one that speaks of target or image for each image, and one of both for each base of each target. The error is
-// a PolicyError.
+// each base, one that speaks of target or image for each image, and one of both for each base of each target; one of neither is
+// evaluated once, so that it cannot pass by not being looked at. The error is a PolicyError.
 func (g *Graph) CheckPolicies(p *config.Project) ([]Violation, error) {
 	if len(p.Policies) == 0 {
 		return nil, nil
@@ -131,6 +131,9 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 		if bases && !images {
 			list = append(list, subject{"base " + b.Ref, b.Places, map[string]any{"base": g.baseFacts(b), "target": map[string]any{}, "image": map[string]any{}}})
 		}
+	}
+	if !bases && !images {
+		return []subject{{name: "the project", vars: map[string]any{}}}
 	}
 	if !images {
 		return list

@@ -138,3 +138,28 @@ target "unused" { dockerfile-inline = "FROM debian:12" }
 		t.Error(d)
 	}
 }
+
+// TestPolicyOfNothing: a rule that speaks of no base, target or image is evaluated all the same.
+func TestPolicyOfNothing(t *testing.T) {
+	tests := map[string]struct{ rule, want string }{
+		"holds":    {"true", ""},
+		"does not": {"false", "policy p: the project: the rule does not hold: false"},
+		"cannot":   {"'x'.matches('(')", "error"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := &config.Project{Policies: map[string]config.Policy{"p": {Name: "p", Rule: tt.rule}}}
+			found, err := (&planner.Graph{}).CheckPolicies(p)
+			got := ""
+			switch {
+			case err != nil:
+				got = "error"
+			case len(found) > 0:
+				got = found[0].String()
+			}
+			if got != tt.want {
+				t.Errorf("got %q (%v), want %q", got, err, tt.want)
+			}
+		})
+	}
+}
