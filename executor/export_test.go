@@ -468,6 +468,8 @@ func TestValidate(t *testing.T) {
 		"push without tag": {outputs: []config.Attrs{{"type": "registry"}}, change: func(i *planner.Image) { i.Tags = nil }, want: "needs a tag"},
 		"bad tag": {outputs: []config.Attrs{{"type": "image"}}, change: func(i *planner.Image) { i.Tags = []string{"UPPER"} },
 			want: "image name"},
+		"tag with a digest": {outputs: []config.Attrs{{"type": "image"}}, change: func(i *planner.Image) { i.Tags = []string{"a:1@sha256:" + strings.Repeat("0", 64)} },
+			want: "has a digest"},
 		"index annotation": {outputs: []config.Attrs{{"type": "image"}}, change: func(i *planner.Image) { i.Annotations = []string{"index:a=b"} },
 			want: "single platform"},
 		"bad annotation": {outputs: []config.Attrs{{"type": "image"}}, change: func(i *planner.Image) { i.Annotations = []string{"a"} },

@@ -22,13 +22,22 @@ func imageNames(a config.Attrs, img *planner.Image, k Kind) ([]string, error) {
 	}
 	names := make([]string, 0, len(tags))
 	for _, t := range tags {
-		n, err := normalName(strings.TrimSpace(t))
+		n, err := givenName(strings.TrimSpace(t))
 		if err != nil {
 			return nil, err
 		}
 		names = append(names, n)
 	}
 	return names, nil
+}
+
+// givenName is the normalised name that an image gets. A digest in it could only be another's: the image's own follows from its
+// content, and a push would move no tag.
+func givenName(s string) (string, error) {
+	if _, _, ok := strings.Cut(s, "@"); ok {
+		return "", fmt.Errorf("image name %q has a digest, which only an image's content gives it: name a tag, or push with push-by-digest=true", s)
+	}
+	return normalName(s)
 }
 
 // normalName makes "x" "docker.io/library/x:latest".

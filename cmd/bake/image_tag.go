@@ -33,6 +33,9 @@ func (a *app) tagImage(name string, more []string) error {
 		if err != nil {
 			return err
 		}
+		if _, d := splitDigest(full); d != "" && d != found.Digest {
+			return usagef("image name %q has the digest of another image: %s is %s", n, shownName(found.Name), found.Digest)
+		}
 		next := found
 		next.Name = full
 		tagged = append(tagged, next)
