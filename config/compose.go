@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/compose-spec/compose-go/v2/consts"
 	composeloader "github.com/compose-spec/compose-go/v2/loader"
@@ -34,7 +36,9 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 	if err != nil {
 		return d, hcl.Diagnostics{problem(nil, "%v", err)}
 	}
-	p, err := loadCompose(ctx, l.opts.Dir, files, env, l.remote != nil)
+	named := &composeNames{paths: map[string]bool{}}
+	p, err := loadCompose(ctx, l.opts.Dir, files, env, l.remote != nil, named)
+	l.included = append(l.included, named.files(l.opts.Dir)...)
 	if err != nil {
 		return d, hcl.Diagnostics{composeProblem(files, err)}
 	}
@@ -82,8 +86,8 @@ func (l *loader) composeEnv() (map[string]string, error) {
 }
 
 // loadCompose reads compose files with all that they include and extend; of those from elsewhere alone brings nothing from this
-// machine. Paths stay as they are written, relative to dir.
-func loadCompose(ctx context.Context, dir string, files []*document, env map[string]string, alone bool) (_ *types.Project, err error) {
+// machine. Paths stay as they are written, relative to dir. named gets those of what was included and extended.
+func loadCompose(ctx context.Context, dir string, files []*document, env map[string]string, alone bool, named *composeNames) (_ *types.Project, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the file makes the reader of compose files stop: %v", r)
@@ -102,6 +106,7 @@ func loadCompose(ctx context.Context, dir string, files []*document, env map[str
 		o.SkipNormalization, o.SkipValidation, o.ResolvePaths = true, true, false
 		o.SkipInclude, o.SkipExtends, o.SkipResolveEnvironment = alone, alone, alone
 		o.Profiles = []string{"*"}
+		o.ResourceLoaders = []composeloader.ResourceLoader{named}
 	}
 	raw, err := composeloader.LoadModelWithContext(ctx, details, options)
 	if err != nil {
@@ -115,6 +120,51 @@ func loadCompose(ctx context.Context, dir string, files []*document, env map[str
 		return nil, err
 	}
 	return composeloader.ModelToProject(model, composeloader.ToOptions(&details, []func(*composeloader.Options){options}), details)
+}
+
+// composeNames notes the paths that compose files name of others: it is asked for each of them first, and brings none.
+type composeNames struct {
+	mu    sync.Mutex
+	paths map[string]bool // as they are written, each relative to the file that names it
+}
+
+// Accept implements composeloader.ResourceLoader.
+func (m *composeNames) Accept(path string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.paths[path] = true
+	return false
+}
+
+// Load implements composeloader.ResourceLoader. It is not asked.
+func (m *composeNames) Load(context.Context, string) (string, error) {
+	return "", errors.ErrUnsupported
+}
+
+// Dir implements composeloader.ResourceLoader. It is not asked.
+func (m *composeNames) Dir(path string) string { return filepath.Dir(path) }
+
+// files are the files that the paths can name, of compose files in dir and of those that they name: all that was read, and perhaps more,
+// since which file wrote a path is not known.
+func (m *composeNames) files(dir string) []string {
+	found := map[string]bool{}
+	dirs := []string{dir}
+	for i := 0; i < len(dirs); i++ {
+		for path := range m.paths {
+			at := filepath.Clean(path)
+			if !filepath.IsAbs(path) {
+				at = filepath.Join(dirs[i], path)
+			}
+			if info, err := os.Stat(at); err != nil || !info.Mode().IsRegular() {
+				continue
+			}
+			found[at] = true
+			if in := filepath.Dir(at); !slices.Contains(dirs, in) {
+				dirs = append(dirs, in)
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // buildModel is what matters of a compose model for builds, with paths of env files that do not depend on where this

@@ -65,6 +65,7 @@ type loader struct {
 	files     map[string]*hcl.File
 	docs      []*document
 	names     []string // of all files that were read
+	included  []string // see Project.Included
 	remote    *remote  // nil when the files are on this machine
 	scope     *scope
 	defs      map[string][]targetDef // blocks of each target, in order
@@ -352,7 +353,7 @@ func (l *loader) allNames() []string {
 func (l *loader) project() (*Project, hcl.Diagnostics) {
 	p := &Project{Dir: l.opts.Dir, Targets: map[string]*Target{}, Groups: map[string]*Group{},
 		Bases: map[string]Base{}, Policies: map[string]Policy{}, Registries: map[string]Registry{}, Engines: map[string]Engine{}}
-	p.Files = l.names
+	p.Files, p.Included = l.names, l.included
 	requested, diags := l.request()
 	if diags.HasErrors() {
 		return nil, diags

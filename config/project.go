@@ -8,6 +8,8 @@ type Project struct {
 	Dir string
 	// Files are the project files that were read, in the order of precedence, as the user would name them.
 	Files []string
+	// Included are the files that compose files include or extend, absolute; there may be others among them that these name.
+	Included []string
 	// Targets holds every target that was evaluated, by name: the requested ones and all that they link to.
 	Targets map[string]*Target
 	// Groups holds the groups by name, members in the written order.

@@ -268,6 +268,35 @@ func TestAffectedByLinks(t *testing.T) {
 	check("a file there changes", "z")
 }
 
+// TestAffectedByIncludedFiles changes what compose files include and extend, whatever it is called and by whatever names it.
+func TestAffectedByIncludedFiles(t *testing.T) {
+	needSandbox(t)
+	c := newRepo(t)
+	c.write(t, "compose.yaml", "include: [parts/more.json]\nservices:\n  ext:\n    extends: {file: base.conf, service: b}\n    image: ext\n")
+	text := map[string]string{
+		"base.conf":        "services:\n  b:\n    extends: {file: parts/deep, service: d}\n",
+		"parts/deep":       "services:\n  d:\n    build: {dockerfile_inline: 'FROM scratch'}\n",
+		"parts/more.json":  `{"include": ["third"], "services": {"m": {"build": {"dockerfile_inline": "FROM scratch"}}}}`,
+		"parts/third":      "services:\n  n:\n    build: {dockerfile_inline: 'FROM scratch'}\n",
+		"parts/irrelevant": "",
+	}
+	for name, t0 := range text {
+		c.write(t, name, t0)
+	}
+	c.commit(t)
+	for name, t0 := range text {
+		c.write(t, name, t0+"\n\n")
+		want := "ext m n"
+		if name == "parts/irrelevant" {
+			want = ""
+		}
+		if got := c.affects(t, "HEAD", "-f", "compose.yaml"); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+		c.git(t, "checkout", "-q", name)
+	}
+}
+
 // TestAffectedByUnknownBase changes bases of which the store has nothing, as on a fresh machine of a CI service.
 func TestAffectedByUnknownBase(t *testing.T) {
 	needSandbox(t)

@@ -142,6 +142,11 @@ func (r *revision) answer(q question) string {
 // readBeside is a file that is otherwise in a revision than on the disk and may be read without asking a view, "" for none: what compose
 // files include or extend is read by the library for them.
 func readBeside(p *config.Project, v *revision) string {
+	for _, f := range p.Included {
+		if slices.ContainsFunc(throughLinks("/", f), v.Touches) {
+			return f
+		}
+	}
 	if !composes(p, v) {
 		return ""
 	}

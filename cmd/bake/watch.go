@@ -161,7 +161,7 @@ func (w *watch) follow(ctx context.Context, dir string, graph *planner.Graph, pr
 // projectFiles are the files that a project was read from, those of its tests, and its Dockerfiles.
 func projectFiles(dir string, p *config.Project) []string {
 	var all []string
-	for _, f := range p.Files {
+	for _, f := range slices.Concat(p.Files, p.Included) {
 		all = append(all, absolute(dir, f))
 	}
 	for _, t := range p.Targets {

@@ -175,6 +175,19 @@ func TestWatchLinks(t *testing.T) {
 	saved("common/x/Dockerfile", dockerfile+"ENV A=3\n")
 }
 
+// TestWatchIncluded saves what a compose file extends.
+func TestWatchIncluded(t *testing.T) {
+	needSandbox(t)
+	c := newCLI(t)
+	c.write(t, "compose.yaml", "services:\n  a:\n    extends: {file: parts/base.conf, service: b}\n    image: a:1\n")
+	const base = "services:\n  b:\n    build: {dockerfile_inline: 'FROM scratch', labels: {x: '%d'}}\n"
+	c.write(t, "parts/base.conf", fmt.Sprintf(base, 1))
+	w := startWatch(t, c, "a")
+	w.expect(t, "built a:1", "watching")
+	c.write(t, "parts/base.conf", fmt.Sprintf(base, 2))
+	w.expect(t, "^note: changed: parts/base.conf; building a$", "built a:1", "watching")
+}
+
 func TestWatchRefuses(t *testing.T) {
 	c := newCLI(t)
 	for _, args := range [][]string{{"--print"}, {"--check"}, {"--call=outline"}, {"-f", "-"}, {"https://example.com/x.git"}} {
