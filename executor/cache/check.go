@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // Damage is one thing that a check found wrong.
@@ -87,6 +89,9 @@ func (c *checker) blobs(ctx context.Context) error {
 	return c.each(ctx, dirBlobs, func(path, name string) error {
 		d := digest.NewDigestFromEncoded(digest.SHA256, name)
 		whole, err := fileHas(path, d)
+		if spoilt(err) {
+			return c.damaged(path, fmt.Sprintf("it cannot be read: %v", cause(err)))
+		}
 		if err != nil {
 			return wrap("read", path, err)
 		}
@@ -123,6 +128,9 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return "its files are not there", nil
 	}
+	if spoilt(err) {
+		return fmt.Sprintf("it cannot be read: %v", cause(err)), nil
+	}
 	if err != nil {
 		return "", wrap("read", c.s.layerPath(id), err)
 	}
@@ -133,7 +141,24 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 		return "", nil
 	}
 	meta, _ := c.s.LayerMeta(id)
-	return c.o.Layer(ctx, c.s.layerPath(id, "fs"), meta)
+	what, err := c.o.Layer(ctx, c.s.layerPath(id, "fs"), meta)
+	if spoilt(err) {
+		return fmt.Sprintf("it cannot be read: %v", cause(err)), nil
+	}
+	return what, err
+}
+
+// spoilt says whether a read failed for what the disk holds, and not for who reads it or how: nobody will be able to.
+func spoilt(err error) bool {
+	return slices.ContainsFunc([]error{unix.EIO, unix.EBADMSG, unix.EUCLEAN, unix.EISDIR}, func(one error) bool { return errors.Is(err, one) })
+}
+
+// cause is what the system said, without the path.
+func cause(err error) error {
+	if e := new(os.PathError); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
 }
 
 func (c *checker) entries(ctx context.Context) error {

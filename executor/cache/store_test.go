@@ -120,6 +120,27 @@ func TestDamageIsAMiss(t *testing.T) {
 	})
 }
 
+// TestCheckUnreadable has a blob that nobody can read, as on a bad sector: it is one more damage, and does not end the check.
+func TestCheckUnreadable(t *testing.T) {
+	s := open(t, t.TempDir())
+	bad, wrong, good := putBlob(t, s, "unreadable"), putBlob(t, s, "damaged"), putBlob(t, s, "good")
+	if err := errors.Join(os.Remove(s.BlobPath(bad)), os.Mkdir(s.BlobPath(bad), 0o755), os.WriteFile(s.BlobPath(wrong), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, repair := range []bool{false, true} {
+		found, err := s.Check(t.Context(), CheckOptions{Repair: repair})
+		if err != nil || len(found) != 2 {
+			t.Errorf("repair %t: found %v, %v", repair, found, err)
+		}
+	}
+	if found, err := s.Check(t.Context(), CheckOptions{}); err != nil || len(found) > 0 {
+		t.Errorf("after the repair: found %v, %v", found, err)
+	}
+	if _, err := os.Stat(s.BlobPath(good)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLockExcludesAndCancels(t *testing.T) {
 	dir := t.TempDir()
 	a, b := open(t, dir), open(t, dir)
