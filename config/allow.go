@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 )
@@ -155,7 +156,7 @@ func within(dir, path string, roots []string) (bool, error) {
 	return false, nil
 }
 
-// realPath follows the links of a path; what does not exist is kept as it is written.
+// realPath follows the links of a path; what does not exist is kept as it is written, also below what is no directory.
 func realPath(dir, path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
@@ -166,7 +167,8 @@ func realPath(dir, path string) (string, error) {
 		if err == nil {
 			return filepath.Join(real, rest), nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) || path == "/" {
+		missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+		if !missing || path == "/" {
 			return "", fmt.Errorf("look at %s: %w", path, err)
 		}
 		rest = filepath.Join(filepath.Base(path), rest)

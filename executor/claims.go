@@ -1,11 +1,13 @@
 package executor
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/bakebuild/bake/planner"
 )
@@ -78,6 +80,8 @@ func (o Output) claim(claims map[string]claim, target string) error {
 func (o Output) checkPlace() error {
 	fi, err := os.Stat(o.Dest)
 	switch {
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%s is below a file: name another dest", o.Dest)
 	case err != nil:
 		return nil // it is not there yet, or writing it says why it cannot be
 	case o.isFolder() && !fi.IsDir():

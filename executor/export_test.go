@@ -455,6 +455,7 @@ func TestValidate(t *testing.T) {
 		"same path":                        {outputs: []config.Attrs{{"type": "oci", "dest": "a"}, {"type": "tar", "dest": "./a"}}, want: "also an output"},
 		"below a file":                     {outputs: []config.Attrs{{"type": "local", "dest": "a/b/c"}, {"type": "tar", "dest": "a"}}, want: "/p/a/b/c is below /p/a, which is a file"},
 		"below a directory":                {outputs: []config.Attrs{{"type": "local", "dest": "a"}, {"type": "tar", "dest": "a/b"}}},
+		"below a file that is there":       {outputs: []config.Attrs{{"type": "tar", "dest": file + "/a"}}, want: "is below a file"},
 		"file in the way":                  {outputs: []config.Attrs{{"type": "local", "dest": file}}, want: "is not a directory"},
 		"directory in the way of a tar":    {outputs: []config.Attrs{{"type": "tar", "dest": filepath.Dir(file)}}, want: "or use type=local"},
 		"directory in the way of a layout": {outputs: []config.Attrs{{"type": "oci", "dest": filepath.Dir(file)}}, want: "or use tar=false"},
