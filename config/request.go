@@ -71,6 +71,9 @@ func (l *loader) expand(name string, way []string) ([]string, hcl.Diagnostics) {
 	if len(way) > 0 {
 		at = l.groups[way[len(way)-1]].at()
 	}
+	if name == "default" && len(way) == 0 && len(l.allNames()) == 0 {
+		return nil, hcl.Diagnostics{problem(nil, "no project file has a target: a matrix with an empty axis makes none")}
+	}
 	if name == "default" && len(way) == 0 {
 		return nil, hcl.Diagnostics{problem(nil, "no project file has a target or group \"default\": name what to build (%s)", someOf(l.allNames()))}
 	}
