@@ -73,6 +73,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		rule   *planner.PolicyError
 		denied deniedError
 		peer   *buildkitd.Error
+		docker *executor.DockerError
 		blind  *watchError
 		output *executor.OutputError
 		cached *buildkitd.CacheError
@@ -95,7 +96,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitPolicy
 	case errors.As(err, &lock):
 		return exitLock
-	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer):
+	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &docker):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached):
 		return exitUsage
