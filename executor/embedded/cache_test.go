@@ -275,6 +275,19 @@ func TestMissingSecret(t *testing.T) {
 	}
 }
 
+// TestUnreadableSecret: a secret whose file or variable is missing is a fault of the step's own, not of this machine.
+func TestUnreadableSecret(t *testing.T) {
+	for _, secret := range []config.Secret{{ID: "tok", Src: "missing"}, {ID: "tok", Env: "BAKE_TEST_MISSING"}} {
+		s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nRUN --mount=type=secret,id=tok [\"print\", \"x\"]\n"})
+		s.targets[0].Secrets = []config.Secret{secret}
+		_, _, err := s.run()
+		var step *executor.StepError
+		if !errors.As(err, &step) || !strings.HasPrefix(err.Error(), "target ") || !strings.Contains(err.Error(), "secret tok of target") || !strings.Contains(err.Error(), "Dockerfile:2") {
+			t.Errorf("err = %v", err)
+		}
+	}
+}
+
 func TestFailedStep(t *testing.T) {
 	s := newSite(t, map[string]string{
 		"Dockerfile": "FROM scratch\nRUN [\"fail\", \"3\"]\nRUN [\"write\", \"/x\", \"1\"]\n",

@@ -14,6 +14,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/embedded/tree"
@@ -60,7 +61,7 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 		}
 		mount, err := s.mount(ctx, i, m)
 		if err != nil {
-			return spec, fmt.Errorf("mount %s: %w", m.GetDest(), err)
+			return spec, mountError(m.GetDest(), err)
 		}
 		for _, one := range mount { // of several at one place the last counts
 			spec.Mounts = slices.DeleteFunc(spec.Mounts, func(old sandbox.Mount) bool { return path.Clean(old.Dest) == path.Clean(one.Dest) })
@@ -77,6 +78,15 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 	}
 	spec.Env = environment(meta, secrets, home)
 	return spec, s.limits(&spec)
+}
+
+// mountError names the mount, unless the error says all of the step already.
+func mountError(dest string, err error) error {
+	var own *executor.StepError
+	if errors.As(err, &own) {
+		return err
+	}
+	return fmt.Errorf("mount %s: %w", dest, err)
 }
 
 // overlay is the overlay of a bind mount's input with a layer of its own on top, unless it is read-only. Only what an

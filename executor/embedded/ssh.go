@@ -40,7 +40,7 @@ func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
 	}
 	open, err := openAgent(source)
 	if err != nil {
-		return nil, fmt.Errorf("ssh %s: %w", id, err)
+		return nil, s.x.n.stepError(fmt.Errorf("ssh %s: %w", id, err), "start the agent or name a key that is there in the target's ssh")
 	}
 	draft, err := s.draft()
 	if err != nil {
