@@ -44,6 +44,7 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 		mergeDirs(g.Locals, d.locals)
 		mergeDirs(g.Layouts, d.layouts)
 	}
+	m.warnOfTags()
 	for _, d := range all {
 		m.own(d)
 	}
