@@ -60,3 +60,48 @@ done
 		}
 	}
 }
+
+// TestPruneFullDisk frees a cache whose disk has neither a block nor a name left for the folder that each process makes: what
+// the error of a build says to do has to work.
+func TestPruneFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		skip(t, "needs root, to mount a small disk")
+	}
+	dir, small := t.TempDir(), t.TempDir()
+	for name, text := range map[string]string{
+		"big":      strings.Repeat("0123456789abcdef", 64<<10), // 1 MiB
+		"bake.hcl": `target "default" { dockerfile-inline = "FROM scratch\nCOPY big /big" }`,
+		"script": `
+set -u
+mount -t tmpfs -o size=20m,nr_inodes=4000 tmpfs "$BAKE_CACHE_DIR"
+"$BAKE" build --progress=none || exit
+mkdir "$BAKE_CACHE_DIR/others"
+head -c 30000000 /dev/zero >"$BAKE_CACHE_DIR/others/big" 2>/dev/null
+n=0; while (: >"$BAKE_CACHE_DIR/others/$n") 2>/dev/null; do n=$((n+1)); done
+"$BAKE" cache du >du
+echo "du exits $?"
+"$BAKE" cache prune --all
+echo "prune exits $?"
+rm -r "$BAKE_CACHE_DIR/others"
+"$BAKE" build --progress=none
+echo "build exits $?"
+"$BAKE" cache check
+`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exe := bakeCommand(t).Path
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", filepath.Join(dir, "script"))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+small, "BAKE="+exe)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"du exits 0\n", "freed 1.", "prune exits 0\n", "build exits 0\n", "nothing is damaged\n"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -129,6 +130,9 @@ func (s *Store) join() error {
 	if err == nil {
 		err = s.takeLease()
 	}
+	if Full(err) {
+		dead, err = nil, errors.Join(s.makeRoom(dead), s.takeLease())
+	}
 	if err == nil {
 		dead, err = s.claimDead(dead)
 	}
@@ -161,8 +165,25 @@ func (s *Store) takeLease() error {
 	if err != nil {
 		return err
 	}
+	if err := os.Mkdir(s.tmp, 0o700); err != nil {
+		return errors.Join(err, os.Remove(lease.Name()), lease.Close())
+	}
 	s.lease = lease
-	return os.Mkdir(s.tmp, 0o700)
+	return nil
+}
+
+// makeRoom frees the few blocks that a lease takes where the disk has none left, else nobody could open the cache to prune
+// it: what dead processes left goes at once, and what is only remembered to save time. The caller holds the lock "open".
+func (s *Store) makeRoom(dead []string) error {
+	err := errors.Join(s.forgetLedger(), removeTree(s.path(fileSizes)))
+	for _, lock := range dead {
+		err = errors.Join(err, removeTree(strings.TrimSuffix(lock, ".lock")), removeTree(lock))
+	}
+	known, _ := filepath.Glob(s.path(dirStat, "*"))
+	for _, index := range known {
+		err = errors.Join(err, removeTree(index))
+	}
+	return err
 }
 
 // findDead lists the lease names below tmp/ whose processes are gone. The caller holds the lock "open".

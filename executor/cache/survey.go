@@ -82,7 +82,8 @@ func (s *Store) survey() (*survey, error) {
 		}
 	}
 	if changed || len(seen) != len(known) {
-		if err := s.writeSizes(seen); err != nil {
+		// On a full disk the next survey measures again: this one may be what frees it.
+		if err := s.writeSizes(seen); err != nil && !Full(err) {
 			return nil, wrap("write", s.path(fileSizes), err)
 		}
 	}
