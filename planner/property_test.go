@@ -180,6 +180,17 @@ func TestSeveralErrors(t *testing.T) {
 	}
 }
 
+// TestEpochBeyondAllYears: a time that no image config can hold is told as what it is.
+func TestEpochBeyondAllYears(t *testing.T) {
+	dockerfile := "FROM scratch"
+	p := project(t.TempDir(), &config.Target{
+		Name: "a", DockerfileInline: &dockerfile, Args: map[string]string{"SOURCE_DATE_EPOCH": "253402300800"},
+	})
+	if got, want := text(t, p, options()), "SOURCE_DATE_EPOCH 253402300800 is after the year 9999"; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 // TestBigLink: a linked target may not bring more than a base image may.
 func TestBigLink(t *testing.T) {
 	base, user := "FROM scratch\nENV A="+strings.Repeat("x", 40_000), "FROM base\nENV A=$A$A"

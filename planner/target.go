@@ -129,6 +129,9 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 	}}, nil
 }
 
+// lastYear is the last one that RFC 3339 has a form for.
+const lastYear = 9999
+
 // convert runs the front end and makes its definitions canonical.
 func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocispecs.Platform) error {
 	opt := f.opt
@@ -155,6 +158,9 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 		r, err := canonical(def, f.in)
 		if err != nil {
 			return err
+		}
+		if e := res.Epoch; e != nil && e.Year() > lastYear {
+			return fmt.Errorf("SOURCE_DATE_EPOCH %d is after the year %d, which an image config cannot hold", e.Unix(), lastYear)
 		}
 		if r.config, err = json.Marshal(res.Image); err != nil {
 			return fmt.Errorf("image config: %w", err)
