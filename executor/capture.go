@@ -3,6 +3,7 @@ package executor
 import (
 	"cmp"
 	"context"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -152,13 +153,18 @@ func tellable(args map[string]string) map[string]string {
 		case k == "cgroup-parent", k == "image-resolve-mode", k == "platform", k == "cache-imports", k == "context", k == "filename", k == "dockerfilekey":
 		case strings.HasPrefix(k, "attest:"):
 		case strings.HasPrefix(k, "context:"):
-			out[k] = urlutil.RedactCredentials(v)
+			out[k] = withoutPassword(urlutil.RedactCredentials(v))
 		default:
 			out[k] = v
 		}
 	}
 	return out
 }
+
+// password is one in a URL, which may stand behind something else: the planner names the files of a URL local://URL.
+var password = regexp.MustCompile(`((?:https?|git)://)[^/\s@:]*:[^/\s@]+@`)
+
+func withoutPassword(s string) string { return password.ReplaceAllString(s, "${1}xxxxx:xxxxx@") }
 
 func (c *capture) material(uri, algorithm, hex string) {
 	if !slices.ContainsFunc(c.materials, func(m slsa1.ResourceDescriptor) bool { return m.URI == uri }) {
@@ -169,6 +175,7 @@ func (c *capture) material(uri, algorithm, hex string) {
 // local notes a directory of this machine, of which no digest is known.
 func (c *capture) local(name string) {
 	c.incomplete = true
+	name = withoutPassword(name)
 	if !slices.ContainsFunc(c.request.Locals, func(l *types.LocalSource) bool { return l.Name == name }) {
 		c.request.Locals = append(c.request.Locals, &types.LocalSource{Name: name})
 	}

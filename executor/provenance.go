@@ -16,6 +16,7 @@ import (
 	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
 	"github.com/moby/buildkit/solver/llbsolver/provenance/types"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/urlutil"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -138,6 +139,7 @@ func (m maker) explain(p *types.ProvenancePredicateSLSA1, image *planner.Image, 
 		config.DigestMapping[s.Digest] = id
 		op := s.Op.CloneVT()
 		op.Inputs = nil
+		withoutPasswords(op.GetSource())
 		step := types.BuildStep{ID: id, Op: op}
 		for _, in := range s.Inputs {
 			step.Inputs = append(step.Inputs, fmt.Sprintf("%s:%d", ids[in.Step], in.Index))
@@ -160,6 +162,17 @@ func (m maker) explain(p *types.ProvenancePredicateSLSA1, image *planner.Image, 
 	}
 	p.BuildDefinition.InternalParameters.BuildConfig = config
 	p.RunDetails.Metadata.BuildKitMetadata.Source = source
+}
+
+// withoutPasswords takes the passwords of URLs out of a source (CVE-2023-26054).
+func withoutPasswords(source *pb.SourceOp) {
+	if source == nil {
+		return
+	}
+	source.Identifier = withoutPassword(source.Identifier)
+	if url := source.Attrs[pb.AttrFullRemoteURL]; url != "" {
+		source.Attrs[pb.AttrFullRemoteURL] = urlutil.RedactCredentials(url)
+	}
 }
 
 func locations(s *planner.Step, file string) *pb.Locations {

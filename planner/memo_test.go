@@ -206,14 +206,16 @@ func TestRecallDamaged(t *testing.T) {
 
 // TestRecallPassword: a plan with a password of a URL in it is not kept.
 func TestRecallPassword(t *testing.T) {
-	dockerfile := "FROM scratch\nADD https://ci:a-secret@example.com/x.tar /d/\n"
-	opts, memo := options(), newNotes()
-	opts.Memo = memo
-	if got := text(t, project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), opts); strings.HasPrefix(got, "error") {
-		t.Fatal(got)
-	}
-	if memo.stored != 0 {
-		t.Error("it was kept")
+	for _, url := range []string{"https://ci:a-secret@example.com/x.tar", "https://ci:a-secret@example.com/x.git"} {
+		dockerfile := "FROM scratch\nADD " + url + " /d/\n"
+		opts, memo := options(), newNotes()
+		opts.Memo = memo
+		if got := text(t, project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), opts); strings.HasPrefix(got, "error") {
+			t.Fatal(got)
+		}
+		if memo.stored != 0 {
+			t.Errorf("that of %s was kept", url)
+		}
 	}
 }
 

@@ -57,7 +57,7 @@ func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 	edge := func(e Edge) savedEdge { return savedEdge{place[e.Step], e.Index} }
 	marshal := proto.MarshalOptions{Deterministic: true}
 	for i, step := range g.Steps {
-		if password.MatchString(step.Op.GetSource().GetIdentifier()) {
+		if source := step.Op.GetSource(); password.MatchString(source.GetIdentifier()) || password.MatchString(source.GetAttrs()[pb.AttrFullRemoteURL]) {
 			return s, errors.New("a URL with a password")
 		}
 		saved := savedStep{Digest: step.Digest, Name: step.Name, Own: step.Own, Source: step.Source, Targets: step.Targets, NoCache: step.NoCache}

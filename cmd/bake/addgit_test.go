@@ -1,6 +1,11 @@
 package main
 
 import (
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,6 +65,85 @@ func TestAddGit(t *testing.T) {
 			t.Errorf("%s: exit %d, want 5 and %q in:\n%s", dockerfile, code, want, stderr)
 		}
 	}
+}
+
+// TestAddGitPassword: the user and password of a repository's URL reach its server, also for a submodule beside it, and are in no
+// file of the image, of the cache or of what is attested (CVE-2023-26054).
+func TestAddGitPassword(t *testing.T) {
+	needSandbox(t)
+	site := newRemoteSite(t)
+	closed := behindPassword(t, site.url)
+	writeFile(t, filepath.Join(site.work, ".gitmodules"), "[submodule \"sub\"]\n\tpath = sub\n\turl = ../repo.git\n")
+	site.commit(t, "main", map[string]string{"a.txt": "one"})
+	git(t, site.work, "update-index", "--add", "--cacheinfo", "160000,"+git(t, site.work, "rev-parse", "HEAD")+",sub")
+	git(t, site.work, "commit", "-q", "-m", "submodule")
+	git(t, site.work, "push", "-q", "origin", "main")
+	dir, cache := t.TempDir(), t.TempDir()
+	repo := strings.Replace(closed, "://", "://"+registryUser+":"+registryPassword+"@", 1) + "/repo.git#main"
+	writeFile(t, filepath.Join(dir, "bake.hcl"), "target \"default\" {\n  dockerfile = \"Dockerfile\"\n  contexts = { n = \""+repo+"\" }\n"+
+		"  output = [\"type=local,dest=out\"]\n  attest = [\"type=provenance,mode=max\"]\n  args = { REPO = \""+repo+"\" }\n}\n")
+	writeFile(t, filepath.Join(dir, "Dockerfile"), "FROM scratch\nARG REPO\nADD --keep-git-dir=true $REPO /r\nCOPY --from=n a.txt /n\n")
+	if code, _, stderr := runIn(t, dir, cache, "build", "--progress=none"); code != 0 {
+		t.Fatal(stderr)
+	}
+	for _, name := range []string{"n", "r/a.txt", "r/sub/a.txt", "r/.git/config", "provenance.json"} {
+		if _, err := os.Stat(filepath.Join(dir, "out", name)); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{filepath.Join(dir, "out", "r"), filepath.Join(cache, "entries"), filepath.Join(cache, "layers"), filepath.Join(cache, "statindex")} {
+		for path, text := range filesBelow(t, name) {
+			if strings.Contains(text, registryPassword) {
+				t.Errorf("the password is in %s", filepath.Join(name, path))
+			}
+		}
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "out/provenance.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What an argument says is told in any case.
+	if text := strings.ReplaceAll(string(raw), "\"build-arg:REPO\": \""+repo, ""); strings.Contains(text, registryPassword) {
+		t.Errorf("the password is in the provenance: %s", text)
+	}
+}
+
+// behindPassword is a server that asks for registryUser and registryPassword and passes on to another.
+func behindPassword(t *testing.T, at string) string {
+	t.Helper()
+	target, err := url.Parse(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != registryUser || password != registryPassword {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// filesBelow has the regular files below a directory.
+func filesBelow(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		files[strings.TrimPrefix(path, dir)] = string(raw)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
 
 // TestAddGitStaysOutside: a repository brings no files of this machine, and what it or its reference says is no option of git

@@ -58,7 +58,7 @@ func newGit(n *node, source *pb.SourceOp) (operation, error) {
 // parts name the files by repository and commit.
 func (g *gitStep) parts(commit string) parts {
 	p := newParts("git")
-	p.add("repository", g.ref.Remote)
+	p.add("repository", fetch.Public(g.ref.Remote))
 	p.add("commit", commit)
 	p.add("directory", g.ref.SubDir)
 	p.add("with .git, submodules", fmt.Sprint(g.ref.KeepGitDir, !g.ref.NoSubmodules))

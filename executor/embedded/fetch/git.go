@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,32 @@ type Repository struct {
 	KeepGitDir, NoSubmodules bool
 }
 
+// Public is the URL of a repository without the user and password that an http URL may have. This is what names it in keys, entries
+// and checkouts, so that none of them holds credentials.
+func Public(remote string) string {
+	scheme, user, rest := credentials(remote)
+	if user == "" {
+		return remote
+	}
+	return scheme + rest
+}
+
+// credentials cuts an http URL into its scheme, the user and password before the @, and the rest.
+func credentials(remote string) (scheme, user, rest string) {
+	name, rest, ok := strings.Cut(remote, "://")
+	if !ok || name != "http" && name != "https" {
+		return "", "", remote
+	}
+	host, path, slash := strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(host, '@'); i >= 0 {
+		user, host = host[:i], host[i+1:]
+	}
+	if slash {
+		host += "/" + path
+	}
+	return name + "://", user, host
+}
+
 func (r Repository) git() *dfgitutil.GitRef {
 	submodules := !r.NoSubmodules
 	return &dfgitutil.GitRef{
@@ -53,7 +80,7 @@ func (f *Fetcher) Commit(ctx context.Context, r Repository) (string, error) {
 // Checkout makes a layer of a commit, or of a directory of it, and returns its id. Modes are 0755 and 0644, whatever the umask
 // is. The error is an *Error.
 func (f *Fetcher) Checkout(ctx context.Context, r Repository, commit string) (digest.Digest, error) {
-	id := digest.FromString(fmt.Sprintf("git layer\x00%s\x00%s\x00%s\x00%v\x00%v", r.Remote, commit, r.SubDir, r.KeepGitDir, r.NoSubmodules))
+	id := digest.FromString(fmt.Sprintf("git layer\x00%s\x00%s\x00%s\x00%v\x00%v", Public(r.Remote), commit, r.SubDir, r.KeepGitDir, r.NoSubmodules))
 	if err := f.checkOutLayer(ctx, r, commit, id); err != nil {
 		return "", &Error{redact(r.Remote), err}
 	}
@@ -88,7 +115,7 @@ func (f *Fetcher) checkOutLayer(ctx context.Context, r Repository, commit string
 	if err := plainModes(draft.FS); err != nil {
 		return errors.Join(err, draft.Discard())
 	}
-	_, err = f.keep(draft, id, r.Remote+" "+commit)
+	_, err = f.keep(draft, id, Public(r.Remote)+" "+commit)
 	return err
 }
 
@@ -133,7 +160,7 @@ func (f *Fetcher) checked(ctx context.Context, ref *dfgitutil.GitRef) (string, e
 		return "", err
 	}
 	if ref.Checksum != "" && !strings.HasPrefix(commit, ref.Checksum) {
-		return "", fmt.Errorf("%s is commit %s, not %s", ref.Ref, commit, ref.Checksum)
+		return "", fmt.Errorf("%s is commit %s, not %s", cmp.Or(ref.Ref, "its default branch"), commit, ref.Checksum)
 	}
 	return commit, nil
 }
@@ -145,7 +172,7 @@ func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error
 		return "", err
 	}
 	submodules := ref.Submodules == nil || *ref.Submodules
-	id := digest.FromString(fmt.Sprintf("git checkout\x00%s\x00%s\x00%v\x00%v", ref.Remote, commit, keepsGitDir(ref), submodules))
+	id := digest.FromString(fmt.Sprintf("git checkout\x00%s\x00%s\x00%v\x00%v", Public(ref.Remote), commit, keepsGitDir(ref), submodules))
 	unlock, err := f.Store.Lock(ctx, id)
 	if err != nil {
 		return "", err
@@ -161,7 +188,7 @@ func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error
 	if err := f.checkOut(ctx, draft.FS, ref, commit, submodules); err != nil {
 		return "", errors.Join(err, draft.Discard())
 	}
-	return f.keep(draft, id, ref.Remote+" "+commit)
+	return f.keep(draft, id, Public(ref.Remote)+" "+commit)
 }
 
 // keep commits a draft and returns the layer's directory.
@@ -198,7 +225,7 @@ func (f *Fetcher) commit(ctx context.Context, ref *dfgitutil.GitRef) (string, er
 	if name == "" {
 		name = "HEAD"
 	}
-	out, err := f.run(ctx, "", "ls-remote", "--", ref.Remote, name, name+"^{}")
+	out, err := f.run(ctx, "", ref.Remote, "ls-remote", "--", Public(ref.Remote), name, name+"^{}")
 	if err != nil {
 		return "", err
 	}
@@ -240,25 +267,25 @@ func (f *Fetcher) checkOut(ctx context.Context, dir string, ref *dfgitutil.GitRe
 	}
 	steps := [][]string{
 		{"init", "--quiet"},
-		{"remote", "add", "--", "origin", ref.Remote},
+		{"remote", "add", "--", "origin", Public(ref.Remote)},
 		{"fetch", "--quiet", "--depth=1", "--no-tags", "origin", commit},
 	}
 	for _, args := range steps[:2] {
-		if _, err := f.run(ctx, dir, args...); err != nil {
+		if _, err := f.run(ctx, dir, ref.Remote, args...); err != nil {
 			return err
 		}
 	}
-	if _, err := f.run(ctx, dir, steps[2]...); err != nil {
+	if _, err := f.run(ctx, dir, ref.Remote, steps[2]...); err != nil {
 		// A server may refuse to give a commit by its number; then everything is fetched.
-		if _, err2 := f.run(ctx, dir, "fetch", "--quiet", "origin", "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"); err2 != nil {
+		if _, err2 := f.run(ctx, dir, ref.Remote, "fetch", "--quiet", "origin", "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"); err2 != nil {
 			return err
 		}
 	}
-	if _, err := f.run(ctx, dir, "checkout", "--quiet", "--force", "--detach", commit); err != nil {
+	if _, err := f.run(ctx, dir, ref.Remote, "checkout", "--quiet", "--force", "--detach", commit); err != nil {
 		return err
 	}
 	if _, err := os.Lstat(filepath.Join(dir, ".gitmodules")); err == nil && submodules {
-		if _, err := f.run(ctx, dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"); err != nil {
+		if _, err := f.run(ctx, dir, ref.Remote, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"); err != nil {
 			return err
 		}
 	}
@@ -284,8 +311,9 @@ func removeGitDirs(dir string) error {
 	})
 }
 
-// run runs git, away from the user's configuration and without questions to anybody.
-func (f *Fetcher) run(ctx context.Context, dir string, args ...string) ([]byte, error) {
+// run runs git about a repository, away from the user's configuration and without questions to anybody. Arguments name the
+// repository by its Public URL.
+func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) ([]byte, error) {
 	base := []string{
 		"-c", "protocol.allow=never", "-c", "protocol.https.allow=always", "-c", "protocol.http.allow=always",
 		"-c", "protocol.ssh.allow=always", "-c", "protocol.git.allow=always", "-c", "core.hooksPath=/dev/null",
@@ -294,7 +322,7 @@ func (f *Fetcher) run(ctx context.Context, dir string, args ...string) ([]byte, 
 	}
 	cmd := exec.CommandContext(ctx, "git", append(base, args...)...)
 	cmd.Dir = dir
-	cmd.Env = f.gitEnv()
+	cmd.Env = f.gitEnv(remote)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var stdout, stderr limited
@@ -315,14 +343,25 @@ func (f *Fetcher) run(ctx context.Context, dir string, args ...string) ([]byte, 
 	return nil, fmt.Errorf("git %s: %s", args[0], text)
 }
 
-func (f *Fetcher) gitEnv() []string {
+// gitEnv has what git may know of credentials, for the scheme, host and port that they are of: in the environment rather than
+// among the arguments, which every user of the machine may read, or in the configuration of a checkout, which an image may hold.
+func (f *Fetcher) gitEnv(remote string) []string {
 	env := append(f.Env[:len(f.Env):len(f.Env)], "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
 		"LC_ALL=C", "GIT_SSH_COMMAND=ssh -o BatchMode=yes")
-	if f.Auth == "" {
-		return env
+	if f.Auth != "" {
+		env = append(env, "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.https://"+f.Host+"/.extraHeader", "GIT_CONFIG_VALUE_0=Authorization: "+f.Auth)
 	}
-	// In the environment rather than among the arguments, which every user of the machine may read.
-	return append(env, "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.https://"+f.Host+"/.extraHeader", "GIT_CONFIG_VALUE_0=Authorization: "+f.Auth)
+	if scheme, user, rest := credentials(remote); user != "" {
+		host, _, _ := strings.Cut(rest, "/")
+		// Of all that configures git by the environment only this reaches the git of submodules; -c adds to it.
+		env = append(env, "GIT_CONFIG_PARAMETERS="+quote("url."+scheme+user+"@"+host+"/.insteadOf")+"="+quote(scheme+host+"/"))
+	}
+	return env
+}
+
+// quote quotes as git does in GIT_CONFIG_PARAMETERS.
+func quote(s string) string {
+	return "'" + strings.NewReplacer("'", `'\''`, "!", `'\!'`).Replace(s) + "'"
 }
 
 // limited keeps the first bytes of what is written to it.

@@ -69,7 +69,7 @@ func (f *Fetcher) http(ctx context.Context, url string, wanted digest.Digest) (d
 	if err := unpack(ctx, download, draft, name); err != nil {
 		return "", "", errors.Join(err, draft.Discard())
 	}
-	if dir, err = f.keep(draft, unpackedID(name, content), url); err != nil {
+	if dir, err = f.keep(draft, unpackedID(name, content), redact(url)); err != nil {
 		return "", "", err
 	}
 	file, err = onlyFile(dir, name)
