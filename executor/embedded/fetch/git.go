@@ -340,8 +340,14 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 	if text == "" {
 		text = err.Error()
 	}
+	if f.Auth != "" && redirected.MatchString(text) {
+		text += "; with credentials no redirect is followed: name the address that " + f.Host + " sends this on to"
+	}
 	return nil, fmt.Errorf("git %s: %s", args[0], text)
 }
+
+// redirected is how git says that it was sent elsewhere and did not go.
+var redirected = regexp.MustCompile(`returned error: 30[1278]\b`)
 
 // gitEnv has what git may know of credentials, for the scheme, host and port that they are of: in the environment rather than
 // among the arguments, which every user of the machine may read, or in the configuration of a checkout, which an image may hold.
@@ -349,7 +355,10 @@ func (f *Fetcher) gitEnv(remote string) []string {
 	env := append(f.Env[:len(f.Env):len(f.Env)], "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
 		"LC_ALL=C", "GIT_SSH_COMMAND=ssh -o BatchMode=yes")
 	if f.Auth != "" {
-		env = append(env, "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.https://"+f.Host+"/.extraHeader", "GIT_CONFIG_VALUE_0=Authorization: "+f.Auth)
+		// git sends such a header on to whatever host a redirect names.
+		scope := "http.https://" + f.Host + "/"
+		env = append(env, "GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0="+scope+".extraHeader", "GIT_CONFIG_VALUE_0=Authorization: "+f.Auth,
+			"GIT_CONFIG_KEY_1="+scope+".followRedirects", "GIT_CONFIG_VALUE_1=false")
 	}
 	if scheme, user, rest := credentials(remote); user != "" {
 		host, _, _ := strings.Cut(rest, "/")
