@@ -31,9 +31,24 @@ func (e *Error) Error() string {
 		}
 		return text + freeSpace(e.Path) + "; bake cache prune --all frees " + frees + ", or set BAKE_CACHE_DIR to another disk"
 	case errors.Is(e.Err, unix.EROFS), errors.Is(e.Err, unix.EACCES), errors.Is(e.Err, unix.EPERM):
+		if foreign(e.Path) {
+			text += "; it belongs to another user, as after a build with sudo: chown the cache back"
+			return text + ", or set BAKE_CACHE_DIR to a directory that you may write"
+		}
 		return text + "; set BAKE_CACHE_DIR to a directory that you may write"
 	}
 	return text
+}
+
+// foreign says whether path, or the nearest folder above it that can be looked at, is another user's.
+func foreign(path string) bool {
+	for ; path != "/" && path != "."; path = filepath.Dir(path) {
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil {
+			return int(st.Uid) != unix.Geteuid()
+		}
+	}
+	return false
 }
 
 // freeSpace says how much room the file system of path, or of the nearest folder above it, has left.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 func open(t testing.TB, dir string) *Store {
@@ -432,5 +434,23 @@ func TestPlan(t *testing.T) {
 	}
 	if got := s.Plan(name); got != nil {
 		t.Errorf("got %q of a damaged file", got)
+	}
+}
+
+// TestDeniedSaysWhose: an error of what may not be written says when it is another user's, as after a build with sudo.
+func TestDeniedSaysWhose(t *testing.T) {
+	mine, other := t.TempDir(), "/usr"
+	if os.Geteuid() == 0 {
+		other = t.TempDir()
+		if err := os.Chown(other, 12345, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const whose = "it belongs to another user"
+	for path, want := range map[string]bool{mine: false, other: true, filepath.Join(other, "missing/file"): true} {
+		text := (&Error{Op: "write", Path: path, Err: unix.EACCES}).Error()
+		if strings.Contains(text, whose) != want || !strings.Contains(text, "set BAKE_CACHE_DIR to a directory that you may write") {
+			t.Errorf("%s: %s", path, text)
+		}
 	}
 }
