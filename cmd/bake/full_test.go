@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,5 +105,44 @@ echo "build exits $?"
 		if !strings.Contains(string(out), want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
+	}
+}
+
+// TestFetchFullDisk: a repository and an archive that do not fit on the disk of the cache are faults of the disk.
+func TestFetchFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		skip(t, "needs root, to mount a small disk")
+	}
+	site := newRemoteSite(t)
+	noise := make([]byte, 8<<20)
+	_, _ = rand.Read(noise)
+	site.commit(t, "main", map[string]string{"big": string(noise)})
+	site.files["big.tar"] = noise
+	dir, small := t.TempDir(), t.TempDir()
+	writeFile(t, filepath.Join(dir, "bake.hcl"), "target \"add\" { dockerfile-inline = \"FROM scratch\\nADD "+site.url+"/repo.git#main /\" }\n"+
+		"target \"git\" { context = \""+site.url+"/repo.git#main\" }\n"+"target \"tar\" { context = \""+site.url+"/files/big.tar\" }\n")
+	writeFile(t, filepath.Join(dir, "script"), `
+mount -t tmpfs -o size=4m tmpfs "$BAKE_CACHE_DIR" || exit
+for target in add git tar; do
+  "$BAKE" build --progress=none $target 2>stderr
+  echo "$target exits $?"
+  grep '^error' stderr
+done
+`)
+	exe := bakeCommand(t).Path
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", filepath.Join(dir, "script"))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+small, "BAKE="+exe)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, target := range []string{"add", "git", "tar"} {
+		if !strings.Contains(string(out), target+" exits 7\n") {
+			t.Errorf("%s does not exit with 7:\n%s", target, out)
+		}
+	}
+	if n := strings.Count(string(out), "set BAKE_CACHE_DIR to another disk"); n != 3 {
+		t.Errorf("%d errors say what to do, not 3:\n%s", n, out)
 	}
 }

@@ -109,8 +109,20 @@ func (f *Fetcher) once(key string, do func(*fetched)) *fetched {
 		f.done[key] = got
 	}
 	f.mu.Unlock()
-	got.once.Do(func() { do(got) })
+	got.once.Do(func() {
+		do(got)
+		got.err = f.disk(got.err)
+	})
 	return got
+}
+
+// disk makes an error of a full disk a fault of the cache, which what is fetched is written to, and not of what a URL names.
+func (f *Fetcher) disk(err error) error {
+	var already *cache.Error
+	if !cache.Full(err) || errors.As(err, &already) {
+		return err
+	}
+	return &cache.Error{Op: "write to", Path: f.Store.Dir(), Err: err}
 }
 
 // below is a directory below another, wherever links lead: never out of it.

@@ -82,7 +82,7 @@ func (f *Fetcher) Commit(ctx context.Context, r Repository) (string, error) {
 func (f *Fetcher) Checkout(ctx context.Context, r Repository, commit string) (digest.Digest, error) {
 	id := digest.FromString(fmt.Sprintf("git layer\x00%s\x00%s\x00%s\x00%v\x00%v", Public(r.Remote), commit, r.SubDir, r.KeepGitDir, r.NoSubmodules))
 	if err := f.checkOutLayer(ctx, r, commit, id); err != nil {
-		return "", &Error{redact(r.Remote), err}
+		return "", &Error{redact(r.Remote), f.disk(err)}
 	}
 	return id, nil
 }
@@ -340,11 +340,17 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 	if text == "" {
 		text = err.Error()
 	}
+	if m := full.FindStringSubmatch(text); m != nil {
+		return nil, fmt.Errorf("git %s: %s: %w", args[0], m[1], syscall.ENOSPC)
+	}
 	if f.Auth != "" && redirected.MatchString(text) {
 		text += "; with credentials no redirect is followed: name the address that " + f.Host + " sends this on to"
 	}
 	return nil, fmt.Errorf("git %s: %s", args[0], text)
 }
+
+// full is how git says that the disk is full; what the server says of its own disk stands behind "remote: ".
+var full = regexp.MustCompile(`(?im)^(?:fatal|error): (.*): (?:No space left on device|Disk quota exceeded)$`)
 
 // redirected is how git says that it was sent elsewhere and did not go.
 var redirected = regexp.MustCompile(`returned error: 30[1278]\b`)

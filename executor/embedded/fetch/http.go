@@ -36,7 +36,7 @@ func (f *Fetcher) Content(ctx context.Context, url string) (content digest.Diges
 	}
 	defer func() { err = errors.Join(err, draft.Discard()) }()
 	if content, err = f.download(ctx, url, filepath.Join(draft.FS, fileName(url))); err != nil {
-		return "", &Error{redact(url), err}
+		return "", &Error{redact(url), f.disk(err)}
 	}
 	return content, nil
 }
