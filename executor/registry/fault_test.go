@@ -384,19 +384,8 @@ func TestReflectedSecretIsNotShown(t *testing.T) {
 }
 
 func TestCredentialHelperFails(t *testing.T) {
-	dir := t.TempDir()
-	helper := "#!/bin/sh\necho '{\"Secret\":\"hunter22\"}'\necho broken keyring >&2\nexit 3\n"
-	if err := os.WriteFile(filepath.Join(dir, "docker-credential-broken"), []byte(helper), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	f := newFake(t, nil)
-	config := fmt.Sprintf(`{"credHelpers":{%q:"broken"}}`, f.host)
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("HOME", dir)
-	t.Setenv("DOCKER_CONFIG", dir)
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	useHelper(t, f.host, "echo '{\"Secret\":\"hunter22\"}'\necho broken keyring >&2\nexit 3\n")
 	c := newTestClient(t, func(o *Options) { o.Keychain = nil })
 	_, err := c.Resolve(context.Background(), f.host+"/x:1", amd64)
 	e := asError(t, err)
@@ -407,6 +396,37 @@ func TestCredentialHelperFails(t *testing.T) {
 	if len(f.requests()) != 0 {
 		t.Error("the registry was asked without the credentials that are configured for it")
 	}
+}
+
+// TestCredentialHelperHangs: a helper that never answers is waited for once, and not forever.
+func TestCredentialHelperHangs(t *testing.T) {
+	f := newFake(t, nil)
+	dir := useHelper(t, f.host, "exec sleep 5 2>/dev/null\n")
+	stuck := newKeychain([]string{filepath.Join(dir, "config.json")}, 200*time.Millisecond)
+	c := newTestClient(t, func(o *Options) { o.Keychain = stuck })
+	for range 2 {
+		_, err := c.Resolve(context.Background(), f.host+"/x:1", amd64)
+		contains(t, asError(t, err), "credentials for "+f.host+" cannot be read", "said nothing for 200ms")
+	}
+	if len(f.requests()) != 0 {
+		t.Error("the registry was asked without the credentials that are configured for it")
+	}
+}
+
+// useHelper has a shell script give the credentials for a host; the folder of its configuration is what is given.
+func useHelper(t *testing.T, host, script string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "docker-credential-own"), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"credHelpers":{%q:"own"}}`, host), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOME", dir)
+	t.Setenv("DOCKER_CONFIG", dir)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return dir
 }
 
 func TestPushRetriesUpload(t *testing.T) {

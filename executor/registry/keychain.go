@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/configfile"
@@ -20,11 +21,18 @@ import (
 // maxAuthFile bounds one file of credentials, in bytes.
 const maxAuthFile = 4 << 20
 
+// helperPatience is how long a helper may take to answer. It may ask the user for something.
+const helperPatience = 2 * time.Minute
+
 // NewKeychain finds the credentials of the user: REGISTRY_AUTH_FILE, when that is set, before Docker's config.json, and
 // that before Podman's auth.json. The first file that has something for a repository or its registry serves, with its
 // helpers. Each file is read once, and each helper asked once for a host.
 func NewKeychain(getenv func(string) (string, bool)) authn.Keychain {
-	return &keychain{paths: authPaths(getenv), hosts: map[string]*credentials{}}
+	return newKeychain(authPaths(getenv), helperPatience)
+}
+
+func newKeychain(paths []string, patience time.Duration) *keychain {
+	return &keychain{paths: paths, patience: patience, hosts: map[string]*credentials{}}
 }
 
 // authPaths lists the files that may hold credentials, in the order to look in.
@@ -58,7 +66,8 @@ func authPaths(getenv func(string) (string, bool)) []string {
 }
 
 type keychain struct {
-	paths []string
+	paths    []string
+	patience time.Duration // with a helper
 
 	mu    sync.Mutex
 	files []*authFile
@@ -84,7 +93,7 @@ func (k *keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	found := ofRepository(files, host, target.String())
 	if found == (types.AuthConfig{}) {
 		one := k.of(host)
-		one.once.Do(func() { one.config, one.err = ofHost(files, host) })
+		one.once.Do(func() { one.config, one.err = k.ask(files, host) })
 		if found, err = one.config, one.err; err != nil {
 			return nil, err
 		}
@@ -96,6 +105,27 @@ func (k *keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
 		Username: found.Username, Password: found.Password, Auth: found.Auth,
 		IdentityToken: found.IdentityToken, RegistryToken: found.RegistryToken,
 	}), nil
+}
+
+// ask is ofHost within the time that a helper has.
+func (k *keychain) ask(files []*authFile, host string) (types.AuthConfig, error) {
+	type answer struct {
+		config types.AuthConfig
+		err    error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		c, err := ofHost(files, host)
+		answers <- answer{c, err}
+	}()
+	timer := time.NewTimer(k.patience)
+	defer timer.Stop()
+	select {
+	case a := <-answers:
+		return a.config, a.err
+	case <-timer.C:
+		return types.AuthConfig{}, fmt.Errorf("the credential helper for %s said nothing for %s: ask it by hand (docker-credential-NAME get)", host, k.patience)
+	}
 }
 
 func (k *keychain) of(host string) *credentials {
