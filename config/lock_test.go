@@ -113,9 +113,6 @@ func TestLockRefuses(t *testing.T) {
 
 // TestLockMerges merges every pair of bumps of ten images with git, each a commit of its own.
 func TestLockMerges(t *testing.T) {
-	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("needs git")
-	}
 	repo := newMergeRepo(t)
 	var refs []string
 	for i := range 10 {
@@ -156,9 +153,6 @@ func TestLockMerges(t *testing.T) {
 
 // TestConflictedLock: what only one side of a conflict has, or both agree on, is kept.
 func TestConflictedLock(t *testing.T) {
-	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("needs git")
-	}
 	for _, style := range []string{"merge", "diff3"} {
 		repo := newMergeRepo(t)
 		names := []string{"docker.io/library/a:1", "docker.io/library/b:1", "docker.io/library/c:1"}

@@ -15,16 +15,23 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
+// buildx is the path of the peer, without which a test is skipped.
+func buildx(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("buildx")
+	if err != nil && os.Getenv("CI") == "true" {
+		t.Fatal("CI must not skip: there is no buildx")
+	}
+	if err != nil {
+		t.Skip("needs buildx (.ci/peers builds it)")
+	}
+	return path
+}
+
 // TestAsPeer: what is printed for the project files in testdata/peer is what `buildx bake --print` prints. Each archive holds
 // many cases, a folder each; "args" is as in TestCases.
 func TestAsPeer(t *testing.T) {
-	peer, err := exec.LookPath("buildx")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("CI must not skip: there is no buildx")
-		}
-		t.Skip("needs buildx (.ci/peers builds it)")
-	}
+	peer := buildx(t)
 	archives, err := filepath.Glob("testdata/peer/*.txtar")
 	if err != nil {
 		t.Fatal(err)

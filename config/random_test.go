@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,13 +18,8 @@ import (
 // TestRandomAsPeer compares what is printed for random project files with what `buildx bake --print` prints. BAKE_SEED repeats
 // a run from the seed that it printed, BAKE_RANDOM_TIME (a duration, 10s when not set) bounds it.
 func TestRandomAsPeer(t *testing.T) {
-	peer, err := exec.LookPath("buildx")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("CI must not skip: there is no buildx")
-		}
-		t.Skip("needs buildx (.ci/peers builds it)")
-	}
+	peer := buildx(t)
+	var err error
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("BAKE_SEED"); s != "" {
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {

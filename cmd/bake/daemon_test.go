@@ -23,7 +23,7 @@ type daemon struct {
 func startDaemon(t *testing.T, config string, flags ...string) *daemon {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("buildkitd needs root")
+		skip(t, "buildkitd needs root")
 	}
 	for _, program := range []string{"buildkitd", "runc"} {
 		if _, err := exec.LookPath(program); err != nil {

@@ -254,11 +254,15 @@ func check(t *testing.T, err error) {
 
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		skip(t, "needs root, to make files of other owners")
 	}
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
 	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root")
+		t.Fatal(why)
 	}
-	t.Skip("needs root, to make files of other owners")
+	t.Skip(why)
 }

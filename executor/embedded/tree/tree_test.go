@@ -222,7 +222,7 @@ func TestTouches(t *testing.T) {
 		t.Error("a layer that is not there touches nothing")
 	}
 	if err := unix.Setxattr(dir, "user.overlay.opaque", []byte("y"), 0); errors.Is(err, unix.ENOTSUP) {
-		t.Skip("no extended attributes here")
+		skip(t, "no extended attributes here")
 	}
 	if !tree.Touches(dir, map[string]bool{"etc": true}) {
 		t.Error("a root that hides all below touches nothing")
