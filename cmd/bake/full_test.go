@@ -9,48 +9,57 @@ import (
 	"testing"
 )
 
+// onSmallDisk runs a shell script beside some files, with $BAKE as the program and a cache on a tmpfs with these mount options. It gives
+// what was said, and the directory of the cache.
+func onSmallDisk(t *testing.T, options, script string, files map[string]string) (said, cache string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		skip(t, "needs root, to mount a small disk")
+	}
+	dir, cache := t.TempDir(), t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exe := bakeCommand(t).Path
+	mount := "mount -t tmpfs -o " + options + ` tmpfs "$BAKE_CACHE_DIR" || exit` + "\n"
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-uc", mount+script)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+cache, "BAKE="+exe)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out), cache
+}
+
 // TestFullDisk builds on a cache whose disk is full: a COPY, a RUN and an image that do not fit are one clear error each,
 // and the same cache goes on working.
 func TestFullDisk(t *testing.T) {
 	busybox, err := exec.LookPath("busybox")
-	if os.Geteuid() != 0 || err != nil {
-		skip(t, "needs root, to mount a small disk, and a static busybox")
+	if err != nil {
+		skip(t, "needs a static busybox")
 	}
-	dir, small := t.TempDir(), t.TempDir()
 	raw, err := os.ReadFile(busybox)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{
-		"busybox": string(raw), "big": strings.Repeat("0123456789abcdef", 2<<20), // 32 MiB
-		"bake.hcl": `
-target "first" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN echo first >/first" }
-target "copy" { dockerfile-inline = "FROM scratch\nCOPY big /big" }
-target "run" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN head -c 60000000 /dev/zero >/big" }
-`,
-		"script": `
-set -u
-mount -t tmpfs -o size=20m tmpfs "$BAKE_CACHE_DIR"
+	text, small := onSmallDisk(t, "size=20m", `
 for target in first copy run first; do
   "$BAKE" build --progress=none $target 2>stderr
   echo "$target exits $?"
   grep '^error' stderr
 done
 "$BAKE" cache check
-`} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	exe := bakeCommand(t).Path
-	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", filepath.Join(dir, "script"))
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+small, "BAKE="+exe)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	text := string(out)
+`, map[string]string{
+		"busybox": string(raw), "big": strings.Repeat("0123456789abcdef", 2<<20), // 32 MiB
+		"bake.hcl": `
+target "first" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN echo first >/first" }
+target "copy" { dockerfile-inline = "FROM scratch\nCOPY big /big" }
+target "run" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN head -c 60000000 /dev/zero >/big" }
+`,
+	})
 	for _, want := range []string{
 		"first exits 0\ncopy exits 7\nerror: target copy: dockerfile-inline of copy:2: [1/1] COPY big /big: write to " + small,
 		"no space left on device (", " MB free of ", "; bake cache prune --all frees 2 MB, or set BAKE_CACHE_DIR to another disk\nrun exits 1\n",
@@ -65,16 +74,7 @@ done
 // TestPruneFullDisk frees a cache whose disk has neither a block nor a name left for the folder that each process makes: what
 // the error of a build says to do has to work.
 func TestPruneFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		skip(t, "needs root, to mount a small disk")
-	}
-	dir, small := t.TempDir(), t.TempDir()
-	for name, text := range map[string]string{
-		"big":      strings.Repeat("0123456789abcdef", 64<<10), // 1 MiB
-		"bake.hcl": `target "default" { dockerfile-inline = "FROM scratch\nCOPY big /big" }`,
-		"script": `
-set -u
-mount -t tmpfs -o size=20m,nr_inodes=4000 tmpfs "$BAKE_CACHE_DIR"
+	out, _ := onSmallDisk(t, "size=20m,nr_inodes=4000", `
 "$BAKE" build --progress=none || exit
 mkdir "$BAKE_CACHE_DIR/others"
 head -c 30000000 /dev/zero >"$BAKE_CACHE_DIR/others/big" 2>/dev/null
@@ -88,21 +88,12 @@ rm -r "$BAKE_CACHE_DIR/others"
 "$BAKE" build --progress=none
 echo "build exits $?"
 "$BAKE" cache check
-`} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	exe := bakeCommand(t).Path
-	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", filepath.Join(dir, "script"))
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+small, "BAKE="+exe)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+`, map[string]string{
+		"big":      strings.Repeat("0123456789abcdef", 64<<10), // 1 MiB
+		"bake.hcl": `target "default" { dockerfile-inline = "FROM scratch\nCOPY big /big" }`,
+	})
 	for _, want := range []string{"du exits 0\n", "freed 1.", "prune exits 0\n", "build exits 0\n", "nothing is damaged\n"} {
-		if !strings.Contains(string(out), want) {
+		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
 	}
@@ -110,39 +101,25 @@ echo "build exits $?"
 
 // TestFetchFullDisk: a repository and an archive that do not fit on the disk of the cache are faults of the disk.
 func TestFetchFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		skip(t, "needs root, to mount a small disk")
-	}
 	site := newRemoteSite(t)
 	noise := make([]byte, 8<<20)
 	_, _ = rand.Read(noise)
 	site.commit(t, "main", map[string]string{"big": string(noise)})
 	site.files["big.tar"] = noise
-	dir, small := t.TempDir(), t.TempDir()
-	writeFile(t, filepath.Join(dir, "bake.hcl"), "target \"add\" { dockerfile-inline = \"FROM scratch\\nADD "+site.url+"/repo.git#main /\" }\n"+
-		"target \"git\" { context = \""+site.url+"/repo.git#main\" }\n"+"target \"tar\" { context = \""+site.url+"/files/big.tar\" }\n")
-	writeFile(t, filepath.Join(dir, "script"), `
-mount -t tmpfs -o size=4m tmpfs "$BAKE_CACHE_DIR" || exit
+	out, _ := onSmallDisk(t, "size=4m", `
 for target in add git tar; do
   "$BAKE" build --progress=none $target 2>stderr
   echo "$target exits $?"
   grep '^error' stderr
 done
-`)
-	exe := bakeCommand(t).Path
-	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", filepath.Join(dir, "script"))
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+small, "BAKE="+exe)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+`, map[string]string{"bake.hcl": "target \"add\" { dockerfile-inline = \"FROM scratch\\nADD " + site.url + "/repo.git#main /\" }\n" +
+		"target \"git\" { context = \"" + site.url + "/repo.git#main\" }\n" + "target \"tar\" { context = \"" + site.url + "/files/big.tar\" }\n"})
 	for _, target := range []string{"add", "git", "tar"} {
-		if !strings.Contains(string(out), target+" exits 7\n") {
+		if !strings.Contains(out, target+" exits 7\n") {
 			t.Errorf("%s does not exit with 7:\n%s", target, out)
 		}
 	}
-	if n := strings.Count(string(out), "set BAKE_CACHE_DIR to another disk"); n != 3 {
+	if n := strings.Count(out, "set BAKE_CACHE_DIR to another disk"); n != 3 {
 		t.Errorf("%d errors say what to do, not 3:\n%s", n, out)
 	}
 }

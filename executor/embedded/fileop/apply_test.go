@@ -50,8 +50,23 @@ func (b *bench) write(t *testing.T, root, name, content string) {
 
 func (b *bench) apply(t *testing.T, actions ...*pb.FileAction) (fileop.Result, error) {
 	t.Helper()
+	return b.applyOf(t, b.src, actions...)
+}
+
+// context is the source as a build context.
+func (b *bench) context(t *testing.T) *tree.Local {
+	t.Helper()
+	local, err := tree.OpenLocal(t.Context(), b.srcDir, nil, nil)
+	check(t, err)
+	t.Cleanup(func() { _ = local.Close() })
+	return local
+}
+
+// applyOf applies actions that read from another tree than the bench's own.
+func (b *bench) applyOf(t *testing.T, from tree.FS, actions ...*pb.FileAction) (fileop.Result, error) {
+	t.Helper()
 	return fileop.Apply(t.Context(), fileop.Request{
-		Op: &pb.FileOp{Actions: actions}, Inputs: []tree.FS{b.parent, b.src}, Parent: b.parent, Upper: b.upper,
+		Op: &pb.FileOp{Actions: actions}, Inputs: []tree.FS{b.parent, from}, Parent: b.parent, Upper: b.upper,
 	})
 }
 
@@ -289,18 +304,12 @@ func TestNoArchive(t *testing.T) {
 func TestChanged(t *testing.T) {
 	b := newBench(t)
 	b.write(t, b.srcDir, "f", "one")
-	local, err := tree.OpenLocal(t.Context(), b.srcDir, nil, nil)
-	check(t, err)
-	defer local.Close()
+	local := b.context(t)
 	if _, err := local.Digest(t.Context(), "/f"); err != nil {
 		t.Fatal(err)
 	}
 	b.write(t, b.srcDir, "f", "two")
-	_, err = fileop.Apply(t.Context(), fileop.Request{
-		Op:     &pb.FileOp{Actions: []*pb.FileAction{add("/f", "/g")}},
-		Inputs: []tree.FS{b.parent, local}, Parent: b.parent, Upper: b.upper,
-	})
-	if !errors.Is(err, tree.ErrChanged) {
+	if _, err := b.applyOf(t, local, add("/f", "/g")); !errors.Is(err, tree.ErrChanged) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -313,13 +322,7 @@ func TestTimeOfContext(t *testing.T) {
 	for _, dir := range []string{"sub", ""} {
 		check(t, os.Chtimes(filepath.Join(b.srcDir, dir), at, at))
 	}
-	local, err := tree.OpenLocal(t.Context(), b.srcDir, nil, nil)
-	check(t, err)
-	defer local.Close()
-	_, err = fileop.Apply(t.Context(), fileop.Request{
-		Op:     &pb.FileOp{Actions: []*pb.FileAction{add("/", "/all")}},
-		Inputs: []tree.FS{b.parent, local}, Parent: b.parent, Upper: b.upper,
-	})
+	_, err := b.applyOf(t, b.context(t), add("/", "/all"))
 	check(t, err)
 	for _, dir := range []string{"all", "all/sub"} {
 		info, err := os.Stat(filepath.Join(b.upper, dir))
@@ -337,19 +340,13 @@ func TestFileSystemsInContext(t *testing.T) {
 		dir := filepath.Join(b.srcDir, d)
 		check(t, os.Mkdir(dir, 0o755))
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
-			t.Skipf("needs to mount file systems: %v", err)
+			skip(t, "needs to mount file systems: "+err.Error())
 		}
 		t.Cleanup(func() { check(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 		b.write(t, dir, "f", d)
 		check(t, os.Link(dir+"/f", dir+"/g"))
 	}
-	local, err := tree.OpenLocal(t.Context(), b.srcDir, nil, nil)
-	check(t, err)
-	defer local.Close()
-	_, err = fileop.Apply(t.Context(), fileop.Request{
-		Op:     &pb.FileOp{Actions: []*pb.FileAction{add("/", "/all")}},
-		Inputs: []tree.FS{b.parent, local}, Parent: b.parent, Upper: b.upper,
-	})
+	_, err := b.applyOf(t, b.context(t), add("/", "/all"))
 	check(t, err)
 	for _, d := range []string{"one", "two"} {
 		for _, name := range []string{"f", "g"} {
