@@ -150,6 +150,7 @@ func readBeside(p *config.Project, v *revision) string {
 	if !composes(p, v) {
 		return ""
 	}
+	// What they name and the disk does not have, and env files of includes, nobody is told of: such names tell.
 	for dir, names := range v.changes {
 		for name := range names {
 			path := filepath.Join(dir, name)

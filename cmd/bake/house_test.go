@@ -182,6 +182,7 @@ func checkFile(t *testing.T, s source) {
 		t.Errorf("%s: package %s says nothing about what it is for", s.path, name)
 	}
 	for _, group := range s.file.Comments {
+		// The marks of unfinished work, which are forbidden here and so stand nowhere else.
 		for _, word := range []string{"TODO", "FIXME", "XXX", "HACK"} {
 			if strings.Contains(group.Text(), word) {
 				t.Errorf("%s: a comment has %s", s.path, word)

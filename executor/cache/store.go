@@ -179,11 +179,11 @@ func (s *Store) makeRoom(dead []string) error {
 	for _, lock := range dead {
 		err = errors.Join(err, removeTree(strings.TrimSuffix(lock, ".lock")), removeTree(lock))
 	}
-	known, _ := filepath.Glob(s.path(dirStat, "*"))
+	known, readErr := os.ReadDir(s.path(dirStat))
 	for _, index := range known {
-		err = errors.Join(err, removeTree(index))
+		err = errors.Join(err, removeTree(s.path(dirStat, index.Name())))
 	}
-	return err
+	return errors.Join(err, readErr)
 }
 
 // findDead lists the lease names below tmp/ whose processes are gone. The caller holds the lock "open".

@@ -107,7 +107,7 @@ func (k *keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	}), nil
 }
 
-// ask is ofHost within the time that a helper has.
+// ask is ofHost within the time that a helper has. One that never answers is left to itself: its library gives no way to end it.
 func (k *keychain) ask(files []*authFile, host string) (types.AuthConfig, error) {
 	type answer struct {
 		config types.AuthConfig
