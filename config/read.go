@@ -149,14 +149,16 @@ func (r *reader) includePath(ctx context.Context, d *document, written string, a
 	if strings.Contains(written, "://") {
 		return hcl.Diagnostics{problem(at, "include %q: only files beside or below can be included", written)}
 	}
-	p := written
-	if !filepath.IsAbs(p) {
-		p = filepath.Join(filepath.Dir(d.name), p)
+	beside := func(dir string) string {
+		if filepath.IsAbs(written) {
+			return written
+		}
+		return filepath.Join(dir, written)
 	}
-	found := []string{p}
-	if strings.ContainsAny(p, "*?[") {
+	found := []string{beside(filepath.Dir(d.name))}
+	if strings.ContainsAny(written, "*?[") {
 		var err error
-		if found, err = r.glob(p); err != nil {
+		if found, err = r.glob(beside(literally.Replace(filepath.Dir(d.name)))); err != nil {
 			return hcl.Diagnostics{problem(at, "include %q: the pattern is not valid", written)}
 		}
 		if len(found) == 0 {
@@ -188,8 +190,14 @@ func (r *reader) glob(pattern string) ([]string, error) {
 	if r.remote != nil {
 		return fs.Glob(r.remote.root.FS(), filepath.ToSlash(pattern))
 	}
-	return r.opts.view().Glob(r.opts.absolute(pattern))
+	if !filepath.IsAbs(pattern) {
+		pattern = filepath.Join(literally.Replace(r.opts.Dir), pattern)
+	}
+	return r.opts.view().Glob(pattern)
 }
+
+// literally makes a path a pattern that names it alone.
+var literally = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
 
 func (r *reader) read(name string) ([]byte, error) {
 	if r.remote != nil {

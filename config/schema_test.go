@@ -3,8 +3,11 @@ package config_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -164,6 +167,26 @@ func printed(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return string(raw)
+}
+
+// TestIncludeBesidePatterns: of an included path only what is written is a pattern, not the folder that it is in.
+func TestIncludeBesidePatterns(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "[a]*")
+	for name, content := range map[string]string{
+		"p[1]/bake.hcl": `include = ["one.hcl", "t*.hcl"]`, "p[1]/one.hcl": `target "one" {}`, "p[1]/two.hcl": `target "two" {}`, "p1/three.hcl": `target "three" {}`,
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, _, err := config.Load(t.Context(), config.Options{Dir: dir, Files: []string{"p[1]/bake.hcl"}, Targets: []string{"*"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := slices.Sorted(maps.Keys(p.Targets)), []string{"one", "two"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 // TestBlocks: the blocks that are not about one target.

@@ -16,7 +16,10 @@ func onSmallDisk(t *testing.T, options, script string, files map[string]string) 
 	if os.Geteuid() != 0 {
 		skip(t, "needs root, to mount a small disk")
 	}
-	dir, cache := t.TempDir(), t.TempDir()
+	dir, cache := t.TempDir(), filepath.Join(t.TempDir(), "[cache]")
+	if err := os.Mkdir(cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -95,9 +94,10 @@ func ConfigPaths(getenv func(string) (string, bool)) []string {
 	}
 	paths := []string{main}
 	for _, dir := range dirs {
-		dropIns, _ := filepath.Glob(filepath.Join(dir, "registries.conf.d", "*.conf"))
-		sort.Strings(dropIns)
-		paths = append(paths, dropIns...)
+		dropIns, _ := fs.Glob(os.DirFS(dir), "registries.conf.d/*.conf") // sorted
+		for _, name := range dropIns {
+			paths = append(paths, filepath.Join(dir, name))
+		}
 	}
 	return paths
 }
