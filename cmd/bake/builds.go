@@ -93,7 +93,7 @@ func summaries(s *cache.Store) ([]report.Summary, error) {
 		}
 		b, err := report.DecodeSummary(f)
 		f.Close()
-		if b.Status == report.Running && !s.Alive(b.Session) {
+		if b.Status == report.Running && !s.SessionAlive(b.Session) {
 			b.Status, b.Session = report.Interrupted, ""
 		}
 		if err == nil {
@@ -252,8 +252,8 @@ func readBuild(s *cache.Store, what string) (report.Run, error) {
 	if run.Status != report.Running {
 		return run, nil
 	}
-	logs, err := s.LogsOf(run.Session, run.Started)
-	return run.Seen(s.Alive(run.Session), logs), err
+	logs, err := s.SessionLogs(run.Session, run.Started)
+	return run.Seen(s.SessionAlive(run.Session), logs), err
 }
 
 // printJSON prints a value as JSON for people and programs.

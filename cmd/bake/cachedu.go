@@ -97,7 +97,7 @@ func newUsageView(dir string, u cache.Usage, l cache.Limits) usageView {
 		Parts: map[string]int64{
 			"layers": u.Layers, "blobs": u.Blobs, "mounts": u.Mounts, "entries": u.Entries, "logs": u.Logs, "other": u.Other,
 		},
-		Roots: u.Roots, Busy: u.Busy, Freeable: u.Freeable, Targets: []usageTarget{}, Unclaimed: u.Unclaimed,
+		Roots: u.Roots, Busy: u.Busy, Freeable: u.Freeable, Targets: []usageTarget{}, Unclaimed: u.Unreferenced,
 	}
 	for _, t := range u.Targets {
 		v.Targets = append(v.Targets, usageTarget{t.Project, t.Target, t.Exclusive, t.Shared, t.Built.UTC()})

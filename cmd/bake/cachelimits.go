@@ -80,7 +80,7 @@ func (s *session) keepPins(p *config.Project, pins pins) error {
 		list = append(list, pin.Digest)
 	}
 	slices.Sort(list)
-	return s.store.KeepPins(filepath.Join(p.Dir, config.LockName), list)
+	return s.store.PutPins(filepath.Join(p.Dir, config.LockName), list)
 }
 
 // collect frees what the cache has too much, after a build. It never fails one: what it could not do is a note.

@@ -87,7 +87,7 @@ func (r *recording) finish(ctx context.Context, err error) report.Run {
 func (s *session) keepBuild(run report.Run) {
 	raw, err := report.Encode(run)
 	if err == nil {
-		err = s.store.KeepBuild(run.ID, raw)
+		err = s.store.PutBuild(run.ID, raw)
 	}
 	if err != nil {
 		s.app.note("the history of builds: %v", err)

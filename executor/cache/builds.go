@@ -23,9 +23,9 @@ const stampLayout = "20060102T150405.000"
 // Stamp is a time as names of builds and logs start with it.
 func Stamp(t time.Time) string { return t.UTC().Format(stampLayout) }
 
-// KeepBuild keeps the record of a build under a name that starts with its Stamp. The oldest builds beyond a hundred go,
+// PutBuild keeps the record of a build under a name that starts with its Stamp. The oldest builds beyond a hundred go,
 // and so do logs that are older than all builds which are kept and than all that run now.
-func (s *Store) KeepBuild(name string, record []byte) error {
+func (s *Store) PutBuild(name string, record []byte) error {
 	path := s.path(dirBuilds, name)
 	if err := s.writeFile(path, record); err != nil {
 		return wrap("write", path, err)

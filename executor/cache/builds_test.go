@@ -28,7 +28,7 @@ func TestBuildsAreBounded(t *testing.T) {
 	log.Close()
 	for i := range maxBuilds + 3 {
 		name := Stamp(now.Add(time.Duration(i)*time.Second)) + "-a"
-		if err := s.KeepBuild(name, []byte(fmt.Sprint(i))); err != nil {
+		if err := s.PutBuild(name, []byte(fmt.Sprint(i))); err != nil {
 			t.Fatal(err)
 		}
 	}

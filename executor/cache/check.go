@@ -59,13 +59,13 @@ func (c *checker) damaged(path, what string) error {
 	if !c.o.Repair {
 		return nil
 	}
-	gone := c.s.tempName()
+	aside := c.s.tempName()
 	// Whoever uses it now uses something damaged: how recent that was is no reason to keep it.
-	taken, err := c.s.takeAway(path, gone, time.Now())
-	if err != nil || !taken {
+	moved, err := c.s.moveAside(path, aside, time.Now())
+	if err != nil || !moved {
 		return wrap("remove", path, err)
 	}
-	return wrap("remove", path, removeTree(gone))
+	return wrap("remove", path, removeTree(aside))
 }
 
 // each calls f for everything in a folder.
@@ -88,8 +88,8 @@ func (c *checker) each(ctx context.Context, dir string, f func(path, name string
 func (c *checker) blobs(ctx context.Context) error {
 	return c.each(ctx, dirBlobs, func(path, name string) error {
 		d := digest.NewDigestFromEncoded(digest.SHA256, name)
-		whole, err := fileHas(path, d)
-		if spoilt(err) {
+		whole, err := matchesDigest(path, d)
+		if isCorrupt(err) {
 			return c.damaged(path, fmt.Sprintf("it cannot be read: %v", cause(err)))
 		}
 		if err != nil {
@@ -106,7 +106,7 @@ func (c *checker) blobs(ctx context.Context) error {
 func (c *checker) layers(ctx context.Context) error {
 	return c.each(ctx, dirLayers, func(path, name string) error {
 		what, err := c.layer(ctx, digest.NewDigestFromEncoded(digest.SHA256, name))
-		if _, gone := os.Lstat(path); errors.Is(gone, os.ErrNotExist) {
+		if _, statErr := os.Lstat(path); errors.Is(statErr, os.ErrNotExist) {
 			return nil // a collection took it meanwhile
 		}
 		if err != nil || what == "" {
@@ -124,11 +124,11 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 	if !ok {
 		return "what was recorded of it cannot be read", nil
 	}
-	got, err := Measure(c.s.layerPath(id, "fs"))
+	got, err := MeasureLayer(c.s.layerPath(id, "fs"))
 	if errors.Is(err, os.ErrNotExist) {
 		return "its files are not there", nil
 	}
-	if spoilt(err) {
+	if isCorrupt(err) {
 		return fmt.Sprintf("it cannot be read: %v", cause(err)), nil
 	}
 	if err != nil {
@@ -142,14 +142,14 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 	}
 	meta, _ := c.s.LayerMeta(id)
 	what, err := c.o.Layer(ctx, c.s.layerPath(id, "fs"), meta)
-	if spoilt(err) {
+	if isCorrupt(err) {
 		return fmt.Sprintf("it cannot be read: %v", cause(err)), nil
 	}
 	return what, err
 }
 
-// spoilt says whether a read failed for what the disk holds, and not for who reads it or how: nobody will be able to.
-func spoilt(err error) bool {
+// isCorrupt says whether a read failed for what the disk holds, and not for who reads it or how: nobody will be able to.
+func isCorrupt(err error) bool {
 	return slices.ContainsFunc([]error{unix.EIO, unix.EBADMSG, unix.EUCLEAN, unix.EISDIR}, func(one error) bool { return errors.Is(err, one) })
 }
 
@@ -205,7 +205,7 @@ func (c *checker) images(ctx context.Context) error {
 		if !c.o.Repair {
 			continue
 		}
-		if _, err := c.s.removeImageOf(image); err != nil {
+		if _, err := c.s.removeImageIfSame(image); err != nil {
 			return err
 		}
 	}

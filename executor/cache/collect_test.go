@@ -123,7 +123,7 @@ func TestCollectLetsRootsBe(t *testing.T) {
 	putImage(t, s, "docker.io/library/built:1", KindBuilt, manifests["built"])
 	putImage(t, s, "docker.io/library/base:1", KindBase, manifests["base"])
 	putImage(t, s, "docker.io/library/pinned:1", KindBase, manifests["pinned"])
-	if err := s.KeepPins(lock, []digest.Digest{manifests["pinned"]}); err != nil {
+	if err := s.PutPins(lock, []digest.Digest{manifests["pinned"]}); err != nil {
 		t.Fatal(err)
 	}
 	there := func(all map[string]digest.Digest) []string {

@@ -72,7 +72,7 @@ func workEntry(ctx context.Context, s *Store, n string) error {
 	}
 	layer := digest.FromString("layer " + n)
 	meta := LayerMeta{Size: int64(len(content("layer", n))), Files: 1}
-	meta.Packed = []Packed{{Form: "some", DiffID: layer, Digest: blob, Size: int64(len(content("packed", n)))}}
+	meta.Packed = []Packed{{Encoding: "some", DiffID: layer, Digest: blob, Size: int64(len(content("packed", n)))}}
 	if err := d.Commit(layer, meta); err != nil {
 		return err
 	}
@@ -128,10 +128,10 @@ func workMount(ctx context.Context, s *Store, n string) error {
 
 func workNotes(_ context.Context, s *Store, n string) error {
 	return errors.Join(
-		s.AddTimes(map[string]time.Duration{"step " + n: time.Second, "every": time.Second}),
-		s.KeepPins(filepath.Join(s.dir, "bake.lock"), []digest.Digest{digest.FromString(n)}),
+		s.AddDurations(map[string]time.Duration{"step " + n: time.Second, "every": time.Second}),
+		s.PutPins(filepath.Join(s.dir, "bake.lock"), []digest.Digest{digest.FromString(n)}),
 		s.RecordUses(s.dir, []Use{{Target: "t", Layers: []digest.Digest{digest.FromString("layer " + n)}}}),
-		s.KeepBuild(Stamp(time.Now())+"-"+n, []byte(content("build", n))),
+		s.PutBuild(Stamp(time.Now())+"-"+n, []byte(content("build", n))),
 		s.Sync(),
 	)
 }

@@ -24,14 +24,14 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Error() string {
 	text := fmt.Sprintf("%s %s: %v", e.Op, e.Path, e.Err)
 	switch {
-	case Full(e.Err):
+	case DiskFull(e.Err):
 		frees := "what no tagged image needs"
 		if e.Freeable > 0 {
 			frees = fmt.Sprintf("%d MB", e.Freeable/1e6)
 		}
 		return text + freeSpace(e.Path) + "; bake cache prune --all frees " + frees + ", or set BAKE_CACHE_DIR to another disk"
 	case errors.Is(e.Err, unix.EROFS), errors.Is(e.Err, unix.EACCES), errors.Is(e.Err, unix.EPERM):
-		if foreign(e.Path) {
+		if ownedByOther(e.Path) {
 			text += "; it belongs to another user, as after a build with sudo: chown the cache back"
 			return text + ", or set BAKE_CACHE_DIR to a directory that you may write"
 		}
@@ -41,7 +41,7 @@ func (e *Error) Error() string {
 }
 
 // foreign says whether path, or the nearest folder above it that can be looked at, is another user's.
-func foreign(path string) bool {
+func ownedByOther(path string) bool {
 	for ; path != "/" && path != "."; path = filepath.Dir(path) {
 		var st unix.Stat_t
 		if unix.Lstat(path, &st) == nil {
@@ -62,19 +62,19 @@ func freeSpace(path string) string {
 	return ""
 }
 
-// Full says whether an error is that a disk is full.
-func Full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+// DiskFull says whether an error is that a disk is full.
+func DiskFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // MeasureFreeable adds to an error of a full disk what a prune would free.
 func (s *Store) MeasureFreeable(err error) {
 	var e *Error
-	if Full(err) && errors.As(err, &e) && e.Freeable == 0 {
+	if DiskFull(err) && errors.As(err, &e) && e.Freeable == 0 {
 		e.Freeable, _ = s.Freeable() // a disk that is so full that it cannot be told is told without
 	}
 }
 
-// AlmostFull says that the disk has less than a hundredth of its room, and how much, for people.
-func (s *Store) AlmostFull() (string, bool) {
+// DiskAlmostFull says that the disk has less than a hundredth of its room, and how much, for people.
+func (s *Store) DiskAlmostFull() (string, bool) {
 	free, size, err := freeBytes(s.dir)
 	return freeSpace(s.dir), err == nil && free < size/100
 }
@@ -88,8 +88,8 @@ func wrap(op, path string, err error) error {
 	return &Error{Op: op, Path: path, Err: err}
 }
 
-// refuseNetwork refuses file systems whose locks do not hold between machines.
-func refuseNetwork(dir string) error {
+// checkFileSystem refuses file systems whose locks do not hold between machines.
+func checkFileSystem(dir string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return err

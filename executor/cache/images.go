@@ -127,8 +127,8 @@ func (s *Store) RemoveImage(name string) (bool, error) {
 	return removed, err
 }
 
-// removeImageOf removes a name unless it stands for something else by now.
-func (s *Store) removeImageOf(image Image) (bool, error) {
+// removeImageIfSame removes a name unless it stands for something else by now.
+func (s *Store) removeImageIfSame(image Image) (bool, error) {
 	removed := false
 	err := s.changeIndex(func(index *ocispecs.Index) {
 		for _, m := range index.Manifests {

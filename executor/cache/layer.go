@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,7 +22,7 @@ type LayerMeta struct {
 
 // Packed is a form of a layer that images ship.
 type Packed struct {
-	Form      string // how it was packed, such as "gzip:1577836800"; "base" for a layer as its registry has it
+	Encoding  string `json:"Form"` // how it was packed, such as "gzip:1577836800"; "base" for a layer as its registry has it
 	DiffID    digest.Digest
 	Digest    digest.Digest // of the blob
 	Size      int64         // of the blob, bytes
@@ -193,7 +194,7 @@ func (s *Store) AddPacked(id digest.Digest, p Packed) error {
 	if err != nil {
 		return fmt.Errorf("encode a packed layer: %w", err)
 	}
-	name := digest.FromString(p.Form).Encoded()[:16] + ".json"
+	name := digest.FromString(p.Encoding).Encoded()[:16] + ".json"
 	path := filepath.Join(s.packedPath(id), name)
 	return wrap("record a packed layer in", path, s.writeFile(path, raw))
 }
@@ -205,13 +206,36 @@ func (s *Store) DropLayer(id digest.Digest) error {
 
 // dropLayer removes the directory form of a layer.
 func (s *Store) dropLayer(id digest.Digest) error {
-	gone := s.tempName()
-	err := os.Rename(s.layerPath(id), gone)
+	aside := s.tempName()
+	err := os.Rename(s.layerPath(id), aside)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return removeTree(gone)
+	return removeTree(aside)
+}
+
+// MeasureLayer counts what a layer's directory holds, its root not counted.
+func MeasureLayer(dir string) (LayerMeta, error) {
+	var m LayerMeta
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		m.Files++
+		if d.Type().IsRegular() {
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			m.Size += info.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		return m, fmt.Errorf("measure layer: %w", err)
+	}
+	return m, nil
 }

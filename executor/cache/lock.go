@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"sync"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -61,41 +60,4 @@ func sameFile(f *os.File, path string) bool {
 	var open, named unix.Stat_t
 	return unix.Fstat(int(f.Fd()), &open) == nil && unix.Stat(path, &named) == nil &&
 		open.Ino == named.Ino && open.Dev == named.Dev
-}
-
-// gate keeps a prune in one process from removing what another has just found: finding holds it shared, the removal of
-// one thing holds it alone. It counts the holders of this process, since they share one flock.
-type gate struct {
-	mu   sync.Mutex
-	file *os.File
-	in   int
-}
-
-func (g *gate) open(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
-	g.file = f
-	return err
-}
-
-func (g *gate) close() error { return g.file.Close() }
-
-// enter holds the gate shared until leave.
-func (g *gate) enter() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.in == 0 {
-		if err := unix.Flock(int(g.file.Fd()), unix.LOCK_SH); err != nil {
-			return err
-		}
-	}
-	g.in++
-	return nil
-}
-
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.in--; g.in == 0 {
-		unix.Flock(int(g.file.Fd()), unix.LOCK_UN)
-	}
 }

@@ -38,14 +38,16 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		return Pruned{}, err
 	}
 	done, err := s.prune(ctx, v, l, func(it item, total int64) bool {
-		return o.All && !it.tells() || o.KeepBytes > 0 && total > o.KeepBytes || o.OlderThan > 0 && v.now.Sub(it.order()) > o.OlderThan
+		return o.All && !it.isHistory() || o.KeepBytes > 0 && total > o.KeepBytes || o.OlderThan > 0 && v.now.Sub(it.order()) > o.OlderThan
 	})
 	return done, errors.Join(err, s.forgetLedger())
 }
 
 // tells says whether an item tells of earlier builds: their records, and why their steps ran. It is small, and outlives what
 // it tells of.
-func (it item) tells() bool { return it.dir == dirBuilds || it.dir == dirPast || it.dir == dirLists }
+func (it item) isHistory() bool {
+	return it.dir == dirBuilds || it.dir == dirPast || it.dir == dirLists
+}
 
 // Freeable is what Prune with All would free once this process has ended, in bytes.
 func (s *Store) Freeable() (int64, error) {
@@ -57,35 +59,35 @@ func (s *Store) Freeable() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	list, err := s.mayGo(v, l)
+	list, err := s.evictable(v, l)
 	var sum int64
 	for _, it := range list {
-		if !it.tells() {
+		if !it.isHistory() {
 			sum += it.size
 		}
 	}
 	return sum, err
 }
 
-// mayGo are the items that may go, in order.
-func (s *Store) mayGo(v *survey, l leases) ([]item, error) {
+// evictable are the items that may go, in order.
+func (s *Store) evictable(v *survey, l leases) ([]item, error) {
 	roots, err := s.rootBlobs()
 	if err != nil {
 		return nil, err
 	}
-	s.addWanted(v)
+	s.setTargetBuilt(v)
 	return v.freeable(roots, l), nil
 }
 
 // prune removes, in order, the items for which goes says so, given what the cache takes then.
-func (s *Store) prune(ctx context.Context, v *survey, l leases, goes func(it item, total int64) bool) (Pruned, error) {
+func (s *Store) prune(ctx context.Context, v *survey, l leases, evict func(it item, total int64) bool) (Pruned, error) {
 	done := Pruned{Total: v.total}
-	list, err := s.mayGo(v, l)
+	list, err := s.evictable(v, l)
 	if err != nil {
 		return done, err
 	}
 	for _, it := range list {
-		if !goes(it, done.Total) {
+		if !evict(it, done.Total) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -118,30 +120,12 @@ func (s *Store) removeItem(it item) (bool, error) {
 			defer lock.Close()
 		}
 	}
-	gone := s.tempName()
-	taken, err := s.takeAway(s.path(it.dir, it.name), gone, it.used)
-	if err != nil || !taken {
+	aside := s.tempName()
+	moved, err := s.moveAside(s.path(it.dir, it.name), aside, it.used)
+	if err != nil || !moved {
 		return false, err
 	}
-	return true, removeTree(gone)
-}
-
-// takeAway moves a thing out of sight while no process is in the middle of finding something, unless it was used after
-// a time.
-func (s *Store) takeAway(path, gone string, used time.Time) (bool, error) {
-	alone, err := lockFile(s.path(dirLocks, "gate"), unix.LOCK_EX)
-	if err != nil {
-		return false, err
-	}
-	defer alone.Close()
-	info, err := os.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) || err == nil && info.ModTime().After(used) && !info.ModTime().After(time.Now()) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, os.Rename(path, gone)
+	return true, removeTree(aside)
 }
 
 // sweep removes what went with things that are gone: entries without their layers, aliases of no entry, records of
@@ -161,18 +145,18 @@ func (s *Store) sweep(l leases) (int64, error) {
 		return err
 	}
 	for _, part := range []struct {
-		dir  string
-		dead func(path string) bool
+		dir   string
+		stale func(path string) bool
 	}{
-		{dirEntries, s.deadEntry}, {dirCandidates, s.deadEntry}, {dirPacked, s.deadPacked}, {dirLocks, s.deadLock},
-		{dirTargets, s.deadProject}, {dirPins, s.deadPins},
+		{dirEntries, s.staleEntry}, {dirCandidates, s.staleEntry}, {dirPacked, s.stalePacked}, {dirLocks, s.staleLock},
+		{dirTargets, s.staleProject}, {dirPins, s.stalePins},
 	} {
 		err := filepath.WalkDir(s.path(part.dir), func(path string, d os.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return nil
 			}
 			info, err := d.Info()
-			if err != nil || l.busy(info.ModTime(), time.Now()) || !part.dead(path) {
+			if err != nil || l.busy(info.ModTime(), time.Now()) || !part.stale(path) {
 				return nil
 			}
 			return drop(path, info)
@@ -184,8 +168,8 @@ func (s *Store) sweep(l leases) (int64, error) {
 	return freed, nil
 }
 
-// deadEntry says that an entry cannot serve any more.
-func (s *Store) deadEntry(path string) bool {
+// staleEntry says that an entry cannot serve any more.
+func (s *Store) staleEntry(path string) bool {
 	v, ok := s.readEntry(path)
 	if ok && v.Alias != "" {
 		v, ok = s.readEntry(s.entryPath(v.Alias))
@@ -193,8 +177,8 @@ func (s *Store) deadEntry(path string) bool {
 	return !ok || v.Entry != nil && !s.hasLayers(v.Entry)
 }
 
-// deadPacked says that the record of a packed form is about nothing that is here.
-func (s *Store) deadPacked(path string) bool {
+// stalePacked says that the record of a packed form is about nothing that is here.
+func (s *Store) stalePacked(path string) bool {
 	if _, err := os.Lstat(s.path(dirLayers, filepath.Base(filepath.Dir(path)))); err == nil {
 		return false // the diff id is what its directory is compared with
 	}
@@ -206,9 +190,9 @@ func (s *Store) deadPacked(path string) bool {
 	return err != nil
 }
 
-// deadLock says that a file is the lock of a key, left by a process that died. Whoever opens it meanwhile notices that
+// staleLock says that a file is the lock of a key, left by a process that died. Whoever opens it meanwhile notices that
 // the name is another file's.
-func (s *Store) deadLock(path string) bool {
+func (s *Store) staleLock(path string) bool {
 	if digest.NewDigestFromEncoded(digest.SHA256, filepath.Base(path)).Validate() != nil {
 		return false
 	}

@@ -8,17 +8,12 @@
 package cache
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // The folders and files of a cache directory.
@@ -40,7 +35,7 @@ const (
 	dirPacked     = "packed"
 	dirTargets    = "targets"
 	dirPins       = "pins"
-	fileTimes     = "times"
+	fileDurations = "times"
 	fileSizes     = "sizes"
 	fileLedger    = "ledger"
 )
@@ -68,7 +63,7 @@ func Open(dir string) (*Store, error) {
 	if err := s.makeFolders(); err != nil {
 		return nil, &Error{Op: "open the cache", Path: dir, Err: err}
 	}
-	if err := refuseNetwork(dir); err != nil {
+	if err := checkFileSystem(dir); err != nil {
 		return nil, &Error{Op: "open the cache", Path: dir, Err: err}
 	}
 	if err := s.join(); err != nil {
@@ -113,119 +108,6 @@ func (s *Store) makeFolders() error {
 		}
 	}
 	return s.makeLayout()
-}
-
-// join takes a lease on a folder of its own below tmp/, after reaping the folders whose processes are gone.
-func (s *Store) join() error {
-	boot, err := bootID()
-	if err != nil {
-		return err
-	}
-	s.boot, s.started = boot, time.Now()
-	gate, err := lockFile(s.path(dirLocks, "open"), unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	dead, err := s.findDead()
-	if err == nil {
-		err = s.takeLease()
-	}
-	if Full(err) {
-		dead, err = nil, errors.Join(s.makeRoom(dead), s.takeLease())
-	}
-	if err == nil {
-		dead, err = s.claimDead(dead)
-	}
-	err = errors.Join(err, gate.Close())
-	if err != nil {
-		return err
-	}
-	if err := s.gate.open(s.path(dirLocks, "gate")); err != nil {
-		return err
-	}
-	if len(dead) > 0 {
-		if err := s.forgetLedger(); err != nil {
-			return err
-		}
-	}
-	for _, d := range dead {
-		if err := removeTree(d); err != nil {
-			return err
-		}
-	}
-	return s.checkUnsynced()
-}
-
-// takeLease makes tmp/NAME and tmp/NAME.lock, which stays locked as long as this process lives.
-func (s *Store) takeLease() error {
-	var random [8]byte
-	rand.Read(random[:])
-	s.tmp = s.path(dirTmp, hex.EncodeToString(random[:]))
-	lease, err := lockFile(s.tmp+".lock", unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(s.tmp, 0o700); err != nil {
-		return errors.Join(err, os.Remove(lease.Name()), lease.Close())
-	}
-	s.lease = lease
-	return nil
-}
-
-// makeRoom frees the few blocks that a lease takes where the disk has none left, else nobody could open the cache to prune
-// it: what dead processes left goes at once, and what is only remembered to save time. The caller holds the lock "open".
-func (s *Store) makeRoom(dead []string) error {
-	err := errors.Join(s.forgetLedger(), removeTree(s.path(fileSizes)))
-	for _, lock := range dead {
-		err = errors.Join(err, removeTree(strings.TrimSuffix(lock, ".lock")), removeTree(lock))
-	}
-	known, readErr := os.ReadDir(s.path(dirStat))
-	for _, index := range known {
-		err = errors.Join(err, removeTree(s.path(dirStat, index.Name())))
-	}
-	return errors.Join(err, readErr)
-}
-
-// findDead lists the lease names below tmp/ whose processes are gone. The caller holds the lock "open".
-func (s *Store) findDead() ([]string, error) {
-	names, err := os.ReadDir(s.path(dirTmp))
-	if err != nil {
-		return nil, err
-	}
-	var dead []string
-	for _, n := range names {
-		if n.IsDir() {
-			continue
-		}
-		path := s.path(dirTmp, n.Name())
-		f, err := lockFile(path, unix.LOCK_EX|unix.LOCK_NB)
-		if err != nil {
-			continue // alive
-		}
-		if sameFile(f, path) { // else it has just ended, and has left nothing
-			dead = append(dead, path)
-		}
-		f.Close()
-	}
-	return dead, nil
-}
-
-// claimDead moves the folders of dead processes into this process's own, so that the slow removal needs no lock.
-func (s *Store) claimDead(locks []string) ([]string, error) {
-	var claimed []string
-	for _, lock := range locks {
-		name := lock[:len(lock)-len(".lock")]
-		moved := filepath.Join(s.tmp, "dead-"+filepath.Base(name))
-		if err := os.Rename(name, moved); err == nil {
-			claimed = append(claimed, moved)
-		} else if !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		if err := os.Remove(lock); err != nil {
-			return nil, err
-		}
-	}
-	return claimed, nil
 }
 
 func bootID() (string, error) {

@@ -20,13 +20,13 @@ type item struct {
 	size      int64
 	// used is when it was used last, as the thing itself says; wanted is the last build of a target that stands on it,
 	// which need not have looked at it.
-	used, wanted time.Time
+	used, targetBuilt time.Time
 }
 
 // order is the time by which the least recently used goes first.
 func (it item) order() time.Time {
-	if it.wanted.After(it.used) {
-		return it.wanted
+	if it.targetBuilt.After(it.used) {
+		return it.targetBuilt
 	}
 	return it.used
 }
@@ -83,7 +83,7 @@ func (s *Store) survey() (*survey, error) {
 	}
 	if changed || len(seen) != len(known) {
 		// On a full disk the next survey measures again: this one may be what frees it.
-		if err := s.writeSizes(seen); err != nil && !Full(err) {
+		if err := s.writeSizes(seen); err != nil && !DiskFull(err) {
 			return nil, wrap("write", s.path(fileSizes), err)
 		}
 	}
@@ -131,51 +131,6 @@ func (it item) sizeKey() string {
 		key += fmt.Sprintf("@%d", it.used.UnixNano())
 	}
 	return key
-}
-
-// clockSlack is how far the time that a file system gives a file may be behind the clock, and more.
-const clockSlack = time.Second
-
-// leases are when the living processes opened this cache.
-type leases struct {
-	oldest time.Time
-	others bool // there are other processes than this one
-}
-
-// leases reads them. Without own, this process counts as one that has ended.
-func (s *Store) leases(own bool) (leases, error) {
-	names, err := os.ReadDir(s.path(dirTmp))
-	if err != nil {
-		return leases{}, wrap("read the leases of", s.dir, err)
-	}
-	var l leases
-	if own {
-		l.oldest = s.started
-	}
-	for _, n := range names {
-		if !strings.HasSuffix(n.Name(), ".lock") || s.path(dirTmp, n.Name()) == s.lease.Name() {
-			continue
-		}
-		if info, err := n.Info(); err == nil {
-			l.others = true
-			if l.oldest.IsZero() || info.ModTime().Before(l.oldest) {
-				l.oldest = info.ModTime()
-			}
-		}
-	}
-	if !l.oldest.IsZero() {
-		l.oldest = l.oldest.Add(-clockSlack)
-	}
-	return l, nil
-}
-
-// busy says whether a living process may use what was used last at a time: each use is no older than its process's lease.
-// A time in the future is of a clock that was set back since; only another process can have given it.
-func (l leases) busy(used, now time.Time) bool {
-	if l.oldest.IsZero() || used.Before(l.oldest) {
-		return false
-	}
-	return l.others || !used.After(now.Add(clockSlack))
 }
 
 // freeable are the items that may go, least recently used first: no root, and nothing that a living process may use.

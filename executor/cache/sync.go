@@ -90,15 +90,15 @@ func (s *Store) settle(mark string) error {
 	if kind == "layer" {
 		return s.dropLayer(d)
 	}
-	whole, err := fileHas(s.BlobPath(d), d)
+	whole, err := matchesDigest(s.BlobPath(d), d)
 	if err != nil || whole {
 		return err
 	}
 	return os.Remove(s.BlobPath(d))
 }
 
-// fileHas says whether a file has a digest; a missing one has it, since there is nothing to drop.
-func fileHas(path string, d digest.Digest) (bool, error) {
+// matchesDigest says whether a file has a digest; a missing one has it, since there is nothing to drop.
+func matchesDigest(path string, d digest.Digest) (bool, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil

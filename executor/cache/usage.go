@@ -20,8 +20,8 @@ type Usage struct {
 	// Free and Disk are the room that the file system has left, and all of it.
 	Free, Disk int64
 	Targets    []TargetUsage
-	// Unclaimed is what no known target stands on.
-	Unclaimed int64
+	// Unreferenced is what no known target stands on.
+	Unreferenced int64
 }
 
 // TargetUsage is what one target of one project stands on, in bytes.
@@ -69,9 +69,9 @@ func (s *Store) Usage() (Usage, error) {
 
 // addTargets shares the items out among the targets.
 func (s *Store) addTargets(u *Usage, v *survey) {
-	claims := s.claims()
+	targetRefs := s.targetRefs()
 	users := map[string]int{}
-	for _, c := range claims {
+	for _, c := range targetRefs {
 		for _, p := range c.paths {
 			users[p]++
 		}
@@ -81,10 +81,10 @@ func (s *Store) addTargets(u *Usage, v *survey) {
 		path := filepath.Join(it.dir, it.name)
 		sizes[path] = it.size
 		if users[path] == 0 && it.dir != dirLogs && it.dir != dirBuilds && it.dir != dirStat {
-			u.Unclaimed += it.size
+			u.Unreferenced += it.size
 		}
 	}
-	for _, c := range claims {
+	for _, c := range targetRefs {
 		t := TargetUsage{Project: c.project, Target: c.target, Built: c.built}
 		for _, p := range c.paths {
 			if users[p] == 1 {

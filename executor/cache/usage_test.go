@@ -145,7 +145,7 @@ func TestUsageByTarget(t *testing.T) {
 		}
 		layer := u.Layers / 4
 		var list []share
-		for _, x := range append(u.Targets, TargetUsage{Target: "-", Exclusive: u.Unclaimed}) {
+		for _, x := range append(u.Targets, TargetUsage{Target: "-", Exclusive: u.Unreferenced}) {
 			list = append(list, share{x.Target, layers(x.Exclusive, layer), layers(x.Shared, layer)})
 		}
 		return list

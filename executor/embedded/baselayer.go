@@ -70,10 +70,10 @@ func (l *baseLayer) unpackFrom(ctx context.Context, r io.Reader, yield func()) e
 	return draft.Commit(l.chainID, meta)
 }
 
-// metaOf is what cache.Measure says of an unpacked layer, without reading the folder again where its tar tells.
+// metaOf is what cache.MeasureLayer says of an unpacked layer, without reading the folder again where its tar tells.
 func metaOf(res layers.UnpackResult, dir string) (cache.LayerMeta, error) {
 	if res.LinksBelow {
-		return cache.Measure(dir)
+		return cache.MeasureLayer(dir)
 	}
 	meta := cache.LayerMeta{Files: int64(len(res.Records)) - 1} // the root is none of them
 	for _, r := range res.Records {

@@ -81,7 +81,7 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 	b.texts = sync.OnceValue(b.textsOf)
 	b.stepNames = sync.OnceValue(func() map[digest.Digest]string { return stepNamesOf(g) })
 	b.stats = &statIndexes{dir: e.store.StatIndexDir()}
-	times := e.store.Times()
+	times := e.store.Durations()
 	for i, s := range g.Steps {
 		n := &node{b: b, index: i, step: s, result: executor.StepResult{Digest: s.Digest, Status: executor.StatusSkipped}}
 		for _, in := range s.Inputs {

@@ -442,7 +442,7 @@ func TestCarriedMounts(t *testing.T) {
 	v.runner.hold = nil
 	v.must("write /x 1")
 	fill := func(id string) string {
-		m, err := v.store.FilledMount(id)
+		m, err := v.store.SeededMount(id)
 		if err != nil || m == nil {
 			t.Fatal(id, m, err)
 		}

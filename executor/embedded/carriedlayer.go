@@ -39,7 +39,7 @@ func (b *build) adopt(e *cache.Entry, keys ...digest.Digest) error {
 	if err := b.keepEmpty(e); err != nil {
 		return err
 	}
-	if err := b.store.Adopt(e, append(keys, latestKey(e.Step))...); err != nil {
+	if err := b.store.Import(e, append(keys, latestKey(e.Step))...); err != nil {
 		return err
 	}
 	if group, ok := groupOf(e); ok {
@@ -145,7 +145,7 @@ func (b *build) unpackCarried(ctx context.Context, l carriedLayer) error {
 		return errors.Join(err, draft.Discard())
 	}
 	meta.Packed = []cache.Packed{
-		{Form: l.Form, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType}, packedPaths(l.ID, *l.Paths),
+		{Encoding: l.Form, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType}, packedPaths(l.ID, *l.Paths),
 	}
 	return draft.Commit(l.ID, meta)
 }
@@ -309,7 +309,7 @@ func (b *build) carriedForm(id digest.Digest, form string) (cache.Packed, bool) 
 		return cache.Packed{}, false
 	}
 	for _, p := range l.Packed {
-		if p.Form == form {
+		if p.Encoding == form {
 			return p, true
 		}
 	}
@@ -330,9 +330,9 @@ func (b *build) realize(ctx context.Context, l layer, p packing, want cache.Pack
 			blob := *c.Blob
 			return b.lost(ctx, c, b.streamCarried(ctx, c.from, blob, func(io.Reader) error { return nil }))
 		}
-		got, err := b.compress(ctx, l, p, want.Form)
+		got, err := b.compress(ctx, l, p, want.Encoding)
 		if err == nil && got.Digest != want.Digest {
-			err = b.carried.lose(c, fmt.Errorf("its form %q has the digest %s, not %s", want.Form, got.Digest, want.Digest))
+			err = b.carried.lose(c, fmt.Errorf("its form %q has the digest %s, not %s", want.Encoding, got.Digest, want.Digest))
 		}
 		return err
 	})

@@ -76,7 +76,7 @@ func (o *carryOut) mountsOut(ctx context.Context, which carry.Mounts) error {
 }
 
 func (o *carryOut) mountOut(ctx context.Context, id string) error {
-	m, err := o.b.store.FilledMount(id)
+	m, err := o.b.store.SeededMount(id)
 	if err != nil {
 		return err
 	}

@@ -300,7 +300,7 @@ func (o *carryOut) layerOut(ctx context.Context, w wantedLayer) (carry.Layer, er
 		return carry.Layer{}, err
 	}
 	l := carry.Layer{
-		ID: w.id, DiffID: p.DiffID, Form: p.Form, Paths: paths,
+		ID: w.id, DiffID: p.DiffID, Form: p.Encoding, Paths: paths,
 		Blob: &carry.Blob{Digest: p.Digest, Size: p.Size, MediaType: p.MediaType},
 	}
 	meta, _ := b.store.LayerMeta(w.id)
@@ -309,20 +309,20 @@ func (o *carryOut) layerOut(ctx context.Context, w wantedLayer) (carry.Layer, er
 			l.Packed = append(l.Packed, form)
 		}
 	}
-	slices.SortFunc(l.Packed, func(a, b cache.Packed) int { return cmp.Compare(a.Form, b.Form) })
+	slices.SortFunc(l.Packed, func(a, b cache.Packed) int { return cmp.Compare(a.Encoding, b.Encoding) })
 	return l, nil
 }
 
 // isPacking says whether a packed form is one that pack makes, and not a list of paths or the like.
-func isPacking(p cache.Packed) bool { return strings.Contains(p.Form, ", times ") }
+func isPacking(p cache.Packed) bool { return strings.Contains(p.Encoding, ", times ") }
 
 // packedOut is the blob of a layer: one that an image has, or had, in the wanted compression, else a new one. The blobs of
 // images and of caches are the same, and a registry has them once.
 func (o *carryOut) packedOut(ctx context.Context, w wantedLayer) (cache.Packed, error) {
 	meta, _ := o.b.store.LayerMeta(w.id)
-	slices.SortFunc(meta.Packed, func(a, b cache.Packed) int { return cmp.Compare(a.Form, b.Form) })
+	slices.SortFunc(meta.Packed, func(a, b cache.Packed) int { return cmp.Compare(a.Encoding, b.Encoding) })
 	for _, p := range meta.Packed {
-		if strings.HasPrefix(p.Form, w.packing.compression().String()+", times ") && o.b.store.HasBlob(p.Digest, p.Size) {
+		if strings.HasPrefix(p.Encoding, w.packing.compression().String()+", times ") && o.b.store.HasBlob(p.Digest, p.Size) {
 			return p, nil
 		}
 	}
@@ -334,14 +334,14 @@ const formPaths = "paths"
 
 // packedPaths is how the path index of a layer is recorded.
 func packedPaths(id digest.Digest, b carry.Blob) cache.Packed {
-	return cache.Packed{Form: formPaths, DiffID: id, Digest: b.Digest, Size: b.Size, MediaType: b.MediaType}
+	return cache.Packed{Encoding: formPaths, DiffID: id, Digest: b.Digest, Size: b.Size, MediaType: b.MediaType}
 }
 
 // pathsOut is the path index of a layer that is here; it is made once.
 func (b *build) pathsOut(ctx context.Context, id digest.Digest) (*carry.Blob, error) {
 	meta, _ := b.store.LayerMeta(id)
 	for _, p := range meta.Packed {
-		if p.Form == formPaths && b.store.HasBlob(p.Digest, p.Size) {
+		if p.Encoding == formPaths && b.store.HasBlob(p.Digest, p.Size) {
 			return &carry.Blob{Digest: p.Digest, Size: p.Size, MediaType: carry.MediaPaths}, nil
 		}
 	}

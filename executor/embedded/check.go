@@ -16,7 +16,7 @@ import (
 // Of a layer that was never packed nothing is known but how many files it has.
 func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, error) {
 	for _, p := range meta.Packed {
-		times, ok := timesOf(p.Form)
+		times, ok := timesOf(p.Encoding)
 		if !ok {
 			continue
 		}

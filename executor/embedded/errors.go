@@ -61,7 +61,7 @@ func (n *node) failed(err error) error {
 		return err
 	case machineFault(err):
 		var known *cache.Error
-		if cache.Full(err) && !errors.As(err, &known) {
+		if cache.DiskFull(err) && !errors.As(err, &known) {
 			err = &cache.Error{Op: "write to", Path: n.b.store.Dir(), Err: err}
 		}
 		return n.wrap(err)

@@ -268,7 +268,7 @@ func (x *execStep) exitHint(res sandbox.Result) string {
 	if res.Exceeded {
 		return "it took more than the memory that the target's resources allow"
 	}
-	if free, full := x.n.b.store.AlmostFull(); full {
+	if free, full := x.n.b.store.DiskAlmostFull(); full {
 		return "the disk of the cache is full" + free + ": bake cache prune --all frees what no tagged image needs"
 	}
 	return ""

@@ -358,7 +358,7 @@ func (s *execRoot) commit(ctx context.Context) ([]cache.Output, error) {
 // commitDraft keeps one layer; one without a change is the empty layer.
 func (s *execRoot) commitDraft(o execOutput) (digest.Digest, error) {
 	s.drafts = slices.DeleteFunc(s.drafts, func(d *cache.Draft) bool { return d == o.draft })
-	size, err := cache.Measure(o.draft.FS)
+	size, err := cache.MeasureLayer(o.draft.FS)
 	if err != nil {
 		return "", errors.Join(err, o.draft.Discard())
 	}

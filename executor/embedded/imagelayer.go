@@ -93,7 +93,7 @@ func (b *build) repack(
 				_ = w.Discard()
 				return err
 			}
-			out = cache.Packed{Form: name, DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}
+			out = cache.Packed{Encoding: name, DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}
 			_, _, err = w.Commit(got.Digest, got.Size)
 			return err
 		})

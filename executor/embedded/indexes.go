@@ -26,7 +26,7 @@ func saveIndex(store *cache.Store, diffID digest.Digest, x *tree.Index) error {
 		return err
 	}
 	return store.AddPacked(diffID, cache.Packed{
-		Form: indexForm, DiffID: diffID, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
+		Encoding: indexForm, DiffID: diffID, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
 	})
 }
 
@@ -37,7 +37,7 @@ func loadIndex(store *cache.Store, diffID digest.Digest) *tree.Index {
 		return nil
 	}
 	for _, p := range meta.Packed {
-		if p.Form != indexForm || p.Size > maxIndexBlob || !store.HasBlob(p.Digest, p.Size) {
+		if p.Encoding != indexForm || p.Size > maxIndexBlob || !store.HasBlob(p.Digest, p.Size) {
 			continue
 		}
 		raw, err := os.ReadFile(store.BlobPath(p.Digest))

@@ -29,7 +29,7 @@ func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, 
 			if err != nil {
 				return errors.Join(err, draft.Discard())
 			}
-			size, err := cache.Measure(draft.FS)
+			size, err := cache.MeasureLayer(draft.FS)
 			if err != nil {
 				return errors.Join(err, draft.Discard())
 			}

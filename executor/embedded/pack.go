@@ -116,7 +116,7 @@ func (b *build) compress(ctx context.Context, l layer, p packing, name string) (
 	if err != nil {
 		return cache.Packed{}, err
 	}
-	out.Form = name
+	out.Encoding = name
 	return out, b.store.AddPacked(l.id, out)
 }
 
@@ -124,7 +124,7 @@ func (b *build) compress(ctx context.Context, l layer, p packing, name string) (
 func (b *build) sameContent(l layer, p packing, got digest.Digest) error {
 	meta, _ := b.store.LayerMeta(l.id)
 	for _, old := range meta.Packed {
-		if strings.HasSuffix(old.Form, ", "+p.tar(l.ran)) && old.DiffID != got {
+		if strings.HasSuffix(old.Encoding, ", "+p.tar(l.ran)) && old.DiffID != got {
 			return fmt.Errorf("its files were changed since it was made (diff id %s, then %s): prune the cache", old.DiffID, got)
 		}
 	}

@@ -35,7 +35,7 @@ func (n *node) past() []cache.PastRun {
 	defer p.mu.Unlock()
 	runs, ok := p.known[place]
 	if !ok {
-		runs = n.b.store.Past(place)
+		runs = n.b.store.PastRuns(place)
 		if p.known == nil {
 			p.known = map[digest.Digest][]cache.PastRun{}
 		}
@@ -154,7 +154,7 @@ func (k *keyed) remember(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = k.n.b.store.PutList(d, func() ([]byte, error) {
+		err = k.n.b.store.PutFileList(d, func() ([]byte, error) {
 			list, err := k.listing(ctx, r, d)
 			if err != nil || list == nil {
 				return nil, err
@@ -173,7 +173,7 @@ func (b *build) savePasts() {
 	b.pasts.mu.Lock()
 	defer b.pasts.mu.Unlock()
 	for place, runs := range b.pasts.added {
-		_ = b.store.AddPast(place, runs)
+		_ = b.store.AddPastRuns(place, runs)
 	}
 }
 
@@ -182,7 +182,7 @@ func (b *build) listed(d digest.Digest) (tree.Listing, error) {
 	if d.Validate() != nil {
 		return nil, nil
 	}
-	raw := b.store.List(d)
+	raw := b.store.FileList(d)
 	if raw == nil {
 		return nil, nil
 	}

@@ -40,7 +40,7 @@ func Reform(ctx context.Context, s *cache.Store, from cache.Packed, f executor.L
 	if err != nil {
 		return cache.Packed{}, fmt.Errorf("pack layer %s: %w", from.Digest, err)
 	}
-	out.Form = name
+	out.Encoding = name
 	return out, s.AddPacked(from.DiffID, out)
 }
 
@@ -65,7 +65,7 @@ func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, form layer
 func findPacked(s *cache.Store, id digest.Digest, form string) (cache.Packed, bool) {
 	meta, _ := s.LayerMeta(id)
 	for _, p := range meta.Packed {
-		if p.Form == form && s.HasBlob(p.Digest, p.Size) {
+		if p.Encoding == form && s.HasBlob(p.Digest, p.Size) {
 			return p, true
 		}
 	}

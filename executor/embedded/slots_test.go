@@ -260,7 +260,7 @@ func TestLongestChainFirst(t *testing.T) {
 	for i, step := range s.graph().Steps {
 		times["name "+step.Name] = time.Duration(i+1) * time.Minute
 	}
-	if err := s.store.AddTimes(times); err != nil {
+	if err := s.store.AddDurations(times); err != nil {
 		t.Fatal(err)
 	}
 	s.opts.Jobs = 1

@@ -41,5 +41,5 @@ func (b *build) noteTime(n *node, took time.Duration) {
 func (b *build) saveTimes() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_ = b.store.AddTimes(b.took)
+	_ = b.store.AddDurations(b.took)
 }

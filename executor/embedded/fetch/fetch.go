@@ -119,7 +119,7 @@ func (f *Fetcher) once(key string, do func(*fetched)) *fetched {
 // disk makes an error of a full disk a fault of the cache, which what is fetched is written to, and not of what a URL names.
 func (f *Fetcher) disk(err error) error {
 	var already *cache.Error
-	if !cache.Full(err) || errors.As(err, &already) {
+	if !cache.DiskFull(err) || errors.As(err, &already) {
 		return err
 	}
 	return &cache.Error{Op: "write to", Path: f.Store.Dir(), Err: err}

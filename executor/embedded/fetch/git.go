@@ -193,7 +193,7 @@ func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error
 
 // keep commits a draft and returns the layer's directory.
 func (f *Fetcher) keep(draft *cache.Draft, id digest.Digest, name string) (string, error) {
-	meta, err := cache.Measure(draft.FS)
+	meta, err := cache.MeasureLayer(draft.FS)
 	if err == nil {
 		err = draft.Commit(id, meta)
 	} else {

@@ -29,8 +29,8 @@ const shownDigest = 12
 // Session names this opening of the cache, as no other.
 func (s *Store) Session() string { return filepath.Base(s.tmp) }
 
-// Alive says whether the process of a session has the cache open still.
-func (s *Store) Alive(session string) bool {
+// SessionAlive says whether the process of a session has the cache open still.
+func (s *Store) SessionAlive(session string) bool {
 	if session == s.Session() {
 		return true
 	}
@@ -38,8 +38,8 @@ func (s *Store) Alive(session string) bool {
 	return err == nil // Open has removed those of the dead
 }
 
-// LogsOf are the logs that a session made since a time, the last one of each step by the beginning of its digest.
-func (s *Store) LogsOf(session string, since time.Time) (map[string]string, error) {
+// SessionLogs are the logs that a session made since a time, the last one of each step by the beginning of its digest.
+func (s *Store) SessionLogs(session string, since time.Time) (map[string]string, error) {
 	names, err := os.ReadDir(s.path(dirLogs))
 	if err != nil {
 		return nil, wrap("list", s.path(dirLogs), err)

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-func TestTimes(t *testing.T) {
+func TestDurations(t *testing.T) {
 	s := open(t, t.TempDir())
-	if d := s.Times().Of("a"); d != 0 {
+	if d := s.Durations().Of("a"); d != 0 {
 		t.Errorf("an empty cache knows %s", d)
 	}
 	for _, took := range []map[string]time.Duration{
 		{"a": time.Second, "b": 2 * time.Second}, {"a": 3 * time.Second}, nil,
 	} {
-		if err := s.AddTimes(took); err != nil {
+		if err := s.AddDurations(took); err != nil {
 			t.Fatal(err)
 		}
 	}
-	times := s.Times()
+	times := s.Durations()
 	for _, c := range []struct {
 		names []string
 		want  time.Duration
@@ -31,33 +31,33 @@ func TestTimes(t *testing.T) {
 			t.Errorf("%q took %s, want %s", c.names, got, c.want)
 		}
 	}
-	for _, raw := range []string{"", "nothing of the kind", timesMagic + "torn", timesMagic + string(make([]byte, 3*timeSize+1))} {
-		if err := os.WriteFile(s.path(fileTimes), []byte(raw), 0o600); err != nil {
+	for _, raw := range []string{"", "nothing of the kind", durationsMagic + "torn", durationsMagic + string(make([]byte, 3*durationSize+1))} {
+		if err := os.WriteFile(s.path(fileDurations), []byte(raw), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := s.Times().Of("a"); got != 0 {
+		if got := s.Durations().Of("a"); got != 0 {
 			t.Errorf("a file of %q says %s", raw, got)
 		}
 	}
 }
 
-// TestTimesAreBounded adds more than is kept: the newest stay.
-func TestTimesAreBounded(t *testing.T) {
+// TestDurationsAreBounded adds more than is kept: the newest stay.
+func TestDurationsAreBounded(t *testing.T) {
 	s := open(t, t.TempDir())
 	for _, prefix := range []string{"old", "new"} {
 		took := map[string]time.Duration{}
-		for i := range maxTimes * 3 / 4 {
+		for i := range maxDurations * 3 / 4 {
 			took[fmt.Sprint(prefix, i)] = time.Second
 		}
-		if err := s.AddTimes(took); err != nil {
+		if err := s.AddDurations(took); err != nil {
 			t.Fatal(err)
 		}
 	}
-	times := s.Times()
-	if n := len(times.records) / timeSize; n != maxTimes {
-		t.Errorf("%d records are kept, want %d", n, maxTimes)
+	times := s.Durations()
+	if n := len(times.records) / durationSize; n != maxDurations {
+		t.Errorf("%d records are kept, want %d", n, maxDurations)
 	}
-	for i := range maxTimes * 3 / 4 {
+	for i := range maxDurations * 3 / 4 {
 		if times.Of(fmt.Sprint("new", i)) == 0 {
 			t.Fatalf("new%d is forgotten", i)
 		}

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -41,9 +39,9 @@ func (r *PastRun) Load() {
 
 func (s *Store) pastPath(place digest.Digest) string { return s.path(dirPast, place.Encoded()) }
 
-// Past lists the earlier runs at a place, whatever the caller means by it, the oldest first, without their inputs. What cannot
+// PastRuns lists the earlier runs at a place, whatever the caller means by it, the oldest first, without their inputs. What cannot
 // be read is left out: it is advice. A line has the run, a tab and the inputs, since of many runs few are looked into.
-func (s *Store) Past(place digest.Digest) []PastRun {
+func (s *Store) PastRuns(place digest.Digest) []PastRun {
 	raw, err := readBounded(s.pastPath(place), 2*maxPast)
 	if err != nil {
 		return nil
@@ -59,8 +57,8 @@ func (s *Store) Past(place digest.Digest) []PastRun {
 	return runs
 }
 
-// AddPast remembers runs at a place.
-func (s *Store) AddPast(place digest.Digest, runs []PastRun) error {
+// AddPastRuns remembers runs at a place.
+func (s *Store) AddPastRuns(place digest.Digest, runs []PastRun) error {
 	var added []byte
 	for _, r := range runs {
 		head, err := json.Marshal(r)
@@ -104,29 +102,4 @@ func appendTo(path string, raw []byte) error {
 	}
 	_, err = f.Write(raw)
 	return errors.Join(err, f.Close())
-}
-
-// PutList keeps the list of the files whose content digest is d, unless it is there; it counts as used now.
-func (s *Store) PutList(d digest.Digest, list func() ([]byte, error)) error {
-	path := s.path(dirLists, d.Encoded())
-	now := time.Now()
-	if err := os.Chtimes(path, now, now); err == nil {
-		return nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return wrap("touch", path, err)
-	}
-	raw, err := list()
-	if err != nil || len(raw) == 0 || len(raw) > maxList {
-		return err
-	}
-	return wrap("write", path, s.writeFile(path, raw))
-}
-
-// List reads the list of the files whose content digest is d, nil when there is none.
-func (s *Store) List(d digest.Digest) []byte {
-	raw, err := readBounded(s.path(dirLists, filepath.Base(d.Encoded())), maxList)
-	if err != nil {
-		return nil
-	}
-	return raw
 }

@@ -31,9 +31,9 @@ func (s *Store) CacheMount(ctx context.Context, id, sharing string) (*Mount, err
 	name := mountName(id)
 	switch sharing {
 	case "shared", "":
-		return s.takeMount(ctx, name, unix.LOCK_SH)
+		return s.acquireMount(ctx, name, unix.LOCK_SH)
 	case "locked":
-		return s.takeMount(ctx, name, unix.LOCK_EX)
+		return s.acquireMount(ctx, name, unix.LOCK_EX)
 	case "private":
 		return s.privateMount(name)
 	}
@@ -57,7 +57,7 @@ func (s *Store) privateMount(name string) (*Mount, error) {
 	return nil, &Error{Op: "take a cache mount in", Path: s.path(dirMounts), Err: fmt.Errorf("%d are in use", maxPrivate)}
 }
 
-func (s *Store) takeMount(ctx context.Context, name string, how int) (*Mount, error) {
+func (s *Store) acquireMount(ctx context.Context, name string, how int) (*Mount, error) {
 	pause := time.Millisecond
 	for {
 		m, err := s.tryMount(name, how)
@@ -87,7 +87,7 @@ func (s *Store) tryMount(name string, how int) (*Mount, error) {
 		return nil, unix.EWOULDBLOCK // a collection took the folder away in between
 	}
 	if err != nil {
-		return nil, busyOr("lock cache mount", dir, err)
+		return nil, wrapUnlessBusy("lock cache mount", dir, err)
 	}
 	s.mu.Lock()
 	s.mounts = append(s.mounts, name)
@@ -95,7 +95,7 @@ func (s *Store) tryMount(name string, how int) (*Mount, error) {
 	m := &Mount{Dir: filepath.Join(dir, "fs"), lock: lock}
 	if err := m.openFS(dir); err != nil {
 		lock.Close()
-		return nil, busyOr("open cache mount", dir, err)
+		return nil, wrapUnlessBusy("open cache mount", dir, err)
 	}
 	now := time.Now()
 	os.Chtimes(dir, now, now)
@@ -144,7 +144,25 @@ func (m *Mount) Release() {
 	})
 }
 
-func busyOr(op, path string, err error) error {
+// SeededMount takes the cache mount of an id as one of any number of holders, if it is there and filled. It is nil when
+// there is none, or when somebody holds it alone.
+func (s *Store) SeededMount(id string) (*Mount, error) {
+	name := digest.FromString(id).Encoded()
+	if _, err := os.Lstat(s.path(dirMounts, name, "seeded")); err != nil {
+		return nil, nil
+	}
+	dir := s.path(dirMounts, name)
+	lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, wrap("lock cache mount", dir, err)
+	}
+	return &Mount{Dir: filepath.Join(dir, "fs"), lock: lock}, nil
+}
+
+func wrapUnlessBusy(op, path string, err error) error {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return err
 	}

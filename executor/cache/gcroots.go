@@ -2,7 +2,6 @@ package cache
 
 import (
 	"encoding/json"
-	"os"
 
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -82,54 +81,4 @@ func (s *Store) readManifest(d digest.Digest) (manifest, bool) {
 	var m manifest
 	raw, err := readBounded(s.BlobPath(d), maxManifest)
 	return m, err == nil && json.Unmarshal(raw, &m) == nil
-}
-
-// pinFile is what one lock file pins.
-type pinFile struct {
-	Lock string // its path
-	Pins []digest.Digest
-}
-
-// KeepPins makes what a lock file pins stay in the cache for as long as the file exists.
-func (s *Store) KeepPins(lock string, pins []digest.Digest) error {
-	raw, err := json.Marshal(pinFile{lock, pins})
-	if err != nil {
-		return err
-	}
-	path := s.path(dirPins, digest.FromString(lock).Encoded())
-	if old, err := readBounded(path, maxManifest); err == nil && string(old) == string(raw) {
-		return nil
-	}
-	return wrap("record pins in", path, s.writeFile(path, raw))
-}
-
-// pinned are the digests that lock files pin, of those which still exist.
-func (s *Store) pinned() ([]digest.Digest, error) {
-	names, err := os.ReadDir(s.path(dirPins))
-	if err != nil {
-		return nil, wrap("list", s.path(dirPins), err)
-	}
-	var all []digest.Digest
-	for _, n := range names {
-		if p, ok := s.readPins(s.path(dirPins, n.Name())); ok {
-			all = append(all, p.Pins...)
-		}
-	}
-	return all, nil
-}
-
-func (s *Store) readPins(path string) (pinFile, bool) {
-	var p pinFile
-	raw, err := readBounded(path, maxManifest)
-	if err != nil || json.Unmarshal(raw, &p) != nil {
-		return p, false
-	}
-	_, err = os.Lstat(p.Lock)
-	return p, err == nil
-}
-
-// deadPins says that a record is about a lock file that is no more.
-func (s *Store) deadPins(path string) bool {
-	_, ok := s.readPins(path)
-	return !ok
 }

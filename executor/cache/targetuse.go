@@ -94,8 +94,8 @@ func readUses(path string) (p projectUses, built time.Time, ok bool) {
 	return p, info.ModTime(), true
 }
 
-// deadProject says that a file is about a project that is no more.
-func (s *Store) deadProject(path string) bool {
+// staleProject says that a file is about a project that is no more.
+func (s *Store) staleProject(path string) bool {
 	p, _, ok := readUses(path)
 	if !ok {
 		return true
@@ -105,40 +105,40 @@ func (s *Store) deadProject(path string) bool {
 }
 
 // claim is one target's use of things of the cache.
-type claim struct {
+type targetRef struct {
 	project, target string
 	built           time.Time
 	paths           []string // of items, below the cache
 }
 
 // claims are what all targets use, by project and target.
-func (s *Store) claims() []claim {
+func (s *Store) targetRefs() []targetRef {
 	names, err := os.ReadDir(s.path(dirTargets))
 	if err != nil {
 		return nil
 	}
-	var all []claim
+	var all []targetRef
 	for _, n := range names {
 		p, built, ok := readUses(s.path(dirTargets, n.Name()))
 		if !ok {
 			continue
 		}
 		for name, t := range p.Targets {
-			c := claim{project: p.Project, target: name, built: t.Built, paths: s.claimed(t.Use)}
+			c := targetRef{project: p.Project, target: name, built: t.Built, paths: s.itemPaths(t.Use)}
 			if slices.Contains(p.Last, name) {
 				c.built = built
 			}
 			all = append(all, c)
 		}
 	}
-	slices.SortFunc(all, func(a, b claim) int {
+	slices.SortFunc(all, func(a, b targetRef) int {
 		return slices.Compare([]string{a.project, a.target}, []string{b.project, b.target})
 	})
 	return all
 }
 
-// claimed are the items of a use, each once.
-func (s *Store) claimed(u Use) []string {
+// itemPaths are the items of a use, each once.
+func (s *Store) itemPaths(u Use) []string {
 	var paths []string
 	blob := func(d digest.Digest) { paths = append(paths, filepath.Join(dirBlobs, d.Encoded())) }
 	layer := func(id digest.Digest) { paths = append(paths, filepath.Join(dirLayers, id.Encoded())) }
@@ -153,7 +153,7 @@ func (s *Store) claimed(u Use) []string {
 		packed(id)
 	}
 	for _, d := range u.Bases {
-		s.claimBase(d, 0, blob, func(diff, chain digest.Digest) {
+		s.baseRefs(d, 0, blob, func(diff, chain digest.Digest) {
 			layer(chain)
 			packed(diff)
 		})
@@ -165,8 +165,8 @@ func (s *Store) claimed(u Use) []string {
 	return slices.Compact(paths)
 }
 
-// claimBase goes through a base image: its blobs, and its layers by diff id and by chain id.
-func (s *Store) claimBase(d digest.Digest, depth int, blob func(digest.Digest), layer func(diff, chain digest.Digest)) {
+// baseRefs goes through a base image: its blobs, and its layers by diff id and by chain id.
+func (s *Store) baseRefs(d digest.Digest, depth int, blob func(digest.Digest), layer func(diff, chain digest.Digest)) {
 	m, ok := s.readManifest(d)
 	if !ok || depth > 3 {
 		return
@@ -174,7 +174,7 @@ func (s *Store) claimBase(d digest.Digest, depth int, blob func(digest.Digest), 
 	blob(d)
 	for _, child := range m.Manifests {
 		if child.Digest.Validate() == nil {
-			s.claimBase(child.Digest, depth+1, blob, layer)
+			s.baseRefs(child.Digest, depth+1, blob, layer)
 		}
 	}
 	for _, l := range m.Layers {
@@ -210,10 +210,10 @@ func ChainID(chain, diff digest.Digest) digest.Digest {
 	return digest.FromString(chain.String() + " " + diff.String())
 }
 
-// addWanted says of each item when a target that stands on it was built last.
-func (s *Store) addWanted(v *survey) {
+// setTargetBuilt says of each item when a target that stands on it was built last.
+func (s *Store) setTargetBuilt(v *survey) {
 	last := map[string]time.Time{}
-	for _, c := range s.claims() {
+	for _, c := range s.targetRefs() {
 		for _, p := range c.paths {
 			if c.built.After(last[p]) {
 				last[p] = c.built
@@ -222,9 +222,9 @@ func (s *Store) addWanted(v *survey) {
 	}
 	for i := range v.items {
 		it := &v.items[i]
-		it.wanted = last[filepath.Join(it.dir, it.name)]
-		if it.wanted.After(v.now) {
-			it.wanted = v.now
+		it.targetBuilt = last[filepath.Join(it.dir, it.name)]
+		if it.targetBuilt.After(v.now) {
+			it.targetBuilt = v.now
 		}
 	}
 }

@@ -1,0 +1,111 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ledger is what the cache took when it was last added up. Processes add what they wrote when they end, so that a build
+// need not measure everything to know that it is far below the limit.
+type ledger struct {
+	Total int64
+	// Stuck is the total that the last collection could not get below, when that is beyond the limits: the next one waits
+	// until there is stuckStep more.
+	Stuck int64
+}
+
+// changeLedger changes what is noted, under a lock, and says whether anything is. Without write it only reads.
+func (s *Store) changeLedger(write bool, change func(*ledger)) (known bool, err error) {
+	path := s.path(fileLedger)
+	if write {
+		lock, err := lockFile(s.path(dirLocks, "ledger"), unix.LOCK_EX)
+		if err != nil {
+			return false, wrap("lock", path, err)
+		}
+		defer lock.Close()
+	}
+	var l ledger
+	raw, err := readBounded(path, 1<<10)
+	known = err == nil && json.Unmarshal(raw, &l) == nil
+	change(&l)
+	if !write || !known {
+		return known, nil
+	}
+	if raw, err = json.Marshal(l); err != nil {
+		return known, err
+	}
+	return known, wrap("write", path, s.writeFile(path, raw))
+}
+
+// setLedger notes a measured total. What others added since noted was read may be in it or not: counting it twice only
+// brings the next measurement nearer.
+func (s *Store) setLedger(total, noted, stuck int64) error {
+	path := s.path(fileLedger)
+	lock, err := lockFile(s.path(dirLocks, "ledger"), unix.LOCK_EX)
+	if err != nil {
+		return wrap("lock", path, err)
+	}
+	defer lock.Close()
+	var l ledger
+	if raw, err := readBounded(path, 1<<10); err == nil && json.Unmarshal(raw, &l) == nil {
+		total += max(l.Total-noted, 0)
+	}
+	raw, err := json.Marshal(ledger{Total: total, Stuck: stuck})
+	if err != nil {
+		return err
+	}
+	return wrap("write", path, s.writeFile(path, raw))
+}
+
+// forgetLedger makes the next collection measure everything: what a dead process wrote was not added.
+func (s *Store) forgetLedger() error {
+	err := os.Remove(s.path(fileLedger))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// drainAdded is about what this process wrote since it was last asked.
+func (s *Store) drainAdded() (int64, error) {
+	added := s.added.Swap(0)
+	s.mu.Lock()
+	logs, mounts := s.logs, s.mounts
+	s.logs, s.mounts = nil, nil
+	s.mu.Unlock()
+	for _, path := range logs {
+		if info, err := os.Lstat(path); err == nil {
+			added += onDisk(info.Size())
+		}
+	}
+	if len(mounts) == 0 {
+		return added, nil
+	}
+	mountGrowth, err := s.mountGrowth(mounts)
+	return added + mountGrowth, err
+}
+
+// grown says how much cache mounts have grown since they were last measured.
+func (s *Store) mountGrowth(names []string) (int64, error) {
+	before := map[string]int64{}
+	for key, size := range s.readSizes() {
+		if path, _, ok := strings.Cut(key, "@"); ok {
+			before[path] = size
+		}
+	}
+	slices.Sort(names)
+	var mountGrowth int64
+	for _, name := range slices.Compact(names) {
+		size, _, err := diskSize(s.path(dirMounts, name))
+		if err != nil {
+			return mountGrowth, wrap("measure", s.path(dirMounts, name), err)
+		}
+		mountGrowth += size - before[dirMounts+"/"+name]
+	}
+	return mountGrowth, nil
+}
