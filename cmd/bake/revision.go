@@ -15,7 +15,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // revision is the files of this machine as they would be with a commit checked out: the disk, but for what git says is otherwise in the

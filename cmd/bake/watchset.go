@@ -17,7 +17,7 @@ import (
 	"github.com/moby/patternmatcher"
 	"golang.org/x/sys/unix"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
 

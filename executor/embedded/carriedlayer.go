@@ -15,8 +15,8 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/carry"
 	"github.com/bakebuild/bake/executor/embedded/layers"
-	"github.com/bakebuild/bake/executor/embedded/tree"
 	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // entry finds the entry of a key on this machine, else in the caches from elsewhere; from says in which.

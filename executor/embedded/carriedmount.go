@@ -13,8 +13,8 @@ import (
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/carry"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
 	"github.com/bakebuild/bake/executor/embedded/layers"
-	"github.com/bakebuild/bake/executor/embedded/tree"
 )
 
 // fillMount fills a new cache mount with what a cache from elsewhere has for it. One that cannot be had stays empty.
@@ -128,7 +128,7 @@ func (o *carryOut) packMount(ctx context.Context, dir string) (carry.Layer, erro
 
 // pathsBlob is the path index of a directory form as it travels.
 func pathsBlob(ctx context.Context, dir string) ([]byte, error) {
-	index, err := tree.IndexDir(ctx, dir)
+	index, err := layerfs.IndexDir(ctx, dir)
 	if err != nil {
 		return nil, err
 	}

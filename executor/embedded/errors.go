@@ -10,8 +10,8 @@ import (
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
-	"github.com/bakebuild/bake/executor/embedded/tree"
 	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // wrap says which step an error is about, and where it stands.

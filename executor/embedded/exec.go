@@ -12,12 +12,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
+
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
-	"github.com/bakebuild/bake/executor/embedded/tree"
-	"github.com/moby/buildkit/solver/pb"
-	"golang.org/x/sys/unix"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // execStep executes an exec op: one process in a root of its own.

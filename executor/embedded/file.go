@@ -13,7 +13,7 @@ import (
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fileop"
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // fileStep executes a file op: copies, directories, files, links and removals on one parent.

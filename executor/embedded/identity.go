@@ -5,7 +5,8 @@ import (
 	"os"
 	"strings"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // question asks who a name is in a file system.
@@ -62,7 +63,7 @@ func (b *build) answerBelow(q question) (answer, bool) {
 		if a, ok := b.identities.Load(q); ok {
 			known := a.(answer)
 			for _, dir := range between {
-				if tree.Touches(dir, known.names) {
+				if layerfs.Touches(dir, known.names) {
 					return answer{}, false
 				}
 			}

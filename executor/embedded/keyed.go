@@ -9,7 +9,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // keyed is the part that file and exec operations share: their keys, and finding and storing their entries.

@@ -9,7 +9,8 @@ import (
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fileop"
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // makeLayer runs a file op on parent and commits what it made as layer id, or as the empty layer when it changed
@@ -66,7 +67,7 @@ func copyOp(sel tree.Selection, dest string) *pb.FileOp {
 func (b *build) copyTo(ctx context.Context, in input, sel tree.Selection, dir string) error {
 	return in.read(ctx, func(files tree.FS) error {
 		_, err := fileop.Apply(ctx, fileop.Request{
-			Op: copyOp(sel, "/"), Inputs: []tree.FS{files}, Parent: tree.NewView(nil), Upper: dir, UserXattr: b.userXattr,
+			Op: copyOp(sel, "/"), Inputs: []tree.FS{files}, Parent: layerfs.NewView(nil), Upper: dir, UserXattr: b.userXattr,
 		})
 		return err
 	})

@@ -10,7 +10,8 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -150,7 +151,7 @@ var errNoChain = errors.New("there is no such file system")
 // need their content, and f is called again from the beginning.
 func (in input) read(ctx context.Context, f func(tree.FS) error) error {
 	if in.scratch() {
-		return f(tree.NewView(nil))
+		return f(layerfs.NewView(nil))
 	}
 	if in.local() {
 		return in.node.local.read(ctx, f)
@@ -169,7 +170,7 @@ func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Diges
 		return in.node.local.digest(ctx, sel)
 	}
 	if in.scratch() {
-		return tree.SelectionDigest(ctx, tree.NewView(nil), sel)
+		return tree.SelectionDigest(ctx, layerfs.NewView(nil), sel)
 	}
 	name := selectionName(in.index, sel)
 	if d, ok := in.node.remembered(name); ok {

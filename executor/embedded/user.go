@@ -10,7 +10,7 @@ import (
 
 	"github.com/moby/sys/user"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // maxUserFile bounds /etc/passwd and /etc/group, in bytes.

@@ -10,7 +10,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // dirs are the directories of a chain's layers, top first, as an overlay takes them. Base layers are unpacked side by
@@ -88,7 +89,7 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 		return err
 	}
 	for {
-		stack := make([]tree.Layer, 0, len(all))
+		stack := make([]layerfs.Layer, 0, len(all))
 		packed := map[digest.Digest][]layer{}
 		for _, l := range all {
 			t, ok, err := b.treeLayer(ctx, l)
@@ -102,9 +103,9 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 				packed[t.ID] = append(packed[t.ID], l)
 			}
 		}
-		files := tree.NewView(stack)
+		files := layerfs.NewView(stack)
 		err := errors.Join(f(files), files.Close())
-		var need *tree.PackedError
+		var need *layerfs.PackedError
 		if !errors.As(err, &need) || len(packed[need.LayerID]) == 0 {
 			return err
 		}
@@ -129,26 +130,26 @@ func (b *build) open(ctx context.Context, l layer) error {
 
 // treeLayer is a layer as a view takes it; ok is false for the empty layer. One of a cache from elsewhere is known by its
 // paths until its content is asked for.
-func (b *build) treeLayer(ctx context.Context, l layer) (t tree.Layer, ok bool, err error) {
+func (b *build) treeLayer(ctx context.Context, l layer) (t layerfs.Layer, ok bool, err error) {
 	if l.id == emptyLayer {
 		return t, false, nil
 	}
 	if l.base == nil {
 		if dir, here := b.dirHere(l.id); here {
-			return tree.Layer{ID: l.id, Dir: dir}, true, nil
+			return layerfs.Layer{ID: l.id, Dir: dir}, true, nil
 		}
 		index, err := b.pathsOf(ctx, l.id)
-		return tree.Layer{ID: l.id, Index: index}, true, err
+		return layerfs.Layer{ID: l.id, Index: index}, true, err
 	}
 	if dir, ok := b.store.LayerDir(l.base.chainID); ok {
-		return tree.Layer{ID: l.id, Dir: dir}, true, nil
+		return layerfs.Layer{ID: l.id, Dir: dir}, true, nil
 	}
 	index, err := l.base.index(ctx)
 	if err != nil || index != nil {
-		return tree.Layer{ID: l.id, Index: index}, true, err
+		return layerfs.Layer{ID: l.id, Index: index}, true, err
 	}
 	dir, err := l.base.unpack(ctx)
-	return tree.Layer{ID: l.id, Dir: dir}, true, err
+	return layerfs.Layer{ID: l.id, Dir: dir}, true, err
 }
 
 // lowerLayers are the layers below one that is being unpacked. They are waited for when the first question is asked.
@@ -157,24 +158,24 @@ type lowerLayers struct {
 	top   *baseLayer
 	yield func()
 	once  sync.Once
-	files *tree.View
+	files *layerfs.View
 	err   error
 }
 
-func (l *lowerLayers) open() (*tree.View, error) {
+func (l *lowerLayers) open() (*layerfs.View, error) {
 	l.once.Do(func() {
 		l.yield()
-		var stack []tree.Layer
+		var stack []layerfs.Layer
 		for at := l.top; at != nil; at = at.below {
 			dir, err := at.unpack(l.ctx)
 			if err != nil {
 				l.err = err
 				return
 			}
-			stack = append(stack, tree.Layer{ID: at.DiffID, Dir: dir})
+			stack = append(stack, layerfs.Layer{ID: at.DiffID, Dir: dir})
 		}
 		slices.Reverse(stack)
-		l.files = tree.NewView(stack)
+		l.files = layerfs.NewView(stack)
 	})
 	return l.files, l.err
 }

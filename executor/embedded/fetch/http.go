@@ -17,7 +17,8 @@ import (
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fileop"
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 const (
@@ -108,7 +109,7 @@ func unpack(ctx context.Context, from, to *cache.Draft, name string) error {
 	op := &pb.FileOp{Actions: []*pb.FileAction{{Input: int64(pb.Empty), Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{
 		Src: "/" + name, Dest: "/", Mode: -1, Timestamp: -1, CreateDestPath: true, AttemptUnpackDockerCompatibility: true,
 	}}}}}
-	_, err = fileop.Apply(ctx, fileop.Request{Op: op, Inputs: []tree.FS{files}, Parent: tree.NewView(nil), Upper: to.FS, UserXattr: userns.RunningInUserNS()})
+	_, err = fileop.Apply(ctx, fileop.Request{Op: op, Inputs: []tree.FS{files}, Parent: layerfs.NewView(nil), Upper: to.FS, UserXattr: userns.RunningInUserNS()})
 	return errors.Join(err, files.Close())
 }
 

@@ -11,7 +11,8 @@ import (
 
 	"github.com/moby/buildkit/solver/pb"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // Request is one file operation.
@@ -44,7 +45,7 @@ func (e *Error) Error() string { return e.Action + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Apply runs the actions one after the other. After an error Upper holds a part and is to be deleted. A *tree.PackedError
+// Apply runs the actions one after the other. After an error Upper holds a part and is to be deleted. A *layerfs.PackedError
 // says that the content of a packed layer is needed.
 func Apply(ctx context.Context, r Request) (Result, error) {
 	parent := newRecorder(r.Parent)
@@ -70,7 +71,7 @@ func act(ctx context.Context, s *stage, inputs []tree.FS, a *pb.FileAction) (str
 	switch {
 	case a.GetCopy() != nil:
 		c := a.GetCopy()
-		from := tree.FS(tree.NewView(nil))
+		from := tree.FS(layerfs.NewView(nil))
 		if in := a.GetSecondaryInput(); in >= 0 && in < int64(len(inputs)) {
 			from = inputs[in]
 		}

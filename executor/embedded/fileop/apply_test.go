@@ -19,13 +19,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor/embedded/fileop"
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // bench is one parent, one source and an empty layer.
 type bench struct {
 	parentDir, srcDir, upper string
-	parent, src              *tree.View
+	parent, src              *layerfs.View
 }
 
 func newBench(t *testing.T) *bench {
@@ -36,8 +37,8 @@ func newBench(t *testing.T) *bench {
 	for _, d := range []string{b.parentDir, b.srcDir, b.upper} {
 		check(t, os.Mkdir(d, 0o755))
 	}
-	b.parent = tree.NewView([]tree.Layer{{ID: "p", Dir: b.parentDir}})
-	b.src = tree.NewView([]tree.Layer{{ID: "s", Dir: b.srcDir}})
+	b.parent = layerfs.NewView([]layerfs.Layer{{ID: "p", Dir: b.parentDir}})
+	b.src = layerfs.NewView([]layerfs.Layer{{ID: "s", Dir: b.srcDir}})
 	t.Cleanup(func() { b.parent.Close(); b.src.Close() })
 	return b
 }
@@ -73,7 +74,7 @@ func (b *bench) applyOf(t *testing.T, from tree.FS, actions ...*pb.FileAction) (
 // names lists the merged tree: names, a slash behind directories, the content behind files.
 func (b *bench) names(t *testing.T) []string {
 	t.Helper()
-	v := tree.NewView([]tree.Layer{{ID: "p", Dir: b.parentDir}, {ID: "u", Dir: b.upper}})
+	v := layerfs.NewView([]layerfs.Layer{{ID: "p", Dir: b.parentDir}, {ID: "u", Dir: b.upper}})
 	defer v.Close()
 	var all []string
 	var walk func(dir string)
@@ -383,7 +384,7 @@ func TestRecheck(t *testing.T) {
 			check(t, os.Chmod(dir, 0o755))
 			check(t, os.Mkdir(filepath.Join(dir, "app"), 0o755))
 			check(t, c.change(dir))
-			v := tree.NewView([]tree.Layer{{ID: "o", Dir: dir}})
+			v := layerfs.NewView([]layerfs.Layer{{ID: "o", Dir: dir}})
 			defer v.Close()
 			if got := fileop.Recheck(v, res.Lookups); got != c.want {
 				t.Errorf("got %v; look-ups %v", got, res.Lookups)

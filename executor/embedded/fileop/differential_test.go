@@ -20,7 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor/embedded/fileop"
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // TestCopyAsBuildKit makes random trees and copies between them, and does the same with the library that BuildKit copies
@@ -58,7 +59,7 @@ func oneCopy(t *testing.T, r *rand.Rand) {
 	a := randomCopy(r)
 	t.Logf("%v", a)
 
-	from, to := tree.NewView([]tree.Layer{{ID: "src", Dir: src}}), tree.NewView([]tree.Layer{{ID: "p", Dir: parent}})
+	from, to := layerfs.NewView([]layerfs.Layer{{ID: "src", Dir: src}}), layerfs.NewView([]layerfs.Layer{{ID: "p", Dir: parent}})
 	defer from.Close()
 	defer to.Close()
 	op := &pb.FileOp{Actions: []*pb.FileAction{{Input: 0, SecondaryInput: 1, Action: &pb.FileAction_Copy{Copy: a}}}}
@@ -73,9 +74,9 @@ func oneCopy(t *testing.T, r *rand.Rand) {
 	if ourErr != nil {
 		return
 	}
-	merged := tree.NewView([]tree.Layer{{ID: "p", Dir: parent}, {ID: "u", Dir: upper}})
+	merged := layerfs.NewView([]layerfs.Layer{{ID: "p", Dir: parent}, {ID: "u", Dir: upper}})
 	defer merged.Close()
-	peer := tree.NewView([]tree.Layer{{ID: "t", Dir: theirs}})
+	peer := layerfs.NewView([]layerfs.Layer{{ID: "t", Dir: theirs}})
 	defer peer.Close()
 	if d := cmp.Diff(list(t, peer), list(t, merged)); d != "" {
 		from := list(t, from)

@@ -9,7 +9,7 @@ import (
 	mode "github.com/tonistiigi/dchapes-mode"
 	"golang.org/x/sys/unix"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // look says how the files that a copy makes look.

@@ -11,7 +11,7 @@ import (
 
 	digest "github.com/opencontainers/go-digest"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // Lookup is a question that an operation asked of the tree that it stands on, and the answer.

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // mkdirAll makes a directory and all that are missing above it, each looking the same. The path has no links.

@@ -10,11 +10,11 @@ import (
 
 	digest "github.com/opencontainers/go-digest"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // Below is what an unpack asks of the layers below: the attributes of directories that a layer implies but does not
-// list, and files that it hard-links. A *tree.View is one.
+// list, and files that it hard-links. A *layerfs.View is one.
 type Below interface {
 	Lookup(path string) (tree.Entry, error)
 	Xattrs(path string) (map[string][]byte, error)

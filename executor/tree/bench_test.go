@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // BenchmarkScan is a context of which nothing changed: it is opened, every file is looked at, and the digest of all comes from the

@@ -122,7 +122,7 @@ func (l *Local) Close() error { return l.root.Close() }
 
 // Lookup implements FS.
 func (l *Local) Lookup(p string) (Entry, error) {
-	p = rooted(p)
+	p = Rooted(p)
 	if p == "/" {
 		return l.itself()
 	}
@@ -144,7 +144,7 @@ func (l *Local) itself() (Entry, error) {
 
 // ReadDir implements FS.
 func (l *Local) ReadDir(p string) ([]Entry, error) {
-	p = rooted(p)
+	p = Rooted(p)
 	d, err := l.dir(p)
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func (l *Local) ReadDir(p string) ([]Entry, error) {
 
 // Open implements FS.
 func (l *Local) Open(p string) (*os.File, error) {
-	p = rooted(p)
+	p = Rooted(p)
 	f, err := l.file(p)
 	if err != nil {
 		return nil, err
@@ -169,19 +169,23 @@ func (l *Local) Open(p string) (*os.File, error) {
 	if f.mode&unix.S_IFMT == unix.S_IFSOCK {
 		return os.Open(os.DevNull)
 	}
-	r, err := (&dirLayer{l.root}).open(p)
+	r, err := OpenFileBeneath(l.root, p)
 	return r, changedIf(err, p)
 }
 
 // Changed is the error that a regular file's content is not what its digest says. The stat index forgets what it knows of it: its
 // times need not have changed, as when it is written through a mapping into memory.
 func (l *Local) Changed(p string) error {
-	p = rooted(p)
+	p = Rooted(p)
 	if f, err := l.file(p); err == nil && l.stat != nil {
 		l.stat.forget(f.localFile)
 	}
 	return fmt.Errorf("%s: %w", p, ErrChanged)
 }
+
+var errNotRegular = errors.New("not a regular file")
+
+func notExist(p string) error { return &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrNotExist} }
 
 // changedIf says of an error about a file or directory that was there that it has gone, or become something else.
 func changedIf(err error, p string) error {
@@ -196,7 +200,7 @@ func (l *Local) Xattrs(string) (map[string][]byte, error) { return nil, nil }
 
 // Digest implements FS. A file is read once, and not at all when the stat index knows it.
 func (l *Local) Digest(ctx context.Context, p string) (digest.Digest, error) {
-	p = rooted(p)
+	p = Rooted(p)
 	f, err := l.file(p)
 	if err != nil {
 		return "", err
@@ -318,7 +322,7 @@ func (l *Local) enter(p string, d *localDir) error {
 
 func (l *Local) read(p string, d *localDir) error {
 	changed := l.changed(p)
-	fd, err := openAt(l.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := OpenBeneath(l.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
 	if l.patch != nil && errors.Is(err, fs.ErrNotExist) {
 		return l.list(-1, p, d, nil, changed) // all of it is of the patch
 	}

@@ -1,9 +1,10 @@
-// Package tree reads one file tree: of stacked image layers, or of a build context. It never follows a link out of it.
+// Package tree reads one file tree, such as a build context. It never follows a link out of it.
 package tree
 
 import (
 	"context"
 	"os"
+	"strings"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -43,4 +44,12 @@ type FS interface {
 	Xattrs(path string) (map[string][]byte, error)
 	// Digest returns the content digest of a regular file.
 	Digest(ctx context.Context, path string) (digest.Digest, error)
+}
+
+// MaxXattrs bounds the extended attributes of one file, in bytes, as Linux does.
+const MaxXattrs = 64 << 10
+
+// Kept says whether a copy keeps an extended attribute.
+func Kept(name string) bool {
+	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }

@@ -209,7 +209,7 @@ func (r *indexReader) node(before string) Node {
 		n.Xattrs = make(map[string][]byte, count)
 		for range count {
 			name := r.text(255)
-			n.Xattrs[name] = []byte(r.text(maxXattrs))
+			n.Xattrs[name] = []byte(r.text(MaxXattrs))
 		}
 	}
 	return n

@@ -1,11 +1,9 @@
-package tree
+package layerfs
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -14,13 +12,15 @@ import (
 
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // Layer is one layer of a View: its directory form, or its path index while it is packed.
 type Layer struct {
 	ID    digest.Digest
 	Dir   string // directory form with overlayfs's conventions; may be empty when Index is set
-	Index *Index
+	Index *tree.Index
 }
 
 // PackedError says that the content of a file is needed whose layer has no directory form yet.
@@ -36,9 +36,9 @@ func (e *PackedError) Error() string {
 // source is a layer as a View asks it.
 type source interface {
 	// node is what the layer has at a path; ok is false when it says nothing about it.
-	node(p string) (n Node, ok bool, err error)
+	node(p string) (n tree.Node, ok bool, err error)
 	// list is what the layer has in a directory, whiteouts included.
-	list(p string) ([]Node, error)
+	list(p string) ([]tree.Node, error)
 }
 
 // View is the merged tree of stacked layers, as overlayfs would show it. It reads layers only when asked and keeps what
@@ -53,7 +53,7 @@ type View struct {
 
 // mergedDir is a directory of the view.
 type mergedDir struct {
-	entry Entry
+	entry tree.Entry
 	// at are the layers that have a part in it, top first.
 	at []int
 }
@@ -83,8 +83,8 @@ func (v *View) source(i int) (source, error) {
 	}
 	l := v.layers[i]
 	if l.Dir == "" {
-		v.sources[i] = l.Index
-		return l.Index, nil
+		v.sources[i] = packed{l.Index}
+		return v.sources[i], nil
 	}
 	d, err := openDirLayer(l.Dir)
 	if err != nil {
@@ -97,31 +97,31 @@ func (v *View) source(i int) (source, error) {
 func notExist(p string) error { return &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrNotExist} }
 
 // Lookup implements FS.
-func (v *View) Lookup(p string) (Entry, error) {
-	e, _, err := v.find(rooted(p))
+func (v *View) Lookup(p string) (tree.Entry, error) {
+	e, _, err := v.find(tree.Rooted(p))
 	return e, err
 }
 
 // find returns the entry of a path and the layer that has it, -1 for the root of no layers.
-func (v *View) find(p string) (Entry, int, error) {
+func (v *View) find(p string) (tree.Entry, int, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if p == "/" {
 		d, err := v.dir("/")
 		if err != nil || len(d.at) == 0 {
-			return Entry{Path: "/", Mode: unix.S_IFDIR | 0o755}, -1, err
+			return tree.Entry{Path: "/", Mode: unix.S_IFDIR | 0o755}, -1, err
 		}
 		return d.entry, d.at[0], nil
 	}
 	above, err := v.dir(path.Dir(p))
 	if err != nil {
-		return Entry{}, 0, err
+		return tree.Entry{}, 0, err
 	}
 	return v.child(above, p)
 }
 
 // child looks one path up in the layers of the directory above it.
-func (v *View) child(above *mergedDir, p string) (Entry, int, error) {
+func (v *View) child(above *mergedDir, p string) (tree.Entry, int, error) {
 	if d, ok := v.dirs[p]; ok {
 		return d.entry, d.at[0], nil
 	}
@@ -130,11 +130,11 @@ func (v *View) child(above *mergedDir, p string) (Entry, int, error) {
 	for _, i := range above.at {
 		s, err := v.source(i)
 		if err != nil {
-			return Entry{}, 0, err
+			return tree.Entry{}, 0, err
 		}
 		n, ok, err := s.node(p)
 		if err != nil {
-			return Entry{}, 0, err
+			return tree.Entry{}, 0, err
 		}
 		if !ok {
 			continue
@@ -151,7 +151,7 @@ func (v *View) child(above *mergedDir, p string) (Entry, int, error) {
 		}
 	}
 	if len(d.at) == 0 {
-		return Entry{}, 0, notExist(p)
+		return tree.Entry{}, 0, notExist(p)
 	}
 	if d.entry.IsDir() {
 		v.dirs[p] = d
@@ -160,7 +160,7 @@ func (v *View) child(above *mergedDir, p string) (Entry, int, error) {
 }
 
 // inView is a node's entry in the view. Hard links are of one layer, and layers that are packed count their inodes each by itself.
-func inView(n Node, layer int) Entry {
+func inView(n tree.Node, layer int) tree.Entry {
 	e := n.Entry
 	e.Dev = uint64(layer) + 1
 	return e
@@ -189,7 +189,7 @@ func (v *View) dir(p string) (*mergedDir, error) {
 }
 
 func (v *View) rootDir() (*mergedDir, error) {
-	d := &mergedDir{entry: Entry{Path: "/", Mode: unix.S_IFDIR | 0o755}}
+	d := &mergedDir{entry: tree.Entry{Path: "/", Mode: unix.S_IFDIR | 0o755}}
 	implied := true
 	for i := len(v.layers) - 1; i >= 0; i-- {
 		s, err := v.source(i)
@@ -213,8 +213,8 @@ func (v *View) rootDir() (*mergedDir, error) {
 }
 
 // ReadDir implements FS.
-func (v *View) ReadDir(p string) ([]Entry, error) {
-	p = rooted(p)
+func (v *View) ReadDir(p string) ([]tree.Entry, error) {
+	p = tree.Rooted(p)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	d, err := v.dir(p)
@@ -222,7 +222,7 @@ func (v *View) ReadDir(p string) ([]Entry, error) {
 		return nil, err
 	}
 	seen := map[string]bool{}
-	var all []Entry
+	var all []tree.Entry
 	for _, i := range d.at {
 		s, err := v.source(i)
 		if err != nil {
@@ -277,17 +277,17 @@ func (v *View) fileLayer(p string) (*dirLayer, error) {
 
 // Open implements FS. The error is a *PackedError when the file's layer is packed.
 func (v *View) Open(p string) (*os.File, error) {
-	p = rooted(p)
+	p = tree.Rooted(p)
 	l, err := v.fileLayer(p)
 	if err != nil {
 		return nil, err
 	}
-	return l.open(p)
+	return tree.OpenFileBeneath(l.root, p)
 }
 
 // Xattrs implements FS.
 func (v *View) Xattrs(p string) (map[string][]byte, error) {
-	p = rooted(p)
+	p = tree.Rooted(p)
 	_, i, err := v.find(p)
 	if err != nil || i < 0 {
 		return nil, err
@@ -301,13 +301,14 @@ func (v *View) Xattrs(p string) (map[string][]byte, error) {
 	if d, ok := s.(*dirLayer); ok {
 		return d.xattrs(p)
 	}
-	return keptOf(v.layers[i].Index.nodes[p].Xattrs), nil
+	n, _ := v.layers[i].Index.At(p)
+	return keptOf(n.Xattrs), nil
 }
 
 func keptOf(all map[string][]byte) map[string][]byte {
 	kept := map[string][]byte{}
 	for name, value := range all {
-		if Kept(name) {
+		if tree.Kept(name) {
 			kept[name] = value
 		}
 	}
@@ -321,28 +322,15 @@ func (v *View) Digest(ctx context.Context, p string) (digest.Digest, error) {
 		return "", err
 	}
 	defer f.Close()
-	sum, err := sumOfFile(ctx, f, 64<<10)
-	if err != nil {
-		return "", err
-	}
-	return digestOfSum(sum), nil
+	return tree.DigestOf(ctx, f, 64<<10)
 }
 
-// sumOfFile hashes what is left of a file of about some size.
-func sumOfFile(ctx context.Context, r io.Reader, size int64) (sum [32]byte, err error) {
-	h := sha256.New()
-	buf := make([]byte, min(max(size+1, 512), 64<<10)) // a small file in one piece
-	for {
-		if err := ctx.Err(); err != nil {
-			return sum, context.Cause(ctx)
-		}
-		n, err := r.Read(buf)
-		h.Write(buf[:n])
-		if errors.Is(err, io.EOF) {
-			return [32]byte(h.Sum(nil)), nil
-		}
-		if err != nil {
-			return sum, err
-		}
-	}
+// packed is a layer that is known by its path index only.
+type packed struct{ *tree.Index }
+
+func (x packed) node(p string) (tree.Node, bool, error) {
+	n, ok := x.At(p)
+	return n, ok, nil
 }
+
+func (x packed) list(p string) ([]tree.Node, error) { return x.List(p), nil }

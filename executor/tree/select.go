@@ -27,7 +27,7 @@ type Selection struct {
 
 // Fixed is Src up to its first wildcard: all that is selected is there or below, as long as no link leads away.
 func (s Selection) Fixed() string {
-	src := rooted(s.Src)
+	src := Rooted(s.Src)
 	if s.Wildcard {
 		src, _ = splitWildcards(src)
 	}
@@ -130,7 +130,7 @@ func Glob(f Lister, pattern string) ([]string, error) {
 
 // sources are the paths that Src names.
 func sources(f Lister, s Selection) ([]string, error) {
-	src := rooted(s.Src)
+	src := Rooted(s.Src)
 	fixed, pattern := splitWildcards(src)
 	if !s.Wildcard || pattern == "" {
 		return []string{src}, nil
@@ -220,7 +220,7 @@ func newRequired(s Selection) *required {
 
 func (r *required) selected(file Selected) {
 	for i, want := range r.want {
-		r.seen[i] = r.seen[i] || strings.HasPrefix(path.Join("/", r.src, file.Rel), rooted(want))
+		r.seen[i] = r.seen[i] || strings.HasPrefix(path.Join("/", r.src, file.Rel), Rooted(want))
 	}
 }
 

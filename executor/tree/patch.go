@@ -42,7 +42,7 @@ func OpenPatched(ctx context.Context, dir string, excludes []string, stat *StatI
 		return nil, err
 	}
 	defer slash.Close()
-	fd, err := openAt(slash, real, unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := OpenBeneath(slash, real, unix.O_PATH|unix.O_DIRECTORY)
 	if errors.Is(err, fs.ErrNotExist) {
 		fd, err = unix.Open(os.DevNull, unix.O_PATH|unix.O_CLOEXEC, 0) // below it there is nothing
 	}
@@ -101,7 +101,7 @@ func (o onDisk) stat() (f foundFile, err error) {
 	if f.mode&unix.S_IFMT != unix.S_IFLNK {
 		return f, nil
 	}
-	f.link, err = readlinkAt(o.fd, o.name)
+	f.link, err = ReadlinkAt(o.fd, o.name)
 	if errors.Is(err, unix.EINVAL) {
 		return f, fmt.Errorf("%s: %w", o.path(), ErrChanged) // no link any more
 	}

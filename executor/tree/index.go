@@ -56,18 +56,12 @@ func (x *Index) At(p string) (n Node, ok bool) {
 	return n, ok
 }
 
-// node is what the layer has at a path; ok is false when it says nothing about it.
-func (x *Index) node(p string) (Node, bool, error) {
-	n, ok := x.nodes[p]
-	return n, ok, nil
-}
-
-// list is the names in a directory of the layer, whiteouts included.
-func (x *Index) list(p string) ([]Node, error) {
+// List returns what the layer has in a directory, whiteouts included, sorted by name.
+func (x *Index) List(p string) []Node {
 	names := x.children[p]
 	all := make([]Node, len(names))
 	for i, name := range names {
 		all[i] = x.nodes[path.Join(p, name)]
 	}
-	return all, nil
+	return all
 }

@@ -28,8 +28,8 @@ func (e Entry) IsRegular() bool { return e.Type() == unix.S_IFREG }
 // IsLink says whether the entry is a symbolic link.
 func (e Entry) IsLink() bool { return e.Type() == unix.S_IFLNK }
 
-// rooted is a clean path from the root. One that is that already takes no memory.
-func rooted(p string) string {
+// Rooted is a clean path from the root. One that is that already takes no memory.
+func Rooted(p string) string {
 	if strings.HasPrefix(p, "/") {
 		return path.Clean(p)
 	}

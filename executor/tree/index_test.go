@@ -2,53 +2,13 @@ package tree_test
 
 import (
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/tree"
 )
-
-// TestIndexDir lists a directory form, and compares what was encoded and decoded with it.
-func TestIndexDir(t *testing.T) {
-	dir := t.TempDir()
-	at := time.Unix(1700000000, 123456789)
-	check(t, os.MkdirAll(dir+"/d/e", 0o750))
-	check(t, os.WriteFile(dir+"/d/f", []byte("four"), 0o640))
-	check(t, os.Link(dir+"/d/f", dir+"/d/g"))
-	check(t, os.Symlink("f", dir+"/d/\xff"))
-	check(t, unix.Mkfifo(dir+"/pipe", 0o600))
-	check(t, os.Chtimes(dir+"/d/f", at, at))
-	if err := unix.Setxattr(dir+"/d/f", "user.note", []byte("x"), 0); err != nil {
-		t.Logf("no xattrs here: %v", err)
-	}
-	first, err := tree.IndexDir(t.Context(), dir)
-	check(t, err)
-	raw, err := first.MarshalBinary()
-	check(t, err)
-	again := new(tree.Index)
-	check(t, again.UnmarshalBinary(raw))
-	for _, p := range []string{"/", "/d", "/d/e", "/d/f", "/d/g", "/d/\xff", "/pipe"} {
-		was, _ := first.At(p)
-		is, ok := again.At(p)
-		if d := cmp.Diff(was, is); d != "" || !ok {
-			t.Errorf("%q: %s", p, d)
-		}
-	}
-	f, _ := again.At("/d/f")
-	g, _ := again.At("/d/g")
-	if !f.Entry.Mtime.Equal(at) || f.Entry.Size != 4 || f.Entry.Inode == 0 || f.Entry.Inode != g.Entry.Inode {
-		t.Errorf("got %+v and %+v", f.Entry, g.Entry)
-	}
-	second, err := again.MarshalBinary()
-	check(t, err)
-	if string(second) != string(raw) {
-		t.Error("an index that was decoded has other bytes")
-	}
-}
 
 // FuzzIndex tries that whatever is decoded is bounded and encodes to an index with the same paths.
 func FuzzIndex(f *testing.F) {

@@ -1,17 +1,13 @@
-package tree
+package layerfs
 
 import (
 	"errors"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/tree"
 )
-
-func itoa(n int) string { return strconv.Itoa(n) }
-
-// maxXattrs bounds the attributes of one file, in bytes, as the kernel does.
-const maxXattrs = 64 << 10
 
 // keptXattrs reads the attributes of the file that path names through an open descriptor: what a copy keeps.
 func keptXattrs(path string) (map[string][]byte, error) {
@@ -19,7 +15,7 @@ func keptXattrs(path string) (map[string][]byte, error) {
 	list := buf[:]
 	n, err := unix.Listxattr(path, list)
 	if errors.Is(err, unix.ERANGE) {
-		list = make([]byte, maxXattrs)
+		list = make([]byte, tree.MaxXattrs)
 		n, err = unix.Listxattr(path, list)
 	}
 	if err != nil {
@@ -33,10 +29,10 @@ func keptXattrs(path string) (map[string][]byte, error) {
 	}
 	var kept map[string][]byte
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
-		if !Kept(name) {
+		if !tree.Kept(name) {
 			continue
 		}
-		value := make([]byte, maxXattrs)
+		value := make([]byte, tree.MaxXattrs)
 		n, err := unix.Getxattr(path, name, value)
 		if err != nil {
 			if noXattrs(err) {
@@ -55,9 +51,4 @@ func keptXattrs(path string) (map[string][]byte, error) {
 // noXattrs says that a file system or a kind of file has no attributes, or not this one any more.
 func noXattrs(err error) bool {
 	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ELOOP)
-}
-
-// Kept says whether a copy keeps an extended attribute.
-func Kept(name string) bool {
-	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }

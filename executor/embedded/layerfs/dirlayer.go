@@ -1,14 +1,16 @@
-package tree
+package layerfs
 
 import (
 	"errors"
 	"io/fs"
 	"os"
 	"path"
-	"strings"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // dirLayer reads a layer in directory form: overlayfs's conventions, every path by descriptor below root, no link
@@ -23,56 +25,31 @@ func openDirLayer(dir string) (*dirLayer, error) {
 	return &dirLayer{f}, nil
 }
 
-// openAt opens a path below root. Neither the path nor a link in it can lead out.
-func openAt(root *os.File, p string, flags int) (int, error) {
-	rel := strings.TrimPrefix(p, "/")
-	if rel == "" {
-		rel = "."
-	}
-	how := unix.OpenHow{
-		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW),
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	for {
-		fd, err := unix.Openat2(int(root.Fd()), rel, &how)
-		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
-			// A link or a file stands where the path needs a directory: below it there is nothing.
-			return -1, &fs.PathError{Op: "open", Path: p, Err: unix.ENOENT}
-		case err != nil:
-			return -1, &fs.PathError{Op: "open", Path: p, Err: err}
-		}
-		return fd, nil
-	}
-}
-
-func (l *dirLayer) node(p string) (Node, bool, error) {
-	fd, err := openAt(l.root, p, unix.O_PATH)
+func (l *dirLayer) node(p string) (tree.Node, bool, error) {
+	fd, err := tree.OpenBeneath(l.root, p, unix.O_PATH)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Node{}, false, nil
+		return tree.Node{}, false, nil
 	}
 	if err != nil {
-		return Node{}, false, err
+		return tree.Node{}, false, err
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return Node{}, false, &fs.PathError{Op: "stat", Path: p, Err: err}
+		return tree.Node{}, false, &fs.PathError{Op: "stat", Path: p, Err: err}
 	}
 	n, err := nodeOf(fd, "", p, &st)
 	return n, err == nil, err
 }
 
 // nodeOf makes a node of a file: of fd itself when name is empty, else of name in the directory fd.
-func nodeOf(fd int, name, p string, st *unix.Stat_t) (Node, error) {
-	n := Node{Entry: entryOf(p, st)}
+func nodeOf(fd int, name, p string, st *unix.Stat_t) (tree.Node, error) {
+	n := tree.Node{Entry: entryOf(p, st)}
 	switch {
 	case n.Entry.Type() == unix.S_IFCHR && st.Rdev == 0:
-		return Node{Entry: Entry{Path: p}, Whiteout: true}, nil
+		return tree.Node{Entry: tree.Entry{Path: p}, Whiteout: true}, nil
 	case n.Entry.IsLink():
-		target, err := readlinkAt(fd, name)
+		target, err := tree.ReadlinkAt(fd, name)
 		if err != nil {
 			return n, &fs.PathError{Op: "readlink", Path: p, Err: err}
 		}
@@ -83,8 +60,8 @@ func nodeOf(fd int, name, p string, st *unix.Stat_t) (Node, error) {
 	return n, nil
 }
 
-func entryOf(p string, st *unix.Stat_t) Entry {
-	e := Entry{
+func entryOf(p string, st *unix.Stat_t) tree.Entry {
+	e := tree.Entry{
 		Path: p, Mode: st.Mode, UID: st.Uid, GID: st.Gid, Mtime: time.Unix(st.Mtim.Unix()),
 		Rdev: st.Rdev, Inode: st.Ino, Nlink: uint32(st.Nlink),
 	}
@@ -92,15 +69,6 @@ func entryOf(p string, st *unix.Stat_t) Entry {
 		e.Size = st.Size
 	}
 	return e
-}
-
-func readlinkAt(fd int, name string) (string, error) {
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(fd, name, buf)
-	if err != nil {
-		return "", err
-	}
-	return string(buf[:n]), nil
 }
 
 // Touches says whether a layer's directory form has anything at one of some names of its root, or hides all that is below it. What cannot
@@ -135,15 +103,15 @@ func isOpaque(fd int, name string) bool {
 // procPath names an open file, or a name in an open directory, for calls that take no descriptor. Its last component is
 // never followed when name is set.
 func procPath(fd int, name string) string {
-	self := "/proc/self/fd/" + itoa(fd)
+	self := "/proc/self/fd/" + strconv.Itoa(fd)
 	if name == "" {
 		return self + "/."
 	}
 	return self + "/" + name
 }
 
-func (l *dirLayer) list(p string) ([]Node, error) {
-	fd, err := openAt(l.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
+func (l *dirLayer) list(p string) ([]tree.Node, error) {
+	fd, err := tree.OpenBeneath(l.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -156,7 +124,7 @@ func (l *dirLayer) list(p string) ([]Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]Node, 0, len(names))
+	all := make([]tree.Node, 0, len(names))
 	for _, name := range names {
 		child := path.Join(p, name)
 		var st unix.Stat_t
@@ -172,29 +140,12 @@ func (l *dirLayer) list(p string) ([]Node, error) {
 	return all, nil
 }
 
-// open opens a regular file for reading.
-func (l *dirLayer) open(p string) (*os.File, error) {
-	// O_NONBLOCK: a FIFO that stands there is refused below, not waited for.
-	fd, err := openAt(l.root, p, unix.O_RDONLY|unix.O_NONBLOCK)
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		unix.Close(fd)
-		return nil, &fs.PathError{Op: "open", Path: p, Err: errors.Join(errNotRegular, err)}
-	}
-	return os.NewFile(uintptr(fd), p), nil
-}
-
-var errNotRegular = errors.New("not a regular file")
-
 // xattrs reads the attributes that a copy keeps.
 func (l *dirLayer) xattrs(p string) (map[string][]byte, error) {
-	fd, err := openAt(l.root, p, unix.O_PATH)
+	fd, err := tree.OpenBeneath(l.root, p, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	return keptXattrs("/proc/self/fd/" + itoa(fd))
+	return keptXattrs("/proc/self/fd/" + strconv.Itoa(fd))
 }

@@ -1,4 +1,4 @@
-package tree
+package layerfs
 
 import (
 	"context"
@@ -8,11 +8,13 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // IndexDir makes the index of a layer from its directory form; "/" is listed as the directory itself is. Sockets are left
 // out, as they are of archives, and inode numbers are drawn anew, so that equal trees have equal indexes.
-func IndexDir(ctx context.Context, dir string) (*Index, error) {
+func IndexDir(ctx context.Context, dir string) (*tree.Index, error) {
 	l, err := openDirLayer(dir)
 	if err != nil {
 		return nil, fmt.Errorf("index layer: %w", err)
@@ -25,19 +27,19 @@ func IndexDir(ctx context.Context, dir string) (*Index, error) {
 	if err = errors.Join(err, l.root.Close()); err != nil {
 		return nil, fmt.Errorf("index layer: %w", err)
 	}
-	return NewIndex(d.nodes), nil
+	return tree.NewIndex(d.nodes), nil
 }
 
 // dirIndexer lists a directory form.
 type dirIndexer struct {
 	ctx    context.Context
 	layer  *dirLayer
-	nodes  []Node
+	nodes  []tree.Node
 	inodes map[uint64]uint64 // of files with several names
 }
 
 // add lists a node and all below it.
-func (d *dirIndexer) add(n Node) error {
+func (d *dirIndexer) add(n tree.Node) error {
 	e := &n.Entry
 	switch {
 	case e.Type() == unix.S_IFSOCK:
@@ -69,7 +71,7 @@ func (d *dirIndexer) add(n Node) error {
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(children, func(a, b Node) int { return strings.Compare(a.Entry.Path, b.Entry.Path) })
+	slices.SortFunc(children, func(a, b tree.Node) int { return strings.Compare(a.Entry.Path, b.Entry.Path) })
 	for _, c := range children {
 		if err := d.add(c); err != nil {
 			return err

@@ -1,4 +1,4 @@
-package tree_test
+package layerfs_test
 
 import (
 	"maps"
@@ -8,7 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/bakebuild/bake/executor/embedded/tree"
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // TestHardLinksOfLayers: packed layers count their inodes each from the beginning, so one number in two layers is not one file.
@@ -18,15 +19,15 @@ func TestHardLinksOfLayers(t *testing.T) {
 		{[][]string{{"/a", "/b", "/c", "/d"}}, [][]string{{"/a", "/b", "/c", "/d"}}},
 		{[][]string{{"/a", "/b"}, {"/b", "/c"}}, [][]string{{"/a"}, {"/b", "/c"}}},
 	} {
-		var stack []tree.Layer
+		var stack []layerfs.Layer
 		for _, names := range c.layers {
 			var nodes []tree.Node
 			for _, name := range names {
 				nodes = append(nodes, tree.Node{Entry: tree.Entry{Path: name, Mode: unix.S_IFREG | 0o644, Inode: 1, Nlink: uint32(len(names))}})
 			}
-			stack = append(stack, tree.Layer{Index: tree.NewIndex(nodes)})
+			stack = append(stack, layerfs.Layer{Index: tree.NewIndex(nodes)})
 		}
-		v := tree.NewView(stack)
+		v := layerfs.NewView(stack)
 		entries, err := v.ReadDir("/")
 		check(t, err)
 		files := map[tree.FileID][]string{}
