@@ -17,6 +17,7 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/schedule"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -67,15 +68,15 @@ type build struct {
 	mu sync.Mutex
 	// fresh are the keys that this run stored: a forced step may use those, and no older ones.
 	fresh map[digest.Digest]bool
-	// took are the times of the steps that ran, by all their names.
-	took map[string]time.Duration
+	// durations are the times of the steps that ran, by all names of timeNames.
+	durations map[string]time.Duration
 }
 
 // newBuild makes a node for every step and takes its op apart. It reads nothing.
 func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, error) {
 	b := &build{
 		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(), started: time.Now(),
-		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, took: map[string]time.Duration{}, byStep: make(map[*planner.Step]*node, len(g.Steps)),
+		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, durations: map[string]time.Duration{}, byStep: make(map[*planner.Step]*node, len(g.Steps)),
 		userXattr: userns.RunningInUserNS(), transfers: make(chan struct{}, maxTransfers),
 	}
 	b.texts = sync.OnceValue(b.textsOf)
@@ -157,14 +158,15 @@ func (b *build) made(key digest.Digest) bool {
 	return b.fresh[key]
 }
 
-// lookup, claim and run make build the scheduler's worker.
-func (b *build) lookup(ctx context.Context, step int) (bool, error) {
+// Lookup implements schedule.Worker.
+func (b *build) Lookup(ctx context.Context, step int) (bool, error) {
 	n := b.nodes[step]
 	found, err := n.op.lookup(ctx)
 	return n.found(ctx, found, err)
 }
 
-func (b *build) claim(ctx context.Context, step int) (bool, func(), error) {
+// Prepare implements schedule.Worker.
+func (b *build) Prepare(ctx context.Context, step int) (bool, func(), error) {
 	n := b.nodes[step]
 	found, release, err := n.op.claim(ctx)
 	found, err = n.found(ctx, found, err)
@@ -188,7 +190,8 @@ func (n *node) found(ctx context.Context, found bool, err error) (bool, error) {
 	return found, nil
 }
 
-func (b *build) run(ctx context.Context, step int) error {
+// Run implements schedule.Worker.
+func (b *build) Run(ctx context.Context, step int) error {
 	if err := b.gate(ctx); err != nil {
 		return err
 	}
@@ -230,7 +233,7 @@ func (b *build) close() {
 }
 
 // tasks links the nodes for the scheduler.
-func (b *build) tasks() []task {
+func (b *build) tasks() []schedule.Task {
 	inputs := make([][]int, len(b.nodes))
 	for i, n := range b.nodes {
 		for _, in := range n.inputs {
@@ -239,7 +242,9 @@ func (b *build) tasks() []task {
 			}
 		}
 	}
-	return newTasks(inputs, func(i int) time.Duration { return b.nodes[i].weight() }, func(i int) need { return b.nodes[i].need() })
+	weight := func(i int) time.Duration { return b.nodes[i].weight() }
+	need := func(i int) schedule.Need { return schedule.NeedOf(b.nodes[i].step.Resources) }
+	return schedule.NewTasks(inputs, weight, need)
 }
 
 // results is what became of all steps, in graph order.
@@ -279,10 +284,13 @@ func (b *build) execute(ctx context.Context) (*executor.Report, error) {
 	}
 	memory := b.engine.opts.Memory
 	if memory == 0 {
-		memory = availableMemory()
+		memory = schedule.AvailableMemory()
 	}
-	s := &scheduler{worker: b, keying: newSlots(max(2*runtime.NumCPU(), 4), 0), slots: newSlots(jobs, memory), keepGoing: opts.KeepGoing}
-	errs, failures := s.run(ctx, b.tasks())
+	s := &schedule.Scheduler{
+		Worker: b, Lookups: schedule.NewSlots(max(2*runtime.NumCPU(), 4), 0), Slots: schedule.NewSlots(jobs, memory),
+		KeepGoing: opts.KeepGoing,
+	}
+	errs, failures := s.Run(ctx, b.tasks())
 	report.Steps = b.results(errs)
 	if len(failures) > 0 && !(opts.KeepGoing && ctx.Err() == nil) {
 		return report, failures[0]

@@ -371,7 +371,7 @@ func (b *build) follow(before *build) {
 	if before == nil {
 		return
 	}
-	b.nonce, b.fresh, b.took, b.started = before.nonce, before.fresh, before.took, before.started
+	b.nonce, b.fresh, b.durations, b.started = before.nonce, before.fresh, before.durations, before.started
 	for i, n := range before.nodes {
 		b.nodes[i].before, b.nodes[i].shown = n.before, n.shown || n.result.Status == executor.StatusCached
 		if n.result.Status == executor.StatusRan && n.result.Err == nil {

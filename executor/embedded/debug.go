@@ -8,6 +8,7 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/schedule"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -106,7 +107,7 @@ func (b *build) gate(ctx context.Context) error {
 	b.shell.Lock()
 	defer b.shell.Unlock()
 	if ctx.Err() != nil {
-		return fmt.Errorf("%w: %w", errSkipped, context.Cause(ctx))
+		return fmt.Errorf("%w: %w", schedule.ErrSkipped, context.Cause(ctx))
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
 // Package embedded is the engine that runs a graph in this process: no daemon, nothing to install. A scheduler knows
-// only order (sched.go), the keys say what need not run (keyed.go, keyexec.go, keyfile.go), and the operations do the
+// only order (package schedule), the keys say what need not run (keyed.go, keyexec.go, keyfile.go), and the operations do the
 // work: exec steps in a sandbox, file operations into an upper directory, sources read on demand.
 package embedded
 

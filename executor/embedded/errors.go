@@ -11,6 +11,7 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/executor/schedule"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -55,7 +56,7 @@ func (n *node) ended(ctx context.Context, err error) error {
 func (n *node) failed(err error) error {
 	var step *executor.StepError
 	switch {
-	case errors.As(err, &step), errors.Is(err, errStale):
+	case errors.As(err, &step), errors.Is(err, schedule.ErrStale):
 		return err
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
@@ -117,5 +118,5 @@ func (n *node) sourceError(r readInput, err error) error {
 
 // skippedStep says whether a step never ran because the build stopped.
 func skippedStep(err error) bool {
-	return errors.Is(err, errSkipped) || errors.Is(err, context.Canceled)
+	return errors.Is(err, schedule.ErrSkipped) || errors.Is(err, context.Canceled)
 }

@@ -232,7 +232,7 @@ func (s *site) file(target, path string) string {
 	s.t.Helper()
 	b := s.begin()
 	for i := range b.nodes {
-		if found, err := b.lookup(s.t.Context(), i); err != nil || !found {
+		if found, err := b.Lookup(s.t.Context(), i); err != nil || !found {
 			s.t.Fatalf("step %d: %t, %v", i, found, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/schedule"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -166,12 +167,12 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	return k.findFinal()
 }
 
-// overtaken is an error that wraps errStale when a build context that the step reads was read again since the step was keyed: what
+// overtaken is an error that wraps schedule.ErrStale when a build context that the step reads was read again since the step was keyed: what
 // is read of it from then on is not what the keys say.
 func (k *keyed) overtaken() error {
 	for _, a := range k.ages {
 		if a.local.ageNow() != a.age {
-			return errOvertaken
+			return schedule.ErrOvertaken
 		}
 	}
 	return nil

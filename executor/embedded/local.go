@@ -14,6 +14,7 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/schedule"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -109,7 +110,7 @@ func (l *localSource) close() {
 	}
 }
 
-// read calls f with the context's files. An error of f about one that has changed wraps errStale, and the context is read again.
+// read calls f with the context's files. An error of f about one that has changed wraps schedule.ErrStale, and the context is read again.
 func (l *localSource) read(ctx context.Context, f func(tree.FS) error) error {
 	files, err := l.open(ctx)
 	if err != nil {
@@ -123,10 +124,10 @@ func (l *localSource) fresh(files *tree.Local, err error) error {
 		return err
 	}
 	l.refresh(files)
-	if errors.Is(err, errStale) {
+	if errors.Is(err, schedule.ErrStale) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", errStale, err)
+	return fmt.Errorf("%w: %w", schedule.ErrStale, err)
 }
 
 // digest is the content digest of a selection; each is computed once.
@@ -187,7 +188,7 @@ func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest stri
 	}
 	res, err := l.n.b.makeLayer(ctx, id, copyOp(sel, dest), input{}, []input{{node: l.n}}, func() error {
 		if l.ageNow() != age {
-			return errOvertaken
+			return schedule.ErrOvertaken
 		}
 		return nil
 	})

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/bakebuild/bake/executor/schedule"
 )
 
 // TestOvertakenStep: once another step has had the context read again, what a step that was keyed before reads is not what it is
@@ -47,7 +49,7 @@ func TestOvertakenStep(t *testing.T) {
 					err = reader.op.run(t.Context())
 					release()
 				}
-				if !errors.Is(err, errStale) {
+				if !errors.Is(err, schedule.ErrStale) {
 					t.Errorf("the step was not overtaken: %t, %v", found, err)
 				}
 				s.write(map[string]string{"a.txt": "one"})
@@ -91,7 +93,7 @@ func TestVanishedFile(t *testing.T) {
 					err = reader.run(t.Context())
 					release()
 				}
-				if !errors.Is(err, errStale) {
+				if !errors.Is(err, schedule.ErrStale) {
 					t.Errorf("got %v", err)
 				}
 				if found, err := reader.lookup(t.Context()); err != nil || found {

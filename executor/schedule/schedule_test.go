@@ -1,4 +1,4 @@
-package embedded
+package schedule
 
 import (
 	"context"
@@ -11,19 +11,17 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-
-	"github.com/bakebuild/bake/executor"
 )
 
-// fakeWorker records what the scheduler asks for and answers from its functions, when set.
+// fakeWorker records the calls of the scheduler and answers from its fields.
 type fakeWorker struct {
-	mu      sync.Mutex
-	log     []string
-	active  int
-	peak    int
-	cached  map[int]bool
-	claimed map[int]bool
-	onRun   func(ctx context.Context, step int) error
+	mu       sync.Mutex
+	log      []string
+	active   int
+	peak     int
+	cached   map[int]bool
+	prepared map[int]bool
+	onRun    func(ctx context.Context, step int) error
 }
 
 func (w *fakeWorker) note(format string, args ...any) {
@@ -32,20 +30,20 @@ func (w *fakeWorker) note(format string, args ...any) {
 	w.log = append(w.log, fmt.Sprintf(format, args...))
 }
 
-func (w *fakeWorker) lookup(_ context.Context, step int) (bool, error) {
+func (w *fakeWorker) Lookup(_ context.Context, step int) (bool, error) {
 	w.note("lookup %d", step)
 	return w.cached[step], nil
 }
 
-func (w *fakeWorker) claim(_ context.Context, step int) (bool, func(), error) {
-	w.note("claim %d", step)
-	if w.claimed[step] {
+func (w *fakeWorker) Prepare(_ context.Context, step int) (bool, func(), error) {
+	w.note("prepare %d", step)
+	if w.prepared[step] {
 		return true, nil, nil
 	}
 	return false, func() { w.note("release %d", step) }, nil
 }
 
-func (w *fakeWorker) run(ctx context.Context, step int) error {
+func (w *fakeWorker) Run(ctx context.Context, step int) error {
 	w.mu.Lock()
 	w.active++
 	w.peak = max(w.peak, w.active)
@@ -70,10 +68,15 @@ func (w *fakeWorker) ran() []int {
 	return steps
 }
 
-func schedule(ctx context.Context, w worker, jobs int, inputs [][]int) ([]error, error) {
-	s := &scheduler{worker: w, keying: newSlots(2, 0), slots: newSlots(jobs, 0)}
-	errs, failures := s.run(ctx, newTasks(inputs, func(int) time.Duration { return 1 }, func(int) need { return need{slots: 1} }))
-	return errs, executor.Failed(failures)
+// equalTasks gives all steps the same weight and need.
+func equalTasks(inputs [][]int) []Task {
+	return NewTasks(inputs, func(int) time.Duration { return 1 }, func(int) Need { return Need{Slots: 1} })
+}
+
+func schedule(ctx context.Context, w Worker, jobs int, inputs [][]int) ([]error, error) {
+	s := &Scheduler{Worker: w, Lookups: NewSlots(2, 0), Slots: NewSlots(jobs, 0)}
+	errs, failures := s.Run(ctx, equalTasks(inputs))
+	return errs, errors.Join(failures...)
 }
 
 func TestSchedulerKeepsGoing(t *testing.T) {
@@ -84,9 +87,9 @@ func TestSchedulerKeepsGoing(t *testing.T) {
 		}
 		return nil
 	}}
-	s := &scheduler{worker: w, keying: newSlots(2, 0), slots: newSlots(1, 0), keepGoing: true}
-	errs, failures := s.run(t.Context(), newTasks([][]int{{}, {0}, {}, {2}, {}, {3, 1}}, func(int) time.Duration { return 1 }, func(int) need { return need{slots: 1} }))
-	if diff := cmp.Diff([]error{broken, errSkipped, nil, nil, broken, errSkipped}, errs, cmpopts.EquateErrors()); diff != "" {
+	s := &Scheduler{Worker: w, Lookups: NewSlots(2, 0), Slots: NewSlots(1, 0), KeepGoing: true}
+	errs, failures := s.Run(t.Context(), equalTasks([][]int{{}, {0}, {}, {2}, {}, {3, 1}}))
+	if diff := cmp.Diff([]error{broken, ErrSkipped, nil, nil, broken, ErrSkipped}, errs, cmpopts.EquateErrors()); diff != "" {
 		t.Error(diff)
 	}
 	if len(failures) != 2 {
@@ -129,18 +132,19 @@ func TestSchedulerTouchesNoContentOfCachedSteps(t *testing.T) {
 }
 
 func TestSchedulerFoundAfterWaiting(t *testing.T) {
-	w := &fakeWorker{claimed: map[int]bool{0: true}}
+	w := &fakeWorker{prepared: map[int]bool{0: true}}
 	if _, err := schedule(t.Context(), w, 1, [][]int{{}}); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"lookup 0", "claim 0"}, w.log); diff != "" {
+	if diff := cmp.Diff([]string{"lookup 0", "prepare 0"}, w.log); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestTaskHeightIsTheLongestWayToAnImage(t *testing.T) {
-	// 1 is a leaf of its own; 2 has 3 and 4 behind it.
-	tasks := newTasks([][]int{{}, {0}, {0}, {2}, {3}}, func(i int) time.Duration { return time.Duration(i + 1) }, func(int) need { return need{} })
+	// 1 is a leaf of its own; 2 is an input of 3, and 3 of 4.
+	weight := func(i int) time.Duration { return time.Duration(i + 1) }
+	tasks := NewTasks([][]int{{}, {0}, {0}, {2}, {3}}, weight, func(int) Need { return Need{} })
 	var heights []time.Duration
 	for _, task := range tasks {
 		heights = append(heights, task.height)
@@ -160,7 +164,7 @@ func TestSchedulerStopsAtTheFirstFailure(t *testing.T) {
 			return boom
 		case 1:
 			close(started)
-			<-ctx.Done() // a step that runs beside it is told to stop
+			<-ctx.Done() // a step that runs at the same time is cancelled
 			return context.Cause(ctx)
 		}
 		return nil
@@ -169,14 +173,14 @@ func TestSchedulerStopsAtTheFirstFailure(t *testing.T) {
 	if !errors.Is(err, boom) {
 		t.Fatalf("got %v", err)
 	}
-	if !errors.Is(errs[2], errSkipped) || !errors.Is(errs[3], errSkipped) {
+	if !errors.Is(errs[2], ErrSkipped) || !errors.Is(errs[3], ErrSkipped) {
 		t.Errorf("users of failed steps: %v, %v", errs[2], errs[3])
 	}
 	if slices.Contains(w.ran(), 2) || slices.Contains(w.ran(), 3) {
 		t.Errorf("ran %v", w.ran())
 	}
 	if !slices.Contains(w.log, "release 0") || !slices.Contains(w.log, "release 1") {
-		t.Errorf("a claim was not released: %v", w.log)
+		t.Errorf("a prepared step was not released: %v", w.log)
 	}
 }
 
@@ -191,16 +195,16 @@ func TestSchedulerStopsWhenCancelled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	if len(w.ran()) != 1 || errs[2] != errSkipped {
+	if len(w.ran()) != 1 || errs[2] != ErrSkipped {
 		t.Errorf("ran %v, errors %v", w.ran(), errs)
 	}
 }
 
-func TestSchedulerKeysAgainWhatChanged(t *testing.T) {
+func TestSchedulerRetriesStaleSteps(t *testing.T) {
 	runs := 0
 	w := &fakeWorker{onRun: func(context.Context, int) error {
 		if runs++; runs < 3 {
-			return fmt.Errorf("a.txt: %w", errStale)
+			return fmt.Errorf("a.txt: %w", ErrStale)
 		}
 		return nil
 	}}
@@ -213,8 +217,8 @@ func TestSchedulerKeysAgainWhatChanged(t *testing.T) {
 
 	runs = 0
 	w = &fakeWorker{onRun: func(context.Context, int) error {
-		if runs++; runs <= 3*maxKeyings {
-			return errOvertaken
+		if runs++; runs <= 3*maxAttempts {
+			return ErrOvertaken
 		}
 		return nil
 	}}
@@ -222,11 +226,11 @@ func TestSchedulerKeysAgainWhatChanged(t *testing.T) {
 		t.Errorf("a step that others overtook often: %v", err)
 	}
 
-	w = &fakeWorker{onRun: func(context.Context, int) error { return errStale }}
-	if _, err := schedule(t.Context(), w, 1, [][]int{{}}); !errors.Is(err, errStale) {
+	w = &fakeWorker{onRun: func(context.Context, int) error { return ErrStale }}
+	if _, err := schedule(t.Context(), w, 1, [][]int{{}}); !errors.Is(err, ErrStale) {
 		t.Errorf("endless change: %v", err)
 	}
-	if n := len(w.ran()); n != maxKeyings {
+	if n := len(w.ran()); n != maxAttempts {
 		t.Errorf("%d tries", n)
 	}
 }

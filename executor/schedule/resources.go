@@ -1,4 +1,4 @@
-package embedded
+package schedule
 
 import (
 	"bytes"
@@ -7,47 +7,20 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/moby/buildkit/solver/pb"
 )
 
-// What steps take that never ran. They only decide what starts first.
-const (
-	unknownExec = 5 * time.Second
-	unknownFile = 100 * time.Millisecond
-	otherStep   = time.Millisecond
-)
-
-// weight is how long a step probably takes, by when it ran last.
-func (n *node) weight() time.Duration {
-	switch n.op.(type) {
-	case *execStep, *testStep:
-		return firstOf(n.result.Expected, unknownExec)
-	case *fileStep:
-		return firstOf(n.result.Expected, unknownFile)
-	}
-	return otherStep
+// NeedOf returns the need of a step with these resource limits: as many slots as the step may use processors, and the
+// memory that it is limited to. A step without limits uses one slot and memory that is not counted.
+func NeedOf(r *pb.LinuxResources) Need {
+	return Need{Slots: cpusOf(r), Memory: max(r.GetMemory(), 0)}
 }
 
-func firstOf(d, otherwise time.Duration) time.Duration {
-	if d > 0 {
-		return d
-	}
-	return otherwise
-}
-
-// need is what a step takes of the machine: as many slots as its target's resources give it processors, and the memory
-// that they limit it to. A step without limits takes one slot, and memory that nobody counts.
-func (n *node) need() need {
-	r := n.step.Resources
-	return need{slots: cpusOf(r), memory: max(r.GetMemory(), 0)}
-}
-
-// defaultPeriod is that of a processor quota, in microseconds.
+// defaultPeriod is the default period of a processor quota, in microseconds.
 const defaultPeriod = 100_000
 
-// cpusOf is how many processors a step may use at most; 1 when nothing says.
+// cpusOf returns how many processors a step may use at most; 1 without a limit.
 func cpusOf(r *pb.LinuxResources) int {
 	cpus := 0
 	if quota := r.GetCpuQuota(); quota > 0 {
@@ -63,7 +36,8 @@ func cpusOf(r *pb.LinuxResources) int {
 	return max(cpus, 1)
 }
 
-// countCPUs counts a list such as 0-3,6; 0 when it is none. Whether it is right is for who sets it.
+// countCPUs counts the processors in a list such as 0-3,6. It returns 0 for an invalid list: reporting that is left to
+// the code that applies the limit.
 func countCPUs(list string) int {
 	n := 0
 	for _, part := range strings.Split(list, ",") {
@@ -81,9 +55,9 @@ func countCPUs(list string) int {
 	return n
 }
 
-// availableMemory is what steps may take of this machine now, within the control group that this process sees as its
-// root. Where nothing tells, nothing is counted.
-func availableMemory() int64 {
+// AvailableMemory returns the memory, in bytes, that steps may use on this machine now: what the kernel reports as
+// available, within the limit of the cgroup that this process sees as its root. If neither is known, it is unlimited.
+func AvailableMemory() int64 {
 	most := int64(math.MaxInt64)
 	if raw, err := os.ReadFile("/proc/meminfo"); err == nil {
 		for line := range bytes.Lines(raw) {
