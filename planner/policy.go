@@ -10,9 +10,9 @@ import (
 	"strconv"
 	"strings"
 
+	"cel.dev/cel-go/cel"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	"github.com/google/cel-go/cel"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bakebuild/bake/config"

@@ -25,29 +25,35 @@ const (
 	dialTimeout = 130 * time.Second
 )
 
-// forward opens a connection of the host's for each one that the step opens.
+// forward opens a connection of the host for each one that the step opens.
 func (l *link) forward(s *stack.Stack) {
 	t := tcp.NewForwarder(s, 0, maxDials, func(r *tcp.ForwarderRequest) { l.flows.Go(func() { l.forwardTCP(r) }) })
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, t.HandlePacket)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, l.udpHandler()).HandlePacket)
+}
+
+// udpHandler starts a conversation for each request. A request over the limit counts as handled as well: otherwise the
+// stack would answer it with an ICMP error, and the step would give up instead of sending the packet again.
+func (l *link) udpHandler() udp.ForwarderHandler {
 	var conversations atomic.Int64
-	u := udp.NewForwarder(s, func(r *udp.ForwarderRequest) {
+	return func(r *udp.ForwarderRequest) (handled bool) {
 		if conversations.Add(1) > maxUDP {
 			conversations.Add(-1)
-			return
+			return true
 		}
 		var wq waiter.Queue
-		// The packet that asks is delivered when the handler returns, so the end must exist by then.
+		// The stack delivers the first packet when this handler returns, so the endpoint must exist by then.
 		end, err := r.CreateEndpoint(&wq)
 		if err != nil {
 			conversations.Add(-1)
-			return
+			return true
 		}
 		l.flows.Go(func() {
 			defer conversations.Add(-1)
 			l.forwardUDP(r, gonet.NewUDPConn(&wq, end))
 		})
-	})
-	s.SetTransportProtocolHandler(udp.ProtocolNumber, u.HandlePacket)
+		return true
+	}
 }
 
 // forwardTCP connects to where the step wants to, and only then lets the step believe that it is connected.

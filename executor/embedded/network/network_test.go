@@ -71,7 +71,8 @@ func (o *outside) step(t *testing.T, args ...string) string {
 func (o *outside) start(t *testing.T, args ...string) (func() string, func()) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{"NETWORK_TEST_STEP=" + strings.Join(args, " ")}
+	// Under go test -cover a child that has no directory for its counters complains on stderr.
+	cmd.Env = []string{"NETWORK_TEST_STEP=" + strings.Join(args, " "), "GOCOVERDIR=" + t.TempDir()}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
