@@ -271,7 +271,7 @@ func keepImage(s *cache.Store, f namedImage) (cache.Image, error) {
 	if err != nil {
 		return cache.Image{}, err
 	}
-	if err := keepBlob(s, manifest); err != nil {
+	if _, err := s.PutBytes(manifest); err != nil {
 		return cache.Image{}, err
 	}
 	kind, err := top.MediaType()
@@ -302,7 +302,7 @@ func keepIndexed(s *cache.Store, index v1.ImageIndex) error {
 		if got := digest.FromBytes(raw); got.String() != d.Digest.String() {
 			return fmt.Errorf("manifest %s has the content of %s", d.Digest, got)
 		}
-		if err := keepBlob(s, raw); err != nil {
+		if _, err := s.PutBytes(raw); err != nil {
 			return err
 		}
 	}
@@ -324,7 +324,8 @@ func keepBlobs(s *cache.Store, image v1.Image) error {
 	if err != nil {
 		return err
 	}
-	return keepBlob(s, config)
+	_, err = s.PutBytes(config)
+	return err
 }
 
 func keepLayer(s *cache.Store, l v1.Layer) error {
@@ -336,5 +337,5 @@ func keepLayer(s *cache.Store, l v1.Layer) error {
 	if err != nil {
 		return err
 	}
-	return storeBlob(s, digest.Digest(d.String()), size, l.Compressed)
+	return s.PutBlob(digest.Digest(d.String()), size, l.Compressed)
 }

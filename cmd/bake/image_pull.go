@@ -79,7 +79,7 @@ func (s *session) pull(ctx context.Context, name string, p ocispecs.Platform) er
 }
 
 func (s *session) pullLayer(ctx context.Context, ref string, l registry.Layer) error {
-	return storeBlob(s.store, l.Digest, l.Size, func() (io.ReadCloser, error) {
+	return s.store.PutBlob(l.Digest, l.Size, func() (io.ReadCloser, error) {
 		return s.client.Blob(ctx, ref, ocispecs.Descriptor{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size, URLs: l.URLs})
 	})
 }

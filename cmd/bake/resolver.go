@@ -124,7 +124,7 @@ func (r *resolver) keep(resolved registry.Resolved) error {
 		if raw == nil {
 			continue
 		}
-		if err := keepBlob(r.store, raw); err != nil {
+		if _, err := r.store.PutBytes(raw); err != nil {
 			return err
 		}
 	}

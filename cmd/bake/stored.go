@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/containerd/platforms"
@@ -141,33 +140,4 @@ func readStoredJSON(s *cache.Store, d digest.Digest) ([]byte, error) {
 		return nil, fmt.Errorf("%s holds the bytes of %s: the store is damaged, run bake cache check --repair", d, got)
 	}
 	return raw, nil
-}
-
-// storeBlob brings a blob into the store unless it is there.
-func storeBlob(s *cache.Store, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
-	if s.HasBlob(d, size) {
-		return nil
-	}
-	r, err := open()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	w, err := s.NewBlob()
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(w, r); err != nil {
-		_ = w.Discard() // the first error says why
-		return err
-	}
-	_, _, err = w.Commit(d, size)
-	return err
-}
-
-// keepBlob stores a small blob.
-func keepBlob(s *cache.Store, raw []byte) error {
-	return storeBlob(s, digest.FromBytes(raw), int64(len(raw)), func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(raw)), nil
-	})
 }

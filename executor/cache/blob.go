@@ -1,10 +1,12 @@
 package cache
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"os"
 
 	digest "github.com/opencontainers/go-digest"
@@ -75,6 +77,51 @@ func (w *BlobWriter) Commit(want digest.Digest, size int64) (digest.Digest, int6
 	}
 	w.store.added.Add(onDisk(w.size))
 	return got, w.size, nil
+}
+
+// WriteBlob stores the bytes that write writes and returns their digest and size. write returns the digest and the
+// size that Commit checks, or an error, and then nothing is stored.
+func (s *Store) WriteBlob(
+	write func(io.Writer) (want digest.Digest, size int64, err error),
+) (digest.Digest, int64, error) {
+	w, err := s.NewBlob()
+	if err != nil {
+		return "", 0, err
+	}
+	want, size, err := write(w)
+	if err != nil {
+		return "", 0, errors.Join(err, w.Discard())
+	}
+	return w.Commit(want, size)
+}
+
+// PutBlob stores a blob unless the store has it. It calls open, and reads from it, only for a missing blob; open itself
+// may store the blob too.
+func (s *Store) PutBlob(d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
+	if s.HasBlob(d, size) {
+		return nil
+	}
+	r, err := open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if s.HasBlob(d, size) {
+		return nil
+	}
+	_, _, err = s.WriteBlob(func(w io.Writer) (digest.Digest, int64, error) {
+		_, err := io.Copy(w, r)
+		return d, size, err
+	})
+	return err
+}
+
+// PutBytes stores a small blob unless the store has it, and returns its digest.
+func (s *Store) PutBytes(content []byte) (digest.Digest, error) {
+	d := digest.FromBytes(content)
+	return d, s.PutBlob(d, int64(len(content)), func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(content)), nil
+	})
 }
 
 // Discard drops the blob.

@@ -196,7 +196,7 @@ func (i *baseImage) fetch(ctx context.Context) (_ *imageManifest, err error) {
 		return nil, err
 	}
 	for _, blob := range [][]byte{m.config, m.raw} {
-		if err := putBlob(i.n.b.store, blob); err != nil {
+		if _, err := i.n.b.store.PutBytes(blob); err != nil {
 			return nil, err
 		}
 	}
@@ -223,18 +223,4 @@ func (i *baseImage) record(desc ocispecs.Descriptor) error {
 	return i.n.b.store.PutImages([]cache.Image{{
 		Name: name, Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Kind: "base", Recorded: time.Now().UTC(),
 	}})
-}
-
-// putBlob keeps a small blob.
-func putBlob(store *cache.Store, content []byte) error {
-	w, err := store.NewBlob()
-	if err != nil {
-		return err
-	}
-	if _, err := w.Write(content); err != nil {
-		_ = w.Discard()
-		return err
-	}
-	_, _, err = w.Commit(digest.FromBytes(content), int64(len(content)))
-	return err
 }

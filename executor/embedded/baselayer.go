@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor"
@@ -157,18 +158,14 @@ func (l *baseLayer) stream(ctx context.Context, use func(ctx context.Context, r 
 		return err
 	}
 	defer body.Close()
-	keep, err := b.store.NewBlob()
-	if err != nil {
-		return err
-	}
-	tee := io.TeeReader(&counter{r: body, report: l.report()}, keep)
-	if err := use(ctx, tee, release); err != nil {
-		return errors.Join(err, keep.Discard())
-	}
-	if _, err := io.Copy(io.Discard, tee); err != nil { // what follows the end of the tar
-		return errors.Join(err, keep.Discard())
-	}
-	_, _, err = keep.Commit(l.desc.Digest, l.desc.Size)
+	_, _, err = b.store.WriteBlob(func(keep io.Writer) (digest.Digest, int64, error) {
+		tee := io.TeeReader(&counter{r: body, report: l.report()}, keep)
+		err := use(ctx, tee, release)
+		if err == nil {
+			_, err = io.Copy(io.Discard, tee) // the bytes after the end of the tar
+		}
+		return l.desc.Digest, l.desc.Size, err
+	})
 	return err
 }
 

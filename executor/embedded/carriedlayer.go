@@ -277,15 +277,10 @@ func (b *build) streamCarried(ctx context.Context, from carry.Source, blob carry
 		return err
 	}
 	defer r.Close()
-	keep, err := b.store.NewBlob()
-	if err != nil {
-		return err
-	}
 	body := &counter{r: r, report: func(done int64) { a.progress(blob.Digest.String(), done, blob.Size) }}
-	if err := readOut(io.TeeReader(body, keep), use); err != nil {
-		return errors.Join(err, keep.Discard())
-	}
-	_, _, err = keep.Commit(blob.Digest, blob.Size)
+	_, _, err = b.store.WriteBlob(func(keep io.Writer) (digest.Digest, int64, error) {
+		return blob.Digest, blob.Size, readOut(io.TeeReader(body, keep), use)
+	})
 	return err
 }
 

@@ -112,15 +112,10 @@ func (o *carryOut) mountOut(ctx context.Context, id string) error {
 
 // packMount makes the blob of a cache mount.
 func (o *carryOut) packMount(ctx context.Context, dir string) (carry.Layer, error) {
-	w, err := o.b.store.NewBlob()
+	got, err := writePacked(o.b.store, func(w io.Writer) (layers.Packed, error) {
+		return layers.Compress(ctx, dir, layers.PackOptions{}, layers.Form{Algorithm: layers.Zstd}, w)
+	})
 	if err != nil {
-		return carry.Layer{}, err
-	}
-	got, err := layers.Compress(ctx, dir, layers.PackOptions{}, layers.Form{Algorithm: layers.Zstd}, w)
-	if err != nil {
-		return carry.Layer{}, errors.Join(err, w.Discard())
-	}
-	if _, _, err := w.Commit(got.Digest, got.Size); err != nil {
 		return carry.Layer{}, err
 	}
 	return carry.Layer{DiffID: got.DiffID, Blob: &carry.Blob{Digest: got.Digest, Size: got.Size, MediaType: carry.MediaMount}}, nil
@@ -141,13 +136,6 @@ func pathsBlob(ctx context.Context, dir string) ([]byte, error) {
 
 // keepSmall keeps a blob of this machine's making.
 func (b *build) keepSmall(raw []byte, mediaType string) (*carry.Blob, error) {
-	w, err := b.store.NewBlob()
-	if err != nil {
-		return nil, err
-	}
-	if _, err := io.Copy(w, bytes.NewReader(raw)); err != nil {
-		return nil, errors.Join(err, w.Discard())
-	}
-	d, size, err := w.Commit("", -1)
-	return &carry.Blob{Digest: d, Size: size, MediaType: mediaType}, err
+	d, err := b.store.PutBytes(raw)
+	return &carry.Blob{Digest: d, Size: int64(len(raw)), MediaType: mediaType}, err
 }

@@ -107,27 +107,7 @@ type imageStoreOf struct{ store *cache.Store }
 
 // WriteBlob stores a blob unless it is there.
 func (s imageStoreOf) WriteBlob(_ context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
-	if s.store.HasBlob(d, size) {
-		return nil
-	}
-	r, err := open()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if s.store.HasBlob(d, size) { // opening a base layer brings it here
-		return nil
-	}
-	w, err := s.store.NewBlob()
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(w, r); err != nil {
-		_ = w.Discard()
-		return err
-	}
-	_, _, err = w.Commit(d, size)
-	return err
+	return s.store.PutBlob(d, size, open) // opening a base layer stores it too
 }
 
 // PutImages moves names, after what they name was made durable.

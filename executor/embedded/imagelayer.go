@@ -81,20 +81,15 @@ func (b *build) repack(
 		}
 		var out cache.Packed
 		err := stream(ctx, func(ctx context.Context, r io.Reader, _ func()) error {
-			w, err := b.store.NewBlob()
-			if err != nil {
-				return err
-			}
-			got, err := layers.Recompress(ctx, r, p.compression(), w)
-			if err == nil && got.DiffID != id {
-				err = fmt.Errorf("its content has the digest %s and the image's config says %s", got.DiffID, id)
-			}
-			if err != nil {
-				_ = w.Discard()
-				return err
-			}
-			out = cache.Packed{Encoding: name, DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}
-			_, _, err = w.Commit(got.Digest, got.Size)
+			var err error
+			out, err = writePacked(b.store, func(w io.Writer) (layers.Packed, error) {
+				got, err := layers.Recompress(ctx, r, p.compression(), w)
+				if err == nil && got.DiffID != id {
+					err = fmt.Errorf("its content has the digest %s and the image's config says %s", got.DiffID, id)
+				}
+				return got, err
+			})
+			out.Encoding = name
 			return err
 		})
 		if err != nil {

@@ -22,12 +22,11 @@ func saveIndex(store *cache.Store, diffID digest.Digest, x *tree.Index) error {
 	if err != nil {
 		return err
 	}
-	if err := putBlob(store, raw); err != nil {
+	d, err := store.PutBytes(raw)
+	if err != nil {
 		return err
 	}
-	return store.AddPacked(diffID, cache.Packed{
-		Encoding: indexForm, DiffID: diffID, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
-	})
+	return store.AddPacked(diffID, cache.Packed{Encoding: indexForm, DiffID: diffID, Digest: d, Size: int64(len(raw))})
 }
 
 // loadIndex finds the path index of a layer; nil when it is missing or damaged.

@@ -106,7 +106,7 @@ func (b *build) compress(ctx context.Context, l layer, p packing, name string) (
 	if err != nil {
 		return cache.Packed{}, err
 	}
-	out, err := writeBlob(b.store, func(w io.Writer) (layers.Packed, error) {
+	out, err := writePacked(b.store, func(w io.Writer) (layers.Packed, error) {
 		got, err := layers.Compress(ctx, dir, p.times(l.ran), p.compression(), w)
 		if err == nil {
 			err = b.sameContent(l, p, got.DiffID)

@@ -51,7 +51,7 @@ func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, form layer
 		return cache.Packed{}, err
 	}
 	defer blob.Close()
-	return writeBlob(s, func(w io.Writer) (layers.Packed, error) {
+	return writePacked(s, func(w io.Writer) (layers.Packed, error) {
 		if epoch.IsZero() {
 			return layers.Recompress(ctx, blob, form, w)
 		}
@@ -72,19 +72,15 @@ func findPacked(s *cache.Store, id digest.Digest, form string) (cache.Packed, bo
 	return cache.Packed{}, false
 }
 
-// writeBlob stores what write writes. A blob that could not be written whole is dropped.
-func writeBlob(s *cache.Store, write func(io.Writer) (layers.Packed, error)) (cache.Packed, error) {
-	w, err := s.NewBlob()
+// writePacked stores the packed layer that write writes. Nothing is stored where write returns an error.
+func writePacked(s *cache.Store, write func(io.Writer) (layers.Packed, error)) (out cache.Packed, err error) {
+	_, _, err = s.WriteBlob(func(w io.Writer) (digest.Digest, int64, error) {
+		got, err := write(w)
+		out = cache.Packed{DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}
+		return got.Digest, got.Size, err
+	})
 	if err != nil {
 		return cache.Packed{}, err
 	}
-	got, err := write(w)
-	if err != nil {
-		_ = w.Discard()
-		return cache.Packed{}, err
-	}
-	if _, _, err := w.Commit(got.Digest, got.Size); err != nil {
-		return cache.Packed{}, err
-	}
-	return cache.Packed{DiffID: got.DiffID, Digest: got.Digest, Size: got.Size, MediaType: got.MediaType}, nil
+	return out, nil
 }
