@@ -22,27 +22,27 @@ import (
 // frontend is the name of the Dockerfile front end in BuildKit's requests.
 const frontend = "dockerfile.v0"
 
-// Provenance is what is to be said about how an image was made.
+// Provenance holds the facts for a provenance attestation: how an image is built.
 type Provenance struct {
-	Attrs    map[string]string // of the attestation: mode, version, builder-id, reproducible and the like
+	Attrs    map[string]string // of the attestation, such as mode, version, builder-id and reproducible
 	Frontend string
 	Version  string            // of the front end
-	Args     map[string]string // the request to the front end, in its own words
-	// Locals are the front end's names of build contexts, by their names in the graph.
+	Args     map[string]string // options of the front end's request
+	// Locals maps the names of build contexts in the graph to the front end's names.
 	Locals map[string]string
-	// File is the Dockerfile as locations of steps name it, and Dockerfile its content.
+	// File is the Dockerfile's name, as in the locations of steps. Dockerfile is its content.
 	File       string
 	Dockerfile []byte
 }
 
-// attests are a target's attestations by type, with their other attributes; of several of one type the last counts, and
-// one that is disabled is none.
-func (p *plan) attests(t *config.Target) (map[string]map[string]string, error) {
+// attestations returns the attributes of a target's attestations by type, without type and disabled. The last one of a
+// type takes precedence. A disabled attestation is left out.
+func (p *plan) attestations(t *config.Target) (map[string]map[string]string, error) {
 	all := map[string]map[string]string{}
 	for _, a := range t.Attest {
 		kind := a["type"]
 		if kind != "sbom" && kind != "provenance" {
-			return nil, p.targetError(t, "attest", fmt.Errorf("type %q is unknown: attestations are of type sbom or provenance", kind))
+			return nil, p.targetError(t, "attest", fmt.Errorf("unknown attestation type %q; use sbom or provenance", kind))
 		}
 		attrs := maps.Clone(map[string]string(a))
 		disabled := attrs["disabled"]
@@ -56,7 +56,7 @@ func (p *plan) attests(t *config.Target) (map[string]map[string]string, error) {
 	return all, nil
 }
 
-// attestOptions tells the front end of the attestations, in its form.
+// attestOptions adds the attestations to the front end's options, each encoded as a CSV record of KEY=VALUE fields.
 func attestOptions(attests map[string]map[string]string, opts map[string]string) {
 	for kind, attrs := range attests {
 		var fields []string
@@ -71,15 +71,15 @@ func attestOptions(attests map[string]map[string]string, opts map[string]string)
 	}
 }
 
-// provenance is nil where none is asked for.
+// provenance returns the facts for a provenance attestation, or nil if none is requested.
 func (f *frontEnd) provenance() *Provenance {
 	attrs, ok := f.attests["provenance"]
 	if !ok {
 		return nil
 	}
 	out := &Provenance{
-		Attrs: attrs, Frontend: frontend, Version: version.Version(), Args: maps.Clone(f.in.client.opts.Opts), Locals: map[string]string{},
-		File: f.file.display, Dockerfile: f.file.data,
+		Attrs: attrs, Frontend: frontend, Version: version.Version(), Args: maps.Clone(f.in.client.opts.Opts),
+		Locals: map[string]string{}, File: f.file.display, Dockerfile: f.file.data,
 	}
 	out.Args["filename"] = f.file.name
 	for name, dir := range f.in.locals {
@@ -91,7 +91,7 @@ func (f *frontEnd) provenance() *Provenance {
 	return out
 }
 
-// scanner makes the step that writes the SBOM of an image, nil where none is asked for.
+// scanner returns the function that adds a step which writes the SBOM of an image, or nil if none is requested.
 func (p *plan) scanner(ctx context.Context, f *frontEnd) (sbom.Scanner, error) {
 	if f.opt.Config.SBOM == nil {
 		return nil, nil
@@ -106,35 +106,37 @@ func (p *plan) scanner(ctx context.Context, f *frontEnd) (sbom.Scanner, error) {
 	return scan, nil
 }
 
-// scan adds the scanner's step for one platform to its result.
-func (r *result) scan(ctx context.Context, scan sbom.Scanner, res *dockerfile2llb.Result, platform ocispecs.Platform, in *inputs) error {
+// scan adds the scanner's step for one platform to the result.
+func (r *result) scan(
+	ctx context.Context, scan sbom.Scanner, res *dockerfile2llb.Result, platform ocispecs.Platform, in *inputs,
+) error {
 	var opts []llb.ConstraintsOpt
 	if res.IsIgnoreCache {
 		opts = append(opts, llb.IgnoreCache)
 	}
-	made, err := scan(ctx, platforms.FormatAll(platform), res.SBOM.Core, res.SBOM.Extras, opts...)
+	attestation, err := scan(ctx, platforms.FormatAll(platform), res.SBOM.Core, res.SBOM.Extras, opts...)
 	if err != nil {
 		return err
 	}
-	def, err := made.Ref.Marshal(ctx)
+	def, err := attestation.Ref.Marshal(ctx)
 	if err != nil {
 		return err
 	}
-	more, err := canonical(def, in)
+	sbomResult, err := canonical(def, in)
 	if err != nil {
 		return err
 	}
-	for _, n := range more.own {
+	for _, n := range sbomResult.own {
 		if r.all[n.digest] == nil {
 			r.all[n.digest] = n
 			r.own = append(r.own, n)
 		}
 	}
-	r.sbom = &more.root
+	r.sbom = &sbomResult.root
 	return nil
 }
 
-// scannerResolver looks a scanner up as bases are, so that a lock pins it.
+// scannerResolver resolves a scanner's image like a base image, so that the lock pins it.
 type scannerResolver struct{ client *client }
 
 // ResolveSourceMetadata implements sourceresolver.MetaResolver.

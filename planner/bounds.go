@@ -10,21 +10,21 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Limits on what a Dockerfile can make of its variables. The front end runs in this process and expands without bound:
-// "ENV A=$A$A", forty times, would fill any memory.
+// Limits on the expansion of variables in a Dockerfile. The front end runs in this process and expands without limit:
+// forty lines of "ENV A=$A$A" would use up any memory.
 const (
-	maxValue        = 1 << 20  // bytes of one variable, and of all that a base image brings
+	maxValue        = 1 << 20  // bytes of one variable, and of the environment and ONBUILD instructions of a base image
 	maxInstruction  = 4 << 20  // bytes of one instruction after expansion
-	maxExpanded     = 64 << 20 // bytes of all instructions, each RUN with its environment
+	maxExpanded     = 64 << 20 // bytes of all instructions after expansion, each RUN with its environment
 	maxInstructions = 5_000
 	maxNesting      = 1_000    // of ${…${…}…}
-	maxPatternWork  = 1 << 28  // steps of matching ${x#pattern} and the like
+	maxPatternWork  = 1 << 28  // value length times pattern length of ${x#pattern} and similar expressions
 	maxBaseValue    = 32 << 10 // bytes of one variable of a base image or linked target
 )
 
-// checkBounds refuses a Dockerfile that would take unreasonable memory or time. It follows the lengths of variables from
-// instruction to instruction and never a value, so it errs on the high side: a variable counts as long as the sum of all
-// that its new value refers to. The library's parser finds the instructions; a syntax error is left to the front end.
+// checkBounds returns an error for a Dockerfile that would need unreasonable memory or time. It tracks upper bounds of
+// the lengths of variables and never their values: a new value is as long as the sum of everything it refers to. Syntax
+// errors are left to the front end.
 func checkBounds(t *config.Target, d dockerfile) error {
 	if isHarmless(d.data) {
 		return nil
@@ -33,8 +33,9 @@ func checkBounds(t *config.Target, d dockerfile) error {
 		return &DockerfileError{Target: t.Name, File: d.display,
 			Err: fmt.Errorf("variables are nested %d deep; at most %d are allowed", depth, maxNesting)}
 	}
-	if bytes.Count(bytes.ToLower(d.data), []byte("onbuild")) > maxInstructions { // they may stand one within the other
-		return &DockerfileError{Target: t.Name, File: d.display, Err: fmt.Errorf("it says ONBUILD more than %d times", maxInstructions)}
+	if bytes.Count(bytes.ToLower(d.data), []byte("onbuild")) > maxInstructions { // they can be nested
+		return &DockerfileError{Target: t.Name, File: d.display,
+			Err: fmt.Errorf("the Dockerfile contains ONBUILD more than %d times", maxInstructions)}
 	}
 	b := newBounds(t.Args, maxValue)
 	if err := b.check(d.data); err != nil {
@@ -43,7 +44,7 @@ func checkBounds(t *config.Target, d dockerfile) error {
 	return nil
 }
 
-// isHarmless says whether a Dockerfile is short and has so few variables that it cannot reach a limit.
+// isHarmless reports whether a Dockerfile is so short, with so few variables, that it cannot reach a limit.
 func isHarmless(data []byte) bool {
 	return len(data) < 1<<14 && bytes.Count(data, []byte("$")) < 8 && !bytes.Contains(data, []byte("//"))
 }
@@ -51,9 +52,10 @@ func isHarmless(data []byte) bool {
 // lengths are upper bounds of the lengths of variables, in bytes.
 type lengths map[string]int
 
-// unknownLength is taken for a variable that no line sets: it may come from the base image or be predefined.
+// unknownLength is the assumed length of a variable that no line sets: it is predefined or comes from the base image.
 const unknownLength = 4096
 
+// bounds is the state of checking one Dockerfile.
 type bounds struct {
 	args     map[string]string // of the target
 	limit    int               // bytes of one variable
@@ -64,9 +66,9 @@ type bounds struct {
 	current  lengths
 	env      int // sum of current
 	wild     int // longest value of a variable whose name is itself an expression
-	count    int // of instructions, with those that ONBUILD repeats
-	total    int // bytes
-	line     int // of the instruction at hand
+	count    int // of instructions, including those that ONBUILD repeats
+	total    int // bytes of all instructions after expansion
+	line     int // of the current instruction
 }
 
 func newBounds(args map[string]string, limit int) *bounds {
@@ -76,7 +78,7 @@ func newBounds(args map[string]string, limit int) *bounds {
 	}
 }
 
-// check follows a whole Dockerfile. The library's parser finds the instructions; a syntax error is left to the front end.
+// check checks a whole Dockerfile. It reports no syntax errors.
 func (b *bounds) check(dockerfile []byte) error {
 	parsed, err := parser.Parse(bytes.NewReader(dockerfile))
 	if err != nil {
@@ -91,7 +93,7 @@ func (b *bounds) check(dockerfile []byte) error {
 	return nil
 }
 
-// instruction adds one instruction.
+// instruction adds one instruction to the bounds.
 func (b *bounds) instruction(n *parser.Node) error {
 	if b.count++; b.count > maxInstructions {
 		return fmt.Errorf("the Dockerfile has more than %d instructions", maxInstructions)
@@ -100,54 +102,55 @@ func (b *bounds) instruction(n *parser.Node) error {
 		b.triggers[b.stage] = append(b.triggers[b.stage], n.Next.Children[0])
 		return nil
 	}
-	var words []string
+	var args []string
 	for w := n.Next; w != nil; w = w.Next {
-		words = append(words, w.Value)
+		args = append(args, w.Value)
 	}
 	size := 0
-	grown := make([]int, len(words))
-	for i, w := range words {
+	expanded := make([]int, len(args))
+	for i, arg := range args {
 		var err error
-		if grown[i], err = b.grow(w); err != nil {
+		if expanded[i], err = b.expandedLength(arg); err != nil {
 			return err
 		}
-		size += grown[i]
+		size += expanded[i]
 	}
 	for _, h := range n.Heredocs {
 		if !h.Expand {
 			size += len(h.Content)
 			continue
 		}
-		n, err := b.grow(h.Content)
+		n, err := b.expandedLength(h.Content)
 		if err != nil {
 			return err
 		}
 		size += n
 	}
 	if size > maxInstruction+len(n.Original) {
-		return fmt.Errorf("%s would grow to more than %d bytes by its variables", strings.ToUpper(n.Value), maxInstruction)
+		return fmt.Errorf("%s would grow to more than %d bytes when its variables are expanded",
+			strings.ToUpper(n.Value), maxInstruction)
 	}
 	b.total += size
-	return b.effect(n, words, grown)
+	return b.apply(n, args, expanded)
 }
 
-// effect is what an instruction does to the variables of its stage. grown are the lengths of its words after expansion.
-func (b *bounds) effect(n *parser.Node, words []string, grown []int) error {
+// apply updates the variables of the stage for an instruction. expanded holds the lengths of args after expansion.
+func (b *bounds) apply(n *parser.Node, args []string, expanded []int) error {
 	switch strings.ToLower(n.Value) {
 	case "from":
-		return b.from(words)
+		return b.from(args)
 	case "run":
 		b.total += b.env
 	case "env":
-		for i := 0; i+1 < len(words); i += 3 { // key, value, separator
-			if err := b.set(words[i], grown[i+1]); err != nil {
+		for i := 0; i+1 < len(args); i += 3 { // key, value, separator
+			if err := b.set(args[i], expanded[i+1]); err != nil {
 				return err
 			}
 		}
 	case "arg":
-		for i, w := range words {
-			key, _, hasDefault := strings.Cut(w, "=")
-			length := grown[i]
+		for i, arg := range args {
+			key, _, hasDefault := strings.Cut(arg, "=")
+			length := expanded[i]
 			if !hasDefault {
 				length = max(length, b.global[key])
 			}
@@ -160,7 +163,7 @@ func (b *bounds) effect(n *parser.Node, words []string, grown []int) error {
 		}
 	}
 	if b.total > maxExpanded {
-		return fmt.Errorf("its variables make the Dockerfile grow to more than %d bytes", maxExpanded)
+		return fmt.Errorf("the Dockerfile would grow to more than %d bytes when its variables are expanded", maxExpanded)
 	}
 	return nil
 }
@@ -178,19 +181,20 @@ func (b *bounds) set(key string, length int) error {
 	return nil
 }
 
-// from starts a stage: with the variables of the stage it stands on, or with none. An expression may name any stage.
-func (b *bounds) from(words []string) error {
+// from starts a stage. It inherits the variables of the stage it is based on, if any. A name with variables may refer to
+// any stage, so such a stage inherits from all of them.
+func (b *bounds) from(args []string) error {
 	if b.global == nil {
 		b.global = b.current
 	}
 	b.current, b.stage, b.env = lengths{}, "", 0
-	if len(words) == 0 {
+	if len(args) == 0 {
 		return nil
 	}
-	base := strings.ToLower(words[0])
+	base := strings.ToLower(args[0])
 	var triggers []*parser.Node
 	for name, stage := range b.stages {
-		if name != base && isPlain(words[0]) {
+		if name != base && isPlain(args[0]) {
 			continue
 		}
 		for k, v := range stage {
@@ -199,8 +203,8 @@ func (b *bounds) from(words []string) error {
 		}
 		triggers = append(triggers, b.triggers[name]...)
 	}
-	if len(words) == 3 && strings.EqualFold(words[1], "as") {
-		b.stage = strings.ToLower(words[2])
+	if len(args) == 3 && strings.EqualFold(args[1], "as") {
+		b.stage = strings.ToLower(args[2])
 		b.stages[b.stage] = b.current
 		b.triggers[b.stage] = nil
 	}
@@ -212,8 +216,8 @@ func (b *bounds) from(words []string) error {
 	return nil
 }
 
-// grow bounds the length of a word after expansion.
-func (b *bounds) grow(word string) (int, error) {
+// expandedLength returns an upper bound of the length of a word after expansion.
+func (b *bounds) expandedLength(word string) (int, error) {
 	size := len(word)
 	for i := 0; i < len(word); i++ {
 		if word[i] != '$' {
@@ -239,12 +243,13 @@ func (b *bounds) grow(word string) (int, error) {
 		}
 		size += length
 		if size > maxInstruction+len(word) {
-			return size, nil // more than enough, and no overflow
+			return size, nil // already over the limit; more could overflow
 		}
 	}
 	return size, nil
 }
 
+// length returns an upper bound of the length of a variable's value.
 func (b *bounds) length(name string) int {
 	if l, ok := b.current[name]; ok {
 		return max(l, b.wild)
@@ -261,14 +266,14 @@ func (b *bounds) length(name string) int {
 	return max(unknownLength, b.wild)
 }
 
-// isPlain says whether a name is written out, without variables, quotes and escapes.
+// isPlain reports whether a name contains no variables, quotes or escapes.
 func isPlain(name string) bool { return !strings.ContainsAny(name, "$\"'\\`") }
 
 func isAlphanumeric(r rune) bool {
 	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r > 127
 }
 
-// nesting is how deep "${" stands within "${" anywhere in the text.
+// nesting returns the maximum nesting depth of "${" in the text.
 func nesting(data []byte) int {
 	depth, deepest := 0, 0
 	for i, c := range data {

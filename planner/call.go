@@ -16,30 +16,30 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Calls of a Dockerfile other than building it, by the names that the front end has for them.
+// Requests to the front end other than a build, under the front end's names.
 const (
-	CallLint    = "lint"    // what the linter finds
-	CallOutline = "outline" // the arguments, secrets and SSH sockets that a build takes
-	CallTargets = "targets" // the stages
+	CallLint    = "lint"    // findings of the linter
+	CallOutline = "outline" // build arguments, secrets and SSH sockets that a build uses
+	CallTargets = "targets" // stages
 )
 
-// Answer is what the front end says of one target.
+// Answer is the front end's answer about one target.
 type Answer struct {
 	Target   string
-	JSON     []byte // in the front end's own form
-	Warnings int    // of the linter
-	Failure  string // of the linter: why the Dockerfile cannot be built; "" when it can
+	JSON     []byte // in the front end's format
+	Warnings int    // number of findings of the linter
+	Failure  string // why the Dockerfile cannot be built, according to the linter; "" if it can
 	text     []byte
 }
 
-// Print writes the answer for people.
+// Print writes the answer as text.
 func (a *Answer) Print(w io.Writer) error {
 	_, err := w.Write(a.text)
 	return err
 }
 
-// Call asks the front end about the requested targets, in order, each for what its attribute call says. Targets that they
-// link to are planned first.
+// Call sends the request in each requested target's call attribute to the front end, and returns the answers in order.
+// Linked targets are planned first.
 func Call(ctx context.Context, project *config.Project, opts Options) ([]Answer, error) {
 	p := newPlan(ctx, project, opts)
 	defer p.bases.end()
@@ -66,10 +66,10 @@ func Call(ctx context.Context, project *config.Project, opts Options) ([]Answer,
 	return answers, join(errs)
 }
 
-// call asks about one target.
+// call sends the request of one target.
 func (p *plan) call(ctx context.Context, t *config.Target) (a Answer, err error) {
 	defer func() {
-		if err != nil && !isPlaced(err) {
+		if err != nil && !isLocated(err) {
 			err = &DockerfileError{Target: t.Name, Err: err}
 		}
 	}()
@@ -92,16 +92,16 @@ func (p *plan) call(ctx context.Context, t *config.Target) (a Answer, err error)
 	case CallTargets:
 		err = a.targets(ctx, f)
 	default:
-		return a, p.targetError(t, "call", fmt.Errorf("there is no call %q: known are build, check, outline and targets", t.Call))
+		return a, p.targetError(t, "call", fmt.Errorf("unknown call %q; use build, check, outline or targets", t.Call))
 	}
-	if err != nil && !isPlaced(err) {
+	if err != nil && !isLocated(err) {
 		err = frontEndError(t.Name, f.file.display, err)
 	}
 	return a, err
 }
 
 func (a *Answer) lint(ctx context.Context, f *frontEnd) error {
-	f.opt.SourceMap.Definition = &llb.Definition{} // it is taken for granted there
+	f.opt.SourceMap.Definition = &llb.Definition{} // the linter dereferences it
 	found, err := dockerfile2llb.DockerfileLint(ctx, f.file.data, f.opt)
 	if err != nil {
 		return err
@@ -148,7 +148,7 @@ func (a *Answer) targets(ctx context.Context, f *frontEnd) error {
 	return a.fill(list, targets.PrintTargets)
 }
 
-// fill takes over an answer, as JSON and as the front end prints it.
+// fill sets the answer from the front end's value, as JSON and as the text that the front end prints.
 func (a *Answer) fill(v any, print func([]byte, io.Writer) error) error {
 	var err error
 	if a.JSON, err = json.MarshalIndent(v, "", "  "); err != nil {

@@ -14,31 +14,46 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// node is one op of one target in its canonical form. Nodes of different targets with one digest become one Step.
+// node is one op of one target in canonical form. Nodes of different targets with the same digest become one Step.
+//
+// The front end identifies an op by the digest of its bytes. These bytes also contain what has no effect on files, such
+// as session ids, unique ids and transfer hints. And they name a local source by a name that is valid only within one run
+// of the front end: all targets call their main context "context". So equal steps can have different digests, and
+// different steps the same one. The canonical form removes these parts, uses the names of the graph and applies the lock,
+// then digests the op again. An op contains the digests of its inputs, so this goes from the sources up to the root.
+//
+// Invariant: two nodes have the same digest exactly if they do the same work on the same inputs. A part that is left in
+// by mistake costs sharing and cache hits. A part that is removed by mistake is worse: two different steps become one,
+// and a target gets the files of another. So the removed attributes are a fixed list (canonicalSource), and an op that
+// needs no change keeps the front end's bytes. Everything else, such as the location, is metadata outside the op.
+//
+// The cost is one unmarshal per op of a target's own Dockerfile and one marshal per changed op. Nodes of linked targets
+// are canonical already and are shared. TestSamePlan and TestMonorepoMerges show the effect, the golden files in testdata
+// the exact ops.
 type node struct {
 	digest digest.Digest
-	raw    []byte // op, marshalled; its digest is digest
+	raw    []byte // op, marshaled; its digest is digest
 	op     *pb.Op
 	inputs []nodeEdge
 	meta   llb.OpMetadata
 	at     []Location
 }
 
-// nodeEdge is an output of a node; the zero nodeEdge is scratch.
+// nodeEdge is an output of a node. The zero nodeEdge is scratch.
 type nodeEdge struct {
 	node  *node
 	index int
 }
 
-// result is one platform of one target after the front end.
+// result is the front end's result for one platform of one target.
 type result struct {
 	platform ocispecs.Platform
 	root     nodeEdge
-	own      []*node                 // of this target's Dockerfile, inputs before users
-	all      map[digest.Digest]*node // own ones and those of linked targets
+	own      []*node                 // nodes of this target's Dockerfile, inputs before users
+	all      map[digest.Digest]*node // own, and the nodes of linked targets
 	config   []byte
 	epoch    *time.Time
-	sbom     *nodeEdge // what its scanner writes; nil without one
+	sbom     *nodeEdge // output of the SBOM scanner; nil without one
 
 	provenance *Provenance
 
@@ -47,8 +62,8 @@ type result struct {
 	stateErr error
 }
 
-// canonical takes out of a definition what is random, or differs between targets without a difference in what is done,
-// and digests it again from the bottom up. Nodes of linked targets are canonical already and are used as they are.
+// canonical converts a definition of the front end to canonical form; see node. Nodes of linked targets are canonical
+// already and are used unchanged.
 func canonical(def *llb.Definition, in *inputs) (*result, error) {
 	r := &result{all: map[digest.Digest]*node{}}
 	linked := map[digest.Digest]*node{}
@@ -65,12 +80,12 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 		}
 		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: def.Metadata[rawDigest], at: locationsOf(def.Source, rawDigest)}
 		if err := n.op.UnmarshalVT(raw); err != nil {
-			return nil, fmt.Errorf("read the front end's plan: %w", err)
+			return nil, fmt.Errorf("decode the front end's definition: %w", err)
 		}
 		if err := n.rewrite(byRaw, in); err != nil {
 			return nil, err
 		}
-		if n.op.Op == nil { // the terminal, which only points at the root
+		if n.op.Op == nil { // the last op, which only refers to the root
 			r.root = n.inputs[0]
 			continue
 		}
@@ -78,7 +93,7 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 			r.all[n.digest] = n
 			r.own = append(r.own, n)
 		} else {
-			if linked[n.digest] == nil { // linked nodes are shared with other targets' goroutines
+			if linked[n.digest] == nil { // linked nodes are shared with the goroutines of other targets: read-only
 				same.at = append(same.at, n.at...)
 			}
 			n = same
@@ -88,13 +103,14 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 	return r, nil
 }
 
-// rewrite makes the op canonical and digests it again if that changed it.
+// rewrite converts the op to canonical form and digests it again if it changed. byRaw maps the front end's digests to
+// nodes; it must contain all inputs.
 func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
 	changed := false
 	for _, input := range n.op.Inputs {
 		from, ok := byRaw[input.Digest]
 		if !ok {
-			return fmt.Errorf("the front end's plan uses the unknown step %s", input.Digest)
+			return fmt.Errorf("the front end's definition refers to the unknown step %s", input.Digest)
 		}
 		n.inputs = append(n.inputs, nodeEdge{from, int(input.Index)})
 		if input.Digest != from.digest.String() {
@@ -105,7 +121,7 @@ func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
 	if s := n.op.GetSource(); s != nil {
 		pinned, err := in.pinSource(s, n.at)
 		if err != nil {
-			return placed(in, n.at, err)
+			return locate(in, n.at, err)
 		}
 		changed = canonicalSource(s, in) || pinned || changed
 	}
@@ -114,14 +130,14 @@ func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(n.op)
 	if err != nil {
-		return fmt.Errorf("write the plan: %w", err)
+		return fmt.Errorf("encode the plan: %w", err)
 	}
 	n.raw, n.digest = raw, digest.FromBytes(raw)
 	return nil
 }
 
-// placed is an error about a line of a target's Dockerfile.
-func placed(in *inputs, at []Location, err error) error {
+// locate returns a DockerfileError for the first of some locations in a target's Dockerfile.
+func locate(in *inputs, at []Location, err error) error {
 	e := &DockerfileError{Target: in.client.target, File: in.file.display, Err: err}
 	if len(at) > 0 {
 		e.Line = at[0].Start
@@ -129,8 +145,9 @@ func placed(in *inputs, at []Location, err error) error {
 	return e
 }
 
-// canonicalSource gives local sources and OCI layouts their names in the graph and drops the attributes that say how,
-// not what. It reports whether anything changed.
+// canonicalSource replaces the temporary names of local sources and OCI layouts by their names in the graph. It also
+// removes the attributes that affect how a source is transferred but not its content. It reports whether anything
+// changed.
 func canonicalSource(s *pb.SourceOp, in *inputs) bool {
 	changed := false
 	if name, ok := strings.CutPrefix(s.Identifier, "local://"); ok && s.Attrs[pb.AttrLocalSessionID] == session {
@@ -155,7 +172,7 @@ func canonicalSource(s *pb.SourceOp, in *inputs) bool {
 	return changed
 }
 
-// locationsOf are the places of an op in the Dockerfile.
+// locationsOf returns the locations of an op in the Dockerfile.
 func locationsOf(s *pb.Source, d digest.Digest) []Location {
 	var out []Location
 	for _, l := range s.GetLocations()[string(d)].GetLocations() {
@@ -173,7 +190,7 @@ func locationsOf(s *pb.Source, d digest.Digest) []Location {
 	return out
 }
 
-// state is the result as an input of another target's front end.
+// state returns the result as an input of another target's front end. It is built once, for all targets that link to it.
 func (r *result) state() (llb.State, error) {
 	r.once.Do(func() {
 		r.llb = llb.Scratch()
@@ -182,7 +199,7 @@ func (r *result) state() (llb.State, error) {
 		}
 		op, err := llb.NewDefinitionOp(r.definition())
 		if err != nil {
-			r.stateErr = fmt.Errorf("link to its result: %w", err)
+			r.stateErr = fmt.Errorf("link to the target's result: %w", err)
 			return
 		}
 		r.llb = llb.NewState(op)
@@ -190,7 +207,7 @@ func (r *result) state() (llb.State, error) {
 	return r.llb, r.stateErr
 }
 
-// definition is the canonical form of what the front end gave.
+// definition returns the result's nodes as a definition for the front end.
 func (r *result) definition() *pb.Definition {
 	def := &pb.Definition{
 		Metadata: map[string]*pb.OpMetadata{},
@@ -215,7 +232,7 @@ func (r *result) definition() *pb.Definition {
 	}
 	add(r.root.node)
 	terminal := &pb.Op{Inputs: []*pb.Input{{Digest: r.root.node.digest.String(), Index: int64(r.root.index)}}}
-	raw, _ := terminal.MarshalVT() // a message of two plain fields always marshals
+	raw, _ := terminal.MarshalVT() // cannot fail: the message has two plain fields
 	def.Def = append(def.Def, raw)
 	return def
 }

@@ -17,39 +17,40 @@ import (
 	fstypes "github.com/tonistiigi/fsutil/types"
 )
 
-// session marks the local sources that the front end made for the target at hand, before they get their real names.
+// session is the session id of the local sources that the front end creates for the current target. It distinguishes
+// them from those of linked targets, which are canonical already.
 const session = "bake"
 
-// client is what the front end sees of a build daemon: it reads ignore files and Dockerfiles of local contexts, resolves
-// images and hands over linked targets. It solves nothing.
+// client acts as the build daemon for the front end. It reads ignore files and Dockerfiles of local contexts, resolves
+// images and provides the results of linked targets. It runs no step.
 type client struct {
 	opts   gwclient.BuildOpts
 	inputs map[string]llb.State
 	files  map[string]fileSet // by the name of a local source
 	bases  *bases
-	target string // whose front end this is
-	// links are the named contexts that are targets of several platforms, with the platforms in words.
+	target string // the target that is planned
+	// links maps named contexts that are multi-platform targets to a list of their platforms, for messages.
 	links   map[string]string
 	layouts map[string]*layout
 }
 
 var _ gwclient.Client = (*client)(nil)
 
-// BuildOpts gives the options; the front end may change the map.
+// BuildOpts returns the options. The front end may change the map.
 func (c *client) BuildOpts() gwclient.BuildOpts { return c.opts }
 
-// Inputs are the results of linked targets.
+// Inputs returns the results of linked targets.
 func (c *client) Inputs(context.Context) (map[string]llb.State, error) { return c.inputs, nil }
 
-// Warn is not used: lint warnings come through ConvertOpt.
+// Warn does nothing: warnings of the linter are passed to ConvertOpt.Warn.
 func (c *client) Warn(context.Context, digest.Digest, string, gwclient.WarnOpts) error { return nil }
 
-// NewContainer is for external front ends only.
+// NewContainer returns an error: only external front ends use it.
 func (c *client) NewContainer(context.Context, gwclient.NewContainerRequest) (gwclient.Container, error) {
 	return nil, errors.New("a plan runs no container")
 }
 
-// Solve answers for local sources only, whose ignore file or Dockerfile is to be read.
+// Solve returns a reference for reading the ignore file or Dockerfile of a local source. Any other request is an error.
 func (c *client) Solve(_ context.Context, req gwclient.SolveRequest) (*gwclient.Result, error) {
 	id, err := sourceOf(req.Definition)
 	if err != nil {
@@ -68,15 +69,15 @@ func (c *client) Solve(_ context.Context, req gwclient.SolveRequest) (*gwclient.
 	return res, nil
 }
 
-// remoteError says that something would have to be downloaded to make the plan.
+// remoteError reports that the plan needs a file of a source that is not downloaded.
 type remoteError struct{ id string }
 
 func (e *remoteError) Error() string {
-	return "its Dockerfile would have to be downloaded from " + e.id +
-		" before planning: give the Dockerfile in the project (dockerfile-inline, or cwd://PATH)"
+	return "planning needs the Dockerfile in " + e.id + ", which is not downloaded; provide a Dockerfile in the project " +
+		"with dockerfile-inline or dockerfile = \"cwd://PATH\""
 }
 
-// sourceOf is the identifier of a definition of one source.
+// sourceOf returns the identifier of a definition that consists of one source.
 func sourceOf(def *pb.Definition) (string, error) {
 	if def != nil && len(def.Def) > 0 {
 		var op pb.Op
@@ -100,7 +101,7 @@ func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 		p = *o.Platform
 	}
 	if have, ok := c.links[familiar(ref)]; ok {
-		return "", "", nil, fmt.Errorf("the linked target is not built for this platform, only for %s", have)
+		return "", "", nil, fmt.Errorf("the linked target is built only for other platforms: %s", have)
 	}
 	image, err := c.bases.resolve(ctx, ref, p)
 	if err != nil {
@@ -127,16 +128,16 @@ func (c *client) resolveLayout(ref string, opt *sourceresolver.ResolveOCILayoutO
 	return ref, l.digest, config, err
 }
 
-// ResolveSourceMetadata knows nothing about a local source, and nothing else is asked for but SOURCE_DATE_EPOCH of a
-// remote one.
+// ResolveSourceMetadata returns local sources unchanged. The front end calls it for other sources only if
+// SOURCE_DATE_EPOCH is to be derived from them, which needs a download and is therefore an error.
 func (c *client) ResolveSourceMetadata(_ context.Context, op *pb.SourceOp, _ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	if strings.HasPrefix(op.Identifier, "local://") {
 		return &sourceresolver.MetaResponse{Op: op}, nil
 	}
-	return nil, fmt.Errorf("the time of %s is not known while planning: give SOURCE_DATE_EPOCH as a number", op.Identifier)
+	return nil, fmt.Errorf("the timestamp of %s is not known while planning; set SOURCE_DATE_EPOCH to a number", op.Identifier)
 }
 
-// pin adds a digest to a reference; without it a named context would not be pinned.
+// pin adds a digest to a reference. Without it, named contexts would not be pinned.
 func pin(ref string, d digest.Digest) (string, error) {
 	if d == "" {
 		return ref, nil
@@ -152,7 +153,7 @@ func pin(ref string, d digest.Digest) (string, error) {
 	return pinned.String(), nil
 }
 
-// familiar is how the front end names a context: without docker.io/library and :latest.
+// familiar returns a context name as the front end writes it: without docker.io/library and :latest.
 func familiar(name string) string {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
@@ -163,11 +164,11 @@ func familiar(name string) string {
 
 // fileSet reads the few files of a context that a plan needs.
 type fileSet interface {
-	// read gives a file by its name in the context, or fs.ErrNotExist.
+	// read returns the content of a file by its path in the context, or fs.ErrNotExist.
 	read(name string) ([]byte, error)
 }
 
-// memoryFiles are files that were read before.
+// memoryFiles is a fileSet of files in memory, by path.
 type memoryFiles map[string][]byte
 
 func (m memoryFiles) read(name string) ([]byte, error) {
@@ -178,7 +179,7 @@ func (m memoryFiles) read(name string) ([]byte, error) {
 	return data, nil
 }
 
-// fileRef shows a fileSet to the front end.
+// fileRef makes a fileSet available to the front end. It implements gwclient.Reference.
 type fileRef struct{ files fileSet }
 
 func (r fileRef) ReadFile(_ context.Context, req gwclient.ReadRequest) ([]byte, error) {

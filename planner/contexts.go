@@ -17,25 +17,25 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Names of local sources while the front end runs; localDir.name takes their place afterwards.
+// Names of local sources while the front end runs. Afterwards localDir.name replaces them; see canonicalSource.
 const (
 	mainContext    = "context"
 	dockerfileDir  = "dockerfile"
 	namedContextID = "named:"
 )
 
-// inputs is what one target's front end reads and links to.
+// inputs holds the files, contexts and linked targets of one target's front end.
 type inputs struct {
 	client  *client
 	file    dockerfile
 	scanned *scan
-	aliases map[string][]string // names of contexts that are images, by the normalised reference
+	aliases map[string][]string // names of contexts that are images, by normalized reference
 	locals  map[string]localDir // by the name of the local source while the front end runs
 	layouts map[string]localDir // by store id
-	linked  []*result           // of the targets that it links to
+	linked  []*result           // results of linked targets
 }
 
-// isRemote says whether a context is a URL rather than a directory.
+// isRemote reports whether a context is a URL rather than a directory.
 func isRemote(context string) bool {
 	if strings.HasPrefix(context, "http://") || strings.HasPrefix(context, "https://") {
 		return true
@@ -44,18 +44,20 @@ func isRemote(context string) bool {
 	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
 }
 
-// Fetcher brings what a URL names to this machine: a directory, and the name of the only file in it when the URL is of a file.
-// It fetches each URL once.
+// Fetcher downloads a URL into a directory. If the URL is a file, its name is returned too, and it is the only one in the
+// directory. A Fetcher downloads each URL once.
 type Fetcher interface {
 	Fetch(ctx context.Context, url string) (dir, file string, err error)
-	// FetchFile is Fetch of a URL over HTTP whose content must have the digest; what is here already is not asked for.
+	// FetchFile is like Fetch for an HTTP URL whose content must have a digest. It does not send a request if a file with
+	// this content is available locally.
 	FetchFile(ctx context.Context, url string, content digest.Digest) (dir, file string, err error)
 }
 
 // addMain sets up the main context and the Dockerfile.
 func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	if t.Context == "-" {
-		return dockerfile{}, p.targetError(t, "context", errors.New("a context cannot be read from standard input: name a directory"))
+		return dockerfile{}, p.targetError(t, "context",
+			errors.New("reading a context from standard input is not supported; set context to a directory"))
 	}
 	var main localDir
 	if p.isSource(t.Context) {
@@ -74,15 +76,15 @@ func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	}
 	in.file = d
 	in.client.opts.Opts["filename"] = d.name
-	in.client.opts.Opts["dockerfilekey"] = dockerfileDir // read from here, also for a remote context
+	in.client.opts.Opts["dockerfilekey"] = dockerfileDir // also for a remote context
 	in.client.files[dockerfileDir] = d.files()
 	return d, nil
 }
 
-// isSource says whether a context stays a source of the graph.
+// isSource reports whether a context stays a source of the graph instead of being downloaded.
 func (p *plan) isSource(context string) bool { return p.opts.Fetcher == nil && isRemote(context) }
 
-// contextDir is the directory of a context, which is fetched when it is a URL.
+// contextDir returns the directory of a context. A URL is downloaded.
 func (p *plan) contextDir(t *config.Target, attribute, what, written string) (localDir, error) {
 	if !isRemote(written) {
 		return p.findDir(t, attribute, what, written)
@@ -93,7 +95,8 @@ func (p *plan) contextDir(t *config.Target, attribute, what, written string) (lo
 		return localDir{}, p.targetError(t, attribute, err)
 	}
 	if file != "" && attribute == "context" && file != t.Dockerfile {
-		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s is a file: a context is a directory, an archive or a repository", written))
+		return localDir{}, p.targetError(t, attribute, fmt.Errorf(
+			"%s is a single file; a context must be a directory, an archive or a repository", written))
 	}
 	return localDir{name: written, dir: dir, fetched: true}, nil
 }
@@ -103,7 +106,7 @@ func (p *plan) addContexts(t *config.Target, in *inputs) error {
 	for _, name := range slices.Sorted(maps.Keys(t.Contexts)) {
 		named, err := reference.ParseNormalizedNamed(name)
 		if err != nil {
-			return p.targetError(t, "contexts", fmt.Errorf("context name %q: %w", name, err))
+			return p.targetError(t, "contexts", fmt.Errorf("invalid context name %q: %w", name, err))
 		}
 		key := strings.TrimSuffix(reference.FamiliarString(named), ":latest")
 		if err := p.addContext(t, in, key, t.Contexts[name]); err != nil {
@@ -113,8 +116,8 @@ func (p *plan) addContexts(t *config.Target, in *inputs) error {
 	return nil
 }
 
-// addBases makes the names of base blocks known to a Dockerfile. A stage of that name is not hidden, nor is a context of the
-// target, which is added later.
+// addBases adds the base blocks as named contexts. A stage of the same name takes precedence, and so does a context of
+// the target, which is added later and overwrites the base.
 func (p *plan) addBases(in *inputs) {
 	if len(p.project.Bases) == 0 {
 		return
@@ -127,7 +130,7 @@ func (p *plan) addBases(in *inputs) {
 	}
 }
 
-// addImageContext makes a name stand for an image.
+// addImageContext adds an image as a named context.
 func (in *inputs) addImageContext(name, value string) {
 	in.client.opts.Opts["context:"+name] = value
 	if named, err := reference.ParseNormalizedNamed(strings.TrimPrefix(value, "docker-image://")); err == nil {
@@ -136,6 +139,7 @@ func (in *inputs) addImageContext(name, value string) {
 	}
 }
 
+// addContext adds one named context of a target.
 func (p *plan) addContext(t *config.Target, in *inputs, name, value string) error {
 	opts := in.client.opts.Opts
 	link, isLink := strings.CutPrefix(value, targetPrefix)
@@ -162,7 +166,8 @@ func (p *plan) addContext(t *config.Target, in *inputs, name, value string) erro
 	return nil
 }
 
-// addLink gives the result of another target, with its image config, for each of its platforms.
+// addLink adds the results of another target as named contexts, one per platform, with their image configs. It waits until
+// that target is planned.
 func (p *plan) addLink(t *config.Target, in *inputs, name, link string) error {
 	other := p.targets[link]
 	<-other.done
@@ -174,7 +179,7 @@ func (p *plan) addLink(t *config.Target, in *inputs, name, link string) error {
 		return err
 	}
 	if err := first.checkSize(); err != nil {
-		return p.targetError(t, "contexts", fmt.Errorf("target %s cannot be a base: %w", link, err))
+		return p.targetError(t, "contexts", fmt.Errorf("target %s cannot be used as a base: %w", link, err))
 	}
 	var have []string
 	for _, r := range other.results {
@@ -203,7 +208,8 @@ func (p *plan) addLink(t *config.Target, in *inputs, name, link string) error {
 	return nil
 }
 
-// linkError says that a target was not planned because one that it links to has an error of its own.
+// linkError reports that a target was not planned because a linked target failed. It is never shown: the error of the
+// linked target is.
 type linkError struct{ link string }
 
-func (e *linkError) Error() string { return "target " + e.link + " could not be planned" }
+func (e *linkError) Error() string { return "planning the linked target " + e.link + " failed" }

@@ -18,15 +18,15 @@ const (
 	ignoreSuffix      = ".dockerignore"
 )
 
-// dockerfile is the Dockerfile of one target, read and checked.
+// dockerfile is the Dockerfile of one target.
 type dockerfile struct {
-	name    string // base name, or Dockerfile for an inline one
+	name    string // base name; Dockerfile for an inline one
 	data    []byte
-	display string // for messages and locations
-	ignore  []byte // of the ignore file beside it; nil when there is none
+	display string // path in messages and locations
+	ignore  []byte // content of DOCKERFILE.dockerignore; nil if there is none
 }
 
-// files shows the Dockerfile and the ignore file beside it to the front end.
+// files returns the Dockerfile and its ignore file for the front end.
 func (d dockerfile) files() memoryFiles {
 	m := memoryFiles{d.name: d.data}
 	if d.ignore != nil {
@@ -35,13 +35,13 @@ func (d dockerfile) files() memoryFiles {
 	return m
 }
 
-// loadDockerfile reads the Dockerfile of a target.
+// loadDockerfile reads and checks the Dockerfile of a target.
 func (p *plan) loadDockerfile(t *config.Target, context localDir) (dockerfile, error) {
 	var d dockerfile
 	if t.DockerfileInline != nil {
 		d = dockerfile{name: defaultDockerfile, data: []byte(*t.DockerfileInline), display: "dockerfile-inline of " + t.Name}
 		if len(d.data) > maxFile {
-			return d, p.targetError(t, "dockerfile-inline", fmt.Errorf("dockerfile-inline is bigger than %d bytes", maxFile))
+			return d, p.targetError(t, "dockerfile-inline", fmt.Errorf("dockerfile-inline is larger than %d bytes", maxFile))
 		}
 	} else {
 		var err error
@@ -50,7 +50,8 @@ func (p *plan) loadDockerfile(t *config.Target, context localDir) (dockerfile, e
 		}
 	}
 	if len(d.data) == 0 {
-		return d, &DockerfileError{Target: t.Name, File: d.display, Err: errors.New("the Dockerfile is empty: it needs at least a FROM")}
+		return d, &DockerfileError{Target: t.Name, File: d.display,
+			Err: errors.New("the Dockerfile is empty; it needs at least a FROM instruction")}
 	}
 	if err := p.checkDockerfile(t, d); err != nil {
 		return d, err
@@ -63,7 +64,7 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 	if written == "" {
 		written = defaultDockerfile
 	}
-	var in localDir // what the file must not lead out of
+	var in localDir // the context of the file, unless the path is absolute or relative to the project
 	path, fromCwd := strings.CutPrefix(written, "cwd://")
 	switch {
 	case filepath.IsAbs(path):
@@ -86,15 +87,15 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf(
-			"there is no Dockerfile at %s: create it, or say where it is with the target's dockerfile (relative to its context %s)",
-			display, dirWords(t.Context)))
+			"no Dockerfile at %s; create it, or set the target's dockerfile (relative to its context %s)",
+			display, dirOrDot(t.Context)))
 	case err != nil:
-		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf("the Dockerfile %s cannot be read: %w", display, cause(err)))
+		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf("read Dockerfile %s: %w", display, cause(err)))
 	}
 	d := dockerfile{name: filepath.Base(path), data: data, display: display}
 	d.ignore, err = p.files.getIn(in, path+ignoreSuffix)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return d, p.targetError(t, "dockerfile", fmt.Errorf("%s cannot be read: %w", display+ignoreSuffix, cause(err)))
+		return d, p.targetError(t, "dockerfile", fmt.Errorf("read %s: %w", display+ignoreSuffix, cause(err)))
 	}
 	if err == nil && d.ignore == nil {
 		d.ignore = []byte{}
@@ -102,7 +103,7 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 	return d, nil
 }
 
-// checkDockerfile refuses what the built-in front end cannot do and what would make it run out of memory.
+// checkDockerfile returns an error for a Dockerfile that needs another front end or exceeds the limits of checkBounds.
 func (p *plan) checkDockerfile(t *config.Target, d dockerfile) error {
 	if syntax := t.Args["BUILDKIT_SYNTAX"]; syntax != "" && !builtIn(syntax) {
 		return p.targetError(t, "args", externalError(syntax))
@@ -113,10 +114,10 @@ func (p *plan) checkDockerfile(t *config.Target, d dockerfile) error {
 	return checkBounds(t, d)
 }
 
-// syntaxOf gives the front end that a Dockerfile asks for and the line where it does, or "".
+// syntaxOf returns the front end that a Dockerfile requests and the line of the request, or "".
 func syntaxOf(data []byte) (string, int) {
 	if !bytes.Contains(bytes.ToLower(data[:min(len(data), 1<<14)]), []byte("syntax")) {
-		return "", 0 // looking closely is not cheap
+		return "", 0 // avoids the cost of DetectSyntax
 	}
 	syntax, _, at, ok := parser.DetectSyntax(data)
 	if !ok {
@@ -130,12 +131,11 @@ func syntaxOf(data []byte) (string, int) {
 }
 
 func externalError(syntax string) error {
-	return fmt.Errorf("the external front end %s is not supported: Dockerfiles are read by the built-in one "+
-		"(remove the syntax line, or use docker/dockerfile:1)", syntax)
+	return fmt.Errorf("the external front end %s is not supported; remove the syntax line or use docker/dockerfile:1", syntax)
 }
 
-// builtIn says whether a syntax line asks for the Dockerfile front end, which is built in. Its version is not looked at:
-// the language only grows, and the front end says what it does not know.
+// builtIn reports whether a syntax line requests the built-in Dockerfile front end. The version is ignored: newer versions
+// only add features, and the front end reports what it does not support.
 func builtIn(syntax string) bool {
 	ref, _, _ := strings.Cut(strings.TrimSpace(syntax), " ")
 	name := familiar(ref)

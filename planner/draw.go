@@ -10,7 +10,8 @@ import (
 	"unicode"
 )
 
-// Drawing is a graph as nodes and edges to draw. Its JSON form is version 1.
+// Drawing is a graph reduced to the nodes and edges of a picture. Layout is left to the tools that read it: nodes only
+// have an order, that of the graph, and edges a direction. Version is the version of the JSON encoding, which is 1.
 type Drawing struct {
 	Version int        `json:"version"`
 	By      string     `json:"by"` // target, stage or step
@@ -18,22 +19,23 @@ type Drawing struct {
 	Edges   []DrawEdge `json:"edges"`
 }
 
-// DrawNode is a step, the steps of one stage, or the steps that the same targets want.
+// DrawNode is a step, the steps of one stage, or the steps that the same targets need.
 type DrawNode struct {
 	ID      string   `json:"id"`
 	Label   string   `json:"label"`
 	Steps   int      `json:"steps"`
-	Shared  bool     `json:"shared"` // several targets want it
+	Shared  bool     `json:"shared"` // needed by several targets
 	Targets []string `json:"targets"`
 }
 
-// DrawEdge leads from what is made first to what needs it.
+// DrawEdge leads from a node to a node that uses it.
 type DrawEdge struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 }
 
-// Draw groups the steps of a graph by target, stage or step. Nodes come in the order of the graph.
+// Draw groups the steps of a graph by target, stage or step. Nodes are in the order of the graph. Edges within a group are
+// left out, and so are duplicates. A test of an image config has an edge from the image, although it does not read it.
 func (g *Graph) Draw(by string) (Drawing, error) {
 	var key func(*Step) string
 	switch by {
@@ -44,7 +46,7 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 	case "step":
 		key = func(s *Step) string { return s.Digest.String() }
 	default:
-		return Drawing{}, fmt.Errorf("%q is no way to group steps: use target, stage or step", by)
+		return Drawing{}, fmt.Errorf("cannot group steps by %q; use target, stage or step", by)
 	}
 	tested := g.Tested()
 	d := Drawing{Version: 1, By: by, Nodes: []DrawNode{}, Edges: []DrawEdge{}}
@@ -78,6 +80,7 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 	return d, nil
 }
 
+// labelOf returns the label of the node that a step is grouped into.
 func labelOf(by string, s *Step) string {
 	switch by {
 	case "target":
@@ -88,10 +91,10 @@ func labelOf(by string, s *Step) string {
 	return s.ownName()
 }
 
-// maxLabel is how many characters of a label are drawn.
+// maxLabel is the maximum length of a drawn label, in characters.
 const maxLabel = 120
 
-// text is a label of one line without what the languages give a meaning.
+// text returns the label as one line without control characters, with the number of steps if there are several.
 func (n DrawNode) text() string {
 	t := strings.Join(strings.FieldsFunc(n.Label, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 	if runes := []rune(t); len(runes) > maxLabel {
@@ -103,7 +106,7 @@ func (n DrawNode) text() string {
 	return t
 }
 
-// WriteDOT draws for Graphviz. What several targets share is filled.
+// WriteDOT writes the drawing for Graphviz. Shared nodes are filled.
 func (d Drawing) WriteDOT(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("digraph bake {\n  rankdir=LR\n  node [shape=box]\n")
@@ -122,7 +125,7 @@ func (d Drawing) WriteDOT(w io.Writer) error {
 	return err
 }
 
-// WriteMermaid draws for Mermaid. What several targets share has the class shared.
+// WriteMermaid writes the drawing for Mermaid. Shared nodes have the class shared.
 func (d Drawing) WriteMermaid(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("flowchart LR\n")
@@ -144,7 +147,7 @@ func (d Drawing) WriteMermaid(w io.Writer) error {
 	return err
 }
 
-// WriteJSON writes the drawing's JSON form.
+// WriteJSON writes the drawing as JSON.
 func (d Drawing) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

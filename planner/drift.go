@@ -10,24 +10,26 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Drift is a repository of which targets use several tags or digests, or one image that they take from several repositories.
+// Drift is a repository that targets use with several tags or digests, or an image that they pull from several
+// repositories.
 type Drift struct {
-	Repository string     `json:"repository"` // normalised; of several, with commas
+	Repository string     `json:"repository"` // normalized; several are separated by commas
 	Uses       []DriftUse `json:"uses"`
-	Notes      []string   `json:"notes,omitempty"` // what is odd about them, and what to do
+	Notes      []string   `json:"notes,omitempty"` // each inconsistency and how to resolve it
 }
 
-// DriftUse is one of the ways in which a repository is used.
+// DriftUse is one of the references by which a repository is used.
 type DriftUse struct {
-	Ref     string        `json:"reference"` // normalised
-	Tag     string        `json:"tag"`       // "" where there is none
+	Ref     string        `json:"reference"` // normalized
+	Tag     string        `json:"tag"`       // "" if the reference has none
 	Digest  digest.Digest `json:"digest"`
-	Pinned  string        `json:"pinned"` // "lock", "Dockerfile" (the digest is written there) or "no"
+	Pinned  string        `json:"pinned"` // "lock", "Dockerfile" (the reference has a digest) or "no"
 	Targets []string      `json:"targets"`
-	Places  []string      `json:"places"` // FILE:LINE, as far as known
+	Places  []string      `json:"places"` // FILE:LINE, if known
 }
 
-// Drift lists where the targets of a graph drift apart, by repository.
+// Drift lists the inconsistent uses of repositories by the targets of a graph: first repositories with several references,
+// sorted by name, then images from several repositories, sorted by digest.
 func (g *Graph) Drift() []Drift {
 	byRepository, byDigest := map[string][]DriftUse{}, map[digest.Digest][]string{}
 	for _, b := range g.Bases {
@@ -48,7 +50,10 @@ func (g *Graph) Drift() []Drift {
 		if len(repositories) < 2 {
 			continue
 		}
-		one := Drift{Repository: strings.Join(repositories, ", "), Notes: []string{"the same image from several repositories: take it from one"}}
+		one := Drift{
+			Repository: strings.Join(repositories, ", "),
+			Notes:      []string{"the same image is pulled from several repositories: use one of them"},
+		}
 		for _, r := range repositories {
 			for _, use := range byRepository[r] {
 				if use.Digest == d {
@@ -61,7 +66,7 @@ func (g *Graph) Drift() []Drift {
 	return list
 }
 
-// driftUse is how a base is used, and of which repository it is.
+// driftUse returns the repository of a base and the way it is used.
 func driftUse(b BaseUse) (repository string, use DriftUse) {
 	use = DriftUse{Ref: b.Ref, Digest: b.Digest, Pinned: "no", Targets: b.Targets, Places: []string{}}
 	for _, at := range b.Places {
@@ -83,29 +88,29 @@ func driftUse(b BaseUse) (repository string, use DriftUse) {
 	return named.Name(), use
 }
 
-// driftNotes says what is odd about the uses of one repository.
+// driftNotes describes the inconsistencies among the uses of one repository.
 func driftNotes(uses []DriftUse) []string {
 	var notes []string
 	for i, u := range uses {
 		for _, o := range uses[:i] {
 			switch {
 			case u.Digest == o.Digest && u.Tag != o.Tag:
-				notes = append(notes, fmt.Sprintf("%s and %s are the same image: unify them", tagOr(o), tagOr(u)))
+				notes = append(notes, fmt.Sprintf("%s and %s are the same image: use one tag", tagOr(o), tagOr(u)))
 			case u.Tag == o.Tag && u.Digest != o.Digest:
-				notes = append(notes, fmt.Sprintf("%s means two images: one is written with its digest", tagOr(u)))
+				notes = append(notes, fmt.Sprintf("%s is two different images: one use has a digest", tagOr(u)))
 			case u.Tag == o.Tag:
-				notes = append(notes, fmt.Sprintf("%s is written with its digest and without: say it in one way", tagOr(u)))
+				notes = append(notes, fmt.Sprintf("%s is used with and without its digest: use one of them", tagOr(u)))
 			}
 		}
 	}
 	floating := slices.ContainsFunc(uses, func(u DriftUse) bool { return u.Pinned == "no" })
 	if pinned := slices.ContainsFunc(uses, func(u DriftUse) bool { return u.Pinned != "no" }); floating && pinned {
-		notes = append(notes, "some are pinned and some float: bake pin pins the rest")
+		notes = append(notes, "some uses are pinned and some are not: to pin the rest, run bake pin")
 	}
 	return notes
 }
 
-// tagOr is a tag, or the start of the digest where there is none.
+// tagOr returns the tag of a use, or the start of its digest if it has no tag.
 func tagOr(u DriftUse) string {
 	if u.Tag != "" {
 		return u.Tag
@@ -113,8 +118,8 @@ func tagOr(u DriftUse) string {
 	return u.Digest.String()[:min(19, len(u.Digest))]
 }
 
-// Users are the targets whose steps stand on a base or a source with this key, directly or through other targets, sorted: those
-// that another pin makes build again.
+// Users returns the targets that use the base or source with this key, directly or through linked targets, sorted. These
+// are the targets that change when its pin changes.
 func (g *Graph) Users(key string) []string {
 	var users []string
 	add := func(targets []string) {

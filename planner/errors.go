@@ -8,37 +8,37 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
-// DockerfileError is a mistake in a Dockerfile, or in what a target says about its Dockerfile and contexts. Error is the
-// complete message for the user.
+// DockerfileError is an error in a Dockerfile, or in the attributes of a target that configure its Dockerfile and
+// contexts. Error returns the complete message for the user.
 type DockerfileError struct {
 	Target string
-	File   string // as the user would name it; "" is unknown
-	Line   int    // from 1; 0 is unknown
-	Err    error  // what is wrong and what to do, without the place
+	File   string // as displayed to the user; "" if unknown
+	Line   int    // from 1; 0 if unknown
+	Err    error  // the reason and what to do, without the location
 }
 
-// Error names the target, the place and what to do.
+// Error returns the target, the location, the reason and what to do.
 func (e *DockerfileError) Error() string {
 	return "target " + e.Target + ": " + place(e.File, e.Line) + e.Err.Error()
 }
 
-// Unwrap gives what is wrong.
+// Unwrap returns the error without the target and location.
 func (e *DockerfileError) Unwrap() error { return e.Err }
 
-// BaseError says that a base image could not be resolved. Err is the resolver's error.
+// BaseError reports that a base image could not be resolved. Err is the resolver's error.
 type BaseError struct {
 	Target string
 	File   string
 	Line   int
-	Ref    string // normalised
+	Ref    string // normalized
 	Err    error
 	Hint   string // such as "did you mean alpine?", or ""
 }
 
-// Error names the target, the place, the image and the resolver's reason.
+// Error returns the target, the location, the image and the resolver's error.
 func (e *BaseError) Error() string {
 	what := "resolve " + e.Ref + ": "
-	if strings.Contains(e.Err.Error(), e.Ref) { // a registry's own message names it
+	if strings.Contains(e.Err.Error(), e.Ref) { // the registry's message contains the reference
 		what = ""
 	}
 	text := fmt.Sprintf("target %s: %s%s%v", e.Target, place(e.File, e.Line), what, e.Err)
@@ -48,13 +48,13 @@ func (e *BaseError) Error() string {
 	return text
 }
 
-// Unwrap gives the resolver's error.
+// Unwrap returns the resolver's error.
 func (e *BaseError) Unwrap() error { return e.Err }
 
-// Errors are the errors of several targets, the first target's first, each different.
+// Errors holds the errors of several targets in the order of the targets, without duplicates.
 type Errors []error
 
-// Error gives one line for each error, at most 20, and the count of the rest.
+// Error returns one line per error for up to 20 errors, and the number of the others.
 func (e Errors) Error() string {
 	var lines []string
 	for i, err := range e {
@@ -67,11 +67,10 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap gives the errors.
+// Unwrap returns the errors.
 func (e Errors) Unwrap() []error { return e }
 
-// join makes one error of those that are not nil; an error that says of another target what an earlier one said is left
-// out.
+// join combines the errors that are not nil. An error that repeats an earlier one for another target is left out.
 func join(errs []error) error {
 	var out Errors
 	seen := map[string]bool{}
@@ -98,7 +97,7 @@ func join(errs []error) error {
 	return out
 }
 
-// place is "FILE:LINE: ", "FILE: " or nothing.
+// place returns "FILE:LINE: ", "FILE: " or "".
 func place(file string, line int) string {
 	switch {
 	case file == "":
@@ -118,7 +117,7 @@ type resolveError struct {
 func (e *resolveError) Error() string { return e.err.Error() }
 func (e *resolveError) Unwrap() error { return e.err }
 
-// frontEndError gives an error of the front end its target and place.
+// frontEndError adds the target and location to an error of the front end.
 func frontEndError(target, file string, err error) error {
 	line := 0
 	var located *parser.LocationError
@@ -136,7 +135,7 @@ func frontEndError(target, file string, err error) error {
 	return &DockerfileError{Target: target, File: file, Line: line, Err: &plainError{err}}
 }
 
-// plainError is an error of the front end without the place in its text, which DockerfileError shows.
+// plainError is an error of the front end whose text leaves out the location, because DockerfileError adds it.
 type plainError struct{ err error }
 
 func (e *plainError) Error() string {

@@ -1,6 +1,6 @@
-// Package planner turns a config.Project into one deduplicated build graph. It resolves bases, runs BuildKit's
-// Dockerfile front end in this process and merges every target and platform by content digest. It starts no process
-// and writes no file.
+// Package planner turns a config.Project into one deduplicated build graph. It resolves base images, runs BuildKit's
+// Dockerfile front end in this process, and merges the steps of all targets and platforms by content digest. It starts
+// no process and writes no file.
 package planner
 
 import (
@@ -13,61 +13,61 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Graph is everything that an engine needs: steps in order, inputs before users. It is never written after Plan
-// returned it, and its bytes are the same on every run, checkout path and user.
+// Graph is everything that an engine needs: the steps in order, inputs before users. It is read-only after Plan returns
+// it. Its bytes do not depend on the run, the checkout path or the user.
 type Graph struct {
 	Steps  []*Step
 	Images []*Image // in the order requested
-	// Locals are the build contexts by the name that "local://NAME" sources use: the path relative to the project
-	// directory where it was written so or lies below it.
+	// Locals maps the NAME of "local://NAME" sources to build context directories. The name is the path relative to the
+	// project directory; an absolute path outside the project directory is kept as it is.
 	Locals map[string]Local
-	// Layouts are OCI image layout directories by the name that the oci.store attribute of a source uses.
+	// Layouts maps the oci.store attribute of sources to OCI image layout directories.
 	Layouts map[string]Local
-	// Files are those that the plan read, or looked for in vain: Dockerfiles and ignore files. Absolute, sorted.
+	// Files lists the Dockerfiles and ignore files that the plan read or found missing. Absolute paths, sorted.
 	Files []string
-	// Secrets and SSH are what each target offers to its steps, by target name. They are in no digest.
+	// Secrets and SSH map a target name to the secrets and SSH agents of its steps. They are not part of any digest.
 	Secrets map[string][]config.Secret
 	SSH     map[string][]config.SSH
-	// Bases are the images that the targets stand on or copy from, by reference.
+	// Bases lists the images that targets are built on or copy from, sorted by reference.
 	Bases []BaseUse
-	// Sources are what else the targets read from elsewhere and a lock can pin, by key.
+	// Sources lists the git repositories and HTTP files that a lock can pin, sorted by key.
 	Sources []SourceUse
 	// Declared counts the steps of all targets and platforms before merging.
 	Declared int
 	Warnings []Warning
 }
 
-// Local is a directory that steps read in place. What is ignored stands in the source op's own attributes
-// (local.excludepatterns, as in BuildKit), since two targets may ignore different files of one directory.
+// Local is a directory that steps read in place. The ignore patterns are attributes of the source op
+// (local.excludepatterns, as in BuildKit), because two targets may ignore different files of one directory.
 type Local struct {
 	Dir string // absolute
 }
 
-// Step is one vertex. Digest is the digest of the canonical Op, whose inputs name the Digests of other steps.
-// Everything below Inputs is outside what is hashed.
+// Step is one vertex of the graph. Digest is the digest of the canonical Op, whose inputs are the Digests of other
+// steps. The fields below Inputs are not hashed, except Test: the digest of a test step also covers its definition.
 type Step struct {
 	Digest digest.Digest
 	Op     *pb.Op // read-only; Op.Inputs[i] is Inputs[i]
 	Inputs []Edge
 
 	Name      string // display name, such as "[api build 2/4] RUN make"
-	Own       string // the same without the targets: "[build 2/4] RUN make"
+	Own       string // display name without the targets: "[build 2/4] RUN make"
 	Source    []Location
-	Targets   []string // that want it: the requested ones in order, then those that are only linked
-	NoCache   bool     // no-cache or no-cache-filter of any of its targets asks that it runs
+	Targets   []string // that need the step: the requested ones in order, then those that are only linked
+	NoCache   bool     // no-cache or no-cache-filter of any of its targets forces it to run
 	Resources *pb.LinuxResources
-	Test      *Test // set for a test of an image, which comes after all that the image is made of
+	Test      *Test // set for a test of an image
 }
 
-// Edge is one output of a step. The zero Edge is scratch: an empty file system.
+// Edge is one output of a step. The zero Edge is scratch, an empty file system.
 type Edge struct {
 	Step  *Step
 	Index int
 }
 
-// Location is a range of lines of a Dockerfile.
+// Location is a range of lines in a Dockerfile.
 type Location struct {
-	File  string `json:"file"` // relative to the project directory where it is below it
+	File  string `json:"file"` // relative to the project directory if below it
 	Start int    `json:"line,omitempty"`
 	End   int    `json:"endLine,omitempty"` // lines from 1, inclusive
 }
@@ -76,34 +76,34 @@ type Location struct {
 type Image struct {
 	Target   string
 	Platform ocispecs.Platform
-	// MultiPlatform says that this is one of several platforms of its target, to be gathered into one index.
+	// MultiPlatform reports whether the target has several platforms, whose images are combined into one index.
 	MultiPlatform bool
 	Root          Edge
-	// Config is the image config as the front end made it: a Docker OCI image whose rootfs lists the base's layers
-	// only. Whoever assembles the image adds its own layers and aligns the history.
+	// Config is the image config that the front end created: a Docker OCI image whose rootfs lists only the layers of
+	// the base. The engine that assembles the image adds the new layers and aligns the history.
 	Config      []byte
 	Tags        []string
 	Annotations []string
 	Outputs     []config.Attrs
-	// Tests must all pass before anything is written of the target.
+	// Tests must all pass before any output of the target is written.
 	Tests []*Step
-	// Base is the name and digest of the image that the final stage stands on, or empty.
+	// Base is the name and digest of the base image of the final stage, or empty.
 	Base Base
-	// Provenance is what is to be attested of how the image was made; nil for nothing.
+	// Provenance holds the facts for a provenance attestation; nil if none is requested.
 	Provenance *Provenance
-	// SBOM is where the scanner leaves what it found in the image; nil when none is asked for.
+	// SBOM is the output to which the scanner writes the SBOM; nil if none is requested.
 	SBOM *Edge
-	// Epoch is what the user's SOURCE_DATE_EPOCH argument came to, or nil when there is none.
+	// Epoch is the value of the SOURCE_DATE_EPOCH build argument, or nil if it is not set.
 	Epoch *time.Time
 }
 
-// Base is an image that a build stands on.
+// Base is the base image of a build.
 type Base struct {
 	Ref    string // as resolved: docker.io/library/python:3.8-alpine
 	Digest digest.Digest
 }
 
-// Warning is what the front end's linter or the planner found; it never stops a build.
+// Warning is a finding of the front end's linter or of the planner. It never stops a build.
 type Warning struct {
 	Target      string
 	Rule        string // the linter's rule name, or ""

@@ -14,14 +14,15 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// layout is one image, or index of images, in an OCI image layout directory.
+// layout is an image or an index of images in an OCI image layout directory. Every blob that a plan uses is checked against
+// its digest.
 type layout struct {
 	dir    string
 	digest digest.Digest
 	files  *files
 }
 
-// addLayout sets up a named context "oci-layout://DIR[:TAG][@DIGEST]".
+// addLayout adds a named context oci-layout://DIR[:TAG][@DIGEST]; spec is the part after "://".
 func (p *plan) addLayout(t *config.Target, in *inputs, name, spec string) error {
 	path, dgst, _ := strings.Cut(spec, "@")
 	tag := ""
@@ -41,14 +42,15 @@ func (p *plan) addLayout(t *config.Target, in *inputs, name, spec string) error 
 	if err != nil {
 		return p.targetError(t, "contexts", fmt.Errorf("OCI layout %s: %w", spec, err))
 	}
-	store := fmt.Sprintf("layout-%d", len(in.layouts)) // a path would not be a valid reference
+	store := fmt.Sprintf("layout-%d", len(in.layouts)) // a path is not a valid reference
 	in.layouts[store] = dir
 	in.client.layouts[store] = l
 	in.client.opts.Opts["context:"+name] = "oci-layout://" + store + "@" + l.digest.String()
 	return nil
 }
 
-// find looks a tag up in the layout's index. Without a tag it is latest, or the only image.
+// find returns the digest of a tag in the layout's index. Without a tag it returns the only image, or latest if there are
+// several.
 func (l *layout) find(tag string) (digest.Digest, error) {
 	var index ocispecs.Index
 	data, err := l.files.get(filepath.Join(l.dir, "index.json"))
@@ -70,10 +72,10 @@ func (l *layout) find(tag string) (digest.Digest, error) {
 			return m.Digest, m.Digest.Validate()
 		}
 	}
-	return "", fmt.Errorf("no image is tagged %s in its index.json", tag)
+	return "", fmt.Errorf("no image with tag %s in its index.json", tag)
 }
 
-// config is the image config for a platform.
+// config returns the image config for a platform.
 func (l *layout) config(p ocispecs.Platform) ([]byte, error) {
 	at := l.digest
 	for range 4 { // an index may list indexes
@@ -100,10 +102,10 @@ func (l *layout) config(p ocispecs.Platform) ([]byte, error) {
 		}
 		at = next
 	}
-	return nil, errors.New("its indexes are nested too deeply")
+	return nil, errors.New("indexes are nested too deeply")
 }
 
-// blob reads a manifest or config and checks its digest.
+// blob returns a manifest or config after checking its digest.
 func (l *layout) blob(d digest.Digest) ([]byte, error) {
 	if err := d.Validate(); err != nil {
 		return nil, err
@@ -113,11 +115,12 @@ func (l *layout) blob(d digest.Digest) ([]byte, error) {
 		return nil, fmt.Errorf("blob %s: %w", d, cause(err))
 	}
 	if d.Algorithm().FromBytes(data) != d {
-		return nil, fmt.Errorf("blob %s is damaged: its content has another digest", d)
+		return nil, fmt.Errorf("blob %s is damaged: its content has a different digest", d)
 	}
 	return data, nil
 }
 
+// blobJSON decodes a blob.
 func (l *layout) blobJSON(d digest.Digest, into any) error {
 	data, err := l.blob(d)
 	if err != nil {

@@ -19,14 +19,14 @@ import (
 // maxFile bounds a Dockerfile and an ignore file, in bytes.
 const maxFile = 16 << 20
 
-// localDir is a directory of the host, by the name that it has in the graph.
+// localDir is a directory of the host and its name in the graph.
 type localDir struct {
 	name    string // see localName
 	dir     string // absolute
-	fetched bool   // what a URL brought: nothing in it may lead out of it
+	fetched bool   // downloaded from a URL: links must not lead outside
 }
 
-// findDir makes a localDir of a path as written in a target. what says what it is for.
+// findDir returns the localDir of a path in a target's attribute. what names the path's purpose in messages.
 func (p *plan) findDir(t *config.Target, attribute, what, written string) (localDir, error) {
 	dir := strings.TrimPrefix(written, "cwd://")
 	if dir == "" {
@@ -41,8 +41,8 @@ func (p *plan) findDir(t *config.Target, attribute, what, written string) (local
 	case errors.Is(err, syscall.ENOTDIR):
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s is not a directory", what, written))
 	case errors.Is(err, fs.ErrNotExist):
-		return localDir{}, p.targetError(t, attribute, fmt.Errorf(
-			"%s %s: there is no such directory in %s: create it, or correct the target's %s", what, dirWords(written), p.project.Dir, attribute))
+		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s: no such directory (relative to %s); create it, or correct the target's %s",
+			what, dirOrDot(written), p.project.Dir, attribute))
 	case err != nil:
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s: %w", what, written, cause(err)))
 	}
@@ -50,15 +50,17 @@ func (p *plan) findDir(t *config.Target, attribute, what, written string) (local
 	return localDir{name: localName(p.project.Dir, written, dir), dir: folder}, nil
 }
 
-func dirWords(written string) string {
+// dirOrDot returns a directory for messages; "" is the current directory.
+func dirOrDot(written string) string {
 	if written == "" {
 		return "."
 	}
 	return written
 }
 
-// localName is the name of a directory in the graph: relative to the project directory, so that a plan does not depend
-// on where the project is checked out; absolute only for a directory outside that was written so.
+// localName returns the name of a directory in the graph. It is relative to the project directory, so that a plan does not
+// depend on where the project is checked out. Only a directory outside the project that is written as an absolute path
+// keeps that path.
 func localName(project, written, dir string) string {
 	rel, err := filepath.Rel(project, dir)
 	if err != nil {
@@ -71,7 +73,7 @@ func localName(project, written, dir string) string {
 	return filepath.ToSlash(rel)
 }
 
-// displayPath is how messages and locations name a file.
+// displayPath returns a path for messages and locations: relative to the project directory if below it.
 func (p *plan) displayPath(path string) string {
 	rel, err := filepath.Rel(p.project.Dir, path)
 	if err != nil || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
@@ -80,31 +82,32 @@ func (p *plan) displayPath(path string) string {
 	return filepath.ToSlash(rel)
 }
 
-// files reads small files of the host, each once in a plan. What it was asked for is what a plan is made of.
+// files reads small files of the host, each once per plan, and records every lookup. The records are the inputs of the
+// plan; see memo.
 type files struct {
 	mu   sync.Mutex
 	read map[string]*fileRead
-	dirs map[string]string // that had to be there, and as what the view names each
+	dirs map[string]string // context directories to their paths in the view
 	view config.View
-	// fetched says that some files were brought by a URL.
+	// fetched reports whether a URL was downloaded.
 	fetched bool
 }
 
-// noteDir notes that a directory had to be there, and as what the view names it.
+// noteDir records a context directory and its path in the view.
 func (f *files) noteDir(dir, folder string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dirs[dir] = folder
 }
 
-// paths are the files that were read or looked for.
+// paths returns the files that were read or found missing, sorted.
 func (f *files) paths() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Sorted(maps.Keys(f.read))
 }
 
-// noteFetched notes that a URL was fetched.
+// noteFetched records that a URL was downloaded.
 func (f *files) noteFetched() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -117,7 +120,7 @@ type fileRead struct {
 	err  error
 }
 
-// get gives the content of a regular file of at most maxFile bytes. The caller must not change it.
+// get returns the content of a regular file of at most maxFile bytes. The caller must not change it.
 func (f *files) get(path string) ([]byte, error) {
 	f.mu.Lock()
 	r, ok := f.read[path]
@@ -135,7 +138,7 @@ func (f *files) get(path string) ([]byte, error) {
 	return r.data, r.err
 }
 
-// getIn gives the content of a file that a directory names; links of a fetched one do not lead out of it.
+// getIn returns the content of a file in a directory. In a downloaded directory, symbolic links must not lead outside.
 func (f *files) getIn(in localDir, path string) ([]byte, error) {
 	if in.fetched {
 		real, err := filepath.EvalSymlinks(path)
@@ -147,7 +150,7 @@ func (f *files) getIn(in localDir, path string) ([]byte, error) {
 			return nil, err
 		}
 		if rel, err := filepath.Rel(root, real); err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-			return nil, fmt.Errorf("it leads out of %s", in.name)
+			return nil, fmt.Errorf("it is a link to a file outside %s", in.name)
 		}
 		path = real
 	}
@@ -155,7 +158,7 @@ func (f *files) getIn(in localDir, path string) ([]byte, error) {
 }
 
 func readFile(path string) ([]byte, error) {
-	// Without O_NONBLOCK, opening a FIFO would wait for its writer.
+	// Without O_NONBLOCK, opening a FIFO would block until a writer opens it.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -166,14 +169,14 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, errors.New("is not a regular file")
+		return nil, errors.New("not a regular file")
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(data) > maxFile {
-		return nil, fmt.Errorf("is bigger than %d bytes", maxFile)
+		return nil, fmt.Errorf("larger than %d bytes", maxFile)
 	}
 	return data, nil
 }
@@ -188,7 +191,7 @@ func (d dirFiles) read(name string) ([]byte, error) {
 	return d.files.getIn(d.dir, filepath.Join(d.dir.dir, filepath.FromSlash(name)))
 }
 
-// cause is an error of a file operation without the operation and path, which the message around it has.
+// cause strips the operation and path from an error of a file operation, because the caller's message contains them.
 func cause(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {

@@ -17,7 +17,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// lockedDockerfile names everything that a lock can pin, in every way there is.
+// lockedDockerfile names every kind of source that a lock can pin, in every possible way.
 const lockedDockerfile = `ARG V=1.26
 FROM golang:${V} AS build
 FROM go AS other
@@ -42,7 +42,7 @@ func lockedProject(t *testing.T) *config.Project {
 	return p
 }
 
-func wholeLock() *config.Lock {
+func fullLock() *config.Lock {
 	l := config.NewLock()
 	for i, ref := range []string{"docker.io/library/golang:1.26", "registry.example.com/go:1", "docker.io/library/tools:1", "docker.io/library/busybox:1", "docker.io/library/debian:1"} {
 		l.Images[ref] = config.ImagePin{Digest: hexDigest(fmt.Sprint(i))}
@@ -53,16 +53,18 @@ func wholeLock() *config.Lock {
 	return l
 }
 
-// TestLockIsApplied: a frozen plan asks for digests only, its sources are pinned, and it says what it used and where.
+// TestLockIsApplied checks that a frozen plan resolves only digests, pins its sources, and records their use and
+// locations.
 func TestLockIsApplied(t *testing.T) {
-	asked := &askedResolver{}
-	g, err := planner.Plan(t.Context(), lockedProject(t), planner.Options{Resolver: asked, Platform: amd64(), Lock: wholeLock(), Frozen: true})
+	resolver := &recordingResolver{}
+	opts := planner.Options{Resolver: resolver, Platform: amd64(), Lock: fullLock(), Frozen: true}
+	g, err := planner.Plan(t.Context(), lockedProject(t), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ref := range asked.refs {
+	for _, ref := range resolver.refs {
 		if !strings.Contains(ref, "@sha256:") {
-			t.Errorf("asked for %s", ref)
+			t.Errorf("resolved %s", ref)
 		}
 	}
 	var got []string
@@ -102,14 +104,16 @@ func TestLockIsApplied(t *testing.T) {
 	}
 }
 
-// askedResolver notes what it was asked for.
-type askedResolver struct {
+// recordingResolver records the references that it resolves.
+type recordingResolver struct {
 	fakeResolver
 	mu   sync.Mutex
 	refs []string
 }
 
-func (r *askedResolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
+func (r *recordingResolver) ResolveImage(
+	ctx context.Context, ref string, p ocispecs.Platform,
+) (planner.ResolvedImage, error) {
 	r.mu.Lock()
 	r.refs = append(r.refs, ref)
 	r.mu.Unlock()
@@ -121,22 +125,23 @@ func (r *askedResolver) ResolveImage(ctx context.Context, ref string, p ocispecs
 	return image, err
 }
 
-// TestLockErrors: what a frozen plan lacks, and what a Dockerfile contradicts.
+// TestLockErrors checks the errors for entries missing in a frozen plan, and for digests that contradict the lock.
 func TestLockErrors(t *testing.T) {
 	for want, change := range map[string]func(*config.Lock, *config.Project){
 		"Dockerfile:2: bake.lock has no entry for docker.io/library/golang:1.26": func(l *config.Lock, _ *config.Project) { l.Delete("docker.io/library/golang:1.26") },
 		"bake.lock has no entry for https://github.com/acme/proto.git#main":      func(l *config.Lock, _ *config.Project) { clear(l.Git) },
 		"bake.lock has no entry for https://user:xxxxx@example.com/tool.tgz":     func(l *config.Lock, _ *config.Project) { clear(l.HTTP) },
-		"it is written with the digest " + hexDigest("4").String() + ", and bake.lock has " + hexDigest("7").String(): func(l *config.Lock, _ *config.Project) {
+		"digest " + hexDigest("4").String() + " differs from " + hexDigest("7").String() + " in bake.lock": func(l *config.Lock, _ *config.Project) {
 			l.Images["docker.io/library/alpine:3"] = config.ImagePin{Digest: hexDigest("7")}
 		},
-		"is written with the checksum " + hexDigest("5").String() + ", and bake.lock has " + hexDigest("7").String(): func(l *config.Lock, _ *config.Project) {
+		"checksum " + hexDigest("5").String() + " differs from " + hexDigest("7").String() + " in bake.lock": func(l *config.Lock, _ *config.Project) {
 			l.HTTP["https://example.com/has.tgz"] = hexDigest("7")
 		},
 	} {
-		lock, p := wholeLock(), lockedProject(t)
+		lock, p := fullLock(), lockedProject(t)
 		change(lock, p)
-		_, err := planner.Plan(t.Context(), p, planner.Options{Resolver: &askedResolver{}, Platform: amd64(), Lock: lock, Frozen: true})
+		opts := planner.Options{Resolver: &recordingResolver{}, Platform: amd64(), Lock: lock, Frozen: true}
+		_, err := planner.Plan(t.Context(), p, opts)
 		var locked *planner.LockError
 		if err == nil || !errors.As(err, &locked) || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
@@ -144,13 +149,14 @@ func TestLockErrors(t *testing.T) {
 	}
 	p := lockedProject(t)
 	p.Bases["go"] = config.Base{Name: "go", Image: p.Bases["go"].Image, Platforms: []string{"linux/arm64/v8", "linux/s390x"}, Range: p.Bases["go"].Range}
-	_, err := planner.Plan(t.Context(), p, planner.Options{Resolver: &askedResolver{}, Platform: amd64()})
-	if want := "bake.hcl:3: base go must have linux/s390x, and registry.example.com/go:1 has only linux/amd64, linux/arm64"; err == nil || !strings.Contains(err.Error(), want) {
+	_, err := planner.Plan(t.Context(), p, planner.Options{Resolver: &recordingResolver{}, Platform: amd64()})
+	want := "bake.hcl:3: base go requires platform linux/s390x, but registry.example.com/go:1 has only linux/amd64, linux/arm64"
+	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("want %q, got %v", want, err)
 	}
 }
 
-// TestPinDockerfile: only the references change.
+// TestPinDockerfile checks that pinning changes only the references.
 func TestPinDockerfile(t *testing.T) {
 	pins := func(ref string) digest.Digest {
 		if strings.HasPrefix(ref, "docker.io/library/") || strings.HasPrefix(ref, "localhost:5000/") {
@@ -198,11 +204,11 @@ func TestPinDockerfile(t *testing.T) {
 		}
 		return pins(ref)
 	}); string(again) != string(got) {
-		t.Error("the second time changes something")
+		t.Error("pinning a pinned Dockerfile changes it")
 	}
 }
 
-// TestDrift: what is odd about how a repository is used is told, with the lines.
+// TestDrift checks that inconsistent uses of a repository are reported with their locations.
 func TestDrift(t *testing.T) {
 	dir := t.TempDir()
 	zero := hexDigest("0").String()
@@ -214,8 +220,7 @@ func TestDrift(t *testing.T) {
 	for _, ref := range []string{"docker.io/library/x:1", "quay.io/x:same", "docker.io/library/y:same"} {
 		lock.Images[ref] = config.ImagePin{Digest: hexDigest("0")}
 	}
-	resolver := &askedResolver{}
-	g, err := planner.Plan(t.Context(), p, planner.Options{Resolver: resolver, Platform: amd64(), Lock: lock})
+	g, err := planner.Plan(t.Context(), p, planner.Options{Resolver: &recordingResolver{}, Platform: amd64(), Lock: lock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,12 +233,15 @@ func TestDrift(t *testing.T) {
 		{
 			Repository: "docker.io/library/x",
 			Uses:       []planner.DriftUse{x1, written, {Ref: "docker.io/library/x:2", Tag: "2", Digest: two, Pinned: "no", Targets: []string{"a"}, Places: []string{"a/Dockerfile:2"}}},
-			Notes:      []string{"1 is written with its digest and without: say it in one way", "some are pinned and some float: bake pin pins the rest"},
+			Notes: []string{
+				"1 is used with and without its digest: use one of them",
+				"some uses are pinned and some are not: to pin the rest, run bake pin",
+			},
 		},
 		{
 			Repository: "docker.io/library/x, docker.io/library/y, quay.io/x",
 			Uses:       []planner.DriftUse{x1, written, y, quay},
-			Notes:      []string{"the same image from several repositories: take it from one"},
+			Notes:      []string{"the same image is pulled from several repositories: use one of them"},
 		},
 	}
 	if d := cmp.Diff(want, g.Drift()); d != "" {

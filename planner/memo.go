@@ -14,42 +14,54 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Memo keeps finished plans between runs of one program: what another version of it stored must not be found. Losing
-// one costs a plan and nothing else.
+// Memo stores finished plans between runs of one program. Load must not return a plan that another version of the
+// program stored, because another version may plan differently. Losing a plan is harmless: it is computed again.
 type Memo interface {
-	// Load gives what was stored under a name, nil when there is nothing whole.
+	// Load returns what was stored under a name, or nil if nothing complete is stored.
 	Load(name digest.Digest) []byte
 	Store(name digest.Digest, plan []byte)
 }
 
-// memo is a finished plan and all that it was made of, beside what names it: every file that was read or looked for, every
-// directory that had to be there, every answer about a base. A plan has no other inputs, so it is used again only if each of them is
-// as it was.
+// memo is a finished plan and every input it was computed from, except those in its name.
+//
+// Planning runs the front end for every target, so a finished plan is stored and used again. A plan depends on the
+// evaluated project and the options, on the files that were read or found missing, on the context directories, and on the
+// resolved bases. Planning reads all of these through files and bases, which record every lookup.
+//
+// Invariant: a stored plan is used only if every recorded lookup gives the same answer now. Then planning again would
+// follow the same path and give the same graph. An input that is read without being recorded would break this: a change
+// of it would be ignored until something else changes. New inputs must therefore go through files or bases, or into
+// projectDigest. Two kinds of plans are never stored: those with content downloaded from a URL, whose answers are not
+// recorded, and those with a password in a URL.
+//
+// The cost of a stored plan is reading and hashing the recorded files and resolving the bases again. TestMemoChanged
+// changes each kind of input, TestMemoGolden compares stored and computed graphs.
 type memo struct {
 	Project []byte              // digest of the evaluated project and the options
-	Files   map[string][]byte   // path to the digest of its content; empty: there is none
-	Dirs    map[string]string   // contexts, and as what the view named them: these names are in the graph
-	Bases   []memoBase          // what was resolved
-	Uses    map[string]*BaseUse // what of it is used, by reference
+	Files   map[string][]byte   // path to the digest of the content; empty for a missing file
+	Dirs    map[string]string   // context directories to their paths in the view, which are in the graph
+	Bases   []memoBase          // the resolved bases
+	Uses    map[string]*BaseUse // how they are used, by reference
 	Sources []SourceUse
 	Graph   savedGraph
 }
 
-// memoBase is a question about a base and the digest of its answer.
+// memoBase is the request to resolve a base and the digest of the answer.
 type memoBase struct {
 	Ref      string
 	Platform ocispecs.Platform
 	Answer   []byte
 }
 
-// memoName is where the plan of these targets of this project is kept: the newest replaces the one before.
+// memoName returns the name of the plan of these targets of this project. Each new plan replaces the previous one.
 func (p *plan) memoName() digest.Digest {
-	raw, _ := json.Marshal([]any{p.project.Dir, p.project.Requested, p.opts.Platform, p.opts.NoCache}) // plain values always marshal
+	name := []any{p.project.Dir, p.project.Requested, p.opts.Platform, p.opts.NoCache}
+	raw, _ := json.Marshal(name) // cannot fail: plain values
 	return digest.FromBytes(raw)
 }
 
-// projectDigest covers all that a plan takes of the project and the options. Of the digests of images in the lock it takes what it
-// resolves, and so the answers.
+// projectDigest covers everything that a plan uses of the project and the options. The image digests of the lock are left
+// out: they are covered by the answers about bases.
 func (p *plan) projectDigest() ([]byte, error) {
 	all := []any{p.project, p.opts.Platform, p.opts.NoCache}
 	if l := p.opts.Lock; l != nil {
@@ -73,8 +85,8 @@ func sum(raw []byte) []byte {
 	return s[:]
 }
 
-// recall is the plan of an earlier run, nil when there is none whose inputs are as they were.
-func (p *plan) recall(ctx context.Context) *Graph {
+// loadMemo returns the stored plan of an earlier run, or nil if there is none or one of its inputs changed.
+func (p *plan) loadMemo(ctx context.Context) *Graph {
 	if p.opts.Memo == nil {
 		return nil
 	}
@@ -87,7 +99,7 @@ func (p *plan) recall(ctx context.Context) *Graph {
 		return nil
 	}
 	project, err := p.projectDigest()
-	if err != nil || !slices.Equal(project, m.Project) || !p.holds(ctx, m) {
+	if err != nil || !slices.Equal(project, m.Project) || !p.unchanged(ctx, m) {
 		return nil
 	}
 	for ref, use := range m.Uses {
@@ -101,8 +113,8 @@ func (p *plan) recall(ctx context.Context) *Graph {
 	return g
 }
 
-// holds says whether every input of a plan is what it was.
-func (p *plan) holds(ctx context.Context, m *memo) bool {
+// unchanged reports whether every recorded input of a plan gives the same answer now.
+func (p *plan) unchanged(ctx context.Context, m *memo) bool {
 	for dir, want := range m.Dirs {
 		if folder, err := p.opts.View.Folder(dir); err != nil || folder != want {
 			return false
@@ -129,12 +141,12 @@ func (p *plan) holds(ctx context.Context, m *memo) bool {
 }
 
 func (i ResolvedImage) sum() []byte {
-	raw, _ := json.Marshal(i) // plain values always marshal
+	raw, _ := json.Marshal(i) // cannot fail: plain values
 	return sum(raw)
 }
 
-// remember keeps a finished plan, unless something in it came from a URL.
-func (p *plan) remember(g *Graph, targets []*config.Target) {
+// storeMemo stores a finished plan, unless part of it was downloaded from a URL or cannot be stored (see saveGraph).
+func (p *plan) storeMemo(g *Graph, targets []*config.Target) {
 	if p.opts.Memo == nil || p.files.fetched {
 		return
 	}

@@ -20,35 +20,35 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// notes is a Memo in memory that counts what it was given: a recalled plan is not stored again.
-type notes struct {
+// memoryMemo is a Memo in memory that counts calls of Store. A plan that was loaded is not stored again.
+type memoryMemo struct {
 	plans  map[digest.Digest][]byte
 	stored int
 }
 
-func (n *notes) Load(name digest.Digest) []byte { return n.plans[name] }
+func (m *memoryMemo) Load(name digest.Digest) []byte { return m.plans[name] }
 
-func (n *notes) Store(name digest.Digest, plan []byte) {
-	n.stored++
-	n.plans[name] = plan
+func (m *memoryMemo) Store(name digest.Digest, plan []byte) {
+	m.stored++
+	m.plans[name] = plan
 }
 
-func newNotes() *notes { return &notes{plans: map[digest.Digest][]byte{}} }
+func newMemo() *memoryMemo { return &memoryMemo{plans: map[digest.Digest][]byte{}} }
 
-// TestRecallGolden: what the golden cases plan is the same graph when it is recalled.
-func TestRecallGolden(t *testing.T) {
+// TestMemoGolden checks that the stored plans of the golden cases give the same graphs as planning.
+func TestMemoGolden(t *testing.T) {
 	paths, err := filepath.Glob("testdata/*.txtar")
 	if err != nil {
 		t.Fatal(err)
 	}
-	recalled := 0
+	loaded := 0
 	for _, path := range paths {
 		archive, err := txtar.ParseFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		p, _ := readCase(t, archive, t.TempDir())
-		opts, memo := options(), newNotes()
+		opts, memo := options(), newMemo()
 		want, err := planner.Plan(t.Context(), p, opts)
 		if err != nil {
 			continue
@@ -61,21 +61,21 @@ func TestRecallGolden(t *testing.T) {
 			}
 			same := cmp.Options{protocmp.Transform(), cmpopts.EquateEmpty()}
 			if diff := cmp.Diff(want, got, same); diff != "" {
-				t.Errorf("%s: another graph (-planned +recalled):\n%s", path, diff)
+				t.Errorf("%s: graph differs (-planned +loaded):\n%s", path, diff)
 			}
 		}
 		if memo.stored == 1 {
-			recalled++
+			loaded++
 		} else {
 			t.Errorf("%s: stored %d times", path, memo.stored)
 		}
 	}
-	if recalled < 10 {
-		t.Errorf("only %d of %d cases were recalled", recalled, len(paths))
+	if loaded < 10 {
+		t.Errorf("only %d of %d cases were loaded", loaded, len(paths))
 	}
 }
 
-// movedResolver has images that were rebuilt since.
+// movedResolver resolves every reference to a different digest than fakeResolver.
 type movedResolver struct{ fakeResolver }
 
 func (m *movedResolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
@@ -84,27 +84,32 @@ func (m *movedResolver) ResolveImage(ctx context.Context, ref string, p ocispecs
 	return image, err
 }
 
-// TestRecallChanged: whatever a plan is made of, it is made again when that changes.
-func TestRecallChanged(t *testing.T) {
-	put := func(name, content string) func(*testing.T, *config.Project, *planner.Options) {
-		return func(t *testing.T, p *config.Project, _ *planner.Options) {
-			write(t, p.Dir, map[string]string{name: content})
+// change changes an input of a plan.
+type change func(*testing.T, *config.Project, *planner.Options)
+
+func put(name, content string) change {
+	return func(t *testing.T, p *config.Project, _ *planner.Options) {
+		write(t, p.Dir, map[string]string{name: content})
+	}
+}
+
+func remove(name string) change {
+	return func(t *testing.T, p *config.Project, _ *planner.Options) {
+		if err := os.RemoveAll(filepath.Join(p.Dir, name)); err != nil {
+			t.Fatal(err)
 		}
 	}
-	remove := func(name string) func(*testing.T, *config.Project, *planner.Options) {
-		return func(t *testing.T, p *config.Project, _ *planner.Options) {
-			if err := os.RemoveAll(filepath.Join(p.Dir, name)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	cases := map[string]func(*testing.T, *config.Project, *planner.Options){
-		"Dockerfile":            put("app/Dockerfile", "FROM golang:1.26\nRUN make other\n"),
-		"bad Dockerfile":        put("app/Dockerfile", "FROM\n"),
-		"no Dockerfile":         remove("app/Dockerfile"),
-		"ignore file appears":   put("app/.dockerignore", "secret\n"),
-		"ignore file beside it": put("app/Dockerfile.dockerignore", "secret\n"),
-		"no context":            remove("lib"),
+}
+
+// TestMemoChanged changes one input of a stored plan at a time and checks that the plan is computed again.
+func TestMemoChanged(t *testing.T) {
+	cases := map[string]change{
+		"Dockerfile":              put("app/Dockerfile", "FROM golang:1.26\nRUN make other\n"),
+		"bad Dockerfile":          put("app/Dockerfile", "FROM\n"),
+		"no Dockerfile":           remove("app/Dockerfile"),
+		"ignore file":             put("app/.dockerignore", "secret\n"),
+		"Dockerfile.dockerignore": put("app/Dockerfile.dockerignore", "secret\n"),
+		"no context":              remove("lib"),
 		"context becomes file": func(t *testing.T, p *config.Project, o *planner.Options) {
 			remove("lib")(t, p, o)
 			put("lib", "")(t, p, o)
@@ -130,31 +135,32 @@ func TestRecallChanged(t *testing.T) {
 				"app/Dockerfile": "FROM golang:1.26\nARG A\nCOPY --from=lib . /lib\nCOPY . /app\nRUN make $A\n", "app/main.go": "", "lib/a": "",
 			})
 			p := project(dir, &config.Target{Name: "app", Context: "app", Contexts: map[string]string{"lib": "lib"}, Tags: []string{"acme/app"}})
-			opts, memo := options(), newNotes()
-			opts.Memo = memo
+			opts := options()
+			opts.Memo = newMemo()
 			before := text(t, p, opts)
 			change(t, p, &opts)
 			got := text(t, p, opts)
 			opts.Memo = nil
 			want := text(t, p, opts)
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("an old plan was used (-planned +got):\n%s", diff)
+				t.Errorf("a stale plan was used (-planned +got):\n%s", diff)
 			}
 			if before == want {
-				t.Error("the change changes nothing")
+				t.Error("the change has no effect on the plan")
 			}
 		})
 	}
 }
 
-// linkView names directories without links, as a view of a revision does.
+// linkView resolves symbolic links in directory names, like the view of a git revision.
 type linkView struct{ config.Disk }
 
 // Folder implements config.View.
 func (linkView) Folder(path string) (string, error) { return filepath.EvalSymlinks(path) }
 
-// TestRecallLink has a context that is a link which leads elsewhere later on: the plan of whoever follows it names where it led.
-func TestRecallLink(t *testing.T) {
+// TestMemoLink changes the target of a context that is a symbolic link. A plan of a view that resolves links contains the
+// old target and must not be used.
+func TestMemoLink(t *testing.T) {
 	for name, view := range map[string]config.View{"the same view": linkView{}, "the disk": config.Disk{}} {
 		dir, err := filepath.EvalSymlinks(t.TempDir())
 		if err != nil {
@@ -167,7 +173,7 @@ func TestRecallLink(t *testing.T) {
 		}
 		p := project(dir, &config.Target{Name: "app", Context: "app"})
 		opts := options()
-		opts.Memo, opts.View = newNotes(), linkView{}
+		opts.Memo, opts.View = newMemo(), linkView{}
 		locals := func() map[string]planner.Local {
 			g, err := planner.Plan(t.Context(), p, opts)
 			if err != nil {
@@ -183,15 +189,15 @@ func TestRecallLink(t *testing.T) {
 		got := locals()
 		opts.Memo = nil
 		if diff := cmp.Diff(locals(), got); diff != "" {
-			t.Errorf("%s: an old plan was used (-planned +got):\n%s", name, diff)
+			t.Errorf("%s: a stale plan was used (-planned +got):\n%s", name, diff)
 		}
 	}
 }
 
-// TestRecallDamaged: a memo that is not one is no plan.
-func TestRecallDamaged(t *testing.T) {
+// TestMemoDamaged checks that damaged memos are ignored.
+func TestMemoDamaged(t *testing.T) {
 	p := monorepo(t, t.TempDir(), 2)
-	opts, memo := options(), newNotes()
+	opts, memo := options(), newMemo()
 	opts.Memo = memo
 	want := text(t, p, opts)
 	for name, plan := range memo.plans {
@@ -204,27 +210,28 @@ func TestRecallDamaged(t *testing.T) {
 	}
 }
 
-// TestRecallPassword: a plan with a password of a URL in it is not kept.
-func TestRecallPassword(t *testing.T) {
+// TestMemoPassword checks that a plan containing the password of a URL is not stored.
+func TestMemoPassword(t *testing.T) {
 	for _, url := range []string{"https://ci:a-secret@example.com/x.tar", "https://ci:a-secret@example.com/x.git"} {
 		dockerfile := "FROM scratch\nADD " + url + " /d/\n"
-		opts, memo := options(), newNotes()
+		opts, memo := options(), newMemo()
 		opts.Memo = memo
-		if got := text(t, project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), opts); strings.HasPrefix(got, "error") {
+		p := project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile})
+		if got := text(t, p, opts); strings.HasPrefix(got, "error") {
 			t.Fatal(got)
 		}
 		if memo.stored != 0 {
-			t.Errorf("that of %s was kept", url)
+			t.Errorf("the plan of %s was stored", url)
 		}
 	}
 }
 
-// BenchmarkRecall is a plan of which nothing changed: its time is that of its inputs.
-func BenchmarkRecall(b *testing.B) {
+// BenchmarkMemo measures loading an unchanged plan, which is the time to check its inputs.
+func BenchmarkMemo(b *testing.B) {
 	for _, services := range []int{50, 200} {
 		b.Run(fmt.Sprint(services), func(b *testing.B) {
 			p := monorepo(b, b.TempDir(), services)
-			opts, memo := options(), newNotes()
+			opts, memo := options(), newMemo()
 			opts.Memo = memo
 			b.ReportAllocs()
 			for b.Loop() {

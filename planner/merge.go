@@ -12,13 +12,25 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// merger makes one graph of the results of all targets: nodes with one digest become one step.
+// merger merges the results of all targets into one graph: nodes with the same digest become one step.
+//
+// Many targets of a project start with the same instructions, and each of these should run once. Nodes are in canonical
+// form (see node), so equal digests mean equal work, whichever target, platform or Dockerfile line a node comes from.
+// Everything in which equal nodes may differ is kept outside the digest and combined: names, locations, targets, no-cache
+// and resource limits.
+//
+// Two invariants hold. Steps are appended after their inputs, so a Graph is always in topological order. Targets are
+// visited in the order requested and never in the order in which their planning ended, so the bytes of the graph do not
+// depend on concurrency. Without the first, engines would wait for steps they have not seen; without the second, every
+// digest over a graph would change from run to run. The cost is one pass over the nodes of each requested target.
+// TestMonorepoMerges shows the sharing, TestSamePlan the order.
 type merger struct {
 	graph  *Graph
 	steps  map[digest.Digest]*Step
-	owners map[*Step][]string // targets in whose Dockerfile a step stands
+	owners map[*Step][]string // the targets whose Dockerfiles contain a step
 }
 
+// merge returns the graph of the targets that were planned successfully.
 func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 	g := &Graph{
 		Locals:  map[string]Local{},
@@ -37,7 +49,7 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 			}
 		}
 		t := d.target
-		g.offer(t)
+		g.addSecrets(t)
 		for _, w := range d.warnings {
 			m.warn(w)
 		}
@@ -46,7 +58,7 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 	}
 	m.warnOfTags()
 	for _, d := range all {
-		m.own(d)
+		m.annotate(d)
 	}
 	for _, s := range g.Steps {
 		for _, owner := range m.owners[s] {
@@ -62,8 +74,8 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 	return g, nil
 }
 
-// offer notes what a target offers to its steps.
-func (g *Graph) offer(t *config.Target) {
+// addSecrets records the secrets and SSH agents of a target.
+func (g *Graph) addSecrets(t *config.Target) {
 	if len(t.Secrets) > 0 {
 		g.Secrets[t.Name] = t.Secrets
 	}
@@ -72,7 +84,7 @@ func (g *Graph) offer(t *config.Target) {
 	}
 }
 
-// addImages adds the images of a requested target and all steps that they need.
+// addImages adds the images of a requested target and all steps they need.
 func (m *merger) addImages(d *planned) error {
 	t := d.target
 	for _, r := range d.results {
@@ -96,7 +108,7 @@ func (m *merger) addImages(d *planned) error {
 	return nil
 }
 
-// add gives the step of a node, after those of its inputs, and marks that the target wants it.
+// add returns the step of a node and marks it as needed by a target. A new step is appended after those of its inputs.
 func (m *merger) add(n *node, target string, seen map[*node]*Step) *Step {
 	if s, ok := seen[n]; ok {
 		return s
@@ -119,14 +131,14 @@ func (m *merger) add(n *node, target string, seen map[*node]*Step) *Step {
 	return s
 }
 
-// own notes what a target's own Dockerfile says about its steps.
-func (m *merger) own(d *planned) {
+// annotate adds to the steps what a target's own Dockerfile contributes: owner, locations, no-cache and resource limits.
+func (m *merger) annotate(d *planned) {
 	for _, r := range d.results {
 		m.graph.Declared += len(r.own)
 		for _, n := range r.own {
 			s, ok := m.steps[n.digest]
 			if !ok {
-				continue // of a linked target, and nobody needs it
+				continue // part of a linked target that no image needs
 			}
 			if owners := m.owners[s]; len(owners) == 0 || owners[len(owners)-1] != d.target.Name {
 				m.owners[s] = append(owners, d.target.Name)
@@ -146,7 +158,7 @@ func (m *merger) own(d *planned) {
 	}
 }
 
-// warn adds a warning, once for each place.
+// warn adds a warning unless the same one was added for the same location.
 func (m *merger) warn(w Warning) {
 	same := func(o Warning) bool {
 		return o.Rule == w.Rule && o.Message == w.Message && o.Location == w.Location
@@ -156,7 +168,7 @@ func (m *merger) warn(w Warning) {
 	}
 }
 
-// dropUnusedDirs keeps the directories that a step reads.
+// dropUnusedDirs removes the directories that no step reads.
 func (m *merger) dropUnusedDirs() {
 	locals, layouts := map[string]Local{}, map[string]Local{}
 	for _, s := range m.graph.Steps {
@@ -174,10 +186,11 @@ func (m *merger) dropUnusedDirs() {
 	m.graph.Locals, m.graph.Layouts = locals, layouts
 }
 
-// password is the one in a URL.
+// password matches the password of a URL, with the "://USER:" in front of it.
 var password = regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+@`)
 
-// nodeName is the front end's name of a step, without passwords of the URLs in it.
+// nodeName returns the front end's name of a step with the passwords of URLs replaced, because names are displayed and
+// recorded.
 func nodeName(n *node) string { return password.ReplaceAllString(rawName(n), "${1}xxxxx@") }
 
 func rawName(n *node) string {
@@ -196,7 +209,7 @@ func rawName(n *node) string {
 	return "[internal] " + opKind(n.op)
 }
 
-// withOwners puts the targets in front: "[api build 2/4] RUN make", or "[api +2 build 2/4] RUN make" for three.
+// withOwners puts the targets in front of a name: "[api build 2/4] RUN make", or "[api +2 build 2/4] RUN make" for three.
 func withOwners(name string, owners []string) string {
 	if len(owners) == 0 {
 		return name
@@ -211,7 +224,7 @@ func withOwners(name string, owners []string) string {
 	return "[" + prefix + "] " + name
 }
 
-// baseOf is the image at the bottom of the chain of root file systems that ends in a step.
+// baseOf returns the image at the bottom of the chain of root file systems that ends in a step, or the zero Base.
 func (m *merger) baseOf(s *Step) Base {
 	for s != nil {
 		if source := s.Op.GetSource(); source != nil {
@@ -219,15 +232,16 @@ func (m *merger) baseOf(s *Step) Base {
 			if !ok {
 				return Base{}
 			}
-			return m.byItsName(splitRef(ref))
+			return m.projectRef(splitRef(ref))
 		}
-		s = below(s)
+		s = parentOf(s)
 	}
 	return Base{}
 }
 
-// byItsName is a base by the reference that the project has for it, where the lock says that it is kept elsewhere.
-func (m *merger) byItsName(b Base) Base {
+// projectRef returns a base under the reference used in the project. The two differ if the lock names a copy in another
+// repository to pull from.
+func (m *merger) projectRef(b Base) Base {
 	for _, use := range m.graph.Bases {
 		if use.From != "" && use.From == b.Ref && use.Digest == b.Digest {
 			b.Ref = use.Ref
@@ -237,8 +251,8 @@ func (m *merger) byItsName(b Base) Base {
 	return b
 }
 
-// below is the step whose file system a step changes.
-func below(s *Step) *Step {
+// parentOf returns the step whose file system a step changes, or nil.
+func parentOf(s *Step) *Step {
 	input := -1
 	switch {
 	case s.Op.GetExec() != nil:
@@ -258,7 +272,7 @@ func below(s *Step) *Step {
 	return s.Inputs[input].Step
 }
 
-// splitRef splits "name:tag@digest".
+// splitRef splits NAME:TAG@DIGEST.
 func splitRef(ref string) Base {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {

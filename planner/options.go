@@ -13,8 +13,8 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// frontEndOptions are the options of the front end that a target's plain attributes ask for; contexts are added by
-// addContexts. Options that enter ops are the same for the same target on every machine.
+// frontEndOptions returns the front end's options for the plain attributes of a target. Contexts are added by
+// addContexts. Options that end up in ops must not depend on the machine, because steps are identified by their ops.
 func (p *plan) frontEndOptions(t *config.Target, platforms string) (map[string]string, error) {
 	opts := map[string]string{"platform": platforms}
 	for k, v := range t.Args {
@@ -35,7 +35,7 @@ func (p *plan) frontEndOptions(t *config.Target, platforms string) (map[string]s
 	case "none", "host":
 		opts["force-network-mode"] = t.Network
 	default:
-		return nil, p.targetError(t, "network", fmt.Errorf("network %q is unknown: use default, none or host", t.Network))
+		return nil, p.targetError(t, "network", fmt.Errorf("unknown network %q; use default, none or host", t.Network))
 	}
 	if err := p.limits(t, opts); err != nil {
 		return nil, err
@@ -48,25 +48,25 @@ func (p *plan) frontEndOptions(t *config.Target, platforms string) (map[string]s
 	return opts, nil
 }
 
-// set leaves an option out when it is empty.
+// set sets an option unless its value is empty.
 func set(opts map[string]string, key, value string) {
 	if value != "" {
 		opts[key] = value
 	}
 }
 
-// limits sets shm-size, ulimits and resources.
+// limits sets the options for shm-size, ulimits and resources.
 func (p *plan) limits(t *config.Target, opts map[string]string) error {
 	if t.ShmSize != "" {
 		n, err := units.RAMInBytes(t.ShmSize)
 		if err != nil || n < 0 {
-			return p.targetError(t, "shm-size", fmt.Errorf("shm-size %q is not a size such as 128m", t.ShmSize))
+			return p.targetError(t, "shm-size", fmt.Errorf("invalid shm-size %q; use a size such as 128m", t.ShmSize))
 		}
 		opts["shm-size"] = strconv.FormatInt(n, 10)
 	}
 	for _, u := range t.Ulimits {
 		if _, err := units.ParseUlimit(u); err != nil {
-			return p.targetError(t, "ulimits", fmt.Errorf("ulimit %q is not like nofile=1024:2048: %w", u, err))
+			return p.targetError(t, "ulimits", fmt.Errorf("invalid ulimit %q: %w; use the form nofile=1024:2048", u, err))
 		}
 	}
 	set(opts, "ulimit", strings.Join(t.Ulimits, ","))
@@ -75,20 +75,21 @@ func (p *plan) limits(t *config.Target, opts map[string]string) error {
 		if (key == "memory" || key == "memory-swap") && value != "-1" {
 			n, err := units.RAMInBytes(value)
 			if err != nil {
-				return p.targetError(t, "resources", fmt.Errorf("%s %q is not a size such as 512m", key, value))
+				return p.targetError(t, "resources", fmt.Errorf("invalid %s %q; use a size such as 512m", key, value))
 			}
 			value = strconv.FormatInt(n, 10)
 		}
 		name, ok := resourceOption(key)
 		if !ok {
-			return p.targetError(t, "resources", fmt.Errorf("resource %q is unknown", key))
+			return p.targetError(t, "resources", fmt.Errorf("unknown resource %q; use memory, memory-swap, cpu-shares, "+
+				"cpu-period, cpu-quota, cpuset-cpus or cpuset-mems", key))
 		}
 		set(opts, name, value)
 	}
 	return nil
 }
 
-// resourceOption is the front end's name of a resource.
+// resourceOption returns the front end's name of a resource, and whether the resource is known.
 func resourceOption(key string) (string, bool) {
 	switch key {
 	case "memory":
@@ -101,7 +102,8 @@ func resourceOption(key string) (string, bool) {
 	return "", false
 }
 
-// extraHosts gives the hosts in the front end's form; one name may have several addresses, separated by commas.
+// extraHosts encodes hosts for the front end: NAME=IP, separated by commas. A name may have several addresses, also
+// separated by commas.
 func extraHosts(hosts map[string]string) (string, error) {
 	var fields []string
 	for _, name := range slices.Sorted(maps.Keys(hosts)) {
@@ -110,7 +112,7 @@ func extraHosts(hosts map[string]string) (string, error) {
 				ip = ip[1 : len(ip)-1]
 			}
 			if net.ParseIP(ip) == nil {
-				return "", fmt.Errorf("extra host %s: %q is not an IP address", name, ip)
+				return "", fmt.Errorf("extra host %s: invalid IP address %q", name, ip)
 			}
 			fields = append(fields, name+"="+ip)
 		}

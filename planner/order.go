@@ -11,8 +11,8 @@ import (
 
 const targetPrefix = "target:"
 
-// order gives the requested targets and all that they link to, each after those that it links to. It is an error when
-// links lead back to where they began.
+// order returns the requested targets and all targets that they link to, sorted so that linked targets come first. A
+// cycle of links is an error.
 func (p *plan) order() ([]*config.Target, error) {
 	var out []*config.Target
 	const visiting, done = 1, 2
@@ -25,12 +25,13 @@ func (p *plan) order() ([]*config.Target, error) {
 		case !ok && user == nil:
 			return fmt.Errorf("target %s is not in the project", name)
 		case !ok:
-			return p.targetError(user, "contexts", fmt.Errorf("it links to target %s, which is not in the project", name))
+			return p.targetError(user, "contexts", fmt.Errorf("linked target %s is not in the project", name))
 		case state[name] == done:
 			return nil
 		case state[name] == visiting:
 			cycle := append(path[slices.Index(path, name):], name)
-			return p.targetError(user, "contexts", fmt.Errorf("targets link to each other in a circle: %s", strings.Join(cycle, " -> ")))
+			return p.targetError(user, "contexts", fmt.Errorf("targets link to each other in a cycle: %s",
+				strings.Join(cycle, " -> ")))
 		}
 		state[name] = visiting
 		path = append(path, name)
@@ -52,7 +53,7 @@ func (p *plan) order() ([]*config.Target, error) {
 	return out, nil
 }
 
-// linksOf are the targets that a target uses as named contexts, in the order of the contexts' names.
+// linksOf returns the targets that a target uses as named contexts, sorted by context name.
 func linksOf(t *config.Target) []string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(t.Contexts)) {
@@ -63,7 +64,7 @@ func linksOf(t *config.Target) []string {
 	return out
 }
 
-// targetError is a mistake in what a target says in one of its attributes; it gives the attribute's place.
+// targetError returns a DockerfileError located at an attribute of a target, or at the target itself.
 func (p *plan) targetError(t *config.Target, attribute string, err error) error {
 	at := t.Ranges[attribute]
 	if at.File == "" {

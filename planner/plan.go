@@ -19,58 +19,59 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Options is what the caller of one plan decides.
+// Options configures one call of Plan.
 type Options struct {
-	// Resolver looks up base images; nil is enough where every stage stands on scratch or a context.
+	// Resolver resolves base images; nil is enough if every stage is built from scratch or from a context.
 	Resolver Resolver
-	// Fetcher brings contexts that are URLs; with nil they stay sources of the graph, and their Dockerfiles must be elsewhere.
+	// Fetcher downloads contexts that are URLs. With nil they stay sources of the graph, and their Dockerfiles must be
+	// given in the project.
 	Fetcher Fetcher
-	// Platform is what the steps of this machine run on (BUILDPLATFORM), and what a target without platforms is built
-	// for. The zero value is the platform of this process.
+	// Platform is BUILDPLATFORM, and the platform of a target without platforms. The zero value is the platform of this
+	// process.
 	Platform ocispecs.Platform
-	NoCache  bool // ask that every step runs, whatever the targets say
+	NoCache  bool // mark every step NoCache, whatever the targets specify
 	Jobs     int  // targets planned at once; 0 means two for each CPU
-	// Lock pins bases; nil pins none. Frozen refuses those that it lacks, instead of resolving them.
+	// Lock pins bases and sources; nil pins none. Frozen refuses an unpinned reference instead of resolving it.
 	Lock   *config.Lock
 	Frozen bool
-	// Memo keeps the plan for the next run; nil keeps none.
+	// Memo stores the plan for the next run; nil stores nothing.
 	Memo Memo
-	// KeepGoing makes a graph of the targets that could be planned, beside the error about the others.
+	// KeepGoing makes Plan return a graph of the targets that succeeded in addition to the error of the others.
 	KeepGoing bool
-	// View is what directories and Dockerfiles are read of; nil is the disk.
+	// View is the file system that directories and Dockerfiles are read from; nil is the disk.
 	View config.View
 }
 
-// plan is the state of one call of Plan.
+// plan is the state of one call of Plan or Call.
 type plan struct {
 	project *config.Project
 	opts    Options
 	bases   bases
 	files   files
 	targets map[string]*planned
-	llbCaps apicaps.CapSet // costly to make, so made once
+	llbCaps apicaps.CapSet // expensive to create, so shared by all targets
 	gwCaps  apicaps.CapSet
 }
 
-// planned is one target on its way through the front end.
+// planned is the planning state of one target.
 type planned struct {
 	target   *config.Target
 	done     chan struct{} // closed when the fields below are set
-	results  []*result     // one for each platform
+	results  []*result     // one per platform
 	locals   map[string]localDir
 	layouts  map[string]localDir
 	warnings []Warning
 	err      error
 }
 
-// Plan makes the graph of the project's requested targets. The same project gives the same bytes, whatever Jobs is and
-// wherever the project is checked out, as long as the resolver gives the same answers. Its errors are DockerfileError
-// and BaseError, or Errors with several of these.
+// Plan returns the graph of the project's requested targets. The same project gives the same bytes, whatever Jobs is and
+// wherever the project is checked out, as long as the resolver gives the same answers. Errors are DockerfileError and
+// BaseError, or Errors with several of these.
 func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, error) {
-	kept := newPlan(ctx, project, opts)
-	defer kept.bases.end()
-	if g := kept.recall(ctx); g != nil {
-		g.Files = kept.files.paths()
+	stored := newPlan(ctx, project, opts)
+	defer stored.bases.end()
+	if g := stored.loadMemo(ctx); g != nil {
+		g.Files = stored.files.paths()
 		return g, nil
 	}
 	p := newPlan(ctx, project, opts)
@@ -92,7 +93,7 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 	}
 	g.Files = p.files.paths()
 	if err == nil {
-		p.remember(g, targets)
+		p.storeMemo(g, targets)
 	}
 	return g, err
 }
@@ -123,14 +124,15 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 	}
 }
 
-// run plans each target. They are started in order, so whoever waits for a linked target waits for one that runs.
+// run plans each target. Targets are sorted so that linked ones come first. A target that waits for a linked one
+// therefore waits for a target that has already started, so run cannot deadlock.
 func (p *plan) run(ctx context.Context, targets []*config.Target) error {
 	for _, t := range targets {
 		p.targets[t.Name] = &planned{target: t, done: make(chan struct{})}
 	}
 	queue := make(chan *planned)
 	var workers sync.WaitGroup
-	for range min(p.opts.Jobs, len(targets)) { // few goroutines with grown stacks, rather than one for each target
+	for range min(p.opts.Jobs, len(targets)) { // few goroutines with grown stacks are cheaper than one per target
 		workers.Go(func() {
 			for d := range queue {
 				d.err = p.planTarget(ctx, d)
@@ -155,14 +157,14 @@ func (p *plan) run(ctx context.Context, targets []*config.Target) error {
 	return join(errs)
 }
 
-// checkBlocks refuses bases that lack a platform which their block says they must have.
+// checkBlocks returns an error for each base that lacks a platform which its base block requires.
 func (p *plan) checkBlocks() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(p.project.Bases)) {
 		block := p.project.Bases[name]
 		named, err := reference.ParseNormalizedNamed(block.Image)
 		if err != nil {
-			continue // nothing could use it
+			continue // an invalid reference is never used
 		}
 		use := p.bases.used[reference.TagNameOnly(named).String()]
 		if use == nil || use.Platforms == nil {
@@ -170,17 +172,20 @@ func (p *plan) checkBlocks() error {
 		}
 		for _, platform := range block.Platforms {
 			if !hasPlatform(use.Platforms, platform) {
-				err := fmt.Errorf("base %s must have %s, and %s has only %s", name, platform, use.Ref, strings.Join(use.Platforms, ", "))
-				errs = append(errs, &DockerfileError{Target: use.Targets[0], File: block.Range.File, Line: block.Range.Line, Err: err})
+				err := fmt.Errorf("base %s requires platform %s, but %s has only %s",
+					name, platform, use.Ref, strings.Join(use.Platforms, ", "))
+				errs = append(errs, &DockerfileError{
+					Target: use.Targets[0], File: block.Range.File, Line: block.Range.Line, Err: err,
+				})
 			}
 		}
 	}
 	return join(errs)
 }
 
-// hasPlatform says whether one of several platforms serves another.
-func hasPlatform(all []string, wanted string) bool {
-	want, err := platforms.Parse(wanted)
+// hasPlatform reports whether an image with the platforms all can be used for a platform.
+func hasPlatform(all []string, platform string) bool {
+	want, err := platforms.Parse(platform)
 	if err != nil {
 		return false
 	}
@@ -191,7 +196,7 @@ func hasPlatform(all []string, wanted string) bool {
 	})
 }
 
-// platformsOf gives the platforms of a target, normalised and each once.
+// platformsOf returns the platforms of a target, normalized and without duplicates.
 func (p *plan) platformsOf(t *config.Target) ([]ocispecs.Platform, error) {
 	var out []ocispecs.Platform
 	seen := map[string]bool{}
@@ -220,15 +225,15 @@ func (p *plan) platformsOf(t *config.Target) ([]ocispecs.Platform, error) {
 	return out, nil
 }
 
-// recoverTo turns a panic of the front end into an error, with the deferring function's frame in its text.
+// recoverTo turns a panic of the front end or the resolver into an error. The caller must defer it.
 func recoverTo(err *error) {
 	if r := recover(); r != nil {
-		*err = fmt.Errorf("the Dockerfile front end stopped with a bug: %v", r)
+		*err = fmt.Errorf("the Dockerfile front end panicked: %v", r)
 	}
 }
 
-// requestedFirst orders the targets that could be planned: the requested ones in order, and how many these are, then those
-// that are only linked.
+// requestedFirst returns the successfully planned targets: the requested ones in order, then those that are only linked.
+// requested is the number of the former.
 func (p *plan) requestedFirst(targets []*config.Target) (out []*planned, requested int) {
 	seen := map[string]bool{}
 	for i, name := range slices.Concat(p.project.Requested, names(targets)) {
@@ -252,7 +257,7 @@ func names(targets []*config.Target) []string {
 	return out
 }
 
-// mergeDirs adds directories by their name in the graph.
+// mergeDirs adds directories to a map under their names in the graph.
 func mergeDirs(into map[string]Local, dirs map[string]localDir) {
 	for d := range maps.Values(dirs) {
 		into[d.name] = Local{Dir: d.dir}

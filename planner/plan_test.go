@@ -22,9 +22,9 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-var update = flag.Bool("update", false, "rewrite the wanted plans in testdata")
+var update = flag.Bool("update", false, "rewrite the expected plans in testdata")
 
-// fakeResolver has every image but those with "missing" in their names; some names have an odd config.
+// fakeResolver resolves every image except missing. Some names have an unusual or invalid config.
 type fakeResolver struct{ calls atomic.Int64 }
 
 var errMissing = errors.New("manifest unknown")
@@ -83,7 +83,7 @@ func options() planner.Options {
 	return planner.Options{Resolver: &fakeResolver{}, Platform: amd64()}
 }
 
-// write puts files below dir.
+// write writes files below dir.
 func write(t testing.TB, dir string, files map[string]string) {
 	t.Helper()
 	for name, content := range files {
@@ -97,7 +97,7 @@ func write(t testing.TB, dir string, files map[string]string) {
 	}
 }
 
-// project makes a project whose targets are all requested in the order given.
+// project returns a project whose targets are all requested, in the given order.
 func project(dir string, targets ...*config.Target) *config.Project {
 	p := &config.Project{Dir: dir, Targets: map[string]*config.Target{}}
 	for _, t := range targets {
@@ -107,7 +107,7 @@ func project(dir string, targets ...*config.Target) *config.Project {
 	return p
 }
 
-// text plans and gives the text of the graph, or of the error, without the directory's path.
+// text plans a project and returns the text of the graph or of the error, with the project directory replaced by DIR.
 func text(t testing.TB, p *config.Project, opts planner.Options) string {
 	t.Helper()
 	g, err := planner.Plan(t.Context(), p, opts)
@@ -133,7 +133,7 @@ func errorKinds(err error) string {
 	return strings.Join(kinds, ", ")
 }
 
-// TestGolden plans each testdata/*.txtar: a project (project.json holds the targets), Dockerfiles, and the wanted text.
+// TestGolden plans each testdata/*.txtar: a project (project.json holds the targets), Dockerfiles and the expected text.
 func TestGolden(t *testing.T) {
 	paths, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(paths) == 0 {
@@ -159,11 +159,11 @@ func golden(t *testing.T, path string) {
 		return
 	}
 	if diff := cmp.Diff(string(want.Data), got); diff != "" {
-		t.Errorf("plan differs (-want +got); run with -update if that is right:\n%s", diff)
+		t.Errorf("plan differs (-want +got); run with -update to accept it:\n%s", diff)
 	}
 }
 
-// readCase writes the files of a case below dir and gives its project and the file with the wanted text.
+// readCase writes the files of a case below dir and returns its project and the file with the expected text.
 func readCase(t testing.TB, archive *txtar.Archive, dir string) (*config.Project, *txtar.File) {
 	t.Helper()
 	p := &config.Project{}

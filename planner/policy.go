@@ -18,20 +18,20 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// maxPolicyCost bounds what one evaluation of a rule may take, in CEL's units.
+// maxPolicyCost limits one evaluation of a rule, in CEL's cost units.
 const maxPolicyCost = 1_000_000
 
-// Violation is a rule that does not hold for something.
+// Violation reports that a policy's rule is false for a subject.
 type Violation struct {
 	Policy  string
 	Subject string // "base docker.io/library/alpine:latest" or "target api (linux/amd64)"
 	Message string
-	Places  []Location // of a rule about bases: the lines of Dockerfiles that name the base
-	Warn    bool       // it stops nothing
+	Places  []Location // for a rule about bases: the lines of Dockerfiles that name the base
+	Warn    bool       // only a warning: the build continues
 	Range   config.Range
 }
 
-// String is "policy NAME: SUBJECT: MESSAGE (FILE:LINE)", with at most three places.
+// String returns "policy NAME: SUBJECT: MESSAGE (FILE:LINE)", with at most three locations.
 func (v Violation) String() string {
 	text := fmt.Sprintf("policy %s: %s: %s", v.Policy, v.Subject, v.Message)
 	var places []string
@@ -44,24 +44,31 @@ func (v Violation) String() string {
 	return text
 }
 
-// PolicyError is a rule that cannot be evaluated.
+// PolicyError reports that a rule could not be evaluated.
 type PolicyError struct {
 	Policy string
 	Range  config.Range
 	Err    error
 }
 
-// Error names the place and the reason.
+// Error returns the location of the policy and the reason.
 func (e *PolicyError) Error() string {
 	return fmt.Sprintf("%spolicy %s: %v", place(e.Range.File, e.Range.Line), e.Policy, e.Err)
 }
 
-// Unwrap gives the reason.
+// Unwrap returns the reason.
 func (e *PolicyError) Unwrap() error { return e.Err }
 
-// CheckPolicies evaluates the rules of a project on what a graph stands on and makes. A rule that speaks of base holds for
-// each base, one that speaks of target or image for each image, and one of both for each base of each target; one of neither is
-// evaluated once, so that it cannot pass by not being looked at. The error is a PolicyError.
+// CheckPolicies evaluates the policies of a project on a finished graph and returns the violations, sorted by policy. The
+// error is a PolicyError.
+//
+// The variables in a rule decide what it is evaluated on. A rule with base is evaluated for each base; a rule with target
+// or image for each image; a rule with both for each pair of an image and a base that it uses, also through linked
+// targets. A rule without any of these variables is evaluated once for the project.
+//
+// Invariant: no rule passes without being evaluated on each of its subjects, because an unevaluated policy must not appear
+// to be enforced. A rule that cannot be evaluated, or that exceeds its cost limit, is an error. TestPolicyOfLinks and
+// TestPolicyWithoutSubject show this.
 func (g *Graph) CheckPolicies(p *config.Project) ([]Violation, error) {
 	if len(p.Policies) == 0 {
 		return nil, nil
@@ -89,7 +96,7 @@ func (g *Graph) checkPolicy(env *cel.Env, p *config.Project, policy config.Polic
 		return nil, issues.Err()
 	}
 	if !ast.OutputType().IsExactType(cel.BoolType) && !ast.OutputType().IsExactType(cel.DynType) {
-		return nil, fmt.Errorf("the rule is a %s, and must be true or false", ast.OutputType())
+		return nil, fmt.Errorf("rule has type %s; it must be a bool", ast.OutputType())
 	}
 	program, err := env.Program(ast, cel.CostLimit(maxPolicyCost))
 	if err != nil {
@@ -107,29 +114,31 @@ func (g *Graph) checkPolicy(env *cel.Env, p *config.Project, policy config.Polic
 		}
 		holds, ok := value.Value().(bool)
 		if !ok {
-			return nil, errors.New("the rule must be true or false")
+			return nil, errors.New("rule must evaluate to a bool")
 		}
 		if !holds {
-			message := cmp.Or(policy.Message, "the rule does not hold: "+policy.Rule)
+			message := cmp.Or(policy.Message, "rule is false: "+policy.Rule)
 			found = append(found, Violation{policy.Name, s.name, message, s.places, policy.Warn, policy.Range})
 		}
 	}
 	return found, nil
 }
 
-// subject is what a rule is evaluated on.
+// subject is one set of variables that a rule is evaluated on.
 type subject struct {
 	name   string
 	places []Location
 	vars   map[string]any
 }
 
-// subjects are the bases, the images, or each base with the images that use it, be it through targets that they link to.
+// subjects returns the subjects of a rule that uses the variables of bases, of images, or of both: each base, each image,
+// or each image with each base that it uses, also through linked targets.
 func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 	var list []subject
 	for _, b := range g.Bases {
 		if bases && !images {
-			list = append(list, subject{"base " + b.Ref, b.Places, map[string]any{"base": g.baseFacts(b), "target": map[string]any{}, "image": map[string]any{}}})
+			vars := map[string]any{"base": g.baseFacts(b), "target": map[string]any{}, "image": map[string]any{}}
+			list = append(list, subject{"base " + b.Ref, b.Places, vars})
 		}
 	}
 	if !bases && !images {
@@ -138,7 +147,7 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 	if !images {
 		return list
 	}
-	users := map[string][]string{} // of bases, by reference
+	users := map[string][]string{} // targets by the reference of the base
 	for _, b := range g.Bases {
 		if bases {
 			users[b.Ref] = g.Users(b.Ref)
@@ -162,7 +171,7 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 	return list
 }
 
-// baseFacts is what a rule can ask of a base.
+// baseFacts returns the fields of the variable base.
 func (g *Graph) baseFacts(b BaseUse) map[string]any {
 	written := strings.Contains(b.Ref, "@")
 	facts := map[string]any{
@@ -185,7 +194,7 @@ func (g *Graph) baseFacts(b BaseUse) map[string]any {
 	return facts
 }
 
-// targetFacts is what a rule can ask of a target.
+// targetFacts returns the fields of the variable target.
 func targetFacts(t *config.Target, m *Image) map[string]any {
 	facts := map[string]any{
 		"name": m.Target, "tags": m.Tags, "platform": platforms.Format(m.Platform), "args": map[string]string{}, "labels": map[string]string{},
@@ -209,10 +218,10 @@ func targetFacts(t *config.Target, m *Image) map[string]any {
 	return facts
 }
 
-// imageFacts is what a rule can ask of an image's config.
+// imageFacts returns the fields of the variable image, which describe the image config.
 func imageFacts(m *Image) map[string]any {
 	var c ocispecs.Image
-	_ = json.Unmarshal(m.Config, &c) // the front end wrote it
+	_ = json.Unmarshal(m.Config, &c) // cannot fail: the front end encoded it
 	orEmpty := func(list []string) []string { return append([]string{}, list...) }
 	labels := map[string]string{}
 	maps.Copy(labels, c.Config.Labels)
@@ -227,7 +236,7 @@ func imageFacts(m *Image) map[string]any {
 	}
 }
 
-// isRoot says whether a USER is root: by name, by number, or by not being said.
+// isRoot reports whether a USER is root: by name, by number, or because it is empty.
 func isRoot(user string) bool {
 	user, _, _ = strings.Cut(user, ":")
 	n, err := strconv.Atoi(user)

@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// readmePolicies are the examples of the reference.
+// readmePolicies returns the example policies in the README of config.
 func readmePolicies(t *testing.T) string {
 	t.Helper()
 	readme, err := os.ReadFile("../config/README.md")
@@ -23,12 +23,12 @@ func readmePolicies(t *testing.T) string {
 	_, code, ok2 := strings.Cut(section, "```hcl\n")
 	code, _, ok3 := strings.Cut(code, "```\n")
 	if !ok || !ok2 || !ok3 {
-		t.Fatal("the reference has no examples of policies")
+		t.Fatal("the README of config has no example policies")
 	}
 	return code
 }
 
-// load reads the project in dir for one name.
+// load loads the project in dir with one requested target or group.
 func load(t *testing.T, dir, name string) *config.Project {
 	t.Helper()
 	p, _, err := config.Load(t.Context(), config.Options{Dir: dir, Targets: []string{name}})
@@ -38,7 +38,7 @@ func load(t *testing.T, dir, name string) *config.Project {
 	return p
 }
 
-// violations are what the policies of a project deny of its plan, or warn of, sorted.
+// violations returns the policy violations of a project's plan, sorted. Warnings start with "warn".
 func violations(t *testing.T, p *config.Project, opts planner.Options) []string {
 	t.Helper()
 	g, err := planner.Plan(t.Context(), p, opts)
@@ -61,7 +61,7 @@ func violations(t *testing.T, p *config.Project, opts planner.Options) []string 
 	return all
 }
 
-// TestPolicyExamples: each example of the reference denies what it should, and nothing else.
+// TestPolicyExamples checks that the README's example policies report the intended violations and no others.
 func TestPolicyExamples(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{
@@ -107,8 +107,8 @@ target "db-migrate" {
 	}
 }
 
-// TestPolicyOfLinks: what an image takes of a target that it links to stands on bases that are its own as well, also when
-// only the image is asked for.
+// TestPolicyOfLinks checks that an image's bases include those of linked targets that it uses, even if only the image is
+// requested.
 func TestPolicyOfLinks(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"bake.hcl": `
@@ -139,12 +139,12 @@ target "unused" { dockerfile-inline = "FROM debian:12" }
 	}
 }
 
-// TestPolicyOfNothing: a rule that speaks of no base, target or image is evaluated all the same.
-func TestPolicyOfNothing(t *testing.T) {
+// TestPolicyWithoutSubject checks that a rule which uses neither base nor target nor image is evaluated once.
+func TestPolicyWithoutSubject(t *testing.T) {
 	tests := map[string]struct{ rule, want string }{
-		"holds":    {"true", ""},
-		"does not": {"false", "policy p: the project: the rule does not hold: false"},
-		"cannot":   {"'x'.matches('(')", "error"},
+		"true":    {"true", ""},
+		"false":   {"false", "policy p: the project: rule is false: false"},
+		"invalid": {"'x'.matches('(')", "error"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

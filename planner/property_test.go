@@ -19,8 +19,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// monorepo writes services of eight steps each: a shared base stage, a library from a named context, and three steps of
-// their own.
+// monorepo writes a project of services with eight steps each: a shared base stage, a library from a named context, and
+// two steps of their own.
 func monorepo(t testing.TB, dir string, services int) *config.Project {
 	t.Helper()
 	files := map[string]string{"lib/a.c": "", "third/x": ""}
@@ -49,6 +49,7 @@ CMD ["/app/NAME"]
 	return p
 }
 
+// TestMonorepoMerges checks that the shared steps of many services are merged into one.
 func TestMonorepoMerges(t *testing.T) {
 	for _, services := range []int{1, 50} {
 		resolver := &fakeResolver{}
@@ -73,7 +74,7 @@ func TestMonorepoMerges(t *testing.T) {
 	}
 }
 
-// checkGraph verifies what the documentation of Graph and Step says.
+// checkGraph checks the documented invariants of Graph and Step.
 func checkGraph(t testing.TB, g *planner.Graph) {
 	t.Helper()
 	seen := map[*planner.Step]bool{}
@@ -91,7 +92,7 @@ func checkGraph(t testing.TB, g *planner.Graph) {
 			}
 		}
 		if digests[s.Digest.String()] {
-			t.Errorf("%s: digest %s is there twice", s.Name, s.Digest)
+			t.Errorf("%s: duplicate digest %s", s.Name, s.Digest)
 		}
 		if len(s.Targets) == 0 || s.Name == "" {
 			t.Errorf("step %s has targets %q and name %q", s.Digest, s.Targets, s.Name)
@@ -110,7 +111,7 @@ func checkGraph(t testing.TB, g *planner.Graph) {
 	}
 }
 
-// TestSamePlan: the same bytes again, in another directory, and with one or many targets planned at once.
+// TestSamePlan checks that a plan has the same bytes when repeated, in another directory, and for any number of jobs.
 func TestSamePlan(t *testing.T) {
 	first := text(t, monorepo(t, t.TempDir(), 20), options())
 	for _, jobs := range []int{1, 2, 16} {
@@ -119,13 +120,13 @@ func TestSamePlan(t *testing.T) {
 		p := monorepo(t, t.TempDir()+"/elsewhere", 20)
 		for range 2 {
 			if diff := cmp.Diff(first, text(t, p, opts)); diff != "" {
-				t.Fatalf("another plan with %d jobs (-first +this):\n%s", jobs, diff)
+				t.Fatalf("plan differs with %d jobs (-first +this):\n%s", jobs, diff)
 			}
 		}
 	}
 }
 
-// TestSameGolden: each golden case gives the same bytes twice, with one job.
+// TestSameGolden checks that some golden cases give the same bytes each time, with one job.
 func TestSameGolden(t *testing.T) {
 	for _, name := range []string{"stages", "link", "link-platforms", "ignore", "mounts", "warnings"} {
 		archive, err := txtar.ParseFile("testdata/" + name + ".txtar")
@@ -137,14 +138,14 @@ func TestSameGolden(t *testing.T) {
 		opts.Jobs = 1
 		for range 5 {
 			if diff := cmp.Diff(string(want.Data), text(t, p, opts)); diff != "" {
-				t.Fatalf("%s: another plan (-want +got):\n%s", name, diff)
+				t.Fatalf("%s: plan differs (-want +got):\n%s", name, diff)
 			}
 		}
 	}
 }
 
-// TestInputsAreUntouched: a project is a value; planning does not write it.
-func TestInputsAreUntouched(t *testing.T) {
+// TestProjectUnchanged checks that planning does not modify the project.
+func TestProjectUnchanged(t *testing.T) {
 	p, before := monorepo(t, t.TempDir(), 3), config.Project{}
 	before = *p
 	before.Targets = map[string]*config.Target{}
@@ -159,7 +160,8 @@ func TestInputsAreUntouched(t *testing.T) {
 	}
 }
 
-// TestSeveralErrors: each target's own error is told, in order; the same missing base only once.
+// TestSeveralErrors checks that the errors of all targets are reported in order, and that a missing base of two targets is
+// reported once.
 func TestSeveralErrors(t *testing.T) {
 	dir := t.TempDir()
 	inline := func(s string) *string { return &s }
@@ -180,7 +182,7 @@ func TestSeveralErrors(t *testing.T) {
 	}
 }
 
-// TestEpochBeyondAllYears: a time that no image config can hold is told as what it is.
+// TestEpochBeyondAllYears checks the error for a time that an image config cannot represent.
 func TestEpochBeyondAllYears(t *testing.T) {
 	dockerfile := "FROM scratch"
 	p := project(t.TempDir(), &config.Target{
@@ -191,18 +193,18 @@ func TestEpochBeyondAllYears(t *testing.T) {
 	}
 }
 
-// TestBigLink: a linked target may not bring more than a base image may.
+// TestBigLink checks that a linked target has the same limits as a base image.
 func TestBigLink(t *testing.T) {
 	base, user := "FROM scratch\nENV A="+strings.Repeat("x", 40_000), "FROM base\nENV A=$A$A"
 	p := project(t.TempDir(), &config.Target{Name: "base", DockerfileInline: &base},
 		&config.Target{Name: "user", DockerfileInline: &user, Contexts: map[string]string{"base": "target:base"}})
 	got := text(t, p, options())
-	if want := "target base cannot be a base: its variable A has 40002 bytes"; !strings.Contains(got, want) {
+	if want := "target base cannot be used as a base: variable A has 40002 bytes"; !strings.Contains(got, want) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
-// TestCancel: a plan that waits for a registry ends when its context does.
+// TestCancel checks that a plan waiting for a registry ends when its context is canceled.
 func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	opts := options()
@@ -214,7 +216,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// waiting is a resolver that cancels the plan and then answers only because of that.
+// waiting is a resolver that cancels the plan and then waits for that cancellation.
 type waiting context.CancelFunc
 
 func (w waiting) ResolveImage(ctx context.Context, _ string, _ ocispecs.Platform) (planner.ResolvedImage, error) {
@@ -223,9 +225,10 @@ func (w waiting) ResolveImage(ctx context.Context, _ string, _ ocispecs.Platform
 	return planner.ResolvedImage{}, ctx.Err()
 }
 
-// TestPlanLeavesNothing: when Plan returns, also with one stage's error while another one waits for a registry, the resolver is not in use.
+// TestPlanLeavesNothing checks that the resolver is not in use when Plan returns, even if one stage fails while another one
+// waits for a registry.
 func TestPlanLeavesNothing(t *testing.T) {
-	r := &slowResolver{asked: make(chan struct{})}
+	r := &slowResolver{called: make(chan struct{})}
 	opts := options()
 	opts.Resolver = r
 	dockerfile := "FROM slow AS a\nFROM fails AS b\nFROM scratch\nCOPY --from=a / /\nCOPY --from=b / /"
@@ -234,24 +237,24 @@ func TestPlanLeavesNothing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if n := r.busy; n != 0 {
-		t.Errorf("%d questions are still being asked", n)
+		t.Errorf("%d requests are still running", n)
 	}
 }
 
-// slowResolver fails for one image once it is asked for another one, of which it goes on for a while when nobody wants to know
-// any more. busy is not guarded: the race detector tells who is there too late.
+// slowResolver fails for the image fails as soon as another image is requested. The other request continues for a while
+// after it is canceled. busy is not guarded, so the race detector reports a request that runs after Plan.
 type slowResolver struct {
-	asked chan struct{}
-	busy  int
+	called chan struct{}
+	busy   int
 }
 
 func (r *slowResolver) ResolveImage(ctx context.Context, ref string, _ ocispecs.Platform) (planner.ResolvedImage, error) {
 	if strings.Contains(ref, "fails") {
-		<-r.asked
+		<-r.called
 		return planner.ResolvedImage{}, errMissing
 	}
 	r.busy++
-	close(r.asked)
+	close(r.called)
 	<-ctx.Done()
 	for range 1000 {
 		runtime.Gosched()
@@ -260,7 +263,7 @@ func (r *slowResolver) ResolveImage(ctx context.Context, ref string, _ ocispecs.
 	return planner.ResolvedImage{}, ctx.Err()
 }
 
-// TestBombs: what would fill memory or time ends with an error, and at once.
+// TestBombs checks that Dockerfiles that would need excessive memory or time are refused quickly.
 func TestBombs(t *testing.T) {
 	doubling := strings.Repeat("ENV A=$A$A\n", 60)
 	cases := map[string]string{
@@ -286,8 +289,8 @@ func TestBombs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
 			_, err := planner.Plan(t.Context(), project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), options())
-			var mistake *planner.DockerfileError
-			if !errors.As(err, &mistake) {
+			var refused *planner.DockerfileError
+			if !errors.As(err, &refused) {
 				t.Fatalf("got %v, want a DockerfileError", err)
 			}
 			if took := time.Since(start); took > 5*time.Second {
@@ -297,7 +300,7 @@ func TestBombs(t *testing.T) {
 	}
 }
 
-// TestNoBombs: what real Dockerfiles do is allowed.
+// TestNoBombs checks that patterns of real Dockerfiles are accepted.
 func TestNoBombs(t *testing.T) {
 	cases := map[string]string{
 		"path":        "FROM alpine\n" + strings.Repeat("ENV PATH=$PATH:/opt/bin LD=$LD:/opt/lib\n", 100),
@@ -332,7 +335,8 @@ func BenchmarkPlan(b *testing.B) {
 	}
 }
 
-// TestNamesHaveNoPassword: what is shown and recorded of a step has no password of a URL; what is fetched keeps it.
+// TestNamesHaveNoPassword checks that step names, which are displayed and recorded, contain no password of a URL, and that
+// the sources keep it.
 func TestNamesHaveNoPassword(t *testing.T) {
 	dir := t.TempDir()
 	text := "FROM scratch\nADD http://user:a-secret@example.com/x.tar https://ci:b-secret@example.com:444/y /d/\n"
@@ -346,13 +350,13 @@ func TestNamesHaveNoPassword(t *testing.T) {
 	sources := 0
 	for _, s := range g.Steps {
 		if strings.Contains(s.Name, "-secret") {
-			t.Errorf("the name %q has a password", s.Name)
+			t.Errorf("the name %q contains a password", s.Name)
 		}
 		if strings.Contains(s.Op.GetSource().GetIdentifier(), "-secret@") {
 			sources++
 		}
 	}
 	if sources != 2 {
-		t.Errorf("%d sources have their passwords, not 2", sources)
+		t.Errorf("%d sources have their passwords, want 2", sources)
 	}
 }

@@ -12,8 +12,8 @@ import (
 // localPrefix starts the identifier of a build context's source.
 const localPrefix = "local://"
 
-// Reads are the paths that steps read of each build context, by the context's step, sorted and without a leading slash; none
-// where all of it is needed. They may have wildcards.
+// Reads returns the paths that steps read from each build context, by the step of the context. Paths are sorted, have no
+// leading slash and may have wildcards. A context that is read as a whole has no entry.
 func (g *Graph) Reads() map[*Step][]string {
 	paths := map[*Step]map[string]bool{}
 	for _, s := range g.Steps {
@@ -46,7 +46,7 @@ func (g *Graph) Reads() map[*Step][]string {
 	return out
 }
 
-// selected are the paths that an op reads of its input i; "/" is all of it.
+// selected returns the paths that an op reads from its input i; "/" is the whole input.
 func selected(op *pb.Op, i int) []string {
 	switch {
 	case op.GetFile() != nil:

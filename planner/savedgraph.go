@@ -16,28 +16,29 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// savedGraph is a graph without what the project says itself: tags, outputs, and where secrets come from.
+// savedGraph is the stored form of a graph. It leaves out what the project provides: tags, annotations, outputs, secrets
+// and SSH agents.
 type savedGraph struct {
 	Steps           []savedStep
 	Images          []savedImage
 	Locals, Layouts map[string]Local
-	Targets         []string // that were planned, the linked ones too
+	Targets         []string // all planned targets, linked ones included
 	Declared        int
 	Warnings        []Warning
 }
 
 type savedStep struct {
 	Digest        digest.Digest
-	Op, Resources []byte // protobuf messages; no Resources where there are none
+	Op, Resources []byte // protobuf messages; Resources is empty if the step has none
 	Inputs        []savedEdge
 	Name, Own     string // see Step
 	Source        []Location
 	Targets       []string
 	NoCache       bool
-	Test          []byte // JSON, which keeps empty lists and missing ones apart; none where there is no test
+	Test          []byte // JSON, which unlike gob distinguishes empty and nil lists; empty if the step is not a test
 }
 
-// savedEdge counts steps from 1; step 0 is scratch.
+// savedEdge is an Edge. Step counts from 1; 0 is scratch.
 type savedEdge struct{ Step, Index int }
 
 type savedImage struct {
@@ -48,19 +49,25 @@ type savedImage struct {
 	Config        []byte
 	Base          Base
 	Epoch         *time.Time
-	Tests         []int // steps, as in savedEdge
+	Tests         []int // steps, counted as in savedEdge
 }
 
+// saveGraph returns the stored form of a graph. It is an error if the graph contains a password, or resources that would
+// not be the same after decoding.
 func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 	s := savedGraph{Locals: g.Locals, Layouts: g.Layouts, Targets: names(targets), Declared: g.Declared, Warnings: g.Warnings}
 	place := map[*Step]int{}
 	edge := func(e Edge) savedEdge { return savedEdge{place[e.Step], e.Index} }
 	marshal := proto.MarshalOptions{Deterministic: true}
 	for i, step := range g.Steps {
-		if source := step.Op.GetSource(); password.MatchString(source.GetIdentifier()) || password.MatchString(source.GetAttrs()[pb.AttrFullRemoteURL]) {
-			return s, errors.New("a URL with a password")
+		if source := step.Op.GetSource(); password.MatchString(source.GetIdentifier()) ||
+			password.MatchString(source.GetAttrs()[pb.AttrFullRemoteURL]) {
+			return s, errors.New("a URL contains a password")
 		}
-		saved := savedStep{Digest: step.Digest, Name: step.Name, Own: step.Own, Source: step.Source, Targets: step.Targets, NoCache: step.NoCache}
+		saved := savedStep{
+			Digest: step.Digest, Name: step.Name, Own: step.Own, Source: step.Source, Targets: step.Targets,
+			NoCache: step.NoCache,
+		}
 		var err error
 		if saved.Op, err = marshal.Marshal(step.Op); err != nil {
 			return s, err
@@ -70,7 +77,7 @@ func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 				return s, err
 			}
 			if len(saved.Resources) == 0 {
-				return s, errors.New("resources that limit nothing")
+				return s, errors.New("empty resource limits would be lost")
 			}
 		}
 		if step.Test != nil {
@@ -94,7 +101,7 @@ func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 	return s, nil
 }
 
-// graph is the graph again, with what the project says.
+// graph returns the stored graph completed with what the project provides.
 func (s *savedGraph) graph(project *config.Project, bases []BaseUse) (*Graph, error) {
 	g := &Graph{
 		Steps: make([]*Step, len(s.Steps)), Locals: s.Locals, Layouts: s.Layouts, Secrets: map[string][]config.Secret{}, SSH: map[string][]config.SSH{},
@@ -131,17 +138,20 @@ func (s *savedGraph) graph(project *config.Project, bases []BaseUse) (*Graph, er
 		if t == nil {
 			return nil, fmt.Errorf("target %s: %w", name, errMemo)
 		}
-		g.offer(t)
+		g.addSecrets(t)
 	}
 	g.Locals, g.Layouts = notNil(g.Locals), notNil(g.Layouts)
 	return g, nil
 }
 
-// errMemo says that a stored plan does not fit its own parts.
+// errMemo reports that a stored plan is inconsistent.
 var errMemo = errors.New("the stored plan is damaged")
 
 func (s savedStep) step(before []*Step) (*Step, error) {
-	step := &Step{Digest: s.Digest, Op: &pb.Op{}, Inputs: make([]Edge, len(s.Inputs)), Name: s.Name, Own: s.Own, Source: s.Source, Targets: s.Targets, NoCache: s.NoCache}
+	step := &Step{
+		Digest: s.Digest, Op: &pb.Op{}, Inputs: make([]Edge, len(s.Inputs)), Name: s.Name, Own: s.Own, Source: s.Source,
+		Targets: s.Targets, NoCache: s.NoCache,
+	}
 	if err := step.Op.UnmarshalVT(s.Op); err != nil {
 		return nil, err
 	}

@@ -14,27 +14,27 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// SourceUse is a git repository at a reference, or a file over HTTP, that targets of the plan read and that a lock can pin.
-// What is written with a commit or a checksum needs no pin, and is none.
+// SourceUse is a git repository at a reference, or an HTTP file, that targets use and a lock can pin. A source that is
+// written with a commit or checksum needs no pin and has no SourceUse.
 type SourceUse struct {
-	Key    string // as bake.lock has it: the URL, with #REF of git
+	Key    string // key in bake.lock: the URL, for git followed by #REF
 	Git    bool
-	Remote string // of git: the URL alone
-	Ref    string // of git: "" is the default branch
-	Pin    string // the commit or digest that the lock has, or ""
-	// Identifiers are the sources of BuildKit that read it, before they were pinned: of git one for each directory. A context
-	// that is fetched before the plan has none.
+	Remote string // the URL, for git without #REF
+	Ref    string // for git; "" is the default branch
+	Pin    string // the commit or digest in the lock, or ""
+	// Identifiers lists the identifiers of BuildKit's sources before pinning. Git has one for each directory. A context
+	// that is downloaded before planning has none.
 	Identifiers []string
 	Targets     []string
-	Places      []Location // the lines of Dockerfiles that say so; none for a context
+	Places      []Location // the lines of Dockerfiles that name it; none for a context
 }
 
-// isCommit says whether a git reference is the number of a commit.
+// isCommit reports whether a git reference is a full commit hash.
 func isCommit(ref string) bool {
 	return (len(ref) == 40 || len(ref) == 64) && strings.Trim(ref, "0123456789abcdef") == ""
 }
 
-// gitKey is how a lock names a repository at a reference.
+// gitKey returns the lock's key of a repository at a reference. A password is replaced.
 func gitKey(remote, ref string) string {
 	key := password.ReplaceAllString(remote, "${1}xxxxx@")
 	if ref != "" {
@@ -43,10 +43,11 @@ func gitKey(remote, ref string) string {
 	return key
 }
 
-// gitSource is a repository as something names it.
+// gitSource is a reference to a git repository. identifier is that of BuildKit's source, or "".
 type gitSource struct{ remote, ref, checksum, identifier string }
 
-// pinGit is the commit that the lock has for a reference that is not written as one, or "".
+// pinGit returns the lock's commit for a git reference and records the use. It returns "" without an entry, and for a
+// reference that is a commit or has a checksum.
 func (b *bases) pinGit(target string, s gitSource, at []Location) (string, error) {
 	remote, ref, checksum := s.remote, s.ref, s.checksum
 	if isCommit(ref) {
@@ -59,9 +60,10 @@ func (b *bases) pinGit(target string, s gitSource, at []Location) (string, error
 	}
 	switch {
 	case checksum != "" && commit != "" && !strings.HasPrefix(commit, checksum):
-		return "", &LockError{fmt.Sprintf("%s is written with the commit %s, and %s has %s: take the commit away here, or the block there", key, checksum, config.LockName, commit)}
+		return "", &LockError{fmt.Sprintf("%s: commit %s differs from %s in %s; remove the commit here or the entry in %s",
+			key, checksum, commit, config.LockName, config.LockName)}
 	case checksum != "":
-		return "", nil // the checkout is held to it
+		return "", nil // the checkout is compared with it
 	case commit == "":
 		if err := b.missing(key); err != nil {
 			return "", err
@@ -71,7 +73,8 @@ func (b *bases) pinGit(target string, s gitSource, at []Location) (string, error
 	return commit, nil
 }
 
-// pinHTTP is the digest that the lock has for a URL that is not written with one, or "".
+// pinHTTP returns the lock's digest for a URL and records the use. It returns "" without an entry, and for a URL with a
+// checksum.
 func (b *bases) pinHTTP(target, url string, checksum digest.Digest, at []Location) (digest.Digest, error) {
 	key := password.ReplaceAllString(url, "${1}xxxxx@")
 	var d digest.Digest
@@ -80,7 +83,8 @@ func (b *bases) pinHTTP(target, url string, checksum digest.Digest, at []Locatio
 	}
 	switch {
 	case checksum != "" && d != "" && d != checksum:
-		return "", &LockError{fmt.Sprintf("%s is written with the checksum %s, and %s has %s: take the checksum away here, or the block there", key, checksum, config.LockName, d)}
+		return "", &LockError{fmt.Sprintf("%s: checksum %s differs from %s in %s; remove the checksum here or the entry in %s",
+			key, checksum, d, config.LockName, config.LockName)}
 	case checksum != "":
 		return "", nil
 	case d == "":
@@ -108,8 +112,8 @@ func (b *bases) read(target string, use SourceUse, identifier string, at []Locat
 	known.Places = addPlaces(known.Places, at)
 }
 
-// place records the lines of a target that name a base. What a lock pins and what is written with that digest are one source, so
-// that only the target tells which it is.
+// place records the lines of a target's Dockerfile that name a base. A reference that the lock pins and one written with
+// the same digest become the same source, so callers try both references. Only the one that the target uses is recorded.
 func (b *bases) place(target, ref string, at []Location) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -118,7 +122,7 @@ func (b *bases) place(target, ref string, at []Location) {
 	}
 }
 
-// addPlaces adds to a sorted list what it lacks.
+// addPlaces inserts locations into a sorted list unless they are present.
 func addPlaces(list, more []Location) []Location {
 	for _, l := range more {
 		i, ok := slices.BinarySearchFunc(list, l, func(a, b Location) int {
@@ -131,7 +135,7 @@ func addPlaces(list, more []Location) []Location {
 	return list
 }
 
-// sourceList is what was read, by key.
+// sourceList returns the used sources, sorted by key.
 func (b *bases) sourceList() []SourceUse {
 	var list []SourceUse
 	for _, key := range slices.Sorted(maps.Keys(b.sources)) {
@@ -172,7 +176,8 @@ func (in *inputs) pinSource(s *pb.SourceOp, at []Location) (bool, error) {
 	return false, nil
 }
 
-// placeImage records where an image is named, and takes it from the repository where the lock says that it is kept.
+// placeImage records the locations of an image and replaces its repository by the one that the lock names. It reports
+// whether the source changed.
 func (in *inputs) placeImage(s *pb.SourceOp, ref string, at []Location) bool {
 	name, d, _ := strings.Cut(ref, "@")
 	for _, key := range []string{ref, name} {
@@ -189,7 +194,7 @@ func (in *inputs) placeImage(s *pb.SourceOp, ref string, at []Location) bool {
 	return true
 }
 
-// fetchPinned fetches a context by the pin that the lock has for it.
+// fetchPinned downloads a context at the lock's pin.
 func (p *plan) fetchPinned(t *config.Target, url string) (dir, file string, err error) {
 	ref, isGit, err := dfgitutil.ParseGitRef(url)
 	if isGit && err == nil {
@@ -210,7 +215,8 @@ func (p *plan) fetchPinned(t *config.Target, url string) (dir, file string, err 
 	return p.opts.Fetcher.Fetch(p.bases.ctx, url)
 }
 
-// atCommit is a git URL with a commit in the place of its reference; with none it is the URL itself.
+// atCommit returns a git URL with its reference replaced by a commit. Options that affect the checkout are kept. Without a
+// commit it returns the URL unchanged.
 func atCommit(url string, ref *dfgitutil.GitRef, commit string) string {
 	if commit == "" {
 		return url

@@ -9,14 +9,14 @@ import (
 	"github.com/distribution/reference"
 )
 
-// warnOfTags warns of tags that several targets have whose images differ: a tag names one of them in the end.
+// warnOfTags warns of tags that targets with different images share, because only one of the images keeps the tag.
 func (m *merger) warnOfTags() {
-	made := map[string]string{} // by target
+	contents := map[string]string{} // by target
 	tags := map[string][]string{}
 	var order []string
 	for _, image := range m.graph.Images {
 		for _, tag := range image.Tags {
-			tag = wholeTag(tag)
+			tag = fullTag(tag)
 			if tags[tag] == nil {
 				order = append(order, tag)
 			}
@@ -24,28 +24,28 @@ func (m *merger) warnOfTags() {
 				tags[tag] = append(tags[tag], image.Target)
 			}
 		}
-		made[image.Target] += image.content()
+		contents[image.Target] += image.content()
 	}
 	for _, tag := range order {
 		owners := tags[tag]
-		if !slices.ContainsFunc(owners, func(t string) bool { return made[t] != made[owners[0]] }) {
+		if !slices.ContainsFunc(owners, func(t string) bool { return contents[t] != contents[owners[0]] }) {
 			continue
 		}
-		m.warn(Warning{Target: owners[0], Message: fmt.Sprintf("targets %s have the tag %s and make different images, of which one keeps it: "+
-			"give each a tag of its own", strings.Join(owners, ", "), tag)})
+		m.warn(Warning{Target: owners[0], Message: fmt.Sprintf("targets %s share the tag %s but build different images, "+
+			"and only one image keeps the tag: give each target its own tag", strings.Join(owners, ", "), tag)})
 	}
 }
 
-// wholeTag is a tag with all that may be left out of it.
-func wholeTag(tag string) string {
+// fullTag returns a tag with its optional parts filled in, so that different spellings of a tag are equal.
+func fullTag(tag string) string {
 	named, err := reference.ParseNormalizedNamed(tag)
 	if err != nil {
-		return tag // what is wrong with it is told where it is written
+		return tag // an invalid tag is reported when the image is written
 	}
 	return reference.FamiliarString(reference.TagNameOnly(named))
 }
 
-// content tells images that hold the same.
+// content returns a text that is equal for images with the same content.
 func (i *Image) content() string {
 	root := ""
 	if i.Root.Step != nil {

@@ -9,7 +9,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// TestSharedTags: of a tag that several targets have, however each writes it, one image is left; nothing is lost where they are alike.
+// TestSharedTags checks the warning for a tag that targets with different images share, however it is spelled. Targets with
+// equal images may share a tag.
 func TestSharedTags(t *testing.T) {
 	dockerfile := func(s string) *string { return &s }
 	one, other := dockerfile("FROM scratch\nLABEL a=1"), dockerfile("FROM scratch\nLABEL a=2")
@@ -26,7 +27,8 @@ func TestSharedTags(t *testing.T) {
 	for _, w := range g.Warnings {
 		got = append(got, w.Message)
 	}
-	want := []string{"targets a, b have the tag app:latest and make different images, of which one keeps it: give each a tag of its own"}
+	want := []string{"targets a, b share the tag app:latest but build different images, and only one image keeps the tag: " +
+		"give each target its own tag"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}

@@ -21,11 +21,11 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// planTarget runs the front end for each platform of a target.
+// planTarget runs the front end for each platform of a target and sets the fields of d.
 func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
 	t := d.target
 	defer func() {
-		if e := err; e != nil && !isPlaced(e) {
+		if e := err; e != nil && !isLocated(e) {
 			err = &DockerfileError{Target: t.Name, Err: e}
 		}
 	}()
@@ -40,7 +40,7 @@ func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
 	}
 	d.locals, d.layouts = f.in.locals, f.in.layouts
 	if err := p.convert(ctx, d, f, want); err != nil {
-		if isPlaced(err) {
+		if isLocated(err) {
 			return err
 		}
 		return frontEndError(t.Name, f.file.display, err)
@@ -49,8 +49,8 @@ func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
 	return nil
 }
 
-// isPlaced says whether an error has its target and place.
-func isPlaced(err error) bool {
+// isLocated reports whether an error already names its target and location.
+func isLocated(err error) bool {
 	var dockerfile *DockerfileError
 	var base *BaseError
 	var link *linkError
@@ -88,7 +88,7 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 	}, nil
 }
 
-// frontEnd is the Dockerfile front end with all that one target gives it.
+// frontEnd is the Dockerfile front end, set up for one target.
 type frontEnd struct {
 	in      *inputs
 	file    dockerfile
@@ -101,7 +101,7 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 	if err != nil {
 		return nil, err
 	}
-	attests, err := p.attests(t)
+	attests, err := p.attestations(t)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +116,7 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 	}
 	bc, err := dockerui.NewClient(in.client)
 	if err == nil && file.ignore != nil {
-		_, err = bc.ReadEntrypoint(ctx, "Dockerfile") // only this takes the ignore file beside it
+		_, err = bc.ReadEntrypoint(ctx, "Dockerfile") // the only call that reads DOCKERFILE.dockerignore
 	}
 	if err != nil {
 		return nil, frontEndError(t.Name, file.display, err)
@@ -129,10 +129,10 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 	}}, nil
 }
 
-// lastYear is the last one that RFC 3339 has a form for.
+// lastYear is the last year that RFC 3339 can represent.
 const lastYear = 9999
 
-// convert runs the front end and makes its definitions canonical.
+// convert runs the front end for each platform and converts its definitions to the canonical form.
 func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocispecs.Platform) error {
 	opt := f.opt
 	opt.Warn = d.warn(f.file.display)
@@ -160,7 +160,8 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 			return err
 		}
 		if e := res.Epoch; e != nil && e.Year() > lastYear {
-			return fmt.Errorf("SOURCE_DATE_EPOCH %d is after the year %d, which an image config cannot hold", e.Unix(), lastYear)
+			return fmt.Errorf("SOURCE_DATE_EPOCH %d is after the year %d, the last one that an image config can represent",
+				e.Unix(), lastYear)
 		}
 		if r.config, err = json.Marshal(res.Image); err != nil {
 			return fmt.Errorf("image config: %w", err)
@@ -176,7 +177,7 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 	return nil
 }
 
-// warn records what the linter finds.
+// warn returns a function that records the linter's findings in a file.
 func (d *planned) warn(file string) func(rule, description, url, message string, at []parser.Range) {
 	return func(rule, description, url, message string, at []parser.Range) {
 		d.warnings = append(d.warnings, Warning{
@@ -197,7 +198,7 @@ func rangesLocation(file string, at []parser.Range) Location {
 	return l
 }
 
-// sortWarnings: the linter looks at some things in the order of a map.
+// sortWarnings sorts warnings, because the linter iterates over maps and reports in a random order.
 func sortWarnings(w []Warning) {
 	slices.SortStableFunc(w, func(a, b Warning) int {
 		return cmp.Or(cmp.Compare(a.Location.Start, b.Location.Start), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Message, b.Message))

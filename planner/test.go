@@ -17,17 +17,18 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// defaultPath is the PATH of a command where the image sets none.
+// defaultPath is the PATH of a command if the image sets none.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Test is what a step checks that tests an image. The Op of such a step is an exec whose root is the image for a command, and
-// else has the image as its only input and no kind; that of a config has none.
+// Test is the definition of a step that tests an image. The Op of such a step depends on the kind of test. For a command
+// it is an exec with the image as its root. For files it has no kind, and the image as its only input. For the config it
+// has neither a kind nor an input. The JSON encoding of Test is part of the step's digest, so its fields must not change.
 type Test struct {
 	config.Test
-	Image *ocispecs.ImageConfig `json:",omitempty"` // what the test is about, for a test of the config
+	Image *ocispecs.ImageConfig `json:",omitempty"` // the tested config, for a test of the config
 }
 
-// addTests adds the tests of an image.
+// addTests adds the test steps of an image.
 func (m *merger) addTests(t *config.Target, image *Image, r *result) error {
 	var img ocispecs.Image
 	if err := json.Unmarshal(image.Config, &img); err != nil {
@@ -54,7 +55,8 @@ func (m *merger) addTests(t *config.Target, image *Image, r *result) error {
 	return nil
 }
 
-// Tested are the steps which make the images that a test is about without reading them, as one of the config is: it does not wait for them.
+// Tested maps each test without inputs, which is a test of the config, to the root steps of the images that it tests.
+// Such a test does not wait for them.
 func (g *Graph) Tested() map[*Step][]*Step {
 	about := map[*Step][]*Step{}
 	for _, image := range g.Images {
@@ -67,18 +69,19 @@ func (g *Graph) Tested() map[*Step][]*Step {
 	return about
 }
 
-// addTest adds a step, or takes the equal one of another target.
+// addTest adds a test step to the graph, or reuses the equal one of another target. The digest does not cover the name
+// and location of the test.
 func (m *merger) addTest(target string, image *Image, s *Step) error {
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(s.Op)
 	if err != nil {
 		return err
 	}
-	what := *s.Test
-	what.Name, what.At = "", config.Range{}
+	hashed := *s.Test
+	hashed.Name, hashed.At = "", config.Range{}
 	definition, err := json.Marshal(struct {
 		Op   []byte
 		Test Test
-	}{raw, what})
+	}{raw, hashed})
 	if err != nil {
 		return err
 	}
@@ -107,8 +110,8 @@ func testName(t config.Test, image *Image) string {
 	return name
 }
 
-// testOp is the operation of a test, but for its inputs. A command sees what a RUN at the end of the Dockerfile would see,
-// and its changes are in no output.
+// testOp returns the op of a test without its inputs. A command runs like a RUN at the end of the Dockerfile, and its
+// changes to the file system are discarded.
 func testOp(t config.Test, image *Image, c ocispecs.ImageConfig, network string) *pb.Op {
 	p := image.Platform
 	op := &pb.Op{Platform: &pb.Platform{Architecture: p.Architecture, OS: p.OS, Variant: p.Variant, OSVersion: p.OSVersion}}
@@ -137,26 +140,27 @@ func testOp(t config.Test, image *Image, c ocispecs.ImageConfig, network string)
 	return op
 }
 
-// testEnv is the image's environment with the variables of the test.
+// testEnv returns the image's environment with the variables of the test added. These may refer to variables of the
+// image; "$$" is a dollar sign.
 func testEnv(t config.Test, image []string) []string {
-	said := map[string]string{"$": "$"}
+	values := map[string]string{"$": "$"}
 	env := slices.Clone(image)
 	for _, e := range image {
 		name, value, _ := strings.Cut(e, "=")
-		said[name] = value
+		values[name] = value
 	}
-	if said["PATH"] == "" {
-		said["PATH"] = defaultPath
+	if values["PATH"] == "" {
+		values["PATH"] = defaultPath
 		env = append(env, "PATH="+defaultPath)
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.Env)) {
 		env = slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
-		env = append(env, name+"="+os.Expand(t.Env[name], func(v string) string { return said[v] }))
+		env = append(env, name+"="+os.Expand(t.Env[name], func(v string) string { return values[v] }))
 	}
 	return env
 }
 
-// resourcesOf are the limits of a target's commands.
+// resourcesOf returns the resource limits of a target's commands, or nil.
 func resourcesOf(r *result) *pb.LinuxResources {
 	for _, n := range r.own {
 		if n.meta.LinuxResources != nil {

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// WriteText writes the whole graph in a form for people, diffs and golden files: every field of every op that is set,
-// one step after the other, numbered from 1. The same graph gives the same text.
+// WriteText writes the whole graph as text for people, diffs and golden files. Steps are numbered from 1, each with all
+// fields of its op that are set. The same graph gives the same text.
 func (g *Graph) WriteText(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	fmt.Fprintf(out, "declared %d, merged to %d\n", g.Declared, len(g.Steps))
@@ -41,7 +41,7 @@ func (g *Graph) WriteText(w io.Writer) error {
 	return out.Flush()
 }
 
-// String is FILE:LINE or FILE:LINE-LINE, or FILE where the line is unknown.
+// String returns FILE:LINE or FILE:LINE-LINE, or FILE if the line is unknown.
 func (l Location) String() string {
 	switch {
 	case l.Start <= 0:
@@ -72,7 +72,7 @@ func writeStep(out io.Writer, n int, s *Step, number map[*Step]int) {
 		fmt.Fprintf(out, "  platform %s\n", platforms.FormatAll(p.Spec()))
 	}
 	if s.Test != nil {
-		if raw, err := json.Marshal(s.Test); err == nil { // plain fields always marshal
+		if raw, err := json.Marshal(s.Test); err == nil { // cannot fail: plain fields
 			fmt.Fprintf(out, "  test %s\n", raw)
 		}
 	}
@@ -102,7 +102,7 @@ func writeImage(out io.Writer, i *Image, number map[*Step]int) {
 	fmt.Fprintf(out, "  config %s\n", i.Config)
 }
 
-// edgeText is the step's number, with the output's index behind it unless it is 0.
+// edgeText returns the step's number, followed by the output's index unless it is 0.
 func edgeText(e Edge, number map[*Step]int) string {
 	switch {
 	case e.Step == nil:
@@ -113,7 +113,7 @@ func edgeText(e Edge, number map[*Step]int) string {
 	return fmt.Sprintf("%d.%d", number[e.Step], e.Index)
 }
 
-// Kind is one word for what the step is: source, exec, file, merge, diff, build, passthrough or test.
+// Kind returns the kind of the step: source, exec, file, merge, diff, build, passthrough or test.
 func (s *Step) Kind() string {
 	if s.Test != nil {
 		return "test"
@@ -130,8 +130,7 @@ func opKind(op *pb.Op) string {
 	return string(kind.Name())
 }
 
-// eachField calls f with every field that is set, once for each element of a list, in the order of the message's
-// definition.
+// eachField calls f for each set field in the order of the message's definition, and for each element of a list.
 func eachField(m protoreflect.Message, f func(name, value string)) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
@@ -156,11 +155,11 @@ func eachField(m protoreflect.Message, f func(name, value string)) {
 				f(name, messageText(value.List().Get(i).Message()))
 			}
 		case field.IsList():
-			var words []string
+			var elements []string
 			for i := range value.List().Len() {
-				words = append(words, valueText(field, value.List().Get(i)))
+				elements = append(elements, valueText(field, value.List().Get(i)))
 			}
-			f(name, "["+strings.Join(words, " ")+"]")
+			f(name, "["+strings.Join(elements, " ")+"]")
 		default:
 			f(name, valueText(field, value))
 		}

@@ -150,7 +150,7 @@ func TestLock(t *testing.T) {
 	p.ok(t, "plan")
 	rule(`rule = "base.locked && base.official"` + "\n" + `level = "warn"`)
 	_, stderr = p.ok(t, "plan")
-	wantMatch(t, "a warning", stderr, `warning: bake.hcl:\d+: policy rule: base \S+/team/base:1: the rule does not hold`)
+	wantMatch(t, "a warning", stderr, `warning: bake.hcl:\d+: policy rule: base \S+/team/base:1: rule is false`)
 	p.write(t, "bake.lock", "version = 1\nimage \"x\" {\n")
 	fails(2, "bake.lock:", "build", "--progress=none")
 	p.ok(t, "build", "--lock=off", "--progress=none")

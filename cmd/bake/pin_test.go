@@ -191,7 +191,7 @@ func TestPinsMove(t *testing.T) {
 	if got := s.lock().Pin(s.host + "/team/base:1.2.3"); got != newer {
 		t.Errorf("--to led to %s", got)
 	}
-	s.bake(0, "1.2.3 and 1.2.4 are the same image: unify them", "outdated")
+	s.bake(0, "1.2.3 and 1.2.4 are the same image: use one tag", "outdated")
 	out, _ = s.bake(0, "1 pin moved", "update", "--format=markdown", "base:1.2.3")
 	wantMatch(t, "markdown of an update", out, "`"+newer[:19]+"` .*`"+moved[:19]+"`")
 

@@ -131,7 +131,7 @@ func (s *session) verifyPlatforms(ctx context.Context, ref, pinned string, graph
 		if b.Ref != ref {
 			continue
 		}
-		for _, name := range b.Taken {
+		for _, name := range b.UsedPlatforms {
 			p, err := platforms.Parse(name)
 			if err != nil {
 				return err

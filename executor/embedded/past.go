@@ -24,7 +24,7 @@ type pasts struct {
 // place names what stays when a step changes: its stage, platform and kind.
 func (n *node) place() digest.Digest {
 	return cache.KeyOf([]cache.Input{
-		{Name: "stage", Digest: n.step.Home()}, {Name: "platform", Digest: platformString(n.step.Op.GetPlatform())}, {Name: "kind", Digest: n.step.Kind()},
+		{Name: "stage", Digest: n.step.StableStage()}, {Name: "platform", Digest: platformString(n.step.Op.GetPlatform())}, {Name: "kind", Digest: n.step.Kind()},
 	})
 }
 

@@ -9,17 +9,17 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
-// mention is a word of a Dockerfile that names an image, a stage or a context: of FROM, COPY --from or RUN --mount=from.
-type mention struct {
-	word       string // as written, variables and all
+// imageWord is a word in FROM, COPY --from or RUN --mount=from that names an image, a stage or a context.
+type imageWord struct {
+	word       string // as written, with variables
 	start, end int    // lines of the instruction, from 1
-	offset     int    // of the word in the file, in bytes; -1 where it could not be found as it is
+	offset     int    // of the word in the file, in bytes; -1 if it was not found verbatim
 }
 
-// ref is the normalised reference of a word, "" where it is none as it stands.
-func (m mention) ref() string {
+// ref returns the normalized reference of the word, or "" if it is not a reference without further expansion.
+func (m imageWord) ref() string {
 	if _, err := strconv.Atoi(m.word); err == nil || m.word == "scratch" || strings.ContainsAny(m.word, "$\\\"'`") {
-		return "" // a stage by its number, no image at all, or what must be expanded first
+		return "" // a stage by its number, scratch, or a word that must be expanded
 	}
 	named, err := reference.ParseNormalizedNamed(m.word)
 	if err != nil {
@@ -28,13 +28,14 @@ func (m mention) ref() string {
 	return reference.TagNameOnly(named).String()
 }
 
-// scan is what a Dockerfile names.
+// scan holds the images and stages that a Dockerfile names.
 type scan struct {
-	mentions []mention       // those of earlier stages left out
-	stages   map[string]bool // names that FROM lines give, in lower case
+	images []imageWord     // without names of earlier stages
+	stages map[string]bool // names of stages, in lower case
 }
 
-// scanDockerfile finds what a Dockerfile names. One that cannot be read names nothing: the front end says why.
+// scanDockerfile returns the images and stages that a Dockerfile names. The result is empty if the Dockerfile cannot be
+// parsed; the front end reports the error.
 func scanDockerfile(data []byte) scan {
 	s := scan{stages: map[string]bool{}}
 	parsed, err := parser.Parse(bytes.NewReader(data))
@@ -70,11 +71,13 @@ func scanDockerfile(data []byte) scan {
 
 func (s *scan) add(data []byte, n *parser.Node, word, prefix string) {
 	if word != "" && !s.stages[strings.ToLower(word)] {
-		s.mentions = append(s.mentions, mention{word, n.StartLine, n.EndLine, findWord(data, n.StartLine, n.EndLine, prefix, word)})
+		at := findWord(data, n.StartLine, n.EndLine, prefix, word)
+		s.images = append(s.images, imageWord{word, n.StartLine, n.EndLine, at})
 	}
 }
 
-// findWord is where a word stands in some lines of a file, after the first word of these: alone, or after the prefix.
+// findWord returns the offset of a word in the lines start to end of a file, or -1. The word follows prefix, which may be
+// empty. The first word of these lines, which is the instruction, is skipped.
 func findWord(data []byte, start, end int, prefix, word string) int {
 	offset, number, first := 0, 0, true
 	for line := range bytes.Lines(data) {
@@ -97,7 +100,8 @@ func findWord(data []byte, start, end int, prefix, word string) int {
 	return -1
 }
 
-// wordIn is where a word stands in a line, with white space, commas or the line's ends around prefix and word.
+// wordIn returns the index of a word in a line, or -1. The prefix and word must be delimited by white space, commas, equal
+// signs or the ends of the line.
 func wordIn(line []byte, prefix, word string) int {
 	edge := func(i int) bool { return i < 0 || i >= len(line) || strings.IndexByte(" \t\r\n,=", line[i]) >= 0 }
 	for from := 0; ; {
@@ -113,11 +117,11 @@ func wordIn(line []byte, prefix, word string) int {
 	}
 }
 
-// namedPlaces are the lines of a target's Dockerfile that name an image by a context or a base block, or in a mount: of these
-// the front end does not tell.
+// namedPlaces returns the lines of a target's Dockerfile that name an image in a mount, or by a named context or base
+// block. The front end gives no locations for these.
 func (in *inputs) namedPlaces(ref string) []Location {
 	var at []Location
-	for _, m := range in.scan().mentions {
+	for _, m := range in.scan().images {
 		word := familiar(m.word)
 		named := m.ref() == ref
 		for _, alias := range in.aliases[ref] {
@@ -130,7 +134,7 @@ func (in *inputs) namedPlaces(ref string) []Location {
 	return at
 }
 
-// scan is what the target's Dockerfile names, looked at once.
+// scan returns the images and stages that the target's Dockerfile names. The Dockerfile is parsed once.
 func (in *inputs) scan() scan {
 	if in.scanned == nil {
 		s := scanDockerfile(in.file.data)

@@ -8,22 +8,22 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Unpinned is an image of a Dockerfile that could not be pinned there.
+// Unpinned is a reference in a Dockerfile that PinDockerfile could not pin.
 type Unpinned struct {
 	Line int
-	Word string // as it is written
+	Word string // as written
 }
 
-// PinDockerfile writes the digest of each image after its reference, in FROM, COPY --from and RUN --mount=from, and changes
-// nothing else. pins gives the digest of a normalised reference, or "". What has a digest stays as it is. Words with
-// variables stay too, and are told.
+// PinDockerfile appends a digest to each image reference in FROM, COPY --from and RUN --mount=from, and changes nothing
+// else. pins returns the digest of a normalized reference, or "". A reference with a digest is not changed. A reference
+// with variables is not changed either, and is returned in left.
 func PinDockerfile(data []byte, pins func(ref string) digest.Digest) (pinned []byte, left []Unpinned) {
 	type edit struct {
 		at   int
 		text string
 	}
 	var edits []edit
-	for _, m := range scanDockerfile(data).mentions {
+	for _, m := range scanDockerfile(data).images {
 		ref := m.ref()
 		switch d := pins(ref); {
 		case strings.Contains(m.word, "$"), d != "" && m.offset < 0:
