@@ -3,8 +3,6 @@ package tree
 import (
 	"path"
 	"sort"
-
-	"golang.org/x/sys/unix"
 )
 
 // Node is an entry of one layer with overlayfs's marks.
@@ -43,7 +41,7 @@ func (x *Index) put(n Node) {
 	if _, ok := x.nodes[p]; !ok && p != "/" {
 		dir := path.Dir(p)
 		if _, ok := x.nodes[dir]; !ok {
-			x.put(Node{Entry: Entry{Path: dir, Mode: unix.S_IFDIR | 0o755}, Implied: true})
+			x.put(Node{Entry: Entry{Path: dir, Mode: ModeDir | 0o755}, Implied: true})
 		}
 		x.children[dir] = append(x.children[dir], path.Base(p))
 	}

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // indexMagic begins an encoded index. Nodes follow in the order of their paths, each as what it has more than the one
@@ -29,9 +27,9 @@ const (
 )
 
 const (
-	maxIndexPath   = unix.PathMax - 1
-	maxIndexXattrs = 64 // of one file
-	minNode        = 3  // bytes of the shortest node
+	maxIndexPath   = 4095 // bytes, as in Linux
+	maxIndexXattrs = 64   // of one file
+	minNode        = 3    // bytes of the shortest node
 )
 
 // MarshalBinary encodes the index; the same index gives the same bytes.

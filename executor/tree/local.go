@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -16,8 +14,6 @@ import (
 
 	"github.com/moby/patternmatcher"
 	digest "github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // ErrChanged is wrapped when a file of a build context is no more what it was when it was first looked at.
@@ -28,7 +24,7 @@ var ErrChanged = errors.New("the file changed while it was read")
 // read once, when they are first asked for; ignored ones never. It may be used by several goroutines. It keeps some 110 bytes
 // for each file that it has seen, and its name.
 type Local struct {
-	root    *os.File
+	root    *diskRoot
 	ignore  *patternmatcher.PatternMatcher // nil when nothing is ignored
 	negated []string                       // the patterns that start with "!", without it
 	stat    *StatIndex
@@ -92,21 +88,21 @@ func (f placedFile) directory() *localDir {
 
 // OpenLocal opens the context in dir. excludes are ignore patterns as .dockerignore has them. stat may be nil.
 func OpenLocal(_ context.Context, dir string, excludes []string, stat *StatIndex) (*Local, error) {
-	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := openDiskRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	return newLocal(root, excludes, stat)
 }
 
-func newLocal(root *os.File, excludes []string, stat *StatIndex) (_ *Local, err error) {
+func newLocal(root *diskRoot, excludes []string, stat *StatIndex) (_ *Local, err error) {
 	l := &Local{root: root, stat: stat, opened: time.Now()}
 	if stat != nil {
 		l.opened = stat.now()
 	}
 	if len(excludes) > 0 {
 		if l.ignore, err = patternmatcher.New(excludes); err != nil {
-			return nil, errors.Join(fmt.Errorf("ignore patterns: %w", err), root.Close())
+			return nil, errors.Join(fmt.Errorf("ignore patterns: %w", err), root.close())
 		}
 		for _, p := range l.ignore.Patterns() {
 			if p.Exclusion() {
@@ -118,7 +114,7 @@ func newLocal(root *os.File, excludes []string, stat *StatIndex) (_ *Local, err 
 }
 
 // Close closes the directory.
-func (l *Local) Close() error { return l.root.Close() }
+func (l *Local) Close() error { return l.root.close() }
 
 // Lookup implements FS.
 func (l *Local) Lookup(p string) (Entry, error) {
@@ -135,11 +131,11 @@ func (l *Local) Lookup(p string) (Entry, error) {
 
 // itself is the directory: whatever it is on the disk, everybody may read it. It has its time, since copies of it have.
 func (l *Local) itself() (Entry, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(l.root.Fd()), &st); err != nil {
-		return Entry{}, &fs.PathError{Op: "stat", Path: "/", Err: err}
+	mtime, err := l.root.mtime()
+	if err != nil {
+		return Entry{}, err
 	}
-	return Entry{Path: "/", Mode: unix.S_IFDIR | 0o755, Mtime: time.Unix(st.Mtim.Unix())}, nil
+	return Entry{Path: "/", Mode: ModeDir | 0o755, Mtime: mtime}, nil
 }
 
 // ReadDir implements FS.
@@ -166,10 +162,10 @@ func (l *Local) Open(p string) (*os.File, error) {
 	if f.patched {
 		return nil, &fs.PathError{Op: "open", Path: p, Err: errors.ErrUnsupported}
 	}
-	if f.mode&unix.S_IFMT == unix.S_IFSOCK {
+	if f.mode&ModeType == ModeSocket {
 		return os.Open(os.DevNull)
 	}
-	r, err := OpenFileBeneath(l.root, p)
+	r, err := l.root.open(p)
 	return r, changedIf(err, p)
 }
 
@@ -214,7 +210,7 @@ func (l *Local) Digest(ctx context.Context, p string) (digest.Digest, error) {
 
 // sum is the digest of a file's content.
 func (l *Local) sum(ctx context.Context, p string, f *localFile) (sum [32]byte, err error) {
-	one := &l.hashing[f.inode%uint64(len(l.hashing))]
+	one := l.hashingOf(f)
 	one.Lock()
 	defer one.Unlock()
 	if f.hashed {
@@ -224,6 +220,15 @@ func (l *Local) sum(ctx context.Context, p string, f *localFile) (sum [32]byte, 
 		f.sum, f.hashed = sum, true
 	}
 	return sum, err
+}
+
+// hashingOf returns the lock for the content of a file. Without an inode number it depends on the file's name.
+func (l *Local) hashingOf(f *localFile) *sync.Mutex {
+	n := f.inode
+	if n == 0 {
+		n = uint64(f.at)
+	}
+	return &l.hashing[n%uint64(len(l.hashing))]
 }
 
 func (l *Local) hash(ctx context.Context, p string, f *localFile) (sum [32]byte, err error) {
@@ -284,179 +289,9 @@ func (l *Local) dir(p string) (*localDir, error) {
 	return d, l.enter(p, d)
 }
 
-// preload reads a directory and all below it, several at a time, and shows each. What cannot be read is told when it is asked for.
-func (l *Local) preload(ctx context.Context, p string, show func(p string, d *localDir)) {
-	top, err := l.dir(p)
-	if err != nil {
-		return
-	}
-	var group errgroup.Group
-	group.SetLimit(min(runtime.GOMAXPROCS(0), 8))
-	var read func(p string, d *localDir) error
-	read = func(p string, d *localDir) error {
-		if ctx.Err() != nil || l.enter(p, d) != nil {
-			return nil
-		}
-		for i := range d.files {
-			below := d.file(i).directory()
-			if below == nil {
-				continue
-			}
-			child := childOf(p, d.name(i))
-			if !group.TryGo(func() error { return read(child, below) }) {
-				_ = read(child, below)
-			}
-		}
-		show(p, d)
-		return nil
-	}
-	_ = read(p, top)
-	_ = group.Wait()
-}
-
-// enter reads a directory, once.
-func (l *Local) enter(p string, d *localDir) error {
-	d.once.Do(func() { d.err = l.read(p, d) })
-	return d.err
-}
-
-func (l *Local) read(p string, d *localDir) error {
-	changed := l.changed(p)
-	fd, err := OpenBeneath(l.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
-	if l.patch != nil && errors.Is(err, fs.ErrNotExist) {
-		return l.list(-1, p, d, nil, changed) // all of it is of the patch
-	}
-	if err != nil {
-		return changedIf(err, p)
-	}
-	f := os.NewFile(uintptr(fd), p)
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	return l.list(fd, p, d, names, changed)
-}
-
-// list fills a directory with the names that the disk has, other than the changed ones, and with those of the patch.
-func (l *Local) list(fd int, p string, d *localDir, names []string, changed map[string]*Entry) error {
-	if len(changed) > 0 {
-		names = slices.DeleteFunc(names, func(name string) bool { _, other := changed[name]; return other })
-		for name, e := range changed {
-			if e != nil {
-				names = append(names, name)
-			}
-		}
-	}
-	sort.Strings(names)
-	r, size := reading{files: make([]localFile, 0, len(names))}, 0
-	for _, name := range names {
-		size += len(name)
-	}
-	r.text.Grow(size)
-	for _, name := range names {
-		if err := l.visible(onDisk{fd, p, name}, d.match, changed[name], &r); err != nil {
-			return err
-		}
-	}
-	if l.stat != nil {
-		l.stat.fill(r.files)
-	}
-	d.files, d.text, d.below = r.files, r.text.String(), r.below
-	return nil
-}
-
-// reading is what was found of a directory so far.
-type reading struct {
-	files []localFile
-	text  strings.Builder
-	below []*localDir
-}
-
-func (r *reading) add(name string, f foundFile) {
-	f.at, f.nameSize, f.linkSize = r.text.Len(), uint32(len(name)), uint32(len(f.link))
-	r.text.WriteString(name)
-	r.text.WriteString(f.link)
-	if f.dir != nil {
-		r.below = append(r.below, f.dir)
-		f.below = int32(len(r.below))
-	}
-	r.files = append(r.files, f.localFile)
-}
-
-// foundFile is a file that has no place yet.
-type foundFile struct {
-	localFile
-	link string
-	dir  *localDir // of a directory
-}
-
-// visible adds one name of a directory to what was found, unless it is ignored or has just vanished. It is looked at on the disk, unless
-// the patch has it as changed.
-func (l *Local) visible(at onDisk, above patternmatcher.MatchInfo, changed *Entry, r *reading) error {
-	ignored, match, err := l.ignored(at, above)
-	if err != nil || ignored && len(l.negated) == 0 {
-		return err
-	}
-	var f foundFile
-	if changed != nil {
-		f = fileOf(changed)
-	} else {
-		f, err = at.stat()
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if f.mode&unix.S_IFMT == unix.S_IFDIR {
-		f.dir = &localDir{match: match}
-	}
-	if ignored {
-		// An ignored directory is there if something below it is not ignored.
-		p := at.path()
-		if f.dir == nil || !l.mayHold(p) {
-			return nil
-		}
-		if err := l.enter(p, f.dir); err != nil || len(f.dir.files) == 0 {
-			return err
-		}
-	}
-	r.add(at.name, f)
-	return nil
-}
-
-func (l *Local) ignored(at onDisk, above patternmatcher.MatchInfo) (bool, patternmatcher.MatchInfo, error) {
-	if l.ignore == nil {
-		return false, patternmatcher.MatchInfo{}, nil
-	}
-	p := at.path()
-	ignored, match, err := l.ignore.MatchesUsingParentResults(strings.TrimPrefix(p, "/"), above)
-	if err != nil {
-		return false, match, fmt.Errorf("match %s against the ignore patterns: %w", p, err)
-	}
-	return ignored, match, nil
-}
-
-// mayHold says whether a "!" pattern can name anything below an ignored directory. Patterns with wildcards can.
-func (l *Local) mayHold(p string) bool {
-	below := strings.TrimPrefix(p, "/") + "/"
-	for _, n := range l.negated {
-		literal, _, wild := strings.Cut(n, "*")
-		if i := strings.IndexAny(literal, "?[\\"); i >= 0 {
-			literal, wild = literal[:i], true
-		}
-		if strings.HasPrefix(n+"/", below) || wild && (strings.HasPrefix(below, literal) || strings.HasPrefix(literal, below)) {
-			return true
-		}
-	}
-	return false
-}
-
 // hasContent says that it is a regular file to a copy.
 func (f *localFile) hasContent() bool {
-	return f.mode&unix.S_IFMT == unix.S_IFREG || f.mode&unix.S_IFMT == unix.S_IFSOCK
+	return f.mode&ModeType == ModeRegular || f.mode&ModeType == ModeSocket
 }
 
 // childOf is the path of a name in the directory at a clean path.
@@ -473,10 +308,10 @@ func (f placedFile) entry(p string) Entry {
 		Path: p, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link(), Rdev: f.rdev, Inode: f.inode, Dev: f.dev, Nlink: f.nlink,
 	}
 	switch e.Type() {
-	case unix.S_IFREG:
+	case ModeRegular:
 		e.Size = f.size
-	case unix.S_IFSOCK:
-		e.Mode = unix.S_IFREG | 0o755
+	case ModeSocket:
+		e.Mode = ModeRegular | 0o755
 	}
 	return e
 }

@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"path"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // maxLinks bounds how many symbolic links one resolution follows, as the kernel does.
@@ -15,18 +13,6 @@ const maxLinks = 255
 
 // ErrLoop is wrapped when a path leads through too many symbolic links.
 var ErrLoop = errors.New("too many symbolic links")
-
-// Type is the type bits of a mode.
-func (e Entry) Type() uint32 { return e.Mode & unix.S_IFMT }
-
-// IsDir says whether the entry is a directory.
-func (e Entry) IsDir() bool { return e.Type() == unix.S_IFDIR }
-
-// IsRegular says whether the entry is a regular file.
-func (e Entry) IsRegular() bool { return e.Type() == unix.S_IFREG }
-
-// IsLink says whether the entry is a symbolic link.
-func (e Entry) IsLink() bool { return e.Type() == unix.S_IFLNK }
 
 // Rooted is a clean path from the root. One that is that already takes no memory.
 func Rooted(p string) string {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"path/filepath"
 	"sort"
 	"strings"
 
@@ -135,7 +134,7 @@ func sources(f Lister, s Selection) ([]string, error) {
 	if !s.Wildcard || pattern == "" {
 		return []string{src}, nil
 	}
-	if _, err := filepath.Match(pattern, ""); err != nil {
+	if _, err := path.Match(pattern, ""); err != nil {
 		return nil, fmt.Errorf("source %q: %w", s.Src, err)
 	}
 	base, err := Resolve(f, fixed, s.Follow)
@@ -184,7 +183,7 @@ func glob(f Lister, base, pattern string) ([]string, error) {
 	}
 	var all []string
 	for _, e := range entries {
-		if ok, err := filepath.Match(first, e.Name()); err != nil || !ok {
+		if ok, err := path.Match(first, e.Name()); err != nil || !ok {
 			continue
 		}
 		if !more {

@@ -12,8 +12,6 @@ import (
 	"sort"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // racyFor is how old a change must be for a file's times to tell its content: an edit within the granularity of the
@@ -154,7 +152,7 @@ func (x *StatIndex) fill(files []localFile) {
 	next := 0
 	for i := range files {
 		f := &files[i]
-		if f.mode&unix.S_IFMT != unix.S_IFREG || f.patched {
+		if f.mode&ModeType != ModeRegular || f.patched || f.inode == 0 {
 			continue
 		}
 		v, ok := x.fresh[FileID{f.dev, f.inode}]
@@ -195,7 +193,7 @@ func (v statValue) describes(f *localFile) bool {
 // after since.
 func (x *StatIndex) put(f *localFile, sum [32]byte, since time.Time) {
 	limit := since.Add(-racyFor).UnixNano()
-	if f.mtime >= limit || f.ctime >= limit {
+	if f.inode == 0 || f.mtime >= limit || f.ctime >= limit {
 		return
 	}
 	x.mu.Lock()

@@ -120,7 +120,7 @@ func (l linkNames) write(r *recorder) {
 
 // deviceBit is 1 for devices, whose Rdev counts.
 func deviceBit(e *Entry) uint64 {
-	if e.Type() == 0o020000 || e.Type() == 0o060000 {
+	if e.Type() == ModeChar || e.Type() == ModeBlock {
 		return 1
 	}
 	return 0

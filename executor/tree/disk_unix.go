@@ -1,0 +1,127 @@
+//go:build unix
+
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// diskRoot is the directory of a build context. Everything below it is opened by descriptor, and no link is followed.
+type diskRoot struct{ file *os.File }
+
+// openDiskRoot opens a directory; links in its path are followed.
+func openDiskRoot(dir string) (*diskRoot, error) {
+	f, err := os.OpenFile(dir, openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &diskRoot{f}, nil
+}
+
+// openExactRoot opens a directory by its absolute path. Where that path does not exist, or leads through a link, the root
+// is an empty one.
+func openExactRoot(dir string) (*diskRoot, error) {
+	slash, err := os.OpenFile("/", openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer slash.Close()
+	fd, err := OpenBeneath(slash, dir, openPath|unix.O_DIRECTORY)
+	if errors.Is(err, fs.ErrNotExist) {
+		fd, err = unix.Open(os.DevNull, openPath|unix.O_CLOEXEC, 0) // nothing exists below it
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &diskRoot{os.NewFile(uintptr(fd), dir)}, nil
+}
+
+func (r *diskRoot) close() error { return r.file.Close() }
+
+// mtime returns when the directory itself was changed last.
+func (r *diskRoot) mtime() (time.Time, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(r.file.Fd()), &st); err != nil {
+		return time.Time{}, &fs.PathError{Op: "stat", Path: "/", Err: err}
+	}
+	return time.Unix(st.Mtim.Unix()), nil
+}
+
+// open opens a regular file for reading.
+func (r *diskRoot) open(p string) (*os.File, error) { return OpenFileBeneath(r.file, p) }
+
+// dir opens a directory. The caller closes it.
+func (r *diskRoot) dir(p string) (*diskDir, error) {
+	fd, err := OpenBeneath(r.file, p, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return &diskDir{path: p, file: os.NewFile(uintptr(fd), p), fd: fd}, nil
+}
+
+// diskDir is an open directory of a build context.
+type diskDir struct {
+	path string
+	file *os.File
+	fd   int // of file
+}
+
+func (d *diskDir) close() error { return d.file.Close() }
+
+// names lists the directory, in no order.
+func (d *diskDir) names() ([]string, error) { return d.file.Readdirnames(-1) }
+
+// stat returns what a name in the directory is. The error wraps fs.ErrNotExist when it has vanished.
+func (d *diskDir) stat(name string) (f foundFile, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return f, &fs.PathError{Op: "stat", Path: childOf(d.path, name), Err: err}
+	}
+	// The types of these fields differ from system to system.
+	f.localFile = localFile{
+		mode: uint32(st.Mode), nlink: uint32(st.Nlink), size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(),
+		inode: uint64(st.Ino), dev: uint64(st.Dev), rdev: uint64(st.Rdev),
+	}
+	if f.mode&ModeType != ModeLink {
+		return f, nil
+	}
+	f.link, err = ReadlinkAt(d.fd, name)
+	if errors.Is(err, unix.EINVAL) {
+		return f, fmt.Errorf("%s: %w", childOf(d.path, name), ErrChanged) // no longer a link
+	}
+	if err != nil {
+		return f, &fs.PathError{Op: "readlink", Path: childOf(d.path, name), Err: err}
+	}
+	return f, nil
+}
+
+// OpenFileBeneath opens the regular file at a path below root for reading, as OpenBeneath does.
+func OpenFileBeneath(root *os.File, p string) (*os.File, error) {
+	// O_NONBLOCK: opening a named pipe must not wait for a writer; it is refused below.
+	fd, err := OpenBeneath(root, p, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return nil, &fs.PathError{Op: "open", Path: p, Err: errors.Join(errNotRegular, err)}
+	}
+	return os.NewFile(uintptr(fd), p), nil
+}
+
+// ReadlinkAt returns the target of the link name in the directory fd. On Linux an empty name is the link fd itself.
+func ReadlinkAt(fd int, name string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, name, buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
