@@ -12,10 +12,10 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// BlobPath is where a blob is, or would be.
+// BlobPath returns the path of a blob, whether or not it exists.
 func (s *Store) BlobPath(d digest.Digest) string { return s.path(dirBlobs, d.Encoded()) }
 
-// HasBlob says whether a blob is there with the given size, or of any size when size is negative. It counts as used.
+// HasBlob reports whether a blob of the given size exists; a negative size matches any. It marks the blob as used.
 func (s *Store) HasBlob(d digest.Digest, size int64) bool {
 	if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
 		return false
@@ -28,7 +28,7 @@ func (s *Store) HasBlob(d digest.Digest, size int64) bool {
 	return err == nil && (size < 0 || info.Size() == size) && s.use(s.BlobPath(d))
 }
 
-// BlobWriter takes the bytes of one blob and hashes them on the way.
+// BlobWriter writes one blob and computes its digest.
 type BlobWriter struct {
 	store *Store
 	file  *os.File
@@ -36,16 +36,16 @@ type BlobWriter struct {
 	size  int64
 }
 
-// NewBlob starts a blob. Commit or Discard ends it.
+// NewBlob starts a blob. End it with Commit or Discard.
 func (s *Store) NewBlob() (*BlobWriter, error) {
 	f, err := s.tempFile()
 	if err != nil {
-		return nil, wrap("make a blob in", s.tmp, err)
+		return nil, wrap("create a blob in", s.tmp, err)
 	}
 	return &BlobWriter{store: s, file: f, hash: sha256.New()}, nil
 }
 
-// Write appends bytes.
+// Write implements io.Writer.
 func (w *BlobWriter) Write(p []byte) (int, error) {
 	n, err := w.file.Write(p)
 	w.hash.Write(p[:n])
@@ -53,15 +53,16 @@ func (w *BlobWriter) Write(p []byte) (int, error) {
 	return n, wrap("write a blob in", w.store.tmp, err)
 }
 
-// ErrMismatch is wrapped when bytes have not the digest or the size that they should have.
+// ErrMismatch is wrapped by errors about content that does not have its expected digest or size.
 var ErrMismatch = errors.New("content does not match")
 
-// Commit makes the blob visible by one rename and returns its digest and size. want may be empty and size negative
-// when they are not known before; else a blob that differs is dropped with ErrMismatch.
+// Commit makes the blob visible by one rename and returns its digest and size. An empty want and a negative size are
+// not compared. If the content differs, the blob is discarded and the error wraps ErrMismatch.
 func (w *BlobWriter) Commit(want digest.Digest, size int64) (digest.Digest, int64, error) {
 	got := digest.NewDigest(digest.SHA256, w.hash)
 	if want != "" && got != want || size >= 0 && w.size != size {
-		return "", 0, errors.Join(fmt.Errorf("%w: got %s of %d bytes, want %s of %d", ErrMismatch, got, w.size, want, size), w.Discard())
+		err := fmt.Errorf("%w: got %s of %d bytes, want %s of %d", ErrMismatch, got, w.size, want, size)
+		return "", 0, errors.Join(err, w.Discard())
 	}
 	if w.store.HasBlob(got, w.size) {
 		return got, w.size, w.Discard()
@@ -124,7 +125,7 @@ func (s *Store) PutBytes(content []byte) (digest.Digest, error) {
 	})
 }
 
-// Discard drops the blob.
+// Discard removes the blob.
 func (w *BlobWriter) Discard() error {
 	w.file.Close()
 	return wrap("discard a blob in", w.store.tmp, os.Remove(w.file.Name()))

@@ -11,20 +11,20 @@ import (
 	"time"
 )
 
-// maxBuilds is how many builds are kept, and maxBuild what one may take in bytes.
+// maxBuilds is how many build records are kept, and maxBuild the size of the largest that is read, in bytes.
 const (
 	maxBuilds = 100
 	maxBuild  = 128 << 20
 )
 
-// stampLayout starts the names of builds and logs, so that they sort by time.
+// stampLayout formats the time at the start of the names of builds and logs. The names sort by time.
 const stampLayout = "20060102T150405.000"
 
-// Stamp is a time as names of builds and logs start with it.
+// Stamp formats a time for the start of the name of a build or log.
 func Stamp(t time.Time) string { return t.UTC().Format(stampLayout) }
 
-// PutBuild keeps the record of a build under a name that starts with its Stamp. The oldest builds beyond a hundred go,
-// and so do logs that are older than all builds which are kept and than all that run now.
+// PutBuild stores the record of a build under a name that starts with its Stamp. It removes the oldest records beyond
+// maxBuilds, and the logs that are older than every kept build and every running process.
 func (s *Store) PutBuild(name string, record []byte) error {
 	path := s.path(dirBuilds, name)
 	if err := s.writeFile(path, record); err != nil {
@@ -42,7 +42,7 @@ func (s *Store) PutBuild(name string, record []byte) error {
 	return s.dropLogs(names[maxBuilds-1])
 }
 
-// dropLogs removes logs from before a build, as long as no process that runs now is as old.
+// dropLogs removes the logs older than the build named before, except logs that a running process may have written.
 func (s *Store) dropLogs(before string) error {
 	l, err := s.leases(true)
 	if err != nil {
@@ -63,7 +63,7 @@ func (s *Store) dropLogs(before string) error {
 	return wrap("clear", s.path(dirLogs), err)
 }
 
-// remove removes a file; one that is gone already is no error.
+// remove removes a file. A missing file is not an error.
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -71,7 +71,7 @@ func remove(path string) error {
 	return nil
 }
 
-// Builds are the names of the builds that are kept, the newest first.
+// Builds returns the names of the stored builds, newest first.
 func (s *Store) Builds() ([]string, error) {
 	entries, err := os.ReadDir(s.path(dirBuilds))
 	if err != nil {
@@ -98,7 +98,7 @@ func (s *Store) Build(name string) ([]byte, error) {
 	return raw, wrap("read", path, err)
 }
 
-// OpenLog opens a log of a step by the name of its file. fs.ErrNotExist says that it was removed since.
+// OpenLog opens a step's log by its file name. The error is fs.ErrNotExist if the log was removed.
 func (s *Store) OpenLog(name string) (*os.File, error) {
 	if name == "" || strings.ContainsRune(name, filepath.Separator) {
 		return nil, fs.ErrNotExist

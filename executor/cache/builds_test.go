@@ -9,7 +9,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// TestBuildsAreBounded: a hundred builds stay, the newest, and the logs that are as new as they.
+// TestBuildsAreBounded checks that the newest hundred builds are kept, with the logs of their time and of this
+// process.
 func TestBuildsAreBounded(t *testing.T) {
 	s, err := Open(t.TempDir())
 	if err != nil {

@@ -13,20 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mount is a cache mount in use: a folder that outlives steps.
+// Mount is a cache mount in use: a directory that outlives steps.
 type Mount struct {
 	Dir string
-	New bool // it was never used: who seeds cache mounts does so before the first step
-	// lock holds the mount as its sharing mode says; seed is held while a new mount is filled.
+	New bool // not seeded yet: the caller fills it, then calls Seeded
+	// lock is the mount's lock, shared or exclusive; seed is locked while a new mount is filled.
 	lock, seed *os.File
 	once       sync.Once
 }
 
-// maxPrivate bounds how many writers of one private cache mount run at once.
+// maxPrivate bounds how many users of one private cache mount can run at once.
 const maxPrivate = 1024
 
-// CacheMount takes the cache mount of an id. sharing is "shared" (any number of holders), "locked" (one after the
-// other) or "private" (each its own when another holds it). It waits until ctx ends.
+// CacheMount locks and returns the cache mount with an ID. sharing is "shared" (any number of users), "locked" (one at
+// a time) or "private" (concurrent users get separate directories). It waits until ctx ends.
 func (s *Store) CacheMount(ctx context.Context, id, sharing string) (*Mount, error) {
 	name := mountName(id)
 	switch sharing {
@@ -40,7 +40,7 @@ func (s *Store) CacheMount(ctx context.Context, id, sharing string) (*Mount, err
 	return nil, fmt.Errorf("cache mount %s: unknown sharing %q (shared, private, locked)", id, sharing)
 }
 
-// mountName is the folder of a cache mount.
+// mountName returns the directory name of a cache mount.
 func mountName(id string) string { return digest.FromString(id).Encoded() }
 
 func (s *Store) privateMount(name string) (*Mount, error) {
@@ -54,7 +54,8 @@ func (s *Store) privateMount(name string) (*Mount, error) {
 			return m, err
 		}
 	}
-	return nil, &Error{Op: "take a cache mount in", Path: s.path(dirMounts), Err: fmt.Errorf("%d are in use", maxPrivate)}
+	err := fmt.Errorf("all %d private copies are in use", maxPrivate)
+	return nil, &Error{Op: "lock a cache mount in", Path: s.path(dirMounts), Err: err}
 }
 
 func (s *Store) acquireMount(ctx context.Context, name string, how int) (*Mount, error) {
@@ -76,7 +77,7 @@ func (s *Store) acquireMount(ctx context.Context, name string, how int) (*Mount,
 func (s *Store) tryMount(name string, how int) (*Mount, error) {
 	dir := s.path(dirMounts, name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, wrap("make cache mount", dir, err)
+		return nil, wrap("create cache mount", dir, err)
 	}
 	lock, err := lockFile(filepath.Join(dir, "lock"), how|unix.LOCK_NB)
 	if err == nil && !sameFile(lock, filepath.Join(dir, "lock")) {
@@ -84,7 +85,7 @@ func (s *Store) tryMount(name string, how int) (*Mount, error) {
 		err = os.ErrNotExist
 	}
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, unix.EWOULDBLOCK // a collection took the folder away in between
+		return nil, unix.EWOULDBLOCK // evicted by another process between MkdirAll and lockFile: try again
 	}
 	if err != nil {
 		return nil, wrapUnlessBusy("lock cache mount", dir, err)
@@ -102,7 +103,7 @@ func (s *Store) tryMount(name string, how int) (*Mount, error) {
 	return m, nil
 }
 
-// openFS makes the folder when it is missing; until Seeded it belongs to who made it.
+// openFS creates the directory if it was not seeded. Until Seeded, only the caller may use it; others get EWOULDBLOCK.
 func (m *Mount) openFS(dir string) error {
 	if _, err := os.Lstat(filepath.Join(dir, "seeded")); err == nil {
 		return nil
@@ -114,7 +115,7 @@ func (m *Mount) openFS(dir string) error {
 	if _, err := os.Lstat(filepath.Join(dir, "seeded")); err == nil {
 		return seed.Close()
 	}
-	// What a killed process left half filled is not a seed.
+	// Remove what a killed process left partially filled.
 	if err := errors.Join(removeTree(m.Dir), os.Mkdir(m.Dir, 0o755), os.Chmod(m.Dir, 0o755)); err != nil {
 		return errors.Join(err, seed.Close())
 	}
@@ -122,7 +123,7 @@ func (m *Mount) openFS(dir string) error {
 	return nil
 }
 
-// Seeded says that a new mount is filled, so that others may use it too. Release implies it.
+// Seeded marks a new mount as filled, so that others may use it. Release calls it too.
 func (m *Mount) Seeded() {
 	if m.seed == nil {
 		return
@@ -134,18 +135,18 @@ func (m *Mount) Seeded() {
 	m.seed = nil
 }
 
-// Release gives the mount back.
+// Release unlocks the mount.
 func (m *Mount) Release() {
 	m.once.Do(func() {
 		m.Seeded()
 		now := time.Now()
-		os.Chtimes(filepath.Dir(m.Dir), now, now) // what was measured meanwhile is not what it takes
+		os.Chtimes(filepath.Dir(m.Dir), now, now) // a size measured while it was in use is outdated
 		m.lock.Close()
 	})
 }
 
-// SeededMount takes the cache mount of an id as one of any number of holders, if it is there and filled. It is nil when
-// there is none, or when somebody holds it alone.
+// SeededMount returns the cache mount with an ID, locked as shared. It returns nil if the mount does not exist, is not
+// seeded, or is locked exclusively.
 func (s *Store) SeededMount(id string) (*Mount, error) {
 	name := digest.FromString(id).Encoded()
 	if _, err := os.Lstat(s.path(dirMounts, name, "seeded")); err != nil {
@@ -162,6 +163,7 @@ func (s *Store) SeededMount(id string) (*Mount, error) {
 	return &Mount{Dir: filepath.Join(dir, "fs"), lock: lock}, nil
 }
 
+// wrapUnlessBusy is wrap, except that EWOULDBLOCK stays unwrapped: it makes the caller wait.
 func wrapUnlessBusy(op, path string, err error) error {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return err

@@ -13,22 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Damage is one thing that a check found wrong.
+// Damage is one defect found by Check.
 type Damage struct {
 	Path string
 	What string
 }
 
-// CheckOptions says how a check goes about it.
+// CheckOptions selects what Check does.
 type CheckOptions struct {
-	// Repair removes what is damaged: it is made again when a build needs it.
+	// Repair removes what is damaged. A later build that needs it produces it again.
 	Repair bool
-	// Layer compares the directory form of a layer with what is known of its content, beyond the number and size of its
-	// files; what is the damage, empty when there is none. It may be nil.
+	// Layer compares the directory of a layer with its recorded content. Check itself compares only the number and
+	// size of files. Layer returns a description of the damage, or "". It may be nil.
 	Layer func(ctx context.Context, dir string, meta LayerMeta) (what string, err error)
 }
 
-// Check reads every blob, layer and entry and says what is damaged.
+// Check reads every blob, layer, entry and image, and returns the damage found.
 func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Damage, error) {
 	c := checker{s: s, o: o}
 	for _, part := range []func(context.Context) error{c.blobs, c.layers, c.entries, c.images} {
@@ -53,14 +53,14 @@ type checker struct {
 	found []Damage
 }
 
-// damaged notes a damage, and takes it away where that is asked for.
+// damaged records damage, and removes the damaged file or directory if Repair is set.
 func (c *checker) damaged(path, what string) error {
 	c.found = append(c.found, Damage{path, what})
 	if !c.o.Repair {
 		return nil
 	}
 	aside := c.s.tempName()
-	// Whoever uses it now uses something damaged: how recent that was is no reason to keep it.
+	// Remove it even if it is in use: its users work with damaged content.
 	moved, err := c.s.moveAside(path, aside, time.Now())
 	if err != nil || !moved {
 		return wrap("remove", path, err)
@@ -68,7 +68,7 @@ func (c *checker) damaged(path, what string) error {
 	return wrap("remove", path, removeTree(aside))
 }
 
-// each calls f for everything in a folder.
+// each calls f for each name in a directory of the cache.
 func (c *checker) each(ctx context.Context, dir string, f func(path, name string) error) error {
 	names, err := os.ReadDir(c.s.path(dir))
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *checker) blobs(ctx context.Context) error {
 		d := digest.NewDigestFromEncoded(digest.SHA256, name)
 		whole, err := matchesDigest(path, d)
 		if isCorrupt(err) {
-			return c.damaged(path, fmt.Sprintf("it cannot be read: %v", cause(err)))
+			return c.damaged(path, fmt.Sprintf("cannot be read: %v", cause(err)))
 		}
 		if err != nil {
 			return wrap("read", path, err)
@@ -98,16 +98,16 @@ func (c *checker) blobs(ctx context.Context) error {
 		if whole && d.Validate() == nil {
 			return nil
 		}
-		return c.damaged(path, fmt.Sprintf("its bytes have not the digest %s", d))
+		return c.damaged(path, fmt.Sprintf("content does not match digest %s", d))
 	})
 }
 
-// layers compares each directory form with the numbers that were recorded when it was made, and with more if asked.
+// layers compares the directory of each layer with its record, and with CheckOptions.Layer.
 func (c *checker) layers(ctx context.Context) error {
 	return c.each(ctx, dirLayers, func(path, name string) error {
 		what, err := c.layer(ctx, digest.NewDigestFromEncoded(digest.SHA256, name))
 		if _, statErr := os.Lstat(path); errors.Is(statErr, os.ErrNotExist) {
-			return nil // a collection took it meanwhile
+			return nil // evicted by another process meanwhile
 		}
 		if err != nil || what == "" {
 			return err
@@ -118,24 +118,25 @@ func (c *checker) layers(ctx context.Context) error {
 
 func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 	if id.Validate() != nil {
-		return "its name is no digest", nil
+		return "its name is not a digest", nil
 	}
 	record, ok := c.s.layerRecord(id)
 	if !ok {
-		return "what was recorded of it cannot be read", nil
+		return "its record (meta.json) cannot be read", nil
 	}
 	got, err := MeasureLayer(c.s.layerPath(id, "fs"))
 	if errors.Is(err, os.ErrNotExist) {
-		return "its files are not there", nil
+		return "its files are missing", nil
 	}
 	if isCorrupt(err) {
-		return fmt.Sprintf("it cannot be read: %v", cause(err)), nil
+		return fmt.Sprintf("cannot be read: %v", cause(err)), nil
 	}
 	if err != nil {
 		return "", wrap("read", c.s.layerPath(id), err)
 	}
 	if got.Files != record.Files || got.Size != record.Size {
-		return fmt.Sprintf("it has %d files of %d bytes, and was made with %d of %d", got.Files, got.Size, record.Files, record.Size), nil
+		const text = "has %d files with %d bytes, want %d with %d"
+		return fmt.Sprintf(text, got.Files, got.Size, record.Files, record.Size), nil
 	}
 	if c.o.Layer == nil {
 		return "", nil
@@ -143,17 +144,19 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 	meta, _ := c.s.LayerMeta(id)
 	what, err := c.o.Layer(ctx, c.s.layerPath(id, "fs"), meta)
 	if isCorrupt(err) {
-		return fmt.Sprintf("it cannot be read: %v", cause(err)), nil
+		return fmt.Sprintf("cannot be read: %v", cause(err)), nil
 	}
 	return what, err
 }
 
-// isCorrupt says whether a read failed for what the disk holds, and not for who reads it or how: nobody will be able to.
+// isCorrupt reports whether a read failed because of the state of the disk, not because of permissions or the caller.
+// No later read will succeed.
 func isCorrupt(err error) bool {
-	return slices.ContainsFunc([]error{unix.EIO, unix.EBADMSG, unix.EUCLEAN, unix.EISDIR}, func(one error) bool { return errors.Is(err, one) })
+	corrupt := []error{unix.EIO, unix.EBADMSG, unix.EUCLEAN, unix.EISDIR}
+	return slices.ContainsFunc(corrupt, func(one error) bool { return errors.Is(err, one) })
 }
 
-// cause is what the system said, without the path.
+// cause returns the error of the operating system, without the path.
 func cause(err error) error {
 	if e := new(os.PathError); errors.As(err, &e) {
 		return e.Err
@@ -174,9 +177,9 @@ func (c *checker) entries(ctx context.Context) error {
 				return nil
 			}
 			if _, err := os.Lstat(path); err != nil {
-				return nil // it went meanwhile
+				return nil // removed meanwhile
 			}
-			return c.damaged(path, "it is no whole entry")
+			return c.damaged(path, "the entry is damaged")
 		})
 		if err != nil {
 			return wrap("read", c.s.path(dir), err)
@@ -185,12 +188,12 @@ func (c *checker) entries(ctx context.Context) error {
 	return nil
 }
 
-// images checks that what the names stand for is there, of images that were built or loaded here: of bases, layers may be
-// missing.
+// images verifies that the blobs of all named images exist. The layers of base images may be missing: they can be
+// pulled.
 func (c *checker) images(ctx context.Context) error {
 	images, err := c.s.Images()
 	if err != nil {
-		// Names are lost with their list; nothing else has them.
+		// The names are lost with the list: they are stored nowhere else.
 		return c.damaged(c.s.indexPath(), "the list of images cannot be read")
 	}
 	for _, image := range images {
@@ -201,7 +204,7 @@ func (c *checker) images(ctx context.Context) error {
 		if missing == "" {
 			continue
 		}
-		c.found = append(c.found, Damage{image.Name, fmt.Sprintf("its blob %s is not there", missing)})
+		c.found = append(c.found, Damage{image.Name, fmt.Sprintf("its blob %s is missing", missing)})
 		if !c.o.Repair {
 			continue
 		}
@@ -212,8 +215,8 @@ func (c *checker) images(ctx context.Context) error {
 	return nil
 }
 
-// missing is a blob that an image needs and the store lacks. Of an index, the platforms that are not here are not missed
-// as long as one is.
+// missing returns a blob that an image needs and the store lacks, or "". An index is complete if at least one of its
+// platforms is.
 func (s *Store) missing(d digest.Digest, layers bool) digest.Digest {
 	m, ok := s.readManifest(d)
 	if !ok {

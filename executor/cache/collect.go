@@ -1,5 +1,16 @@
 package cache
 
+// Eviction frees the least recently used items until the cache is within its limits. See gate.go and lease.go for what
+// keeps it from removing items in use.
+//
+// Never evicted: roots (blobs of named images built or loaded here, and of pinned bases) and what running processes
+// use. The last use is the later of two times: the item's own, and that of the last build of a target that depends on
+// it. Without the second, a layer deep below a cached target would look unused and go first, although the next change
+// of that target needs it (TestCollectKeepsLayersOfTargets).
+//
+// Measuring costs a walk through the cache, so Collect first compares the ledger with the limits and usually stops
+// there (TestCollectMeasuresOnlyWhenItMust).
+
 import (
 	"context"
 	"errors"
@@ -7,32 +18,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits bound a cache. They drive Collect and nothing else: no write is ever refused for them.
+// Limits bound the size of a cache. Only Collect heeds them: writes are never refused.
 type Limits struct {
-	Size    int64 // bytes that the cache may take; 0 is no bound
-	Reserve int64 // bytes of the file system that stay free; 0 is none
+	Size    int64 // bytes that the cache may occupy; 0 is unlimited
+	Reserve int64 // bytes of the file system to keep free; 0 is none
 }
 
-// Collected says what a collection did.
+// Collected describes what a collection did.
 type Collected struct {
 	Pruned
-	// Over is how much more than Limits.Size the cache takes, or than Limits.Reserve the file system lacks, since all
-	// else is needed by tagged images, pins and running builds; 0 when it fits.
+	// Over is by how many bytes the cache still exceeds its limits, 0 if it does not. The rest is needed by tagged
+	// images, pins and running builds.
 	Over int64
 }
 
-// A collection frees a part more than it must, so that not every build has to.
+// A collection frees more than necessary, so that the next builds need no collection.
 const (
 	sizeMargin    = 10 // a tenth of Limits.Size
 	reserveMargin = 5  // a fifth of Limits.Reserve
 )
 
-// stuckStep is how many bytes make a collection worth another try.
+// stuckStep is by how many bytes the cache must grow before a collection that could not reach the limits is repeated.
 const stuckStep = 16 << 20
 
-// Collect frees what was not used for longest until the cache is within its limits. Call it when this process has ended
-// its builds: what it used itself counts as used just now, but does not stay in any case. What a build of another process
-// uses does. Far below the limits it measures nothing.
+// Collect evicts the least recently used items until the cache is within its limits. Call it after the last build of
+// this process: what this process used counts as just used but may be evicted. What other running processes use is
+// kept. Far below the limits Collect measures nothing. If another process is collecting, it returns at once.
 func (s *Store) Collect(ctx context.Context, limits Limits) (Collected, error) {
 	added, err := s.drainAdded()
 	if err != nil {
@@ -54,7 +65,7 @@ func (s *Store) Collect(ctx context.Context, limits Limits) (Collected, error) {
 	}
 	lock, err := lockFile(s.path(dirLocks, "collect"), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return Collected{}, nil // another process does it
+		return Collected{}, nil // another process is collecting
 	}
 	if err != nil {
 		return Collected{}, wrap("lock", s.dir, err)
@@ -63,7 +74,8 @@ func (s *Store) Collect(ctx context.Context, limits Limits) (Collected, error) {
 	return s.collect(ctx, limits, short, old.Total)
 }
 
-// collect measures the cache and frees what is too much. noted is what the ledger says.
+// collect measures the cache and evicts what exceeds the limits. short is how many bytes the file system lacks for
+// Limits.Reserve; noted is the Total in the ledger.
 func (s *Store) collect(ctx context.Context, limits Limits, short, noted int64) (Collected, error) {
 	v, err := s.survey()
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 const mib = 1 << 20
 
-// bigLayer commits a layer of one MiB that was used a number of hours ago.
+// bigLayer commits a layer of one MiB, last used the given number of hours ago, and an entry for it.
 func bigLayer(t *testing.T, s *Store, name string, hours int) {
 	t.Helper()
 	id := digest.FromString(name)
@@ -28,7 +28,7 @@ func bigLayer(t *testing.T, s *Store, name string, hours int) {
 	age(t, s.entryPath(digest.FromString("key of "+name)), hours)
 }
 
-// bigBlob commits a blob of one MiB.
+// bigBlob commits a blob of one MiB, last used the given number of hours ago.
 func bigBlob(t *testing.T, s *Store, name string, hours int) digest.Digest {
 	t.Helper()
 	d := putBlob(t, s, name+string(make([]byte, mib)))
@@ -44,7 +44,7 @@ func age(t *testing.T, path string, hours int) {
 	}
 }
 
-// putManifest stores an image of the layers and returns its manifest.
+// putManifest stores an image with the layers and returns the digest of its manifest.
 func putManifest(t *testing.T, s *Store, layers ...digest.Digest) digest.Digest {
 	t.Helper()
 	config := putBlob(t, s, fmt.Sprint("{}", layers))
@@ -66,7 +66,7 @@ func putImage(t *testing.T, s *Store, name, kind string, manifest digest.Digest)
 	}
 }
 
-// left are the layers, of those named, that are there.
+// left returns those of the named layers that still exist.
 func left(s *Store, names ...string) []string {
 	var list []string
 	for _, n := range names {
@@ -77,7 +77,7 @@ func left(s *Store, names ...string) []string {
 	return list
 }
 
-// TestCollectLeastRecentlyUsed fills a cache and lets it be collected by a process that has used one thing itself.
+// TestCollectLeastRecentlyUsed checks which layers go when the process that collects has used one of them itself.
 func TestCollectLeastRecentlyUsed(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -98,7 +98,7 @@ func TestCollectLeastRecentlyUsed(t *testing.T) {
 		t.Errorf("%+v", done)
 	}
 	if want := blocksBelow(t, dir); done.Total < want-64<<10 || done.Total > want+64<<10 {
-		t.Errorf("it says that %d is left, and that is %d", done.Total, want)
+		t.Errorf("reported total %d, want %d", done.Total, want)
 	}
 	for name, want := range map[string]bool{"new": true, "old": false} {
 		if _, err := os.Lstat(s.entryPath(digest.FromString("key of " + name))); (err == nil) != want {
@@ -107,8 +107,8 @@ func TestCollectLeastRecentlyUsed(t *testing.T) {
 	}
 }
 
-// TestCollectLetsRootsBe: tagged images and pins stay whatever the limit; of other bases what describes them does.
-func TestCollectLetsRootsBe(t *testing.T) {
+// TestCollectKeepsRoots checks that named images and pins stay whatever the limit, and of other bases the manifest.
+func TestCollectKeepsRoots(t *testing.T) {
 	s := open(t, t.TempDir())
 	lock := filepath.Join(t.TempDir(), "bake.lock")
 	if err := os.WriteFile(lock, nil, 0o600); err != nil {
@@ -141,7 +141,7 @@ func TestCollectLetsRootsBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	if done.Over < mib {
-		t.Errorf("two roots of a MiB fit into one: %+v", done)
+		t.Errorf("two roots of a MiB each should exceed the limit: %+v", done)
 	}
 	if diff := cmp.Diff([]string{"built", "pinned"}, there(blobs)); diff != "" {
 		t.Error(diff)
@@ -153,7 +153,7 @@ func TestCollectLetsRootsBe(t *testing.T) {
 	if err != nil || u.Roots < 2*mib || u.Roots > 3*mib {
 		t.Errorf("roots take %d, %v", u.Roots, err)
 	}
-	// Without its lock file and its name nothing keeps them.
+	// Without the lock file and the name, they can be evicted.
 	if err := os.Remove(lock); err != nil {
 		t.Fatal(err)
 	}
@@ -165,19 +165,19 @@ func TestCollectLetsRootsBe(t *testing.T) {
 		t.Errorf("%+v, %v", done, err)
 	}
 	if list := there(blobs); len(list) > 0 {
-		t.Errorf("%q are left", list)
+		t.Errorf("%q remain", list)
 	}
 }
 
-// TestCollectBesideABuild: what another process has used since it started stays.
-func TestCollectBesideABuild(t *testing.T) {
+// TestCollectDuringBuild checks that what another running process has used stays.
+func TestCollectDuringBuild(t *testing.T) {
 	dir := t.TempDir()
 	first := open(t, dir)
 	for _, name := range []string{"a", "b", "c"} {
 		bigLayer(t, first, name, 2)
 	}
 	other, s := open(t, dir), open(t, dir)
-	age(t, first.lease.Name(), -1) // only the other one is of interest
+	age(t, first.lease.Name(), -1) // make the other lease the oldest
 	if e, err := other.Lookup(digest.FromString("key of b")); e == nil || err != nil {
 		t.Fatal(e, err)
 	}
@@ -189,12 +189,12 @@ func TestCollectBesideABuild(t *testing.T) {
 		t.Error(diff)
 	}
 	if done.Over == 0 {
-		t.Error("what a running build needs fits into half of it")
+		t.Error("a layer in use should exceed the limit")
 	}
 }
 
-// TestCollectKeepsWhatTargetsStandOn: a layer that no build had to look at counts as used with the target on it.
-func TestCollectKeepsWhatTargetsStandOn(t *testing.T) {
+// TestCollectKeepsLayersOfTargets checks that building a target counts as a use of its layers, even if not touched.
+func TestCollectKeepsLayersOfTargets(t *testing.T) {
 	s := open(t, t.TempDir())
 	bigLayer(t, s, "base of a target", 100)
 	bigLayer(t, s, "newer", 50)
@@ -209,7 +209,7 @@ func TestCollectKeepsWhatTargetsStandOn(t *testing.T) {
 	}
 }
 
-// TestCollectForReserve: a full disk drives a collection, also of a small cache.
+// TestCollectForReserve checks that a full disk triggers a collection even if the cache is small.
 func TestCollectForReserve(t *testing.T) {
 	s := open(t, t.TempDir())
 	bigLayer(t, s, "a", 2)
@@ -223,9 +223,9 @@ func TestCollectForReserve(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left := left(s, "a", "b"); len(left) > 0 || done.Over < (disk-free)/2 {
-		t.Errorf("%q are left: %+v", left, done)
+		t.Errorf("%q remain: %+v", left, done)
 	}
-	// Nothing more can be had until somebody writes: later builds do not try again.
+	// Nothing more can be freed until something is written, so later builds do not try again.
 	if err := os.Remove(s.path(fileSizes)); err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +237,8 @@ func TestCollectForReserve(t *testing.T) {
 	}
 }
 
-// TestCollectMeasuresOnlyWhenItMust: below the limit what was written is added up; what a dead process wrote is measured.
+// TestCollectMeasuresOnlyWhenItMust checks that below the limit the ledger is used, and that a killed process leads to
+// a measurement.
 func TestCollectMeasuresOnlyWhenItMust(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -258,14 +259,14 @@ func TestCollectMeasuresOnlyWhenItMust(t *testing.T) {
 	}
 	bigLayer(t, s, "b", 1)
 	if measured() {
-		t.Error("it was measured for one layer")
+		t.Error("the cache was measured because of one layer")
 	}
 	var l ledger
 	if _, err := s.changeLedger(false, func(known *ledger) { l = *known }); err != nil {
 		t.Fatal(err)
 	}
 	if want := blocksBelow(t, dir); l.Total < want-64<<10 || l.Total > want+128<<10 {
-		t.Errorf("noted are %d, and there are %d", l.Total, want)
+		t.Errorf("the ledger has %d, want %d", l.Total, want)
 	}
 	if err := os.Mkdir(filepath.Join(dir, dirTmp, "dead"), 0o700); err != nil {
 		t.Fatal(err)
@@ -279,7 +280,7 @@ func TestCollectMeasuresOnlyWhenItMust(t *testing.T) {
 	}
 }
 
-// TestClockSetBack: times in the future keep nothing for ever, and a use corrects them.
+// TestClockSetBack checks that a time in the future does not keep an item forever, and that a use corrects it.
 func TestClockSetBack(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -296,7 +297,7 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
-// TestSweep: what goes with things that are gone goes too, and nothing that is new or held.
+// TestSweep checks that stale entries, aliases and locks are removed, and that valid or held ones stay.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

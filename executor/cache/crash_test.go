@@ -16,7 +16,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// workVariable makes the test program do one round of work on a cache in place of its tests: DIR and a number.
+// workVariable makes the test binary do one round of work on a cache instead of running tests: "DIR\nNUMBER".
 const workVariable = "BAKE_TEST_CACHE_WORK"
 
 func TestMain(m *testing.M) {
@@ -30,10 +30,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// content is what a layer or blob of a round holds.
+// content returns the content of a layer or blob of a round.
 func content(what, n string) string { return strings.Repeat(what+" of round "+n+"\n", 300) }
 
-// work does everything that changes a cache, once.
+// work does once everything that changes a cache.
 func work(ctx context.Context, dir, n string) error {
 	if os.Getenv(workVariable) != "" {
 		if err := reportChanges(); err != nil {
@@ -92,7 +92,7 @@ func workBlob(s *Store, text string) (digest.Digest, error) {
 	return d, err
 }
 
-// workImage moves a name to a new image, and takes another one away.
+// workImage moves a name to a new image, and removes another name.
 func workImage(_ context.Context, s *Store, n string) error {
 	layer, err := workBlob(s, content("image layer", n))
 	if err != nil {
@@ -136,7 +136,7 @@ func workNotes(_ context.Context, s *Store, n string) error {
 	)
 }
 
-// workRemoval damages what an earlier round may have left, repairs it, and prunes to about one round.
+// workRemoval adds a damaged blob, repairs the cache, and prunes it to about one round.
 func workRemoval(ctx context.Context, s *Store, n string) error {
 	damaged := digest.FromString("damaged " + n)
 	if err := os.WriteFile(s.BlobPath(damaged), []byte("something else"), 0o600); err != nil {
@@ -158,12 +158,12 @@ func workRemoval(ctx context.Context, s *Store, n string) error {
 	return err
 }
 
-// TestKilledAtEachPoint kills a process that writes to a cache before its calls that change a file, some calls further
-// each time, always on the same cache: before each of them with BAKE_TEST_EVERY_POINT=1, else before every ninth, from
-// another one on in each run. Whoever comes next finds nothing damaged, nothing held, and all that it does find whole.
+// TestKilledAtEachPoint kills a process that writes to a cache before one of its system calls that change a file, at a
+// later call in each round, always on the same cache. With BAKE_TEST_EVERY_POINT=1 it tries each call, else every
+// ninth with a random start. The next process must find nothing damaged, nothing locked, and only complete content.
 func TestKilledAtEachPoint(t *testing.T) {
 	dir := t.TempDir()
-	points := map[string]int{}
+	killedAt := map[string]int{}
 	first, step := 1+rand.IntN(9), 9
 	if os.Getenv("BAKE_TEST_EVERY_POINT") != "" {
 		first, step = 1, 1
@@ -173,13 +173,13 @@ func TestKilledAtEachPoint(t *testing.T) {
 		round := strconv.Itoa(n)
 		call, killed := killBefore(t, dir, round, n)
 		if !killed {
-			t.Logf("the work changes files fewer than %d times; killed before %v", n, points)
+			t.Logf("the work changes files fewer than %d times; killed before %v", n, killedAt)
 			if n < 100 {
-				t.Error("these are too few: the calls are not seen")
+				t.Error("too few: the tracer misses calls")
 			}
 			break
 		}
-		points[call]++
+		killedAt[call]++
 		checkAfterCrash(t, dir, round, fmt.Sprintf("killed before call %d, %s", n, call))
 		if t.Failed() {
 			return
@@ -190,7 +190,7 @@ func TestKilledAtEachPoint(t *testing.T) {
 	}
 }
 
-// checkAfterCrash opens a cache as the next process does.
+// checkAfterCrash opens the cache as the next process does, and checks it.
 func checkAfterCrash(t *testing.T, dir, n, when string) {
 	t.Helper()
 	s, err := Open(dir)
@@ -207,7 +207,7 @@ func checkAfterCrash(t *testing.T, dir, n, when string) {
 		wrong("check: %v", err)
 	}
 	for _, d := range damages {
-		// What the work damages itself, for its repair, stays when it is killed.
+		// The blob that workRemoval damages may still exist.
 		if filepath.Base(d.Path) != digest.FromString("damaged "+n).Encoded() {
 			wrong("%s: %s", d.Path, d.What)
 		}
@@ -215,11 +215,25 @@ func checkAfterCrash(t *testing.T, dir, n, when string) {
 	if _, err := s.Check(t.Context(), CheckOptions{Repair: true}); err != nil {
 		wrong("repair: %v", err)
 	}
+	if _, err := s.Usage(); err != nil {
+		wrong("usage: %v", err)
+	}
+	image, ok, err := s.Image("docker.io/library/moves:latest")
+	if err != nil || ok && s.missing(image.Digest, true) != "" {
+		wrong("the image that moves lacks a blob, %v", err)
+	}
+	checkUnlocked(t, s, n, when)
+}
+
+// checkUnlocked checks that the locks of a killed process are free, and what they protect.
+func checkUnlocked(t *testing.T, s *Store, n, when string) {
+	t.Helper()
+	wrong := func(format string, args ...any) { t.Errorf(when+": "+format, args...) }
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	unlock, err := s.Lock(ctx, digest.FromString("key "+n))
 	if err != nil {
-		t.Fatalf("%s: the key is held: %v", when, err)
+		t.Fatalf("%s: the key is locked: %v", when, err)
 	}
 	unlock()
 	for _, key := range []string{"key " + n, "alias " + n} {
@@ -238,24 +252,19 @@ func checkAfterCrash(t *testing.T, dir, n, when string) {
 	}
 	m, err := s.CacheMount(ctx, "mount "+n, "locked")
 	if err != nil {
-		t.Fatalf("%s: the cache mount is held: %v", when, err)
+		t.Fatalf("%s: the cache mount is locked: %v", when, err)
 	}
 	for _, name := range []string{"seed1", "seed2"} {
-		if raw, err := os.ReadFile(filepath.Join(m.Dir, name)); !m.New && (err != nil || string(raw) != content("seed", n)) {
+		raw, err := os.ReadFile(filepath.Join(m.Dir, name))
+		if !m.New && (err != nil || string(raw) != content("seed", n)) {
 			wrong("the cache mount counts as seeded and %s holds %d bytes, %v", name, len(raw), err)
 		}
 	}
 	m.Release()
-	if _, err := s.Usage(); err != nil {
-		wrong("usage: %v", err)
-	}
-	if image, ok, err := s.Image("docker.io/library/moves:latest"); err != nil || ok && s.missing(image.Digest, true) != "" {
-		wrong("the image that moves lacks a blob, %v", err)
-	}
 }
 
-// killBefore starts a round of work and kills it before its nth call that changes a file below dir. killed is false when
-// it has ended before.
+// killBefore starts a round of work and kills it before its nth call that changes a file below dir. killed is false if
+// the work ended before.
 func killBefore(t *testing.T, dir, round string, n int) (call string, killed bool) {
 	t.Helper()
 	exe, err := os.Executable()

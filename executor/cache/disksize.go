@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// diskSize is what a tree takes on disk, in bytes of blocks as the file system has given them: holes of sparse files
-// count nothing, and of a file with several names each counts its part, so that trees which share files add up to what
-// both take. What vanishes meanwhile counts nothing. whole says that no folder was out of this user's reach.
+// diskSize returns the bytes of disk blocks that a tree occupies. Holes of sparse files count as nothing. A file with
+// several hard links counts in proportion to the links inside the tree, so the sizes of trees that share files add up
+// to what they occupy together. Files that vanish during the walk are ignored. whole reports whether every directory
+// could be read.
 func diskSize(path string) (size int64, whole bool, err error) {
 	m := measurer{links: map[uint64]int64{}, whole: true}
 	dir, name := filepath.Split(path)
@@ -32,7 +33,7 @@ func diskSize(path string) (size int64, whole bool, err error) {
 type measurer struct {
 	size  int64
 	whole bool
-	// links are the names found of each file that has several.
+	// links counts the links found so far to each inode that has several.
 	links map[uint64]int64
 }
 
@@ -51,7 +52,7 @@ func (m *measurer) add(dir int, name string) error {
 		m.size += blocks
 		return m.addAll(dir, name)
 	case n > 1:
-		// The parts of all names make the whole, whatever the division leaves over.
+		// The shares of all n links add up to exactly blocks, despite integer division.
 		k := m.links[st.Ino]
 		m.links[st.Ino] = k + 1
 		m.size += blocks*(k+1)/n - blocks*k/n
@@ -91,8 +92,9 @@ func (m *measurer) addAll(dir int, name string) error {
 	}
 }
 
-// sizes are the measured sizes of things that do not change, by path below the cache; of cache mounts with the time of
-// their last use. They spare a collection the walk through all layers, and nothing depends on them.
+// sizes holds measured sizes in bytes, by path below the cache. Layers and blobs never change, and the key of a cache
+// mount contains the time of its last use, so a size stays valid. The file saves a collection the walk through all
+// layers; nothing else depends on it.
 type sizes map[string]int64
 
 // maxSizes bounds the file, in bytes.
@@ -115,13 +117,13 @@ func (s *Store) writeSizes(known sizes) error {
 	return s.writeFile(s.path(fileSizes), raw)
 }
 
-// onDisk is what n bytes of content take, as far as the content tells.
+// onDisk estimates the disk space of n bytes of content.
 func onDisk(n int64) int64 {
 	const block = 4096
 	return (n + block - 1) / block * block
 }
 
-// freeBytes is what this user may still write to the file system of path, and its size.
+// freeBytes returns how many bytes this user may still write to the file system of path, and its size.
 func freeBytes(path string) (free, size int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {

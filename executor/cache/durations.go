@@ -12,18 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The file of times is timesMagic and records of timeSize bytes, sorted by hash: the hash of a name, seconds, and the
-// number of the write that brought it. It is advice, so that nothing but its shape is checked.
+// The file "times" holds durationsMagic, then records of durationSize bytes sorted by hash: the hash of a name, seconds,
+// and the number of the write that added the record. Durations only guide scheduling and estimates, so the file has no
+// checksum; its size and magic are checked.
 const (
 	durationsMagic = "bake-times 1\n"
 	durationSize   = 16
-	maxDurations   = 1 << 16 // records; the oldest go first
+	maxDurations   = 1 << 16 // records; the oldest are dropped first
 )
 
-// Durations says how long things took when they were done last, by whatever names its callers give them.
+// Durations holds how long actions took when they last ran, by names that the callers choose.
 type Durations struct{ records []byte }
 
-// Durations reads what is known. Nothing is known when the file is missing or damaged.
+// Durations reads the recorded durations. They are empty if the file is missing or damaged.
 func (s *Store) Durations() Durations {
 	raw, err := readBounded(s.path(fileDurations), int64(len(durationsMagic)+maxDurations*durationSize))
 	if err != nil || len(raw) < len(durationsMagic) || string(raw[:len(durationsMagic)]) != durationsMagic {
@@ -33,7 +34,7 @@ func (s *Store) Durations() Durations {
 	return Durations{records[:len(records)/durationSize*durationSize]}
 }
 
-// Of is the time under the first of names that is known, 0 when none is.
+// Of returns the duration of the first of the names that is recorded, or 0.
 func (t Durations) Of(names ...string) time.Duration {
 	for _, name := range names {
 		hash := hashOf(name)
@@ -46,7 +47,7 @@ func (t Durations) Of(names ...string) time.Duration {
 	return 0
 }
 
-// AddDurations remembers what things took, in place of what was known of the same names.
+// AddDurations records durations and replaces earlier ones of the same names.
 func (s *Store) AddDurations(took map[string]time.Duration) error {
 	if len(took) == 0 {
 		return nil
@@ -72,7 +73,7 @@ func (s *Store) AddDurations(took map[string]time.Duration) error {
 	return wrap("write", path, s.writeFile(path, encodeDurations(all)))
 }
 
-// encodeDurations makes the file, of the newest records.
+// encodeDurations returns the bytes of the file, with the newest records.
 func encodeDurations(all map[uint64]durationRecord) []byte {
 	list := make([]durationRecord, 0, len(all))
 	for _, r := range all {
@@ -101,11 +102,13 @@ type durationRecord struct {
 func (t Durations) at(i int) durationRecord {
 	raw := t.records[i*durationSize:][:durationSize]
 	return durationRecord{
-		binary.LittleEndian.Uint64(raw), math.Float32frombits(binary.LittleEndian.Uint32(raw[8:])), binary.LittleEndian.Uint32(raw[12:]),
+		hash:    binary.LittleEndian.Uint64(raw),
+		seconds: math.Float32frombits(binary.LittleEndian.Uint32(raw[8:])),
+		write:   binary.LittleEndian.Uint32(raw[12:]),
 	}
 }
 
-// maxDuration bounds what a damaged record can say.
+// maxDuration bounds durations: a longer one can only come from a damaged record.
 const maxDuration = 7 * 24 * time.Hour
 
 func (r durationRecord) time() time.Duration {

@@ -41,7 +41,7 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-// TestDurationsAreBounded adds more than is kept: the newest stay.
+// TestDurationsAreBounded checks that the newest records stay.
 func TestDurationsAreBounded(t *testing.T) {
 	s := open(t, t.TempDir())
 	for _, prefix := range []string{"old", "new"} {
@@ -59,7 +59,7 @@ func TestDurationsAreBounded(t *testing.T) {
 	}
 	for i := range maxDurations * 3 / 4 {
 		if times.Of(fmt.Sprint("new", i)) == 0 {
-			t.Fatalf("new%d is forgotten", i)
+			t.Fatalf("new%d is missing", i)
 		}
 	}
 }

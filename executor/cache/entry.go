@@ -40,42 +40,43 @@ func KeyOf(inputs []Input) digest.Digest {
 
 // Entry is the result of one step under one key.
 type Entry struct {
-	// ID is the key under which the result was first stored. The keys of users hold it, so that a result found under
-	// another key (an early cut-off) leaves them as they are.
+	// ID is the key under which the result was first stored. The keys of dependent steps contain it. A result found
+	// under another key keeps its ID, so those keys stay the same (early cut-off).
 	ID      digest.Digest
 	Key     digest.Digest
-	Step    digest.Digest // digest of the step's definition
+	Step    digest.Digest // of the step's definition
 	Name    string
-	Inputs  []Input  // what Key was made of
+	Inputs  []Input  // the parts that Key was computed from
 	Outputs []Output // by output index
-	// Lookups are what a file operation asked of the tree that it stands on.
+	// Lookups are the path lookups of a file operation in the file system below it, with their results.
 	Lookups []Lookup
-	// Selections are content digests of what others read from this entry's outputs, so that they need not be
-	// computed again.
+	// Selections are content digests of files that other steps read from this entry's outputs. They are stored so
+	// that they need not be computed again.
 	Selections []Selection
 	Seconds    float64 // how long the step ran
 	Created    time.Time
 }
 
-// Output is one file system, as a stack of parts, bottom first. No parts is scratch.
+// Output is a file system as a stack of parts, bottom first. An output without parts is scratch.
 type Output struct{ Parts []Part }
 
-// Part is either everything of an input's output, or one layer of the step's own.
+// Part is either the complete output of an input, or one layer that the step itself produced.
 type Part struct {
-	Input, Index int           // when Layer is empty
-	Layer        digest.Digest // id of an own layer
+	Input, Index int           // the input and its output; used if Layer is empty
+	Layer        digest.Digest // ID of a layer of the step
 }
 
-// Lookup is a question to a tree and its answer, both in the words of who asked.
+// Lookup is a path lookup and its result. The cache compares neither: the caller chooses both texts.
 type Lookup struct{ Path, Answer string }
 
-// Selection is a remembered content digest.
+// Selection is the stored content digest of selected files.
 type Selection struct {
 	Name   string
 	Digest digest.Digest
 }
 
-// stored is the content of an entry file: an entry, or the id of one that serves this key too.
+// stored is the content of an entry file: an entry, or an alias, which is the ID of the entry that serves this key
+// too.
 type stored struct {
 	Alias digest.Digest `json:",omitempty"`
 	Entry *Entry        `json:",omitempty"`
@@ -83,7 +84,7 @@ type stored struct {
 
 const entryMagic = "bake-entry 1 "
 
-// encodeEntry makes the bytes of an entry file: a line with the checksum of what follows, then JSON.
+// encodeEntry returns the bytes of an entry file: a line with the checksum of the rest, then JSON.
 func encodeEntry(v stored) ([]byte, error) {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -92,7 +93,7 @@ func encodeEntry(v stored) ([]byte, error) {
 	return seal(entryMagic, body), nil
 }
 
-// seal puts a line with a checksum in front.
+// seal returns body with a line in front that holds magic and the checksum of body.
 func seal(magic string, body []byte) []byte {
 	sum := sha256.Sum256(body)
 	raw := make([]byte, 0, len(magic)+hex.EncodedLen(len(sum))+1+len(body))
@@ -100,7 +101,7 @@ func seal(magic string, body []byte) []byte {
 	return append(append(raw, '\n'), body...)
 }
 
-// unseal checks the line and gives what follows it.
+// unseal verifies the first line and returns the rest.
 func unseal(magic string, raw []byte) ([]byte, error) {
 	head, body, ok := bytes.Cut(raw, []byte{'\n'})
 	want, isIt := bytes.CutPrefix(head, []byte(magic))
@@ -113,7 +114,7 @@ func unseal(magic string, raw []byte) ([]byte, error) {
 
 var errDamaged = errors.New("damaged entry")
 
-// decodeEntry checks and reads an entry file.
+// decodeEntry verifies and parses an entry file.
 func decodeEntry(raw []byte) (stored, error) {
 	var v stored
 	body, err := unseal(entryMagic, raw)
@@ -132,7 +133,8 @@ func decodeEntry(raw []byte) (stored, error) {
 	return v, v.Entry.Validate()
 }
 
-// Validate refuses digests that are none, since they become file names.
+// Validate reports an error if a digest of the entry is invalid. Digests become file names, so an invalid one could
+// name a path outside the cache. A nil entry is valid.
 func (e *Entry) Validate() error {
 	if e == nil {
 		return nil
@@ -155,8 +157,11 @@ func (s *Store) entryPath(key digest.Digest) string {
 	return s.path(dirEntries, hex[:2], hex)
 }
 
-// Lookup finds the entry that serves a key, directly or through an alias. It is nil when there is none, when its file
-// is damaged or when one of its own layers is gone. What is found counts as used now.
+// Lookup returns the entry that serves a key, directly or through an alias. It returns nil if there is no such entry,
+// if its file is damaged, or if one of its own layers is missing. The layers of a returned entry are marked as used.
+//
+// An alias refers to a key whose file holds an entry, never to another alias: Lookup follows one step only. A longer
+// chain would be a miss. TestEntryRoundTrip shows a lookup through an alias, TestDamageIsAMiss all kinds of damage.
 func (s *Store) Lookup(key digest.Digest) (*Entry, error) {
 	if err := s.gate.enter(); err != nil {
 		return nil, wrap("look up", s.dir, err)
@@ -181,12 +186,12 @@ func (s *Store) readEntry(path string) (stored, bool) {
 	return v, err == nil
 }
 
-// Put stores an entry under its Key. Its own layers must have been committed.
+// Put stores an entry under its Key. Its own layers must have been committed before, or Lookup does not find it.
 func (s *Store) Put(e *Entry) error {
 	return s.writeEntry(s.entryPath(e.Key), stored{Entry: e})
 }
 
-// Alias makes the entry that was stored under id serve key too.
+// Alias makes the entry stored under id serve key too.
 func (s *Store) Alias(key, id digest.Digest) error {
 	return s.writeEntry(s.entryPath(key), stored{Alias: id})
 }
@@ -194,22 +199,22 @@ func (s *Store) Alias(key, id digest.Digest) error {
 func (s *Store) writeEntry(path string, v stored) error {
 	raw, err := encodeEntry(v)
 	if err != nil {
-		return fmt.Errorf("encode an entry: %w", err)
+		return fmt.Errorf("encode entry: %w", err)
 	}
 	return wrap("write", path, s.writeFile(path, raw))
 }
 
-// maxCandidates bounds how many results of one file operation, over different trees, are tried.
+// maxCandidates bounds how many results of one file operation on different file systems are tried.
 const maxCandidates = 16
 
-// PutCandidate stores an entry among those of a group: results that may serve another key once their look-ups have
-// been asked again.
+// PutCandidate stores an entry in a group: the results of one file operation on different file systems. Such a result
+// may serve another key if all its Lookups give the same answers there. The caller must verify that.
 func (s *Store) PutCandidate(group digest.Digest, e *Entry) error {
 	hex := group.Encoded()
 	return s.writeEntry(s.path(dirCandidates, hex[:2], hex, e.ID.Encoded()), stored{Entry: e})
 }
 
-// Candidates lists the entries of a group whose layers are all there.
+// Candidates returns entries of a group whose layers all exist, at most maxCandidates, and marks the layers as used.
 func (s *Store) Candidates(group digest.Digest) ([]*Entry, error) {
 	if err := s.gate.enter(); err != nil {
 		return nil, wrap("look up", s.dir, err)

@@ -8,39 +8,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Error is a fault of the cache's own file system: what was being done, where, why, and what the user can do.
+// Error is a failure of the cache's file system: what failed, where, why, and what the user can do.
 type Error struct {
 	Op   string
 	Path string
 	Err  error
-	// Freeable is what a prune would free where the disk is full, in bytes; 0 when that was not measured.
+	// Freeable is how many bytes a prune would free on a full disk; 0 if unknown. See MeasureFreeable.
 	Freeable int64
 }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Error is the whole message for a person.
+// Error returns the complete message for the user.
 func (e *Error) Error() string {
 	text := fmt.Sprintf("%s %s: %v", e.Op, e.Path, e.Err)
 	switch {
 	case DiskFull(e.Err):
-		frees := "what no tagged image needs"
+		frees := "everything that no tagged image needs"
 		if e.Freeable > 0 {
 			frees = fmt.Sprintf("%d MB", e.Freeable/1e6)
 		}
-		return text + freeSpace(e.Path) + "; bake cache prune --all frees " + frees + ", or set BAKE_CACHE_DIR to another disk"
+		text += freeSpace(e.Path) + "; bake cache prune --all frees " + frees
+		return text + ", or set BAKE_CACHE_DIR to another disk"
 	case errors.Is(e.Err, unix.EROFS), errors.Is(e.Err, unix.EACCES), errors.Is(e.Err, unix.EPERM):
 		if ownedByOther(e.Path) {
 			text += "; it belongs to another user, as after a build with sudo: chown the cache back"
-			return text + ", or set BAKE_CACHE_DIR to a directory that you may write"
+			return text + ", or set BAKE_CACHE_DIR to a writable directory"
 		}
-		return text + "; set BAKE_CACHE_DIR to a directory that you may write"
+		return text + "; set BAKE_CACHE_DIR to a writable directory"
 	}
 	return text
 }
 
-// foreign says whether path, or the nearest folder above it that can be looked at, is another user's.
+// ownedByOther reports whether path, or its nearest parent that can be inspected, belongs to another user.
 func ownedByOther(path string) bool {
 	for ; path != "/" && path != "."; path = filepath.Dir(path) {
 		var st unix.Stat_t
@@ -51,7 +52,7 @@ func ownedByOther(path string) bool {
 	return false
 }
 
-// freeSpace says how much room the file system of path, or of the nearest folder above it, has left.
+// freeSpace describes the free space of the file system that holds path or its nearest existing parent.
 func freeSpace(path string) string {
 	for ; path != "/" && path != "."; path = filepath.Dir(path) {
 		var st unix.Statfs_t
@@ -62,24 +63,24 @@ func freeSpace(path string) string {
 	return ""
 }
 
-// DiskFull says whether an error is that a disk is full.
+// DiskFull reports whether an error means that a disk or a quota is full.
 func DiskFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-// MeasureFreeable adds to an error of a full disk what a prune would free.
+// MeasureFreeable sets Freeable of an *Error in err if the disk is full.
 func (s *Store) MeasureFreeable(err error) {
 	var e *Error
 	if DiskFull(err) && errors.As(err, &e) && e.Freeable == 0 {
-		e.Freeable, _ = s.Freeable() // a disk that is so full that it cannot be told is told without
+		e.Freeable, _ = s.Freeable() // if this fails too, the message does without a size
 	}
 }
 
-// DiskAlmostFull says that the disk has less than a hundredth of its room, and how much, for people.
+// DiskAlmostFull reports whether less than a hundredth of the disk is free, and describes the free space.
 func (s *Store) DiskAlmostFull() (string, bool) {
 	free, size, err := freeBytes(s.dir)
 	return freeSpace(s.dir), err == nil && free < size/100
 }
 
-// wrap makes err an *Error unless it is nil or one already.
+// wrap turns err into an *Error unless it is nil or already contains one.
 func wrap(op, path string, err error) error {
 	var already *Error
 	if err == nil || errors.As(err, &already) {
@@ -88,15 +89,16 @@ func wrap(op, path string, err error) error {
 	return &Error{Op: op, Path: path, Err: err}
 }
 
-// checkFileSystem refuses file systems whose locks do not hold between machines.
+// checkFileSystem rejects network file systems: their locks do not work between machines.
 func checkFileSystem(dir string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return err
 	}
 	switch int64(st.Type) {
-	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC:
-		return errors.New("a network file system cannot hold a cache: set BAKE_CACHE_DIR to a local disk")
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.AFS_SUPER_MAGIC,
+		unix.CEPH_SUPER_MAGIC:
+		return errors.New("the cache cannot be on a network file system; set BAKE_CACHE_DIR to a directory on a local disk")
 	}
 	return nil
 }

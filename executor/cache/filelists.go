@@ -10,7 +10,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// PutFileList keeps the list of the files whose content digest is d, unless it is there; it counts as used now.
+// PutFileList stores the list of the files whose content digest is d, and marks it as used. It calls list only if no
+// list is stored.
 func (s *Store) PutFileList(d digest.Digest, list func() ([]byte, error)) error {
 	path := s.path(dirLists, d.Encoded())
 	now := time.Now()
@@ -26,7 +27,7 @@ func (s *Store) PutFileList(d digest.Digest, list func() ([]byte, error)) error 
 	return wrap("write", path, s.writeFile(path, raw))
 }
 
-// FileList reads the list of the files whose content digest is d, nil when there is none.
+// FileList returns the list of the files whose content digest is d, or nil if none is stored.
 func (s *Store) FileList(d digest.Digest) []byte {
 	raw, err := readBounded(s.path(dirLists, filepath.Base(d.Encoded())), maxList)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeFile makes path hold raw by one rename, with the folder above it made when missing.
+// writeFile replaces the content of path by one rename. It creates the parent directory if necessary.
 func (s *Store) writeFile(path string, raw []byte) error {
 	tmp, err := s.tempFile()
 	if err != nil {
@@ -29,17 +29,18 @@ func (s *Store) writeFile(path string, raw []byte) error {
 	return err
 }
 
-// tempFile makes an empty file in this process's own folder.
+// tempFile creates an empty file in this process's own directory.
 func (s *Store) tempFile() (*os.File, error) {
 	return os.OpenFile(s.tempName(), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o600)
 }
 
-// tempName is a name in this process's own folder that was not given before.
+// tempName returns a new, unused path in this process's own directory.
 func (s *Store) tempName() string {
 	return filepath.Join(s.tmp, strconv.FormatInt(atomic.AddInt64(&s.serial, 1), 36))
 }
 
-// moveInto renames from to path, whose folder may be missing, and may be taken away again while it is empty.
+// moveInto renames from to path. It creates the parent directory as often as necessary: a concurrent sweep removes
+// empty directories.
 func moveInto(from, path string) error {
 	err := os.Rename(from, path)
 	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 100; tries++ {
@@ -50,7 +51,7 @@ func moveInto(from, path string) error {
 	return err
 }
 
-// readBounded reads a regular file of at most limit bytes.
+// readBounded reads a file of at most limit bytes.
 func readBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -71,12 +72,12 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return raw, nil
 }
 
-// removeTree removes a tree of whatever modes; what is gone already is no error.
+// removeTree removes a tree, whatever the modes of its directories. A missing tree is not an error.
 func removeTree(path string) error {
 	if err := os.RemoveAll(path); err == nil {
 		return nil
 	}
-	// An ordinary user cannot empty folders that lack the write bit until they have it.
+	// Only root can empty directories without the write bit.
 	filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 		if d != nil && d.IsDir() {
 			os.Chmod(p, 0o700)

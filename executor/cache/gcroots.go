@@ -7,12 +7,12 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxManifest bounds a manifest or index that is read to find what it needs, in bytes.
+// maxManifest bounds a manifest, an index or an image config read here, in bytes.
 const maxManifest = 4 << 20
 
-// rootBlobs are the blobs that nothing but their removal by name frees: those of images that were built or loaded
-// here, and of bases that a lock file pins. Of other bases, pulled ones too, only what describes them stays; their layers can be
-// fetched again.
+// rootBlobs returns the blobs that are never evicted: those of images built or loaded here, as long as they have a
+// name, and those of bases that a lock file pins. Of other bases, only manifests and configs are roots: their layers
+// can be pulled again.
 func (s *Store) rootBlobs() (map[digest.Digest]bool, error) {
 	images, err := s.Images()
 	if err != nil {
@@ -39,14 +39,14 @@ func (s *Store) rootBlobs() (map[digest.Digest]bool, error) {
 	return w.roots, nil
 }
 
-// rootWalk follows manifests.
+// rootWalk follows manifests to the blobs they refer to.
 type rootWalk struct {
-	s *Store
-	// roots are the blobs found, seen the manifests of which all was found.
-	roots, seen map[digest.Digest]bool
+	s     *Store
+	roots map[digest.Digest]bool // the blobs found
+	seen  map[digest.Digest]bool // the manifests whose layers were added too
 }
 
-// add adds a manifest and what it names, its layers where they are asked for. A manifest that is not here needs nothing.
+// add adds a manifest and the blobs it refers to, including layers if layers is true. A missing manifest is ignored.
 func (w *rootWalk) add(d digest.Digest, layers bool, depth int) {
 	if depth > 3 || d.Validate() != nil || w.seen[d] || !layers && w.roots[d] {
 		return
@@ -70,7 +70,7 @@ func (w *rootWalk) add(d digest.Digest, layers bool, depth int) {
 	}
 }
 
-// manifest is an image's manifest, or an index of several.
+// manifest is the manifest of an image, or an index of several.
 type manifest struct {
 	Config    *ocispecs.Descriptor  `json:"config"`
 	Layers    []ocispecs.Descriptor `json:"layers"`

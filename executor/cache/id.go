@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// ID is a name of this cache that no other has, made when it is first asked for. It says nothing of the machine. Of
-// several processes that ask first at once, each may get one of its own for this once.
+// ID returns a random name for this cache, created at the first call. It reveals nothing about the machine. If several
+// processes call it first at the same time, each may get its own name from that one call.
 func (s *Store) ID() (string, error) {
 	path := s.path("id")
 	raw, err := readBounded(path, 1<<10)

@@ -14,24 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Image is a name in the local store and what it names.
+// Image is a name in the local image store and the image it refers to.
 type Image struct {
-	Name      string // in full, such as docker.io/library/x:latest
+	Name      string // normalized, such as docker.io/library/x:latest
 	Digest    digest.Digest
 	MediaType string
 	Size      int64  // of the manifest or index, bytes
 	Kind      string // KindBuilt or KindBase
-	Target    string // of the project that it was built from, or empty
+	Target    string // the target it was built from, or empty
 	Recorded  time.Time
 }
 
 // The kinds of an Image.
 const (
 	KindBuilt = "built"
-	KindBase  = "base" // an image that others stand on, as its registry has it
+	KindBase  = "base" // a base image, unchanged from its registry
 )
 
-// Annotations of index.json that carry what an OCI descriptor has no field for.
+// Annotations in index.json for the fields of Image that an OCI descriptor lacks.
 const (
 	annotationKind     = "build.bake.kind"
 	annotationTarget   = "build.bake.target"
@@ -41,12 +41,12 @@ const (
 // maxIndex bounds index.json, in bytes.
 const maxIndex = 64 << 20
 
-// LayoutDir is the OCI layout that holds the images, for readers.
+// LayoutDir returns the OCI image layout that holds the images. Callers must not write to it.
 func (s *Store) LayoutDir() string { return s.path(dirOCI) }
 
 func (s *Store) indexPath() string { return s.path(dirOCI, ocispecs.ImageIndexFile) }
 
-// makeLayout makes the folder an OCI image layout, which other tools can read.
+// makeLayout writes the oci-layout file, so that other tools can read the directory as an OCI image layout.
 func (s *Store) makeLayout() error {
 	path := s.path(dirOCI, ocispecs.ImageLayoutFile)
 	if _, err := os.Lstat(path); err == nil {
@@ -55,7 +55,7 @@ func (s *Store) makeLayout() error {
 	return os.WriteFile(path, []byte(`{"imageLayoutVersion":"`+ocispecs.ImageLayoutVersion+`"}`), 0o600)
 }
 
-// Images lists the images of the store by name.
+// Images returns the images in the store, sorted by name.
 func (s *Store) Images() ([]Image, error) {
 	index, err := s.readIndex()
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Store) Images() ([]Image, error) {
 	return images, nil
 }
 
-// Image looks an image up by its full name.
+// Image returns the image with a normalized name and reports whether it exists.
 func (s *Store) Image(name string) (Image, bool, error) {
 	images, err := s.Images()
 	i := slices.IndexFunc(images, func(i Image) bool { return i.Name == name })
@@ -86,8 +86,8 @@ func (s *Store) Image(name string) (Image, bool, error) {
 	return images[i], true, nil
 }
 
-// PutImages makes names point to images, all at once: another process sees all of them or none. Their blobs must have
-// been committed; they are synced before.
+// PutImages points names to images, all in one step: another process sees all of the changes or none. It calls Sync
+// first. The blobs of the images must have been committed.
 func (s *Store) PutImages(images []Image) error {
 	if len(images) == 0 {
 		return nil
@@ -117,17 +117,17 @@ func descriptorOf(image Image) ocispecs.Descriptor {
 	}
 }
 
-// RemoveImage removes a name and says whether it was there. Its blobs stay until a prune.
+// RemoveImage removes a name and reports whether it existed. The blobs remain until they are pruned or collected.
 func (s *Store) RemoveImage(name string) (bool, error) {
 	removed := false
 	err := s.changeIndex(func(index *ocispecs.Index) { removed = removeName(index, name) })
 	if err == nil && removed {
-		err = wrap("remove", s.path(fileLedger), s.forgetLedger()) // more may go than before
+		err = wrap("remove", s.path(fileLedger), s.forgetLedger()) // the next collection can evict more
 	}
 	return removed, err
 }
 
-// removeImageIfSame removes a name unless it stands for something else by now.
+// removeImageIfSame removes a name unless it refers to another image by now.
 func (s *Store) removeImageIfSame(image Image) (bool, error) {
 	removed := false
 	err := s.changeIndex(func(index *ocispecs.Index) {
@@ -164,7 +164,7 @@ func (s *Store) readIndex() (ocispecs.Index, error) {
 	return index, nil
 }
 
-// changeIndex changes index.json under a lock that all processes take, and makes the change durable.
+// changeIndex changes index.json under a lock that all processes take, and syncs the change.
 func (s *Store) changeIndex(change func(*ocispecs.Index)) error {
 	lock, err := lockFile(s.path(dirLocks, "images"), unix.LOCK_EX)
 	if err != nil {
@@ -197,7 +197,7 @@ func compareNames(a, b map[string]string) int {
 	return 0
 }
 
-// writeDurable is writeFile with the file and its folder synced.
+// writeDurable is writeFile, and syncs the file and its directory.
 func (s *Store) writeDurable(path string, raw []byte) error {
 	tmp, err := s.tempFile()
 	if err != nil {

@@ -2,8 +2,8 @@ package cache
 
 import digest "github.com/opencontainers/go-digest"
 
-// Import keeps an entry that was made elsewhere, and lets it serve further keys. Its own layers need not be here: until they
-// are, Lookup does not find it. What is stored so already is not written again.
+// Import stores an entry from a remote cache and lets it serve further keys. The layers of the entry need not exist
+// yet: Lookup does not find the entry before they do. Files that already have this content are not written again.
 func (s *Store) Import(e *Entry, aliases ...digest.Digest) error {
 	if v, ok := s.readEntry(s.entryPath(e.Key)); !ok || v.Entry == nil || v.Entry.ID != e.ID {
 		if err := s.Put(e); err != nil {

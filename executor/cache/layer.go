@@ -13,29 +13,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LayerMeta is what is known of a layer beside its files.
+// LayerMeta describes a layer, without its files.
 type LayerMeta struct {
-	Size   int64 // bytes of content
-	Files  int64
+	Size   int64 // bytes in regular files
+	Files  int64 // files and directories, without the root
 	Packed []Packed
 }
 
-// Packed is a form of a layer that images ship.
+// Packed describes a blob derived from a layer, usually its tar archive, compressed, as images refer to it. One layer
+// may have several.
 type Packed struct {
-	Encoding  string `json:"Form"` // how it was packed, such as "gzip:1577836800"; "base" for a layer as its registry has it
+	Encoding  string `json:"Form"` // how the blob was produced, such as "gzip:1577836800"; "base" if by its registry
 	DiffID    digest.Digest
 	Digest    digest.Digest // of the blob
 	Size      int64         // of the blob, bytes
 	MediaType string
 }
 
-// layerRecord is the file meta.json of a layer.
+// layerRecord is the content of the file meta.json of a layer.
 type layerRecord struct {
 	Size, Files int64
 }
 
-// Draft is a layer that is being made: FS becomes the layer's directory form, Work is an empty folder on the same file
-// system, as overlayfs needs one. Commit or Discard ends it.
+// Draft is a layer under construction. FS becomes the layer's directory. Work is an empty directory on the same file
+// system, which overlayfs needs. End a draft with Commit or Discard.
 type Draft struct {
 	FS, Work string
 	store    *Store
@@ -52,14 +53,14 @@ func (s *Store) NewLayer() (*Draft, error) {
 	d.FS, d.Work = filepath.Join(d.dir, "fs"), filepath.Join(d.dir, "work")
 	for _, dir := range []string{d.dir, d.FS, d.Work} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
-			return nil, wrap("make a layer in", s.tmp, err)
+			return nil, wrap("create a layer in", s.tmp, err)
 		}
 	}
-	// The mode of FS is the mode of "/" in what stands on the layer.
-	return d, wrap("make a layer in", s.tmp, os.Chmod(d.FS, 0o755))
+	// The mode of FS becomes the mode of "/" in file systems whose top layer this is.
+	return d, wrap("create a layer in", s.tmp, os.Chmod(d.FS, 0o755))
 }
 
-// Commit makes the draft the layer id by one rename. A layer with this id that is there already is kept.
+// Commit turns the draft into the layer id by one rename. If the layer already exists, the draft is discarded.
 func (d *Draft) Commit(id digest.Digest, meta LayerMeta) error {
 	s := d.store
 	if _, ok := s.LayerDir(id); ok {
@@ -81,8 +82,9 @@ func (d *Draft) Commit(id digest.Digest, meta LayerMeta) error {
 	return nil
 }
 
+// finish writes the layer's record, marks the layer as unsynced and renames it into place.
 func (d *Draft) finish(id digest.Digest, meta LayerMeta) error {
-	// overlayfs leaves a folder in Work that its own mount made unreadable.
+	// overlayfs leaves a directory without permissions in Work.
 	if err := removeTree(d.Work); err != nil {
 		return err
 	}
@@ -99,10 +101,11 @@ func (d *Draft) finish(id digest.Digest, meta LayerMeta) error {
 	return os.Rename(d.dir, d.store.layerPath(id))
 }
 
-// Discard drops the draft.
+// Discard removes the draft.
 func (d *Draft) Discard() error { return wrap("discard a layer in", d.store.tmp, removeTree(d.dir)) }
 
-// LayerDir is the directory form of a layer, when it is there and whole.
+// LayerDir returns the directory of a layer, which overlayfs may mount, and reports whether it exists. It marks the
+// layer as used.
 func (s *Store) LayerDir(id digest.Digest) (string, bool) {
 	if err := s.gate.enter(); err != nil {
 		return "", false
@@ -114,7 +117,7 @@ func (s *Store) LayerDir(id digest.Digest) (string, bool) {
 	return s.layerPath(id, "fs"), true
 }
 
-// useLayers says whether all own layers of an entry are there, and counts them as used. The gate is held.
+// useLayers reports whether all own layers of an entry exist, and marks them as used. The caller holds the gate.
 func (s *Store) useLayers(e *Entry) bool {
 	for _, o := range e.Outputs {
 		for _, p := range o.Parts {
@@ -126,14 +129,14 @@ func (s *Store) useLayers(e *Entry) bool {
 	return true
 }
 
-// useLayer says whether a layer is there, and counts it as used. The gate is held.
+// useLayer reports whether a layer exists, and marks it as used. The caller holds the gate.
 func (s *Store) useLayer(id digest.Digest) bool {
 	return s.use(s.layerPath(id))
 }
 
-// use says whether path exists, and gives it the time of now as its last use unless it was used since this process
-// started: what a running process uses is never older than its lease. A time in the future, of a clock that was set back,
-// is none.
+// use reports whether path exists and records the use: the modification time becomes now, unless it already lies after
+// the start of this process. So an item used by a running process is never older than that process's lease. A time in
+// the future, from a clock that was set back, is corrected.
 func (s *Store) use(path string) bool {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil {
@@ -149,7 +152,8 @@ func (s *Store) use(path string) bool {
 	return true
 }
 
-// LayerMeta reads what is known of a layer. A layer may have packed forms and no directory form.
+// LayerMeta returns the description of a layer and reports whether anything is known. A layer may have blobs and no
+// directory.
 func (s *Store) LayerMeta(id digest.Digest) (LayerMeta, bool) {
 	if id.Validate() != nil {
 		return LayerMeta{}, false
@@ -170,13 +174,14 @@ func (s *Store) LayerMeta(id digest.Digest) (LayerMeta, bool) {
 	return meta, found
 }
 
+// layerRecord reads meta.json of a layer.
 func (s *Store) layerRecord(id digest.Digest) (layerRecord, bool) {
 	var record layerRecord
 	raw, err := readBounded(s.layerPath(id, "meta.json"), 1<<20)
 	return record, err == nil && json.Unmarshal(raw, &record) == nil
 }
 
-// readPacked reads the record of a packed form.
+// readPacked reads a Packed from its file and reports whether it is valid.
 func readPacked(path string) (Packed, bool) {
 	var p Packed
 	raw, err := readBounded(path, 1<<20)
@@ -188,23 +193,24 @@ func (s *Store) packedPath(id digest.Digest) string {
 	return s.path(dirPacked, hex[:2], hex)
 }
 
-// AddPacked records a packed form of a layer, replacing an earlier one of the same Form.
+// AddPacked records a blob of a layer. It replaces an earlier one with the same Encoding.
 func (s *Store) AddPacked(id digest.Digest, p Packed) error {
 	raw, err := json.Marshal(p)
 	if err != nil {
-		return fmt.Errorf("encode a packed layer: %w", err)
+		return fmt.Errorf("encode the record of a packed layer: %w", err)
 	}
 	name := digest.FromString(p.Encoding).Encoded()[:16] + ".json"
 	path := filepath.Join(s.packedPath(id), name)
 	return wrap("record a packed layer in", path, s.writeFile(path, raw))
 }
 
-// DropLayer removes the directory form of a layer that nobody else can have found: its id is of this process's making.
+// DropLayer removes the directory of a layer. No other process may have found the layer: the ID must be one that only
+// this process knows.
 func (s *Store) DropLayer(id digest.Digest) error {
 	return wrap("remove", s.layerPath(id), s.dropLayer(id))
 }
 
-// dropLayer removes the directory form of a layer.
+// dropLayer removes the directory of a layer. A missing one is not an error.
 func (s *Store) dropLayer(id digest.Digest) error {
 	aside := s.tempName()
 	err := os.Rename(s.layerPath(id), aside)
@@ -217,7 +223,7 @@ func (s *Store) dropLayer(id digest.Digest) error {
 	return removeTree(aside)
 }
 
-// MeasureLayer counts what a layer's directory holds, its root not counted.
+// MeasureLayer counts the files in a layer's directory, without the root, and the bytes of its regular files.
 func MeasureLayer(dir string) (LayerMeta, error) {
 	var m LayerMeta
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -1,5 +1,19 @@
 package cache
 
+// A lease shows that a process has the cache open. It is a lock file tmp/NAME.lock, held by flock, with a directory
+// tmp/NAME for the unfinished files of the process. The kernel releases the lock when the process ends, however it
+// ends.
+//
+// Invariants:
+//   - While the lock is held, no other process removes tmp/NAME. Otherwise a draft could vanish before its rename.
+//   - The modification time of the lock file is when the process opened the cache. Every use by the process is at
+//     least as recent (see Store.use), so an item last used before the oldest lease is in use by no process. Without
+//     this rule, eviction could remove a layer that a running step has mounted.
+//   - Creating a lease and looking for leases of ended processes happen under locks/open. Otherwise Open could find the
+//     lock file of a starting process before it is locked, and remove it.
+//
+// TestOpenReapsTheDead, TestOpenWhileOthersClose, TestCollectDuringBuild and TestClockSetBack show these rules.
+
 import (
 	"crypto/rand"
 	"encoding/hex"
@@ -12,7 +26,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// join takes a lease on a folder of its own below tmp/, after reaping the folders whose processes are gone.
+// join takes a lease, removes the directories of processes that have ended, and checks what earlier boots left
+// unsynced.
 func (s *Store) join() error {
 	boot, err := bootID()
 	if err != nil {
@@ -53,7 +68,7 @@ func (s *Store) join() error {
 	return s.checkUnsynced()
 }
 
-// acquireLease makes tmp/NAME and tmp/NAME.lock, which stays locked as long as this process lives.
+// acquireLease creates tmp/NAME and tmp/NAME.lock. The lock is held until Close or until the process ends.
 func (s *Store) acquireLease() error {
 	var random [8]byte
 	rand.Read(random[:])
@@ -69,8 +84,9 @@ func (s *Store) acquireLease() error {
 	return nil
 }
 
-// makeRoom frees the few blocks that a lease takes where the disk has none left, else nobody could open the cache to prune
-// it: what dead processes left goes at once, and what is only remembered to save time. The caller holds the lock "open".
+// makeRoom frees the few blocks that a lease needs on a full disk; otherwise no command could open the cache to prune it.
+// It removes the directories of processes that have ended and files that only save time: the ledger, the sizes and the
+// stat indexes. The caller holds the lock "open".
 func (s *Store) makeRoom(dead []string) error {
 	err := errors.Join(s.forgetLedger(), removeTree(s.path(fileSizes)))
 	for _, lock := range dead {
@@ -83,7 +99,7 @@ func (s *Store) makeRoom(dead []string) error {
 	return errors.Join(err, readErr)
 }
 
-// findDead lists the lease names below tmp/ whose processes are gone. The caller holds the lock "open".
+// findDead lists the lock files below tmp/ of processes that have ended. The caller holds the lock "open".
 func (s *Store) findDead() ([]string, error) {
 	names, err := os.ReadDir(s.path(dirTmp))
 	if err != nil {
@@ -97,9 +113,9 @@ func (s *Store) findDead() ([]string, error) {
 		path := s.path(dirTmp, n.Name())
 		f, err := lockFile(path, unix.LOCK_EX|unix.LOCK_NB)
 		if err != nil {
-			continue // alive
+			continue // the process is running
 		}
-		if sameFile(f, path) { // else it has just ended, and has left nothing
+		if sameFile(f, path) { // otherwise its process has just closed the cache and removed it
 			dead = append(dead, path)
 		}
 		f.Close()
@@ -107,7 +123,8 @@ func (s *Store) findDead() ([]string, error) {
 	return dead, nil
 }
 
-// moveDead moves the folders of dead processes into this process's own, so that the slow removal needs no lock.
+// moveDead moves the directories of processes that have ended into this process's own, so that the slow removal needs
+// no lock. It returns the new paths.
 func (s *Store) moveDead(locks []string) ([]string, error) {
 	var moved []string
 	for _, lock := range locks {
@@ -125,16 +142,17 @@ func (s *Store) moveDead(locks []string) ([]string, error) {
 	return moved, nil
 }
 
-// clockSlack is how far the time that a file system gives a file may be behind the clock, and more.
+// clockSlack is an upper bound for how far a file system's timestamps lag behind the clock.
 const clockSlack = time.Second
 
-// leases are when the living processes opened this cache.
+// leases holds what eviction needs to know about the running processes.
 type leases struct {
-	oldest time.Time
-	others bool // there are other processes than this one
+	oldest time.Time // when the first of them opened the cache, minus clockSlack; zero if there is none
+	others bool      // processes other than this one have the cache open
 }
 
-// leases reads them. Without own, this process counts as one that has ended.
+// leases reads the leases. If own is false, the lease of this process is ignored, so that what only this process used
+// can be evicted.
 func (s *Store) leases(own bool) (leases, error) {
 	names, err := os.ReadDir(s.path(dirTmp))
 	if err != nil {
@@ -161,8 +179,9 @@ func (s *Store) leases(own bool) (leases, error) {
 	return l, nil
 }
 
-// busy says whether a living process may use what was used last at a time: each use is no older than its process's lease.
-// A time in the future is of a clock that was set back since; only another process can have given it.
+// busy reports whether a running process may be using an item that was last used at the given time. A time in the
+// future comes from a clock that was set back later. It counts only if there are other processes: this one would have
+// corrected the time when it used the item.
 func (l leases) busy(used, now time.Time) bool {
 	if l.oldest.IsZero() || used.Before(l.oldest) {
 		return false

@@ -10,16 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ledger is what the cache took when it was last added up. Processes add what they wrote when they end, so that a build
-// need not measure everything to know that it is far below the limit.
+// ledger holds the size of the cache when it was last added up. Processes add what they wrote when they end, so a
+// build need not measure the cache to know that it is far below its limit.
 type ledger struct {
 	Total int64
-	// Stuck is the total that the last collection could not get below, when that is beyond the limits: the next one waits
-	// until there is stuckStep more.
+	// Stuck is the total after a collection that could not reach the limits, else 0. The next collection waits until
+	// Total has grown by stuckStep: before that it could not free more.
 	Stuck int64
 }
 
-// changeLedger changes what is noted, under a lock, and says whether anything is. Without write it only reads.
+// changeLedger applies change to the ledger under a lock and reports whether a ledger exists. If write is false, it
+// only reads.
 func (s *Store) changeLedger(write bool, change func(*ledger)) (known bool, err error) {
 	path := s.path(fileLedger)
 	if write {
@@ -42,8 +43,9 @@ func (s *Store) changeLedger(write bool, change func(*ledger)) (known bool, err 
 	return known, wrap("write", path, s.writeFile(path, raw))
 }
 
-// setLedger notes a measured total. What others added since noted was read may be in it or not: counting it twice only
-// brings the next measurement nearer.
+// setLedger records a measured total. noted is the Total that was read before the measurement. What other processes
+// added since may be part of the measurement or not; it is added again. Counting it twice is harmless: it only
+// triggers the next survey sooner.
 func (s *Store) setLedger(total, noted, stuck int64) error {
 	path := s.path(fileLedger)
 	lock, err := lockFile(s.path(dirLocks, "ledger"), unix.LOCK_EX)
@@ -62,7 +64,7 @@ func (s *Store) setLedger(total, noted, stuck int64) error {
 	return wrap("write", path, s.writeFile(path, raw))
 }
 
-// forgetLedger makes the next collection measure everything: what a dead process wrote was not added.
+// forgetLedger makes the next collection measure everything, since the ledger lacks what a killed process wrote.
 func (s *Store) forgetLedger() error {
 	err := os.Remove(s.path(fileLedger))
 	if errors.Is(err, os.ErrNotExist) {
@@ -71,7 +73,7 @@ func (s *Store) forgetLedger() error {
 	return err
 }
 
-// drainAdded is about what this process wrote since it was last asked.
+// drainAdded returns approximately how many bytes this process wrote since the last call.
 func (s *Store) drainAdded() (int64, error) {
 	added := s.added.Swap(0)
 	s.mu.Lock()
@@ -90,7 +92,7 @@ func (s *Store) drainAdded() (int64, error) {
 	return added + mountGrowth, err
 }
 
-// grown says how much cache mounts have grown since they were last measured.
+// mountGrowth returns by how many bytes the named cache mounts have grown since they were last measured.
 func (s *Store) mountGrowth(names []string) (int64, error) {
 	before := map[string]int64{}
 	for key, size := range s.readSizes() {

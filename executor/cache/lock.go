@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock makes this caller the only one, in any process, that works on a key. It waits until ctx ends. The lock of a
-// process that died is free at once. unlock must be called once.
+// Lock makes the caller the only one, in any process, that works on a key. It waits until ctx ends. The lock of a
+// process that ends is released at once. The caller must call unlock exactly once.
 func (s *Store) Lock(ctx context.Context, key digest.Digest) (unlock func(), err error) {
 	path := s.path(dirLocks, key.Encoded())
 	pause := 200 * time.Microsecond
@@ -21,7 +21,7 @@ func (s *Store) Lock(ctx context.Context, key digest.Digest) (unlock func(), err
 			if sameFile(f, path) {
 				return func() { os.Remove(path); f.Close() }, nil
 			}
-			f.Close() // its holder removed it in between
+			f.Close() // the previous holder removed the file: the lock must be on the file that the path names now
 			continue
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -36,7 +36,7 @@ func (s *Store) Lock(ctx context.Context, key digest.Digest) (unlock func(), err
 	}
 }
 
-// lockFile opens or makes a file and takes a flock on it, which ends when the file is closed.
+// lockFile opens or creates a file and takes a flock on it. Closing the file releases the lock.
 func lockFile(path string, how int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -55,7 +55,7 @@ func lockFile(path string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// sameFile says whether path still names the open file.
+// sameFile reports whether path still names the open file.
 func sameFile(f *os.File, path string) bool {
 	var open, named unix.Stat_t
 	return unix.Fstat(int(f.Fd()), &open) == nil && unix.Stat(path, &named) == nil &&

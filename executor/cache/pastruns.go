@@ -11,26 +11,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of what is remembered of earlier runs. When a file is larger, the older half of it goes.
+// Bounds of the record of past runs. If a file grows beyond its bound, its older half is dropped.
 const (
 	maxPast     = 512 << 10 // bytes of the file of one place
-	maxPastLine = 64 << 10  // bytes of one run; a larger one is not remembered
+	maxPastLine = 64 << 10  // bytes of one run; a larger one is not recorded
 	maxList     = 8 << 20   // bytes of a list of files
 )
 
-// PastRun is what is remembered of one run of a step, to tell later what differs. It outlives the step's result.
+// PastRun describes one run of a step, so that a later run can be compared with it. It outlives the step's entry.
 type PastRun struct {
 	Number      string `json:",omitempty"` // of the step in its stage
 	Instruction string // its text in the Dockerfile
-	Dir         string `json:",omitempty"` // where the build was run
-	Base        string `json:",omitempty"` // the image below all that the step stood on, with its digest; "" for none, or not known
+	Dir         string `json:",omitempty"` // in which the build ran
+	Base        string `json:",omitempty"` // the step's base image with its digest; "" for none, or if unknown
 	At          time.Time
-	// Inputs are what the step was made of. Of a run that Past lists they are in raw until Load.
+	// Inputs are the parts of the step's key. In a result of PastRuns they are nil until Load.
 	Inputs []Input `json:"-"`
 	raw    []byte
 }
 
-// Load gives the run its inputs. A run that has none, since they cannot be read, tells nothing.
+// Load decodes Inputs. They stay nil if they are damaged.
 func (r *PastRun) Load() {
 	if r.Inputs == nil && json.Unmarshal(r.raw, &r.Inputs) != nil {
 		r.Inputs = nil
@@ -39,8 +39,11 @@ func (r *PastRun) Load() {
 
 func (s *Store) pastPath(place digest.Digest) string { return s.path(dirPast, place.Encoded()) }
 
-// PastRuns lists the earlier runs at a place, whatever the caller means by it, the oldest first, without their inputs. What cannot
-// be read is left out: it is advice. A line has the run, a tab and the inputs, since of many runs few are looked into.
+// PastRuns returns the recorded runs at a place, oldest first, without their Inputs. The caller defines what a place
+// is. Damaged records are skipped: past runs only explain, no result depends on them.
+//
+// In the file, each run is a line: JSON, a tab, and the inputs as JSON. The inputs are decoded separately since few of
+// many runs are compared.
 func (s *Store) PastRuns(place digest.Digest) []PastRun {
 	raw, err := readBounded(s.pastPath(place), 2*maxPast)
 	if err != nil {
@@ -57,7 +60,7 @@ func (s *Store) PastRuns(place digest.Digest) []PastRun {
 	return runs
 }
 
-// AddPastRuns remembers runs at a place.
+// AddPastRuns records runs at a place.
 func (s *Store) AddPastRuns(place digest.Digest, runs []PastRun) error {
 	var added []byte
 	for _, r := range runs {
@@ -85,7 +88,7 @@ func (s *Store) AddPastRuns(place digest.Digest, runs []PastRun) error {
 	}
 	old, err := readBounded(path, 2*maxPast)
 	if err != nil {
-		old = nil // damaged: it begins anew
+		old = nil // damaged: start again
 	}
 	kept := old[len(old)/2:]
 	kept = kept[bytes.IndexByte(kept, '\n')+1:]

@@ -7,13 +7,13 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// pinFile is what one lock file pins.
+// pinFile records the digests that one lock file pins.
 type pinFile struct {
-	Lock string // its path
+	Lock string // path of the lock file
 	Pins []digest.Digest
 }
 
-// PutPins makes what a lock file pins stay in the cache for as long as the file exists.
+// PutPins records the digests that a lock file pins. Their blobs are not evicted as long as the lock file exists.
 func (s *Store) PutPins(lock string, pins []digest.Digest) error {
 	raw, err := json.Marshal(pinFile{lock, pins})
 	if err != nil {
@@ -26,7 +26,7 @@ func (s *Store) PutPins(lock string, pins []digest.Digest) error {
 	return wrap("record pins in", path, s.writeFile(path, raw))
 }
 
-// pinned are the digests that lock files pin, of those which still exist.
+// pinned returns the digests pinned by lock files that still exist.
 func (s *Store) pinned() ([]digest.Digest, error) {
 	names, err := os.ReadDir(s.path(dirPins))
 	if err != nil {
@@ -41,6 +41,7 @@ func (s *Store) pinned() ([]digest.Digest, error) {
 	return all, nil
 }
 
+// readPins reads a record and reports whether it is valid and its lock file exists.
 func (s *Store) readPins(path string) (pinFile, bool) {
 	var p pinFile
 	raw, err := readBounded(path, maxManifest)
@@ -51,7 +52,7 @@ func (s *Store) readPins(path string) (pinFile, bool) {
 	return p, err == nil
 }
 
-// stalePins says that a record is about a lock file that is no more.
+// stalePins reports whether a record is about a lock file that no longer exists.
 func (s *Store) stalePins(path string) bool {
 	_, ok := s.readPins(path)
 	return !ok

@@ -6,7 +6,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// maxPlan bounds a stored plan, in bytes; a larger one is not kept.
+// maxPlan bounds a stored plan, in bytes. A larger one is not stored.
 const maxPlan = 256 << 20
 
 const planMagic = "bake-plan 1 "
@@ -15,7 +15,7 @@ func (s *Store) planPath(name digest.Digest) string {
 	return filepath.Join(s.StatIndexDir(), "plan-"+name.Encoded())
 }
 
-// Plan is what PutPlan stored under a name, nil when there is nothing or its file is damaged.
+// Plan returns the plan that PutPlan stored under a name. It returns nil if there is no plan or its file is damaged.
 func (s *Store) Plan(name digest.Digest) []byte {
 	raw, err := readBounded(s.planPath(name), maxPlan)
 	if err != nil {
@@ -29,7 +29,7 @@ func (s *Store) Plan(name digest.Digest) []byte {
 	return plan
 }
 
-// PutPlan stores a plan under a name, in place of an earlier one.
+// PutPlan stores a plan under a name and replaces an earlier one.
 func (s *Store) PutPlan(name digest.Digest, plan []byte) error {
 	if len(plan) > maxPlan-1<<10 {
 		return nil

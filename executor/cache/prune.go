@@ -11,23 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PruneOptions says what to free. With several, what any of them asks for goes.
+// PruneOptions selects what Prune removes: an item that meets any of the conditions.
 type PruneOptions struct {
-	KeepBytes int64         // when positive: free until the cache takes at most this
-	OlderThan time.Duration // when positive: free what was not used for this long
-	All       bool          // free everything that can be, but for what tells of earlier builds
+	KeepBytes int64         // if positive: evict until the cache occupies at most this
+	OlderThan time.Duration // if positive: evict items not used for this long
+	All       bool          // evict everything evictable except build history
 }
 
-// Pruned says what a prune freed, and what the cache takes now.
+// Pruned describes what was removed, and the size of the cache afterwards.
 type Pruned struct {
 	Bytes int64
 	Items int
 	Total int64
 }
 
-// Prune frees what was not used for longest. What tagged images and pins need stays, and so does everything that a
-// process which is running now has used: each use is no older than its process's lease, and the removal of one thing and
-// the finding of one exclude each other.
+// Prune removes items, least recently used first. It keeps what tagged images and pins need, and everything that a
+// running process, including this one, has used.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	v, err := s.survey()
 	if err != nil {
@@ -38,18 +37,20 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 		return Pruned{}, err
 	}
 	done, err := s.prune(ctx, v, l, func(it item, total int64) bool {
-		return o.All && !it.isHistory() || o.KeepBytes > 0 && total > o.KeepBytes || o.OlderThan > 0 && v.now.Sub(it.order()) > o.OlderThan
+		return o.All && !it.isHistory() ||
+			o.KeepBytes > 0 && total > o.KeepBytes ||
+			o.OlderThan > 0 && v.now.Sub(it.order()) > o.OlderThan
 	})
 	return done, errors.Join(err, s.forgetLedger())
 }
 
-// tells says whether an item tells of earlier builds: their records, and why their steps ran. It is small, and outlives what
-// it tells of.
+// isHistory reports whether an item is about earlier builds: a build record, past runs or a list of files. They are
+// small, and are meant to outlive the results they describe.
 func (it item) isHistory() bool {
 	return it.dir == dirBuilds || it.dir == dirPast || it.dir == dirLists
 }
 
-// Freeable is what Prune with All would free once this process has ended, in bytes.
+// Freeable returns how many bytes Prune with All would free after this process has ended.
 func (s *Store) Freeable() (int64, error) {
 	v, err := s.survey()
 	if err != nil {
@@ -69,7 +70,7 @@ func (s *Store) Freeable() (int64, error) {
 	return sum, err
 }
 
-// evictable are the items that may go, in order.
+// evictable returns the items that may be evicted, in order.
 func (s *Store) evictable(v *survey, l leases) ([]item, error) {
 	roots, err := s.rootBlobs()
 	if err != nil {
@@ -79,7 +80,8 @@ func (s *Store) evictable(v *survey, l leases) ([]item, error) {
 	return v.freeable(roots, l), nil
 }
 
-// prune removes, in order, the items for which goes says so, given what the cache takes then.
+// prune removes, in order, the items for which evict returns true, given the size of the cache at that moment. Then it
+// removes stale files.
 func (s *Store) prune(ctx context.Context, v *survey, l leases, evict func(it item, total int64) bool) (Pruned, error) {
 	done := Pruned{Total: v.total}
 	list, err := s.evictable(v, l)
@@ -109,7 +111,8 @@ func (s *Store) prune(ctx context.Context, v *survey, l leases, evict func(it it
 	return done, err
 }
 
-// removeItem removes one thing unless somebody has used it since it was measured, or holds it.
+// removeItem removes an item and reports whether it did. It keeps one that was used since it was measured, and a cache
+// mount in use.
 func (s *Store) removeItem(it item) (bool, error) {
 	if it.dir == dirMounts {
 		lock, err := lockFile(s.path(it.dir, it.name, "lock"), unix.LOCK_EX|unix.LOCK_NB)
@@ -128,9 +131,10 @@ func (s *Store) removeItem(it item) (bool, error) {
 	return true, removeTree(aside)
 }
 
-// sweep removes what went with things that are gone: entries without their layers, aliases of no entry, records of
-// blobs, locks that nobody holds, and notes about projects that are no more. What was written since the oldest lease may
-// be about something that is still being made, and stays. It returns the bytes freed.
+// sweep removes files that have become stale: entries without their layers, aliases without an entry, records of blobs
+// that are gone, locks without a holder, and records about projects or lock files that no longer exist. A file
+// written after the oldest lease is kept: a running build may be about to commit what it refers to. sweep returns the
+// bytes freed.
 func (s *Store) sweep(l leases) (int64, error) {
 	var freed int64
 	drop := func(path string, info os.FileInfo) error {
@@ -140,7 +144,7 @@ func (s *Store) sweep(l leases) (int64, error) {
 		}
 		if err == nil {
 			freed += onDisk(info.Size())
-			os.Remove(filepath.Dir(path)) // an empty folder goes too
+			os.Remove(filepath.Dir(path)) // succeeds only if the directory is empty
 		}
 		return err
 	}
@@ -168,7 +172,7 @@ func (s *Store) sweep(l leases) (int64, error) {
 	return freed, nil
 }
 
-// staleEntry says that an entry cannot serve any more.
+// staleEntry reports whether an entry or alias can no longer serve a key.
 func (s *Store) staleEntry(path string) bool {
 	v, ok := s.readEntry(path)
 	if ok && v.Alias != "" {
@@ -177,10 +181,10 @@ func (s *Store) staleEntry(path string) bool {
 	return !ok || v.Entry != nil && !s.hasLayers(v.Entry)
 }
 
-// stalePacked says that the record of a packed form is about nothing that is here.
+// stalePacked reports whether the record of a blob refers to neither a layer nor a blob that exists.
 func (s *Store) stalePacked(path string) bool {
 	if _, err := os.Lstat(s.path(dirLayers, filepath.Base(filepath.Dir(path)))); err == nil {
-		return false // the diff id is what its directory is compared with
+		return false // Check compares the layer's directory with the diff ID in this record
 	}
 	p, ok := readPacked(path)
 	if !ok {
@@ -190,8 +194,9 @@ func (s *Store) stalePacked(path string) bool {
 	return err != nil
 }
 
-// staleLock says that a file is the lock of a key, left by a process that died. Whoever opens it meanwhile notices that
-// the name is another file's.
+// staleLock removes the lock file of a key whose holder was killed. It always returns false, since the removal must
+// happen while the lock is held. A process that opens the file meanwhile notices that the name refers to another file
+// (see sameFile).
 func (s *Store) staleLock(path string) bool {
 	if digest.NewDigestFromEncoded(digest.SHA256, filepath.Base(path)).Validate() != nil {
 		return false
@@ -207,7 +212,7 @@ func (s *Store) staleLock(path string) bool {
 	return false
 }
 
-// hasLayers is useLayers without counting as a use.
+// hasLayers is useLayers without marking the layers as used.
 func (s *Store) hasLayers(e *Entry) bool {
 	for _, o := range e.Outputs {
 		for _, p := range o.Parts {

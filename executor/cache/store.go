@@ -1,10 +1,15 @@
-// Package cache keeps what builds made: keys to entries, entries to layers, blobs and images, in plain files.
+// Package cache stores the results of builds in plain files: entries by key, and the layers, blobs and images that
+// entries refer to.
 //
-// Any number of processes on one machine may use one directory at once. They may be killed at any moment: whatever
-// becomes visible does so by one rename, and what a dead process left is reaped by the next Open. A damaged, torn or
-// missing file is a miss, never a wrong result. Files are not synced one by one: Sync makes all that this process
-// wrote durable before a caller moves pointers to it; what was written in an earlier boot and never synced is checked
-// or dropped by Open.
+// Any number of processes on one machine may use one directory at once, and any of them may be killed at any moment.
+// They may rely on these rules:
+//
+//   - Files and layers become visible by one rename, so a visible one is complete.
+//   - A damaged or missing file is a miss, never a wrong result.
+//   - Open removes the unfinished files of processes that have ended.
+//   - Nothing that a running process has used is removed (see gate.go).
+//   - Files are not synced one by one. Sync makes everything that this process wrote durable. Call it before a name
+//     outside the cache moves to new content (see sync.go).
 package cache
 
 import (
@@ -16,7 +21,7 @@ import (
 	"time"
 )
 
-// The folders and files of a cache directory.
+// The directories and files of a cache directory. The names are part of the cache format.
 const (
 	dirBlobs      = "oci/blobs/sha256"
 	dirOCI        = "oci"
@@ -40,24 +45,25 @@ const (
 	fileLedger    = "ledger"
 )
 
-// Store is one cache directory, opened by this process.
+// Store is one cache directory opened by this process. Its methods may be called by several goroutines.
 type Store struct {
 	dir     string
-	boot    string // boot id of this machine
+	boot    string // boot ID of this machine
 	lease   *os.File
-	tmp     string // this process's own folder below tmp/
+	tmp     string // this process's own directory below tmp/
 	started time.Time
 	gate    gate
-	serial  int64        // of names in tmp, atomic
-	added   atomic.Int64 // bytes written, about
+	serial  int64        // last number used for a name in tmp; atomic
+	added   atomic.Int64 // approximate bytes written and not yet added to the ledger
 
 	mu       sync.Mutex
-	unsynced []string // marks of what was committed and not synced yet
-	logs     []string // paths of logs that were begun
-	mounts   []string // names of cache mounts that were taken
+	unsynced []string // marks of commits since the last Sync
+	logs     []string // paths of logs started and not yet added to the ledger
+	mounts   []string // names of cache mounts used and not yet added to the ledger
 }
 
-// Open opens the cache in dir, makes it if it is missing, and reaps what dead processes left. The error is an *Error.
+// Open opens the cache in dir, creates it if it is missing, and removes what processes that have ended left
+// unfinished. The error is of type *Error.
 func Open(dir string) (*Store, error) {
 	s := &Store{dir: dir}
 	if err := s.makeFolders(); err != nil {
@@ -72,13 +78,13 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
-// Dir is the directory of the cache.
+// Dir returns the directory of the cache.
 func (s *Store) Dir() string { return s.dir }
 
-// StatIndexDir is a folder of the cache for what callers remember of the files of build contexts.
+// StatIndexDir returns the directory in which callers may remember facts about the files of build contexts.
 func (s *Store) StatIndexDir() string { return s.path(dirStat) }
 
-// Close gives up this process's lease and removes what it left unfinished.
+// Close ends this process's lease and removes its unfinished files.
 func (s *Store) Close() error {
 	err := errors.Join(removeTree(s.tmp), os.Remove(s.lease.Name()), s.lease.Close(), s.gate.close())
 	if err != nil {
@@ -95,13 +101,13 @@ func (s *Store) makeFolders() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
-	// A cache that others may enter would let them run setuid files of its layers.
+	// Layers hold setuid files: another user who may enter the cache could run them.
 	if err := os.Chmod(s.dir, 0o700); err != nil {
 		return err
 	}
 	for _, sub := range []string{
-		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat, dirLocks, dirTmp, dirUnsynced, dirPacked,
-		dirTargets, dirPins,
+		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat,
+		dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins,
 	} {
 		if err := os.MkdirAll(s.path(sub), 0o700); err != nil {
 			return err
@@ -110,6 +116,7 @@ func (s *Store) makeFolders() error {
 	return s.makeLayout()
 }
 
+// bootID returns the kernel's random ID of the current boot.
 func bootID() (string, error) {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil || len(raw) < 36 {

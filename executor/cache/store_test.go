@@ -113,7 +113,7 @@ func TestDamageIsAMiss(t *testing.T) {
 	}
 	t.Run("layer gone", func(t *testing.T) {
 		s := open(t, t.TempDir())
-		if err := s.Put(testEntry("key", "never made")); err != nil {
+		if err := s.Put(testEntry("key", "never committed")); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := s.Lookup(digest.FromString("key")); got != nil || err != nil {
@@ -122,7 +122,8 @@ func TestDamageIsAMiss(t *testing.T) {
 	})
 }
 
-// TestCheckUnreadable has a blob that nobody can read, as on a bad sector: it is one more damage, and does not end the check.
+// TestCheckUnreadable checks that a blob that cannot be read, as on a bad sector, is reported and does not end the
+// check.
 func TestCheckUnreadable(t *testing.T) {
 	s := open(t, t.TempDir())
 	bad, wrong, good := putBlob(t, s, "unreadable"), putBlob(t, s, "damaged"), putBlob(t, s, "good")
@@ -245,7 +246,7 @@ func TestImages(t *testing.T) {
 		t.Errorf("remove: %v, %v", removed, err)
 	}
 	if _, ok, _ := s.Image("docker.io/library/x3:latest"); ok {
-		t.Error("still there")
+		t.Error("the image still exists")
 	}
 }
 
@@ -270,10 +271,10 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	if pruned.Items != 1 {
-		t.Errorf("pruned %d items, want the one that was not used", pruned.Items)
+		t.Errorf("pruned %d items, want the unused one", pruned.Items)
 	}
 	if e, _ := s.Lookup(digest.FromString("key of a")); e == nil {
-		t.Error("what a running process used was pruned")
+		t.Error("an item in use was pruned")
 	}
 	if e, _ := s.Lookup(digest.FromString("key of b")); e != nil {
 		t.Error("an entry without its layer was found")
@@ -292,14 +293,14 @@ func TestOpenReapsTheDead(t *testing.T) {
 	}
 	open(t, dir)
 	if _, err := os.Lstat(left); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the folder of a dead process is still there: %v", err)
+		t.Errorf("the directory of a dead process still exists: %v", err)
 	}
 	if _, err := os.Lstat(s.tmp); err != nil {
-		t.Errorf("the folder of a living process was taken: %v", err)
+		t.Errorf("the directory of a running process was removed: %v", err)
 	}
 }
 
-// TestOpenWhileOthersClose: a lease that ends while it is looked at is nobody's failure.
+// TestOpenWhileOthersClose checks that Open tolerates leases that end while it looks at them.
 func TestOpenWhileOthersClose(t *testing.T) {
 	dir := t.TempDir()
 	var group errgroup.Group
@@ -335,7 +336,7 @@ func TestUnsyncedOfAnEarlierBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As after a power loss: the marks are of another boot, and the blob lost its bytes.
+	// Simulate a power loss: the marks are of another boot, and the content of the blob is lost.
 	if err := os.Rename(filepath.Join(dir, dirUnsynced, s.boot), filepath.Join(dir, dirUnsynced, "earlier")); err != nil {
 		t.Fatal(err)
 	}
@@ -344,10 +345,10 @@ func TestUnsyncedOfAnEarlierBoot(t *testing.T) {
 	}
 	after := open(t, dir)
 	if _, ok := after.LayerDir(digest.FromString("layer")); ok {
-		t.Error("a layer that was never synced is trusted")
+		t.Error("an unsynced layer of an earlier boot is visible")
 	}
 	if after.HasBlob(blob, -1) {
-		t.Error("a blob that lost its bytes is trusted")
+		t.Error("a blob that lost its content is visible")
 	}
 }
 
@@ -381,12 +382,12 @@ func BenchmarkLookup(b *testing.B) {
 	}
 }
 
-// TestPlan: a plan is what was stored, or nothing.
+// TestPlan checks that Plan returns what was stored, or nil.
 func TestPlan(t *testing.T) {
 	s := open(t, t.TempDir())
 	name := digest.FromString("project")
 	if got := s.Plan(name); got != nil {
-		t.Errorf("got %q of an empty store", got)
+		t.Errorf("got %q from an empty store", got)
 	}
 	if err := s.PutPlan(name, []byte("a plan")); err != nil {
 		t.Fatal(err)
@@ -403,12 +404,13 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := s.Plan(name); got != nil {
-		t.Errorf("got %q of a damaged file", got)
+		t.Errorf("got %q from a damaged file", got)
 	}
 }
 
-// TestDeniedSaysWhose: an error of what may not be written says when it is another user's, as after a build with sudo.
-func TestDeniedSaysWhose(t *testing.T) {
+// TestDeniedNamesOwner checks that an error about a file that cannot be written says if it belongs to another user, as
+// after a build with sudo.
+func TestDeniedNamesOwner(t *testing.T) {
 	mine, other := t.TempDir(), "/usr"
 	if os.Geteuid() == 0 {
 		other = t.TempDir()
@@ -419,7 +421,7 @@ func TestDeniedSaysWhose(t *testing.T) {
 	const whose = "it belongs to another user"
 	for path, want := range map[string]bool{mine: false, other: true, filepath.Join(other, "missing/file"): true} {
 		text := (&Error{Op: "write", Path: path, Err: unix.EACCES}).Error()
-		if strings.Contains(text, whose) != want || !strings.Contains(text, "set BAKE_CACHE_DIR to a directory that you may write") {
+		if strings.Contains(text, whose) != want || !strings.Contains(text, "set BAKE_CACHE_DIR to a writable directory") {
 			t.Errorf("%s: %s", path, text)
 		}
 	}

@@ -13,17 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// item is one thing of the cache that may go alone: a layer, a blob, a cache mount, a log, a record of a build, what is remembered of earlier
-// runs, a stat index.
+// item is one thing that can be evicted alone: a layer, a blob, a cache mount, a log, a build record, past runs, a
+// list of files or a stat index.
 type item struct {
 	dir, name string // below the cache
 	size      int64
-	// used is when it was used last, as the thing itself says; wanted is the last build of a target that stands on it,
-	// which need not have looked at it.
+	// used is the modification time, which each use updates. targetBuilt is when a target that refers to the item was
+	// last built. That build need not have touched the item, so it counts separately.
 	used, targetBuilt time.Time
 }
 
-// order is the time by which the least recently used goes first.
+// order returns the time of the last use for least recently used order.
 func (it item) order() time.Time {
 	if it.targetBuilt.After(it.used) {
 		return it.targetBuilt
@@ -31,18 +31,19 @@ func (it item) order() time.Time {
 	return it.used
 }
 
-// survey is all of a cache at one moment.
+// survey is a measurement of the complete cache.
 type survey struct {
 	items []item
-	parts map[string]int64 // bytes by folder; of those with items too
+	parts map[string]int64 // bytes by directory, including those with items
 	total int64
 	now   time.Time
 }
 
-// itemDirs hold the things that may go, the other folders what goes with them.
+// itemDirs lists the directories whose content is evicted item by item. The files in the others are removed when they
+// are stale.
 var itemDirs = [...]string{dirLayers, dirBlobs, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat}
 
-// survey measures everything. Layers are measured once and for all, cache mounts when they were used since.
+// survey measures the cache. A layer is measured once, a cache mount again after each use.
 func (s *Store) survey() (*survey, error) {
 	v := &survey{parts: map[string]int64{}, now: time.Now()}
 	known, seen, changed := s.readSizes(), sizes{}, false
@@ -82,7 +83,7 @@ func (s *Store) survey() (*survey, error) {
 		}
 	}
 	if changed || len(seen) != len(known) {
-		// On a full disk the next survey measures again: this one may be what frees it.
+		// Do not fail on a full disk: this survey may be part of freeing it. The next one measures again.
 		if err := s.writeSizes(seen); err != nil && !DiskFull(err) {
 			return nil, wrap("write", s.path(fileSizes), err)
 		}
@@ -90,7 +91,7 @@ func (s *Store) survey() (*survey, error) {
 	return v, s.surveyRest(v)
 }
 
-// surveyRest measures what has no items.
+// surveyRest measures the files and directories without items.
 func (s *Store) surveyRest(v *survey) error {
 	names, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -115,7 +116,7 @@ func (s *Store) surveyRest(v *survey) error {
 	return nil
 }
 
-// addBlocks adds a file or folder without what is in it.
+// addBlocks adds the blocks of a file or directory, without the content of the directory.
 func (v *survey) addBlocks(part, path string) {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) == nil {
@@ -124,7 +125,7 @@ func (v *survey) addBlocks(part, path string) {
 	}
 }
 
-// sizeKey names an item in sizes.
+// sizeKey returns the key of an item in sizes.
 func (it item) sizeKey() string {
 	key := it.dir + "/" + it.name
 	if it.dir == dirMounts {
@@ -133,7 +134,8 @@ func (it item) sizeKey() string {
 	return key
 }
 
-// freeable are the items that may go, least recently used first: no root, and nothing that a living process may use.
+// freeable returns the items that may be evicted, least recently used first. It excludes roots and everything that a
+// running process may be using.
 func (v *survey) freeable(roots map[digest.Digest]bool, l leases) []item {
 	var list []item
 	for _, it := range v.items {

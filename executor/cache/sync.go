@@ -1,5 +1,21 @@
 package cache
 
+// Durability: a power loss may leave a renamed file with missing content, since neither content nor directory is synced
+// when something is committed. Syncing each file would cost most of the time of a build with many small layers.
+//
+// Instead, a commit first creates an empty mark unsynced/BOOT/KIND-HEX, then renames. Sync calls syncfs once and removes
+// the marks of this process. A mark of an earlier boot means that the content may be incomplete, so Open checks it.
+//
+// Invariants:
+//   - A blob or layer that is visible and has no mark is durable.
+//   - A name moves (PutImages, an output, a push) only after Sync. Otherwise the name could survive a power loss and its
+//     content could not.
+//   - A mark is created before the rename. In the other order, a crash between the two would leave unsynced content
+//     that nothing checks.
+//
+// Entries need no mark: their checksum detects damage. TestUnsyncedOfAnEarlierBoot shows the check after a power loss,
+// TestKilledAtEachPoint the order of calls.
+
 import (
 	"crypto/sha256"
 	"errors"
@@ -12,7 +28,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mark notes, before something becomes visible, that it is not durable yet. name is KIND-HEX.
+// mark records that a blob or layer is not durable yet. Call it before the rename that makes it visible. kind is
+// "blob" or "layer".
 func (s *Store) mark(kind string, d digest.Digest) error {
 	path := s.path(dirUnsynced, s.boot, kind+"-"+d.Encoded())
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
@@ -30,8 +47,8 @@ func (s *Store) mark(kind string, d digest.Digest) error {
 	return f.Close()
 }
 
-// Sync makes all that this process committed durable, by one sync of the file system. Call it before something outside
-// of the cache, or the image index, comes to rely on it. Without anything new it does nothing.
+// Sync makes everything that this process committed durable, with one syncfs. Call it before anything outside the
+// cache, or the image index, refers to new content. It does nothing if nothing was committed since the last Sync.
 func (s *Store) Sync() error {
 	s.mu.Lock()
 	marks := s.unsynced
@@ -48,13 +65,13 @@ func (s *Store) Sync() error {
 		return wrap("sync", s.dir, err)
 	}
 	for _, m := range marks {
-		os.Remove(m) // a mark too many costs a check after the next boot, no more
+		os.Remove(m) // an extra mark only costs a check after the next boot
 	}
 	return nil
 }
 
-// checkUnsynced settles what earlier boots left unsynced: a blob is kept if its bytes have its digest, a layer is
-// dropped, since nothing tells whether its files are whole. The caller is alone in Open.
+// checkUnsynced checks what earlier boots left unsynced. It keeps a blob whose bytes match its digest, and drops a
+// layer, since a layer's files have no digest to compare with.
 func (s *Store) checkUnsynced() error {
 	boots, err := os.ReadDir(s.path(dirUnsynced))
 	if err != nil {
@@ -70,7 +87,7 @@ func (s *Store) checkUnsynced() error {
 			return err
 		}
 		for _, m := range marks {
-			if err := s.settle(m.Name()); err != nil {
+			if err := s.checkMark(m.Name()); err != nil {
 				return err
 			}
 		}
@@ -81,7 +98,8 @@ func (s *Store) checkUnsynced() error {
 	return nil
 }
 
-func (s *Store) settle(mark string) error {
+// checkMark checks the blob or drops the layer that a mark is about.
+func (s *Store) checkMark(mark string) error {
 	kind, hex, _ := strings.Cut(mark, "-")
 	d := digest.NewDigestFromEncoded(digest.SHA256, hex)
 	if d.Validate() != nil {
@@ -97,7 +115,8 @@ func (s *Store) settle(mark string) error {
 	return os.Remove(s.BlobPath(d))
 }
 
-// matchesDigest says whether a file has a digest; a missing one has it, since there is nothing to drop.
+// matchesDigest reports whether the content of a file has the digest d. It reports true for a missing file: nothing to
+// remove.
 func matchesDigest(path string, d digest.Digest) (bool, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -14,31 +14,32 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Use is what a target stood on when it was built last.
+// Use lists what a target depended on in its last build.
 type Use struct {
 	Target string
-	Layers []digest.Digest // layers that its steps made
-	Bases  []digest.Digest // manifests, or indices, of base images
-	Mounts []string        // ids of cache mounts
+	Layers []digest.Digest // produced by its steps
+	Bases  []digest.Digest // manifests or indexes of base images
+	Mounts []string        // IDs of cache mounts
 }
 
-// projectUses is the file of one project, after a line that says what the last build recorded.
+// projectUses is the file of one project. A first line in front of it holds the hash of the last recorded uses.
 type projectUses struct {
-	Project string // its directory
-	Last    []string
+	Project string   // its directory
+	Last    []string // targets of the last build
 	Targets map[string]targetUse
 }
 
 type targetUse struct {
 	Use
-	Built time.Time // of a target of Last the time of the file counts
+	Built time.Time // for targets in Last, the modification time of the file replaces it
 }
 
 // maxUses bounds the file, in bytes.
 const maxUses = 64 << 20
 
-// RecordUses notes what the targets of a project stand on: what the cache takes is told by target, and what a target
-// stands on counts as used when the target is built, whether or not that had to look at it. uses are in a fixed order.
+// RecordUses records what the targets of a project depend on. `cache du` reports it by target. Building a target
+// counts as a use of everything it depends on, even of items that the build did not touch. The caller passes uses in a
+// fixed order: if nothing changed, only the time of the file is updated.
 func (s *Store) RecordUses(project string, uses []Use) error {
 	path := s.usesPath(project)
 	h := fnv.New64a()
@@ -80,7 +81,7 @@ func (s *Store) usesPath(project string) string {
 	return s.path(dirTargets, digest.FromString(project).Encoded())
 }
 
-// readUses reads a project's file; built is when the targets of Last were built.
+// readUses reads the file of a project. built is when the targets in Last were built.
 func readUses(path string) (p projectUses, built time.Time, ok bool) {
 	raw, err := readBounded(path, maxUses)
 	if err != nil {
@@ -94,7 +95,7 @@ func readUses(path string) (p projectUses, built time.Time, ok bool) {
 	return p, info.ModTime(), true
 }
 
-// staleProject says that a file is about a project that is no more.
+// staleProject reports whether a file is damaged or about a project that no longer exists.
 func (s *Store) staleProject(path string) bool {
 	p, _, ok := readUses(path)
 	if !ok {
@@ -104,14 +105,14 @@ func (s *Store) staleProject(path string) bool {
 	return err != nil
 }
 
-// claim is one target's use of things of the cache.
+// targetRef lists the items of the cache that one target refers to.
 type targetRef struct {
 	project, target string
 	built           time.Time
-	paths           []string // of items, below the cache
+	paths           []string // of items, relative to the cache directory
 }
 
-// claims are what all targets use, by project and target.
+// targetRefs returns the references of all targets, sorted by project and target.
 func (s *Store) targetRefs() []targetRef {
 	names, err := os.ReadDir(s.path(dirTargets))
 	if err != nil {
@@ -137,7 +138,7 @@ func (s *Store) targetRefs() []targetRef {
 	return all
 }
 
-// itemPaths are the items of a use, each once.
+// itemPaths returns the paths of the items in a use, without duplicates.
 func (s *Store) itemPaths(u Use) []string {
 	var paths []string
 	blob := func(d digest.Digest) { paths = append(paths, filepath.Join(dirBlobs, d.Encoded())) }
@@ -165,7 +166,7 @@ func (s *Store) itemPaths(u Use) []string {
 	return slices.Compact(paths)
 }
 
-// baseRefs goes through a base image: its blobs, and its layers by diff id and by chain id.
+// baseRefs calls blob for each blob of a base image, and layer for each of its layers with diff ID and chain ID.
 func (s *Store) baseRefs(d digest.Digest, depth int, blob func(digest.Digest), layer func(diff, chain digest.Digest)) {
 	m, ok := s.readManifest(d)
 	if !ok || depth > 3 {
@@ -201,8 +202,8 @@ func (s *Store) baseRefs(d digest.Digest, depth int, blob func(digest.Digest), l
 	}
 }
 
-// ChainID names the directory form of a base layer: what its directories look like depends on the layers below. chain is
-// the id of the layer below, empty for the lowest.
+// ChainID returns the ID of the directory of a base layer. It depends on the layers below, because the directory does.
+// chain is the ID of the layer below, empty for the lowest.
 func ChainID(chain, diff digest.Digest) digest.Digest {
 	if chain == "" {
 		return diff
@@ -210,7 +211,7 @@ func ChainID(chain, diff digest.Digest) digest.Digest {
 	return digest.FromString(chain.String() + " " + diff.String())
 }
 
-// setTargetBuilt says of each item when a target that stands on it was built last.
+// setTargetBuilt sets for each item when a target that refers to it was last built.
 func (s *Store) setTargetBuilt(v *survey) {
 	last := map[string]time.Time{}
 	for _, c := range s.targetRefs() {

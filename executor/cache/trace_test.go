@@ -13,19 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNoTrace says that this process may not trace another one.
+// errNoTrace means that this process may not trace others.
 var errNoTrace = errors.New("processes cannot be traced here (ptrace)")
 
-// tracer follows all threads of a process that has called reportChanges, and kills it before one of the calls.
+// tracer follows all threads of a process that has called reportChanges, and kills the process before one of the
+// calls.
 type tracer struct {
-	dir  string // calls that change files below it count
-	left int    // the process is killed before this one
+	dir  string // only calls that change files below it count
+	left int    // the number of calls until the process is killed
 
 	call   string // its name
 	killed bool
 }
 
-// callInfo is struct ptrace_syscall_info, of a call that a filter stopped.
+// callInfo is struct ptrace_syscall_info for a stop by a seccomp filter.
 type callInfo struct {
 	op     uint8
 	_      [3]uint8
@@ -36,14 +37,15 @@ type callInfo struct {
 	_      [16]uint8
 }
 
-// changing are the calls that change files, by number; those with a descriptor first count for files of dir only.
+// changing holds the system calls that change files, by number. Calls with a descriptor count only for files below
+// dir.
 var changing = map[uint64]string{
 	unix.SYS_RENAMEAT: "renameat", unix.SYS_RENAMEAT2: "renameat2", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_MKDIRAT: "mkdirat",
 	unix.SYS_FCHMODAT: "fchmodat", unix.SYS_UTIMENSAT: "utimensat", unix.SYS_LINKAT: "linkat",
 	unix.SYS_OPENAT: "openat", unix.SYS_WRITE: "write", unix.SYS_FSYNC: "fsync", unix.SYS_SYNCFS: "syncfs",
 }
 
-// reportChanges makes every thread of this process stop for its tracer before the calls that change files.
+// reportChanges makes every thread of this process stop for its tracer before the calls in changing.
 func reportChanges() error {
 	const load, jumpIf, give = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_RET | unix.BPF_K
 	const allow, trace = 0x7fff0000, 0x7ff00000
@@ -67,7 +69,7 @@ func reportChanges() error {
 
 // run starts the command and waits for its end.
 func (t *tracer) run(cmd *exec.Cmd) error {
-	runtime.LockOSThread() // a tracer is a thread
+	runtime.LockOSThread() // ptrace works by thread
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -78,14 +80,14 @@ func (t *tracer) run(cmd *exec.Cmd) error {
 	}
 	pid := cmd.Process.Pid
 	status, err := t.follow(pid)
-	_ = cmd.Wait() // it was waited for: only the pipes are closed
+	_ = cmd.Wait() // follow has reaped the process: this only closes the pipes
 	if err == nil && !t.killed && status.ExitStatus() != 0 {
 		err = fmt.Errorf("the work ended with %d", status.ExitStatus())
 	}
 	return err
 }
 
-// follow lets the process go on from stop to stop until it ends.
+// follow resumes the process after each stop until it ends.
 func (t *tracer) follow(pid int) (syscall.WaitStatus, error) {
 	const options = unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
 	var status syscall.WaitStatus
@@ -121,14 +123,14 @@ func (t *tracer) follow(pid int) (syscall.WaitStatus, error) {
 		case stop != syscall.SIGTRAP && stop != syscall.SIGSTOP:
 			signal = int(stop)
 		}
-		// A thread that was killed meanwhile is gone.
+		// ESRCH: the thread was killed meanwhile.
 		if err := syscall.PtraceCont(tid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return status, fmt.Errorf("go on: %w", err)
+			return status, fmt.Errorf("continue: %w", err)
 		}
 	}
 }
 
-// counts says whether a stopped thread is about to make the call before which it shall be killed.
+// counts reports whether a stopped thread is about to make the call before which the process is to be killed.
 func (t *tracer) counts(pid, tid int) bool {
 	const getSyscallInfo, stopped = 0x420e, 3
 	var info callInfo

@@ -5,41 +5,45 @@ import (
 	"time"
 )
 
-// Usage says what a cache takes on disk, in bytes as the file system counts them.
+// Usage describes what a cache occupies, in bytes of disk blocks.
 type Usage struct {
-	Layers  int64 // directory forms
-	Blobs   int64 // packed layers, manifests, configs
+	Layers  int64 // directories of layers
+	Blobs   int64 // compressed layers, manifests, configs
 	Mounts  int64 // cache mounts
 	Entries int64
-	Logs    int64 // of steps, the records of builds, and what is remembered of earlier runs
+	Logs    int64 // logs of steps, build records, past runs and lists of files
 	Other   int64
 	Total   int64
-	// Roots is how much of Blobs tagged images and pins need, which nothing frees; Busy is what builds that run now may
-	// use besides; the rest of the items is Freeable.
+	// Roots is the part of Blobs that tagged images and pins need; it is never evicted. Busy is what running builds
+	// may be using in addition. Freeable is the rest of the items.
 	Roots, Busy, Freeable int64
-	// Free and Disk are the room that the file system has left, and all of it.
+	// Free and Disk are the free space and the size of the file system.
 	Free, Disk int64
 	Targets    []TargetUsage
-	// Unreferenced is what no known target stands on.
+	// Unreferenced is the size of the items that no recorded target refers to.
 	Unreferenced int64
 }
 
-// TargetUsage is what one target of one project stands on, in bytes.
+// TargetUsage is what one target of one project refers to, in bytes.
 type TargetUsage struct {
 	Project, Target   string
-	Exclusive, Shared int64 // for this target alone, and for others too
+	Exclusive, Shared int64 // used by this target alone; used by other targets too
 	Built             time.Time
 }
 
-// Usage adds up what the cache takes.
+// Usage measures the cache.
 func (s *Store) Usage() (Usage, error) {
 	v, err := s.survey()
 	if err != nil {
 		return Usage{}, err
 	}
 	u := Usage{
-		Layers: v.parts[dirLayers], Blobs: v.parts[dirBlobs], Mounts: v.parts[dirMounts], Logs: v.parts[dirLogs] + v.parts[dirBuilds] + v.parts[dirPast] + v.parts[dirLists],
-		Entries: v.parts[dirEntries] + v.parts[dirCandidates] + v.parts[dirPacked], Total: v.total,
+		Layers:  v.parts[dirLayers],
+		Blobs:   v.parts[dirBlobs],
+		Mounts:  v.parts[dirMounts],
+		Logs:    v.parts[dirLogs] + v.parts[dirBuilds] + v.parts[dirPast] + v.parts[dirLists],
+		Entries: v.parts[dirEntries] + v.parts[dirCandidates] + v.parts[dirPacked],
+		Total:   v.total,
 	}
 	u.Other = u.Total - u.Layers - u.Blobs - u.Mounts - u.Logs - u.Entries
 	if u.Free, u.Disk, err = freeBytes(s.dir); err != nil {
@@ -67,7 +71,7 @@ func (s *Store) Usage() (Usage, error) {
 	return u, nil
 }
 
-// addTargets shares the items out among the targets.
+// addTargets adds the usage of each target and what no target refers to.
 func (s *Store) addTargets(u *Usage, v *survey) {
 	targetRefs := s.targetRefs()
 	users := map[string]int{}

@@ -33,9 +33,38 @@ func blocksBelow(t *testing.T, dir string) int64 {
 	return total
 }
 
-// TestUsageCountsTruly: hard links within and between layers count once, holes nothing, small files their blocks.
-func TestUsageCountsTruly(t *testing.T) {
+// TestUsageOnDisk checks that hard links count once, holes count as nothing, and small files count with their blocks.
+func TestUsageOnDisk(t *testing.T) {
 	s := open(t, t.TempDir())
+	putLinkedLayers(t, s)
+	putBlob(t, s, "a small blob")
+	useMount(t, s, "x", 100_000)
+	for range 2 { // the second time with the sizes that the first one stored
+		u, err := s.Usage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		slack := int64(16 << 10) // the measurement itself writes the file of sizes
+		if want := blocksBelow(t, s.dir); u.Total > want || u.Total < want-slack {
+			t.Errorf("total %d, want %d", u.Total, want)
+		}
+		if u.Layers > 1<<20+100<<10 || u.Layers < 1<<20 {
+			t.Errorf("layers take %d, want about a MiB", u.Layers)
+		}
+		if u.Mounts < 100_000 {
+			t.Errorf("mounts take %d", u.Mounts)
+		}
+	}
+	// A mount is measured again after a use.
+	useMount(t, s, "y", 1<<20)
+	if u, err := s.Usage(); err != nil || u.Mounts < 1<<20 {
+		t.Errorf("mounts take %d, %v", u.Mounts, err)
+	}
+}
+
+// putLinkedLayers commits two layers that share a file of one MiB by hard links, and a sparse file.
+func putLinkedLayers(t *testing.T, s *Store) {
+	t.Helper()
 	draft := func() *Draft {
 		d, err := s.NewLayer()
 		if err != nil {
@@ -48,7 +77,7 @@ func TestUsageCountsTruly(t *testing.T) {
 	if err := os.WriteFile(big, make([]byte, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, link := range []string{filepath.Join(a.FS, "again"), filepath.Join(b.FS, "shared"), filepath.Join(b.FS, "twice")} {
+	for _, link := range []string{a.FS + "/again", b.FS + "/shared", b.FS + "/twice"} {
 		if err := os.Link(big, link); err != nil {
 			t.Fatal(err)
 		}
@@ -65,41 +94,18 @@ func TestUsageCountsTruly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	putBlob(t, s, "a small blob")
+}
+
+// useMount writes a file to the cache mount.
+func useMount(t *testing.T, s *Store, name string, size int) {
+	t.Helper()
 	m, err := s.CacheMount(t.Context(), "mount", "shared")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(m.Dir, "x"), make([]byte, 100_000), 0o644); err != nil {
+	defer m.Release()
+	if err := os.WriteFile(filepath.Join(m.Dir, name), make([]byte, size), 0o644); err != nil {
 		t.Fatal(err)
-	}
-	m.Release()
-	for range 2 { // the second time from what the first measured
-		u, err := s.Usage()
-		if err != nil {
-			t.Fatal(err)
-		}
-		slack := int64(16 << 10) // the file of sizes is written by the measurement
-		if want := blocksBelow(t, s.dir); u.Total > want || u.Total < want-slack {
-			t.Errorf("total %d, want %d", u.Total, want)
-		}
-		if u.Layers > 1<<20+100<<10 || u.Layers < 1<<20 {
-			t.Errorf("layers take %d, want about a MiB", u.Layers)
-		}
-		if u.Mounts < 100_000 {
-			t.Errorf("mounts take %d", u.Mounts)
-		}
-	}
-	// A mount that was used since is measured again.
-	if m, err = s.CacheMount(t.Context(), "mount", "shared"); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(m.Dir, "y"), make([]byte, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	m.Release()
-	if u, err := s.Usage(); err != nil || u.Mounts < 1<<20 {
-		t.Errorf("mounts take %d, %v", u.Mounts, err)
 	}
 }
 
@@ -153,12 +159,12 @@ func TestUsageByTarget(t *testing.T) {
 	if diff := cmp.Diff([]share{{"a", "1", "1"}, {"b", "1", "1"}, {"-", "1", "0"}}, shares()); diff != "" {
 		t.Error(diff)
 	}
-	// b alone is built, and stands on less: what is known of a stays.
+	// Only b is built, with fewer layers: the record of a stays.
 	record(Use{Target: "b", Layers: []digest.Digest{digest.FromString("b")}})
 	if diff := cmp.Diff([]share{{"a", "2", "0"}, {"b", "1", "0"}, {"-", "1", "0"}}, shares()); diff != "" {
 		t.Error(diff)
 	}
-	// The project goes, and with it what it claims.
+	// The record goes with the project.
 	if err := os.Remove(project); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +177,7 @@ func TestUsageByTarget(t *testing.T) {
 	}
 }
 
-// layers says how many layers of a size a number of bytes is, as text.
+// layers returns how many layers of the given size make up a number of bytes, as text.
 func layers(bytes, size int64) string {
 	return string(rune('0' + (bytes+size/2)/size))
 }
