@@ -11,14 +11,14 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Artifact is a manifest of something that need not be an image.
+// Artifact is a manifest that need not describe an image.
 type Artifact struct {
 	Raw      []byte
-	Manifest ocispecs.Manifest // what of Raw there is of one
+	Manifest ocispecs.Manifest // Raw decoded, as far as it has these fields
 }
 
-// Artifact reads the manifest that a reference names, from where it would be pushed to: what was just pushed is seen, which
-// no mirror promises. Errors are of type *Error.
+// Artifact reads the manifest that a reference names, from the registry itself. It skips mirrors, which may not have
+// what was just pushed. Errors are of type *Error.
 func (c *Client) Artifact(ctx context.Context, ref string) (Artifact, error) {
 	i, err := parseImage(ref)
 	if err != nil {
@@ -44,7 +44,7 @@ func (c *Client) Artifact(ctx context.Context, ref string) (Artifact, error) {
 }
 
 func (c *Client) readArtifact(ctx context.Context, s *session, i image) (Artifact, error) {
-	raw, _, err := c.manifest(ctx, s, i.wanted())
+	raw, _, err := c.manifest(ctx, s, i.tagOrDigest())
 	if err != nil {
 		return Artifact{}, err
 	}
@@ -66,7 +66,7 @@ func (c *Client) readArtifact(ctx context.Context, s *session, i image) (Artifac
 	return out, nil
 }
 
-// IsNotFound says whether a registry answered that it does not have what was asked for.
+// IsNotFound reports whether a registry answered 404.
 func IsNotFound(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Status == http.StatusNotFound

@@ -1,5 +1,17 @@
 package registry
 
+// A download continues after a lost connection. The next request asks for the missing bytes by range; if the server
+// sends the whole blob instead, the bytes already read are skipped.
+//
+// Invariants:
+//   - One hash covers all bytes returned to the caller, whichever answers they arrived in. The last Read compares it
+//     with the descriptor's digest. Without it, answers of two different blobs could be joined unnoticed.
+//   - Read never returns more bytes than the descriptor's size.
+//   - An answer with new bytes resets the count of tries, so a large blob may take any number of requests, but a server
+//     that sends nothing is asked at most maxTries times, and after a stall maxStalls times.
+//
+// TestBlobResumes, TestBlobFaults and TestStall show these rules.
+
 import (
 	"context"
 	"errors"
@@ -14,12 +26,11 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxForeignURLs bounds the URLs that are tried for a layer outside registries.
+// maxForeignURLs bounds how many URLs of a layer outside registries are tried.
 const maxForeignURLs = 4
 
-// Blob opens a blob of the repository that ref is in. Its bytes come with at most desc.Size, the last read compares
-// their digest with desc.Digest, and a transfer that breaks off goes on where it was. A negative size is not known.
-// Errors, also those of Read, are of type *Error.
+// Blob opens a blob of the repository of ref. Read returns at most desc.Size bytes and compares the digest at the end.
+// A negative size means that it is unknown. Errors, including those of Read, are of type *Error.
 func (c *Client) Blob(ctx context.Context, ref string, desc ocispecs.Descriptor) (io.ReadCloser, error) {
 	i, err := parseImage(ref)
 	if err != nil {
@@ -56,7 +67,7 @@ func (c *Client) Blob(ctx context.Context, ref string, desc ocispecs.Descriptor)
 	return r, nil
 }
 
-// checkedBlob gives the errors of a blob their place.
+// checkedBlob turns the errors of a blob into *Error.
 type checkedBlob struct {
 	*blob
 	what  string
@@ -79,19 +90,19 @@ func (b *checkedBlob) fail(err error) error {
 	return b.sessions[b.place].fail(b.what, b.image, err)
 }
 
-// blob is a download in progress. Its hash covers all bytes given out so far, whichever answers they came in.
+// blob is a download in progress.
 type blob struct {
 	c        *Client
 	ctx      context.Context
 	desc     ocispecs.Descriptor
-	sessions []*session // where it may be had, at least one
-	place    int        // which of them is asked
+	sessions []*session // endpoints that may have it, at least one
+	place    int        // index of the current one
 	body     io.ReadCloser
 	verifier digest.Verifier
-	at       int64 // bytes given out
-	from     int64 // where the current answer begins
-	tries    int   // answers that broke off with nothing new
-	err      error // final
+	at       int64 // bytes returned to the caller
+	from     int64 // value of at when the current answer began
+	tries    int   // consecutive answers without new bytes
+	err      error // final; io.EOF after success
 }
 
 func (c *Client) newBlob(ctx context.Context, sessions []*session, desc ocispecs.Descriptor) *blob {
@@ -108,14 +119,14 @@ func (b *blob) Read(p []byte) (int, error) {
 		}
 		n, err := b.body.Read(p)
 		if n > 0 {
-			return b.took(p[:n])
+			return b.accept(p[:n])
 		}
 		if err == io.EOF && (b.desc.Size < 0 || b.at == b.desc.Size) {
 			b.err = b.finish()
 			break
 		}
 		if err != nil {
-			b.again(err)
+			b.retry(err)
 		}
 	}
 	if len(p) == 0 {
@@ -124,9 +135,9 @@ func (b *blob) Read(p []byte) (int, error) {
 	return 0, b.err
 }
 
-func (b *blob) took(p []byte) (int, error) {
+func (b *blob) accept(p []byte) (int, error) {
 	if b.desc.Size >= 0 && b.at+int64(len(p)) > b.desc.Size {
-		b.err = contentf("it is larger than the %d bytes that its manifest says", b.desc.Size)
+		b.err = contentf("content is larger than the %d bytes stated in its manifest", b.desc.Size)
 		return 0, b.err
 	}
 	_, _ = b.verifier.Write(p)
@@ -134,16 +145,16 @@ func (b *blob) took(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// finish is io.EOF when the content is right.
+// finish returns io.EOF if the content has the right digest.
 func (b *blob) finish() error {
 	if !b.verifier.Verified() {
-		return contentf("its %d bytes do not have the digest %s", b.at, b.desc.Digest)
+		return contentf("content of %d bytes does not match the digest %s", b.at, b.desc.Digest)
 	}
 	return io.EOF
 }
 
-// again prepares another answer after one that broke off, or sets the final error. Progress starts the count anew.
-func (b *blob) again(err error) {
+// retry waits before another request after a failed answer, or sets the final error.
+func (b *blob) retry(err error) {
 	b.close()
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -154,7 +165,7 @@ func (b *blob) again(err error) {
 	b.tries++
 	var stall *stallError
 	if !retryable(err) || b.tries >= maxTries || errors.As(err, &stall) && b.tries >= maxStalls {
-		b.err = fmt.Errorf("it broke off after %d of %d bytes: %w", b.at, b.desc.Size, err)
+		b.err = fmt.Errorf("connection lost after %d of %d bytes: %w", b.at, b.desc.Size, err)
 		return
 	}
 	if err := b.c.opt.Wait(b.ctx, b.c.opt.Backoff(b.tries)); err != nil {
@@ -162,7 +173,7 @@ func (b *blob) again(err error) {
 	}
 }
 
-// open asks for what is missing, at each place until one gives it, then at the layer's own URLs.
+// open requests the missing bytes from each endpoint until one answers, then from the layer's own URLs.
 func (b *blob) open() error {
 	var first error
 	for n := range b.sessions {
@@ -181,15 +192,15 @@ func (b *blob) open() error {
 		}
 	}
 	if isForeign(b.desc) {
-		if b.outside() {
+		if b.openURLs() {
 			return nil
 		}
 	}
 	return first
 }
 
-// outside tries the URLs that a layer's descriptor lists.
-func (b *blob) outside() bool {
+// openURLs tries the URLs in the layer's descriptor. It sends no credentials.
+func (b *blob) openURLs() bool {
 	for _, raw := range b.desc.URLs[:min(len(b.desc.URLs), maxForeignURLs)] {
 		u, err := url.Parse(raw)
 		if err == nil && u.Scheme == "https" && u.User == nil && b.ask(b.c.outside, raw) == nil {
@@ -199,7 +210,7 @@ func (b *blob) outside() bool {
 	return false
 }
 
-// ask requests the bytes from b.at on; of a server that does not take a range, all of them.
+// ask requests the bytes from b.at on. If the server ignores the range, ask skips the bytes before.
 func (b *blob) ask(client *http.Client, address string) error {
 	from := ""
 	if b.at > 0 {
@@ -217,10 +228,10 @@ func (b *blob) ask(client *http.Client, address string) error {
 	if b.at == 0 || b.continues(res) {
 		return nil
 	}
-	// It is the whole blob again; the hash of what was given out and what follows tells whether they belong together.
+	// The server sends the whole blob again. The hash detects if it differs from the bytes already returned.
 	if res.StatusCode == http.StatusPartialContent {
 		b.close()
-		return contentf("the registry was asked for the bytes from %d and sent others (%s)", b.at, clean(res.Header.Get("Content-Range")))
+		return contentf("the registry sent the wrong range: want bytes from %d, got %s", b.at, clean(res.Header.Get("Content-Range")))
 	}
 	if _, err := io.CopyN(io.Discard, b.body, b.at); err != nil {
 		b.close()

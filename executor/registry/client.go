@@ -1,8 +1,8 @@
-// Package registry talks to container registries: one client for pulls and pushes, with the user's credentials and
-// mirrors, which retries what may pass and bounds what it reads.
+// Package registry is a client for container registries, for pulls and pushes. It uses the credentials, certificates
+// and mirrors of the user, retries temporary failures, and bounds what it reads.
 //
-// What a registry sends is checked against digests and limits before it is believed. Credentials go to the host and
-// port that they are for and to the token service that it names, and never along with a redirect.
+// Content from a registry is checked against its digest and against limits. Credentials are sent only to the host and
+// port they are for and to the token service that this host names, never to the target of a redirect.
 package registry
 
 import (
@@ -18,36 +18,37 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Defaults of Options, and how often things are tried.
+// Defaults of Options, and how often requests are tried.
 const (
 	defaultStall   = 30 * time.Second
 	defaultMaxWait = time.Minute
 	maxTries       = 5 // of one request
-	maxStalls      = 2 // tries that may end without a byte
+	maxStalls      = 2 // tries of one request that may end in a stall
 )
 
-// Options are what a client depends on. The zero value is right for a command.
+// Options configure a client. The zero value is suitable for commands.
 type Options struct {
 	Config    *Config        // nil: no mirrors
 	UserAgent string         // "bake/1.2"
 	Keychain  authn.Keychain // nil: the Docker and Podman configuration of the user
-	// Transport carries the requests; nil is the usual one, with proxies from the environment. A *http.Transport is
-	// copied without certificate checks for registries that registries.conf calls insecure.
+	// Transport sends the requests; nil is a new transport with proxies from the environment. A *http.Transport is
+	// copied without certificate checks for registries that registries.conf marks as insecure.
 	Transport http.RoundTripper
-	Stall     time.Duration // a transfer without a byte for so long ends; 0 is 30 s
-	// Backoff is how long to wait before try n+1, n from 1; nil is a random time below 200 ms doubled each time.
+	Stall     time.Duration // a transfer with almost no data for this long fails; 0 means 30 s
+	// Backoff returns how long to wait before try n+1, n from 1; nil means a random time below 200 ms, doubled each
+	// time.
 	Backoff func(n int) time.Duration
-	// MaxWait is the longest that a Retry-After is heeded; 0 is one minute.
+	// MaxWait bounds the time of a Retry-After header; 0 means one minute.
 	MaxWait time.Duration
-	// Offline refuses to ask anybody anything.
+	// Offline makes every request fail without sending it.
 	Offline bool
-	// Wait sleeps between tries, unless the context ends first; nil really does.
+	// Wait sleeps between tries until the context ends; nil means a real sleep.
 	Wait func(ctx context.Context, d time.Duration) error
-	// CertDirs are searched for a directory HOST[:PORT] with its certificates, as containers-certs.d(5) says; see CertDirs.
+	// CertDirs are searched for a directory HOST[:PORT] with certificates, see containers-certs.d(5) and CertDirs.
 	CertDirs []string
 }
 
-// Client talks to registries. Use New. It may be used by several goroutines.
+// Client talks to registries. Create it with New. Its methods may be called by several goroutines.
 type Client struct {
 	opt      Options
 	base     http.RoundTripper
@@ -55,13 +56,13 @@ type Client struct {
 	mu       sync.Mutex
 	hosts    map[endpoint]*host // by endpoint without its repository
 	sessions map[string]*opening
-	small    map[digest.Digest][]byte // manifests and configs read, by digest, all checked
-	smallSum int
-	sources  map[digest.Digest][]endpoint // where layers were seen: what pushes can mount
-	served   map[string]string            // by repository asked for: the endpoint that answered last
+	small    map[digest.Digest][]byte     // manifests and configs read, by their verified digest
+	smallSum int                          // bytes in small
+	sources  map[digest.Digest][]endpoint // endpoints that have a layer: pushes can mount it from there
+	served   map[string]string            // the endpoint that answered last, by requested repository
 }
 
-// New makes a client. It sends nothing until it is asked something.
+// New creates a client. It sends no requests.
 func New(opt Options) *Client {
 	if opt.Stall == 0 {
 		opt.Stall = defaultStall
@@ -92,7 +93,7 @@ func New(opt Options) *Client {
 	return c
 }
 
-// jitter is a random time below 200 ms doubled with each try.
+// jitter returns a random time below 200 ms, doubled with each try.
 func jitter(n int) time.Duration {
 	return time.Duration(rand.Int64N(int64(200*time.Millisecond) << min(n-1, 8)))
 }
@@ -106,11 +107,11 @@ func usualTransport() *http.Transport {
 		MaxIdleConnsPerHost: 16,
 		IdleConnTimeout:     90 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second,
-		DisableCompression:  true, // blobs are bytes as they are
+		DisableCompression:  true, // digests are of the bytes as stored
 	}
 }
 
-// sleep waits, unless the context ends first.
+// sleep waits until the time has passed or the context ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return context.Cause(ctx)

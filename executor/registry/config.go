@@ -15,30 +15,30 @@ import (
 // maxConfigSize bounds one registries.conf, in bytes.
 const maxConfigSize = 1 << 20
 
-// Config says where registries are really found: what of containers-registries.conf(5), version 2, concerns pulls and
-// pushes by full name. Short names are not searched for. The zero value changes nothing.
+// Config maps references to registries and mirrors. It holds the part of containers-registries.conf(5), version 2,
+// that concerns pulls and pushes by full name; there is no search for short names. The zero value changes nothing.
 type Config struct {
 	Registries []Registry
 }
 
 // Registry is one [[registry]] table.
 type Registry struct {
-	// Prefix is what references begin with that the table is about: a host, a host and a path, or *.domain for all
-	// hosts below a domain. It is Location when the file gives none.
+	// Prefix selects references by how they begin: a host, a host and a path, or *.domain for all hosts below a
+	// domain. The default is Location.
 	Prefix string
-	// Location replaces Prefix in what is asked for; empty for a wildcard means that nothing is replaced.
+	// Location replaces Prefix in requests. If it is empty, as may be with a wildcard, nothing is replaced.
 	Location string
-	// Insecure allows plain HTTP and certificates that do not verify. Nil is the usual: only loopback speaks plain HTTP.
+	// Insecure allows plain HTTP and invalid certificates. Nil means the default: plain HTTP on loopback only.
 	Insecure *bool
-	// PlainHTTP asks in plain HTTP only.
+	// PlainHTTP uses plain HTTP only.
 	PlainHTTP bool
-	// CA are files of certificates that are trusted besides the system's. They are for HTTPS, on loopback too.
+	// CA are files with trusted certificates, in addition to those of the system. They imply HTTPS, even on loopback.
 	CA []string
-	// Blocked refuses pulls and pushes.
+	// Blocked rejects pulls and pushes.
 	Blocked bool
-	// MirrorByDigestOnly asks the mirrors only for references with a digest.
+	// MirrorByDigestOnly uses the mirrors only for references with a digest.
 	MirrorByDigestOnly bool
-	// Mirrors are asked in this order before Location, for pulls.
+	// Mirrors are tried in this order before Location, for pulls only.
 	Mirrors []Mirror
 }
 
@@ -46,11 +46,11 @@ type Registry struct {
 type Mirror struct {
 	Location string
 	Insecure *bool
-	// Pull is what the mirror is asked for: "all", "digest-only" or "tag-only".
+	// Pull selects the references the mirror is used for: "all", "digest-only" or "tag-only".
 	Pull string
 }
 
-// configFile is a registries.conf as it is written.
+// configFile is the syntax of a registries.conf.
 type configFile struct {
 	Registry []registryTable `toml:"registry"`
 }
@@ -70,9 +70,9 @@ type mirrorTable struct {
 	PullFromMirror string `toml:"pull-from-mirror"`
 }
 
-// ConfigPaths lists the files that LoadConfig reads, the later ones winning: CONTAINERS_REGISTRIES_CONF alone when it
-// is set; else the user's own containers/registries.conf, or /etc's when there is none, followed by the files in
-// registries.conf.d of /etc and of the user.
+// ConfigPaths lists the files that LoadConfig reads; later ones take precedence. If CONTAINERS_REGISTRIES_CONF is set,
+// it is the only one. Otherwise the first is the user's containers/registries.conf, or the one in /etc if the user has
+// none. Then follow the files in registries.conf.d of /etc and of the user.
 func ConfigPaths(getenv func(string) (string, bool)) []string {
 	if path, ok := getenv("CONTAINERS_REGISTRIES_CONF"); ok && path != "" {
 		return []string{path}
@@ -107,8 +107,8 @@ func isFile(path string) bool {
 	return err == nil && !info.IsDir()
 }
 
-// LoadConfig reads registries.conf files. Files that do not exist are passed over; of several tables with one prefix
-// the last one holds. The error is an *Error that names file and place.
+// LoadConfig reads registries.conf files. Missing files are skipped. Of several tables with the same prefix, the last
+// one is used. The error is an *Error that names file and position.
 func LoadConfig(paths []string) (*Config, error) {
 	merged := &Config{}
 	for _, path := range paths {
@@ -123,7 +123,10 @@ func LoadConfig(paths []string) (*Config, error) {
 				continue
 			}
 		}
-		return nil, &Error{What: "read " + path, Cause: err, Hint: "correct the file (see containers-registries.conf(5)), or name another in CONTAINERS_REGISTRIES_CONF"}
+		return nil, &Error{
+			What: "read " + path, Cause: err,
+			Hint: "correct the file (see containers-registries.conf(5)), or name another in CONTAINERS_REGISTRIES_CONF",
+		}
 	}
 	return merged, nil
 }
@@ -136,12 +139,12 @@ func readConfig(path string) (string, error) {
 	defer file.Close()
 	content, err := io.ReadAll(io.LimitReader(file, maxConfigSize+1))
 	if err == nil && len(content) > maxConfigSize {
-		err = fmt.Errorf("it is larger than %d bytes", maxConfigSize)
+		err = fmt.Errorf("file is larger than %d bytes", maxConfigSize)
 	}
 	return string(content), err
 }
 
-// ParseConfig reads the text of one registries.conf. Settings that concern other tools are ignored.
+// ParseConfig parses the text of one registries.conf. Settings for other tools are ignored.
 func ParseConfig(text string) (*Config, error) {
 	var file configFile
 	if _, err := toml.Decode(text, &file); err != nil {
@@ -196,12 +199,12 @@ func (t registryTable) registry() (Registry, error) {
 	return r, nil
 }
 
-// place checks a host with an optional path.
+// place validates a host with an optional path, and removes slashes at the end.
 func place(what, s string) (string, error) {
 	s = strings.TrimRight(s, "/")
 	switch {
 	case s == "":
-		return "", fmt.Errorf("there is no %s", what)
+		return "", fmt.Errorf("%s is missing", what)
 	case strings.Contains(s, "://"):
 		return "", fmt.Errorf("%s %q: write it without http:// or https://", what, s)
 	case strings.ContainsAny(s, " \t\r\n@?#\\%"), strings.HasPrefix(s, "/"):
@@ -210,7 +213,7 @@ func place(what, s string) (string, error) {
 	return s, nil
 }
 
-// add puts the tables of other over those with the same prefix.
+// add adds the tables of other, which replace those with the same prefix.
 func (c *Config) add(other *Config) {
 	for _, r := range other.Registries {
 		c.Registries = append(c.without(r.Prefix), r)

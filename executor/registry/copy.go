@@ -7,8 +7,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Copy brings what a reference with a digest names to another name, with all platforms: the same bytes, under the same digest.
-// What is there already is not sent. Errors are of type *Error.
+// Copy copies an image or index, named by digest, to another name: the same bytes, with all platforms. Content that
+// exists at the target is not sent. Errors are of type *Error.
 func (c *Client) Copy(ctx context.Context, from, to string) error {
 	i, err := parseImage(from)
 	if err != nil {

@@ -15,18 +15,18 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// maxReason bounds what is shown of what a registry or a helper said, in bytes.
+// maxReason bounds how many bytes of text from a registry or a credential helper are shown.
 const maxReason = 400
 
-// Error is what went wrong with a registry. Error() is the whole message for a user: what, where, why, what to do.
+// Error describes a failure of a registry. Error() is the complete message for the user: what, where, why, what to do.
 type Error struct {
-	Registry string        // host[:port]; empty when the fault is in a file or a reference
-	Ref      string        // the image asked for, normalised
-	Status   int           // HTTP status, 0 when there was no answer
-	What     string        // the step, "pull busybox:1.35"
-	Reason   string        // why, for people; empty takes Cause
+	Registry string        // host[:port]; empty if the failure concerns a file or a reference
+	Ref      string        // the requested image, normalized
+	Status   int           // HTTP status, 0 without an answer
+	What     string        // the operation, such as "pull busybox:1.35"
+	Reason   string        // why, for the user; if empty, Cause is shown
 	Hint     string        // what the user can do
-	After    time.Duration // how long the registry asked to wait, 0 when it did not
+	After    time.Duration // from Retry-After, 0 without
 	Cause    error
 
 	temporary bool
@@ -51,29 +51,30 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap is the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Temporary says whether the same may work later: no connection, an overloaded or failing registry, a broken transfer.
+// Temporary reports whether the same request may succeed later: no connection, an overloaded or failing registry, or
+// an interrupted transfer.
 func (e *Error) Temporary() bool { return e.temporary }
 
-// stallError says that nothing moved for too long.
+// stallError means that almost no data was transferred for too long.
 type stallError struct{ after time.Duration }
 
 func (e *stallError) Error() string {
-	return fmt.Sprintf("no byte came for %s, so the transfer was given up", e.after)
+	return fmt.Sprintf("no data received for %s: transfer cancelled", e.after)
 }
 
-// Timeout marks it as a time-out for net.Error's users.
+// Timeout implements net.Error.
 func (e *stallError) Timeout() bool   { return true }
 func (e *stallError) Temporary() bool { return true }
 
-// statusError is an answer that is not what was asked for.
+// statusError is an answer with an unexpected status.
 type statusError struct {
 	status int
-	reason string // of the body, cleaned
+	reason string // from the body, cleaned
 	after  time.Duration
-	from   string // the host that gave it; empty when that is not known
+	from   string // the host that answered; empty if unknown
 }
 
 func (e *statusError) Error() string { return "it " + e.text() }
@@ -86,19 +87,19 @@ func (e *statusError) text() string {
 	return text
 }
 
-// contentError says that what came is not what the image says, or not an image that can be used.
+// contentError means that content does not match its description, or is not a usable image. It is not retried.
 type contentError struct{ text string }
 
 func (e *contentError) Error() string { return e.text }
 
 func contentf(format string, args ...any) error { return &contentError{fmt.Sprintf(format, args...)} }
 
-// credentialError says that no credentials could be had from the user's configuration.
+// credentialError means that the user's credentials cannot be read.
 type credentialError struct{ text string }
 
 func (e *credentialError) Error() string { return e.text }
 
-// fail makes an *Error of what went wrong with an endpoint. A context that ended stays what it is.
+// fail turns err into an *Error about an endpoint. A cancelled context and an *Error are returned unchanged.
 func (s *session) fail(what string, i image, err error) error {
 	var known *Error
 	switch {
@@ -116,7 +117,7 @@ func (s *session) fail(what string, i image, err error) error {
 	return e
 }
 
-// explain sets the reason and hint by the kind of the cause.
+// explain sets the reason and the hint, depending on the cause.
 func (e *Error) explain(s *session) {
 	var (
 		status  *statusError
@@ -127,7 +128,7 @@ func (e *Error) explain(s *session) {
 	)
 	switch {
 	case errors.Is(e.Cause, errOffline):
-		e.Reason = "bake is offline (--offline), and not all of it is in the store"
+		e.Reason = "bake is offline (--offline), and the local store lacks part of it"
 		e.Hint = "build once without --offline, or fetch it: bake image pull"
 	case errors.As(e.Cause, &status):
 		e.status(s, status)
@@ -135,7 +136,7 @@ func (e *Error) explain(s *session) {
 		e.status(s, fromTransport(ggcr))
 	case errors.As(e.Cause, &content):
 		e.Reason = clean(content.text)
-		e.Hint = "the registry, or something between here and it, gives wrong content: try again, else use another image or registry"
+		e.Hint = "the registry or a proxy sent wrong content: try again, or use another image or registry"
 	case errors.As(e.Cause, &creds):
 		e.Reason = creds.text
 		e.Hint = "correct the Docker configuration, or log in again: docker login " + loginHost(s.at.host)
@@ -147,19 +148,19 @@ func (e *Error) explain(s *session) {
 	}
 }
 
-// status explains an answer.
+// status explains an HTTP answer.
 func (e *Error) status(s *session, st *statusError) {
 	e.Status, e.After, e.Reason = st.status, st.after, st.Error()
 	elsewhere := st.from != "" && st.from != s.at.host
 	if elsewhere {
-		e.Reason = clean(st.from) + ", where the content is, " + st.text()
+		e.Reason = clean(st.from) + ", where the content is stored, " + st.text()
 	}
 	switch {
 	case elsewhere && st.status < 500 && st.status != http.StatusTooManyRequests && st.status != http.StatusRequestTimeout:
-		e.Hint = "the credentials for the registry are never sent there: try again, else tell whoever runs the registry"
+		e.Hint = "the registry's credentials are never sent there: try again, or contact the registry's operator"
 	case st.status == http.StatusUnauthorized || st.status == http.StatusForbidden:
 		e.Reason += ", " + s.identity()
-		e.Hint = "check the name, or log in with an account that may do this: docker login " + loginHost(s.at.host)
+		e.Hint = "check the name, or log in with an account that has access: docker login " + loginHost(s.at.host)
 	case st.status == http.StatusNotFound:
 		e.Hint = "check the image's name and tag, and that it has been pushed there"
 	case st.status == http.StatusTooManyRequests:
@@ -167,16 +168,16 @@ func (e *Error) status(s *session, st *statusError) {
 		e.Hint = "too many requests: wait" + afterText(st.after) + ", log in for a higher limit, or use a mirror (registries.conf)"
 	case st.status >= 500 || st.status == http.StatusRequestTimeout:
 		e.temporary = true
-		e.Hint = "the registry has a fault: try again later, or use a mirror (registries.conf)"
+		e.Hint = "the registry failed: try again later, or use a mirror (registries.conf)"
 	default:
 		e.Hint = "the registry does not accept this request: check that it is a registry and that the name is right"
 	}
 }
 
-// tlsAlert is the Op of what the other side of a TLS connection complains about.
+// tlsAlert is the Op of a net.OpError for a TLS alert from the other side.
 const tlsAlert = "remote error"
 
-// network explains why there was no answer.
+// network explains a failure without an HTTP answer.
 func (e *Error) network(s *session) {
 	var (
 		dns       *net.DNSError
@@ -192,24 +193,24 @@ func (e *Error) network(s *session) {
 		return
 	case errors.As(e.Cause, &cert):
 		e.Reason = "its TLS certificate is not trusted: " + clean(cert.Err.Error())
-		e.Hint = "name its CA certificate in a registry block (ca) or put it into certs.d, or set insecure = true for it in registries.conf"
+		e.Hint = "add its CA certificate to a registry block (ca) or to certs.d, or set insecure = true for it in registries.conf"
 		return
 	case errors.As(e.Cause, &operation) && operation.Op == tlsAlert:
-		e.Reason = "it does not accept this client: " + clean(operation.Err.Error())
-		e.Hint = "put a certificate that it accepts and its key into certs.d, as NAME.cert and NAME.key"
+		e.Reason = "it does not accept this client's certificate: " + clean(operation.Err.Error())
+		e.Hint = "add an accepted certificate and its key to certs.d as NAME.cert and NAME.key"
 		return
 	case strings.Contains(e.Cause.Error(), "server gave HTTP response to HTTPS client"):
 		e.Reason = "it speaks plain HTTP where HTTPS was expected"
-		e.Hint = "set insecure = true for it in registries.conf if that is meant"
+		e.Hint = "if that is intended, set insecure = true for it in registries.conf"
 		return
 	case errors.As(e.Cause, &dns):
-		e.Reason, e.temporary = "its name cannot be resolved: "+clean(dns.Error()), true
+		e.Reason, e.temporary = "its host name cannot be resolved: "+clean(dns.Error()), true
 		e.Hint = "check the registry's name and this machine's DNS and network"
 		return
 	case errors.As(e.Cause, &operation):
 		e.Reason, e.temporary = "it cannot be reached: "+clean(operation.Error()), true
 	case errors.As(e.Cause, &refused):
-		e.Reason, e.Hint = clean(refused.text), "the registry is not set up as it should be: tell whoever runs it"
+		e.Reason, e.Hint = clean(refused.text), "the registry is misconfigured: contact its operator"
 		return
 	case errors.As(e.Cause, &transfer):
 		e.Reason, e.temporary = clean(transfer.Err.Error()), retryable(e.Cause)
@@ -218,17 +219,17 @@ func (e *Error) network(s *session) {
 	}
 	e.Hint = "check the network, the registry and HTTPS_PROXY, then try again"
 	if s.at.plain {
-		e.Hint = "check that the registry runs there; loopback registries are asked in plain HTTP"
+		e.Hint = "check that the registry is running; plain HTTP is used for loopback registries"
 	}
 }
 
-// fromTransport reads go-containerregistry's form of an answer.
+// fromTransport converts go-containerregistry's error for an answer.
 func fromTransport(err *transport.Error) *statusError {
-	var said []string
+	var reasons []string
 	for _, d := range err.Errors {
-		said = append(said, strings.TrimSuffix(string(d.Code)+": "+d.Message, ": "))
+		reasons = append(reasons, strings.TrimSuffix(string(d.Code)+": "+d.Message, ": "))
 	}
-	return &statusError{status: err.StatusCode, reason: clean(strings.Join(said, "; "))}
+	return &statusError{status: err.StatusCode, reason: clean(strings.Join(reasons, "; "))}
 }
 
 func afterText(after time.Duration) string {
@@ -238,7 +239,7 @@ func afterText(after time.Duration) string {
 	return " " + after.Round(time.Second).String()
 }
 
-// loginHost is what a host is called at a login.
+// loginHost returns the name of a host for docker login.
 func loginHost(host string) string {
 	if host == "index.docker.io" {
 		return "docker.io"
@@ -246,7 +247,7 @@ func loginHost(host string) string {
 	return host
 }
 
-// clean makes foreign text safe to show: one line, no control characters, bounded.
+// clean makes text from outside safe to show: one line, no control characters, bounded length.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {

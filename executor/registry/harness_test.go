@@ -23,12 +23,12 @@ import (
 
 var amd64 = ocispecs.Platform{OS: "linux", Architecture: "amd64"}
 
-// request is one that a test registry got.
+// request is a request that a test registry received.
 type request struct {
 	method, path, auth, rng string
 }
 
-// fake is a registry whose requests are noted, and may be answered by hook before the real one sees them.
+// fake is a registry in memory. It records requests, and hook may answer them first.
 type fake struct {
 	*httptest.Server
 	host string
@@ -55,14 +55,14 @@ func newFake(t *testing.T, hook func(w http.ResponseWriter, r *http.Request) boo
 	return f
 }
 
-// on sets the hook for the requests that follow and forgets those before.
+// on sets the hook and clears the recorded requests.
 func (f *fake) on(hook func(w http.ResponseWriter, r *http.Request) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hook, f.got = hook, nil
 }
 
-// count is how many requests had the method and a path with the part.
+// count returns how many requests had the method and a path that contains part.
 func (f *fake) count(method, part string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -95,7 +95,7 @@ func (k keys) Resolve(r authn.Resource) (authn.Authenticator, error) {
 	return authn.Anonymous, nil
 }
 
-// newClient never waits long.
+// newTestClient returns a client that hardly waits.
 func newTestClient(t *testing.T, change ...func(*Options)) *Client {
 	t.Helper()
 	opt := Options{
@@ -126,7 +126,7 @@ func newImage(t *testing.T, layers int64) v1.Image {
 	return image
 }
 
-// put stores an image in a fake by other means than the client under test.
+// put stores an image in a fake with another client than the one under test.
 func put(t *testing.T, f *fake, ref string, image v1.Image) v1.Hash {
 	t.Helper()
 	parsed, err := name.ParseReference(f.host + "/" + ref)
@@ -152,7 +152,7 @@ func layerDesc(t *testing.T, image v1.Image) (ocispecs.Descriptor, []byte) {
 	return descOf(t, layers[0])
 }
 
-// asError fails the test unless err is a registry's.
+// asError fails the test unless err is an *Error.
 func asError(t *testing.T, err error) *Error {
 	t.Helper()
 	var e *Error
@@ -162,7 +162,7 @@ func asError(t *testing.T, err error) *Error {
 	return e
 }
 
-// contains checks an error's text.
+// contains fails the test unless the text of err contains all parts.
 func contains(t *testing.T, err error, parts ...string) {
 	t.Helper()
 	for _, part := range parts {

@@ -10,13 +10,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// host is what all repositories of one registry share: the transport to it, and its greeting.
+// host is what all repositories of one registry share: the transport, and the answer to GET /v2/.
 type host struct {
 	guard     *guard
 	transport http.RoundTripper // without authentication
 }
 
-// host is the registry of an endpoint. Its transport refuses everything when err is not nil.
+// host returns the registry of an endpoint. If the error is not nil, the result can only be used for messages.
 func (c *Client) host(at endpoint) (*host, error) {
 	at.repo, at.mirror = "", false
 	c.mu.Lock()
@@ -37,20 +37,20 @@ func (c *Client) host(at endpoint) (*host, error) {
 	return h, nil
 }
 
-// greeter is a transport that asks a registry once how it wants to be talked to, and answers the same question of all
-// its repositories from memory.
+// greeter is a transport that sends GET /v2/ once per registry and answers it from memory for all repositories. The
+// answer says how to authenticate.
 type greeter struct {
 	host string
 	next http.RoundTripper
 
 	mu     sync.Mutex
 	asked  map[string]*greeting // by scheme
-	scheme string               // that was answered first; the other one is not tried again
+	scheme string               // the scheme that worked first; the other one is not tried again
 }
 
-// greeting is the answer to GET /v2/, once there was one that says something.
+// greeting is the answer to GET /v2/, once it was 200 or 401.
 type greeting struct {
-	turn   chan struct{} // holds a token while nobody asks
+	turn   chan struct{} // a lock that a context can interrupt
 	status int
 	header http.Header
 	body   []byte

@@ -1,5 +1,12 @@
 package registry
 
+// Credentials are looked up by path: first what a file has for the repository or a path above it, longest first, then
+// what a file or its helper has for the registry. Docker's library would use an entry for HOST/PATH for all of HOST, so
+// such entries are moved to a separate map before (TestPodmanLogin).
+//
+// A helper that fails or hangs is an error, never "no credentials": an anonymous request would fail with a misleading
+// 404 or 401, or pull another image (TestCredentialHelperFails, TestCredentialHelperHangs).
+
 import (
 	"bytes"
 	"errors"
@@ -21,12 +28,12 @@ import (
 // maxAuthFile bounds one file of credentials, in bytes.
 const maxAuthFile = 4 << 20
 
-// helperPatience is how long a helper may take to answer. It may ask the user for something.
+// helperPatience bounds the wait for a credential helper. It is long, since a helper may ask the user.
 const helperPatience = 2 * time.Minute
 
-// NewKeychain finds the credentials of the user: REGISTRY_AUTH_FILE, when that is set, before Docker's config.json, and
-// that before Podman's auth.json. The first file that has something for a repository or its registry serves, with its
-// helpers. Each file is read once, and each helper asked once for a host.
+// NewKeychain returns the user's credentials. It reads REGISTRY_AUTH_FILE if set, then Docker's config.json, then
+// Podman's auth.json. The first file with credentials for a repository or its registry is used. Each file is read
+// once, and each helper is run once per host.
 func NewKeychain(getenv func(string) (string, bool)) authn.Keychain {
 	return newKeychain(authPaths(getenv), helperPatience)
 }
@@ -35,7 +42,7 @@ func newKeychain(paths []string, patience time.Duration) *keychain {
 	return &keychain{paths: paths, patience: patience, hosts: map[string]*credentials{}}
 }
 
-// authPaths lists the files that may hold credentials, in the order to look in.
+// authPaths lists the files that may hold credentials, in order of precedence.
 func authPaths(getenv func(string) (string, bool)) []string {
 	get := func(name string) string {
 		v, _ := getenv(name)
@@ -76,7 +83,7 @@ type keychain struct {
 	hosts map[string]*credentials // by registry: what the files or their helpers have for it
 }
 
-// credentials are looked up once. The first error stays: a helper that fails is not asked again and again.
+// credentials caches the result for a host, including an error: a failing helper is not run again.
 type credentials struct {
 	once   sync.Once
 	config types.AuthConfig
@@ -107,7 +114,7 @@ func (k *keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	}), nil
 }
 
-// ask is ofHost within the time that a helper has. One that never answers is left to itself: its library gives no way to end it.
+// ask is ofHost with a time limit. A helper that never answers keeps running: its library cannot stop it.
 func (k *keychain) ask(files []*authFile, host string) (types.AuthConfig, error) {
 	type answer struct {
 		config types.AuthConfig
@@ -124,7 +131,7 @@ func (k *keychain) ask(files []*authFile, host string) (types.AuthConfig, error)
 	case a := <-answers:
 		return a.config, a.err
 	case <-timer.C:
-		return types.AuthConfig{}, fmt.Errorf("the credential helper for %s said nothing for %s: ask it by hand (docker-credential-NAME get)", host, k.patience)
+		return types.AuthConfig{}, fmt.Errorf("the credential helper for %s did not answer within %s: run it manually (docker-credential-NAME get)", host, k.patience)
 	}
 }
 
@@ -185,7 +192,7 @@ func loadAuth(path string) (*authFile, error) {
 // authFile is one file of credentials.
 type authFile struct {
 	*configfile.ConfigFile
-	// scoped has what is for a part of a registry only, by HOST/PATH. Docker's own look-up would take it for all of the host.
+	// scoped holds credentials for a part of a registry, by HOST/PATH.
 	scoped map[string]types.AuthConfig
 }
 
@@ -193,20 +200,20 @@ func newAuthFile(path string) *authFile {
 	return &authFile{ConfigFile: configfile.New(path), scoped: map[string]types.AuthConfig{}}
 }
 
-// split moves what is for a part of a registry out of what is for all of it.
+// split moves credentials for a part of a registry to scoped.
 func (f *authFile) split() {
 	for key, c := range f.AuthConfigs {
 		_, path, ok := strings.Cut(key, "/")
 		if !ok || strings.Contains(key, "://") || path == "" || strings.HasPrefix(path, "v1") || strings.HasPrefix(path, "v2") {
-			continue // Docker's form of a host
+			continue // a host as Docker writes it
 		}
 		f.scoped[key] = withoutAddress(c)
 		delete(f.AuthConfigs, key)
 	}
 }
 
-// ofRepository looks for what Podman keeps for a repository or a path above it, the longest first. Only the text of the
-// files can have that.
+// ofRepository returns the credentials for a repository or a path above it, the longest first. Helpers know only
+// hosts.
 func ofRepository(files []*authFile, host, repository string) types.AuthConfig {
 	_, path, _ := strings.Cut(repository, "/")
 	for _, file := range files {
@@ -219,7 +226,7 @@ func ofRepository(files []*authFile, host, repository string) types.AuthConfig {
 	return types.AuthConfig{}
 }
 
-// ofHost is what the first file, or its helper, has for a registry.
+// ofHost returns the credentials that the first file, or its helper, has for a registry.
 func ofHost(files []*authFile, host string) (types.AuthConfig, error) {
 	keys := []string{host}
 	if host == name.DefaultRegistry {
@@ -239,7 +246,7 @@ func ofHost(files []*authFile, host string) (types.AuthConfig, error) {
 	return types.AuthConfig{}, nil
 }
 
-// withoutAddress takes out what says only where credentials are for.
+// withoutAddress clears the server address, so that credentials compare equal to the zero value if there are none.
 func withoutAddress(c types.AuthConfig) types.AuthConfig {
 	c.ServerAddress = ""
 	return c

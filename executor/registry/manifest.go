@@ -23,7 +23,7 @@ const (
 	maxLayers   = 1000    // layers of an image
 )
 
-// accepted are the media types that manifests are asked for in.
+// accepted returns the media types of manifests that the client accepts.
 func accepted() []string {
 	return []string{
 		string(types.OCIManifestSchema1), string(types.OCIImageIndex),
@@ -31,7 +31,7 @@ func accepted() []string {
 	}
 }
 
-// document is a manifest or an index, whichever of the two it is.
+// document is a manifest or an index.
 type document struct {
 	raw       []byte
 	digest    digest.Digest
@@ -41,8 +41,9 @@ type document struct {
 	index     ocispecs.Index
 }
 
-// parseDocument reads a manifest or index. header is the Content-Type that it came with. Text that could be read as
-// both, or that says to be something else than the header does, is refused.
+// parseDocument parses a manifest or index. header is its Content-Type. It rejects text that could be read as both,
+// and text whose own media type contradicts the header. Otherwise two tools could read different images from one
+// digest.
 func parseDocument(raw []byte, header string) (*document, error) {
 	var shape struct {
 		SchemaVersion int             `json:"schemaVersion"`
@@ -74,7 +75,7 @@ func parseDocument(raw []byte, header string) (*document, error) {
 	}
 	d.mediaType = d.settle(kind, shape.MediaType)
 	if types.MediaType(d.mediaType).IsIndex() != d.isIndex || shape.MediaType != "" && shape.MediaType != d.mediaType {
-		return nil, contentf("its manifest says that it is %q, and is sent as %q", shape.MediaType, header)
+		return nil, contentf("its manifest states the media type %q, but is sent as %q", shape.MediaType, header)
 	}
 	into := any(&d.manifest)
 	if d.isIndex {
@@ -86,7 +87,7 @@ func parseDocument(raw []byte, header string) (*document, error) {
 	return d, d.check()
 }
 
-// settle is the media type: the header's or body's when it is one of an image or index, else what the content is.
+// settle returns the media type: that of the header or body if it is one of an image or index, else one by content.
 func (d *document) settle(kind types.MediaType, own string) string {
 	switch {
 	case kind.IsIndex() || kind.IsImage():
@@ -132,8 +133,8 @@ func checkDescriptor(d ocispecs.Descriptor) error {
 	return nil
 }
 
-// choose orders the entries of an index for a platform: those that fit, the best first, then those that say no
-// platform and so must be read. Attestations and the like never fit.
+// choose returns the entries of an index to try for a platform: matching ones, best first, then those without a
+// platform, which must be read. Attestations and other artifacts are skipped.
 func choose(index ocispecs.Index, p ocispecs.Platform) []ocispecs.Descriptor {
 	match := platforms.Only(p)
 	var fit, unknown []ocispecs.Descriptor
@@ -169,7 +170,7 @@ func available(index ocispecs.Index) string {
 	return "it has " + strings.Join(names, ", ")
 }
 
-// platformError says that an index has no image for a platform.
+// platformError returns the error for an index without an image for a platform.
 func platformError(p ocispecs.Platform, index ocispecs.Index) error {
 	return &platformMissing{fmt.Sprintf("there is no image for %s: %s", platforms.FormatAll(p), available(index))}
 }
@@ -178,7 +179,7 @@ type platformMissing struct{ text string }
 
 func (e *platformMissing) Error() string { return e.text }
 
-// layersOf pairs the layers of a manifest with the diff ids of its config.
+// layersOf pairs the layers of a manifest with the diff IDs in its config.
 func layersOf(m ocispecs.Manifest, config []byte) ([]Layer, ocispecs.Image, error) {
 	var image ocispecs.Image
 	if err := json.Unmarshal(config, &image); err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
-func TestConfigPlaces(t *testing.T) {
-	conf, err := ParseConfig(`
+// placesConfig is the registries.conf of TestConfigPlaces.
+const placesConfig = `
 unqualified-search-registries = ["example.com"]
 short-name-mode = "enforcing"
 
@@ -52,7 +52,11 @@ insecure = false
 [[registry]]
 location = "bad.example"
 blocked = true
-`)
+`
+
+// TestConfigPlaces checks where images are pulled from, by reference.
+func TestConfigPlaces(t *testing.T) {
+	conf, err := ParseConfig(placesConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +106,7 @@ blocked = true
 func TestConfigMistakes(t *testing.T) {
 	for text, want := range map[string]string{
 		"[[registry]]\nlocation = 3":                     "line 2",
-		"[[registry]]\nprefix = \"a.example\"":           "no location",
+		"[[registry]]\nprefix = \"a.example\"":           "location is missing",
 		"[[registry]]\nlocation = \"https://a.example\"": "without http",
 		"[[registry]]\nlocation = \"a b\"":               "not a host",
 		"[[registry]]\nlocation = \"a\"\n[[registry.mirror]]\nlocation = \"m\"\npull-from-mirror = \"some\"": "want all",

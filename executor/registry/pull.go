@@ -19,20 +19,20 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxSmall bounds the manifests and configs that a client remembers, in bytes of all.
+// maxSmall bounds the manifests and configs that a client keeps in memory, in bytes in total.
 const maxSmall = 64 << 20
 
-// Resolved is what a reference names at a registry, for one platform.
+// Resolved is the image that a reference names, for one platform.
 type Resolved struct {
-	Ref       string        // normalised: docker.io/library/busybox:1.35
-	Digest    digest.Digest // of the index when the reference names one, else of the manifest
-	MediaType string        // of what Digest names
-	Index     []byte        // the index as it is stored; nil when Digest is a manifest's
+	Ref       string        // normalized: docker.io/library/busybox:1.35
+	Digest    digest.Digest // of the index if the reference names one, else of the manifest
+	MediaType string        // of the document that Digest names
+	Index     []byte        // the index as stored; nil if Digest is that of a manifest
 	Manifest  Manifest      // the image for the platform
 	Config    []byte        // its config
 }
 
-// Manifest is one image as its registry describes it.
+// Manifest is one image: its manifest, config and layers.
 type Manifest struct {
 	Raw    []byte
 	Desc   ocispecs.Descriptor
@@ -42,15 +42,15 @@ type Manifest struct {
 
 // Layer is one layer of a manifest.
 type Layer struct {
-	Digest    digest.Digest // of the blob as it is stored
+	Digest    digest.Digest // of the blob
 	Size      int64         // of the blob, in bytes
-	DiffID    digest.Digest // of the tar inside, as the config has it
+	DiffID    digest.Digest // of the uncompressed tar, from the config; not verified here
 	MediaType string
-	URLs      []string // where the blob is when it is not at the registry
+	URLs      []string // where to find the blob if it is not in the registry
 }
 
-// Resolve finds what a reference names, and the image in it for a platform. A digest in the reference is what the
-// answer has, or Resolve fails; the tag is then not looked at. Errors are of type *Error.
+// Resolve returns the image that a reference names, for a platform. If the reference has a digest, the result has it
+// and the tag is ignored. Errors are of type *Error.
 func (c *Client) Resolve(ctx context.Context, ref string, p ocispecs.Platform) (Resolved, error) {
 	i, err := parseImage(ref)
 	if err != nil {
@@ -58,7 +58,7 @@ func (c *Client) Resolve(ctx context.Context, ref string, p ocispecs.Platform) (
 	}
 	var out Resolved
 	err = c.pull(ctx, "resolve "+reference.FamiliarString(i.named), i, func(s *session) error {
-		root, err := c.document(ctx, s, i.wanted())
+		root, err := c.document(ctx, s, i.tagOrDigest())
 		if err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func (c *Client) Resolve(ctx context.Context, ref string, p ocispecs.Platform) (
 	return out, err
 }
 
-// Fetch reads the manifest and config of a reference for a platform. Errors are of type *Error.
+// Fetch returns the manifest and config of a reference for a platform. Errors are of type *Error.
 func (c *Client) Fetch(ctx context.Context, ref string, p ocispecs.Platform) (*Manifest, error) {
 	resolved, err := c.Resolve(ctx, ref, p)
 	if err != nil {
@@ -84,8 +84,7 @@ func (c *Client) Fetch(ctx context.Context, ref string, p ocispecs.Platform) (*M
 	return &resolved.Manifest, nil
 }
 
-// pull lets use work with the places of an image, one after the other until one serves. The one that served last is
-// asked first.
+// pull calls use with the endpoints of an image until one succeeds. The endpoint that succeeded last is tried first.
 func (c *Client) pull(ctx context.Context, what string, i image, use func(*session) error) error {
 	places, err := c.places(i)
 	if err != nil {
@@ -127,7 +126,7 @@ func (c *Client) places(i image) ([]endpoint, error) {
 	return places, nil
 }
 
-// combine is one error of those of all places: the last, which is the registry itself, and what the mirrors said.
+// combine returns one error for all endpoints: the last one, of the registry itself, with the reasons of the mirrors.
 func combine(failures []error) error {
 	last := failures[len(failures)-1]
 	var e *Error
@@ -135,31 +134,31 @@ func combine(failures []error) error {
 		return last
 	}
 	all := *e
-	var said []string
+	var reasons []string
 	for _, err := range failures {
 		var one *Error
 		if errors.As(err, &one) {
-			said = append(said, one.Registry+": "+one.Reason)
+			reasons = append(reasons, one.Registry+": "+one.Reason)
 		}
 	}
 	all.What, _, _ = strings.Cut(all.What, " from mirror ")
-	all.Reason = "none of its places serves it: " + strings.Join(said, "; ")
+	all.Reason = "not found at any mirror: " + strings.Join(reasons, "; ")
 	all.Cause = errors.Join(failures...)
 	return &all
 }
 
 // document reads a manifest or index by tag or digest.
-func (c *Client) document(ctx context.Context, s *session, wanted string) (*document, error) {
-	if raw := c.remembered(digest.Digest(wanted)); raw != nil {
+func (c *Client) document(ctx context.Context, s *session, tagOrDigest string) (*document, error) {
+	if raw := c.remembered(digest.Digest(tagOrDigest)); raw != nil {
 		return parseDocument(raw, "")
 	}
-	raw, kind, err := c.manifest(ctx, s, wanted)
+	raw, kind, err := c.manifest(ctx, s, tagOrDigest)
 	if err != nil {
 		return nil, err
 	}
-	if strings.Contains(wanted, ":") {
-		if got := digest.FromBytes(raw); !sameDigest(digest.Digest(wanted), raw) {
-			return nil, contentf("the manifest asked for is %s, and what came is %s", wanted, got)
+	if strings.Contains(tagOrDigest, ":") {
+		if got := digest.FromBytes(raw); !sameDigest(digest.Digest(tagOrDigest), raw) {
+			return nil, contentf("want manifest %s, got %s", tagOrDigest, got)
 		}
 	}
 	d, err := parseDocument(raw, kind)
@@ -172,10 +171,10 @@ func (c *Client) document(ctx context.Context, s *session, wanted string) (*docu
 	return d, nil
 }
 
-// manifest reads the text of a manifest or index and its type. One that breaks off is asked for again.
-func (c *Client) manifest(ctx context.Context, s *session, wanted string) (raw []byte, kind string, err error) {
+// manifest reads a manifest or index and its media type. An interrupted answer is retried.
+func (c *Client) manifest(ctx context.Context, s *session, tagOrDigest string) (raw []byte, kind string, err error) {
 	for n := 1; ; n++ {
-		res, err := s.get(ctx, "manifests/"+wanted, accepted())
+		res, err := s.get(ctx, "manifests/"+tagOrDigest, accepted())
 		if err != nil {
 			return nil, "", err
 		}
@@ -194,7 +193,7 @@ func (c *Client) manifest(ctx context.Context, s *session, wanted string) (raw [
 	}
 }
 
-// mediaTypeStated says whether the text alone tells what it is.
+// mediaTypeStated reports whether the text itself states its media type, so that it can be parsed without the header.
 func (d *document) mediaTypeStated() bool {
 	return d.manifest.MediaType == d.mediaType || d.index.MediaType == d.mediaType
 }
@@ -204,7 +203,7 @@ func sameDigest(want digest.Digest, raw []byte) bool {
 	return want.Validate() == nil && want.Algorithm().FromBytes(raw) == want
 }
 
-// find descends from a document to the image for a platform.
+// find returns the image for a platform in a document.
 func (c *Client) find(ctx context.Context, s *session, root *document, p ocispecs.Platform) (*Manifest, error) {
 	if !root.isIndex {
 		m, _, err := c.load(ctx, s, root)
@@ -218,7 +217,7 @@ func (c *Client) find(ctx context.Context, s *session, root *document, p ocispec
 	return m, err
 }
 
-// descend is nil when an index has nothing for the platform. tries counts down over the whole search.
+// descend returns the image for a platform in an index, or nil. tries counts down over the whole search.
 func (c *Client) descend(ctx context.Context, s *session, at *document, p ocispecs.Platform, depth int, tries *int) (*Manifest, error) {
 	for _, entry := range choose(at.index, p) {
 		if depth == 0 || *tries == 0 {
@@ -277,7 +276,7 @@ func (c *Client) remembered(d digest.Digest) []byte {
 	return c.small[d]
 }
 
-// remember keeps content that was checked.
+// remember keeps verified content.
 func (c *Client) remember(d digest.Digest, content []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -286,7 +285,7 @@ func (c *Client) remember(d digest.Digest, content []byte) {
 	}
 }
 
-// saw keeps where layers are, so that a push to the same registry can mount them.
+// saw records where layers are, so that a push to the same registry can mount them.
 func (c *Client) saw(at endpoint, layers []ocispecs.Descriptor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -297,7 +296,7 @@ func (c *Client) saw(at endpoint, layers []ocispecs.Descriptor) {
 	}
 }
 
-// sourcesOf lists where a layer is known to be.
+// sourcesOf returns the endpoints known to have a layer.
 func (c *Client) sourcesOf(d v1.Hash) []endpoint {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -313,7 +312,7 @@ func containsPlace(all []endpoint, at endpoint) bool {
 	return false
 }
 
-// get asks for something of the session's repository; an answer other than 200 is an error.
+// get sends a GET request to the session's repository. A status other than 200 is an error.
 func (s *session) get(ctx context.Context, path string, accept []string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url(path), nil)
 	if err != nil {
@@ -328,7 +327,7 @@ func (s *session) url(path string) string {
 	return u.String()
 }
 
-// answered turns an answer other than one of 200 and 206 into an error.
+// answered turns a status other than 200 and 206 into an error.
 func answered(res *http.Response, err error) (*http.Response, error) {
 	if err != nil {
 		return nil, err
@@ -339,28 +338,28 @@ func answered(res *http.Response, err error) (*http.Response, error) {
 	defer res.Body.Close()
 	after, from := retryAfter(res), ""
 	if res.Request != nil {
-		from = res.Request.URL.Host // of the last one, where it was redirected
+		from = res.Request.URL.Host // of the last request, after redirects
 	}
 	err = transport.CheckError(res, http.StatusOK)
-	var said *transport.Error
-	if errors.As(err, &said) {
-		st := fromTransport(said)
+	var answer *transport.Error
+	if errors.As(err, &answer) {
+		st := fromTransport(answer)
 		st.after, st.from = after, from
 		return nil, st
 	}
 	return nil, &statusError{status: res.StatusCode, after: after, from: from}
 }
 
-// readAll reads at most limit bytes; more is an error.
+// readAll reads at most limit bytes. More is an error.
 func readAll(r io.Reader, limit int64) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err == nil && int64(len(raw)) > limit {
-		err = contentf("it is larger than %d bytes", limit)
+		err = contentf("content is larger than %d bytes", limit)
 	}
 	return raw, err
 }
 
-// isForeign says whether a layer may be elsewhere than at the registry.
+// isForeign reports whether a layer may be stored outside the registry.
 func isForeign(d ocispecs.Descriptor) bool {
 	return len(d.URLs) > 0 && !types.MediaType(d.MediaType).IsDistributable()
 }

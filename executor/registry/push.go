@@ -1,5 +1,17 @@
 package registry
 
+// A push runs in stages over all images: connect, compare tags and digests, collect what is missing, blobs, manifests,
+// tags (see pushstages.go).
+//
+// Invariants:
+//   - Blobs first, names last. A tag moves only when everything of every image is there. In another order, a failure
+//     could leave a tag without its content, or move some tags of a release only
+//     (TestPushMovesNoTagWhenOneImageFails, TestPushOrder).
+//   - A blob is mounted from another repository of the registry if possible, and uploaded once otherwise. Mounts need
+//     a token with pull access to the source, so sources are planned before the upload sessions are opened
+//     (TestPushMountsFromBase, TestMountsAskForTheirSources).
+//   - An image counts as present only if the registry answers with its digest and size (TestPushIsNotFooled).
+
 import (
 	"context"
 	"errors"
@@ -14,21 +26,20 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// PushImage is one thing to push under some names: Image, or Index when it has several manifests.
+// PushImage is an image to push under some names: Image, or Index if it has several manifests.
 type PushImage struct {
-	Refs     []string // normalised names
+	Refs     []string // normalized names
 	Image    v1.Image
 	Index    v1.ImageIndex
 	ByDigest bool // no tag is moved
 }
 
-// Progress hears how many bytes of a blob have been sent. It may be called by several goroutines.
+// Progress receives how many bytes of a blob have been sent. It may be called by several goroutines.
 type Progress func(blob string, sent, size int64)
 
-// Push sends images. A tag that names its image already, and a digest that is there, cost one request. Of the others all
-// blobs of all images go first, each once per repository and only where they are missing; blobs that another repository
-// of the registry has are mounted. Manifests follow by their digests, and tags move last, when all else is there.
-// progress may be nil. Errors are of type *Error, but for those of reading an image's own content.
+// Push sends images. A tag that already names its image, or a digest that exists, costs one request. Otherwise all
+// blobs of all images are sent first, each once and only where it is missing. Then manifests are stored by digest, and
+// tags move last. progress may be nil. Errors are of type *Error, except errors from reading an image's own content.
 func (c *Client) Push(ctx context.Context, images []PushImage, progress Progress) error {
 	if progress == nil {
 		progress = func(string, int64, int64) {}
@@ -50,44 +61,44 @@ func (c *Client) Push(ctx context.Context, images []PushImage, progress Progress
 	return nil
 }
 
-// push is what one call of Push has to do.
+// push is the state of one call of Push.
 type push struct {
 	c        *Client
 	progress Progress
 	repos    map[string]*pushRepo
 	order    []*pushRepo // by first use
 	goals    []*pushGoal
-	layers   []*pushBlob // each digest once, those that are not known to be there
+	layers   []*pushBlob // blobs that may be missing, each digest once
 	blobOf   map[v1.Hash]*pushBlob
 }
 
-// pushRepo is one repository that is pushed to.
+// pushRepo is one target repository.
 type pushRepo struct {
 	at      endpoint
-	image   image // a name that is pushed there, for messages
+	image   image // one of its names, for messages
 	session *session
 	pusher  *remote.Pusher
-	wanted  map[v1.Hash]*pushTop // what is to be there
-	content []manifest           // what is to be sent: what is referred to before what refers to it
-	has     map[v1.Hash]bool     // that is in content, or among the blobs
-	sources []name.Repository    // that blobs may be mounted from
+	tops    map[v1.Hash]*pushTop // images and indexes to push, by digest
+	content []manifest           // manifests to send, children first
+	has     map[v1.Hash]bool     // digests in content or among the blobs
+	sources []name.Repository    // from which blobs may be mounted
 }
 
 // pushTop is an image or index in one repository.
 type pushTop struct {
 	repo    *pushRepo
-	image   image // a name of it
+	image   image // one of its names
 	push    PushImage
 	content manifest
-	there   bool // the repository has it, and so all that it refers to
+	there   bool // the repository has it, and so everything it refers to
 }
 
-// pushGoal is one name that is asked for.
+// pushGoal is one requested name.
 type pushGoal struct {
 	top      *pushTop
 	image    image
-	byDigest bool // nothing moves
-	done     bool // it is so already
+	byDigest bool // no tag moves
+	done     bool // the tag already names the image
 }
 
 // pushBlob is a blob and the repositories that need it.
@@ -104,7 +115,7 @@ type manifest struct {
 	digest v1.Hash
 }
 
-// add notes the names of an image.
+// add adds the names of an image.
 func (p *push) add(push PushImage) error {
 	for _, ref := range push.Refs {
 		i, err := parseImage(ref)
@@ -121,21 +132,21 @@ func (p *push) add(push PushImage) error {
 		}
 		repo := p.repos[at.String()]
 		if repo == nil {
-			repo = &pushRepo{at: at, image: i, wanted: map[v1.Hash]*pushTop{}, has: map[v1.Hash]bool{}}
+			repo = &pushRepo{at: at, image: i, tops: map[v1.Hash]*pushTop{}, has: map[v1.Hash]bool{}}
 			p.repos[at.String()] = repo
 			p.order = append(p.order, repo)
 		}
-		top := repo.wanted[content.digest]
+		top := repo.tops[content.digest]
 		if top == nil {
 			top = &pushTop{repo: repo, image: i, push: push, content: content}
-			repo.wanted[content.digest] = top
+			repo.tops[content.digest] = top
 		}
 		p.goal(&pushGoal{top: top, image: i, byDigest: push.ByDigest || i.digest != ""})
 	}
 	return nil
 }
 
-// goal adds a goal. Of two that move one tag the later counts, since they go side by side.
+// goal adds a goal. Of two goals for one tag the later replaces the earlier, since tags move concurrently.
 func (p *push) goal(g *pushGoal) {
 	p.goals = slices.DeleteFunc(p.goals, func(o *pushGoal) bool {
 		return !g.byDigest && !o.byDigest && o.top.repo == g.top.repo && o.image.tag() == g.image.tag()
@@ -143,7 +154,7 @@ func (p *push) goal(g *pushGoal) {
 	p.goals = append(p.goals, g)
 }
 
-// top is the manifest that the names of an image name.
+// top returns the manifest that the names refer to.
 func (p PushImage) top() (manifest, error) {
 	switch {
 	case p.Index != nil:
@@ -151,7 +162,7 @@ func (p PushImage) top() (manifest, error) {
 	case p.Image != nil:
 		return readManifest(p.Image)
 	}
-	return manifest{}, errors.New("there is nothing to push")
+	return manifest{}, errors.New("nothing to push")
 }
 
 func readManifest(m interface {
@@ -171,7 +182,7 @@ func readManifest(m interface {
 	return out, err
 }
 
-// gather notes what must be sent for the names that are not there yet.
+// gather collects what must be sent for names that are not there yet.
 func (p *push) gather(context.Context) error {
 	for _, g := range p.goals {
 		top := g.top

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
-// tokens is a token service on the registry's own host. Tokens are good for the repositories in their scope.
+// tokens is a token service on the registry's own host. A token is valid for the repositories in its scope.
 type tokens struct {
 	f      *fake
 	mu     sync.Mutex
@@ -59,7 +59,7 @@ func (s *tokens) answer(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// TestPushOfUnchangedImages counts what fifty images cost that a registry has: one request each, and one greeting for all.
+// TestPushOfUnchangedImages counts the requests for fifty images that the registry has: one each, and one greeting.
 func TestPushOfUnchangedImages(t *testing.T) {
 	const images = 50
 	s := withTokens(t)
@@ -99,7 +99,7 @@ func TestPushOfUnchangedImages(t *testing.T) {
 	}
 }
 
-// TestPushNewTagOfOldImage: what is there under one name is not looked at piece by piece for another.
+// TestPushNewTagOfOldImage checks that no blobs are compared if the image exists under another name.
 func TestPushNewTagOfOldImage(t *testing.T) {
 	f := newFake(t, nil)
 	image := newImage(t, 4)
@@ -127,7 +127,7 @@ func TestPushNewTagOfOldImage(t *testing.T) {
 	}
 }
 
-// TestPushReportsBlobs: each blob that is sent is heard of until its last byte, and one that is there is not.
+// TestPushReportsBlobs checks that progress is reported up to the last byte of each blob sent, and only for those.
 func TestPushReportsBlobs(t *testing.T) {
 	f := newFake(t, nil)
 	image := newImage(t, 2)
@@ -163,7 +163,7 @@ func TestPushReportsBlobs(t *testing.T) {
 	}
 }
 
-// TestPushIsNotFooled: a registry that says that it has something else, or says it badly, is not believed.
+// TestPushIsNotFooled checks that a contradictory or wrong answer does not count as having the image.
 func TestPushIsNotFooled(t *testing.T) {
 	f := newFake(t, nil)
 	image := newImage(t, 1)
@@ -191,10 +191,11 @@ func TestPushIsNotFooled(t *testing.T) {
 		return false
 	})
 	err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/y:1"}, Image: image}}, nil)
-	contains(t, asError(t, err), "what arrived is "+someDigest, f.host+"/y")
+	contains(t, asError(t, err), "the registry received "+someDigest, f.host+"/y")
 }
 
-// TestTokenEndsWithinUpload: the bytes of a blob are sent again, from the first, when the token has run out meanwhile.
+// TestTokenEndsWithinUpload checks that a blob is sent again from its first byte if the token expires during the
+// upload.
 func TestTokenEndsWithinUpload(t *testing.T) {
 	s := withTokens(t)
 	var ended atomic.Bool
@@ -216,7 +217,7 @@ func TestTokenEndsWithinUpload(t *testing.T) {
 	}
 }
 
-// TestMountsAskForTheirSources: a token for an upload lets the registry read where a blob is mounted from.
+// TestMountsAskForTheirSources checks that a token for an upload includes pull access to the source of a mount.
 func TestMountsAskForTheirSources(t *testing.T) {
 	s := withTokens(t)
 	image := newImage(t, 1)

@@ -1,5 +1,14 @@
 package registry
 
+// Requests are retried in three places, so that each retry repeats as little as possible:
+//   - retrier repeats single requests: lost connections, and answers of an overloaded or failing registry. It does not
+//     repeat the body of an upload (PATCH), whose first bytes the registry may have stored.
+//   - blob.retry continues a download (blob.go).
+//   - Client.attempt starts an upload again, from its first byte (pushstages.go).
+//
+// Every wait is bounded: maxTries tries, maxStalls stalls, MaxWait for a Retry-After, and the context. Without these
+// bounds, a registry could block a build for hours (TestRetryEnds, TestRetryHeedsRetryAfter).
+
 import (
 	"context"
 	"crypto/tls"
@@ -13,15 +22,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// maxDrain bounds what is read of an answer that is thrown away, so that its connection can be used again.
+// maxDrain bounds how many bytes of a discarded answer are read, so that its connection can be reused.
 const maxDrain = 64 << 10
 
-// retrier is a transport that tries again what may pass: lost connections, answers of an overloaded or failing
-// registry. Uploads of blobs are not tried again here, since their first bytes may have arrived.
+// retrier is a transport that retries temporary failures.
 type retrier struct {
 	next    http.RoundTripper
 	backoff func(n int) time.Duration
-	maxWait time.Duration // the longest that a Retry-After is heeded
+	maxWait time.Duration // bounds the time of a Retry-After header
 	wait    func(ctx context.Context, d time.Duration) error
 }
 
@@ -67,7 +75,7 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// hold keeps back an answer as long as it asks to, so that an upload is not begun anew before that.
+// hold delays an answer by its Retry-After, so that the caller does not restart an upload before that.
 func (r *retrier) hold(ctx context.Context, res *http.Response, err error) error {
 	if err != nil || !retryableStatus(res.StatusCode) {
 		return err
@@ -79,8 +87,8 @@ func (r *retrier) hold(ctx context.Context, res *http.Response, err error) error
 	return nil
 }
 
-// fresh is the request for one try, with a body that nobody has read from: also the first may be a second one of whoever
-// asks, who got a new token.
+// fresh returns the request for one try, with an unread body. Even the first try here may be a repetition by the
+// caller, after it renewed its token.
 func fresh(req *http.Request) (*http.Request, error) {
 	if req.GetBody == nil {
 		return req, nil
@@ -99,7 +107,7 @@ func repeatable(req *http.Request) bool {
 	return req.Method != http.MethodPatch && (noBody || req.GetBody != nil)
 }
 
-// retryableStatus says whether an answer may be another one later.
+// retryableStatus reports whether another try may get another status.
 func retryableStatus(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
@@ -109,22 +117,22 @@ func retryableStatus(status int) bool {
 	return false
 }
 
-// retryable says whether an error of a request or a transfer may not come again.
+// retryable reports whether another try may succeed.
 func retryable(err error) bool {
 	var (
-		cert    *tls.CertificateVerificationError
-		record  tls.RecordHeaderError
-		dns     *net.DNSError
-		content *contentError
-		status  *statusError
-		ggcr    *transport.Error
-		network net.Error
-		told    *net.OpError
+		cert      *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+		dns       *net.DNSError
+		content   *contentError
+		status    *statusError
+		ggcr      *transport.Error
+		network   net.Error
+		operation *net.OpError
 	)
 	switch {
 	case err == nil, errors.Is(err, context.Canceled), isRefused(err), errors.As(err, &cert), errors.As(err, &record), errors.As(err, &content):
 		return false
-	case errors.As(err, &told) && told.Op == tlsAlert:
+	case errors.As(err, &operation) && operation.Op == tlsAlert:
 		return false
 	case errors.As(err, &dns):
 		return !dns.IsNotFound
@@ -136,7 +144,7 @@ func retryable(err error) bool {
 	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
-// retryAfter reads Retry-After, in seconds or as a date; 0 when there is none.
+// retryAfter returns the time of the Retry-After header, in seconds or as a date, or 0.
 func retryAfter(res *http.Response) time.Duration {
 	value := res.Header.Get("Retry-After")
 	if seconds, err := strconv.Atoi(value); err == nil {

@@ -11,32 +11,31 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// session is a repository on a host, with the user's credentials for it.
+// session is a connection to a repository, with the user's credentials for it.
 type session struct {
 	at        endpoint
 	repo      name.Repository
 	auth      authn.Authenticator
-	account   string // who asks, for messages; empty is anonymous
+	account   string // user name for messages; empty if anonymous
 	guard     *guard
 	transport http.RoundTripper // without authentication
 	authed    http.RoundTripper // with it
 	client    *http.Client      // on authed
 }
 
-// opening is a session that is being made, once.
+// opening is a session that is opened once.
 type opening struct {
 	mu sync.Mutex
 	s  *session
 }
 
-// session connects to a repository: asks the registry how it authenticates and gets a token for pulls. The session is
-// of use for messages also when err is not nil.
+// session opens a repository for pulls. If the error is not nil, the session can only be used for messages.
 func (c *Client) session(ctx context.Context, at endpoint) (*session, error) {
 	return c.sessionFor(ctx, at, transport.PullScope, nil)
 }
 
-// sessionFor connects to a repository for what scope says, and for pulls from other repositories of the registry too.
-// Each combination is connected to once.
+// sessionFor opens a repository with a scope, and with pull access to other repositories of the registry. Each
+// combination is opened once.
 func (c *Client) sessionFor(ctx context.Context, at endpoint, scope string, others []name.Repository) (*session, error) {
 	key := at.String() + " " + scope
 	for _, repo := range others {
@@ -71,7 +70,7 @@ func (c *Client) sessionFor(ctx context.Context, at endpoint, scope string, othe
 	return s, nil
 }
 
-// prepare makes a session that has not connected.
+// prepare creates a session without connecting.
 func (c *Client) prepare(ctx context.Context, at endpoint) (*session, error) {
 	h, err := c.host(at)
 	s := &session{at: at, guard: h.guard, transport: h.transport}
@@ -96,8 +95,8 @@ func nameOptions(at endpoint) []name.Option {
 	return nil
 }
 
-// authenticate finds the user's credentials for the session's host. Helpers are programs of the user's: one that hangs
-// does not keep the context from ending.
+// authenticate finds the user's credentials for the session's host. It returns when the context ends, even if a
+// credential helper hangs.
 func (c *Client) authenticate(ctx context.Context, s *session) error {
 	type answer struct {
 		config *authn.AuthConfig
@@ -118,7 +117,7 @@ func (c *Client) authenticate(ctx context.Context, s *session) error {
 		return context.Cause(ctx)
 	case a := <-got:
 		if a.err != nil {
-			// A helper's output may hold the secret.
+			// The output of a helper may contain the secret.
 			text, _, _ := strings.Cut(a.err.Error(), ", out:")
 			return &credentialError{"the credentials for " + loginHost(s.at.host) + " cannot be read: " + clean(text)}
 		}
@@ -135,13 +134,13 @@ func (c *Client) authenticate(ctx context.Context, s *session) error {
 	}
 }
 
-// identity says who the registry was asked as.
+// identity describes the account used, for messages.
 func (s *session) identity() string {
 	if s.account == "" {
 		return "and no credentials for " + loginHost(s.at.host) + " are configured"
 	}
-	return "asked with the credentials of " + clean(s.account) + " for " + loginHost(s.at.host)
+	return "using the credentials of " + clean(s.account) + " for " + loginHost(s.at.host)
 }
 
-// scrub takes the session's secrets out of a text.
+// scrub removes the session's secrets from text.
 func (s *session) scrub(text string) string { return s.guard.scrub(text) }

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// minMoved is how many bytes of an answer must come within the time of a stall, so that one byte now and then does not
-// keep a transfer alive for ever.
+// minMoved is how many bytes of an answer must arrive within the stall time. Otherwise one byte now and then would
+// keep a transfer alive forever.
 const minMoved = 512
 
-// watched is a transport that ends a transfer in which next to nothing moves for the time stall: neither of the request's
-// body, nor of the answer. The time that the reader of an answer takes between two reads does not count.
+// watched is a transport that cancels a transfer in which almost nothing is sent or received for the time stall. The
+// time between two reads of an answer by the caller does not count.
 type watched struct {
 	next  http.RoundTripper
 	stall time.Duration
@@ -41,7 +41,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// stalled is the stall when that is what ended the context.
+// stalled returns the stallError if that is why the context ended, else err.
 func stalled(ctx context.Context, err error) error {
 	var stall *stallError
 	if errors.As(context.Cause(ctx), &stall) {
@@ -50,13 +50,13 @@ func stalled(ctx context.Context, err error) error {
 	return err
 }
 
-// watchedUpload starts the timer anew with each piece that is sent. After the last one a registry may take longer: it
-// stores the blob before it answers.
+// watchedUpload restarts the timer with each read of the request body. After the last one the registry gets four times
+// as long: it stores the blob before it answers.
 type watchedUpload struct {
 	io.ReadCloser
 	timer *time.Timer
 	stall time.Duration
-	over  atomic.Bool // the answer came, perhaps before all was sent
+	over  atomic.Bool // the answer arrived, possibly before everything was sent
 }
 
 func (u *watchedUpload) Read(p []byte) (int, error) {
@@ -81,7 +81,7 @@ type watchedBody struct {
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
 	stall  time.Duration
-	left   time.Duration // for the bytes that are wanted of minMoved
+	left   time.Duration // remaining time for the next minMoved bytes
 	moved  int
 }
 

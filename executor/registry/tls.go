@@ -13,7 +13,7 @@ import (
 // maxCertFile bounds one file of certificates or keys, in bytes.
 const maxCertFile = 4 << 20
 
-// CertDirs lists the directories in which certificates of registries are looked for: those of containers-certs.d(5), and
+// CertDirs lists the directories that may hold certificates of registries: those of containers-certs.d(5) and
 // Docker's.
 func CertDirs(getenv func(string) (string, bool)) []string {
 	dirs := []string{"/etc/containers/certs.d", "/etc/docker/certs.d"}
@@ -27,8 +27,8 @@ func CertDirs(getenv func(string) (string, bool)) []string {
 	return dirs
 }
 
-// ownTransport is the transport to a registry, with the certificates that are set up for it. A transport that is not a
-// *http.Transport stays as it is.
+// ownTransport returns the transport for a registry, with the certificates configured for it. A base transport that is
+// not a *http.Transport is used unchanged.
 func (c *Client) ownTransport(at endpoint) (http.RoundTripper, error) {
 	t, ok := c.base.(*http.Transport)
 	if !ok || at.plain {
@@ -38,7 +38,7 @@ func (c *Client) ownTransport(at endpoint) (http.RoundTripper, error) {
 	if err != nil {
 		return nil, &Error{
 			Registry: at.host, What: "read the certificates for " + loginHost(at.host), Cause: err,
-			Hint: "correct or remove the file; certificates are PEM, and a .cert needs the .key beside it",
+			Hint: "correct or remove the file; certificates are PEM, and each .cert needs a .key with the same name",
 		}
 	}
 	if settings == nil {
@@ -49,7 +49,7 @@ func (c *Client) ownTransport(at endpoint) (http.RoundTripper, error) {
 	return t, nil
 }
 
-// tlsOf is nil where nothing differs from what all registries have.
+// tlsOf returns the TLS settings for an endpoint, or nil for the common ones.
 func (c *Client) tlsOf(at endpoint, common *tls.Config) (*tls.Config, error) {
 	authorities := filepath.SplitList(at.ca)
 	var pairs []tls.Certificate
@@ -84,14 +84,14 @@ func (c *Client) tlsOf(at endpoint, common *tls.Config) (*tls.Config, error) {
 			return nil, err
 		}
 		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate", file)
+			return nil, fmt.Errorf("%s contains no certificate", file)
 		}
 	}
 	settings.RootCAs = roots
 	return settings, nil
 }
 
-// certDir is the first directory that is about a host, or empty.
+// certDir returns the first directory with certificates for a host, or "".
 func (c *Client) certDir(host string) string {
 	for _, dir := range c.opt.CertDirs {
 		own := filepath.Join(dir, loginHost(host))
@@ -102,7 +102,7 @@ func (c *Client) certDir(host string) string {
 	return ""
 }
 
-// readCertDir lists the authorities of a directory (*.crt), and reads its client certificates (*.cert with *.key).
+// readCertDir lists the CA files of a directory (*.crt), and reads its client certificates (*.cert with *.key).
 func readCertDir(dir string) (authorities []string, pairs []tls.Certificate, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -23,13 +23,13 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// secureRegistry is a registry in front of which TLS is spoken with a certificate of the test's.
+// secureRegistry serves a fake over TLS.
 type secureRegistry struct {
 	*fake
 	host, port string // as they are asked for
 }
 
-// serveTLS shows a registry's content over TLS. Clients must show a certificate of an authority unless that is nil.
+// serveTLS serves a fake over TLS. If clients is not nil, clients must present a certificate of that authority.
 func serveTLS(t *testing.T, f *fake, by, clients *executortest.Authority, until time.Time) secureRegistry {
 	t.Helper()
 	cert, key, err := by.Issue(until, "registry.test", "mirror.test", "127.0.0.1")
@@ -57,7 +57,7 @@ func serveTLS(t *testing.T, f *fake, by, clients *executortest.Authority, until 
 	return secureRegistry{f, "registry.test:" + port, port}
 }
 
-// toLoopback is the usual transport on a machine where every name is this machine's.
+// toLoopback returns a transport that resolves every name to this machine.
 func toLoopback() *http.Transport {
 	t := usualTransport()
 	t.Proxy = nil
@@ -91,7 +91,7 @@ func authority(t *testing.T) *executortest.Authority {
 	return a
 }
 
-// pullAndPush takes an image from a registry and sends another one there.
+// pullAndPush pulls an image from a registry and pushes another one to it.
 func pullAndPush(c *Client, host string, image v1.Image) error {
 	if _, err := c.Resolve(context.Background(), host+"/x:1", amd64); err != nil {
 		return err
@@ -99,8 +99,46 @@ func pullAndPush(c *Client, host string, image v1.Image) error {
 	return c.Push(context.Background(), []PushImage{{Refs: []string{host + "/pushed:1"}, Image: image}}, nil)
 }
 
-// TestCertificates: what certs.d and registry blocks say of certificates holds for pulls and pushes, by name and on loopback;
-// who is not trusted is told why, and whatever is wrong with a file is told with its name.
+// certificateCase is a registry, and the certificates that are configured for it.
+type certificateCase struct {
+	name  string
+	of    secureRegistry
+	host  string            // "" is registry.test
+	files map[string]string // of certs.d
+	ca    string            // of a block
+	want  []string          // of the error; none: it works
+}
+
+func (test certificateCase) run(t *testing.T) {
+	dir := t.TempDir()
+	host := test.of.host
+	if test.host != "" {
+		host = test.host + ":" + test.of.port
+	}
+	for name, content := range test.files {
+		writeTo(t, filepath.Join(dir, "certs.d", host, name), content)
+	}
+	blocks := map[string]config.Registry{}
+	if test.ca != "" {
+		blocks["it"] = config.Registry{Prefix: host, CA: []string{"ca.pem"}}
+		writeTo(t, filepath.Join(dir, "ca.pem"), test.ca)
+	}
+	err := pullAndPush(blockClient(t, blocks, dir), host, newImage(t, 2))
+	if len(test.want) == 0 {
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	e := asError(t, err)
+	contains(t, e, test.want...)
+	if e.Temporary() {
+		t.Error("a bad certificate is not temporary")
+	}
+}
+
+// TestCertificates checks the certificates of certs.d and registry blocks for pulls and pushes, by name and on
+// loopback. Errors must say why a certificate is not trusted, and name a damaged file.
 func TestCertificates(t *testing.T) {
 	ours, others := authority(t), authority(t)
 	soon, gone := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
@@ -118,14 +156,7 @@ func TestCertificates(t *testing.T) {
 	delete(without, "me.key")
 	mixed := client(ours, soon)
 	mixed["me.key"] = client(ours, soon)["me.key"]
-	for _, test := range []struct {
-		name  string
-		of    secureRegistry
-		host  string            // "" is registry.test
-		files map[string]string // of certs.d
-		ca    string            // of a block
-		want  []string          // of the error; none: it works
-	}{
+	for _, test := range []certificateCase{
 		{name: "nothing said", of: open, want: []string{"certificate is not trusted", "unknown authority"}},
 		{name: "certs.d", of: open, files: map[string]string{"ca.crt": string(ours.PEM)}},
 		{name: "certs.d on loopback", of: open, host: "127.0.0.1", files: map[string]string{"ca.crt": string(ours.PEM)}},
@@ -137,45 +168,22 @@ func TestCertificates(t *testing.T) {
 		{name: "expired", of: late, ca: string(ours.PEM), want: []string{"certificate is not trusted", "expired"}},
 		{name: "client", of: closed, files: client(ours, soon)},
 		{name: "client on loopback", of: closed, host: "127.0.0.1", files: client(ours, soon)},
-		{name: "no client certificate", of: closed, ca: string(ours.PEM), want: []string{"does not accept this client", "certificate required", "NAME.cert and NAME.key"}},
-		{name: "another's client", of: closed, files: client(others, soon), want: []string{"does not accept this client", "certificate"}},
+		{name: "no client certificate", of: closed, ca: string(ours.PEM), want: []string{"does not accept this client's certificate", "certificate required", "NAME.cert and NAME.key"}},
+		{name: "another's client", of: closed, files: client(others, soon), want: []string{"does not accept this client's certificate", "certificate"}},
 		{name: "expired client", of: closed, files: client(ours, gone), want: []string{"expired"}},
-		{name: "no key", of: closed, files: without, want: []string{"me.key", "a .cert needs the .key beside it"}},
+		{name: "no key", of: closed, files: without, want: []string{"me.key", "each .cert needs a .key"}},
 		{name: "another's key", of: closed, files: mixed, want: []string{"me.cert", "private key does not match"}},
-		{name: "no certificate", of: open, files: map[string]string{"ca.crt": "nothing"}, want: []string{"ca.crt holds no certificate"}},
-		{name: "no certificate in a block", of: open, ca: "nothing", want: []string{"ca.pem holds no certificate"}},
+		{name: "no certificate", of: open, files: map[string]string{"ca.crt": "nothing"}, want: []string{"ca.crt contains no certificate"}},
+		{name: "no certificate in a block", of: open, ca: "nothing", want: []string{"ca.pem contains no certificate"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir := t.TempDir()
-			host := test.of.host
-			if test.host != "" {
-				host = test.host + ":" + test.of.port
-			}
-			for name, content := range test.files {
-				writeTo(t, filepath.Join(dir, "certs.d", host, name), content)
-			}
-			blocks := map[string]config.Registry{}
-			if test.ca != "" {
-				blocks["it"] = config.Registry{Prefix: host, CA: []string{"ca.pem"}}
-				writeTo(t, filepath.Join(dir, "ca.pem"), test.ca)
-			}
-			err := pullAndPush(blockClient(t, blocks, dir), host, newImage(t, 2))
-			if len(test.want) == 0 {
-				if err != nil {
-					t.Error(err)
-				}
-				return
-			}
-			e := asError(t, err)
-			contains(t, e, test.want...)
-			if e.Temporary() {
-				t.Error("a bad certificate is not temporary")
-			}
+			test.run(t)
 		})
 	}
 }
 
-// blockClient is a client for which all names are this machine, with the blocks of a project in dir and dir's certs.d.
+// blockClient returns a client that resolves all names to this machine, with the registry blocks of a project in dir
+// and the certs.d in dir.
 func blockClient(t *testing.T, blocks map[string]config.Registry, dir string, change ...func(*Options)) *Client {
 	t.Helper()
 	tables, err := FromBlocks(blocks, dir)
@@ -189,8 +197,8 @@ func blockClient(t *testing.T, blocks map[string]config.Registry, dir string, ch
 	return newTestClient(t, change...)
 }
 
-// TestMirrorsOverTLS: a block's mirrors are asked over HTTPS with the certificates that their own block names, or in plain HTTP
-// where that says so; what the project says goes before registries.conf, and nobody else is asked.
+// TestMirrorsOverTLS checks that the block of a mirror defines its protocol and certificates, that blocks take
+// precedence over registries.conf, and that no other host is contacted.
 func TestMirrorsOverTLS(t *testing.T) {
 	ours := authority(t)
 	dir := t.TempDir()
@@ -248,12 +256,17 @@ func TestMirrorsOverTLS(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBadBlocks checks that errors about registry blocks name the place.
+func TestBadBlocks(t *testing.T) {
+	dir := t.TempDir()
 	for _, bad := range []struct {
 		block config.Registry
 		want  string
 	}{
 		{config.Registry{Prefix: "https://x"}, "without http"},
-		{config.Registry{Prefix: "x", Mirrors: []string{""}}, "no mirror"},
+		{config.Registry{Prefix: "x", Mirrors: []string{""}}, "mirror is missing"},
 		{config.Registry{Prefix: "x", PlainHTTP: true, CA: []string{"ca.pem"}}, "exclude each other"},
 	} {
 		bad.block.Range = config.Range{File: "bake.hcl", Line: 3, Col: 1}
@@ -264,7 +277,7 @@ func TestMirrorsOverTLS(t *testing.T) {
 	}
 }
 
-// TestCertDirs: the user's folders go before the system's, and the first that is about a host counts alone.
+// TestCertDirs checks that the user's directories come first, and that only the first one for a host is used.
 func TestCertDirs(t *testing.T) {
 	env := map[string]string{"HOME": "/home/me"}
 	getenv := func(k string) (string, bool) { v, ok := env[k]; return v, ok }
@@ -292,8 +305,8 @@ func TestCertDirs(t *testing.T) {
 	}
 }
 
-// TestPodmanLogin: credentials from where podman login leaves them open a registry over TLS, in its order of files, for the part
-// of it that they are for, and no other host gets them.
+// TestPodmanLogin checks the files in which podman login stores credentials: their precedence, and that credentials
+// are used only for the host or repository they are for.
 func TestPodmanLogin(t *testing.T) {
 	ours := authority(t)
 	f := newFake(t, nil)
@@ -327,15 +340,7 @@ func TestPodmanLogin(t *testing.T) {
 			map[string]string{"XDG_RUNTIME_DIR": "HOME/run"}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			home := t.TempDir()
-			for path, key := range test.files {
-				secret := user + ":" + password
-				if rest, wrong := strings.CutPrefix(key, "!"); wrong {
-					key, secret = rest, user+":wrong"
-				}
-				writeTo(t, filepath.Join(home, path), fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`,
-					strings.ReplaceAll(key, "HOST", secure.host), base64.StdEncoding.EncodeToString([]byte(secret))))
-			}
+			home := writePodmanFiles(t, test.files, secure.host)
 			writeTo(t, filepath.Join(home, "certs.d", secure.host, "ca.crt"), string(ours.PEM))
 			keys := NewKeychain(func(name string) (string, bool) {
 				if name == "HOME" {
@@ -354,4 +359,19 @@ func TestPodmanLogin(t *testing.T) {
 			}
 		})
 	}
+}
+
+// writePodmanFiles writes files of credentials and returns the home directory that they are in.
+func writePodmanFiles(t *testing.T, files map[string]string, host string) string {
+	t.Helper()
+	home := t.TempDir()
+	for path, key := range files {
+		secret := user + ":" + password
+		if rest, wrong := strings.CutPrefix(key, "!"); wrong {
+			key, secret = rest, user+":wrong"
+		}
+		writeTo(t, filepath.Join(home, path), fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`,
+			strings.ReplaceAll(key, "HOST", host), base64.StdEncoding.EncodeToString([]byte(secret))))
+	}
+	return home
 }

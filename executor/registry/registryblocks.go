@@ -9,8 +9,8 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// FromBlocks makes tables of the registry blocks of a project in dir. Where a mirror has a block of its own, that says how
-// it is reached. Errors name the block's place.
+// FromBlocks converts the registry blocks of a project in dir. If a mirror has a block of its own, that block defines
+// how to reach it. Errors name the position of the block.
 func FromBlocks(blocks map[string]config.Registry, dir string) ([]Registry, error) {
 	var out []Registry
 	for _, label := range slices.Sorted(maps.Keys(blocks)) {
@@ -44,13 +44,13 @@ func fromBlock(b config.Registry, dir string) (Registry, error) {
 		out.CA = append(out.CA, file)
 	}
 	if out.PlainHTTP && len(out.CA) > 0 {
-		return out, fmt.Errorf("plain-http and ca exclude each other: over plain HTTP there is no certificate")
+		return out, fmt.Errorf("plain-http and ca exclude each other: plain HTTP uses no certificates")
 	}
 	return out, nil
 }
 
-// With is the configuration with more tables, which go before those with the same prefix. What a table before says that a
-// block cannot say stays: that it is blocked.
+// With returns the configuration with more tables, which replace those with the same prefix. A prefix that was blocked
+// stays blocked, since registry blocks cannot say that.
 func (c *Config) With(more []Registry) *Config {
 	out := &Config{}
 	if c != nil {

@@ -21,10 +21,11 @@ const (
 	tagsAtOnce  = "1000"
 )
 
-// errOffline is the reason why a client that is offline asks nobody.
+// errOffline is the error of every request of an offline client.
 var errOffline = errors.New("bake is offline")
 
-// Head is the digest of what a reference names now, and asks for no more than that. Errors are of type *Error.
+// Head returns the digest that a reference names now, if possible with a single HEAD request. Errors are of type
+// *Error.
 func (c *Client) Head(ctx context.Context, ref string) (digest.Digest, error) {
 	i, err := parseImage(ref)
 	if err != nil {
@@ -32,7 +33,7 @@ func (c *Client) Head(ctx context.Context, ref string) (digest.Digest, error) {
 	}
 	var found digest.Digest
 	err = c.pull(ctx, "look for "+reference.FamiliarString(i.named), i, func(s *session) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodHead, s.url("manifests/"+i.wanted()), nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodHead, s.url("manifests/"+i.tagOrDigest()), nil)
 		if err != nil {
 			return err
 		}
@@ -46,7 +47,7 @@ func (c *Client) Head(ctx context.Context, ref string) (digest.Digest, error) {
 		if found.Validate() == nil {
 			return nil
 		}
-		d, err := c.document(ctx, s, i.wanted()) // a registry that does not say it
+		d, err := c.document(ctx, s, i.tagOrDigest()) // the registry did not send the header
 		if err == nil {
 			found = d.digest
 		}
@@ -55,7 +56,7 @@ func (c *Client) Head(ctx context.Context, ref string) (digest.Digest, error) {
 	return found, err
 }
 
-// Tags lists the tags of a repository, sorted; of a very long list the first hundred thousand. Errors are of type *Error.
+// Tags returns the tags of a repository, sorted, at most about a hundred thousand. Errors are of type *Error.
 func (c *Client) Tags(ctx context.Context, repository string) ([]string, error) {
 	i, err := parseImage(repository)
 	if err != nil {
@@ -78,10 +79,10 @@ func (c *Client) Tags(ctx context.Context, repository string) ([]string, error) 
 	return slices.Compact(all), err
 }
 
-// tagName is what a tag may be.
+// tagName matches a valid tag.
 var tagName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 
-// tags reads one page, and where the next one is.
+// tags reads one page, and returns the URL of the next one.
 func (s *session) tags(ctx context.Context, page string) (tags []string, next string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page, nil)
 	if err != nil {
@@ -100,14 +101,14 @@ func (s *session) tags(ctx context.Context, page string) (tags []string, next st
 		Tags []string `json:"tags"`
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, "", contentf("its list of tags is no JSON: %s", err)
+		return nil, "", contentf("its list of tags is not valid JSON: %s", err)
 	}
 	list.Tags = slices.DeleteFunc(list.Tags, func(t string) bool { return !tagName.MatchString(t) })
 	next, err = nextPage(page, res.Header.Get("Link"))
 	return list.Tags, next, err
 }
 
-// nextPage reads a Link header: another page of the same server, "" when there is none.
+// nextPage returns the URL of the next page from a Link header, or "". It must be on the same server.
 func nextPage(page, link string) (string, error) {
 	target, params, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
 	if !ok || !strings.Contains(params, "next") {
@@ -119,7 +120,7 @@ func nextPage(page, link string) (string, error) {
 	}
 	to, err := at.Parse(target)
 	if err != nil || to.Scheme != at.Scheme || to.Host != at.Host {
-		return "", contentf("its list of tags goes on at %s, which is not the same server", target)
+		return "", contentf("its list of tags continues at %s, which is not the same server", target)
 	}
 	return to.String(), nil
 }

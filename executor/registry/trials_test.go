@@ -2,7 +2,6 @@ package registry
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -10,38 +9,30 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/validate"
-	digest "github.com/opencontainers/go-digest"
-	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// trial is one thing that goes wrong, and what must come of it.
+// trial is one failure of a registry, and its expected outcome.
 type trial struct {
 	name string
 	set  func(t *testing.T, f *front, other *stranger)
-	// pulls and pushes say whether it can succeed by trying again.
+	// pulls and pushes tell whether the client can succeed by retrying.
 	pulls, pushes bool
 	stall         time.Duration // 0: long
 	check         func(t *testing.T, w *waits, err error)
 }
 
-// stranger is another host. Nobody may tell it a secret.
+// stranger is another host. It records the secrets that reach it.
 type stranger struct {
 	*httptest.Server
-	mu   sync.Mutex
-	got  int
-	told []string
-	next http.Handler
+	mu     sync.Mutex
+	got    int
+	leaked []string
+	next   http.Handler
 }
 
 func newStranger(t *testing.T) *stranger {
@@ -53,7 +44,7 @@ func newStranger(t *testing.T) *stranger {
 		s.got++
 		for _, secret := range []string{password, base64.StdEncoding.EncodeToString([]byte(user + ":" + password)), "Bearer", "Basic"} {
 			if strings.Contains(said, secret) {
-				s.told = append(s.told, r.Method+" "+r.URL.Path+" "+secret)
+				s.leaked = append(s.leaked, r.Method+" "+r.URL.Path+" "+secret)
 			}
 		}
 		next := s.next
@@ -69,7 +60,7 @@ func newStranger(t *testing.T) *stranger {
 	return s
 }
 
-// once is true the first time for each key.
+// once returns a function that reports true the first time for each key.
 func once() func(key string) bool {
 	var mu sync.Mutex
 	seen := map[string]bool{}
@@ -98,13 +89,13 @@ func firstEach(status int, after string) func(http.ResponseWriter, *http.Request
 	}
 }
 
-// kindOf tells requests apart; those of uploads have a new path each time.
+// kindOf returns the kind of a request. Uploads have a new path each time, which is cut off.
 func kindOf(r *http.Request) string {
 	path, _, _ := strings.Cut(r.URL.Path, "/blobs/uploads/")
 	return r.Method + " " + path
 }
 
-// reset ends a connection as a broken network does.
+// reset closes a connection with a TCP reset.
 func reset(w http.ResponseWriter) {
 	conn, _, err := w.(http.Hijacker).Hijack()
 	if err != nil {
@@ -120,7 +111,7 @@ func isContent(r *http.Request) bool {
 	return r.Method == http.MethodGet && (strings.Contains(r.URL.Path, "/blobs/") || strings.Contains(r.URL.Path, "/manifests/"))
 }
 
-// flip changes what a registry says, in the middle.
+// flip changes a bit in the middle of an answer.
 func flip(res *http.Response) error {
 	if res.Request.Method != http.MethodGet || res.StatusCode >= 300 || !isContent(res.Request) {
 		return nil
@@ -136,7 +127,13 @@ func flip(res *http.Response) error {
 
 func hang(r *http.Request) { <-r.Context().Done() }
 
+// trials returns all trials.
 func trials() []trial {
+	return slices.Concat(networkTrials(), contentTrials(), slowTrials(), []trial{redirectTrial()}, hostTrials())
+}
+
+// networkTrials returns trials of failing requests and lost connections.
+func networkTrials() []trial {
 	return []trial{
 		{name: "nothing", set: func(*testing.T, *front, *stranger) {}, pulls: true, pushes: true},
 		{name: "503", set: func(_ *testing.T, f *front, _ *stranger) { f.breaks(firstEach(503, ""), nil, nil) }, pulls: true, pushes: true},
@@ -149,7 +146,7 @@ func trials() []trial {
 					}
 				}
 				if seven == 0 {
-					t.Errorf("nobody waited the 7 s that were asked for: %v", w.all)
+					t.Errorf("no wait of the requested 7 s: %v", w.all)
 				}
 			}},
 		{name: "429 for ever, an hour each", set: func(_ *testing.T, f *front, _ *stranger) {
@@ -182,6 +179,12 @@ func trials() []trial {
 				return nil
 			}, nil)
 		}, pulls: true, pushes: true},
+	}
+}
+
+// contentTrials returns trials with wrong bytes or headers.
+func contentTrials() []trial {
+	return []trial{
 		{name: "wrong content", set: func(_ *testing.T, f *front, _ *stranger) { f.breaks(nil, flip, nil) }, pushes: true},
 		{name: "wrong content sent", set: func(_ *testing.T, f *front, _ *stranger) {
 			f.breaks(nil, nil, func(r *http.Request) {
@@ -203,6 +206,12 @@ func trials() []trial {
 				return nil
 			}, nil)
 		}, pulls: true, pushes: true},
+	}
+}
+
+// slowTrials returns trials in which transfers stop or nearly stop.
+func slowTrials() []trial {
+	return []trial{
 		{name: "stalls", set: func(_ *testing.T, f *front, _ *stranger) {
 			f.breaks(func(_ http.ResponseWriter, r *http.Request) bool {
 				if isContent(r) || r.Method == http.MethodPatch {
@@ -227,23 +236,33 @@ func trials() []trial {
 				return true
 			}, nil, nil)
 		}, pushes: true, stall: 50 * time.Millisecond},
-		{name: "redirects to another host", set: func(t *testing.T, f *front, other *stranger) {
-			other.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // storage that has what the registry has
-				r = r.Clone(r.Context())
-				r.SetBasicAuth(user, password)
-				if f.auth == authToken {
-					r.Header.Set("Authorization", "Bearer "+f.token(t, strings.Split(strings.TrimPrefix(r.URL.Path, "/v2/"), "/blobs/")[0]))
-				}
-				f.back.ServeHTTP(w, r)
-			})
-			f.breaks(func(w http.ResponseWriter, r *http.Request) bool {
-				if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
-					http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
-					return true
-				}
-				return false
-			}, nil, nil)
-		}, pulls: true, pushes: true},
+	}
+}
+
+// redirectTrial returns a trial in which blobs are stored on another host.
+func redirectTrial() trial {
+	return trial{name: "redirects to another host", set: func(t *testing.T, f *front, other *stranger) {
+		other.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // storage that has what the registry has
+			r = r.Clone(r.Context())
+			r.SetBasicAuth(user, password)
+			if f.auth == authToken {
+				r.Header.Set("Authorization", "Bearer "+f.token(t, strings.Split(strings.TrimPrefix(r.URL.Path, "/v2/"), "/blobs/")[0]))
+			}
+			f.back.ServeHTTP(w, r)
+		})
+		f.breaks(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+				http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
+				return true
+			}
+			return false
+		}, nil, nil)
+	}, pulls: true, pushes: true}
+}
+
+// hostTrials returns trials in which another host asks for content or credentials.
+func hostTrials() []trial {
+	return []trial{
 		{name: "uploads sent to another host", set: func(_ *testing.T, f *front, other *stranger) {
 			f.breaks(nil, func(res *http.Response) error {
 				if at := res.Header.Get("Location"); res.Request.Method == http.MethodPost && at != "" {
@@ -269,8 +288,8 @@ func trials() []trial {
 				return false
 			}, nil, nil)
 		}, check: func(t *testing.T, _ *waits, err error) {
-			if err == nil || !strings.Contains(err.Error(), ", where the content is, answered 401") || strings.Contains(err.Error(), "docker login") {
-				t.Errorf("the registry is blamed for another host, or a login asked for: %v", err)
+			if err == nil || !strings.Contains(err.Error(), ", where the content is stored, answered 401") || strings.Contains(err.Error(), "docker login") {
+				t.Errorf("the message must name the other host and not suggest a login: %v", err)
 			}
 		}},
 		{name: "token realm elsewhere", set: func(_ *testing.T, f *front, other *stranger) {
@@ -280,164 +299,5 @@ func trials() []trial {
 				return true
 			}, nil, nil)
 		}},
-	}
-}
-
-// token is one that lets pull from a repository.
-func (f *front) token(t *testing.T, repo string) string {
-	w := httptest.NewRecorder()
-	r := httptest.NewRequest(http.MethodGet, "/token?scope="+url.QueryEscape("repository:"+repo+":pull,push"), nil)
-	r.SetBasicAuth(user, password)
-	f.issuer.serve(w, r)
-	_, rest, ok := strings.Cut(w.Body.String(), `"token":"`)
-	if !ok {
-		t.Error("no token: " + w.Body.String())
-	}
-	token, _, _ := strings.Cut(rest, `"`)
-	return token
-}
-
-// TestRealRegistries tries the client on real registries, with and without authentication, behind a proxy that breaks
-// things: nothing wrong is accepted, no other host hears a secret, every wait is bounded, and what can succeed does.
-func TestRealRegistries(t *testing.T) {
-	for _, kind := range kinds() {
-		for _, auth := range []authKind{authNone, authBasic, authToken} {
-			t.Run(kind+" "+string(auth), func(t *testing.T) {
-				t.Parallel()
-				f := newFront(t, kind, auth)
-				image := newImage(t, 2)
-				f.store(t, "seed/image:1", image)
-				for n, trial := range trials() {
-					t.Run(trial.name, func(t *testing.T) { f.try(t, trial, image, "try/"+strconv.Itoa(n)) })
-				}
-			})
-		}
-	}
-}
-
-func (f *front) try(t *testing.T, trial trial, image v1.Image, repo string) {
-	other := newStranger(t)
-	trial.set(t, f, other)
-	defer f.breaks(nil, nil, nil)
-	var w waits
-	client := func(can bool) *Client {
-		o := Options{Keychain: f.keychain(), Wait: w.wait}
-		if !can {
-			o.Stall = trial.stall
-		}
-		return New(o)
-	}
-	pinned, err := image.Digest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // only of what hangs
-	defer cancel()
-	pullErr := pullAll(ctx, client(trial.pulls), f.host+"/seed/image@"+pinned.String(), image)
-	if (pullErr == nil) != trial.pulls {
-		t.Errorf("pull: %v, want success %v", pullErr, trial.pulls)
-	}
-	if trial.check != nil {
-		trial.check(t, &w, pullErr)
-	}
-	sent := newImage(t, 2)
-	pushErr := client(trial.pushes).Push(ctx, []PushImage{{Refs: []string{f.host + "/" + repo + ":1"}, Image: sent}}, nil)
-	if (pushErr == nil) != trial.pushes {
-		t.Errorf("push: %v, want success %v", pushErr, trial.pushes)
-	}
-	if ctx.Err() != nil {
-		t.Error("a wait without an end")
-	}
-	for _, d := range w.all {
-		if d > time.Minute || len(w.all) > 200 {
-			t.Errorf("%d waits, one of %s", len(w.all), d)
-			break
-		}
-	}
-	for _, err := range []error{pullErr, pushErr} {
-		if err != nil && (strings.Contains(err.Error(), password) || strings.Contains(err.Error(), "Bearer ey")) {
-			t.Errorf("a secret is in the message: %v", err)
-		}
-	}
-	if other.told != nil {
-		t.Errorf("another host was told: %v", other.told)
-	}
-	f.breaks(nil, nil, nil)
-	f.holds(t, repo+":1", sent, pushErr == nil)
-}
-
-// pullAll reads an image as an engine does, and compares every byte.
-func pullAll(ctx context.Context, c *Client, ref string, want v1.Image) error {
-	got, err := c.Resolve(ctx, ref, amd64)
-	if err != nil {
-		return err
-	}
-	layers, err := want.Layers()
-	if err != nil {
-		return err
-	}
-	if len(layers) != len(got.Manifest.Layers) {
-		return fmt.Errorf("%d layers, want %d", len(got.Manifest.Layers), len(layers))
-	}
-	for k, l := range got.Manifest.Layers {
-		r, err := c.Blob(ctx, ref, ocispecs.Descriptor{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size})
-		if err != nil {
-			return err
-		}
-		content, err := io.ReadAll(r)
-		r.Close()
-		if err != nil {
-			return err
-		}
-		if h, _ := layers[k].Digest(); digest.FromBytes(content).String() != h.String() {
-			return fmt.Errorf("layer %d has other content: nobody noticed", k)
-		}
-	}
-	return nil
-}
-
-func (f *front) remote() remote.Option {
-	if f.auth == authNone {
-		return remote.WithAuth(authn.Anonymous)
-	}
-	return remote.WithAuth(authn.FromConfig(authn.AuthConfig{Username: user, Password: password}))
-}
-
-// store puts an image there by other means than the client under test.
-func (f *front) store(t *testing.T, ref string, image v1.Image) {
-	t.Helper()
-	parsed, err := name.ParseReference(f.host + "/" + ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.Write(parsed, image, f.remote()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// holds checks with another client that a tag names an image, whole; or, when a push failed, that it names nothing.
-func (f *front) holds(t *testing.T, ref string, want v1.Image, pushed bool) {
-	t.Helper()
-	parsed, err := name.ParseReference(f.host + "/" + ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := remote.Image(parsed, f.remote())
-	if !pushed {
-		if err == nil {
-			t.Error("the push failed, and the tag is there")
-		}
-		return
-	}
-	if err == nil {
-		err = validate.Image(got)
-	}
-	if err != nil {
-		t.Errorf("another client finds: %v", err)
-		return
-	}
-	a, _ := got.Digest()
-	if b, _ := want.Digest(); a != b {
-		t.Errorf("the tag names %s, want %s", a, b)
 	}
 }

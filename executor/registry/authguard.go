@@ -1,5 +1,17 @@
 package registry
 
+// The guard limits where credentials go. It is the innermost transport, below authentication and redirects, so it sees
+// every request that is about to be sent.
+//
+// Invariants:
+//   - An Authorization header reaches only the session's host and port, and the token service that this host named
+//     first, over HTTPS or on the host itself. Without this, a redirect, a layer URL or an upload location could
+//     collect the user's password (TestGuardRemovesCredentials, TestTokenServiceElsewhere).
+//   - A form with a refresh token is never redirected elsewhere.
+//   - Nothing is sent over plain HTTP unless the configuration allows it, and a registry on the network cannot direct
+//     the client to this machine or to a link-local address such as cloud metadata (TestGuardRefuses).
+//   - Secrets never appear in messages, even if a registry repeats them (TestReflectedSecretIsNotShown).
+
 import (
 	"errors"
 	"fmt"
@@ -15,9 +27,7 @@ import (
 // maxRedirects bounds the redirects of one request.
 const maxRedirects = 5
 
-// guard is the innermost transport of a session. It holds that credentials reach only the session's host and the token
-// service which that host names, that nothing goes over plain HTTP unless this is allowed, and that a registry on the
-// network cannot send the client to this machine or its link.
+// guard is the innermost transport of a host's sessions.
 type guard struct {
 	at   endpoint
 	own  http.RoundTripper // to the session's host
@@ -28,7 +38,7 @@ type guard struct {
 	secrets []string
 }
 
-// refusedError is a request that was not sent.
+// refusedError means that the guard did not send a request.
 type refusedError struct{ text string }
 
 func (e *refusedError) Error() string { return e.text }
@@ -43,7 +53,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	trusted := home || g.isRealm(req.URL)
 	if !trusted && req.Header.Get("Content-Type") == "application/x-www-form-urlencoded" {
 		closeBody(req)
-		return nil, &refusedError{"the token service sends the credentials on to " + req.URL.Host + ", which is refused"}
+		return nil, &refusedError{"the token service redirects credentials to " + req.URL.Host + ", which is not allowed"}
 	}
 	if auth := req.Header.Get("Authorization"); auth != "" {
 		if trusted {
@@ -71,21 +81,22 @@ func closeBody(req *http.Request) {
 	}
 }
 
+// check reports an error if a request to u must not be sent. home means that u is on the session's host.
 func (g *guard) check(u *url.URL, home bool) error {
 	switch {
 	case u.Scheme == "https" && home && g.at.plain:
-		return &refusedError{g.at.host + " is asked in plain HTTP"}
+		return &refusedError{g.at.host + " uses plain HTTP"}
 	case u.Scheme == "http" && (g.at.plain || g.at.insecure), u.Scheme == "https":
 	default:
-		return &refusedError{fmt.Sprintf("a request to %s over %s is refused", u.Host, u.Scheme)}
+		return &refusedError{fmt.Sprintf("a request to %s over %s is not allowed", u.Host, u.Scheme)}
 	}
 	if !home && !isLoopback(g.at.host) && isNear(u.Hostname()) {
-		return &refusedError{"it sends the client on to " + u.Host + ", which is refused"}
+		return &refusedError{"it redirects to " + u.Host + ", which is not allowed"}
 	}
 	return nil
 }
 
-// isNear says whether a host is this machine or on its link, where cloud metadata is served.
+// isNear reports whether a host is this machine or link-local, where clouds serve metadata.
 func isNear(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
@@ -97,7 +108,7 @@ func isNear(host string) bool {
 
 var realmParameter = regexp.MustCompile(`(?i)\brealm="([^"]+)"`)
 
-// learn keeps which token service the session's host names: one over https, or the host itself.
+// learn stores the token service that the session's host names in its challenge.
 func (g *guard) learn(res *http.Response) {
 	for _, challenge := range res.Header.Values("WWW-Authenticate") {
 		m := realmParameter.FindStringSubmatch(challenge)
@@ -120,7 +131,7 @@ func (g *guard) isRealm(u *url.URL) bool {
 	return g.realm != "" && u.Scheme+"://"+u.Host == g.realm
 }
 
-// conceal keeps secrets that no message may show.
+// conceal records secrets that messages must not contain.
 func (g *guard) conceal(secrets ...string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -135,6 +146,7 @@ func (g *guard) conceal(secrets ...string) {
 	}
 }
 
+// scrub replaces the recorded secrets in text.
 func (g *guard) scrub(text string) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -144,7 +156,7 @@ func (g *guard) scrub(text string) string {
 	return text
 }
 
-// checkRedirect bounds redirects. Where they may lead is the guard's concern.
+// checkRedirect bounds the number of redirects. The guard checks their targets.
 func checkRedirect(_ *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return &refusedError{fmt.Sprintf("more than %d redirects", maxRedirects)}
@@ -152,7 +164,7 @@ func checkRedirect(_ *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// outsideClient reads layer URLs: https only, no credentials, not this machine.
+// outsideClient returns the client for layer URLs: HTTPS only, no credentials, never this machine.
 func (c *Client) outsideClient() *http.Client {
 	return &http.Client{
 		Transport: &retrier{
@@ -163,7 +175,7 @@ func (c *Client) outsideClient() *http.Client {
 	}
 }
 
-// isRefused says whether a request was never sent.
+// isRefused reports whether a request was not sent.
 func isRefused(err error) bool {
 	var refused *refusedError
 	var address *net.AddrError

@@ -37,7 +37,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// authKind is how a registry asks who is there.
+// authKind is how a registry authenticates clients.
 type authKind string
 
 const (
@@ -49,23 +49,23 @@ const (
 	audience       = "test.registry"
 )
 
-// kinds are the registries that the client is tried on.
+// kinds returns the registries on which the client is tried.
 func kinds() []string { return []string{"memory", "crane", "distribution"} }
 
-// front is a proxy in front of a real registry: it breaks what fault says, and asks for credentials where the registry
-// behind cannot. What it issues as token is good for the registry.
+// front is a faulty proxy in front of a real registry. It asks for credentials where the registry cannot. The registry
+// accepts the tokens that it issues.
 type front struct {
 	*httptest.Server
 	host   string
 	auth   authKind
-	native bool // the registry behind asks for credentials itself
+	native bool // the registry authenticates clients itself
 	issuer *issuer
 	back   *httputil.ReverseProxy
 
-	mu    sync.Mutex
-	fault func(w http.ResponseWriter, r *http.Request) bool // true: it answered
-	mend  func(res *http.Response) error                    // changes what the registry answers
-	spoil func(r *http.Request)                             // changes what the registry is sent
+	mu      sync.Mutex
+	fault   func(w http.ResponseWriter, r *http.Request) bool // true: it answered
+	change  func(res *http.Response) error                    // changes what the registry answers
+	corrupt func(r *http.Request)                             // changes what the registry is sent
 }
 
 // newFront starts a registry of a kind behind a proxy.
@@ -98,24 +98,24 @@ func newFront(t *testing.T, kind string, auth authKind) *front {
 	f.back.ModifyResponse = func(res *http.Response) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if f.mend == nil {
+		if f.change == nil {
 			return nil
 		}
-		return f.mend(res)
+		return f.change(res)
 	}
 	return f
 }
 
-// breaks sets what goes wrong from now on.
-func (f *front) breaks(fault func(http.ResponseWriter, *http.Request) bool, mend func(*http.Response) error, spoil func(*http.Request)) {
+// breaks sets the faults of the requests that follow.
+func (f *front) breaks(fault func(http.ResponseWriter, *http.Request) bool, change func(*http.Response) error, corrupt func(*http.Request)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.fault, f.mend, f.spoil = fault, mend, spoil
+	f.fault, f.change, f.corrupt = fault, change, corrupt
 }
 
 func (f *front) serve(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
-	fault, spoil := f.fault, f.spoil
+	fault, corrupt := f.fault, f.corrupt
 	f.mu.Unlock()
 	if fault != nil && fault(w, r) {
 		return
@@ -127,13 +127,13 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request) {
 	if !f.native && !f.admits(w, r) {
 		return
 	}
-	if spoil != nil {
-		spoil(r)
+	if corrupt != nil {
+		corrupt(r)
 	}
 	f.back.ServeHTTP(w, r)
 }
 
-// admits asks for credentials in the place of a registry that does not.
+// admits authenticates clients for a registry that does not.
 func (f *front) admits(w http.ResponseWriter, r *http.Request) bool {
 	challenge := ""
 	switch f.auth {
@@ -162,7 +162,7 @@ func (f *front) keychain() authn.Keychain {
 	return keys{f.host: {Username: user, Password: password}}
 }
 
-// issuer is a token service, which signs what distribution believes.
+// issuer is a token service. It signs tokens that distribution's registry accepts.
 type issuer struct {
 	key  *ecdsa.PrivateKey
 	cert []byte // DER
@@ -222,12 +222,12 @@ func (i *issuer) serve(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "expires_in": 3600})
 }
 
-func (i *issuer) sign(claims map[string]any) (string, error) {
+func (i *issuer) sign(payload map[string]any) (string, error) {
 	part := func(v any) string {
 		raw, _ := json.Marshal(v)
 		return base64.RawURLEncoding.EncodeToString(raw)
 	}
-	text := part(map[string]any{"alg": "ES256", "typ": "JWT", "x5c": []string{base64.StdEncoding.EncodeToString(i.cert)}}) + "." + part(claims)
+	text := part(map[string]any{"alg": "ES256", "typ": "JWT", "x5c": []string{base64.StdEncoding.EncodeToString(i.cert)}}) + "." + part(payload)
 	sum := sha256.Sum256([]byte(text))
 	r, s, err := ecdsa.Sign(rand.Reader, i.key, sum[:])
 	if err != nil {
@@ -237,7 +237,7 @@ func (i *issuer) sign(claims map[string]any) (string, error) {
 	return text + "." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
 
-// needProgram skips a test without a peer; in CI that is a failure.
+// needProgram skips the test if a program is missing; in CI, the test fails.
 func needProgram(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -251,7 +251,7 @@ func needProgram(t *testing.T, name string) string {
 	return ""
 }
 
-// start runs a server until the test ends and returns what first matches in what it says.
+// start runs a server until the test ends and returns the first match in its output.
 func start(t *testing.T, cmd *exec.Cmd, says *regexp.Regexp) string {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -337,7 +337,7 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// waits are the pauses that a client asked for: none is really made.
+// waits records the waits that a client requests, without waiting.
 type waits struct {
 	mu  sync.Mutex
 	all []time.Duration

@@ -22,23 +22,23 @@ import (
 )
 
 const (
-	maxTransfers = 4       // blobs that are sent at once
-	maxAsked     = 8       // other requests at once
-	reportEvery  = 1 << 18 // bytes sent between two reports of a blob's progress
+	maxTransfers = 4       // concurrent blob uploads
+	maxRequests  = 8       // other concurrent requests
+	reportEvery  = 1 << 18 // bytes between two progress reports of a blob
 )
 
-// connect opens a session that may write for each repository.
+// connect opens a session with write access for each repository.
 func (p *push) connect(ctx context.Context) error {
-	return each(ctx, maxAsked, p.order, func(ctx context.Context, r *pushRepo) error {
+	return each(ctx, maxRequests, p.order, func(ctx context.Context, r *pushRepo) error {
 		s, err := p.c.sessionFor(ctx, r.at, transport.PushScope, nil)
 		r.session = s
 		return s.fail("push to "+reference.FamiliarName(r.image.named), r.image, err)
 	})
 }
 
-// compareTags finds the tags that name their image already.
+// compareTags finds tags that already name their image.
 func (p *push) compareTags(ctx context.Context) error {
-	return each(ctx, maxAsked, p.goals, func(ctx context.Context, g *pushGoal) error {
+	return each(ctx, maxRequests, p.goals, func(ctx context.Context, g *pushGoal) error {
 		if g.byDigest {
 			return nil
 		}
@@ -48,7 +48,7 @@ func (p *push) compareTags(ctx context.Context) error {
 	})
 }
 
-// compareDigests finds the images that are there under other names, or under none.
+// compareDigests finds images that exist under other names or without one.
 func (p *push) compareDigests(ctx context.Context) error {
 	var unknown []*pushTop
 	for _, g := range p.goals {
@@ -59,14 +59,14 @@ func (p *push) compareDigests(ctx context.Context) error {
 			unknown = append(unknown, g.top)
 		}
 	}
-	return each(ctx, maxAsked, unknown, func(ctx context.Context, t *pushTop) error {
+	return each(ctx, maxRequests, unknown, func(ctx context.Context, t *pushTop) error {
 		there, err := t.repo.session.names(ctx, t.content.digest.String(), t.content)
 		t.there = there
 		return t.repo.session.fail("push "+reference.FamiliarString(t.image.named), t.image, err)
 	})
 }
 
-// names asks whether a tag or digest names a manifest. An answer that does not say so plainly is no.
+// names reports whether a tag or digest names a manifest. An unclear answer counts as no.
 func (s *session) names(ctx context.Context, tagOrDigest string, m manifest) (bool, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, s.url("manifests/"+tagOrDigest), nil)
 	if err != nil {
@@ -83,16 +83,16 @@ func (s *session) names(ctx context.Context, tagOrDigest string, m manifest) (bo
 		return res.Header.Get("Docker-Content-Digest") == m.digest.String() &&
 			(res.ContentLength < 0 || res.ContentLength == int64(len(m.raw))), nil
 	case http.StatusNotFound, http.StatusForbidden, http.StatusMethodNotAllowed:
-		return false, nil // also of registries that hide what is not there
+		return false, nil // some registries hide what does not exist
 	}
 	_, err = answered(res, nil)
 	return false, err
 }
 
-// blobs sends all blobs. The first repository of a registry gets the bytes, the others mount them from there.
+// blobs sends all blobs. The first repository of a registry receives the bytes; the others mount them from there.
 func (p *push) blobs(ctx context.Context) error {
 	p.planMounts()
-	err := each(ctx, maxAsked, p.order, func(ctx context.Context, r *pushRepo) error {
+	err := each(ctx, maxRequests, p.order, func(ctx context.Context, r *pushRepo) error {
 		if len(r.content) == 0 {
 			return nil
 		}
@@ -113,7 +113,7 @@ func (p *push) blobs(ctx context.Context) error {
 	return each(ctx, maxTransfers, p.layers, p.blob)
 }
 
-// planMounts notes the repositories that blobs may be mounted from: a token says what may be read.
+// planMounts collects the repositories to mount from, because a token lists what it may read.
 func (p *push) planMounts() {
 	for _, b := range p.layers {
 		from := p.c.sourcesOf(b.digest)
@@ -129,7 +129,7 @@ func (p *push) planMounts() {
 	}
 }
 
-// mountable is another repository of the same registry among the places where a blob is.
+// mountable returns another repository of the same registry that has the blob.
 func (r *pushRepo) mountable(from []endpoint) (name.Repository, bool) {
 	for _, at := range from {
 		if at.host != r.at.host || at.repo == r.at.repo {
@@ -163,19 +163,20 @@ func (p *push) blob(ctx context.Context, b *pushBlob) error {
 	return nil
 }
 
-// countedLayer reports how much of it has been read.
+// countedLayer reports how many of its bytes have been read.
 type countedLayer struct {
 	v1.Layer
 	report func(sent int64)
 }
 
-// Compressed implements v1.Layer. The layer is opened when it is read: each try of an upload has a body of its own, and those
-// that nobody reads must not keep one of the few places of another registry's layers, for which the others then wait forever.
+// Compressed implements v1.Layer. The layer is opened at the first Read. Each try of an upload has its own body, and
+// an unread one must not hold one of the few slots for reading layers from another registry: the other uploads would
+// wait forever.
 func (l *countedLayer) Compressed() (io.ReadCloser, error) { return &countedBody{layer: l}, nil }
 
 type countedBody struct {
 	layer     *countedLayer
-	mu        sync.Mutex    // a body may be closed while it is opened
+	mu        sync.Mutex    // Close may be called during open
 	from      io.ReadCloser // nil until it is read
 	closed    bool
 	sent, out int64
@@ -222,9 +223,9 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// manifests sends all manifests by digest, in each repository children first.
+// manifests stores all manifests by digest, children first.
 func (p *push) manifests(ctx context.Context) error {
-	return each(ctx, maxAsked, p.order, func(ctx context.Context, r *pushRepo) error {
+	return each(ctx, maxRequests, p.order, func(ctx context.Context, r *pushRepo) error {
 		for _, m := range r.content {
 			if err := r.session.put(ctx, m.digest.String(), m); err != nil {
 				return r.session.fail(fmt.Sprintf("push manifest %s to %s", m.digest, reference.FamiliarName(r.image.named)), r.image, err)
@@ -234,11 +235,11 @@ func (p *push) manifests(ctx context.Context) error {
 	})
 }
 
-// tags moves the tags, some at once. When one cannot be moved the error says which were.
+// tags moves the tags concurrently. If one fails, the error lists those that were moved.
 func (p *push) tags(ctx context.Context) error {
 	var mu sync.Mutex
 	var moved []string
-	err := each(ctx, maxAsked, p.goals, func(ctx context.Context, g *pushGoal) error {
+	err := each(ctx, maxRequests, p.goals, func(ctx context.Context, g *pushGoal) error {
 		if g.done || g.byDigest {
 			return nil
 		}
@@ -254,13 +255,13 @@ func (p *push) tags(ctx context.Context) error {
 	var e *Error
 	if errors.As(err, &e) && len(moved) > 0 {
 		slices.Sort(moved)
-		e.Hint += "; these tags were moved before: " + strings.Join(moved, ", ")
+		e.Hint += "; tags already moved: " + strings.Join(moved, ", ")
 	}
 	return err
 }
 
-// put stores a manifest under a tag or its digest. A registry that says that it got another one is not believed to have
-// it.
+// put stores a manifest under a tag or digest. If the registry reports another digest, the content was damaged on the
+// way, and put fails.
 func (s *session) put(ctx context.Context, tagOrDigest string, m manifest) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, s.url("manifests/"+tagOrDigest), bytes.NewReader(m.raw))
 	if err != nil {
@@ -279,12 +280,12 @@ func (s *session) put(ctx context.Context, tagOrDigest string, m manifest) error
 		return err
 	}
 	if got := res.Header.Get("Docker-Content-Digest"); got != "" && got != m.digest.String() {
-		return contentf("the manifest sent is %s, and what arrived is %s", m.digest, clean(got))
+		return contentf("sent manifest %s, but the registry received %s", m.digest, clean(got))
 	}
 	return nil
 }
 
-// attempt repeats an upload that broke off; all other requests were repeated by the retrier already.
+// attempt repeats an upload after a lost connection. The retrier has already repeated all other requests.
 func (c *Client) attempt(ctx context.Context, f func() error) error {
 	for n := 1; ; n++ {
 		err := f()
@@ -298,7 +299,7 @@ func (c *Client) attempt(ctx context.Context, f func() error) error {
 	}
 }
 
-// brokeOff says whether an error is of an upload that can be begun anew.
+// brokeOff reports whether an upload failed in a way that allows to start it again.
 func brokeOff(err error) bool {
 	var (
 		answer   *transport.Error
@@ -313,7 +314,7 @@ func brokeOff(err error) bool {
 	return errors.As(err, &transfer) && transfer.Op == "Patch" && retryable(err)
 }
 
-// each runs f for all of a list, limit at once, until one fails.
+// each calls f for all elements of a list, at most limit at once, until one fails.
 func each[T any](ctx context.Context, limit int, list []T, f func(ctx context.Context, one T) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(limit)

@@ -1,5 +1,10 @@
 package registry
 
+// A pull tries the mirrors of an image in order, then the registry itself. A mirror may be down, lack the image or send
+// wrong content: the next one is tried. Digests and names stay those of the registry, so mirrors never appear in a
+// result. Each endpoint gets only its own credentials. A push goes to the registry, never to a mirror
+// (TestMirrorFallback, TestMirrorWithWrongContentIsPassedOver).
+
 import (
 	"net"
 	"net/netip"
@@ -10,13 +15,13 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// image is a reference as it was asked for.
+// image is a parsed reference.
 type image struct {
-	named  reference.Named // normalised, with :latest when it had neither tag nor digest
-	digest digest.Digest   // empty when it names a tag only
+	named  reference.Named // normalized, with :latest if it had neither tag nor digest
+	digest digest.Digest   // empty if there is only a tag
 }
 
-// parseImage reads a reference as users write it.
+// parseImage parses a reference as users write it.
 func parseImage(ref string) (image, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
@@ -29,10 +34,10 @@ func parseImage(ref string) (image, error) {
 	return i, nil
 }
 
-// String is the normalised reference.
+// String returns the normalized reference.
 func (i image) String() string { return i.named.String() }
 
-// tag is the tag, empty for a bare digest.
+// tag returns the tag, or "" if there is only a digest.
 func (i image) tag() string {
 	if t, ok := i.named.(reference.Tagged); ok {
 		return t.Tag()
@@ -40,8 +45,8 @@ func (i image) tag() string {
 	return ""
 }
 
-// wanted is what the registry is asked for: the digest when there is one.
-func (i image) wanted() string {
+// tagOrDigest returns the digest if there is one, else the tag.
+func (i image) tagOrDigest() string {
 	if i.digest != "" {
 		return i.digest.String()
 	}
@@ -50,18 +55,18 @@ func (i image) wanted() string {
 
 // endpoint is one repository on one host.
 type endpoint struct {
-	host     string // with the port, as registries' clients write it
+	host     string // with the port; index.docker.io for Docker Hub
 	repo     string
 	plain    bool // plain HTTP only
-	assumed  bool // plain since it is loopback and nothing more is said of it
+	assumed  bool // plain only because it is loopback: no table configures it
 	insecure bool // plain HTTP and unverified certificates are allowed
 	mirror   bool
-	ca       string // files of certificates that are trusted too, as a path list
+	ca       string // files of additional trusted certificates, as a path list
 }
 
 func (e endpoint) String() string { return e.host + "/" + e.repo }
 
-// pulls lists where an image may be pulled from, in the order to try.
+// pulls returns the endpoints from which to pull an image, in order.
 func (c *Config) pulls(i image) ([]endpoint, error) {
 	r, err := c.find(i)
 	if err != nil || r == nil {
@@ -78,7 +83,7 @@ func (c *Config) pulls(i image) ([]endpoint, error) {
 	return append(all, r.endpoint(i.named.Name())), nil
 }
 
-// push is where an image is pushed to: mirrors get nothing.
+// push returns the endpoint to which to push an image.
 func (c *Config) push(i image) (endpoint, error) {
 	r, err := c.find(i)
 	if err != nil || r == nil {
@@ -87,14 +92,14 @@ func (c *Config) push(i image) (endpoint, error) {
 	return r.endpoint(i.named.Name()), nil
 }
 
-// endpoint is where a name with the table's prefix is really found.
+// endpoint returns the endpoint for a name with the table's prefix.
 func (r *Registry) endpoint(name string) endpoint {
 	e := newEndpoint(r.rewrite(name, r.Location), r.Insecure)
 	e.configure(r)
 	return e
 }
 
-// mirror is a place of a mirror. How it is reached may stand in a table of its own.
+// mirror returns the endpoint of a mirror. A table for the mirror itself configures the connection.
 func (c *Config) mirror(name string, m Mirror) endpoint {
 	e := newEndpoint(name, m.Insecure)
 	if own := c.longest(name); own != nil {
@@ -104,7 +109,7 @@ func (c *Config) mirror(name string, m Mirror) endpoint {
 	return e
 }
 
-// configure takes over what a table says about the way to an endpoint, besides Insecure.
+// configure applies the connection settings of a table, except Insecure.
 func (e *endpoint) configure(r *Registry) {
 	switch {
 	case r.PlainHTTP:
@@ -114,7 +119,7 @@ func (e *endpoint) configure(r *Registry) {
 	}
 }
 
-// find is the table with the longest prefix of the image's name, nil when there is none.
+// find returns the table with the longest matching prefix, or nil. It fails if the table blocks the image.
 func (c *Config) find(i image) (*Registry, error) {
 	best := c.longest(i.named.Name())
 	if best != nil && best.Blocked {
@@ -126,7 +131,7 @@ func (c *Config) find(i image) (*Registry, error) {
 	return best, nil
 }
 
-// longest is the table with the longest prefix of a name, nil when there is none.
+// longest returns the table with the longest prefix that matches a name, or nil.
 func (c *Config) longest(name string) *Registry {
 	if c == nil {
 		return nil
@@ -141,7 +146,7 @@ func (c *Config) longest(name string) *Registry {
 	return best
 }
 
-// matched is how many bytes of the name the prefix stands for, -1 when it does not fit.
+// matched returns how many bytes of the name the prefix matches, or -1.
 func (r *Registry) matched(name string) int {
 	if suffix, ok := strings.CutPrefix(r.Prefix, "*"); ok {
 		domain, _, _ := strings.Cut(name, "/")
@@ -161,7 +166,7 @@ func (r *Registry) matched(name string) int {
 	return len(r.Prefix)
 }
 
-// rewrite puts location in the place of the prefix.
+// rewrite replaces the prefix of a name by location.
 func (r *Registry) rewrite(name, location string) string {
 	if location == "" {
 		return name
@@ -169,11 +174,11 @@ func (r *Registry) rewrite(name, location string) string {
 	return location + name[r.matched(name):]
 }
 
-// newEndpoint splits host/path. insecure is what registries.conf says about it, nil for nothing.
+// newEndpoint splits host/path. insecure is the setting in registries.conf, or nil.
 func newEndpoint(name string, insecure *bool) endpoint {
 	host, repo, _ := strings.Cut(name, "/")
 	if host == "docker.io" {
-		host = "index.docker.io" // what its clients and credential files call it
+		host = "index.docker.io" // the name that credential files use
 	}
 	e := endpoint{host: host, repo: repo}
 	switch {
@@ -185,7 +190,7 @@ func newEndpoint(name string, insecure *bool) endpoint {
 	return e
 }
 
-// pulls lists where an image may be pulled from, in the order to try.
+// pulls returns the endpoints from which to pull an image, in order.
 func (c *Client) pulls(i image) ([]endpoint, error) {
 	all, err := c.opt.Config.pulls(i)
 	for k := range all {
@@ -194,13 +199,13 @@ func (c *Client) pulls(i image) ([]endpoint, error) {
 	return all, err
 }
 
-// push is where an image is pushed to.
+// push returns the endpoint to which to push an image.
 func (c *Client) push(i image) (endpoint, error) {
 	at, err := c.opt.Config.push(i)
 	return c.certified(at), err
 }
 
-// certified says of a loopback registry with certificates of its own that it speaks HTTPS.
+// certified switches a loopback registry to HTTPS if certs.d has certificates for it.
 func (c *Client) certified(at endpoint) endpoint {
 	if at.assumed && c.certDir(at.host) != "" {
 		at.plain = false
@@ -209,7 +214,7 @@ func (c *Client) certified(at endpoint) endpoint {
 	return at
 }
 
-// isLoopback says whether a host, with or without a port, is this machine.
+// isLoopback reports whether a host, with or without a port, is this machine.
 func isLoopback(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h

@@ -45,7 +45,7 @@ func TestGuardRefuses(t *testing.T) {
 	}
 }
 
-// sent notes the requests that reach the network.
+// sent records the requests that would reach the network.
 type sent struct{ got []*http.Request }
 
 var errNoNetwork = errors.New("no network")
@@ -111,7 +111,7 @@ func TestStalledUpload(t *testing.T) {
 	start := time.Now()
 	err := c.Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}}, nil)
 	e := asError(t, err)
-	contains(t, e, "no byte came", "push blob")
+	contains(t, e, "no data received", "push blob")
 	if d := time.Since(start); d > 5*time.Second {
 		t.Errorf("it took %s", d)
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// TestHead: one request says what a tag names, also where the registry says it only with the manifest.
+// TestHead checks that one request returns the digest of a tag, even if only the manifest has it.
 func TestHead(t *testing.T) {
 	f := newFake(t, nil)
 	want := put(t, f, "a:1", newImage(t, 1))
@@ -39,7 +39,7 @@ func TestHead(t *testing.T) {
 	}
 }
 
-// TestTags: all pages, of the same server only, bounded, and nothing that is no tag.
+// TestTags checks that all pages are read, from the same server only and bounded, and that invalid tags are skipped.
 func TestTags(t *testing.T) {
 	var elsewhere bool
 	f := newFake(t, func(w http.ResponseWriter, r *http.Request) bool {
@@ -80,7 +80,7 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestCopy: an index comes with all its images, under the same digest, and once.
+// TestCopy checks that an index is copied once, with all its images and the same digest.
 func TestCopy(t *testing.T) {
 	from, to := newFake(t, nil), newFake(t, nil)
 	index := mutate.AppendManifests(empty.Index,
@@ -114,6 +114,18 @@ func TestCopy(t *testing.T) {
 	if have, err := got.Digest(); err != nil || have != d {
 		t.Errorf("copied %v %v, want %v", have, err, d)
 	}
+	readAllLayers(t, got)
+	if n := to.count("POST", "/blobs/uploads/"); n != 5 {
+		t.Errorf("%d uploads of 5 blobs", n)
+	}
+	if n := from.count("GET", "/blobs/"); n != 5 {
+		t.Errorf("5 blobs were asked for %d times", n)
+	}
+}
+
+// readAllLayers opens every layer of an index of two images.
+func readAllLayers(t *testing.T, got v1.ImageIndex) {
+	t.Helper()
 	m, err := got.IndexManifest()
 	if err != nil || len(m.Manifests) != 2 {
 		t.Fatal(m, err)
@@ -135,15 +147,9 @@ func TestCopy(t *testing.T) {
 			}
 		}
 	}
-	if n := to.count("POST", "/blobs/uploads/"); n != 5 {
-		t.Errorf("%d uploads of 5 blobs", n)
-	}
-	if n := from.count("GET", "/blobs/"); n != 5 {
-		t.Errorf("5 blobs were asked for %d times", n)
-	}
 }
 
-// TestOffline: an offline client asks nobody.
+// TestOffline checks that an offline client sends no requests.
 func TestOffline(t *testing.T) {
 	f := newFake(t, nil)
 	image := newImage(t, 1)
