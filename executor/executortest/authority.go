@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// Authority signs certificates of servers and clients that tests start.
+// Authority is a certificate authority. It issues certificates for servers and clients in tests.
 type Authority struct {
 	PEM  []byte // its own certificate
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes an authority that nobody trusts yet.
+// NewAuthority creates an authority that no system trusts.
 func NewAuthority() (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -39,8 +39,8 @@ func NewAuthority() (*Authority, error) {
 	return &Authority{PEM: block("CERTIFICATE", der), cert: cert, key: key}, err
 }
 
-// Issue makes a certificate for names and IP addresses, and its key, both as PEM. It serves for servers and clients, until
-// the given time.
+// Issue creates a certificate for names and IP addresses, and its key, both as PEM. It can be used by servers and
+// clients until the given time.
 func (a *Authority) Issue(until time.Time, names ...string) (cert, key []byte, err error) {
 	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -67,7 +67,7 @@ func (a *Authority) Issue(until time.Time, names ...string) (cert, key []byte, e
 	return block("CERTIFICATE", der), block("PRIVATE KEY", raw), err
 }
 
-// template is a certificate that began to be good two days ago.
+// template returns a certificate that became valid two days ago.
 func template(until time.Time) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {

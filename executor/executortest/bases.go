@@ -15,23 +15,24 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// busybox is where the bases have their one program, without the leading slash.
+// busybox is the path of the one program in the bases, without the leading slash.
 const busybox = "bin/busybox"
 
-// applets are the names that it has besides.
-const applets = "sh ash cat ls mkdir rmdir rm mv cp ln chmod chown chgrp touch mkfifo mknod id env printenv echo printf test true false sleep " +
-	"stat find grep sed awk head tail wc sort tr cut dd mount umount df hostname uname ulimit sha256sum readlink tar dirname basename pwd expr seq kill ps tee xargs date od nc wget ping"
+// applets are the symbolic links to it.
+const applets = "sh ash cat ls mkdir rmdir rm mv cp ln chmod chown chgrp touch mkfifo mknod id env printenv echo " +
+	"printf test true false sleep stat find grep sed awk head tail wc sort tr cut dd mount umount df hostname uname " +
+	"ulimit sha256sum readlink tar dirname basename pwd expr seq kill ps tee xargs date od nc wget ping"
 
 const (
 	passwd = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n1234:x:77:78::/:/bin/sh\n"
 	group  = "root:x:0:\napp:x:1000:\naudio:x:29:app\ndev:x:50:app\n"
 )
 
-// Bases are the images that the cases stand on, by repository, made around a static busybox of this machine.
+// Bases returns the base images of the cases, by repository, built around a static busybox of this machine.
 func Bases(program string) (map[string]v1.Image, error) {
 	binary, err := os.ReadFile(program)
 	if err != nil {
-		return nil, fmt.Errorf("make the bases: %w", err)
+		return nil, fmt.Errorf("create the bases: %w", err)
 	}
 	system, err := archiveWith(binary, append([]string{
 		"d:etc/", "f:etc/passwd:" + strings.ReplaceAll(passwd, ":", "\x00"), "f:etc/group:" + strings.ReplaceAll(group, ":", "\x00"),
@@ -62,7 +63,7 @@ func Bases(program string) (map[string]v1.Image, error) {
 }
 
 func programs() []string {
-	// BuildKit leaves dev, proc and sys behind in a root without them: real bases have them.
+	// Real bases have dev, proc and sys. BuildKit would leave them behind in a root without them.
 	all := []string{"d:dev/", "d:proc/", "d:sys/", "d:bin/", "f:" + busybox + "::755"}
 	for name := range strings.FieldsSeq(applets) {
 		all = append(all, "l:bin/"+name+":/"+busybox)
@@ -70,7 +71,7 @@ func programs() []string {
 	return all
 }
 
-// archiveWith is an archive in which \x00 stands for a colon and the busybox is binary.
+// archiveWith returns an archive of entries in which \x00 stands for a colon, with binary as the content of busybox.
 func archiveWith(binary []byte, entries []string) ([]byte, error) {
 	return makeArchive(entries, func(name, text string) string {
 		if name == busybox {
@@ -80,7 +81,7 @@ func archiveWith(binary []byte, entries []string) ([]byte, error) {
 	})
 }
 
-// fullConfig sets all that an image config can have.
+// fullConfig returns a config with every field set.
 func fullConfig() v1.Config {
 	return v1.Config{
 		User: "app", WorkingDir: "/work", Env: []string{"PATH=/bin", "A=base", "HOME=/elsewhere"}, Labels: map[string]string{"l": "base"},
@@ -90,7 +91,7 @@ func fullConfig() v1.Config {
 	}
 }
 
-// oddLayers have every kind of file that is easy to get wrong, and take away some of it.
+// oddLayers returns a layer with every kind of file that is easy to get wrong, and one that removes some of them.
 func oddLayers() [][]byte {
 	long := strings.Repeat("n", 255)
 	one := []string{
@@ -114,7 +115,7 @@ func oddLayers() [][]byte {
 	return layers
 }
 
-// deviceLayer has a device, which an ordinary user cannot make.
+// deviceLayer returns a layer with a device, which an ordinary user cannot create.
 func deviceLayer() []byte {
 	raw, err := archive([]string{"d:devices/", "c:devices/null"})
 	if err != nil {
@@ -123,7 +124,7 @@ func deviceLayer() []byte {
 	return raw
 }
 
-// deepLayers are more than one page of mount options can name.
+// deepLayers returns more layers than fit into the one page of mount options.
 func deepLayers() [][]byte {
 	var layers [][]byte
 	for i := range 120 {

@@ -17,24 +17,24 @@ import (
 //go:embed testdata/cases
 var cases embed.FS
 
-// Case is one Dockerfile with its context, and what building it makes.
+// Case is a Dockerfile with its context, and the expected result of building it.
 type Case struct {
-	// Name is unique and fit for a target: TOPIC-NAME.
+	// Name is unique and a valid target name: TOPIC-NAME.
 	Name string
-	// Files are the build context, the Dockerfile among them, with slash-separated paths. REGISTRY/ in a Dockerfile is
-	// where the bases are served.
+	// Files are the build context, including the Dockerfile, by slash-separated path. REGISTRY/ in a Dockerfile stands
+	// for the registry that serves the bases.
 	Files map[string][]byte
-	// Setup are commands on the context, one a line: see setup.go.
+	// Setup holds commands on the context, one per line: see setup.go.
 	Setup string
-	// Target are further attributes of the target block, in HCL.
+	// Target holds further attributes of the target block, in HCL.
 	Target string
-	// Want is the Image as text, or "fails" where the build fails.
+	// Want is the image as text, or Fails if the build must fail.
 	Want string
-	// Own is what this engine makes in the place of Want, where it differs on purpose, and Reason says why.
+	// Own is the result of the embedded engine if it differs from Want on purpose. Reason explains the difference.
 	Own, Reason string
-	// Rootless is what the error says, in part, where an ordinary user cannot have what the case makes.
+	// Rootless is a part of the error message if an ordinary user cannot build the case.
 	Rootless string
-	// Message is what the error of a build that fails says, in part.
+	// Message is a part of the error message of a build that fails.
 	Message string
 }
 
@@ -49,10 +49,10 @@ const (
 	rootFile    = "@rootless"
 )
 
-// Fails is the Want of a case that cannot be built.
+// Fails is the Want of a case whose build must fail.
 const Fails = "fails\n"
 
-// Cases are all cases, sorted by name.
+// Cases returns all cases, sorted by name.
 func Cases() ([]Case, error) {
 	var all []Case
 	err := fs.WalkDir(cases, "testdata/cases", func(path string, d fs.DirEntry, err error) error {
@@ -71,7 +71,7 @@ func Cases() ([]Case, error) {
 	return all, err
 }
 
-// parseCases takes an archive apart: the first folder of each file is the case that it belongs to.
+// parseCases splits an archive into cases. The first element of a file's path is the case it belongs to.
 func parseCases(topic string, archive *txtar.Archive) []Case {
 	var all []Case
 	at := map[string]int{}
@@ -106,8 +106,8 @@ func parseCases(topic string, archive *txtar.Archive) []Case {
 	return all
 }
 
-// UpdateWants writes what cases make into the archives below dir, which is testdata/cases of this package: Want, or with own, Own of
-// the cases that have a Reason.
+// UpdateWants writes results into the archives below dir, the testdata/cases of this package. It updates Want or, if
+// own is true, Own of the cases that have a Reason.
 func UpdateWants(dir string, wants map[string]string, own bool) error {
 	archives, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
 	if err != nil {
@@ -126,7 +126,7 @@ func UpdateWants(dir string, wants map[string]string, own bool) error {
 	return nil
 }
 
-// withWants puts each want behind the last file of its case.
+// withWants adds each result after the last file of its case.
 func withWants(archive *txtar.Archive, topic string, wants map[string]string, own bool) *txtar.Archive {
 	out := &txtar.Archive{Comment: archive.Comment}
 	into, reasons := wantFile, map[string]bool{}
@@ -149,8 +149,8 @@ func withWants(archive *txtar.Archive, topic string, wants map[string]string, ow
 	return out
 }
 
-// WriteProject makes a project of the cases in dir: docker-bake.hcl with a target for each, whose context is ctx/NAME and
-// whose output is out/NAME.tar, an OCI layout. The bases are served at registry.
+// WriteProject writes a project for the cases to dir: a docker-bake.hcl with one target per case. Its context is
+// ctx/NAME, its output out/NAME.tar, an OCI layout. registry serves the bases.
 func WriteProject(dir, registry string, all []Case) error {
 	var b strings.Builder
 	names := make([]string, len(all))
@@ -170,7 +170,7 @@ func WriteProject(dir, registry string, all []Case) error {
 	return os.WriteFile(filepath.Join(dir, "docker-bake.hcl"), []byte(b.String()), 0o644)
 }
 
-// write makes the context.
+// write writes the context.
 func (c Case) write(dir, registry string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -183,7 +183,7 @@ func (c Case) write(dir, registry string) error {
 		if err := writeFile(filepath.Join(dir, name), string(data)); err != nil {
 			return err
 		}
-		// Two files of one size and one time are one to BuildKit, where they take each other's place.
+		// BuildKit takes a file for unchanged if another one of equal size and time replaces it: use different times.
 		at := time.Unix(int64(1e9+i), 0)
 		if err := os.Chtimes(filepath.Join(dir, name), at, at); err != nil {
 			return err

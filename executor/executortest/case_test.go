@@ -6,14 +6,15 @@ import (
 	"testing"
 )
 
-// TestCases: there are enough, each says what it wants, and what differs on purpose stands in the README of executor.
+// TestCases checks that there are enough cases, that each has an expected result, and that executor/README.md lists
+// every intended difference.
 func TestCases(t *testing.T) {
 	all, err := Cases()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(all) < 200 {
-		t.Errorf("%d cases; at least 200 are wanted", len(all))
+		t.Errorf("%d cases, want at least 200", len(all))
 	}
 	raw, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -25,17 +26,17 @@ func TestCases(t *testing.T) {
 		case c.Want == "":
 			t.Errorf("%s: no @want: run BAKE_UPDATE=1 go test ./cmd/bake -run TestConformance", c.Name)
 		case c.Want == Fails && c.Message == "" && c.Reason == "":
-			t.Errorf("%s fails, and no @message says how", c.Name)
+			t.Errorf("%s fails, but has no @message", c.Name)
 		case c.Reason != "" && (c.Own == "" || c.Own == c.Want):
-			t.Errorf("%s: a @reason and nothing that differs", c.Name)
+			t.Errorf("%s: has a @reason but no different @own", c.Name)
 		}
 		if c.Reason != "" && !strings.Contains(readme, strings.Join(strings.Fields(c.Reason), " ")) {
-			t.Errorf("%s: its reason does not stand in executor/README.md", c.Name)
+			t.Errorf("%s: executor/README.md lacks its reason", c.Name)
 		}
 	}
 }
 
-// TestRandom: a seed always gives the same case.
+// TestRandom checks that a seed always gives the same case.
 func TestRandom(t *testing.T) {
 	for seed := range uint64(50) {
 		a, b := Random(seed), Random(seed)

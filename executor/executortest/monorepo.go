@@ -1,5 +1,5 @@
-// Package executortest holds what tests and benchmarks of engines share: generated projects, hermetic base images and
-// the conformance suite. Nothing but tests and benchmarks imports it.
+// Package executortest provides generated projects, hermetic base images and the conformance cases for tests and
+// benchmarks of engines. Only tests and benchmarks may import it.
 package executortest
 
 import (
@@ -16,13 +16,12 @@ type Monorepo struct {
 	LibraryFiles int // files below lib/, about 3 kB each, in folders of 50
 	ServiceFiles int // files of each service
 	Base         string
-	// Tool is a program in the base image that the RUN steps call as `Tool PATH`; it writes a file at PATH whose
-	// content depends on nothing else. The base needs no shell.
+	// Tool is a program in the base image that the RUN steps call as `Tool PATH`. It writes a file at PATH whose
+	// content depends only on the path. The base needs no shell.
 	Tool string
 }
 
-// Write makes the repository in dir: bake.hcl (also as docker-bake.hcl), lib/ and services/. The same description
-// gives the same bytes.
+// Write writes the repository to dir: docker-bake.hcl, lib/ and services/. Equal descriptions give equal bytes.
 func (m Monorepo) Write(dir string) error {
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range m.LibraryFiles {
@@ -39,15 +38,15 @@ func (m Monorepo) Write(dir string) error {
 	return writeFile(filepath.Join(dir, "docker-bake.hcl"), m.projectFile())
 }
 
-// ServiceFile is a file that only the service with this number reads.
+// ServiceFile returns the path of a file that only service i reads.
 func (m Monorepo) ServiceFile(i int) string {
 	return filepath.Join("services", m.Name(i), "file00.txt")
 }
 
-// LibraryFile is a file that every service reads.
+// LibraryFile returns the path of a file that every service reads.
 func (m Monorepo) LibraryFile() string { return filepath.Join("lib", "pkg00", "file0000.txt") }
 
-// Name is the target of a service.
+// Name returns the target name of service i.
 func (m Monorepo) Name(i int) string { return fmt.Sprintf("svc%03d", i) }
 
 func (m Monorepo) writeService(dir string, i int, random *rand.Rand) error {
@@ -86,12 +85,12 @@ func (m Monorepo) projectFile() string {
 	return b.String()
 }
 
-// text is n bytes of words, which compress as source text does.
+// text returns about n bytes that compress like source text.
 func text(random *rand.Rand, n int) string {
-	words := []string{"bake", "graph", "layer", "step", "image", "cache", "key", "base", "pin", "target", "plan", "run"}
+	vocabulary := []string{"bake", "graph", "layer", "step", "image", "cache", "key", "base", "pin", "target", "plan", "run"}
 	var b strings.Builder
 	for b.Len() < n {
-		fmt.Fprintf(&b, "%s%x ", words[random.IntN(len(words))], random.IntN(4096))
+		fmt.Fprintf(&b, "%s%x ", vocabulary[random.IntN(len(vocabulary))], random.IntN(4096))
 		if random.IntN(12) == 0 {
 			b.WriteByte('\n')
 		}

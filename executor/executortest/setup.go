@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setup runs the commands of a case on its context. Names may be quoted as in Go, for bytes that are no text.
+// setup runs the commands of a case on its context. Names may be quoted as in Go, for bytes that are not text.
 //
 //	chmod MODE NAME          an octal mode
 //	mkdir NAME
@@ -26,49 +26,49 @@ import (
 //	tar NAME[.gz] ENTRY…     an archive: see archive
 func setup(dir, commands string) error {
 	for line := range strings.Lines(commands) {
-		words, err := split(line)
+		fields, err := split(line)
 		if err != nil {
 			return fmt.Errorf("%q: %w", line, err)
 		}
-		if len(words) == 0 {
+		if len(fields) == 0 {
 			continue
 		}
-		if err := command(dir, words); err != nil {
+		if err := command(dir, fields); err != nil {
 			return fmt.Errorf("%q: %w", line, err)
 		}
 	}
 	return nil
 }
 
-// split is the words of a line.
+// split returns the fields of a line.
 func split(line string) ([]string, error) {
-	var words []string
+	var fields []string
 	rest := strings.TrimSpace(line)
 	for rest != "" {
-		word, after, _ := strings.Cut(rest, " ")
+		field, after, _ := strings.Cut(rest, " ")
 		if rest[0] == '"' {
 			quoted, err := strconv.QuotedPrefix(rest)
 			if err != nil {
 				return nil, err
 			}
-			if word, err = strconv.Unquote(quoted); err != nil {
+			if field, err = strconv.Unquote(quoted); err != nil {
 				return nil, err
 			}
 			after = rest[len(quoted):]
 		}
-		words = append(words, word)
+		fields = append(fields, field)
 		rest = strings.TrimLeft(after, " ")
 	}
-	return words, nil
+	return fields, nil
 }
 
-func command(dir string, words []string) error {
-	if len(words) < 2 {
+func command(dir string, fields []string) error {
+	if len(fields) < 2 {
 		return fmt.Errorf("a name is missing")
 	}
-	args := append(words[1:], "", "")
+	args := append(fields[1:], "", "")
 	first, second := filepath.Join(dir, args[0]), filepath.Join(dir, args[1])
-	switch words[0] {
+	switch fields[0] {
 	case "chmod":
 		mode, err := strconv.ParseUint(args[0], 8, 32)
 		if err != nil {
@@ -94,7 +94,7 @@ func command(dir string, words []string) error {
 		}
 		return sparse(first, size)
 	case "tar":
-		raw, err := archive(words[2:])
+		raw, err := archive(fields[2:])
 		if err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func command(dir string, words []string) error {
 		}
 		return os.WriteFile(first, raw, 0o644)
 	}
-	return fmt.Errorf("there is no command %s", words[0])
+	return fmt.Errorf("unknown command %s", fields[0])
 }
 
 func sparse(name string, size int64) error {
@@ -124,13 +124,14 @@ func compressed(raw []byte) []byte {
 	return b.Bytes()
 }
 
-// archive is a tar of entries KIND:NAME[:WHAT[:MODE[:UID:GID]]], of kind d (directory), f (file, WHAT its text), l (symbolic link, WHAT its
-// target), h (hard link, WHAT its target), p (pipe), c (character device 1:3), x (file with the capability cap_net_raw).
+// archive returns a tar of entries KIND:NAME[:WHAT[:MODE[:UID:GID]]]. The kinds are d (directory), f (file with
+// content WHAT), l (symbolic link to WHAT), h (hard link to WHAT), p (named pipe), c (character device 1:3) and x
+// (file with content WHAT and the capability cap_net_raw).
 func archive(entries []string) ([]byte, error) {
 	return makeArchive(entries, func(_, text string) string { return text })
 }
 
-// makeArchive is archive, with what becomes of the text of each file.
+// makeArchive is archive; content returns the content of each file, given its name and WHAT.
 func makeArchive(entries []string, content func(name, text string) string) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -162,7 +163,7 @@ func header(entry string) (*tar.Header, string, error) {
 	}
 	kind, ok := kinds[f[0]]
 	if !ok {
-		return nil, "", fmt.Errorf("there is no kind %q", f[0])
+		return nil, "", fmt.Errorf("unknown kind %q", f[0])
 	}
 	h.Typeflag = kind
 	text := ""

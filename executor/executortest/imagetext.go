@@ -20,15 +20,15 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// ReadImage is the image in an OCI layout that is a tar file, as text: its config, less what differs from run to run, and a line for
-// every file of all layers together, sorted by path:
+// ReadImage returns the image in an OCI layout, a tar file, as text. The text is the config, without values that
+// differ between runs, and a line for every file of all layers together, sorted by path:
 //
 //	MODE UID:GID SIZE|TARGET|MAJOR:MINOR CONTENT|DIGEST PATH [= OTHER NAME] [XATTR=VALUE…]
 //
-// The programs of the bases are left out.
+// The programs of the bases are omitted.
 func ReadImage(layout string) (string, error) { return Images{}.Read(layout) }
 
-// Images reads many images that share layers, of which it unpacks each once. They must not be changed.
+// Images reads images that share layers and unpacks each layer once. Its values must not be modified.
 type Images map[digest.Digest][]node
 
 // Read is ReadImage.
@@ -56,7 +56,7 @@ func (s blobs) get(d ocispecs.Descriptor, v any) error {
 	return json.Unmarshal(s["blobs/sha256/"+d.Digest.Encoded()], v)
 }
 
-// describe writes an image, or each of an index.
+// describe writes the text of an image, or of each image of an index.
 func (i Images) describe(b *strings.Builder, s blobs, d ocispecs.Descriptor, several bool) error {
 	if d.MediaType == ocispecs.MediaTypeImageIndex {
 		var index ocispecs.Index
@@ -102,7 +102,7 @@ func (i Images) describe(b *strings.Builder, s blobs, d ocispecs.Descriptor, sev
 	return nil
 }
 
-// config is the image config, less times and digests of layers: a line for each value, sorted.
+// config returns the image config without times and layer digests, a line for each value, sorted.
 func (s blobs) config(d ocispecs.Descriptor) (string, error) {
 	var c map[string]any
 	if err := s.get(d, &c); err != nil {
@@ -134,7 +134,7 @@ func (s blobs) config(d ocispecs.Descriptor) (string, error) {
 	return b.String(), nil
 }
 
-// compact is a decoded value as JSON again.
+// compact encodes a decoded value as JSON.
 func compact(v any) string {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -167,10 +167,10 @@ func readTar(name string) (blobs, error) {
 	}
 }
 
-// maxShown is the size of files that are shown whole.
+// maxShown is the size of the largest file whose content is shown instead of its digest.
 const maxShown = 100
 
-// node is one file; names of one file share it.
+// node is one file. All hard links of a file share it.
 type node struct {
 	header tar.Header
 	digest string
@@ -179,7 +179,7 @@ type node struct {
 // tree is a file system, by path without a leading slash.
 type tree map[string]*node
 
-// unpack lists the entries of a layer, with the digests of files.
+// unpack returns the entries of a layer, with the digests of files.
 func unpack(layer []byte) ([]node, error) {
 	zipped, err := gzip.NewReader(bytes.NewReader(layer))
 	if err != nil {
@@ -209,9 +209,9 @@ func unpack(layer []byte) ([]node, error) {
 	}
 }
 
-// apply puts a layer over the tree.
+// apply applies a layer to the tree.
 func (t tree) apply(layer []node) error {
-	seen := map[string]bool{} // of this layer: whiteouts do not touch them
+	seen := map[string]bool{} // files of this layer: its whiteouts do not remove them
 	for _, n := range layer {
 		h := &n.header
 		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
@@ -238,7 +238,7 @@ func (t tree) apply(layer []node) error {
 	return nil
 }
 
-// remove takes away what lower layers have at name, or below it.
+// remove removes what lower layers have below name, and name itself if itself is true.
 func (t tree) remove(name string, keep map[string]bool, itself bool) {
 	for p := range t {
 		if !keep[p] && (itself && p == name || strings.HasPrefix(p, name+"/")) {
@@ -247,7 +247,7 @@ func (t tree) remove(name string, keep map[string]bool, itself bool) {
 	}
 }
 
-// String is a line for each file.
+// String returns a line for each file.
 func (t tree) String() string {
 	first := map[*node]string{}
 	var b strings.Builder
@@ -272,7 +272,7 @@ func (t tree) String() string {
 	return b.String()
 }
 
-// program says whether this is a program of a base, which differs from machine to machine.
+// program reports whether the file is a program of a base, which differs between machines.
 func (n *node) program(name string) bool {
 	return name == busybox || n.header.Typeflag == tar.TypeSymlink && n.header.Linkname == "/"+busybox
 }
@@ -299,7 +299,7 @@ func mode(h *tar.Header) string {
 	return fmt.Sprintf("%s%04o", kind, h.Mode&0o7777)
 }
 
-// printable is a name with what is no text escaped.
+// printable escapes the bytes of a name that are not printable text.
 func printable(name string) string {
 	return strings.Trim(fmt.Sprintf("%q", name), `"`)
 }

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Random is a case without a Want: a Dockerfile of one to three stages, the same for the same seed. Its commands do the same wherever they
-// run, and most of them succeed.
+// Random returns a generated case without a Want: a Dockerfile of one to three stages. Equal seeds give equal cases.
+// The commands are deterministic, and most of them succeed.
 func Random(seed uint64) Case {
 	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0))}
 	c := Case{Name: fmt.Sprintf("random-%d", seed), Files: map[string][]byte{}, Setup: g.context()}
@@ -26,7 +26,7 @@ func Random(seed uint64) Case {
 type generator struct {
 	*rand.Rand
 	stages int
-	// shell says that the stage can run commands.
+	// shell reports whether the stage can run commands.
 	shell bool
 }
 
@@ -34,14 +34,14 @@ func (g *generator) chance(percent int) bool { return g.IntN(100) < percent }
 
 func (g *generator) pick(from ...string) string { return from[g.IntN(len(from))] }
 
-// context changes the files of the context.
+// context returns Setup commands that change the context.
 func (g *generator) context() string {
 	var b strings.Builder
 	for range g.IntN(5) {
 		b.WriteString(g.pick("chmod 4755 f", "chmod 600 d/f", "chmod 700 d/e", "chmod 1777 d", "ln f l", "ln ../f d/up", "ln nothing d/dangling",
 			"ln e d/toe", "link f d/hard", "link d/g d/e/hard", "mkdir empty", "mkdir d/none", "mkfifo d/pipe") + "\n")
 	}
-	// Names that were made already are no mistake here: the first of each counts.
+	// Each command may create its name only once: keep the first.
 	seen, out := map[string]bool{}, ""
 	for line := range strings.Lines(b.String()) {
 		if !seen[line] {
@@ -90,7 +90,7 @@ func (g *generator) instruction() string {
 	return "COPY <<EOF " + g.path() + "/h\nheredoc $A\nEOF"
 }
 
-// path is a place in a root; few of them, so that instructions meet.
+// path returns a path in the root. There are few, so that instructions interfere with each other.
 func (g *generator) path() string {
 	return g.pick("/p", "/p/q", "/p/q/r", "/link", "/link/new", "/real", "/opaque", "/home/app", "rel", "rel/x", "/implied/by", "/etc/skel", "/ln")
 }
@@ -121,7 +121,7 @@ func (g *generator) copy() string {
 	}
 	source := g.pick("f", "d", "d/", "d/f g", "d/*", ".", "d/e", "nothing*", "d f", "d/e/../f", "l*", "empt*")
 	if source == "." && strings.Contains(flags, "--parents") {
-		source = "d" // of "." BuildKit says that it is not found
+		source = "d" // BuildKit does not find "." with --parents
 	}
 	if g.stages > 0 && g.chance(40) {
 		flags += fmt.Sprintf("--from=s%d ", g.IntN(g.stages))

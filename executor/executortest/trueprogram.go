@@ -6,10 +6,11 @@ import (
 	"runtime"
 )
 
-// TruePath is where ToolImage keeps TrueProgram.
+// TruePath is the path of TrueProgram in ToolImage.
 const TruePath = "/bin/true"
 
-// TrueProgram is an executable of some 130 bytes that ends at once, with 0: what running it takes is what running takes.
+// TrueProgram returns an executable of some 130 bytes that exits at once with 0. Its run time is the overhead of
+// running a step.
 func TrueProgram() ([]byte, error) {
 	code := map[string]struct {
 		machine uint16
@@ -22,7 +23,7 @@ func TrueProgram() ([]byte, error) {
 	}
 	one, ok := code[runtime.GOARCH]
 	if !ok {
-		return nil, fmt.Errorf("there is no program that does nothing for %s", runtime.GOARCH)
+		return nil, fmt.Errorf("no minimal program for %s", runtime.GOARCH)
 	}
 	const header, segment, base = 64, 56, 0x400000
 	le := binary.LittleEndian
@@ -30,16 +31,16 @@ func TrueProgram() ([]byte, error) {
 	file = le.AppendUint16(file, 2)                                           // an executable
 	file = le.AppendUint16(file, one.machine)
 	file = le.AppendUint32(file, 1)
-	file = le.AppendUint64(file, base+header+segment) // where it starts
-	file = le.AppendUint64(file, header)              // where the table of segments is
+	file = le.AppendUint64(file, base+header+segment) // entry point
+	file = le.AppendUint64(file, header)              // offset of the program headers
 	file = le.AppendUint64(file, 0)
 	file = le.AppendUint32(file, 0)
 	for _, n := range []uint16{header, segment, 1, 64, 0, 0} {
 		file = le.AppendUint16(file, n)
 	}
 	size := uint64(header + segment + len(one.code))
-	file = le.AppendUint32(file, 1) // a segment to be loaded: the whole file,
-	file = le.AppendUint32(file, 5) // to read and execute
+	file = le.AppendUint32(file, 1) // one loadable segment: the whole file,
+	file = le.AppendUint32(file, 5) // readable and executable
 	for _, n := range []uint64{0, base, base, size, size, 0x1000} {
 		file = le.AppendUint64(file, n)
 	}

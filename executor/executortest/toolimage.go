@@ -16,10 +16,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// ToolPath is where ToolImage keeps its program.
+// ToolPath is the path of the program in ToolImage.
 const ToolPath = "/bin/tool"
 
-// toolSource is the program of ToolImage: it writes a fixed text to each path that it is given.
+// toolSource is the program of ToolImage. It writes a fixed text to each of the given paths.
 const toolSource = `package main
 
 import "os"
@@ -34,16 +34,16 @@ func main() {
 }
 `
 
-// ToolImage is a hermetic base image: one layer with /bin/tool, a static program that writes a file to each path given
-// to it, and /bin/true. It is compiled below dir with the Go toolchain of this machine.
+// ToolImage returns a hermetic base image. Its one layer holds /bin/tool, a static program that writes a file to each
+// given path, and /bin/true. The program is compiled in dir with the Go toolchain of this machine.
 func ToolImage(dir string) (v1.Image, error) {
 	binary, err := buildTool(dir)
 	if err != nil {
-		return nil, fmt.Errorf("make the base image: %w", err)
+		return nil, fmt.Errorf("create the base image: %w", err)
 	}
 	nothing, err := TrueProgram()
 	if err != nil {
-		return nil, fmt.Errorf("make the base image: %w", err)
+		return nil, fmt.Errorf("create the base image: %w", err)
 	}
 	contents := map[string][]byte{"bin/tool": binary, "bin/true": nothing}
 	var layer bytes.Buffer
