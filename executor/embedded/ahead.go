@@ -14,13 +14,13 @@ type ahead struct {
 	ctx    context.Context
 	work   chan struct{}
 	wg     sync.WaitGroup
-	// wanted are the packings of the layers that a node adds to images.
-	wanted map[*node][]packing
+	// packings are the packings of the layers that a node adds to images.
+	packings map[*node][]packing
 }
 
 // packAhead finds the steps whose layers end up in images, and how those are packed. stop must be called.
 func (b *build) packAhead(ctx context.Context, packings func(image int) []packing) *ahead {
-	a := &ahead{b: b, work: make(chan struct{}, runtime.NumCPU()), wanted: map[*node][]packing{}}
+	a := &ahead{b: b, work: make(chan struct{}, runtime.NumCPU()), packings: map[*node][]packing{}}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for i, image := range b.graph.Images {
 		for _, p := range packings(i) {
@@ -35,30 +35,30 @@ func (a *ahead) want(n *node, p packing) {
 	if n == nil {
 		return
 	}
-	for _, have := range a.wanted[n] {
+	for _, have := range a.packings[n] {
 		if have == p {
 			return
 		}
 	}
-	a.wanted[n] = append(a.wanted[n], p)
-	for _, k := range n.carries() {
+	a.packings[n] = append(a.packings[n], p)
+	for _, k := range n.layerInputs() {
 		a.want(n.input(k).node, p)
 	}
 }
 
-// wantCaches marks the steps whose layers go into caches elsewhere.
-func (a *ahead) wantCaches(outs []*carryOut) {
-	for _, o := range outs {
+// addExports marks the steps whose layers go into caches elsewhere.
+func (a *ahead) addExports(exports []*cacheExport) {
+	for _, o := range exports {
 		for n := range o.steps {
-			if p := o.packing(n); o.whole(n) && !slices.Contains(a.wanted[n], p) {
-				a.wanted[n] = append(a.wanted[n], p)
+			if p := o.packing(n); o.withLayers(n) && !slices.Contains(a.packings[n], p) {
+				a.packings[n] = append(a.packings[n], p)
 			}
 		}
 	}
 }
 
-// carries are the inputs whose layers are in the step's outputs.
-func (n *node) carries() []int {
+// layerInputs are the inputs whose layers are in the step's outputs.
+func (n *node) layerInputs() []int {
 	op := n.step.Op
 	var list []int
 	switch {
@@ -82,8 +82,8 @@ func (n *node) carries() []int {
 
 // done packs what a finished step added, in the background. Errors show when the image is assembled.
 func (a *ahead) done(n *node) {
-	packings := a.wanted[n]
-	if len(packings) == 0 {
+	list := a.packings[n]
+	if len(list) == 0 {
 		return
 	}
 	for _, c := range n.outputs {
@@ -93,7 +93,7 @@ func (a *ahead) done(n *node) {
 		if _, virtual := n.op.(*virtual); virtual {
 			continue
 		}
-		for _, p := range packings {
+		for _, p := range list {
 			a.start(layer{id: c.layer, ran: c.ran}, p)
 		}
 	}

@@ -105,15 +105,15 @@ func platformOf(p *pb.Platform) ocispecs.Platform {
 	})
 }
 
-// lookup, claim and run do nothing: an image is fetched when something needs it.
+// lookup, prepare and run do nothing: an image is fetched when something needs it.
 func (i *baseImage) lookup(context.Context) (bool, error) {
 	if i.n.result.Status == executor.StatusSkipped {
 		i.n.result.Status = executor.StatusNotAsked
 	}
 	return true, i.restore()
 }
-func (i *baseImage) claim(context.Context) (bool, func(), error) { return true, nil, nil }
-func (i *baseImage) run(context.Context) error                   { return nil }
+func (i *baseImage) prepare(context.Context) (bool, func(), error) { return true, nil, nil }
+func (i *baseImage) run(context.Context) error                     { return nil }
 
 // restore finds the entry that keeps the digests of selections of the image's files.
 func (i *baseImage) restore() error {

@@ -32,8 +32,8 @@ type build struct {
 	events *events
 	// ahead packs layers of images in the background; nil in a preview.
 	ahead *ahead
-	// carried are the caches from elsewhere.
-	carried *carried
+	// imports are the remote caches that the run reads.
+	imports *imports
 	started time.Time
 	// dry says that nothing may be run, fetched or written: a preview.
 	dry bool
@@ -151,8 +151,8 @@ func (b *build) note(keys ...digest.Digest) {
 	}
 }
 
-// made says whether this run stored something under key.
-func (b *build) made(key digest.Digest) bool {
+// storedNow says whether this run stored something under key.
+func (b *build) storedNow(key digest.Digest) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.fresh[key]
@@ -168,7 +168,7 @@ func (b *build) Lookup(ctx context.Context, step int) (bool, error) {
 // Prepare implements schedule.Worker.
 func (b *build) Prepare(ctx context.Context, step int) (bool, func(), error) {
 	n := b.nodes[step]
-	found, release, err := n.op.claim(ctx)
+	found, release, err := n.op.prepare(ctx)
 	found, err = n.found(ctx, found, err)
 	return found, release, err
 }
@@ -276,8 +276,8 @@ func (b *build) execute(ctx context.Context) (*executor.Report, error) {
 	defer b.close()
 	b.ahead = b.packAhead(ctx, packings)
 	defer b.ahead.stop()
-	outs := b.carryOuts()
-	b.ahead.wantCaches(outs)
+	exports := b.cacheExports()
+	b.ahead.addExports(exports)
 	jobs := opts.Jobs
 	if jobs == 0 {
 		jobs = runtime.NumCPU()
@@ -302,7 +302,7 @@ func (b *build) execute(ctx context.Context) (*executor.Report, error) {
 	}
 	if len(failures) == 0 {
 		b.saveUses()
-		b.exportCaches(ctx, outs)
+		b.exportCaches(ctx, exports)
 	}
 	return report, executor.Failed(failures)
 }

@@ -107,7 +107,7 @@ func TestSharedStageRunsOnce(t *testing.T) {
 	s.must()
 }
 
-func TestCopyIsMadeOnceForAllParents(t *testing.T) {
+func TestCopyRunsOnceForAllParents(t *testing.T) {
 	files := map[string]string{"lib/x": "1"}
 	var targets []*config.Target
 	for _, n := range []string{"a", "b", "c"} {
@@ -191,7 +191,7 @@ func TestNoCacheFilterRunsUsersToo(t *testing.T) {
 	s.must("copy /n /m", "count /n")
 }
 
-func TestLostLayerIsMadeAgain(t *testing.T) {
+func TestLostLayerIsRebuilt(t *testing.T) {
 	s := newSite(t, map[string]string{"Dockerfile": copyAndRun, "a.txt": "one"})
 	s.must("copy /a.txt /b.txt")
 	layers, err := filepath.Glob(filepath.Join(s.store.Dir(), "layers", "*"))
@@ -339,7 +339,7 @@ func TestCancelledBuildLeavesTheCacheRight(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	s.runner.hold = nil
-	s.runner.taken()
+	s.runner.newRuns()
 	s.must("copy /a.txt /b.txt")
 }
 
@@ -378,7 +378,7 @@ func TestTwoProcessesRunAStepOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if ran := s.runner.taken(); len(ran) != 1 {
+	if ran := s.runner.newRuns(); len(ran) != 1 {
 		t.Errorf("ran %q", ran)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/layers"
 )
 
-// CheckLayer compares the files of a layer with the diff id of a form that it was packed in, as cache.CheckOptions asks.
+// CheckLayer compares the files of a layer with the diff id of a encoding that it was packed in, as cache.CheckOptions asks.
 // Of a layer that was never packed nothing is known but how many files it has.
 func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, error) {
 	for _, p := range meta.Packed {
@@ -35,8 +35,8 @@ func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, 
 }
 
 // timesOf is what packing.tar made the end of a form's name of.
-func timesOf(form string) (layers.PackOptions, bool) {
-	tar := form[strings.LastIndex(form, ", ")+1:]
+func timesOf(encoding string) (layers.PackOptions, bool) {
+	tar := encoding[strings.LastIndex(encoding, ", ")+1:]
 	if tar = strings.TrimPrefix(tar, " "); tar == timesKept {
 		return layers.PackOptions{}, true
 	}

@@ -40,8 +40,8 @@ func (v *virtual) lookup(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-func (v *virtual) claim(context.Context) (bool, func(), error) { return true, nil, nil }
-func (v *virtual) run(context.Context) error                   { return nil }
+func (v *virtual) prepare(context.Context) (bool, func(), error) { return true, nil, nil }
+func (v *virtual) run(context.Context) error                     { return nil }
 
 // newMerge puts the layers of all inputs on top of each other; nothing is copied.
 func newMerge(n *node) (operation, error) {

@@ -64,9 +64,9 @@ func mountSelection(m *pb.Mount) tree.Selection {
 	return tree.Selection{Src: src, Follow: true, DirContents: true}
 }
 
-// claim takes the key's lock, unpacks the layers that the step stands on and takes its cache mounts.
-func (x *execStep) claim(ctx context.Context) (bool, func(), error) {
-	found, unlock, err := x.claimFinal(ctx)
+// prepare takes the key's lock, unpacks the layers that the step stands on and takes its cache mounts.
+func (x *execStep) prepare(ctx context.Context) (bool, func(), error) {
+	found, unlock, err := x.prepareFinal(ctx)
 	if err != nil || found {
 		return found, nil, err
 	}
@@ -77,16 +77,16 @@ func (x *execStep) claim(ctx context.Context) (bool, func(), error) {
 		x.caches = nil
 		unlock()
 	}
-	if err := x.prepare(ctx); err != nil {
+	if err := x.prepareInputs(ctx); err != nil {
 		release()
 		return false, nil, err
 	}
 	return false, release, nil
 }
 
-// prepare gets ready what needs no slot: layers on disk and cache mounts. Those are taken in the order of their ids,
+// prepareInputs gets ready what needs no slot: layers on disk and cache mounts. Those are taken in the order of their ids,
 // so that two steps which share several cannot wait for each other.
-func (x *execStep) prepare(ctx context.Context) error {
+func (x *execStep) prepareInputs(ctx context.Context) error {
 	for _, m := range x.exec.GetMounts() {
 		in := x.n.input(int(m.GetInput()))
 		if in.scratch() || in.local() && m.GetDest() != pb.RootMount {
@@ -100,11 +100,11 @@ func (x *execStep) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	return x.takeCaches(ctx)
+	return x.openCaches(ctx)
 }
 
-// takeCaches takes the step's cache mounts and fills new ones. Several of one id are one, shared as the first of them says.
-func (x *execStep) takeCaches(ctx context.Context) error {
+// openCaches takes the step's cache mounts and fills new ones. Several of one id are one, shared as the first of them says.
+func (x *execStep) openCaches(ctx context.Context) error {
 	var list []int
 	ids := map[int]string{}
 	for i, m := range x.exec.GetMounts() {

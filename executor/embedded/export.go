@@ -28,14 +28,14 @@ func (b *build) epoch(image *planner.Image) time.Time {
 
 // packings lists how the layers of each image are going to be written, by image.
 func (b *build) packings() (func(image int) []packing, error) {
-	forms, err := executor.Forms(b.graph.Images, b.opts.Dir)
+	encodings, err := executor.Forms(b.graph.Images, b.opts.Dir)
 	if err != nil {
 		return nil, err
 	}
 	return func(i int) []packing {
 		image := b.graph.Images[i]
 		var list []packing
-		for _, f := range forms[image.Target] {
+		for _, f := range encodings[image.Target] {
 			list = append(list, packing{f, b.epoch(image).Unix()})
 		}
 		return list

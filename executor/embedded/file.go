@@ -40,8 +40,8 @@ func newFileStep(n *node) (*fileStep, error) {
 // parent is the file system that the actions change.
 func (f *fileStep) parent() input { return f.whole[0].in }
 
-// claim looks under the final key, then for the same operation on another parent that gave the same answers.
-func (f *fileStep) claim(ctx context.Context) (bool, func(), error) {
+// prepare looks under the final key, then for the same operation on another parent that gave the same answers.
+func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 	if found, err := f.finalize(ctx); err != nil || found {
 		return found, nil, err
 	}
@@ -70,7 +70,7 @@ func (f *fileStep) claim(ctx context.Context) (bool, func(), error) {
 
 // share uses the layer that the same operation made on another parent.
 func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error) {
-	if (f.n.forced() || f.hit != nil) && !f.n.b.made(group) {
+	if (f.n.forced() || f.hit != nil) && !f.n.b.storedNow(group) {
 		return false, nil
 	}
 	others, err := f.n.b.candidates(group)

@@ -92,7 +92,7 @@ func (g *gitStep) find(commit string) (bool, error) {
 	return true, g.n.serve(e)
 }
 
-func (g *gitStep) claim(context.Context) (bool, func(), error) { return false, func() {}, nil }
+func (g *gitStep) prepare(context.Context) (bool, func(), error) { return false, func() {}, nil }
 
 // run asks for the commit and fetches it unless it is here.
 func (g *gitStep) run(ctx context.Context) error {

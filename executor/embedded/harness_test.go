@@ -103,8 +103,8 @@ func readFirst(dirs []string, path string) (string, error) {
 	return "", fmt.Errorf("%s: %w", path, os.ErrNotExist)
 }
 
-// taken returns the commands that ran since the last call, sorted.
-func (f *fakeRunner) taken() []string {
+// newRuns returns the commands that ran since the last call, sorted.
+func (f *fakeRunner) newRuns() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	list := f.ran
@@ -184,7 +184,7 @@ func (s *site) run() ([]string, *executor.Report, error) {
 	s.t.Helper()
 	s.opts.Dir = s.dir
 	report, err := s.engine.Run(s.t.Context(), s.graph(), s.opts)
-	return s.runner.taken(), report, err
+	return s.runner.newRuns(), report, err
 }
 
 // must builds, and fails the test when the build fails or runs other commands than those.
@@ -222,8 +222,8 @@ func (s *site) begin() *build {
 		s.t.Fatal(err)
 	}
 	b.ahead = b.packAhead(s.t.Context(), func(int) []packing { return nil })
-	b.carried = s.engine.newCarried(s.t.Context(), g, s.opts)
-	s.t.Cleanup(b.carried.close)
+	b.imports = s.engine.newImports(s.t.Context(), g, s.opts)
+	s.t.Cleanup(b.imports.close)
 	return b
 }
 

@@ -110,7 +110,7 @@ func (h *httpStep) serve(content digest.Digest) (bool, error) {
 	return true, h.n.serve(e)
 }
 
-func (h *httpStep) claim(context.Context) (bool, func(), error) { return false, func() {}, nil }
+func (h *httpStep) prepare(context.Context) (bool, func(), error) { return false, func() {}, nil }
 
 // lastAnswer is where the store remembers what a URL answered.
 func (h *httpStep) lastAnswer() digest.Digest {

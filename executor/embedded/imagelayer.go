@@ -36,12 +36,12 @@ func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing
 	g.SetLimit(cap(b.transfers))
 	for i, l := range all {
 		switch {
-		case l.base != nil && !p.form.Force:
+		case l.base != nil && !p.encoding.Force:
 			out[i] = &baseBlob{ctx: ctx, layer: l.base}
 		default:
 			g.Go(func() error {
 				got, err := b.packedLayer(gctx, l, p)
-				out[i] = &storedBlob{b.store, got, func() error { return b.realize(ctx, l, p, got) }}
+				out[i] = &storedBlob{b.store, got, func() error { return b.fetchPacked(ctx, l, p, got) }}
 				return err
 			})
 		}
@@ -107,7 +107,7 @@ func (b *build) repack(
 type storedBlob struct {
 	store *cache.Store
 	p     cache.Packed
-	bring func() error // brings the blob where it is not in the store yet
+	fetch func() error // gets the blob if it is not in the store yet
 }
 
 // Digest, DiffID, Size, MediaType, Compressed and Uncompressed make a v1.Layer of it.
@@ -124,7 +124,7 @@ func (s *storedBlob) MediaType() (types.MediaType, error) { return types.MediaTy
 
 // Compressed opens the blob.
 func (s *storedBlob) Compressed() (io.ReadCloser, error) {
-	if err := s.bring(); err != nil {
+	if err := s.fetch(); err != nil {
 		return nil, err
 	}
 	return os.Open(s.store.BlobPath(s.p.Digest))

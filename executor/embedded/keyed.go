@@ -123,7 +123,7 @@ func (k *keyed) lookup(ctx context.Context) (bool, error) {
 
 // find serves the step from the entry under key, if there is one that may be used.
 func (k *keyed) find(key digest.Digest) (bool, error) {
-	if k.n.forced() && !k.n.b.made(key) {
+	if k.n.forced() && !k.n.b.storedNow(key) {
 		return false, nil
 	}
 	e, from, err := k.n.b.entry(key)
@@ -136,7 +136,7 @@ func (k *keyed) find(key digest.Digest) (bool, error) {
 			return false, err
 		}
 	}
-	if !k.n.b.dry && k.n.b.made(key) && (key != k.quickKey || !k.readsSteps()) {
+	if !k.n.b.dry && k.n.b.storedNow(key) && (key != k.quickKey || !k.readsSteps()) {
 		k.note(k.known) // another place has just made it: this one has it from now on
 	}
 	return true, k.n.serve(e)
@@ -178,8 +178,8 @@ func (k *keyed) overtaken() error {
 	return nil
 }
 
-// claimFinal is claim for steps without a group: the final key is looked up, locked and looked up again.
-func (k *keyed) claimFinal(ctx context.Context) (bool, func(), error) {
+// prepareFinal is claim for steps without a group: the final key is looked up, locked and looked up again.
+func (k *keyed) prepareFinal(ctx context.Context) (bool, func(), error) {
 	if found, err := k.finalize(ctx); err != nil || found {
 		return found, nil, err
 	}

@@ -51,13 +51,13 @@ func newLocal(n *node, source *pb.SourceOp) (operation, error) {
 	return l, nil
 }
 
-// lookup, claim and run do nothing: a context is read when a step that reads from it needs that.
+// lookup, prepare and run do nothing: a context is read when a step that reads from it needs that.
 func (l *localSource) lookup(context.Context) (bool, error) {
 	l.n.result.Status = executor.StatusNotAsked
 	return true, nil
 }
-func (l *localSource) claim(context.Context) (bool, func(), error) { return true, nil, nil }
-func (l *localSource) run(context.Context) error                   { return nil }
+func (l *localSource) prepare(context.Context) (bool, func(), error) { return true, nil, nil }
+func (l *localSource) run(context.Context) error                     { return nil }
 
 // open scans the context's directory, once until refresh.
 func (l *localSource) open(ctx context.Context) (*tree.Local, error) {

@@ -18,7 +18,7 @@ import (
 // operation is the work behind one step: the scheduler's worker, for one kind of op.
 type operation interface {
 	lookup(ctx context.Context) (found bool, err error)
-	claim(ctx context.Context) (found bool, release func(), err error)
+	prepare(ctx context.Context) (found bool, release func(), err error)
 	run(ctx context.Context) error
 }
 
@@ -176,7 +176,7 @@ func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Diges
 	if d, ok := in.node.remembered(name); ok {
 		return d, nil
 	}
-	if d, ok := in.node.carriedSelection(name); ok {
+	if d, ok := in.node.importedSelection(name); ok {
 		return d, in.node.remember(name, d)
 	}
 	var d digest.Digest
@@ -206,9 +206,9 @@ func (n *node) remembered(name string) (digest.Digest, bool) {
 	return "", false
 }
 
-// carriedSelection looks for a selection that was computed elsewhere.
-func (n *node) carriedSelection(name string) (digest.Digest, bool) {
-	for _, s := range n.b.carried.selections(n.id) {
+// importedSelection looks for a selection that was computed elsewhere.
+func (n *node) importedSelection(name string) (digest.Digest, bool) {
+	for _, s := range n.b.imports.selections(n.id) {
 		if s.Name == name {
 			return s.Digest, s.Digest.Validate() == nil
 		}

@@ -16,7 +16,7 @@ import (
 
 // packing says how layers of our own are written as blobs.
 type packing struct {
-	form executor.LayerForm
+	encoding executor.LayerForm
 	// epoch is what times are set or clamped to, in seconds since 1970.
 	epoch int64
 }
@@ -24,10 +24,10 @@ type packing struct {
 // times is what a packing does to the times of a layer. Files of contexts lose theirs, since no key holds them; what a
 // command wrote is only clamped.
 func (p packing) times(ran bool) layers.PackOptions {
-	if p.form.KeepTimes {
+	if p.encoding.KeepTimes {
 		return layers.PackOptions{}
 	}
-	return layers.PackOptions{Epoch: time.Unix(p.epoch, 0).UTC(), Clamp: ran || p.form.ClampTimes}
+	return layers.PackOptions{Epoch: time.Unix(p.epoch, 0).UTC(), Clamp: ran || p.encoding.ClampTimes}
 }
 
 // How the name of a form says what was done to times.
@@ -50,14 +50,14 @@ func (p packing) tar(ran bool) string {
 
 // compression is the form of the blob.
 func (p packing) compression() layers.Form {
-	return layers.Form{Algorithm: layers.Algorithm(p.form.Compression), Level: p.form.Level}
+	return layers.Form{Algorithm: layers.Algorithm(p.encoding.Compression), Level: p.encoding.Level}
 }
 
 // name tells packings apart that give different bytes of one layer.
 func (p packing) name(ran bool) string { return p.compression().String() + ", " + p.tar(ran) }
 
 // pack gives the blob of a layer of our own, and makes it when the store has none. Each is made once, whoever asks. The blob
-// of a layer from elsewhere may be known and not here: realize brings it.
+// of a layer from elsewhere may be known and not here: fetchPacked brings it.
 func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, error) {
 	name := p.name(l.ran)
 	key := packKey{l.id, name}
@@ -68,7 +68,7 @@ func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, err
 		if found, ok := b.packed(l.id, name); ok {
 			return found, nil
 		}
-		if found, ok := b.carriedForm(l.id, name); ok {
+		if found, ok := b.importedPacked(l.id, name); ok {
 			return found, nil
 		}
 		unlock, err := b.store.Lock(ctx, digest.FromString("pack "+l.id.String()+" "+name))

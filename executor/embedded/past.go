@@ -72,13 +72,13 @@ func (k *keyed) nearest(now parts) (cache.PastRun, bool) {
 		}
 	}
 	if !found {
-		return k.carried()
+		return k.importedRun()
 	}
 	return best, true
 }
 
-// carried is the newest run of the same definition somewhere else, of which a cache that was imported tells.
-func (k *keyed) carried() (cache.PastRun, bool) {
+// importedRun is the newest run of the same definition somewhere else, of which a cache that was imported tells.
+func (k *keyed) importedRun() (cache.PastRun, bool) {
 	e, _, err := k.n.b.entry(latestKey(k.n.step.Digest))
 	if err != nil || e == nil || len(e.Inputs) == 0 {
 		return cache.PastRun{}, false

@@ -21,8 +21,8 @@ func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Op
 		return nil, err
 	}
 	b.dry = true
-	b.carried = e.newCarried(ctx, g, opts)
-	defer b.carried.close()
+	b.imports = e.newImports(ctx, g, opts)
+	defer b.imports.close()
 	defer b.close()
 	for _, n := range b.nodes {
 		if err := ctx.Err(); err != nil {

@@ -157,7 +157,7 @@ func TestCancelledStep(t *testing.T) {
 			t.Errorf("a cancelled step counts as failed: %v", r.Err)
 		}
 	}
-	s.runner.taken()
+	s.runner.newRuns()
 	s.clean()
 	s.opts.Events = nil
 	s.write(map[string]string{"mode": "go"})

@@ -81,7 +81,7 @@ func (s *site) time(b *testing.B, g *planner.Graph, commands int) {
 	if _, err := s.engine.Run(context.Background(), g, executor.Options{Dir: s.dir}); err != nil {
 		b.Fatal(err)
 	}
-	if ran := s.runner.taken(); len(ran) != commands {
+	if ran := s.runner.newRuns(); len(ran) != commands {
 		b.Fatalf("ran %q", ran)
 	}
 }

@@ -18,7 +18,7 @@ func TestOvertakenStep(t *testing.T) {
 		"a bound folder":     "RUN --mount=type=bind,source=.,target=/in [\"copy\", \"/in/a.txt\", \"/b.txt\"]",
 		"all of the context": "COPY . /\nRUN [\"copy\", \"/a.txt\", \"/b.txt\"]",
 	} {
-		for _, when := range []string{"keyed", "claimed"} {
+		for _, when := range []string{"keyed", "prepared"} {
 			t.Run(name+" "+when, func(t *testing.T) {
 				s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\n" + step + "\n", "a.txt": "one"})
 				b := s.begin()
@@ -43,7 +43,7 @@ func TestOvertakenStep(t *testing.T) {
 				if when == "keyed" {
 					change()
 				}
-				found, release, err := reader.op.claim(t.Context())
+				found, release, err := reader.op.prepare(t.Context())
 				if err == nil && !found {
 					change()
 					err = reader.op.run(t.Context())
@@ -89,7 +89,7 @@ func TestVanishedFile(t *testing.T) {
 				}
 				if when == "listed" {
 					_, err = reader.lookup(t.Context())
-				} else if _, release, claimed := reader.claim(t.Context()); claimed == nil {
+				} else if _, release, prepared := reader.prepare(t.Context()); prepared == nil {
 					err = reader.run(t.Context())
 					release()
 				}

@@ -39,9 +39,9 @@ func newTestStep(n *node) (*testStep, error) {
 			t.whole = []wholeInput{{"image", n.input(0)}}
 		}
 	}
-	wanted := *t.test
-	wanted.Name, wanted.At = "", config.Range{} // they change nothing of what it comes to
-	raw, err := json.Marshal(wanted)
+	definition := *t.test
+	definition.Name, definition.At = "", config.Range{} // they change nothing of what it comes to
+	raw, err := json.Marshal(definition)
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ import (
 
 // putAside keeps what the cache has of the step for the comparison, and says whether it does.
 func (k *keyed) putAside(e *cache.Entry) bool {
-	if !k.n.b.opts.Verify || k.n.b.dry || k.n.b.made(e.Key) {
+	if !k.n.b.opts.Verify || k.n.b.dry || k.n.b.storedNow(e.Key) {
 		return false
 	}
 	if k.hit == nil {
@@ -35,8 +35,8 @@ func (k *keyed) putAside(e *cache.Entry) bool {
 func (k *keyed) compareHit(ctx context.Context, outputs []cache.Output) error {
 	n := k.n
 	differ, err := n.b.outputsDiffer(ctx, k.hit.Outputs, outputs)
-	for _, id := range madeLayers(outputs) {
-		if !slices.Contains(madeLayers(k.hit.Outputs), id) {
+	for _, id := range layerIDs(outputs) {
+		if !slices.Contains(layerIDs(k.hit.Outputs), id) {
 			err = errors.Join(err, n.b.store.DropLayer(id))
 		}
 	}
@@ -48,8 +48,8 @@ func (k *keyed) compareHit(ctx context.Context, outputs []cache.Output) error {
 	return n.serve(k.hit)
 }
 
-// madeLayers are the layers of outputs that are on disk.
-func madeLayers(outputs []cache.Output) []digest.Digest {
+// layerIDs are the layers of outputs that are on disk.
+func layerIDs(outputs []cache.Output) []digest.Digest {
 	var ids []digest.Digest
 	for _, o := range outputs {
 		for _, p := range o.Parts {

@@ -60,7 +60,7 @@ func (b *build) ownDir(ctx context.Context, id digest.Digest) (string, error) {
 	if dir, ok := b.dirHere(id); ok {
 		return dir, nil
 	}
-	dir, err := b.bring(ctx, id)
+	dir, err := b.importLayer(ctx, id)
 	if err != nil {
 		return "", err
 	}

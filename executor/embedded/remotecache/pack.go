@@ -1,4 +1,4 @@
-package carry
+package remotecache
 
 import (
 	"context"

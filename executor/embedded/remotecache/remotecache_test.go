@@ -1,4 +1,4 @@
-package carry
+package remotecache
 
 import (
 	"bytes"
@@ -28,7 +28,7 @@ func sample(texts ...string) Export {
 	x := &Index{}
 	for _, text := range texts {
 		id := digest.FromString("layer of " + text)
-		x.Layers = append(x.Layers, Layer{ID: id, DiffID: id, Form: "gzip", Blob: blob(text), Paths: blob("paths of " + text)})
+		x.Layers = append(x.Layers, Layer{ID: id, DiffID: id, Encoding: "gzip", Blob: blob(text), Paths: blob("paths of " + text)})
 		inputs := []cache.Input{{Name: "text", Digest: text}}
 		key := cache.KeyOf(inputs)
 		x.Entries = append(x.Entries, Entry{Entry: cache.Entry{

@@ -1,7 +1,7 @@
 // Package carry takes caches from one machine to another: an index of entries, and the layers and cache mounts that
 // they lead to, in a few files of a directory or as an artifact of a registry. What it reads is not trusted: every
 // blob is checked against its digest and size, and every number is bounded.
-package carry
+package remotecache
 
 import (
 	"bytes"
@@ -78,9 +78,9 @@ type Blob struct {
 type Layer struct {
 	ID digest.Digest
 	// Blob is the packed layer; nil says that it was left behind, and must be made again where it is needed.
-	Blob   *Blob         `json:",omitempty"`
-	DiffID digest.Digest `json:",omitempty"`
-	Form   string        `json:",omitempty"` // of Blob, as cache.Packed has it
+	Blob     *Blob         `json:",omitempty"`
+	DiffID   digest.Digest `json:",omitempty"`
+	Encoding string        `json:"Form,omitempty"` // of Blob, as cache.Packed has it
 	// Paths is the layer's path index, compressed with zstd: it answers look-ups, and has the times that Blob lacks.
 	Paths *Blob `json:",omitempty"`
 	// Packed are all forms that the layer is known to have.

@@ -13,8 +13,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
-	"github.com/bakebuild/bake/executor/embedded/carry"
 	"github.com/bakebuild/bake/executor/embedded/layers"
+	"github.com/bakebuild/bake/executor/embedded/remotecache"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/executor/tree"
 )
@@ -25,7 +25,7 @@ func (b *build) entry(key digest.Digest) (e *cache.Entry, from string, err error
 	if e != nil || err != nil {
 		return e, "", err
 	}
-	if c := b.carried.entry(key); c != nil {
+	if c := b.imports.entry(key); c != nil {
 		return c.Entry, c.from.String(), nil
 	}
 	return nil, "", nil
@@ -71,12 +71,12 @@ func (b *build) keepEmpty(e *cache.Entry) error {
 // candidates are the results of a file operation on other parents, here and elsewhere.
 func (b *build) candidates(group digest.Digest) ([]*cache.Entry, error) {
 	here, err := b.store.Candidates(group)
-	return append(here, b.carried.candidates(group)...), err
+	return append(here, b.imports.candidates(group)...), err
 }
 
-// bring makes the directory form of a layer from a cache from elsewhere.
-func (b *build) bring(ctx context.Context, id digest.Digest) (string, error) {
-	_, err := b.once(ctx, "bring "+id.String(), func() error {
+// importLayer makes the directory form of a layer from a cache from elsewhere.
+func (b *build) importLayer(ctx context.Context, id digest.Digest) (string, error) {
+	_, err := b.once(ctx, "importLayer "+id.String(), func() error {
 		unlock, err := b.store.Lock(ctx, id)
 		if err != nil {
 			return err
@@ -85,11 +85,11 @@ func (b *build) bring(ctx context.Context, id digest.Digest) (string, error) {
 		if _, ok := b.store.LayerDir(id); ok {
 			return nil
 		}
-		l, err := b.carriedLayer(id)
+		l, err := b.importedLayer(id)
 		if err != nil {
 			return err
 		}
-		return b.lost(ctx, l, b.unpackCarried(ctx, l))
+		return b.lost(ctx, l, b.unpackImported(ctx, l))
 	})
 	if err != nil {
 		return "", err
@@ -101,9 +101,9 @@ func (b *build) bring(ctx context.Context, id digest.Digest) (string, error) {
 	return dir, nil
 }
 
-// carriedLayer finds a layer that is not here and that a cache from elsewhere has whole.
-func (b *build) carriedLayer(id digest.Digest) (carriedLayer, error) {
-	l, ok := b.carried.layer(id)
+// importedLayer finds a layer that is not here and that a cache from elsewhere has whole.
+func (b *build) importedLayer(id digest.Digest) (importedLayer, error) {
+	l, ok := b.imports.layer(id)
 	if !ok {
 		return l, fmt.Errorf("layer %s is not in the cache any more: something else cleans it", id)
 	}
@@ -111,13 +111,13 @@ func (b *build) carriedLayer(id digest.Digest) (carriedLayer, error) {
 		return l, errOffline
 	}
 	if l.Blob == nil {
-		return l, b.carried.lose(l, errLeftBehind)
+		return l, b.imports.lose(l, errLeftBehind)
 	}
 	return l, nil
 }
 
 // lost is an error about a layer from elsewhere, which then counts as lost; faults of this machine are not of that kind.
-func (b *build) lost(ctx context.Context, l carriedLayer, err error) error {
+func (b *build) lost(ctx context.Context, l importedLayer, err error) error {
 	var reg *registry.Error
 	switch {
 	case err == nil:
@@ -127,11 +127,11 @@ func (b *build) lost(ctx context.Context, l carriedLayer, err error) error {
 	case machineFault(err) && !errors.As(err, &reg):
 		return err
 	}
-	return b.carried.lose(l, err)
+	return b.imports.lose(l, err)
 }
 
-// unpackCarried brings a layer and its paths, and compares them.
-func (b *build) unpackCarried(ctx context.Context, l carriedLayer) error {
+// unpackImported brings a layer and its paths, and compares them.
+func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
 	index, err := b.readPaths(ctx, l)
 	if err != nil {
 		return err
@@ -145,15 +145,15 @@ func (b *build) unpackCarried(ctx context.Context, l carriedLayer) error {
 		return errors.Join(err, draft.Discard())
 	}
 	meta.Packed = []cache.Packed{
-		{Encoding: l.Form, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType}, packedPaths(l.ID, *l.Paths),
+		{Encoding: l.Encoding, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType}, packedPaths(l.ID, *l.Paths),
 	}
 	return draft.Commit(l.ID, meta)
 }
 
 // unpackInto unpacks a blob into an empty directory, which gets the times, and the root the attributes, of the index.
-func (b *build) unpackInto(ctx context.Context, l carriedLayer, index *tree.Index, dir string) (cache.LayerMeta, error) {
+func (b *build) unpackInto(ctx context.Context, l importedLayer, index *tree.Index, dir string) (cache.LayerMeta, error) {
 	var res layers.UnpackResult
-	err := b.streamCarried(ctx, l.from, *l.Blob, func(r io.Reader) (err error) {
+	err := b.streamImported(ctx, l.from, *l.Blob, func(r io.Reader) (err error) {
 		res, err = layers.Unpack(ctx, r, layers.UnpackOptions{Dir: dir, UserXattr: b.userXattr})
 		return err
 	})
@@ -217,7 +217,7 @@ const maxPaths = 1 << 30
 
 // pathsOf gives the path index of a layer from elsewhere, which answers look-ups without the layer.
 func (b *build) pathsOf(ctx context.Context, id digest.Digest) (*tree.Index, error) {
-	l, err := b.carriedLayer(id)
+	l, err := b.importedLayer(id)
 	if err != nil {
 		return nil, err
 	}
@@ -225,8 +225,8 @@ func (b *build) pathsOf(ctx context.Context, id digest.Digest) (*tree.Index, err
 	return x, b.lost(ctx, l, err)
 }
 
-func (b *build) readPaths(ctx context.Context, l carriedLayer) (*tree.Index, error) {
-	c := b.carried
+func (b *build) readPaths(ctx context.Context, l importedLayer) (*tree.Index, error) {
+	c := b.imports
 	c.mu.Lock()
 	x := c.paths[l.Paths.Digest]
 	c.mu.Unlock()
@@ -234,14 +234,14 @@ func (b *build) readPaths(ctx context.Context, l carriedLayer) (*tree.Index, err
 		return x, nil
 	}
 	var raw []byte
-	err := b.streamCarried(ctx, l.from, *l.Paths, func(r io.Reader) (err error) {
+	err := b.streamImported(ctx, l.from, *l.Paths, func(r io.Reader) (err error) {
 		raw, err = io.ReadAll(r)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if raw, err = carry.Expand(raw, maxPaths); err != nil {
+	if raw, err = remotecache.Expand(raw, maxPaths); err != nil {
 		return nil, fmt.Errorf("paths: %w", err)
 	}
 	x = new(tree.Index)
@@ -254,9 +254,9 @@ func (b *build) readPaths(ctx context.Context, l carriedLayer) (*tree.Index, err
 	return x, nil
 }
 
-// streamCarried gives the bytes of a blob to use: those that the store has, else those of a cache from elsewhere, which are
+// streamImported gives the bytes of a blob to use: those that the store has, else those of a cache from elsewhere, which are
 // kept. All of them are read, and checked.
-func (b *build) streamCarried(ctx context.Context, from carry.Source, blob carry.Blob, use func(io.Reader) error) error {
+func (b *build) streamImported(ctx context.Context, from remotecache.Source, blob remotecache.Blob, use func(io.Reader) error) error {
 	if b.store.HasBlob(blob.Digest, blob.Size) {
 		f, err := os.Open(b.store.BlobPath(blob.Digest))
 		if err != nil {
@@ -270,7 +270,7 @@ func (b *build) streamCarried(ctx context.Context, from carry.Source, blob carry
 		return err
 	}
 	defer release()
-	a := b.carried.events.begin("fetch from cache " + from.String())
+	a := b.imports.events.begin("fetch from cache " + from.String())
 	r, err := from.Open(ctx, blob)
 	defer func() { a.end(nil) }() // what cannot be had is a warning
 	if err != nil {
@@ -288,15 +288,15 @@ func (b *build) streamCarried(ctx context.Context, from carry.Source, blob carry
 func readOut(r io.Reader, use func(io.Reader) error) error {
 	err := use(r)
 	_, rest := io.Copy(io.Discard, r)
-	if bad := new(carry.DamagedError); err == nil || errors.As(rest, &bad) {
+	if bad := new(remotecache.DamagedError); err == nil || errors.As(rest, &bad) {
 		return rest
 	}
 	return err
 }
 
-// carriedForm finds a packed form that a layer from elsewhere is known to have, while the layer is not here.
-func (b *build) carriedForm(id digest.Digest, form string) (cache.Packed, bool) {
-	l, ok := b.carried.layer(id)
+// importedPacked finds a packed form that a layer from elsewhere is known to have, while the layer is not here.
+func (b *build) importedPacked(id digest.Digest, encoding string) (cache.Packed, bool) {
+	l, ok := b.imports.layer(id)
 	if !ok || l.Blob == nil {
 		return cache.Packed{}, false
 	}
@@ -304,30 +304,30 @@ func (b *build) carriedForm(id digest.Digest, form string) (cache.Packed, bool) 
 		return cache.Packed{}, false
 	}
 	for _, p := range l.Packed {
-		if p.Encoding == form {
+		if p.Encoding == encoding {
 			return p, true
 		}
 	}
 	return cache.Packed{}, false
 }
 
-// realize brings the blob of a form that carriedForm found: as it is where it travelled so, else packed anew.
-func (b *build) realize(ctx context.Context, l layer, p packing, want cache.Packed) error {
+// fetchPacked brings the blob of a form that importedPacked found: as it is where it travelled so, else packed anew.
+func (b *build) fetchPacked(ctx context.Context, l layer, p packing, want cache.Packed) error {
 	if b.store.HasBlob(want.Digest, want.Size) {
 		return nil
 	}
-	_, err := b.once(ctx, "realize "+want.Digest.String(), func() error {
-		c, err := b.carriedLayer(l.id)
+	_, err := b.once(ctx, "fetchPacked "+want.Digest.String(), func() error {
+		c, err := b.importedLayer(l.id)
 		if err != nil {
 			return err
 		}
 		if c.Blob.Digest == want.Digest {
 			blob := *c.Blob
-			return b.lost(ctx, c, b.streamCarried(ctx, c.from, blob, func(io.Reader) error { return nil }))
+			return b.lost(ctx, c, b.streamImported(ctx, c.from, blob, func(io.Reader) error { return nil }))
 		}
 		got, err := b.compress(ctx, l, p, want.Encoding)
 		if err == nil && got.Digest != want.Digest {
-			err = b.carried.lose(c, fmt.Errorf("its form %q has the digest %s, not %s", want.Encoding, got.Digest, want.Digest))
+			err = b.imports.lose(c, fmt.Errorf("its encoding %q has the digest %s, not %s", want.Encoding, got.Digest, want.Digest))
 		}
 		return err
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 
@@ -13,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
-	"github.com/bakebuild/bake/executor/embedded/carry"
+	"github.com/bakebuild/bake/executor/embedded/remotecache"
 	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
@@ -32,21 +31,21 @@ func (e *Engine) WithCaches(c Caches) *Engine {
 
 // carried are the caches from elsewhere that a run reads. They are asked when the cache of this machine lacks something,
 // first for what they hold, later for the layers that are needed. All methods of nil find nothing.
-type carried struct {
-	engine *Engine
-	ctx    context.Context // of the run: a step that is stopped does not end what all steps wait for
-	places []carry.Place
-	outs   []placeOut
-	events *events
-	warn   func(string)
+type imports struct {
+	engine  *Engine
+	ctx     context.Context // of the run: a step that is stopped does not end what all steps wait for
+	places  []remotecache.Place
+	exports []exportPlace
+	events  *events
+	warn    func(string)
 
 	once    sync.Once
-	sources []carry.Source
-	entries map[digest.Digest]*carriedEntry // by key
-	byID    map[digest.Digest]*carriedEntry
-	groups  map[digest.Digest][]*carriedEntry // file operations without their parent
-	layers  map[digest.Digest]carriedLayer
-	mounts  map[string]carriedLayer
+	sources []remotecache.Source
+	entries map[digest.Digest]*importedEntry // by key
+	byID    map[digest.Digest]*importedEntry
+	groups  map[digest.Digest][]*importedEntry // file operations without their parent
+	layers  map[digest.Digest]importedLayer
+	mounts  map[string]importedLayer
 
 	mu sync.Mutex
 	// lost are the layers that could not be had; what they belong to is made again.
@@ -58,27 +57,27 @@ type carried struct {
 	paths map[digest.Digest]*tree.Index // by layer
 }
 
-// carriedEntry is an entry and the cache that it is from.
-type carriedEntry struct {
+// importedEntry is an entry and the cache that it is from.
+type importedEntry struct {
 	*cache.Entry
-	from carry.Source
+	from remotecache.Source
 }
 
-// carriedLayer is a layer, or the content of a cache mount, and the cache that it is from.
-type carriedLayer struct {
-	carry.Layer
-	from carry.Source
+// importedLayer is a layer, or the content of a cache mount, and the cache that it is from.
+type importedLayer struct {
+	remotecache.Layer
+	from remotecache.Source
 }
 
-// placeOut is a place where a target's cache goes.
-type placeOut struct {
+// exportPlace is a place where a target's cache goes.
+type exportPlace struct {
 	target string
-	place  carry.Place
+	place  remotecache.Place
 }
 
-// newCarried notes where the caches of a graph's targets are; it reads nothing.
-func (e *Engine) newCarried(ctx context.Context, g *planner.Graph, opts executor.Options) *carried {
-	c := &carried{
+// newImports notes where the caches of a graph's targets are; it reads nothing.
+func (e *Engine) newImports(ctx context.Context, g *planner.Graph, opts executor.Options) *imports {
+	c := &imports{
 		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn,
 		lost: map[digest.Digest]bool{}, unusable: map[digest.Digest]bool{}, paths: map[digest.Digest]*tree.Index{},
 	}
@@ -94,7 +93,7 @@ func (e *Engine) newCarried(ctx context.Context, g *planner.Graph, opts executor
 		}
 		for _, a := range e.caches.To[target] {
 			if p, ok := c.parse(target, "cache-to", a, opts.Dir); ok {
-				c.outs = append(c.outs, placeOut{target, p})
+				c.exports = append(c.exports, exportPlace{target, p})
 			}
 		}
 	}
@@ -115,8 +114,8 @@ func targetsOf(g *planner.Graph) []string {
 }
 
 // parse reads an entry of cache-from or cache-to; what is wrong with it is said, and no reason not to build.
-func (c *carried) parse(target, name string, a config.Attrs, dir string) (carry.Place, bool) {
-	p, ignored, err := carry.Parse(a, name == "cache-to", dir)
+func (c *imports) parse(target, name string, a config.Attrs, dir string) (remotecache.Place, bool) {
+	p, ignored, err := remotecache.Parse(a, name == "cache-to", dir)
 	if err != nil {
 		c.warn(fmt.Sprintf("target %s: %s %v: it is left out", target, name, err))
 		return p, false
@@ -128,9 +127,9 @@ func (c *carried) parse(target, name string, a config.Attrs, dir string) (carry.
 }
 
 // load reads what the caches hold, all side by side, once.
-func (c *carried) load() {
+func (c *imports) load() {
 	c.once.Do(func() {
-		indexes := make([]*carry.Index, len(c.places))
+		indexes := make([]*remotecache.Index, len(c.places))
 		var wg sync.WaitGroup
 		for i, p := range c.places {
 			from := p.Source(c.engine.client)
@@ -138,9 +137,9 @@ func (c *carried) load() {
 			wg.Go(func() { indexes[i] = c.read(from) })
 		}
 		wg.Wait()
-		c.entries, c.byID = map[digest.Digest]*carriedEntry{}, map[digest.Digest]*carriedEntry{}
-		c.groups = map[digest.Digest][]*carriedEntry{}
-		c.layers, c.mounts = map[digest.Digest]carriedLayer{}, map[string]carriedLayer{}
+		c.entries, c.byID = map[digest.Digest]*importedEntry{}, map[digest.Digest]*importedEntry{}
+		c.groups = map[digest.Digest][]*importedEntry{}
+		c.layers, c.mounts = map[digest.Digest]importedLayer{}, map[string]importedLayer{}
 		for i, x := range indexes {
 			if x != nil {
 				c.add(x, c.sources[i])
@@ -150,7 +149,7 @@ func (c *carried) load() {
 }
 
 // read reads one index.
-func (c *carried) read(from carry.Source) (x *carry.Index) {
+func (c *imports) read(from remotecache.Source) (x *remotecache.Index) {
 	a := c.events.begin("import cache from " + from.String())
 	var err error
 	defer func() { a.end(err) }()
@@ -168,14 +167,14 @@ func (c *carried) read(from carry.Source) (x *carry.Index) {
 }
 
 // add takes in what one cache holds; of two answers the earlier counts.
-func (c *carried) add(x *carry.Index, from carry.Source) {
-	put := func(in map[digest.Digest]*carriedEntry, key digest.Digest, e *carriedEntry) {
+func (c *imports) add(x *remotecache.Index, from remotecache.Source) {
+	put := func(in map[digest.Digest]*importedEntry, key digest.Digest, e *importedEntry) {
 		if in[key] == nil {
 			in[key] = e
 		}
 	}
 	for i := range x.Entries {
-		e := &carriedEntry{&x.Entries[i].Entry, from}
+		e := &importedEntry{&x.Entries[i].Entry, from}
 		put(c.byID, e.ID, e)
 		for _, key := range append(x.Entries[i].Aliases, e.Key) {
 			put(c.entries, key, e)
@@ -190,18 +189,18 @@ func (c *carried) add(x *carry.Index, from carry.Source) {
 	}
 	for _, l := range x.Layers {
 		if old, ok := c.layers[l.ID]; !ok || old.Blob == nil {
-			c.layers[l.ID] = carriedLayer{l, from}
+			c.layers[l.ID] = importedLayer{l, from}
 		}
 	}
 	for _, m := range x.Mounts {
 		if _, ok := c.mounts[m.ID]; !ok {
-			c.mounts[m.ID] = carriedLayer{m.Layer, from}
+			c.mounts[m.ID] = importedLayer{m.Layer, from}
 		}
 	}
 }
 
 // usable says whether all layers of an entry are here or may be fetched.
-func (c *carried) usable(e *carriedEntry) bool {
+func (c *imports) usable(e *importedEntry) bool {
 	for _, o := range e.Outputs {
 		for _, p := range o.Parts {
 			if p.Layer == "" || p.Layer == emptyLayer {
@@ -219,7 +218,7 @@ func (c *carried) usable(e *carriedEntry) bool {
 }
 
 // entry finds the entry of a key.
-func (c *carried) entry(key digest.Digest) *carriedEntry {
+func (c *imports) entry(key digest.Digest) *importedEntry {
 	if c == nil || len(c.places) == 0 {
 		return nil
 	}
@@ -231,7 +230,7 @@ func (c *carried) entry(key digest.Digest) *carriedEntry {
 }
 
 // candidates are the entries of file operations that differ in their parents at most.
-func (c *carried) candidates(group digest.Digest) []*cache.Entry {
+func (c *imports) candidates(group digest.Digest) []*cache.Entry {
 	if c == nil || len(c.places) == 0 {
 		return nil
 	}
@@ -246,7 +245,7 @@ func (c *carried) candidates(group digest.Digest) []*cache.Entry {
 }
 
 // selections are the content digests that are known of the outputs of an entry.
-func (c *carried) selections(id digest.Digest) []cache.Selection {
+func (c *imports) selections(id digest.Digest) []cache.Selection {
 	if c == nil || len(c.places) == 0 {
 		return nil
 	}
@@ -258,9 +257,9 @@ func (c *carried) selections(id digest.Digest) []cache.Selection {
 }
 
 // layer finds a layer that was not lost.
-func (c *carried) layer(id digest.Digest) (carriedLayer, bool) {
+func (c *imports) layer(id digest.Digest) (importedLayer, bool) {
 	if c == nil || len(c.places) == 0 {
-		return carriedLayer{}, false
+		return importedLayer{}, false
 	}
 	c.load()
 	c.mu.Lock()
@@ -270,9 +269,9 @@ func (c *carried) layer(id digest.Digest) (carriedLayer, bool) {
 }
 
 // mount finds the content of a cache mount.
-func (c *carried) mount(id string) (carriedLayer, bool) {
+func (c *imports) mount(id string) (importedLayer, bool) {
 	if c == nil || len(c.places) == 0 {
-		return carriedLayer{}, false
+		return importedLayer{}, false
 	}
 	c.load()
 	l, ok := c.mounts[id]
@@ -280,7 +279,7 @@ func (c *carried) mount(id string) (carriedLayer, bool) {
 }
 
 // lose notes that a layer cannot be had.
-func (c *carried) lose(l carriedLayer, err error) error {
+func (c *imports) lose(l importedLayer, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.lost[l.ID] {
@@ -288,7 +287,7 @@ func (c *carried) lose(l carriedLayer, err error) error {
 		if l.Blob != nil {
 			c.warn(fmt.Sprintf("layer %s of the cache %s is made again: %v", l.ID, l.from, err))
 		}
-		if bad, ok := carry.Unusable(err); ok {
+		if bad, ok := remotecache.Unusable(err); ok {
 			c.unusable[bad] = true
 		}
 	}
@@ -296,7 +295,7 @@ func (c *carried) lose(l carriedLayer, err error) error {
 }
 
 // lostMore says whether layers were lost since it was asked last.
-func (c *carried) lostMore() bool {
+func (c *imports) lostMore() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	more := c.more
@@ -305,14 +304,14 @@ func (c *carried) lostMore() bool {
 }
 
 // distrusts says whether a blob was found damaged or missing.
-func (c *carried) distrusts(d digest.Digest) bool {
+func (c *imports) distrusts(d digest.Digest) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.unusable[d]
 }
 
 // close closes what was opened.
-func (c *carried) close() {
+func (c *imports) close() {
 	for _, s := range c.sources {
 		_ = s.Close() // it was only read
 	}
@@ -339,56 +338,4 @@ func groupOf(e *cache.Entry) (digest.Digest, bool) {
 	}
 	own := slices.DeleteFunc(slices.Clone(e.Inputs), func(i cache.Input) bool { return i.Name == "parent" })
 	return cache.KeyOf(own), true
-}
-
-// Run executes the graph and writes its outputs, and the caches that targets ask for. Where a layer of a cache from
-// elsewhere turns out to be missing, the graph is run again without it: what was done is found in the cache.
-func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
-	c := e.newCarried(ctx, g, opts)
-	defer c.close()
-	out := &watchedWriter{to: opts.Stdout}
-	if opts.Stdout != nil {
-		opts.Stdout = out
-	}
-	var before *build
-	for {
-		b, err := e.newBuild(g, opts)
-		if err != nil {
-			return &executor.Report{}, err
-		}
-		b.carried, b.events = c, c.events
-		b.follow(before)
-		report, err := b.execute(ctx)
-		if err == nil || ctx.Err() != nil || out.used || !c.lostMore() {
-			return report, err
-		}
-		before = b
-	}
-}
-
-// follow makes a run go on where an earlier one of the same graph stopped.
-func (b *build) follow(before *build) {
-	if before == nil {
-		return
-	}
-	b.nonce, b.fresh, b.durations, b.started = before.nonce, before.fresh, before.durations, before.started
-	for i, n := range before.nodes {
-		b.nodes[i].before, b.nodes[i].shown = n.before, n.shown || n.result.Status == executor.StatusCached
-		if n.result.Status == executor.StatusRan && n.result.Err == nil {
-			result := n.result
-			b.nodes[i].before = &result
-		}
-	}
-}
-
-// watchedWriter notes whether something was written.
-type watchedWriter struct {
-	to   io.Writer
-	used bool
-}
-
-// Write implements io.Writer.
-func (w *watchedWriter) Write(p []byte) (int, error) {
-	w.used = true
-	return w.to.Write(p)
 }

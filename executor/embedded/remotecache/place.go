@@ -1,4 +1,4 @@
-package carry
+package remotecache
 
 import (
 	"fmt"
@@ -19,9 +19,9 @@ type Place struct {
 	Dir string // of type=local, absolute
 	Ref string // of type=registry
 	// The rest is of cache-to.
-	Max    bool // mode=max: layers of all steps, not only of those that the image has
-	Form   layers.Form
-	Mounts Mounts
+	Max         bool // mode=max: layers of all steps, not only of those that the image has
+	Compression layers.Form
+	Mounts      Mounts
 }
 
 // Mounts says which cache mounts travel.
@@ -126,15 +126,15 @@ func (p *Place) parseExport(a config.Attrs) error {
 	default:
 		return fmt.Errorf("mode=%s: want min or max", a["mode"])
 	}
-	p.Form.Algorithm = layers.Algorithm(a["compression"])
+	p.Compression.Algorithm = layers.Algorithm(a["compression"])
 	if v := a["compression-level"]; v != "" {
 		level, err := strconv.Atoi(v)
 		if err != nil {
 			return fmt.Errorf("compression-level=%s: want a number", v)
 		}
-		p.Form.Level = level
+		p.Compression.Level = level
 	}
-	if err := p.Form.Validate(); err != nil {
+	if err := p.Compression.Validate(); err != nil {
 		return err
 	}
 	if v := a["mounts"]; v != "" {

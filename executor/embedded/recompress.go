@@ -14,16 +14,16 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/layers"
 )
 
-// Reform gives a layer of the store in a form of outputs, with no time after the epoch unless that is zero. Each is made once: the
+// Recompress gives a layer of the store in a encoding of outputs, with no time after the epoch unless that is zero. Each is made once: the
 // store remembers it.
-func Reform(ctx context.Context, s *cache.Store, from cache.Packed, f executor.LayerForm, epoch time.Time) (cache.Packed, error) {
-	form := layers.Form{Algorithm: layers.Algorithm(f.Compression), Level: f.Level}
-	if epoch.IsZero() && form.MediaType() == from.MediaType && f.Level == 0 && !f.Force {
+func Recompress(ctx context.Context, s *cache.Store, from cache.Packed, f executor.LayerForm, epoch time.Time) (cache.Packed, error) {
+	encoding := layers.Form{Algorithm: layers.Algorithm(f.Compression), Level: f.Level}
+	if epoch.IsZero() && encoding.MediaType() == from.MediaType && f.Level == 0 && !f.Force {
 		return from, nil
 	}
-	name := form.String() + ", of its tar"
+	name := encoding.String() + ", of its tar"
 	if !epoch.IsZero() {
-		name = fmt.Sprintf("%s, of its tar with times clamped to %d", form, epoch.Unix())
+		name = fmt.Sprintf("%s, of its tar with times clamped to %d", encoding, epoch.Unix())
 	}
 	if found, ok := findPacked(s, from.DiffID, name); ok {
 		return found, nil
@@ -36,7 +36,7 @@ func Reform(ctx context.Context, s *cache.Store, from cache.Packed, f executor.L
 	if found, ok := findPacked(s, from.DiffID, name); ok {
 		return found, nil
 	}
-	out, err := rewrite(ctx, s, from.Digest, form, epoch)
+	out, err := rewrite(ctx, s, from.Digest, encoding, epoch)
 	if err != nil {
 		return cache.Packed{}, fmt.Errorf("pack layer %s: %w", from.Digest, err)
 	}
@@ -44,8 +44,8 @@ func Reform(ctx context.Context, s *cache.Store, from cache.Packed, f executor.L
 	return out, s.AddPacked(from.DiffID, out)
 }
 
-// rewrite stores a blob in another form.
-func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, form layers.Form, epoch time.Time) (cache.Packed, error) {
+// rewrite stores a blob in another encoding.
+func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, encoding layers.Form, epoch time.Time) (cache.Packed, error) {
 	blob, err := os.Open(s.BlobPath(from))
 	if err != nil {
 		return cache.Packed{}, err
@@ -53,19 +53,19 @@ func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, form layer
 	defer blob.Close()
 	return writePacked(s, func(w io.Writer) (layers.Packed, error) {
 		if epoch.IsZero() {
-			return layers.Recompress(ctx, blob, form, w)
+			return layers.Recompress(ctx, blob, encoding, w)
 		}
-		return layers.Rewrite(ctx, blob, form, w, func(from io.Reader, to io.Writer) error {
+		return layers.Rewrite(ctx, blob, encoding, w, func(from io.Reader, to io.Writer) error {
 			return executor.ClampTimes(from, to, epoch)
 		})
 	})
 }
 
-// findPacked finds a form of a layer that was made before, with its blob.
-func findPacked(s *cache.Store, id digest.Digest, form string) (cache.Packed, bool) {
+// findPacked finds a encoding of a layer that was made before, with its blob.
+func findPacked(s *cache.Store, id digest.Digest, encoding string) (cache.Packed, bool) {
 	meta, _ := s.LayerMeta(id)
 	for _, p := range meta.Packed {
-		if p.Encoding == form && s.HasBlob(p.Digest, p.Size) {
+		if p.Encoding == encoding && s.HasBlob(p.Digest, p.Size) {
 			return p, true
 		}
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// indexForm marks the path index of a base layer among the layer's packed forms. It is a blob like the others, so that
+// encodingIndex marks the path index of a base layer among the layer's packed forms. It is a blob like the others, so that
 // the cache counts and collects it.
-const indexForm = "index"
+const encodingIndex = "index"
 
 // maxIndexBlob bounds the index of one layer, in bytes.
 const maxIndexBlob = 1 << 30
@@ -26,7 +26,7 @@ func saveIndex(store *cache.Store, diffID digest.Digest, x *tree.Index) error {
 	if err != nil {
 		return err
 	}
-	return store.AddPacked(diffID, cache.Packed{Encoding: indexForm, DiffID: diffID, Digest: d, Size: int64(len(raw))})
+	return store.AddPacked(diffID, cache.Packed{Encoding: encodingIndex, DiffID: diffID, Digest: d, Size: int64(len(raw))})
 }
 
 // loadIndex finds the path index of a layer; nil when it is missing or damaged.
@@ -36,7 +36,7 @@ func loadIndex(store *cache.Store, diffID digest.Digest) *tree.Index {
 		return nil
 	}
 	for _, p := range meta.Packed {
-		if p.Encoding != indexForm || p.Size > maxIndexBlob || !store.HasBlob(p.Digest, p.Size) {
+		if p.Encoding != encodingIndex || p.Size > maxIndexBlob || !store.HasBlob(p.Digest, p.Size) {
 			continue
 		}
 		raw, err := os.ReadFile(store.BlobPath(p.Digest))

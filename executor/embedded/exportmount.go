@@ -1,0 +1,109 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/embedded/layers"
+	"github.com/bakebuild/bake/executor/embedded/remotecache"
+)
+
+// exportMounts are the cache mounts of steps that an export asks for: those of this machine, else those that came from
+// elsewhere and that no step has opened.
+func (o *cacheExport) exportMounts(ctx context.Context, which remotecache.Mounts) error {
+	seen := map[string]bool{}
+	for _, n := range o.b.nodes {
+		x, ok := n.op.(*execStep)
+		if !ok || !o.steps[n] {
+			continue
+		}
+		for _, m := range x.exec.GetMounts() {
+			if m.GetMountType() != pb.MountType_CACHE || !which.Has(m.GetCacheOpt().GetID()) {
+				continue
+			}
+			id, err := x.cacheID(ctx, m)
+			if err != nil {
+				return err
+			}
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			if err := o.exportMount(ctx, id); err != nil {
+				return fmt.Errorf("cache mount %s: %w", id, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (o *cacheExport) exportMount(ctx context.Context, id string) error {
+	m, err := o.b.store.SeededMount(id)
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		if l, ok := o.b.imports.mount(id); ok {
+			o.index.Mounts = append(o.index.Mounts, remotecache.Mount{ID: id, Layer: l.Layer})
+			o.from(l, l.Blob, l.Paths)
+		}
+		return nil
+	}
+	defer m.Release()
+	before, err := pathsBlob(ctx, m.Dir)
+	if err != nil {
+		return err
+	}
+	l, err := o.packMount(ctx, m.Dir)
+	if err != nil {
+		return err
+	}
+	after, err := pathsBlob(ctx, m.Dir)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(before, after) {
+		return errors.New("something writes to it: it is left out")
+	}
+	if l.Paths, err = o.b.keepSmall(after, remotecache.MediaPaths); err != nil {
+		return err
+	}
+	o.index.Mounts = append(o.index.Mounts, remotecache.Mount{ID: id, Layer: l})
+	return nil
+}
+
+// packMount makes the blob of a cache mount.
+func (o *cacheExport) packMount(ctx context.Context, dir string) (remotecache.Layer, error) {
+	got, err := writePacked(o.b.store, func(w io.Writer) (layers.Packed, error) {
+		return layers.Compress(ctx, dir, layers.PackOptions{}, layers.Form{Algorithm: layers.Zstd}, w)
+	})
+	if err != nil {
+		return remotecache.Layer{}, err
+	}
+	return remotecache.Layer{DiffID: got.DiffID, Blob: &remotecache.Blob{Digest: got.Digest, Size: got.Size, MediaType: remotecache.MediaMount}}, nil
+}
+
+// pathsBlob is the path index of a directory form as it travels.
+func pathsBlob(ctx context.Context, dir string) ([]byte, error) {
+	index, err := layerfs.IndexDir(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := index.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	return remotecache.Squeeze(raw)
+}
+
+// keepSmall keeps a blob of this machine's making.
+func (b *build) keepSmall(raw []byte, mediaType string) (*remotecache.Blob, error) {
+	d, err := b.store.PutBytes(raw)
+	return &remotecache.Blob{Digest: d, Size: int64(len(raw)), MediaType: mediaType}, err
+}

@@ -1,0 +1,61 @@
+package embedded
+
+import (
+	"context"
+	"io"
+
+	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/planner"
+)
+
+// Run executes the graph and writes its outputs, and the caches that targets ask for. Where a layer of a cache from
+// elsewhere turns out to be missing, the graph is run again without it: what was done is found in the cache.
+func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
+	c := e.newImports(ctx, g, opts)
+	defer c.close()
+	out := &watchedWriter{to: opts.Stdout}
+	if opts.Stdout != nil {
+		opts.Stdout = out
+	}
+	var before *build
+	for {
+		b, err := e.newBuild(g, opts)
+		if err != nil {
+			return &executor.Report{}, err
+		}
+		b.imports, b.events = c, c.events
+		b.follow(before)
+		report, err := b.execute(ctx)
+		if err == nil || ctx.Err() != nil || out.used || !c.lostMore() {
+			return report, err
+		}
+		before = b
+	}
+}
+
+// follow makes a run go on where an earlier one of the same graph stopped.
+func (b *build) follow(before *build) {
+	if before == nil {
+		return
+	}
+	b.nonce, b.fresh, b.durations, b.started = before.nonce, before.fresh, before.durations, before.started
+	for i, n := range before.nodes {
+		b.nodes[i].before, b.nodes[i].shown = n.before, n.shown || n.result.Status == executor.StatusCached
+		if n.result.Status == executor.StatusRan && n.result.Err == nil {
+			result := n.result
+			b.nodes[i].before = &result
+		}
+	}
+}
+
+// watchedWriter notes whether something was written.
+type watchedWriter struct {
+	to   io.Writer
+	used bool
+}
+
+// Write implements io.Writer.
+func (w *watchedWriter) Write(p []byte) (int, error) {
+	w.used = true
+	return w.to.Write(p)
+}
