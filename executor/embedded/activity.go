@@ -8,14 +8,14 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// activity is something beside the steps that the progress shows, such as a cache that is read.
+// activity is work outside the steps that the progress display shows, such as reading a remote cache.
 type activity struct {
 	events *events
 	name   string
 	once   sync.Once
 }
 
-// begin shows an activity. Several of one name are one, which ends with the last of them.
+// begin shows an activity. Activities of the same name are shown as one, which ends with the last of them.
 func (v *events) begin(name string) *activity {
 	a := &activity{events: v, name: name}
 	v.counts.Lock()
@@ -34,17 +34,17 @@ func (a *activity) send(e executor.Event) {
 	a.events.send(e)
 }
 
-// log shows a line.
+// log shows a line of text.
 func (a *activity) log(text string) {
 	a.send(executor.Event{Kind: executor.KindLog, Stream: 1, Log: []byte(text + "\n")})
 }
 
-// progress shows how far a part is, in bytes.
+// progress shows how many bytes of a part are done.
 func (a *activity) progress(id string, done, total int64) {
 	a.send(executor.Event{Kind: executor.KindProgress, ID: id, Current: done, Total: total})
 }
 
-// end ends the activity, once.
+// end ends the activity. Only the first call counts.
 func (a *activity) end(err error) {
 	a.once.Do(func() {
 		a.events.counts.Lock()

@@ -7,18 +7,25 @@ import (
 	"sync"
 )
 
-// ahead packs the layers that images will ship while other steps run.
+// ahead packs the layers that images and exported caches ship while other steps run.
+//
+// Packing (tar and compression) takes about as long as many steps, and processors are idle while steps wait for each
+// other. So the packings of each step's layers are computed before the build starts, and a layer is packed as soon as
+// its step is done. The invariant: packing ahead changes no result. It makes the same blob that build.pack would make
+// at the export, and build.pack finds it under the same key. Errors are dropped here, because build.pack runs again
+// at the export and reports them. At most NumCPU layers are packed at once, and stop waits for all of them, so that
+// nothing writes after the run. The cost is wasted work if the build fails later.
 type ahead struct {
 	b      *build
 	cancel context.CancelFunc
 	ctx    context.Context
 	work   chan struct{}
 	wg     sync.WaitGroup
-	// packings are the packings of the layers that a node adds to images.
+	// packings are the packings of the layers that a node adds to images and exported caches.
 	packings map[*node][]packing
 }
 
-// packAhead finds the steps whose layers end up in images, and how those are packed. stop must be called.
+// packAhead finds the steps whose layers images ship, and how those layers are packed. The caller must call stop.
 func (b *build) packAhead(ctx context.Context, packings func(image int) []packing) *ahead {
 	a := &ahead{b: b, work: make(chan struct{}, runtime.NumCPU()), packings: map[*node][]packing{}}
 	a.ctx, a.cancel = context.WithCancel(ctx)
@@ -30,7 +37,7 @@ func (b *build) packAhead(ctx context.Context, packings func(image int) []packin
 	return a
 }
 
-// want marks a step and those whose layers it hands on.
+// want adds a packing to a step and to the inputs whose layers its outputs contain.
 func (a *ahead) want(n *node, p packing) {
 	if n == nil {
 		return
@@ -46,7 +53,7 @@ func (a *ahead) want(n *node, p packing) {
 	}
 }
 
-// addExports marks the steps whose layers go into caches elsewhere.
+// addExports adds the packings of layers that are exported to remote caches.
 func (a *ahead) addExports(exports []*cacheExport) {
 	for _, o := range exports {
 		for n := range o.steps {
@@ -57,7 +64,7 @@ func (a *ahead) addExports(exports []*cacheExport) {
 	}
 }
 
-// layerInputs are the inputs whose layers are in the step's outputs.
+// layerInputs lists the inputs whose layers the step's outputs contain.
 func (n *node) layerInputs() []int {
 	op := n.step.Op
 	var list []int
@@ -80,7 +87,7 @@ func (n *node) layerInputs() []int {
 	return list
 }
 
-// done packs what a finished step added, in the background. Errors show when the image is assembled.
+// done starts packing the layers of a finished step.
 func (a *ahead) done(n *node) {
 	list := a.packings[n]
 	if len(list) == 0 {
@@ -99,7 +106,8 @@ func (a *ahead) done(n *node) {
 	}
 }
 
-// start packs a layer that is here; those of a cache from elsewhere need not be, and wait until they must.
+// start packs a layer that is on this machine. A layer of a remote cache may not be; fetching it ahead of need could
+// be useless work.
 func (a *ahead) start(l layer, p packing) {
 	if _, here := a.b.store.LayerDir(l.id); !here {
 		return
@@ -114,7 +122,7 @@ func (a *ahead) start(l layer, p packing) {
 	})
 }
 
-// stop ends what is going on and waits for it.
+// stop cancels what is running and waits for it.
 func (a *ahead) stop() {
 	a.cancel()
 	a.wg.Wait()

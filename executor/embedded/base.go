@@ -19,8 +19,8 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// baseImage is the image behind a source op. Its key is what it resolved to; nothing of it is fetched until a step
-// looks at its files, runs on them, or ships them.
+// baseImage is the image of a source op. Its key is the resolved digest; nothing is fetched until a step reads its
+// files, runs on them, or an output ships them.
 type baseImage struct {
 	n        *node
 	ref      string // normalised, with digest
@@ -33,15 +33,15 @@ type baseImage struct {
 	err    error
 }
 
-// imageStore is where the manifests and blobs of an image are read.
+// imageStore is the registry or layout from which an image's manifests and blobs are read.
 type imageStore interface {
 	// manifest reads the manifest for a platform, with its config.
 	manifest(ctx context.Context, ref string, p ocispecs.Platform) (*imageManifest, error)
-	// blob opens a layer blob. Its bytes are checked by whoever reads them.
+	// blob opens a layer blob. The caller must check its digest.
 	blob(ctx context.Context, ref string, desc ocispecs.Descriptor) (io.ReadCloser, error)
 }
 
-// imageManifest is one image as its registry describes it.
+// imageManifest is the manifest and config of an image for one platform.
 type imageManifest struct {
 	desc   ocispecs.Descriptor
 	raw    []byte
@@ -51,16 +51,16 @@ type imageManifest struct {
 // baseLayer is one layer of a base image.
 type baseLayer struct {
 	base *baseImage
-	// desc is the compressed blob.
+	// desc describes the compressed blob.
 	desc ocispecs.Descriptor
-	// DiffID is the digest of the uncompressed tar; chainID that of all layers up to this one, which names the
-	// directory form: a directory that a layer implies takes its attributes from the layers below.
+	// DiffID is the digest of the uncompressed tar. chainID is the digest of all layers up to this one. It names the
+	// directory form: a directory that a layer does not list takes its attributes from the layers below.
 	DiffID, chainID digest.Digest
-	// below is the layer under this one, nil for the lowest.
+	// below is the layer below this one, nil for the lowest.
 	below *baseLayer
 }
 
-// newImageSource reads the reference of an image source.
+// newImageSource parses the reference of an image source.
 func newImageSource(n *node, source *pb.SourceOp) (operation, error) {
 	scheme, ref, _ := strings.Cut(source.GetIdentifier(), "://")
 	named, err := reference.ParseNormalizedNamed(ref)
@@ -73,7 +73,7 @@ func newImageSource(n *node, source *pb.SourceOp) (operation, error) {
 		store := source.GetAttrs()[pb.AttrOCILayoutStoreID]
 		layout, ok := n.b.graph.Layouts[store]
 		if !ok {
-			return nil, fmt.Errorf("the graph says nothing about image layout %q", store)
+			return nil, fmt.Errorf("the graph does not define the image layout %q", store)
 		}
 		base.from = layoutStore{layout.Dir}
 	}
@@ -94,7 +94,7 @@ func newImageSource(n *node, source *pb.SourceOp) (operation, error) {
 	return base, nil
 }
 
-// platformOf is the platform of an op; the machine's own when it has none.
+// platformOf returns the platform of an op; the machine's own if it has none.
 func platformOf(p *pb.Platform) ocispecs.Platform {
 	if p == nil {
 		return platforms.Normalize(platforms.DefaultSpec())
@@ -105,7 +105,7 @@ func platformOf(p *pb.Platform) ocispecs.Platform {
 	})
 }
 
-// lookup, prepare and run do nothing: an image is fetched when something needs it.
+// lookup, prepare and run fetch nothing: an image is fetched on demand.
 func (i *baseImage) lookup(context.Context) (bool, error) {
 	if i.n.result.Status == executor.StatusSkipped {
 		i.n.result.Status = executor.StatusNotAsked
@@ -115,7 +115,7 @@ func (i *baseImage) lookup(context.Context) (bool, error) {
 func (i *baseImage) prepare(context.Context) (bool, func(), error) { return true, nil, nil }
 func (i *baseImage) run(context.Context) error                     { return nil }
 
-// restore finds the entry that keeps the digests of selections of the image's files.
+// restore loads the entry that stores the content digests of the image's files.
 func (i *baseImage) restore() error {
 	e := &cache.Entry{ID: i.n.id, Key: i.n.id, Step: i.n.step.Digest, Name: i.n.step.Name, Outputs: []cache.Output{{}}, Created: time.Now().UTC()}
 	old, err := i.n.b.store.Lookup(i.n.id)
@@ -126,7 +126,7 @@ func (i *baseImage) restore() error {
 	return err
 }
 
-// layers are the image's layers, bottom first.
+// layers returns the image's layers, bottom first. The manifest is loaded once.
 func (i *baseImage) layers(ctx context.Context) ([]*baseLayer, error) {
 	i.once.Do(func() {
 		if i.loaded, i.err = i.load(ctx); i.err != nil {
@@ -136,7 +136,7 @@ func (i *baseImage) layers(ctx context.Context) ([]*baseLayer, error) {
 	return i.loaded, i.err
 }
 
-// load reads the manifest, from the local store when it is there, and keeps it there.
+// load reads the manifest from the local store or, if it is missing, from the registry.
 func (i *baseImage) load(ctx context.Context) ([]*baseLayer, error) {
 	m, err := i.stored(ctx)
 	if err != nil {
@@ -171,10 +171,10 @@ func (i *baseImage) load(ctx context.Context) ([]*baseLayer, error) {
 	return layers, nil
 }
 
-// manifestNote is the look-up of a base's entry that keeps which manifest its index has for the platform.
+// manifestNote is the look-up in a base's entry that records the manifest of its index for the platform.
 const manifestNote = "manifest"
 
-// stored reads the manifest that the base's entry names, from the local store.
+// stored reads the manifest that the base's entry names from the local store.
 func (i *baseImage) stored(ctx context.Context) (*imageManifest, error) {
 	for _, l := range i.n.entry.Lookups {
 		if l.Path == manifestNote {
@@ -184,7 +184,7 @@ func (i *baseImage) stored(ctx context.Context) (*imageManifest, error) {
 	return localImages{i.n.b.store}.manifest(ctx, i.ref, i.platform)
 }
 
-// fetch reads the manifest where the image comes from, keeps it in the store and records the base by its name.
+// fetch reads the manifest from the image's source, stores it, and records the base by its name.
 func (i *baseImage) fetch(ctx context.Context) (_ *imageManifest, err error) {
 	if i.n.b.dry {
 		return nil, errOffline
@@ -210,7 +210,7 @@ func (i *baseImage) fetch(ctx context.Context) (_ *imageManifest, err error) {
 	return m, i.record(m.desc)
 }
 
-// record lists the base in the local store under the name that it was asked for by.
+// record lists the base in the local store under the name by which it was requested.
 func (i *baseImage) record(desc ocispecs.Descriptor) error {
 	named, err := reference.ParseNormalizedNamed(i.ref)
 	if err != nil {

@@ -16,8 +16,12 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// unpack makes the layer's directory form and returns it. The blob is downloaded, checked, unpacked and kept in one
-// pass. It needs no lower layer until the end, so that the layers of an image are unpacked side by side.
+// unpack returns the directory form of the layer and creates it on demand. The blob is downloaded, checked, unpacked
+// and stored in one pass.
+//
+// Layers of an image are unpacked in parallel. A layer needs the layers below it only for directories that it does
+// not list and for hard links into them; lowerLayers waits for those at the end. The directory is committed only
+// after the diff id of the tar is verified, so a layer on disk is always complete and correct.
 func (l *baseLayer) unpack(ctx context.Context) (string, error) {
 	b := l.base.n.b
 	if dir, ok := b.store.LayerDir(l.chainID); ok {
@@ -39,12 +43,12 @@ func (l *baseLayer) unpack(ctx context.Context) (string, error) {
 	}
 	dir, ok := b.store.LayerDir(l.chainID)
 	if !ok {
-		return "", fmt.Errorf("layer %s is gone again: something else cleans the cache", l.chainID)
+		return "", fmt.Errorf("layer %s was removed while it was in use: another program cleans the cache", l.chainID)
 	}
 	return dir, nil
 }
 
-// unpackFrom reads the blob from r into a new layer.
+// unpackFrom unpacks the blob in r into a new layer. yield is called before it waits for a lower layer, see stream.
 func (l *baseLayer) unpackFrom(ctx context.Context, r io.Reader, yield func()) error {
 	b := l.base.n.b
 	draft, err := b.store.NewLayer()
@@ -59,7 +63,7 @@ func (l *baseLayer) unpackFrom(ctx context.Context, r io.Reader, yield func()) e
 	}
 	res, err := layers.Unpack(ctx, r, opt)
 	if err == nil && res.DiffID != l.DiffID {
-		err = fmt.Errorf("its content has the digest %s and the image's config says %s", res.DiffID, l.DiffID)
+		err = fmt.Errorf("content has the digest %s, but the image's config says %s", res.DiffID, l.DiffID)
 	}
 	if err != nil {
 		return errors.Join(err, draft.Discard())
@@ -71,12 +75,13 @@ func (l *baseLayer) unpackFrom(ctx context.Context, r io.Reader, yield func()) e
 	return draft.Commit(l.chainID, meta)
 }
 
-// metaOf is what cache.MeasureLayer says of an unpacked layer, without reading the folder again where its tar tells.
+// metaOf returns what cache.MeasureLayer returns for an unpacked layer, without reading the directory again if the
+// tar listed all of it.
 func metaOf(res layers.UnpackResult, dir string) (cache.LayerMeta, error) {
 	if res.LinksBelow {
 		return cache.MeasureLayer(dir)
 	}
-	meta := cache.LayerMeta{Files: int64(len(res.Records)) - 1} // the root is none of them
+	meta := cache.LayerMeta{Files: int64(len(res.Records)) - 1} // the root does not count
 	for _, r := range res.Records {
 		if !r.Whiteout && r.Mode&unix.S_IFMT == unix.S_IFREG {
 			meta.Size += r.Size
@@ -85,8 +90,8 @@ func metaOf(res layers.UnpackResult, dir string) (cache.LayerMeta, error) {
 	return meta, nil
 }
 
-// index is the list of the layer's paths. It is made while the blob is downloaded, or from the blob. It is nil for a
-// layer that must be unpacked to be known.
+// index returns the list of the layer's paths, which is computed while the blob is downloaded, or from the stored
+// blob. It is nil for a layer that must be unpacked, because it links to files of lower layers.
 func (l *baseLayer) index(ctx context.Context) (*tree.Index, error) {
 	b := l.base.n.b
 	if x := loadIndex(b.store, l.DiffID); x != nil {
@@ -97,13 +102,13 @@ func (l *baseLayer) index(ctx context.Context) (*tree.Index, error) {
 		err := l.stream(ctx, func(ctx context.Context, r io.Reader, _ func()) error {
 			res, err := layers.BuildIndex(ctx, r, layers.Limits{})
 			if err == nil && res.DiffID != l.DiffID {
-				err = fmt.Errorf("its content has the digest %s and the image's config says %s", res.DiffID, l.DiffID)
+				err = fmt.Errorf("content has the digest %s, but the image's config says %s", res.DiffID, l.DiffID)
 			}
 			if err != nil {
 				return err
 			}
 			if res.LinksBelow {
-				return nil // files of this layer look as those below do: only the unpacked layer tells
+				return nil // attributes of its files come from a lower layer: only unpacking finds them
 			}
 			x = indexOf(res.Records)
 			return saveIndex(b.store, l.DiffID, x)
@@ -116,7 +121,7 @@ func (l *baseLayer) index(ctx context.Context) (*tree.Index, error) {
 	return v.(*tree.Index), nil
 }
 
-// fetch downloads the blob, unless the store has it.
+// fetch downloads the blob unless the store has it.
 func (l *baseLayer) fetch(ctx context.Context) error {
 	b := l.base.n.b
 	if b.store.HasBlob(l.desc.Digest, l.desc.Size) {
@@ -131,9 +136,11 @@ func (l *baseLayer) fetch(ctx context.Context) error {
 	return err
 }
 
-// stream gives the blob's bytes to use, from the store when it has them, else from where the image comes from; then
-// they are kept. Bytes that are not what the digest says are an error, and not kept. use calls its last argument before
-// it waits for another layer, since that one may wait for the transfer slot that this one holds.
+// stream passes the blob's bytes to use: from the store if it has them, otherwise from the image's source, and then
+// it stores them. Bytes that do not match the digest are an error and are not stored.
+//
+// use must call yield before it waits for another layer. That layer may be waiting for the transfer slot that this
+// one holds; without yield the two would wait for each other forever.
 func (l *baseLayer) stream(ctx context.Context, use func(ctx context.Context, r io.Reader, yield func()) error) (err error) {
 	b := l.base.n.b
 	if b.dry {
@@ -144,7 +151,7 @@ func (l *baseLayer) stream(ctx context.Context, use func(ctx context.Context, r 
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		// A damaged blob is as good as none.
+		// A damaged blob counts as missing.
 	}
 	release, err := b.transfer(ctx)
 	if err != nil {
@@ -169,7 +176,7 @@ func (l *baseLayer) stream(ctx context.Context, use func(ctx context.Context, r 
 	return err
 }
 
-// fromStore reads the blob that the store has, checking it on the way.
+// fromStore reads the stored blob and checks its digest.
 func (l *baseLayer) fromStore(ctx context.Context, use func(context.Context, io.Reader, func()) error) error {
 	file, err := os.Open(l.base.n.b.store.BlobPath(l.desc.Digest))
 	if err != nil {
@@ -190,7 +197,7 @@ func (l *baseLayer) fromStore(ctx context.Context, use func(context.Context, io.
 	return nil
 }
 
-// report tells how far a transfer is.
+// report returns a function that shows the progress of a download.
 func (l *baseLayer) report() func(int64) {
 	n := l.base.n
 	return func(done int64) {
@@ -201,7 +208,7 @@ func (l *baseLayer) report() func(int64) {
 	}
 }
 
-// counter reports how much has been read, every 256 KiB.
+// counter counts the bytes read and reports them every 256 KiB.
 type counter struct {
 	r         io.Reader
 	done, out int64
@@ -218,12 +225,13 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// once runs f unless it runs already for the same key; then it waits for that. f ends soon when the build is stopped, so
-// that a run never returns while something of it still writes.
+// once runs f unless it is already running for the same key; then it waits for that call. f must end soon after the
+// build is cancelled: a run does not return while f still writes.
 func (b *build) once(ctx context.Context, key string, f func() error) (any, error) {
 	return b.onceValue(ctx, key, func() (any, error) { return nil, f() })
 }
 
+// onceValue is once for functions with a result.
 func (b *build) onceValue(ctx context.Context, key string, f func() (any, error)) (any, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -232,7 +240,7 @@ func (b *build) onceValue(ctx context.Context, key string, f func() (any, error)
 	return v, err
 }
 
-// indexOf is the path index of what a layer's tar lists.
+// indexOf returns the path index of the records of a layer's tar.
 func indexOf(records []layers.Record) *tree.Index {
 	nodes := make([]tree.Node, len(records))
 	for i, r := range records {

@@ -35,44 +35,44 @@ type build struct {
 	// imports are the remote caches that the run reads.
 	imports *imports
 	started time.Time
-	// dry says that nothing may be run, fetched or written: a preview.
+	// dry is set for a preview: nothing may be run, fetched or written.
 	dry bool
-	// nonce makes the names of layers of this run its own.
+	// nonce makes the ids of this run's layers unique.
 	nonce string
 	stats *statIndexes
-	// patched is how contexts are read for fingerprints; nil in a run.
+	// patched changes how contexts are read for fingerprints; nil in a run.
 	patched *patched
 	pasts   pasts
-	// stepNames are the display names of the graph's steps.
+	// stepNames returns the display names of the graph's steps.
 	stepNames func() map[digest.Digest]string
-	// texts are the instructions of the graph by their place.
+	// texts returns the instructions of the graph by place.
 	texts func() map[digest.Digest]map[string]bool
-	// userXattr says that overlay marks are user.* xattrs: this process is in a user namespace.
+	// userXattr is set in a user namespace, where overlayfs keeps its marks in user.* xattrs.
 	userXattr bool
-	// transfers holds one token for each layer that is downloaded now.
+	// transfers holds one token for each layer that is being downloaded.
 	transfers chan struct{}
-	// flights holds the work on shared content that is going on, so that it is done once: unpacking, indexing,
-	// snapshots, transfers.
+	// flights deduplicates work on shared content: unpacking, indexing, snapshots, transfers.
 	flights singleflight.Group
 
-	// layerDirs are the directories of layers that were found on disk, by id: what a running process has found stays.
+	// layerDirs caches the directories of layers on disk, by id. The store keeps them while this process uses them.
 	layerDirs sync.Map
-	// identities are who steps run as, by whom: what was found for one chain holds for those above it whose layers leave it alone.
+	// identities caches users by question. The answer for one chain is valid for chains above it whose layers do not
+	// touch the files it was read from.
 	identities sync.Map
-	// packs are the blobs that were found or made, a cache.Packed by packKey.
+	// packs caches the blobs that were found or created, a cache.Packed by packKey.
 	packs sync.Map
 
-	// shell is held while the shell of a failed step is open.
+	// shell is locked while the shell of a failed step is open.
 	shell sync.Mutex
 
 	mu sync.Mutex
-	// fresh are the keys that this run stored: a forced step may use those, and no older ones.
+	// fresh holds the keys that this run stored. A forced step may use those entries, but no older ones.
 	fresh map[digest.Digest]bool
 	// durations are the times of the steps that ran, by all names of timeNames.
 	durations map[string]time.Duration
 }
 
-// newBuild makes a node for every step and takes its op apart. It reads nothing.
+// newBuild creates a node for every step and parses its op. It reads no files.
 func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, error) {
 	b := &build{
 		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(), started: time.Now(),
@@ -89,7 +89,7 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 			edge := input{index: in.Index}
 			if in.Step != nil {
 				if edge.node = b.byStep[in.Step]; edge.node == nil {
-					return nil, fmt.Errorf("step %q stands before its input %q in the graph", s.Name, in.Step.Name)
+					return nil, fmt.Errorf("step %q comes before its input %q in the graph", s.Name, in.Step.Name)
 				}
 			}
 			n.inputs = append(n.inputs, edge)
@@ -106,7 +106,7 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 	return b, nil
 }
 
-// newOperation says what executes a step.
+// newOperation returns the operation that executes a step.
 func newOperation(n *node) (operation, error) {
 	if n.step.Test != nil {
 		return newTestStep(n)
@@ -128,7 +128,7 @@ func newOperation(n *node) (operation, error) {
 	return nil, fmt.Errorf("operations of type %T cannot be executed", n.step.Op.GetOp())
 }
 
-// input is the op's input k; scratch when k is pb.Empty.
+// input returns input k of the op; scratch if k is pb.Empty.
 func (n *node) input(k int) input {
 	if k < 0 || k >= len(n.inputs) {
 		return input{}
@@ -136,13 +136,13 @@ func (n *node) input(k int) input {
 	return n.inputs[k]
 }
 
-// of is what an edge of the graph leads to.
+// of returns the input that an edge of the graph leads to.
 func (b *build) of(e planner.Edge) input { return input{b.byStep[e.Step], e.Index} }
 
-// forced says whether the step must run whatever the cache holds.
+// forced reports whether the step must run even if the cache has its result.
 func (n *node) forced() bool { return n.b.opts.NoCache || n.step.NoCache }
 
-// note remembers keys that this run stored.
+// note records keys that this run stored.
 func (b *build) note(keys ...digest.Digest) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -151,7 +151,7 @@ func (b *build) note(keys ...digest.Digest) {
 	}
 }
 
-// storedNow says whether this run stored something under key.
+// storedNow reports whether this run stored an entry under key.
 func (b *build) storedNow(key digest.Digest) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -173,7 +173,7 @@ func (b *build) Prepare(ctx context.Context, step int) (bool, func(), error) {
 	return found, release, err
 }
 
-// found records that a step was served from the cache, or that finding out failed.
+// found records that a step was served from the cache, or that the look-up failed.
 func (n *node) found(ctx context.Context, found bool, err error) (bool, error) {
 	if err != nil {
 		return false, n.ended(ctx, err)
@@ -214,13 +214,13 @@ func (b *build) Run(ctx context.Context, step int) error {
 	}
 	done := executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindDone, Err: err}
 	if lost := new(lostError); errors.As(err, &lost) {
-		done.Err = nil // the graph is run again
+		done.Err = nil // not a failure: the graph runs again without the lost layer
 	}
 	b.events.send(done)
 	return err
 }
 
-// close ends the reading of build contexts, and keeps what was learned about their files and about the time of steps.
+// close closes the build contexts and stores what was learned about their files and about the times of steps.
 func (b *build) close() {
 	b.stats.save()
 	b.saveTimes()
@@ -247,7 +247,7 @@ func (b *build) tasks() []schedule.Task {
 	return schedule.NewTasks(inputs, weight, need)
 }
 
-// results is what became of all steps, in graph order.
+// results returns the results of all steps, in graph order.
 func (b *build) results(errs []error) []executor.StepResult {
 	out := make([]executor.StepResult, len(b.nodes))
 	for i, n := range b.nodes {
@@ -307,7 +307,7 @@ func (b *build) execute(ctx context.Context) (*executor.Report, error) {
 	return report, executor.Failed(failures)
 }
 
-// finished are the images of the targets of which every step is done.
+// finished returns the images of the targets whose steps are all done.
 func (b *build) finished(errs []error) []*planner.Image {
 	done := make(map[*planner.Step]bool, len(errs))
 	for i, n := range b.nodes {
@@ -326,7 +326,7 @@ func (b *build) finished(errs []error) []*planner.Image {
 	return slices.DeleteFunc(slices.Clone(b.graph.Images), func(m *planner.Image) bool { return failed[m.Target] })
 }
 
-// allowed refuses steps that ask for what was not granted, before anything runs.
+// allowed rejects, before anything runs, steps that need an entitlement which was not granted.
 func (b *build) allowed() error {
 	for _, n := range b.nodes {
 		exec := n.step.Op.GetExec()

@@ -9,35 +9,36 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// emptyLayer stands in a chain where a step made a layer without a change, so that the image's history, which lists
-// the step, can be aligned with its layers. It is the diff id of an empty tar, and nothing is stored under it.
+// emptyLayer stands in a chain for the layer of a step that changed nothing. The history of an image lists that step,
+// so history and layers stay aligned. It is the diff id of an empty tar.
 const emptyLayer = digest.Digest("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
 
-// chain is a file system as a list of layers, shared with the chains that it stands on: a step adds one link, however
-// long the chain is. The nil chain is scratch.
+// chain is a file system as a linked list of layers, shared with the chains that it extends: a step adds one link,
+// whatever the length of the chain. The nil chain is scratch.
 type chain struct {
 	below *chain
 	depth int
-	// layer is one of our own layers, or emptyLayer.
+	// layer is a layer that a step created, or emptyLayer.
 	layer digest.Digest
-	// ran says that a command made the layer: its times are clamped in an image, those of copied files are set.
+	// ran is set if a command created the layer. An image clamps the times of such a layer; it sets those of copied
+	// files.
 	ran bool
-	// base, when not nil, stands for all layers of a base image, whose number may not be known yet.
+	// base, if not nil, stands for all layers of a base image. Their number may not be known yet.
 	base *baseImage
 }
 
-// layer is one link of a chain, expanded.
+// layer is one layer of an expanded chain.
 type layer struct {
-	id  digest.Digest // of one of our own layers, or the diff id of a base layer; emptyLayer is no layer
+	id  digest.Digest // of a layer that a step created, or the diff id of a base layer; may be emptyLayer
 	ran bool          // see chain
-	// base is nil for a layer of our own.
+	// base is nil for a layer that a step created.
 	base *baseLayer
 }
 
 // push returns c with one layer on top.
 func (c *chain) push(id digest.Digest, ran bool) *chain { return c.add(&chain{layer: id, ran: ran}) }
 
-// add links one more link on top of c.
+// add puts link on top of c.
 func (c *chain) add(link *chain) *chain {
 	link.below, link.depth = c, 1
 	if c != nil {
@@ -46,7 +47,7 @@ func (c *chain) add(link *chain) *chain {
 	return link
 }
 
-// copy is a link like c that stands on nothing.
+// copy returns a link like c with nothing below it.
 func (c *chain) copy() *chain { return &chain{layer: c.layer, ran: c.ran, base: c.base} }
 
 // links returns the chain's links, bottom first.
@@ -61,7 +62,7 @@ func (c *chain) links() []*chain {
 	return all
 }
 
-// concat returns the layers of c with those of upper on top: what a merge makes.
+// concat returns the layers of c with those of upper on top, as a merge does.
 func (c *chain) concat(upper *chain) *chain {
 	if c == nil {
 		return upper
@@ -72,7 +73,7 @@ func (c *chain) concat(upper *chain) *chain {
 	return c
 }
 
-// above returns the links of c on top of lower, as a chain of their own, when c stands on lower.
+// above returns the links of c above lower as a chain of their own. It reports false if c does not extend lower.
 func (c *chain) above(lower *chain) (*chain, bool) {
 	at := c
 	for at != nil && (lower == nil || at.depth > lower.depth) {
@@ -91,7 +92,7 @@ func (c *chain) above(lower *chain) (*chain, bool) {
 	return rest, true
 }
 
-// layers expands the chain, bottom first. It fetches the manifests of the bases in it where they are not known.
+// layers expands the chain, bottom first. It fetches the manifests of bases that are not known yet.
 func (c *chain) layers(ctx context.Context) ([]layer, error) {
 	var all []layer
 	for _, l := range c.links() {
@@ -110,7 +111,8 @@ func (c *chain) layers(ctx context.Context) ([]layer, error) {
 	return all, nil
 }
 
-// chainOf rebuilds an output from the parts that its entry holds; ran says what kind of step made it. inputs gives the chain of an output of an input.
+// chainOf rebuilds an output from the parts in its entry. ran is set for the output of a command. inputs returns the
+// chain of an output of an input.
 func chainOf(out cache.Output, ran bool, inputs func(input, index int) (*chain, error)) (*chain, error) {
 	var c *chain
 	for _, p := range out.Parts {

@@ -12,8 +12,8 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/layers"
 )
 
-// CheckLayer compares the files of a layer with the diff id of a encoding that it was packed in, as cache.CheckOptions asks.
-// Of a layer that was never packed nothing is known but how many files it has.
+// CheckLayer compares the files of a layer with a recorded diff id; it is the Layer function of cache.CheckOptions.
+// For a layer that was never packed only the number of files is known, and CheckLayer reports nothing.
 func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, error) {
 	for _, p := range meta.Packed {
 		times, ok := timesOf(p.Encoding)
@@ -27,14 +27,14 @@ func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, 
 		case err != nil:
 			return fmt.Sprintf("its files cannot be packed: %v", err), nil
 		case got.DiffID != p.DiffID:
-			return fmt.Sprintf("its files were changed since it was made (diff id %s, then %s)", p.DiffID, got.DiffID), nil
+			return fmt.Sprintf("its files have changed since it was created (diff id %s, now %s)", p.DiffID, got.DiffID), nil
 		}
 		return "", nil
 	}
 	return "", nil
 }
 
-// timesOf is what packing.tar made the end of a form's name of.
+// timesOf parses the times in an encoding's name, which packing.tar wrote.
 func timesOf(encoding string) (layers.PackOptions, bool) {
 	tar := encoding[strings.LastIndex(encoding, ", ")+1:]
 	if tar = strings.TrimPrefix(tar, " "); tar == timesKept {

@@ -7,16 +7,16 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// virtual is a step whose outputs follow from its inputs alone: it costs nothing and is not stored.
+// virtual is a step whose outputs follow from its inputs alone. It costs nothing and is not stored.
 type virtual struct {
 	n *node
-	// own is the canonical op, in the keys of users.
+	// own is the canonical op, which is part of the keys of its users.
 	own parts
-	// outputs are made from the chains of the inputs.
+	// outputs computes the outputs from the chains of the inputs.
 	outputs func(ctx context.Context) ([]*chain, error)
 }
 
-// lookup always finds the result. A virtual step counts as run when an input ran.
+// lookup always finds the result. A virtual step counts as run if one of its inputs ran.
 func (v *virtual) lookup(ctx context.Context) (bool, error) {
 	p := v.own
 	for i, in := range v.n.inputs {
@@ -43,7 +43,7 @@ func (v *virtual) lookup(ctx context.Context) (bool, error) {
 func (v *virtual) prepare(context.Context) (bool, func(), error) { return true, nil, nil }
 func (v *virtual) run(context.Context) error                     { return nil }
 
-// newMerge puts the layers of all inputs on top of each other; nothing is copied.
+// newMerge stacks the layers of all inputs; nothing is copied.
 func newMerge(n *node) (operation, error) {
 	v := &virtual{n: n, own: newParts("merge")}
 	v.outputs = func(ctx context.Context) ([]*chain, error) {
@@ -60,13 +60,13 @@ func newMerge(n *node) (operation, error) {
 	return v, nil
 }
 
-// newPassthrough hands inputs on as outputs.
+// newPassthrough returns inputs as outputs.
 func newPassthrough(n *node) (operation, error) {
 	op := n.step.Op.GetPassthrough()
 	v := &virtual{n: n, own: newParts("passthrough")}
 	for _, k := range op.GetOutputs() {
 		if k < 0 || k >= int64(len(n.inputs)) {
-			return nil, fmt.Errorf("the step names input %d of %d", k, len(n.inputs))
+			return nil, fmt.Errorf("the step uses input %d of %d", k, len(n.inputs))
 		}
 		v.own.add("output", fmt.Sprint(k))
 	}
@@ -84,11 +84,11 @@ func newPassthrough(n *node) (operation, error) {
 	return v, nil
 }
 
-// newDiff makes what has to be added to lower to get upper: upper's own layers, when upper stands on lower.
+// newDiff returns the layers that upper adds to lower. Upper must extend lower.
 func newDiff(n *node) (operation, error) {
 	op := n.step.Op.GetDiff()
 	if op.GetLower() == nil || op.GetUpper() == nil {
-		return nil, fmt.Errorf("the step lacks an input")
+		return nil, fmt.Errorf("the step needs two inputs")
 	}
 	v := &virtual{n: n, own: newParts("diff")}
 	v.outputs = func(ctx context.Context) ([]*chain, error) {

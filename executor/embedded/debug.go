@@ -12,13 +12,13 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// shells are looked for in this order.
+// shells lists the shells to look for, in order.
 func shells() []string {
 	return []string{"/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh", "/bin/ash", "/busybox/sh", "/bin/zsh"}
 }
 
-// debug offers a shell in the root of a command that has failed, with its mounts, variables, user and secrets. One is open at
-// a time; steps that have not started wait until it ends. What is done in it is thrown away with the root.
+// debug opens a shell in the root file system of a failed command, with its mounts, variables, user and secrets. Only
+// one shell is open at a time; steps that have not started wait until it ends. Changes made in it are discarded.
 func (s *execRoot) debug(ctx context.Context, spec sandbox.Spec, failed *executor.StepError) {
 	b := s.x.n.b
 	if b.opts.Debug == nil || ctx.Err() != nil {
@@ -26,7 +26,7 @@ func (s *execRoot) debug(ctx context.Context, spec sandbox.Spec, failed *executo
 	}
 	b.shell.Lock()
 	defer b.shell.Unlock()
-	if ctx.Err() != nil { // it was stopped while another one was open
+	if ctx.Err() != nil { // the build stopped while another shell was open
 		return
 	}
 	shell := s.findShell(ctx)
@@ -45,7 +45,8 @@ func (s *execRoot) debug(ctx context.Context, spec sandbox.Spec, failed *executo
 	})
 }
 
-// freshWork gives the overlays of a root that has run a working directory each: one is for one mount. The files stay.
+// freshWork gives each overlay of a root that has run a new work directory, because overlayfs allows one per mount.
+// The files stay.
 func (s *execRoot) freshWork(spec *sandbox.Spec) error {
 	overlays := []*sandbox.Overlay{&spec.Root}
 	for _, m := range spec.Mounts {
@@ -66,10 +67,10 @@ func (s *execRoot) freshWork(spec *sandbox.Spec) error {
 	return nil
 }
 
-// findShell is a shell of the step's root, or "". One that the step itself has made is found too.
+// findShell returns a shell in the step's root, including one that the step itself created, or "".
 func (s *execRoot) findShell(ctx context.Context) string {
 	found := ""
-	_ = s.x.whole[0].in.read(ctx, func(files tree.FS) error { // what cannot be read has no shell
+	_ = s.x.whole[0].in.read(ctx, func(files tree.FS) error { // an unreadable root has no shell
 		found = ""
 		for _, name := range shells() {
 			at, err := tree.Resolve(files, name, true)

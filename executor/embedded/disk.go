@@ -23,7 +23,7 @@ func sameAttributes(from, to string) error {
 	return nil
 }
 
-// copyFile copies one regular file with its mode and owner.
+// copyFile copies a regular file with its mode and owner.
 func copyFile(from, to string) (err error) {
 	in, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {

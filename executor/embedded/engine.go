@@ -1,6 +1,6 @@
-// Package embedded is the engine that runs a graph in this process: no daemon, nothing to install. A scheduler knows
-// only order (package schedule), the keys say what need not run (keyed.go, keyexec.go, keyfile.go), and the operations do the
-// work: exec steps in a sandbox, file operations into an upper directory, sources read on demand.
+// Package embedded is the engine that runs a graph in this process: no daemon, nothing to install. The scheduler
+// (package schedule) decides the order, keys (keyed.go) decide which steps need not run, and operations do the work:
+// exec steps run in a sandbox, file operations write to an upper directory, sources are read on demand.
 package embedded
 
 import (
@@ -16,16 +16,16 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// Options is what the maker of an engine decides; the zero value is what the command uses.
+// Options configures an engine. The zero value is what the command uses.
 type Options struct {
 	// Runner runs the process of an exec step; nil is the sandbox.
 	Runner Runner
-	// HTTP fetches ADD of a URL; nil is a client of its own with bounded waits.
+	// HTTP fetches ADD of a URL; nil is http.DefaultClient.
 	HTTP *http.Client
-	// Checkouts fetches ADD of a git repository; with nil there are none.
+	// Checkouts fetches ADD of a git repository; if nil, such steps are rejected.
 	Checkouts Checkouts
-	// Memory is what steps whose memory is limited may take together, in bytes; 0 is what the machine has available when a
-	// run starts.
+	// Memory is the memory, in bytes, that steps with a memory limit may use together; 0 is the memory available when
+	// a run starts.
 	Memory int64
 }
 
@@ -34,7 +34,7 @@ type Runner interface {
 	Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, error)
 }
 
-// Engine runs graphs on one cache. It may run several at once.
+// Engine runs graphs on one cache. Several runs may be active at once.
 type Engine struct {
 	store  *cache.Store
 	client *registry.Client
@@ -42,7 +42,7 @@ type Engine struct {
 	caches Caches
 }
 
-// New returns an engine that keeps everything in store and fetches images with client.
+// New returns an engine that stores everything in store and fetches images with client.
 func New(store *cache.Store, client *registry.Client, opts Options) *Engine {
 	if opts.Runner == nil {
 		opts.Runner = &sandbox.Sandbox{Filters: seccomp.Filters, Outside: &network.Network{}, Limiter: &cgroup.Groups{}}
@@ -50,7 +50,7 @@ func New(store *cache.Store, client *registry.Client, opts Options) *Engine {
 	return &Engine{store: store, client: client, opts: opts}
 }
 
-// Close ends what the engine has ready for further runs. None may be going on.
+// Close releases what the engine keeps ready for further runs. No run may be active.
 func (e *Engine) Close() error {
 	if c, ok := e.opts.Runner.(io.Closer); ok {
 		return c.Close()

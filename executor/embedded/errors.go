@@ -15,11 +15,11 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// wrap says which step an error is about, and where it stands.
+// wrap adds the step and its place in the Dockerfile to an error.
 func (n *node) wrap(err error) error {
 	var placed *placedError
 	if errors.As(err, &placed) {
-		return err // it names the step that it began with
+		return err // it already names the step where it occurred
 	}
 	var b strings.Builder
 	if len(n.step.Targets) > 0 {
@@ -31,7 +31,7 @@ func (n *node) wrap(err error) error {
 	return &placedError{b.String() + n.step.Name, err}
 }
 
-// placedError is an error that says at which step it came up.
+// placedError is an error with the step at which it occurred.
 type placedError struct {
 	at  string
 	err error
@@ -43,7 +43,8 @@ func (e *placedError) Error() string { return e.at + ": " + e.err.Error() }
 // Unwrap is the cause.
 func (e *placedError) Unwrap() error { return e.err }
 
-// ended tells a step that was stopped, since another one failed or the build was cancelled, from one that failed itself.
+// ended distinguishes a step that was cancelled, because another one failed or the build stopped, from one that
+// failed itself.
 func (n *node) ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
 		return fmt.Errorf("stopped with the build: %w", context.Canceled)
@@ -51,8 +52,8 @@ func (n *node) ended(ctx context.Context, err error) error {
 	return n.failed(err)
 }
 
-// failed gives an error of a step its final form: faults of the machine and of registries keep their types, what the
-// user's own step did wrong becomes an executor.StepError.
+// failed gives an error of a step its final type. Errors of the machine and of registries keep their types; errors of
+// the user's step become an executor.StepError.
 func (n *node) failed(err error) error {
 	var step *executor.StepError
 	switch {
@@ -73,7 +74,7 @@ func (n *node) failed(err error) error {
 	return n.wrap(err)
 }
 
-// machineFault says whether an error is the cache's, a registry's or the system's rather than the step's.
+// machineFault reports whether an error is the cache's, a registry's or the system's rather than the step's.
 func machineFault(err error) bool {
 	var (
 		store *cache.Error
@@ -91,14 +92,14 @@ func machineFault(err error) bool {
 	return false
 }
 
-// stepError is a failure of the user's own step, without an exit code.
+// stepError returns a failure of the user's step, without an exit code.
 func (n *node) stepError(err error, hint string) *executor.StepError {
 	return &executor.StepError{
 		Step: n.step.Name, Targets: n.step.Targets, Source: n.step.Source, ExitCode: -1, Hint: hint, Err: err,
 	}
 }
 
-// sourceError says that the files which a step reads could not be read.
+// sourceError reports that the files which a step reads could not be read.
 func (n *node) sourceError(r readInput, err error) error {
 	var missing *tree.NotFoundError
 	if !errors.As(err, &missing) {
@@ -116,7 +117,7 @@ func (n *node) sourceError(r readInput, err error) error {
 	return n.stepError(fmt.Errorf("%s is not in %s", missing.Path, from), "check the path and the stage that it is copied from")
 }
 
-// skippedStep says whether a step never ran because the build stopped.
+// skippedStep reports whether a step did not run because the build stopped.
 func skippedStep(err error) bool {
 	return errors.Is(err, schedule.ErrSkipped) || errors.Is(err, context.Canceled)
 }

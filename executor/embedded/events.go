@@ -8,7 +8,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// events hands events to whoever looks on, one at a time and with rising times.
+// events passes events to the receiver, one at a time and with non-decreasing times.
 type events struct {
 	mu   sync.Mutex
 	to   func(executor.Event)
@@ -18,10 +18,10 @@ type events struct {
 	going  map[string]int // activities of one name
 }
 
-// newEvents sends to f, which may be nil.
+// newEvents returns events for f, which may be nil.
 func newEvents(f func(executor.Event)) *events { return &events{to: f} }
 
-// send stamps e and hands it over.
+// send sets the time of e and passes it on.
 func (v *events) send(e executor.Event) {
 	if v.to == nil {
 		return
@@ -35,7 +35,7 @@ func (v *events) send(e executor.Event) {
 	v.to(e)
 }
 
-// log sends a piece of a step's output, which is copied.
+// log sends a copy of a piece of a step's output.
 func (v *events) log(n *node, stream int, p []byte) {
 	if v.to == nil {
 		return

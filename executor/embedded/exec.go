@@ -21,16 +21,16 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// execStep executes an exec op: one process in a root of its own.
+// execStep executes an exec op: one process in its own root.
 type execStep struct {
 	keyed
 	exec *pb.ExecOp
 	root *pb.Mount
-	// caches are the cache mounts that claim took, by index of the mount.
+	// caches holds the cache mounts that prepare opened, by index of the mount.
 	caches map[int]*cache.Mount
 }
 
-// newExecStep takes the op apart.
+// newExecStep parses the op.
 func newExecStep(n *node) (*execStep, error) {
 	op := n.step.Op
 	if err := checkExec(op); err != nil {
@@ -48,14 +48,14 @@ func newExecStep(n *node) (*execStep, error) {
 			name := "mount " + m.GetDest()
 			x.reads = append(x.reads, readInput{name: name, what: m.GetSelector(), in: in, sel: mountSelection(m)})
 		default:
-			// What such a mount holds becomes an output, so that all of its input counts.
+			// The content of such a mount becomes an output, so the key needs all of its input.
 			x.whole = append(x.whole, wholeInput{"mount " + m.GetDest(), in})
 		}
 	}
 	return x, nil
 }
 
-// mountSelection is what a mount reads from its input.
+// mountSelection returns the files that a mount reads from its input.
 func mountSelection(m *pb.Mount) tree.Selection {
 	src := m.GetSelector()
 	if src == "" {
@@ -64,7 +64,7 @@ func mountSelection(m *pb.Mount) tree.Selection {
 	return tree.Selection{Src: src, Follow: true, DirContents: true}
 }
 
-// prepare takes the key's lock, unpacks the layers that the step stands on and takes its cache mounts.
+// prepare locks the key, unpacks the layers that the step runs on and opens its cache mounts.
 func (x *execStep) prepare(ctx context.Context) (bool, func(), error) {
 	found, unlock, err := x.prepareFinal(ctx)
 	if err != nil || found {
@@ -84,8 +84,8 @@ func (x *execStep) prepare(ctx context.Context) (bool, func(), error) {
 	return false, release, nil
 }
 
-// prepareInputs gets ready what needs no slot: layers on disk and cache mounts. Those are taken in the order of their ids,
-// so that two steps which share several cannot wait for each other.
+// prepareInputs prepares what needs no slot: layers on disk and cache mounts. Cache mounts are locked in the order of
+// their ids, so that two steps which share several cannot wait for each other.
 func (x *execStep) prepareInputs(ctx context.Context) error {
 	for _, m := range x.exec.GetMounts() {
 		in := x.n.input(int(m.GetInput()))
@@ -103,7 +103,8 @@ func (x *execStep) prepareInputs(ctx context.Context) error {
 	return x.openCaches(ctx)
 }
 
-// openCaches takes the step's cache mounts and fills new ones. Several of one id are one, shared as the first of them says.
+// openCaches opens the step's cache mounts and fills new ones. Mounts with the same id are one mount; the first
+// determines its sharing.
 func (x *execStep) openCaches(ctx context.Context) error {
 	var list []int
 	ids := map[int]string{}
@@ -155,8 +156,8 @@ func (x *execStep) openCaches(ctx context.Context) error {
 	return nil
 }
 
-// likeSeed gives the directory of a cache mount the mode and owner of the directory that fills it, which is also how the
-// front end says mode, uid and gid.
+// likeSeed gives the directory of a cache mount the mode and owner of the directory that fills it. The front end also
+// passes mode, uid and gid this way.
 func (x *execStep) likeSeed(ctx context.Context, in input, m *pb.Mount, dir string) error {
 	return in.read(ctx, func(files tree.FS) error {
 		at, err := tree.Resolve(files, path.Join("/", m.GetSelector()), true)
@@ -174,7 +175,8 @@ func (x *execStep) likeSeed(ctx context.Context, in input, m *pb.Mount, dir stri
 	})
 }
 
-// cacheID names the files of a cache mount. One that is seeded is another one for each seed, as in BuildKit.
+// cacheID returns the name of a cache mount's files. A mount with a seed has different files for each seed, as in
+// BuildKit.
 func (x *execStep) cacheID(ctx context.Context, m *pb.Mount) (string, error) {
 	id := m.GetCacheOpt().GetID()
 	in := x.n.input(int(m.GetInput()))
@@ -185,7 +187,7 @@ func (x *execStep) cacheID(ctx context.Context, m *pb.Mount) (string, error) {
 	return id + "@" + seed.String(), err
 }
 
-// run runs the process and keeps what it changed.
+// run runs the process and stores what it changed.
 func (x *execStep) run(ctx context.Context) (err error) {
 	log, err := x.openLog()
 	if err != nil {
@@ -226,12 +228,12 @@ func (x *execStep) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// The id is drawn anew: a command that runs again need not make the same files, so what stands on it is keyed anew.
+	// The id is random: a command that runs again may write other files, so its users need new keys.
 	id := cache.KeyOf([]cache.Input{{Name: "key", Digest: x.finalKey.String()}, {Name: "run", Digest: rand.Text()}})
 	return x.save(ctx, id, outputs, nil, time.Since(started))
 }
 
-// openLog makes the file that takes the step's output.
+// openLog creates the file for the step's output.
 func (x *execStep) openLog() (*stepLog, error) {
 	file, err := x.n.b.store.NewLog(x.n.step.Digest)
 	if err != nil {
@@ -241,7 +243,7 @@ func (x *execStep) openLog() (*stepLog, error) {
 	return newStepLog(file, func(stream int, p []byte) { x.n.b.events.log(x.n, stream, p) }), nil
 }
 
-// validExit says whether an exit code is one that the step may end with: 0 unless the op lists others.
+// validExit reports whether the step may end with this exit code: 0 unless the op lists others.
 func (x *execStep) validExit(code int) bool {
 	if valid := x.exec.GetMeta().GetValidExitCodes(); len(valid) > 0 {
 		return slices.Contains(valid, int32(code))
@@ -249,7 +251,7 @@ func (x *execStep) validExit(code int) bool {
 	return code == 0
 }
 
-// exitError describes a command that failed.
+// exitError describes a failed command.
 func (x *execStep) exitError(res sandbox.Result, log *stepLog) *executor.StepError {
 	e := x.n.stepError(nil, "")
 	e.ExitCode, e.Last, e.Log = res.ExitCode, log.last(), log.path()
@@ -257,20 +259,20 @@ func (x *execStep) exitError(res sandbox.Result, log *stepLog) *executor.StepErr
 	return e
 }
 
-// exitHint says what a command that failed lacked, where the way it ended tells.
+// exitHint suggests why a command failed, if its exit shows that.
 func (x *execStep) exitHint(res sandbox.Result) string {
 	if res.ExitCode == 126 || res.ExitCode == 127 {
 		hint := "the command was not found or cannot be executed in the step's file system"
 		if arch := x.n.step.Op.GetPlatform().GetArchitecture(); arch != "" && arch != runtime.GOARCH {
-			hint += "; the step is for " + arch + ": to run such programs here register an emulator with binfmt_misc (the package qemu-user-static does)"
+			hint += "; the step is for " + arch + ": to run it here, register an emulator with binfmt_misc, for example by installing qemu-user-static"
 		}
 		return hint
 	}
 	if res.Exceeded {
-		return "it took more than the memory that the target's resources allow"
+		return "it exceeded the memory limit of the target's resources"
 	}
 	if free, full := x.n.b.store.DiskAlmostFull(); full {
-		return "the disk of the cache is full" + free + ": bake cache prune --all frees what no tagged image needs"
+		return "the disk of the cache is full" + free + "; to free what no tagged image needs, run bake cache prune --all"
 	}
 	return ""
 }

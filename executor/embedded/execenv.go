@@ -13,14 +13,14 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 )
 
-// defaultPath is the PATH of a step whose image sets none.
+// defaultPath is the PATH of a step whose image does not set one.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// defaultHostname is BuildKit's, since what a step writes may depend on it.
+// defaultHostname is BuildKit's, because the output of a step may depend on it.
 const defaultHostname = "buildkitsandbox"
 
-// environment is what the process sees: the step's own variables, proxies in both cases, secrets, and defaults for
-// PATH and HOME. Nothing of this process's environment is in it.
+// environment returns the environment of the process: the step's variables, proxies in upper and lower case, secrets,
+// and defaults for PATH and HOME. Nothing comes from the environment of this process.
 func environment(meta *pb.Meta, secrets []string, home string) []string {
 	env := append([]string(nil), meta.GetEnv()...)
 	env = append(env, proxies(meta.GetProxyEnv())...)
@@ -39,7 +39,7 @@ func withDefault(env []string, name, value string) []string {
 	return append(env, name+"="+value)
 }
 
-// proxies are the proxy settings as variables, in both cases.
+// proxies returns the proxy settings as variables, in upper and lower case.
 func proxies(p *pb.ProxyEnv) []string {
 	var env []string
 	for _, v := range []struct{ name, value string }{
@@ -53,7 +53,7 @@ func proxies(p *pb.ProxyEnv) []string {
 	return env
 }
 
-// hostname of a step.
+// hostname returns the host name of a step.
 func hostname(meta *pb.Meta) string {
 	if h := meta.GetHostname(); h != "" {
 		return h
@@ -61,7 +61,7 @@ func hostname(meta *pb.Meta) string {
 	return defaultHostname
 }
 
-// hostsFile is the content of the step's /etc/hosts.
+// hostsFile returns the content of the step's /etc/hosts.
 func hostsFile(meta *pb.Meta) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n::1\tlocalhost ip6-localhost ip6-loopback\n", hostname(meta))
@@ -71,10 +71,10 @@ func hostsFile(meta *pb.Meta) []byte {
 	return b.Bytes()
 }
 
-// maxPids is how many processes and threads a step may have.
+// maxPids bounds the processes and threads of a step.
 const maxPids = 4096
 
-// limitsOf is what a step may take.
+// limitsOf returns the resource limits of a step.
 func limitsOf(r *pb.LinuxResources) sandbox.Limits {
 	return sandbox.Limits{
 		Pids: maxPids, Memory: r.GetMemory(), MemorySwap: r.GetMemorySwap(), CPUShares: r.GetCpuShares(),
@@ -82,7 +82,7 @@ func limitsOf(r *pb.LinuxResources) sandbox.Limits {
 	}
 }
 
-// networkOf is what an exec op can reach.
+// networkOf returns the network of an exec op.
 func networkOf(exec *pb.ExecOp) sandbox.Network {
 	switch exec.GetNetwork() {
 	case pb.NetMode_HOST:
@@ -93,8 +93,8 @@ func networkOf(exec *pb.ExecOp) sandbox.Network {
 	return sandbox.Connected
 }
 
-// resolvConf is the content of the step's /etc/resolv.conf: the host's, but that a step with a network of its own asks the
-// name server which that has.
+// resolvConf returns the content of the step's /etc/resolv.conf: the host's, except that a step with its own network
+// uses the name server of that network.
 func resolvConf(mode pb.NetMode) []byte {
 	var b bytes.Buffer
 	if mode == pb.NetMode_UNSET {
@@ -102,7 +102,7 @@ func resolvConf(mode pb.NetMode) []byte {
 	}
 	host, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil {
-		host = nil // the C library then asks the loopback
+		host = nil // the C library then uses the loopback address
 	}
 	lines := bufio.NewScanner(bytes.NewReader(host))
 	for lines.Scan() {

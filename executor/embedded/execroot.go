@@ -20,26 +20,26 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// execRoot is the file system of one run of an exec step: its root, its mounts, and the layers that it is making.
+// execRoot is the file system of one run of an exec step: its root, its mounts, and the layers that it creates.
 type execRoot struct {
 	x *execStep
-	// drafts are all layers in the making: outputs, and what is thrown away after the step.
+	// drafts are all uncommitted layers: outputs, and scratch space that is discarded after the step.
 	drafts []*cache.Draft
-	// agents are the sockets of ssh agents that the step uses.
+	// agents are the sockets of the ssh agents that the step uses.
 	agents  []net.Listener
 	outputs []execOutput
 	secrets [][]byte
 }
 
-// execOutput is a mount whose changes are kept.
+// execOutput is a mount whose changes become an output.
 type execOutput struct {
-	index int // of the op's output
+	index int // of the op's outputs
 	in    input
 	mount *pb.Mount
 	draft *cache.Draft // nil: the mount is read-only and its output is its input
 }
 
-// spec says what the sandbox shall run.
+// spec returns the specification of the process for the sandbox.
 func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 	meta := s.x.exec.GetMeta()
 	root, err := s.overlay(ctx, s.x.root)
@@ -63,7 +63,7 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 		if err != nil {
 			return spec, mountError(m.GetDest(), err)
 		}
-		for _, one := range mount { // of several at one place the last counts
+		for _, one := range mount { // of several mounts at one path the last counts
 			spec.Mounts = slices.DeleteFunc(spec.Mounts, func(old sandbox.Mount) bool { return path.Clean(old.Dest) == path.Clean(one.Dest) })
 		}
 		spec.Mounts = append(spec.Mounts, mount...)
@@ -80,7 +80,7 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 	return spec, s.limits(&spec)
 }
 
-// mountError names the mount, unless the error says all of the step already.
+// mountError adds the mount to an error, unless it is a complete StepError.
 func mountError(dest string, err error) error {
 	var own *executor.StepError
 	if errors.As(err, &own) {
@@ -89,8 +89,8 @@ func mountError(dest string, err error) error {
 	return fmt.Errorf("mount %s: %w", dest, err)
 }
 
-// overlay is the overlay of a bind mount's input with a layer of its own on top, unless it is read-only. Only what an
-// output keeps outlives the step.
+// overlay returns the overlay for a mount's input: with a new layer on top, unless the mount is read-only. The layer
+// is discarded after the step unless it is an output.
 func (s *execRoot) overlay(ctx context.Context, m *pb.Mount) (sandbox.Overlay, error) {
 	in := s.x.n.input(int(m.GetInput()))
 	c, err := in.chain(ctx)
@@ -116,7 +116,7 @@ func (s *execRoot) overlay(ctx context.Context, m *pb.Mount) (sandbox.Overlay, e
 	return sandbox.Overlay{Lower: dirs, Upper: draft.FS, Work: draft.Work}, nil
 }
 
-// draft starts a layer that is discarded unless commit keeps it.
+// draft starts a layer that is discarded unless commit stores it.
 func (s *execRoot) draft() (*cache.Draft, error) {
 	d, err := s.x.n.b.store.NewLayer()
 	if err == nil {
@@ -125,22 +125,22 @@ func (s *execRoot) draft() (*cache.Draft, error) {
 	return d, err
 }
 
-// keep notes that a mount's changes become an output.
+// keep records that a mount's changes become an output.
 func (s *execRoot) keep(m *pb.Mount, in input, draft *cache.Draft) {
 	if m.GetOutput() >= 0 {
 		s.outputs = append(s.outputs, execOutput{int(m.GetOutput()), in, m, draft})
 	}
 }
 
-// rootAttributes gives the directory of a new layer the mode and owner of the root below, since the topmost layer's
-// count in an overlay.
+// rootAttributes gives the directory of a new layer the mode and owner of the root below. In an overlay the
+// attributes of the topmost layer count.
 func rootAttributes(lower []string, dir string) error {
 	if len(lower) == 0 {
 		return nil
 	}
 	var st unix.Stat_t
 	if err := unix.Lstat(lower[0], &st); err != nil {
-		return fmt.Errorf("look at layer %s: %w", lower[0], err)
+		return fmt.Errorf("stat layer %s: %w", lower[0], err)
 	}
 	if err := os.Lchown(dir, int(st.Uid), int(st.Gid)); err != nil {
 		return err
@@ -148,7 +148,7 @@ func rootAttributes(lower []string, dir string) error {
 	return unix.Chmod(dir, st.Mode&0o7777)
 }
 
-// mount is one mount that is not the root. It is empty for an optional secret that nobody offers.
+// mount returns one mount other than the root. It is empty for an optional secret that is not provided.
 func (s *execRoot) mount(ctx context.Context, index int, m *pb.Mount) ([]sandbox.Mount, error) {
 	switch m.GetMountType() {
 	case pb.MountType_BIND:
@@ -165,8 +165,7 @@ func (s *execRoot) mount(ctx context.Context, index int, m *pb.Mount) ([]sandbox
 	return nil, fmt.Errorf("unknown mount type %d", m.GetMountType())
 }
 
-// bind mounts files of another step or of a build context. What a step writes into it is thrown away, unless it is an
-// output.
+// bind mounts files of another step or of a build context. What the step writes is discarded unless it is an output.
 func (s *execRoot) bind(ctx context.Context, m *pb.Mount) ([]sandbox.Mount, error) {
 	in := s.x.n.input(int(m.GetInput()))
 	if in.scratch() || m.GetOutput() >= 0 && !m.GetReadonly() {
@@ -177,7 +176,7 @@ func (s *execRoot) bind(ctx context.Context, m *pb.Mount) ([]sandbox.Mount, erro
 		if m.GetSelector() != "" && path.Clean("/"+m.GetSelector()) != "/" {
 			return nil, errors.New("a mount with an output cannot select a part of its input")
 		}
-		if len(o.Lower) == 0 { // of scratch: there is nothing to lay anything over
+		if len(o.Lower) == 0 { // scratch: an overlay needs a lower directory
 			return s.bindEmpty(m, o.Upper)
 		}
 		return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: &o, Readonly: m.GetReadonly()}}, nil
@@ -204,7 +203,7 @@ func (s *execRoot) bind(ctx context.Context, m *pb.Mount) ([]sandbox.Mount, erro
 	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: &o, Readonly: m.GetReadonly()}}, nil
 }
 
-// bindEmpty mounts the directory of a new layer itself, or an empty one where none is kept.
+// bindEmpty mounts the directory of a new layer, or an empty directory if there is no output.
 func (s *execRoot) bindEmpty(m *pb.Mount, dir string) ([]sandbox.Mount, error) {
 	if dir == "" {
 		draft, err := s.draft()
@@ -216,10 +215,10 @@ func (s *execRoot) bindEmpty(m *pb.Mount, dir string) ([]sandbox.Mount, error) {
 	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: dir, Readonly: m.GetReadonly()}}, nil
 }
 
-// snapshotPlace is where the snapshot of a selection of a context lies in its layer, be it a directory or a file.
+// snapshotPlace is the path of a selection of a context in its snapshot layer, whether a directory or a file.
 const snapshotPlace = "/selected"
 
-// selected is what a bind mount selects from its input, on disk.
+// selected returns the files on disk that a bind mount selects from its input.
 func (s *execRoot) selected(ctx context.Context, in input, m *pb.Mount) (subtree, error) {
 	sel := mountSelection(m)
 	if in.local() {
@@ -252,7 +251,7 @@ func (s *execRoot) selected(ctx context.Context, in input, m *pb.Mount) (subtree
 	return findSubtree(dirs, place)
 }
 
-// bindFile mounts one file. A writable one is a copy.
+// bindFile mounts one file; a copy if it is writable.
 func (s *execRoot) bindFile(m *pb.Mount, file string) ([]sandbox.Mount, error) {
 	if !m.GetReadonly() {
 		draft, err := s.draft()
@@ -273,7 +272,7 @@ func (s *execRoot) cacheMount(index int, m *pb.Mount) []sandbox.Mount {
 	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: s.x.caches[index].Dir, Readonly: m.GetReadonly()}}
 }
 
-// secretMount mounts a secret's value as a file that exists in memory only.
+// secretMount mounts a secret's value as a file that exists only in memory.
 func (s *execRoot) secretMount(m *pb.Mount) ([]sandbox.Mount, error) {
 	o := m.GetSecretOpt()
 	value, ok, err := s.x.n.secret(o.GetID(), o.GetOptional())
@@ -287,7 +286,7 @@ func (s *execRoot) secretMount(m *pb.Mount) ([]sandbox.Mount, error) {
 	}}, nil
 }
 
-// secretEnv are the secrets that are variables.
+// secretEnv returns the secrets that are environment variables.
 func (s *execRoot) secretEnv() ([]string, error) {
 	var env []string
 	for _, e := range s.x.exec.GetSecretenv() {
@@ -303,7 +302,7 @@ func (s *execRoot) secretEnv() ([]string, error) {
 	return env, nil
 }
 
-// user looks up who the process runs as, in the step's own passwd and group files.
+// user resolves the user that the process runs as, in the step's own passwd and group files.
 func (s *execRoot) user(ctx context.Context, spec *sandbox.Spec) (home string, err error) {
 	name := s.x.exec.GetMeta().GetUser()
 	who, err := s.x.whole[0].in.user(ctx, name)
@@ -314,7 +313,7 @@ func (s *execRoot) user(ctx context.Context, spec *sandbox.Spec) (home string, e
 	return who.home, nil
 }
 
-// limits sets the step's own limits.
+// limits sets the resource limits (ulimits) of the process.
 func (s *execRoot) limits(spec *sandbox.Spec) error {
 	for _, u := range s.x.exec.GetMeta().GetUlimit() {
 		spec.Rlimits = append(spec.Rlimits, sandbox.Rlimit{Name: u.GetName(), Soft: uint64(u.GetSoft()), Hard: uint64(u.GetHard())})
@@ -322,7 +321,7 @@ func (s *execRoot) limits(spec *sandbox.Spec) error {
 	return nil
 }
 
-// commit keeps the layers of outputs and drops all else.
+// commit stores the layers of outputs and discards all others.
 func (s *execRoot) commit(ctx context.Context) ([]cache.Output, error) {
 	count := 0
 	for _, o := range s.outputs {
@@ -355,7 +354,7 @@ func (s *execRoot) commit(ctx context.Context) ([]cache.Output, error) {
 	return outputs, s.discard()
 }
 
-// commitDraft keeps one layer; one without a change is the empty layer.
+// commitDraft stores one layer; a layer without changes is the empty layer.
 func (s *execRoot) commitDraft(o execOutput) (digest.Digest, error) {
 	s.drafts = slices.DeleteFunc(s.drafts, func(d *cache.Draft) bool { return d == o.draft })
 	size, err := cache.MeasureLayer(o.draft.FS)
@@ -372,7 +371,7 @@ func (s *execRoot) commitDraft(o execOutput) (digest.Digest, error) {
 	return id, nil
 }
 
-// discard drops the layers that are not kept.
+// discard drops the layers that are not stored.
 func (s *execRoot) discard() error {
 	var err error
 	for _, d := range s.drafts {

@@ -24,10 +24,10 @@ const (
 	partTest     = "test"
 )
 
-// secretWords are parts of the names of variables whose values are not shown.
+// secretWords are words in the names of variables whose values are not shown.
 var secretWords = []string{"apikey", "auth", "credential", "credentials", "key", "passwd", "password", "pword", "secret", "token"}
 
-// shownValue is a variable's value for people, "" where its name says that it is secret.
+// shownValue returns a variable's value for display, or "" if its name suggests a secret.
 func shownValue(name, value string) string {
 	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '_' || r == '-' })
 	if slices.ContainsFunc(words, func(w string) bool { return slices.Contains(secretWords, w) }) {
@@ -40,13 +40,13 @@ func shownValue(name, value string) string {
 type explanation struct {
 	k   *keyed
 	now parts
-	// open are the inputs whose part of the key is not known before they have run: a preview has those.
+	// open are the inputs whose part of the key is unknown until they have run; only a preview has some.
 	open   []input
 	old    cache.PastRun
 	causes []executor.Cause
 }
 
-// explain says why the step runs, or would: now are the parts of its key that are known.
+// explain returns why the step runs, or would run. now are the known parts of its key.
 func (k *keyed) explain(ctx context.Context, now parts, open []input) []executor.Cause {
 	if k.n.forced() {
 		return []executor.Cause{{Kind: executor.CauseForced}}
@@ -66,7 +66,7 @@ func (k *keyed) explain(ctx context.Context, now parts, open []input) []executor
 	return x.ordered()
 }
 
-// add notes a cause, each once.
+// add adds a cause unless it is already there.
 func (x *explanation) add(c executor.Cause) {
 	same := func(o executor.Cause) bool { return o.Kind == c.Kind && o.Name == c.Name && o.Step == c.Step }
 	if !slices.ContainsFunc(x.causes, same) {
@@ -74,7 +74,7 @@ func (x *explanation) add(c executor.Cause) {
 	}
 }
 
-// ordered puts what explains most first, and what follows from other steps last.
+// ordered sorts the causes: those that explain most first, those that follow from other steps last.
 func (x *explanation) ordered() []executor.Cause {
 	rank := []executor.CauseKind{
 		executor.CauseBase, executor.CauseInstruction, executor.CauseVariable, executor.CauseOption, executor.CauseFiles,
@@ -86,7 +86,7 @@ func (x *explanation) ordered() []executor.Cause {
 	return x.causes
 }
 
-// compare names what differs, part by part.
+// compare adds a cause for each part that differs.
 func (x *explanation) compare(ctx context.Context) {
 	old, now := byName(x.old.Inputs), byName(x.now)
 	open := map[string]bool{}
@@ -102,7 +102,7 @@ func (x *explanation) compare(ctx context.Context) {
 	}
 }
 
-// openNames are the names of the parts that are not known yet.
+// openNames returns the names of the unknown parts.
 func (x *explanation) openNames() []string {
 	var list []string
 	for _, w := range x.k.whole {
@@ -118,7 +118,7 @@ func (x *explanation) openNames() []string {
 	return list
 }
 
-// part adds the cause behind one name that differs.
+// part adds the cause for one part that differs.
 func (x *explanation) part(ctx context.Context, name string, a, b []cache.Input) {
 	switch {
 	case name == partCommand, strings.HasPrefix(name, partAction):
@@ -140,7 +140,7 @@ func (x *explanation) part(ctx context.Context, name string, a, b []cache.Input)
 	}
 }
 
-// instruction is the cause that a step's text differs, or what it stands for.
+// instruction returns the cause that the step's text differs, or the expansion of its text.
 func (x *explanation) instruction() executor.Cause {
 	text, _ := x.k.n.step.Instruction()
 	c := executor.Cause{Kind: executor.CauseInstruction, Name: executor.Place(x.k.n.step.Source)}
@@ -150,7 +150,7 @@ func (x *explanation) instruction() executor.Cause {
 	return c
 }
 
-// wholeNamed is the input of which everything counts, by the name of its part.
+// wholeNamed returns the whole input whose part has this name.
 func (x *explanation) wholeNamed(name string, now []cache.Input) (input, bool) {
 	for _, w := range x.k.whole {
 		if w.name == name && (len(now) == 0 || now[len(now)-1].Value != "") {
@@ -160,11 +160,11 @@ func (x *explanation) wholeNamed(name string, now []cache.Input) (input, bool) {
 	return input{}, false
 }
 
-// input adds the cause that an input as a whole is another one.
+// input adds the cause that a whole input differs.
 func (x *explanation) input(in input, a, b []cache.Input) {
 	text, _ := x.k.n.step.Instruction()
 	if text != x.old.Instruction {
-		x.add(x.instruction()) // a --link that came or went puts it on another input
+		x.add(x.instruction()) // adding or removing --link changes the parent
 	}
 	switch {
 	case text != x.old.Instruction && in.scratch():
@@ -181,13 +181,13 @@ func (x *explanation) input(in input, a, b []cache.Input) {
 	}
 }
 
-// rebased says whether an input that came from the cache is another one because the image below it is: a copy of the same files onto
-// another base need not run, so that no step before this one tells of the base.
+// rebased reports whether a cached input differs only because its base image does. A copy of the same files onto
+// another base need not run, so no earlier step reports the new base.
 func (x *explanation) rebased(in input) bool {
 	return in == x.k.whole[0].in && in.node.result.Status == executor.StatusCached && x.old.Base != "" && in.base() != "" && in.base() != x.old.Base
 }
 
-// content adds the cause that files which the step reads differ, and which these are.
+// content adds the cause that the files which the step reads differ, and lists them.
 func (x *explanation) content(ctx context.Context, name string, a, b []cache.Input) {
 	var read readInput
 	for _, r := range x.k.reads {
@@ -196,7 +196,7 @@ func (x *explanation) content(ctx context.Context, name string, a, b []cache.Inp
 		}
 	}
 	if read.name == "" || len(a) == 0 || len(b) == 0 {
-		x.add(x.instruction()) // it names other files now
+		x.add(x.instruction()) // the instruction names other files now
 		return
 	}
 	if read.in.image() && values(a) != values(b) {
@@ -211,7 +211,7 @@ func (x *explanation) content(ctx context.Context, name string, a, b []cache.Inp
 	x.add(c)
 }
 
-// files says which files of a selection differ, as far as the lists of both are known.
+// files lists the files of a selection that differ, if both lists are known.
 func (x *explanation) files(ctx context.Context, r readInput, old, now string) ([]executor.FileChange, int) {
 	before, err := x.k.n.b.listed(digest.Digest(old))
 	if err != nil || before == nil {
@@ -233,7 +233,8 @@ func (x *explanation) files(ctx context.Context, r readInput, old, now string) (
 	return out, len(files) - len(out)
 }
 
-// path is a path in an input as a person knows it: in a build context from the project's directory, elsewhere from the root.
+// path returns a path in an input as a person knows it: in a build context relative to the project's directory,
+// otherwise from the root.
 func (in input) path(inside string) string {
 	inside = path.Join("/", inside)
 	if !in.local() {
@@ -244,7 +245,7 @@ func (in input) path(inside string) string {
 
 func isDir(f *tree.ListedFile) bool { return f != nil && f.Mode&0o170000 == 0o040000 }
 
-// how says what became of a file.
+// how describes the change of a file.
 func how(d tree.Difference) string {
 	switch {
 	case d.Old == nil:
@@ -257,7 +258,7 @@ func how(d tree.Difference) string {
 	return "changed"
 }
 
-// byName are the parts of each name, in order.
+// byName groups the parts by name, in order.
 func byName(list []cache.Input) map[string][]cache.Input {
 	all := map[string][]cache.Input{}
 	for _, p := range list {
@@ -266,7 +267,7 @@ func byName(list []cache.Input) map[string][]cache.Input {
 	return all
 }
 
-// names are the names of the parts of both lists, each once: those of the second in their order, then the rest.
+// names returns the names of the parts of both lists, each once: those of now in order, then the rest.
 func names(old, now []cache.Input) []string {
 	var list []string
 	for _, p := range slices.Concat(now, old) {
@@ -277,7 +278,7 @@ func names(old, now []cache.Input) []string {
 	return list
 }
 
-// values are what parts hold for people, "" where one has no text.
+// values returns the display values of parts, "" if one has none.
 func values(list []cache.Input) string {
 	var all []string
 	for _, p := range list {
@@ -289,7 +290,7 @@ func values(list []cache.Input) string {
 	return strings.Join(all, ", ")
 }
 
-// texts are the parts themselves, where they are short.
+// texts returns the values or digests of parts, shortened.
 func texts(list []cache.Input) string {
 	var all []string
 	for _, p := range list {

@@ -15,7 +15,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// epoch is what times in an image are set to.
+// epoch returns the time to which times in an image are set.
 func (b *build) epoch(image *planner.Image) time.Time {
 	switch {
 	case image.Epoch != nil:
@@ -26,7 +26,7 @@ func (b *build) epoch(image *planner.Image) time.Time {
 	return executor.DefaultEpoch()
 }
 
-// packings lists how the layers of each image are going to be written, by image.
+// packings returns a function that lists, for each image, how its layers will be packed.
 func (b *build) packings() (func(image int) []packing, error) {
 	encodings, err := executor.Forms(b.graph.Images, b.opts.Dir)
 	if err != nil {
@@ -70,13 +70,13 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 	return executor.Export(ctx, built, opt)
 }
 
-// resolver is a source of which only the network knows what it is.
+// resolver is a source whose identity only the network knows, such as a git branch.
 type resolver interface {
-	// resolved is the commit or digest that served in this run, "" when there was none.
+	// resolved returns the commit or digest used in this run, "" if there was none.
 	resolved() string
 }
 
-// resolved is what a git or http source came to.
+// resolved returns the commit or digest of a git or http source.
 func (b *build) resolved(_ context.Context, s *planner.Step) string {
 	if r, ok := b.byStep[s].op.(resolver); ok {
 		return r.resolved()
@@ -84,8 +84,8 @@ func (b *build) resolved(_ context.Context, s *planner.Step) string {
 	return ""
 }
 
-// files writes the merged files of an edge as one tar. Times are clamped: those of a base stay, as they are the same
-// everywhere.
+// files writes the merged files of an edge as one tar. Times are clamped; those of a base stay, because they are the
+// same everywhere.
 func (b *build) files(ctx context.Context, e planner.Edge, p packing, w io.Writer) error {
 	c, err := b.of(e).chain(ctx)
 	if err != nil {
@@ -99,10 +99,10 @@ func (b *build) files(ctx context.Context, e planner.Edge, p packing, w io.Write
 	})
 }
 
-// ImageStore is the cache's image store, as outputs use it.
+// ImageStore returns the cache's image store for outputs.
 func ImageStore(store *cache.Store) executor.ImageStore { return imageStoreOf{store} }
 
-// imageStoreOf writes images into the cache's image store.
+// imageStoreOf writes images to the cache's image store.
 type imageStoreOf struct{ store *cache.Store }
 
 // WriteBlob stores a blob unless it is there.
@@ -110,7 +110,7 @@ func (s imageStoreOf) WriteBlob(_ context.Context, d digest.Digest, size int64, 
 	return s.store.PutBlob(d, size, open) // opening a base layer stores it too
 }
 
-// PutImages moves names, after what they name was made durable.
+// PutImages moves the names of images. The store first makes what they name durable.
 func (s imageStoreOf) PutImages(_ context.Context, images []executor.StoredImage) error {
 	list := make([]cache.Image, len(images))
 	for i, m := range images {

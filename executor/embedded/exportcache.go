@@ -16,7 +16,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
 )
 
-// cacheExports are the caches that targets ask for. Several targets that name one place have one cache there.
+// cacheExports returns the remote caches that targets export to. Targets that name the same place share one cache.
 func (b *build) cacheExports() []*cacheExport {
 	var exports []*cacheExport
 	for _, to := range b.imports.exports {
@@ -34,7 +34,7 @@ func (b *build) cacheExports() []*cacheExport {
 	return exports
 }
 
-// exportCaches writes caches. What goes wrong is said, and no fault of the build.
+// exportCaches writes remote caches. An error is a warning; it does not fail the build.
 func (b *build) exportCaches(ctx context.Context, exports []*cacheExport) {
 	for _, o := range exports {
 		to := o.place.Destination(b.engine.client)
@@ -47,20 +47,21 @@ func (b *build) exportCaches(ctx context.Context, exports []*cacheExport) {
 	}
 }
 
-// cacheExport is one cache that is written: the steps of the targets that name its place.
+// cacheExport is the export to one remote cache, with the steps of the targets that name its place.
 type cacheExport struct {
 	b     *build
 	place remotecache.Place
-	// steps are the steps whose entries go along. Their layers do where they are in all, which is mode=max, or in shipped:
-	// the layers that an image has.
+	// steps are the steps whose entries are exported. Their layers are exported if they are in all (mode=max) or in
+	// shipped: the layers of an image.
 	steps, all, shipped map[*node]bool
 	index               remotecache.Index
 
 	mu   sync.Mutex
-	open map[digest.Digest]remotecache.Source // blobs that are in a cache from elsewhere and not here
+	open map[digest.Digest]remotecache.Source // remote caches of blobs that are not on this machine
 }
 
-// add adds the steps of a target; one that others link to, and that has no image of its own, with all their layers.
+// add adds the steps of a target. A target without an image, which others use as a context, is exported with all
+// layers.
 func (o *cacheExport) add(target string, max bool) {
 	var roots []*node
 	for _, image := range o.b.graph.Images {
@@ -93,7 +94,7 @@ func reach(seen map[*node]bool, n *node, next func(*node) []int) {
 	}
 }
 
-// allInputs are all inputs of a node.
+// allInputs returns the indices of all inputs.
 func (n *node) allInputs() []int {
 	all := make([]int, len(n.inputs))
 	for i := range all {
@@ -102,16 +103,16 @@ func (n *node) allInputs() []int {
 	return all
 }
 
-// withLayers says whether the layers of a step go along.
+// withLayers reports whether the layers of a step are exported.
 func (o *cacheExport) withLayers(n *node) bool { return o.all[n] || o.shipped[n] }
 
-// packing is how a layer that has no blob yet becomes one.
+// packing returns how a layer without a blob is packed.
 func (o *cacheExport) packing(n *node) packing {
 	encoding := executor.LayerForm{Compression: string(o.place.Compression.Algorithm), Level: o.place.Compression.Level}
 	return packing{encoding: encoding, epoch: o.epochOf(n)}
 }
 
-// export packs what is missing and writes the cache.
+// export packs what is not packed yet and writes the cache. It retries without blobs that cannot be read.
 func (o *cacheExport) export(ctx context.Context, to remotecache.Destination, a *activity) error {
 	if err := o.collect(ctx); err != nil {
 		return err
@@ -127,7 +128,7 @@ func (o *cacheExport) export(ctx context.Context, to remotecache.Destination, a 
 	}
 }
 
-// leaveBehind takes a blob that cannot be had out of the index, and says whether it was there.
+// leaveBehind removes an unreadable blob from the index and reports whether it was there.
 func (o *cacheExport) leaveBehind(d digest.Digest) bool {
 	found := false
 	is := func(b *remotecache.Blob) bool { return b != nil && b.Digest == d }
@@ -141,7 +142,7 @@ func (o *cacheExport) leaveBehind(d digest.Digest) bool {
 	return found || len(o.index.Mounts) < before
 }
 
-// write writes the cache as it is collected.
+// write writes the collected cache.
 func (o *cacheExport) write(ctx context.Context, to remotecache.Destination, a *activity) error {
 	return to.Export(ctx, remotecache.Export{
 		Index: &o.index, Distrust: o.b.imports.distrusts,
@@ -156,7 +157,7 @@ func (o *cacheExport) write(ctx context.Context, to remotecache.Destination, a *
 	})
 }
 
-// from notes that blobs are in a cache from elsewhere.
+// from records that blobs are in another remote cache and not on this machine.
 func (o *cacheExport) from(l importedLayer, blobs ...*remotecache.Blob) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -167,6 +168,7 @@ func (o *cacheExport) from(l importedLayer, blobs ...*remotecache.Blob) {
 	}
 }
 
+// openBlob opens a blob of the local store, or else of the remote cache that has it.
 func (o *cacheExport) openBlob(ctx context.Context, blob remotecache.Blob) (io.ReadCloser, error) {
 	if o.b.store.HasBlob(blob.Digest, blob.Size) {
 		return os.Open(o.b.store.BlobPath(blob.Digest))
@@ -175,19 +177,19 @@ func (o *cacheExport) openBlob(ctx context.Context, blob remotecache.Blob) (io.R
 	from := o.open[blob.Digest]
 	o.mu.Unlock()
 	if from == nil {
-		return nil, fmt.Errorf("blob %s is gone from the cache of this machine", blob.Digest)
+		return nil, fmt.Errorf("blob %s was removed from the local cache", blob.Digest)
 	}
 	return from.Open(ctx, blob)
 }
 
-// exportedLayer is a layer that entries lead to.
+// exportedLayer is a layer of exported entries.
 type exportedLayer struct {
 	layer
 	packing packing
 	whole   bool
 }
 
-// collect makes the index, and packs layers that have no blob yet.
+// collect builds the index and packs layers that have no blob yet.
 func (o *cacheExport) collect(ctx context.Context) error {
 	found := map[digest.Digest]exportedLayer{}
 	var ids []digest.Digest
@@ -226,7 +228,7 @@ func (o *cacheExport) collect(ctx context.Context) error {
 	return g.Wait()
 }
 
-// unique drops entries that several steps of a graph share.
+// unique merges entries that several steps of a graph share.
 func unique(all []remotecache.Entry) []remotecache.Entry {
 	slices.SortStableFunc(all, func(a, b remotecache.Entry) int { return cmp.Compare(a.Key, b.Key) })
 	var out []remotecache.Entry
@@ -243,7 +245,7 @@ func unique(all []remotecache.Entry) []remotecache.Entry {
 	return out
 }
 
-// epochOf is what times of the layers of a step become in the first image that has it.
+// epochOf returns the epoch of the first image that has the layers of a step.
 func (o *cacheExport) epochOf(n *node) int64 {
 	for _, image := range o.b.graph.Images {
 		if slices.Contains(n.step.Targets, image.Target) {
@@ -253,7 +255,7 @@ func (o *cacheExport) epochOf(n *node) int64 {
 	return executor.DefaultEpoch().Unix()
 }
 
-// exportedEntry is the entry of a step as it travels, with the quick key under which the step was looked up.
+// exportedEntry returns the entry of a step for export, with the quick key of the step as an alias.
 func (n *node) exportedEntry() (remotecache.Entry, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -267,7 +269,7 @@ func (n *node) exportedEntry() (remotecache.Entry, bool) {
 		k = &op.keyed
 	case *fileStep:
 		k = &op.keyed
-	case *baseImage: // which manifest it has is known where the manifest is
+	case *baseImage: // the importing machine finds the manifest itself
 		e.Lookups, e.Created, e.Outputs = nil, e.Created.Truncate(0), nil
 		return e, len(e.Selections) > 0
 	}

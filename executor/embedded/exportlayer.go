@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
 )
 
-// exportLayer is a layer as it travels: one that came from elsewhere and is not here goes on as it is.
+// exportLayer returns a layer for export. An imported layer that was never unpacked here is exported as it is.
 func (o *cacheExport) exportLayer(ctx context.Context, w exportedLayer) (remotecache.Layer, error) {
 	b := o.b
 	if !w.whole {
@@ -46,11 +46,11 @@ func (o *cacheExport) exportLayer(ctx context.Context, w exportedLayer) (remotec
 	return l, nil
 }
 
-// isPacking says whether a packed form is one that pack makes, and not a list of paths or the like.
+// isPacking reports whether a packed layer was written by pack; others are path indexes and the like.
 func isPacking(p cache.Packed) bool { return strings.Contains(p.Encoding, ", times ") }
 
-// exportBlob is the blob of a layer: one that an image has, or had, in the found compression, else a new one. The blobs of
-// images and of caches are the same, and a registry has them once.
+// exportBlob returns the blob of a layer in the requested compression: the blob of an image if there is one,
+// otherwise a new one. Images and caches use the same blobs, so a registry stores them once.
 func (o *cacheExport) exportBlob(ctx context.Context, w exportedLayer) (cache.Packed, error) {
 	meta, _ := o.b.store.LayerMeta(w.id)
 	slices.SortFunc(meta.Packed, func(a, b cache.Packed) int { return cmp.Compare(a.Encoding, b.Encoding) })
@@ -62,15 +62,15 @@ func (o *cacheExport) exportBlob(ctx context.Context, w exportedLayer) (cache.Pa
 	return o.b.pack(ctx, w.layer, w.packing)
 }
 
-// encodingPaths marks the path index of a layer of our own among its packed forms.
+// encodingPaths is the encoding under which the path index of a layer is recorded.
 const encodingPaths = "paths"
 
-// packedPaths is how the path index of a layer is recorded.
+// packedPaths returns the record of a layer's path index.
 func packedPaths(id digest.Digest, b remotecache.Blob) cache.Packed {
 	return cache.Packed{Encoding: encodingPaths, DiffID: id, Digest: b.Digest, Size: b.Size, MediaType: b.MediaType}
 }
 
-// exportPaths is the path index of a layer that is here; it is made once.
+// exportPaths returns the path index of a layer on this machine; it is written once.
 func (b *build) exportPaths(ctx context.Context, id digest.Digest) (*remotecache.Blob, error) {
 	meta, _ := b.store.LayerMeta(id)
 	for _, p := range meta.Packed {

@@ -14,8 +14,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
 )
 
-// exportMounts are the cache mounts of steps that an export asks for: those of this machine, else those that came from
-// elsewhere and that no step has opened.
+// exportMounts exports the requested cache mounts: those of this machine, and imported ones that no step has opened.
 func (o *cacheExport) exportMounts(ctx context.Context, which remotecache.Mounts) error {
 	seen := map[string]bool{}
 	for _, n := range o.b.nodes {
@@ -69,7 +68,7 @@ func (o *cacheExport) exportMount(ctx context.Context, id string) error {
 		return err
 	}
 	if !bytes.Equal(before, after) {
-		return errors.New("something writes to it: it is left out")
+		return errors.New("its files changed while it was packed: skipped")
 	}
 	if l.Paths, err = o.b.keepSmall(after, remotecache.MediaPaths); err != nil {
 		return err
@@ -78,7 +77,7 @@ func (o *cacheExport) exportMount(ctx context.Context, id string) error {
 	return nil
 }
 
-// packMount makes the blob of a cache mount.
+// packMount writes the blob of a cache mount.
 func (o *cacheExport) packMount(ctx context.Context, dir string) (remotecache.Layer, error) {
 	got, err := writePacked(o.b.store, func(w io.Writer) (layers.Packed, error) {
 		return layers.Compress(ctx, dir, layers.PackOptions{}, layers.Form{Algorithm: layers.Zstd}, w)
@@ -89,7 +88,7 @@ func (o *cacheExport) packMount(ctx context.Context, dir string) (remotecache.La
 	return remotecache.Layer{DiffID: got.DiffID, Blob: &remotecache.Blob{Digest: got.Digest, Size: got.Size, MediaType: remotecache.MediaMount}}, nil
 }
 
-// pathsBlob is the path index of a directory form as it travels.
+// pathsBlob returns the compressed path index of a directory.
 func pathsBlob(ctx context.Context, dir string) ([]byte, error) {
 	index, err := layerfs.IndexDir(ctx, dir)
 	if err != nil {
@@ -102,7 +101,7 @@ func pathsBlob(ctx context.Context, dir string) ([]byte, error) {
 	return remotecache.Squeeze(raw)
 }
 
-// keepSmall keeps a blob of this machine's making.
+// keepSmall stores a small blob.
 func (b *build) keepSmall(raw []byte, mediaType string) (*remotecache.Blob, error) {
 	d, err := b.store.PutBytes(raw)
 	return &remotecache.Blob{Digest: d, Size: int64(len(raw)), MediaType: mediaType}, err

@@ -17,13 +17,24 @@ import (
 )
 
 // fileStep executes a file op: copies, directories, files, links and removals on one parent.
+//
+// Candidates. A COPY onto fifty different parents usually writes the same layer fifty times. It does so whenever it
+// sees the same things in its parent, for example that /app is a directory owned by root. So an operation records
+// each look-up in its parent and the answer. The entry is stored as a candidate under the group key, which is the
+// final key without the parent. A step whose own key is unknown repeats the look-ups of each candidate in its own
+// parent. If all answers are equal, it uses that layer.
+//
+// The invariant: fileop reads its parent only through the recorded look-ups. If it read something else, a candidate
+// could match a parent on which the operation would write other files, and an image would be wrong without an error.
+// The cost is one look-up per path and candidate, without opening file contents. The group key is locked while the
+// operation runs, so steps that start together copy once. TestCopyRunsOnceForAllParents shows the sharing.
 type fileStep struct {
 	keyed
 	shape fileShape
 	group digest.Digest // the group key
 }
 
-// newFileStep takes the op apart.
+// newFileStep parses the op.
 func newFileStep(n *node) (*fileStep, error) {
 	shape, err := shapeOf(n.step.Op)
 	if err != nil {
@@ -37,10 +48,10 @@ func newFileStep(n *node) (*fileStep, error) {
 	return f, nil
 }
 
-// parent is the file system that the actions change.
+// parent returns the file system that the actions change.
 func (f *fileStep) parent() input { return f.whole[0].in }
 
-// prepare looks under the final key, then for the same operation on another parent that gave the same answers.
+// prepare looks up the final key, then candidates of the group, and locks the group if it finds none.
 func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 	if found, err := f.finalize(ctx); err != nil || found {
 		return found, nil, err
@@ -68,7 +79,7 @@ func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 	return false, unlock, nil
 }
 
-// share uses the layer that the same operation made on another parent.
+// share uses a candidate whose look-ups get the same answers in this step's parent.
 func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error) {
 	if (f.n.forced() || f.hit != nil) && !f.n.b.storedNow(group) {
 		return false, nil
@@ -100,7 +111,7 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 	return true, f.remember(ctx)
 }
 
-// recheck asks whether the look-ups that an operation made get the same answers in parent.
+// recheck reports whether all look-ups get the same answers in parent.
 func recheck(parent tree.FS, lookups []cache.Lookup) (bool, error) {
 	list := make([]fileop.Lookup, len(lookups))
 	for i, l := range lookups {
@@ -109,7 +120,7 @@ func recheck(parent tree.FS, lookups []cache.Lookup) (bool, error) {
 	return fileop.Recheck(parent, list), nil
 }
 
-// textOf is a string of any bytes as valid text, which entries hold; rawOf is the inverse.
+// textOf encodes a string of any bytes as valid UTF-8, which entries hold; rawOf is its inverse.
 func textOf(raw string) string {
 	if utf8.ValidString(raw) && !strings.HasPrefix(raw, `"`) {
 		return raw
@@ -123,12 +134,12 @@ func rawOf(text string) string {
 	}
 	raw, err := strconv.Unquote(text)
 	if err != nil {
-		return text // no text of ours: it matches nothing
+		return text // not written by textOf: it matches nothing
 	}
 	return raw
 }
 
-// ownLayer is the layer that an entry's step made, emptyLayer when it changed nothing.
+// ownLayer returns the layer that an entry's step created; emptyLayer if it changed nothing.
 func ownLayer(e *cache.Entry) digest.Digest {
 	for _, out := range e.Outputs {
 		for _, p := range out.Parts {
@@ -140,7 +151,7 @@ func ownLayer(e *cache.Entry) digest.Digest {
 	return emptyLayer
 }
 
-// output is the step's only output: its parent with one layer on top.
+// output returns the step's only output: its parent with one layer on top.
 func (f *fileStep) output(layer digest.Digest) cache.Output {
 	var parts []cache.Part
 	if f.shape.parent != int(pb.Empty) {
@@ -149,7 +160,7 @@ func (f *fileStep) output(layer digest.Digest) cache.Output {
 	return cache.Output{Parts: append(parts, cache.Part{Layer: layer})}
 }
 
-// run makes the layer.
+// run creates the layer and stores it as a candidate.
 func (f *fileStep) run(ctx context.Context) error {
 	started := time.Now()
 	layer := layerID(f.finalKey, f.n.b.nonce, 0)
@@ -174,7 +185,7 @@ func (f *fileStep) run(ctx context.Context) error {
 	return f.n.b.store.PutCandidate(f.group, f.n.entry)
 }
 
-// apply runs the actions into a new layer and commits it under id unless they changed nothing.
+// apply runs the actions into a new layer and commits it under id, or as the empty layer if they changed nothing.
 func (f *fileStep) apply(ctx context.Context, id digest.Digest) (fileop.Result, error) {
 	inputs := make([]input, len(f.n.inputs))
 	copy(inputs, f.n.inputs)

@@ -14,25 +14,25 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 )
 
-// Checkouts brings git repositories to this machine.
+// Checkouts fetches git repositories.
 type Checkouts interface {
-	// Commit is the commit that a reference stands for now; one that is a commit itself asks nobody.
+	// Commit resolves a reference to a commit. A full commit hash is resolved without the network.
 	Commit(ctx context.Context, ref fetch.Repository) (string, error)
-	// Checkout makes a layer of a commit, or of a directory of it, and returns its id.
+	// Checkout creates a layer from a commit, or from a directory of it, and returns its id.
 	Checkout(ctx context.Context, ref fetch.Repository, commit string) (digest.Digest, error)
 }
 
-// gitStep checks a repository out: ADD of one. What a reference stands for is asked at every build.
+// gitStep checks out a repository for ADD. Its reference is resolved at every build.
 type gitStep struct {
 	n      *node
 	ref    fetch.Repository
-	commit string // that serves
+	commit string // the commit used in this run
 }
 
 // resolved implements resolver.
 func (g *gitStep) resolved() string { return g.commit }
 
-// newGit reads the attributes of a git source.
+// newGit parses the attributes of a git source.
 func newGit(n *node, source *pb.SourceOp) (operation, error) {
 	attrs := source.GetAttrs()
 	for _, name := range []string{pb.AttrGitBundle, pb.AttrGitCheckoutBundle, pb.AttrGitSignatureVerifyPubKey} {
@@ -55,7 +55,7 @@ func newGit(n *node, source *pb.SourceOp) (operation, error) {
 	return g, nil
 }
 
-// parts name the files by repository and commit.
+// parts returns the key parts: repository and commit.
 func (g *gitStep) parts(commit string) parts {
 	p := newParts("git")
 	p.add("repository", fetch.Public(g.ref.Remote))
@@ -65,7 +65,7 @@ func (g *gitStep) parts(commit string) parts {
 	return p
 }
 
-// lookup finds a commit that was fetched before, when it is named by its number.
+// lookup finds an earlier checkout if the reference is a full commit hash.
 func (g *gitStep) lookup(context.Context) (bool, error) {
 	if !isCommit(g.ref.Ref) || g.n.forced() {
 		return false, nil
@@ -73,7 +73,7 @@ func (g *gitStep) lookup(context.Context) (bool, error) {
 	return g.find(g.ref.Ref)
 }
 
-// isCommit says whether a reference is the number of a commit.
+// isCommit reports whether a reference is a full commit hash.
 func isCommit(ref string) bool {
 	return (len(ref) == 40 || len(ref) == 64) && strings.Trim(ref, "0123456789abcdef") == ""
 }
@@ -94,7 +94,7 @@ func (g *gitStep) find(commit string) (bool, error) {
 
 func (g *gitStep) prepare(context.Context) (bool, func(), error) { return false, func() {}, nil }
 
-// run asks for the commit and fetches it unless it is here.
+// run resolves the reference and fetches the commit unless the cache has it.
 func (g *gitStep) run(ctx context.Context) error {
 	g.n.because(executor.Cause{Kind: executor.CauseAsked})
 	commit, err := g.n.b.engine.opts.Checkouts.Commit(ctx, g.ref)

@@ -21,20 +21,20 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// httpStep fetches one file with the host's network: ADD of a URL. With a checksum its result is known beforehand;
-// without one the server is asked at every build, and answers that nothing changed where it knows how to.
+// httpStep fetches one file for ADD of a URL, over the host's network. With a checksum the result is known in
+// advance. Without one every build sends a request, which is conditional if the server returned an ETag before.
 type httpStep struct {
 	n        *node
 	url      string
 	shown    string // the URL without its password
 	checksum digest.Digest
-	content  digest.Digest // that serves
+	content  digest.Digest // the content used in this run
 	filename string
 	perm     os.FileMode
 	uid, gid int
 }
 
-// newHTTP reads the attributes of an http source.
+// newHTTP parses the attributes of an http source.
 func newHTTP(n *node, source *pb.SourceOp) (operation, error) {
 	attrs := source.GetAttrs()
 	h := &httpStep{n: n, url: source.GetIdentifier(), checksum: digest.Digest(attrs[pb.AttrHTTPChecksum]), perm: 0o600}
@@ -74,7 +74,7 @@ func newHTTP(n *node, source *pb.SourceOp) (operation, error) {
 	return h, nil
 }
 
-// parts name the file by its content.
+// parts returns the key parts, which identify the file by its content.
 func (h *httpStep) parts(content digest.Digest) parts {
 	p := newParts("http")
 	p.add("content", content.String())
@@ -87,7 +87,7 @@ func (h *httpStep) parts(content digest.Digest) parts {
 // resolved implements resolver.
 func (h *httpStep) resolved() string { return h.content.String() }
 
-// lookup finds a file whose checksum is given.
+// lookup finds a file with a known checksum.
 func (h *httpStep) lookup(context.Context) (bool, error) {
 	if h.checksum == "" || h.n.forced() {
 		return false, nil
@@ -95,7 +95,7 @@ func (h *httpStep) lookup(context.Context) (bool, error) {
 	return h.serve(h.checksum)
 }
 
-// serve uses the file with this content when the store has it.
+// serve uses the file with this content if the cache has it.
 func (h *httpStep) serve(content digest.Digest) (bool, error) {
 	h.content = content
 	e, from, err := h.n.b.entry(h.parts(content).key())
@@ -112,18 +112,18 @@ func (h *httpStep) serve(content digest.Digest) (bool, error) {
 
 func (h *httpStep) prepare(context.Context) (bool, func(), error) { return false, func() {}, nil }
 
-// lastAnswer is where the store remembers what a URL answered.
+// lastAnswer returns the key of the entry that records the last response of the URL.
 func (h *httpStep) lastAnswer() digest.Digest {
 	return cache.KeyOf([]cache.Input{{Name: "answer of", Digest: h.url}})
 }
 
-// Names of what is remembered of an answer.
+// Names of the recorded values of a response.
 const (
 	answerTag     = "etag"
 	answerContent = "content"
 )
 
-// run asks the server.
+// run sends the request.
 func (h *httpStep) run(ctx context.Context) error {
 	h.n.because(executor.Cause{Kind: executor.CauseAsked})
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -136,7 +136,7 @@ func (h *httpStep) run(ctx context.Context) error {
 	if tag != "" {
 		req.Header.Set("If-None-Match", tag)
 	}
-	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("no byte for %s", stallLimit)) })
+	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("no data for %s", stallLimit)) })
 	defer stall.Stop()
 	res, err := h.n.b.engine.http().Do(req)
 	if err != nil {
@@ -147,7 +147,7 @@ func (h *httpStep) run(ctx context.Context) error {
 	case res.StatusCode == http.StatusNotModified && content != "":
 		found, err := h.serve(content)
 		if err == nil && !found {
-			err = errors.New("the cached file is gone; build again")
+			err = errors.New("the cached file was removed; build again")
 		}
 		return err
 	case res.StatusCode != http.StatusOK:
@@ -161,10 +161,10 @@ func (h *httpStep) run(ctx context.Context) error {
 	return h.remember(res.Header.Get("ETag"), got)
 }
 
-// stallLimit is how long a transfer may rest without a byte.
+// stallLimit is how long a transfer may receive no byte.
 const stallLimit = 30 * time.Second
 
-// fault prefers the reason why the transfer was ended.
+// fault returns the cause of a cancelled transfer rather than err.
 func (h *httpStep) fault(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
@@ -172,7 +172,7 @@ func (h *httpStep) fault(ctx context.Context, err error) error {
 	return fmt.Errorf("fetch %s: %w", h.shown, err)
 }
 
-// keep makes a layer of the body.
+// keep creates a layer from the response body.
 func (h *httpStep) keep(res *http.Response, alive func()) (content digest.Digest, err error) {
 	store := h.n.b.store
 	draft, err := store.NewLayer()
@@ -201,7 +201,7 @@ func (h *httpStep) keep(res *http.Response, alive func()) (content digest.Digest
 	return content, h.n.serve(e)
 }
 
-// save writes the body to a file with the wanted mode, owner and the server's time.
+// save writes the body to a file with the requested mode and owner and the server's time.
 func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64, content digest.Digest, err error) {
 	file, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -222,7 +222,7 @@ func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64
 	return size, hash.Digest(), nil
 }
 
-// remembered is what the URL answered last.
+// remembered returns the last response of the URL.
 func (h *httpStep) remembered() (tag string, content digest.Digest) {
 	e, _, err := h.n.b.entry(h.lastAnswer())
 	if err != nil || e == nil {
@@ -242,7 +242,8 @@ func (h *httpStep) remembered() (tag string, content digest.Digest) {
 	return tag, content
 }
 
-// remember notes the answer for the next build.
+// remember records the response for the next build. A weak ETag is not recorded, because it does not promise equal
+// bytes.
 func (h *httpStep) remember(tag string, content digest.Digest) error {
 	if tag == "" || strings.HasPrefix(tag, "W/") {
 		return nil
@@ -254,7 +255,7 @@ func (h *httpStep) remember(tag string, content digest.Digest) error {
 	})
 }
 
-// http is the client for ADD of a URL.
+// http returns the client for ADD of a URL.
 func (e *Engine) http() *http.Client {
 	if e.opts.HTTP != nil {
 		return e.opts.HTTP

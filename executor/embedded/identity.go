@@ -9,22 +9,23 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// question asks who a name is in a file system.
+// question asks for the user of a name in a file system.
 type question struct {
 	chain *chain
 	name  string
 }
 
-// answer is who that is, and the names at the root of the file system below which all lies that was looked at.
+// answer is the user, and the names in the root directory below which all files lie that were read to find it.
 type answer struct {
 	who   identity
 	names map[string]bool
 }
 
-// maxLeftAlone is how many layers are looked at for an answer below them.
+// maxLeftAlone bounds the layers that are searched for the answer of a lower chain.
 const maxLeftAlone = 32
 
-// user finds who a step runs as whose root is the input. Steps of a long chain do not look through all of its layers anew.
+// user resolves the user of a step whose root is the input. The answer for a lower chain is reused if no layer above
+// it touches the files that it was read from, so the steps of a long chain do not read all layers again.
 func (in input) user(ctx context.Context, name string) (identity, error) {
 	var found answer
 	look := func(files tree.FS) (err error) {
@@ -53,7 +54,7 @@ func (in input) user(ctx context.Context, name string) (identity, error) {
 	return known.who, nil
 }
 
-// answerBelow is the answer for a chain below, where all layers between leave alone what it was found in.
+// answerBelow returns the answer for a lower chain, if no layer in between touches the files that it was read from.
 func (b *build) answerBelow(q question) (answer, bool) {
 	var between []string
 	for range maxLeftAlone {
@@ -84,7 +85,7 @@ func (b *build) answerBelow(q question) (answer, bool) {
 	return answer{}, false
 }
 
-// noting is a tree that notes below which names of its root it was asked for something.
+// noting is a tree that records the names in its root directory below which it was read.
 type noting struct {
 	tree.FS
 	names map[string]bool

@@ -17,11 +17,12 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// emptyTar is how many zero bytes an archive without entries has.
+// emptyTar is the size of an archive without entries, in zero bytes.
 const emptyTar = 1024
 
-// imageLayers are the layers of an image, bottom first; a step that changed nothing has an empty one, as in BuildKit. Layers of
-// our own are packed when they are not yet; those of a base stay as they are unless another form is forced.
+// imageLayers returns the layers of an image, bottom first. A step that changed nothing has an empty layer, as in
+// BuildKit. Layers of steps are packed if they are not yet; layers of a base stay as they are unless another
+// compression is forced.
 func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing) ([]v1.Layer, error) {
 	c, err := b.of(image.Root).chain(ctx)
 	if err != nil {
@@ -49,7 +50,7 @@ func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing
 	return out, g.Wait()
 }
 
-// packedLayer packs a layer, or finds it packed.
+// packedLayer returns a layer packed, and packs it if necessary.
 func (b *build) packedLayer(ctx context.Context, l layer, p packing) (cache.Packed, error) {
 	pack := b.pack
 	switch {
@@ -65,12 +66,12 @@ func (b *build) packedLayer(ctx context.Context, l layer, p packing) (cache.Pack
 	return pack(ctx, l, p)
 }
 
-// streamEmpty hands an archive without entries to use.
+// streamEmpty passes an archive without entries to use.
 func streamEmpty(ctx context.Context, use func(context.Context, io.Reader, func()) error) error {
 	return use(ctx, bytes.NewReader(make([]byte, emptyTar)), func() {})
 }
 
-// repack gives the tar that stream reads, a base layer's or the empty one, in a compression; it keeps its bytes.
+// repack compresses the tar that stream reads, of a base layer or of the empty layer. The bytes of the tar stay.
 func (b *build) repack(
 	ctx context.Context, id digest.Digest, p packing, stream func(context.Context, func(context.Context, io.Reader, func()) error) error,
 ) (cache.Packed, error) {
@@ -85,7 +86,7 @@ func (b *build) repack(
 			out, err = writePacked(b.store, func(w io.Writer) (layers.Packed, error) {
 				got, err := layers.Recompress(ctx, r, p.compression(), w)
 				if err == nil && got.DiffID != id {
-					err = fmt.Errorf("its content has the digest %s and the image's config says %s", got.DiffID, id)
+					err = fmt.Errorf("content has the digest %s, but the image's config says %s", got.DiffID, id)
 				}
 				return got, err
 			})
@@ -110,16 +111,16 @@ type storedBlob struct {
 	fetch func() error // gets the blob if it is not in the store yet
 }
 
-// Digest, DiffID, Size, MediaType, Compressed and Uncompressed make a v1.Layer of it.
+// Digest implements v1.Layer.
 func (s *storedBlob) Digest() (v1.Hash, error) { return hashOf(s.p.Digest) }
 
-// DiffID is the digest of the tar.
+// DiffID returns the digest of the tar.
 func (s *storedBlob) DiffID() (v1.Hash, error) { return hashOf(s.p.DiffID) }
 
-// Size is the blob's, in bytes.
+// Size returns the size of the blob in bytes.
 func (s *storedBlob) Size() (int64, error) { return s.p.Size, nil }
 
-// MediaType is the OCI one.
+// MediaType returns the OCI media type.
 func (s *storedBlob) MediaType() (types.MediaType, error) { return types.MediaType(s.p.MediaType), nil }
 
 // Compressed opens the blob.
@@ -133,22 +134,22 @@ func (s *storedBlob) Compressed() (io.ReadCloser, error) {
 // Uncompressed opens the tar.
 func (s *storedBlob) Uncompressed() (io.ReadCloser, error) { return uncompressed(s.Compressed()) }
 
-// baseBlob is a layer of a base. Its blob is fetched when its bytes are asked for.
+// baseBlob is a layer of a base. Its blob is fetched when its bytes are read.
 type baseBlob struct {
 	ctx   context.Context // of the export that the layer is part of
 	layer *baseLayer
 }
 
-// Digest, DiffID, Size, MediaType, Compressed and Uncompressed make a v1.Layer of it.
+// Digest implements v1.Layer.
 func (l *baseBlob) Digest() (v1.Hash, error) { return hashOf(l.layer.desc.Digest) }
 
-// DiffID is the digest of the tar.
+// DiffID returns the digest of the tar.
 func (l *baseBlob) DiffID() (v1.Hash, error) { return hashOf(l.layer.DiffID) }
 
-// Size is the blob's, in bytes.
+// Size returns the size of the blob in bytes.
 func (l *baseBlob) Size() (int64, error) { return l.layer.desc.Size, nil }
 
-// MediaType is the one that its registry gives.
+// MediaType returns the media type that the registry reports.
 func (l *baseBlob) MediaType() (types.MediaType, error) {
 	return types.MediaType(l.layer.desc.MediaType), nil
 }

@@ -17,23 +17,38 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Caches are the caches from elsewhere, by target, as a project file has them: From is read, To is written.
+// Caches are the remote caches of a project file, by target: From is imported, To is exported.
 type Caches struct {
 	From, To map[string][]config.Attrs
 }
 
-// WithCaches is the engine with caches from elsewhere. Their faults are told to executor.Options.Warn and fail no build.
+// WithCaches returns the engine with remote caches. Their errors are reported to executor.Options.Warn and do not
+// fail a build.
 func (e *Engine) WithCaches(c Caches) *Engine {
 	with := *e
 	with.caches = c
 	return &with
 }
 
-// carried are the caches from elsewhere that a run reads. They are asked when the cache of this machine lacks something,
-// first for what they hold, later for the layers that are needed. All methods of nil find nothing.
+// imports are the remote caches that a run reads. All methods of a nil *imports find nothing.
+//
+// Import of a remote cache. The problem: a remote cache may be large, slow, damaged, or lose blobs between two
+// requests, and a build must be no slower or less correct with it. So the index is read at the first miss of the
+// local cache, and a layer is fetched when its files are read. Look-ups before that are answered by the layer's list
+// of paths.
+//
+// What is verified: blobs by digest and size, layers by diff id, a path list by comparison with the unpacked layer,
+// and a key by the digest of its parts. What cannot be verified is the claim that a key gives this layer; read caches
+// of those only whose images you would run.
+//
+// The invariant: an entry is only served if each of its layers is on this machine or can still be fetched. A layer
+// that cannot be fetched is lost: it is recorded here, the step fails with a lostError, and Engine.Run runs the graph
+// again without it. Steps that are done are then local hits. Each rerun has lost at least one more layer, so it ends.
+// Without the record the rerun would choose the same entry again. TestRemoteCacheDamage, TestRemoteCacheMissing and
+// TestRemoteCacheDroppedByRegistry show it.
 type imports struct {
 	engine  *Engine
-	ctx     context.Context // of the run: a step that is stopped does not end what all steps wait for
+	ctx     context.Context // of the run: cancelling one step must not cancel a read that others wait for
 	places  []remotecache.Place
 	exports []exportPlace
 	events  *events
@@ -48,11 +63,11 @@ type imports struct {
 	mounts  map[string]importedLayer
 
 	mu sync.Mutex
-	// lost are the layers that could not be had; what they belong to is made again.
+	// lost are the layers that could not be fetched; the steps that need them run again.
 	lost map[digest.Digest]bool
-	// unusable are the blobs that were damaged or missing where they should be.
+	// unusable are the blobs that were damaged or missing; an export writes them again.
 	unusable map[digest.Digest]bool
-	// more says that a layer was lost since it was asked last.
+	// more is set if a layer was lost since the last call of lostMore.
 	more  bool
 	paths map[digest.Digest]*tree.Index // by layer
 }
@@ -69,13 +84,13 @@ type importedLayer struct {
 	from remotecache.Source
 }
 
-// exportPlace is a place where a target's cache goes.
+// exportPlace is a place to which a target's cache is exported.
 type exportPlace struct {
 	target string
 	place  remotecache.Place
 }
 
-// newImports notes where the caches of a graph's targets are; it reads nothing.
+// newImports collects the remote caches of a graph's targets; it reads nothing.
 func (e *Engine) newImports(ctx context.Context, g *planner.Graph, opts executor.Options) *imports {
 	c := &imports{
 		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn,
@@ -100,7 +115,7 @@ func (e *Engine) newImports(ctx context.Context, g *planner.Graph, opts executor
 	return c
 }
 
-// targetsOf are the targets that a graph has steps or images of, sorted.
+// targetsOf returns the targets of a graph's steps and images, sorted.
 func targetsOf(g *planner.Graph) []string {
 	var all []string
 	for _, s := range g.Steps {
@@ -113,20 +128,20 @@ func targetsOf(g *planner.Graph) []string {
 	return slices.Compact(all)
 }
 
-// parse reads an entry of cache-from or cache-to; what is wrong with it is said, and no reason not to build.
+// parse parses an entry of cache-from or cache-to. An invalid entry is a warning.
 func (c *imports) parse(target, name string, a config.Attrs, dir string) (remotecache.Place, bool) {
 	p, ignored, err := remotecache.Parse(a, name == "cache-to", dir)
 	if err != nil {
-		c.warn(fmt.Sprintf("target %s: %s %v: it is left out", target, name, err))
+		c.warn(fmt.Sprintf("target %s: %s %v: ignored", target, name, err))
 		return p, false
 	}
 	for _, attr := range ignored {
-		c.warn(fmt.Sprintf("target %s: %s type=%s: this engine does not know the attribute %s", target, name, a["type"], attr))
+		c.warn(fmt.Sprintf("target %s: %s type=%s: unknown attribute %s: ignored", target, name, a["type"], attr))
 	}
 	return p, true
 }
 
-// load reads what the caches hold, all side by side, once.
+// load reads the indexes of all caches in parallel, once.
 func (c *imports) load() {
 	c.once.Do(func() {
 		indexes := make([]*remotecache.Index, len(c.places))
@@ -157,16 +172,16 @@ func (c *imports) read(from remotecache.Source) (x *remotecache.Index) {
 	switch {
 	case err != nil && c.ctx.Err() == nil:
 		c.warn(fmt.Sprintf("the cache %s is not used: %v", from, err))
-		err = nil // the display would show a fault of the build
+		err = nil // already reported as a warning; the display would show a failed build
 	case x == nil:
-		a.log("nothing is there yet")
+		a.log("the cache does not exist yet")
 	default:
 		a.log(fmt.Sprintf("%d steps, %d layers", len(x.Entries), len(x.Layers)))
 	}
 	return x
 }
 
-// add takes in what one cache holds; of two answers the earlier counts.
+// add adds the entries and layers of one cache. If two caches have the same key, the first counts.
 func (c *imports) add(x *remotecache.Index, from remotecache.Source) {
 	put := func(in map[digest.Digest]*importedEntry, key digest.Digest, e *importedEntry) {
 		if in[key] == nil {
@@ -199,7 +214,7 @@ func (c *imports) add(x *remotecache.Index, from remotecache.Source) {
 	}
 }
 
-// usable says whether all layers of an entry are here or may be fetched.
+// usable reports whether all layers of an entry are on this machine or can be fetched.
 func (c *imports) usable(e *importedEntry) bool {
 	for _, o := range e.Outputs {
 		for _, p := range o.Parts {
@@ -217,7 +232,7 @@ func (c *imports) usable(e *importedEntry) bool {
 	return true
 }
 
-// entry finds the entry of a key.
+// entry returns the usable entry of a key, or nil.
 func (c *imports) entry(key digest.Digest) *importedEntry {
 	if c == nil || len(c.places) == 0 {
 		return nil
@@ -229,7 +244,7 @@ func (c *imports) entry(key digest.Digest) *importedEntry {
 	return nil
 }
 
-// candidates are the entries of file operations that differ in their parents at most.
+// candidates returns the usable entries of file operations with this group key.
 func (c *imports) candidates(group digest.Digest) []*cache.Entry {
 	if c == nil || len(c.places) == 0 {
 		return nil
@@ -244,7 +259,7 @@ func (c *imports) candidates(group digest.Digest) []*cache.Entry {
 	return all
 }
 
-// selections are the content digests that are known of the outputs of an entry.
+// selections returns the known content digests of an entry's outputs.
 func (c *imports) selections(id digest.Digest) []cache.Selection {
 	if c == nil || len(c.places) == 0 {
 		return nil
@@ -256,7 +271,7 @@ func (c *imports) selections(id digest.Digest) []cache.Selection {
 	return nil
 }
 
-// layer finds a layer that was not lost.
+// layer returns a layer that is not lost.
 func (c *imports) layer(id digest.Digest) (importedLayer, bool) {
 	if c == nil || len(c.places) == 0 {
 		return importedLayer{}, false
@@ -268,7 +283,7 @@ func (c *imports) layer(id digest.Digest) (importedLayer, bool) {
 	return l, ok && !c.lost[id]
 }
 
-// mount finds the content of a cache mount.
+// mount returns the content of a cache mount.
 func (c *imports) mount(id string) (importedLayer, bool) {
 	if c == nil || len(c.places) == 0 {
 		return importedLayer{}, false
@@ -278,14 +293,14 @@ func (c *imports) mount(id string) (importedLayer, bool) {
 	return l, ok
 }
 
-// lose notes that a layer cannot be had.
+// lose records that a layer cannot be fetched and returns a lostError.
 func (c *imports) lose(l importedLayer, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.lost[l.ID] {
 		c.lost[l.ID], c.more = true, true
 		if l.Blob != nil {
-			c.warn(fmt.Sprintf("layer %s of the cache %s is made again: %v", l.ID, l.from, err))
+			c.warn(fmt.Sprintf("layer %s of the cache %s cannot be used: %v; its step runs again", l.ID, l.from, err))
 		}
 		if bad, ok := remotecache.Unusable(err); ok {
 			c.unusable[bad] = true
@@ -294,7 +309,7 @@ func (c *imports) lose(l importedLayer, err error) error {
 	return &lostError{l.ID, err}
 }
 
-// lostMore says whether layers were lost since it was asked last.
+// lostMore reports whether layers were lost since the last call.
 func (c *imports) lostMore() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -303,21 +318,21 @@ func (c *imports) lostMore() bool {
 	return more
 }
 
-// distrusts says whether a blob was found damaged or missing.
+// distrusts reports whether a blob was found damaged or missing.
 func (c *imports) distrusts(d digest.Digest) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.unusable[d]
 }
 
-// close closes what was opened.
+// close closes the sources.
 func (c *imports) close() {
 	for _, s := range c.sources {
 		_ = s.Close() // it was only read
 	}
 }
 
-// lostError says that a layer which a cache from elsewhere named cannot be had. The graph is run again, without it.
+// lostError means that a layer named by a remote cache cannot be fetched. The graph runs again without it.
 type lostError struct {
 	id  digest.Digest
 	err error
@@ -326,12 +341,12 @@ type lostError struct {
 // Error implements error.
 func (e *lostError) Error() string { return fmt.Sprintf("layer %s: %v", e.id, e.err) }
 
-// Unwrap is the cause.
+// Unwrap returns the cause.
 func (e *lostError) Unwrap() error { return e.err }
 
-var errLeftBehind = errors.New("it was left behind by the cache that names it (mode=min)")
+var errLeftBehind = errors.New("the cache was exported without this layer (mode=min)")
 
-// groupOf is the group key of a file operation's entry: its final key without the parent, see keyed.
+// groupOf returns the group key of a file operation's entry: its final key without the parent, see keyed.
 func groupOf(e *cache.Entry) (digest.Digest, bool) {
 	if !slices.Contains(e.Inputs, cache.Input{Name: "kind", Digest: "file"}) {
 		return "", false

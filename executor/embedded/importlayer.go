@@ -19,7 +19,7 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// entry finds the entry of a key on this machine, else in the caches from elsewhere; from says in which.
+// entry returns the entry of a key from the local cache, else from a remote cache; from names the latter.
 func (b *build) entry(key digest.Digest) (e *cache.Entry, from string, err error) {
 	e, err = b.store.Lookup(key)
 	if e != nil || err != nil {
@@ -31,7 +31,7 @@ func (b *build) entry(key digest.Digest) (e *cache.Entry, from string, err error
 	return nil, "", nil
 }
 
-// adopt keeps an entry of a cache from elsewhere, so that it is found here once its layers are.
+// adopt stores an imported entry, so that later builds find it in the local cache.
 func (b *build) adopt(e *cache.Entry, keys ...digest.Digest) error {
 	if b.dry {
 		return nil
@@ -48,7 +48,7 @@ func (b *build) adopt(e *cache.Entry, keys ...digest.Digest) error {
 	return nil
 }
 
-// keepEmpty makes the empty layer, which nothing brings along.
+// keepEmpty creates the empty layer if an entry uses it: exports do not contain it.
 func (b *build) keepEmpty(e *cache.Entry) error {
 	if b.dry {
 		return nil
@@ -68,13 +68,13 @@ func (b *build) keepEmpty(e *cache.Entry) error {
 	return nil
 }
 
-// candidates are the results of a file operation on other parents, here and elsewhere.
+// candidates returns the results of a file operation on other parents, local and imported.
 func (b *build) candidates(group digest.Digest) ([]*cache.Entry, error) {
 	here, err := b.store.Candidates(group)
 	return append(here, b.imports.candidates(group)...), err
 }
 
-// importLayer makes the directory form of a layer from a cache from elsewhere.
+// importLayer returns the directory of a layer, which it fetches from a remote cache.
 func (b *build) importLayer(ctx context.Context, id digest.Digest) (string, error) {
 	_, err := b.once(ctx, "importLayer "+id.String(), func() error {
 		unlock, err := b.store.Lock(ctx, id)
@@ -96,16 +96,16 @@ func (b *build) importLayer(ctx context.Context, id digest.Digest) (string, erro
 	}
 	dir, ok := b.store.LayerDir(id)
 	if !ok {
-		return "", fmt.Errorf("layer %s is gone again: something else cleans the cache", id)
+		return "", fmt.Errorf("layer %s was removed while it was in use: another program cleans the cache", id)
 	}
 	return dir, nil
 }
 
-// importedLayer finds a layer that is not here and that a cache from elsewhere has whole.
+// importedLayer returns a layer that is not on this machine and that a remote cache has with its blob.
 func (b *build) importedLayer(id digest.Digest) (importedLayer, error) {
 	l, ok := b.imports.layer(id)
 	if !ok {
-		return l, fmt.Errorf("layer %s is not in the cache any more: something else cleans it", id)
+		return l, fmt.Errorf("layer %s was removed from the cache: another program cleans it", id)
 	}
 	if b.dry {
 		return l, errOffline
@@ -116,7 +116,7 @@ func (b *build) importedLayer(id digest.Digest) (importedLayer, error) {
 	return l, nil
 }
 
-// lost is an error about a layer from elsewhere, which then counts as lost; faults of this machine are not of that kind.
+// lost marks a layer as lost if err is the remote cache's fault. Errors of this machine stay as they are.
 func (b *build) lost(ctx context.Context, l importedLayer, err error) error {
 	var reg *registry.Error
 	switch {
@@ -130,7 +130,7 @@ func (b *build) lost(ctx context.Context, l importedLayer, err error) error {
 	return b.imports.lose(l, err)
 }
 
-// unpackImported brings a layer and its paths, and compares them.
+// unpackImported fetches a layer and its path index, and compares them.
 func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
 	index, err := b.readPaths(ctx, l)
 	if err != nil {
@@ -150,7 +150,8 @@ func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
 	return draft.Commit(l.ID, meta)
 }
 
-// unpackInto unpacks a blob into an empty directory, which gets the times, and the root the attributes, of the index.
+// unpackInto unpacks a blob into an empty directory and verifies it against the index. Times, and the attributes of
+// the root, come from the index, because the blob lacks them.
 func (b *build) unpackInto(ctx context.Context, l importedLayer, index *tree.Index, dir string) (cache.LayerMeta, error) {
 	var res layers.UnpackResult
 	err := b.streamImported(ctx, l.from, *l.Blob, func(r io.Reader) (err error) {
@@ -158,7 +159,7 @@ func (b *build) unpackInto(ctx context.Context, l importedLayer, index *tree.Ind
 		return err
 	})
 	if err == nil && res.DiffID != l.DiffID {
-		err = fmt.Errorf("its content has the digest %s, not %s", res.DiffID, l.DiffID)
+		err = fmt.Errorf("content has the digest %s, want %s", res.DiffID, l.DiffID)
 	}
 	if err == nil && len(res.Records) != index.Len() {
 		err = errPaths
@@ -178,9 +179,9 @@ func (b *build) unpackInto(ctx context.Context, l importedLayer, index *tree.Ind
 	return metaOf(res, dir)
 }
 
-var errPaths = errors.New("the list of its paths is that of another layer")
+var errPaths = errors.New("the path index does not match the layer")
 
-// agrees says whether an index says of a path what the tar says, but for times.
+// agrees reports whether the index and the tar agree about a path, except for times.
 func agrees(r layers.Record, n tree.Node) bool {
 	e := n.Entry
 	if r.Whiteout || n.Whiteout {
@@ -189,8 +190,7 @@ func agrees(r layers.Record, n tree.Node) bool {
 	return r.Mode == e.Mode && r.UID == e.UID && r.GID == e.GID && r.Size == e.Size && r.Link == e.Link && r.Opaque == n.Opaque && r.Rdev == e.Rdev
 }
 
-// likeNode sets the time of a path that was unpacked, and of the root all attributes. Its parents are directories of this
-// process alone.
+// likeNode sets the time of an unpacked path, and all attributes of the root. No other process writes to dir.
 func likeNode(dir string, n tree.Node) error {
 	if n.Whiteout {
 		return nil
@@ -207,7 +207,7 @@ func likeNode(dir string, n tree.Node) error {
 	}
 	err = unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) && n.Entry.Rdev != 0 {
-		return nil // an ordinary user has no device nodes
+		return nil // unprivileged users cannot create device nodes
 	}
 	return err
 }
@@ -215,7 +215,7 @@ func likeNode(dir string, n tree.Node) error {
 // maxPaths bounds the path index of one layer, in bytes.
 const maxPaths = 1 << 30
 
-// pathsOf gives the path index of a layer from elsewhere, which answers look-ups without the layer.
+// pathsOf returns the path index of an imported layer, which answers look-ups without the layer.
 func (b *build) pathsOf(ctx context.Context, id digest.Digest) (*tree.Index, error) {
 	l, err := b.importedLayer(id)
 	if err != nil {
@@ -254,8 +254,8 @@ func (b *build) readPaths(ctx context.Context, l importedLayer) (*tree.Index, er
 	return x, nil
 }
 
-// streamImported gives the bytes of a blob to use: those that the store has, else those of a cache from elsewhere, which are
-// kept. All of them are read, and checked.
+// streamImported passes the bytes of a blob to use: from the store if it has them, otherwise from the remote cache,
+// and then it stores them. All bytes are read and verified.
 func (b *build) streamImported(ctx context.Context, from remotecache.Source, blob remotecache.Blob, use func(io.Reader) error) error {
 	if b.store.HasBlob(blob.Digest, blob.Size) {
 		f, err := os.Open(b.store.BlobPath(blob.Digest))
@@ -272,7 +272,7 @@ func (b *build) streamImported(ctx context.Context, from remotecache.Source, blo
 	defer release()
 	a := b.imports.events.begin("fetch from cache " + from.String())
 	r, err := from.Open(ctx, blob)
-	defer func() { a.end(nil) }() // what cannot be had is a warning
+	defer func() { a.end(nil) }() // an error is reported as a warning
 	if err != nil {
 		return err
 	}
@@ -284,7 +284,8 @@ func (b *build) streamImported(ctx context.Context, from remotecache.Source, blo
 	return err
 }
 
-// readOut gives r to use and reads what that leaves. That the bytes are wrong explains all other faults.
+// readOut passes r to use and reads the rest. If the bytes are damaged, that error replaces others, because it
+// explains them.
 func readOut(r io.Reader, use func(io.Reader) error) error {
 	err := use(r)
 	_, rest := io.Copy(io.Discard, r)
@@ -294,7 +295,7 @@ func readOut(r io.Reader, use func(io.Reader) error) error {
 	return err
 }
 
-// importedPacked finds a packed form that a layer from elsewhere is known to have, while the layer is not here.
+// importedPacked returns a packed layer that a remote cache records, if the layer itself is not on this machine.
 func (b *build) importedPacked(id digest.Digest, encoding string) (cache.Packed, bool) {
 	l, ok := b.imports.layer(id)
 	if !ok || l.Blob == nil {
@@ -311,7 +312,8 @@ func (b *build) importedPacked(id digest.Digest, encoding string) (cache.Packed,
 	return cache.Packed{}, false
 }
 
-// fetchPacked brings the blob of a form that importedPacked found: as it is where it travelled so, else packed anew.
+// fetchPacked stores the blob that importedPacked found: a copy if the cache has that encoding, otherwise packed
+// again.
 func (b *build) fetchPacked(ctx context.Context, l layer, p packing, want cache.Packed) error {
 	if b.store.HasBlob(want.Digest, want.Size) {
 		return nil
@@ -327,7 +329,7 @@ func (b *build) fetchPacked(ctx context.Context, l layer, p packing, want cache.
 		}
 		got, err := b.compress(ctx, l, p, want.Encoding)
 		if err == nil && got.Digest != want.Digest {
-			err = b.imports.lose(c, fmt.Errorf("its encoding %q has the digest %s, not %s", want.Encoding, got.Digest, want.Digest))
+			err = b.imports.lose(c, fmt.Errorf("encoding %q has the digest %s, want %s", want.Encoding, got.Digest, want.Digest))
 		}
 		return err
 	})

@@ -10,7 +10,7 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// fillMount fills a new cache mount with what a cache from elsewhere has for it. One that cannot be had stays empty.
+// fillMount fills a new cache mount from a remote cache. If that fails, the mount starts empty.
 func (b *build) fillMount(ctx context.Context, id string, m *cache.Mount) (filled bool, err error) {
 	l, ok := b.imports.mount(id)
 	if !ok {
@@ -26,11 +26,11 @@ func (b *build) fillMount(ctx context.Context, id string, m *cache.Mount) (fille
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
 	}
-	b.imports.warn(fmt.Sprintf("the cache mount %s of the cache %s begins empty: %v", id, l.from, err))
+	b.imports.warn(fmt.Sprintf("the cache mount %s of the cache %s starts empty: %v", id, l.from, err))
 	return false, clearDir(m.Dir)
 }
 
-// clearDir empties a directory of this process.
+// clearDir empties a directory that only this process uses.
 func clearDir(dir string) error {
 	names, err := os.ReadDir(dir)
 	for _, n := range names {

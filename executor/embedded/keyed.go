@@ -13,44 +13,58 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// keyed is the part that file and exec operations share: their keys, and finding and storing their entries.
+// keyed is the part that file and exec operations share: their keys, and how entries are found and stored.
 //
-// A step has up to three keys. The quick key holds the ids of the entries that served its inputs, and content digests
-// of what it reads from build contexts: it is known without opening a layer. The final key holds content digests in
-// place of the ids of the inputs that the step only reads from, so that a rebuilt input with the same files is a hit;
-// entries are stored under it, and the quick key becomes an alias. The group key of a file operation is the final key
-// without the parent: operations with one group key make the same layer wherever their look-ups get the same answers.
+// The problem: a key from the content of all inputs would make every build open and hash layers. A key from the ids
+// of all inputs would run a step again whenever an input was rebuilt, even to the same files. So a step has up to
+// three keys.
+//
+// Quick: the ids of the entries that served the inputs, and content digests of what the step reads from build
+// contexts. It is known without opening a layer, so a fully cached build reads entries and stats files only.
+//
+// Final: content digests instead of ids for inputs that the step only reads from (early cut-off). A rebuilt stage
+// with the same files is a hit, and so are all steps after it. Entries are stored under the final key; the quick key
+// becomes an alias. Inputs that become part of the output keep their ids, because the output contains their layers.
+//
+// Group, of file operations: the final key without the parent, see fileStep.
+//
+// The invariant: two steps with one final key may use each other's result, and an alias leads only to the entry of
+// the final key that was computed from the same state of the inputs. That is why finalize checks overtaken before it
+// uses the key: if a context is read again in between, the quick key describes old files and the final key new ones.
+// An alias between them would serve the new result for the old files in every later build. The cost of the final key
+// is one content digest per selection, stored with the entry of the input. The id of a command's entry is random for
+// each run, because a command need not write the same files twice. TestOvertakenStep shows the check.
 type keyed struct {
 	n *node
 	// own is the canonical op.
 	own parts
-	// whole are the inputs of which everything counts, first of all the parent.
+	// whole are the inputs of which everything counts, the parent first.
 	whole []wholeInput
-	// reads are the selections that the step reads.
+	// reads are the selections of files that the step reads.
 	reads []readInput
 
 	quickKey, finalKey digest.Digest
 	final              parts
-	known              parts // those of the key that was computed last
-	// ages are those of the build contexts that the step reads, when it was keyed.
+	known              parts // the parts of the key that was computed last
+	// ages are the ages of the step's build contexts at the time the step was keyed.
 	ages []contextAge
-	// hit is what the cache has, in a build that compares it.
+	// hit is the cached entry, set only with --verify-cache.
 	hit *cache.Entry
 }
 
-// contextAge is how often a build context had been read again at some time.
+// contextAge is how often a build context had been read again at a given time.
 type contextAge struct {
 	local *localSource
 	age   int
 }
 
-// wholeInput is an input that enters the keys with its id.
+// wholeInput is an input that is part of the keys by its id.
 type wholeInput struct {
 	name string
 	in   input
 }
 
-// readInput is an input of which only the selected files enter the final key.
+// readInput is an input of which only the selected files are part of the final key.
 type readInput struct {
 	name string // of the key part
 	what string // the files as the Dockerfile names them, for errors
@@ -58,7 +72,7 @@ type readInput struct {
 	sel  tree.Selection
 }
 
-// quick computes the quick parts.
+// quick computes the parts of the quick key.
 func (k *keyed) quick(ctx context.Context) (parts, error) {
 	p, err := k.withWhole(ctx, k.own)
 	if err != nil {
@@ -121,7 +135,7 @@ func (k *keyed) lookup(ctx context.Context) (bool, error) {
 	return k.find(k.quickKey)
 }
 
-// find serves the step from the entry under key, if there is one that may be used.
+// find serves the step from the entry under key, if there is a usable one.
 func (k *keyed) find(key digest.Digest) (bool, error) {
 	if k.n.forced() && !k.n.b.storedNow(key) {
 		return false, nil
@@ -137,17 +151,17 @@ func (k *keyed) find(key digest.Digest) (bool, error) {
 		}
 	}
 	if !k.n.b.dry && k.n.b.storedNow(key) && (key != k.quickKey || !k.readsSteps()) {
-		k.note(k.known) // another place has just made it: this one has it from now on
+		k.note(k.known) // another step with this key ran just now: record the run for this step's place too
 	}
 	return true, k.n.serve(e)
 }
 
-// readsSteps says whether the quick key has ids of steps in place of what is read from them.
+// readsSteps reports whether the quick key contains ids of steps whose files the step reads.
 func (k *keyed) readsSteps() bool {
 	return slices.ContainsFunc(k.reads, func(r readInput) bool { return !r.in.local() && !r.in.scratch() })
 }
 
-// finalize computes the final key and looks it up, which may read content of inputs.
+// finalize computes the final key, which may read content of inputs, and looks it up.
 func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	p, err := k.withWhole(ctx, k.own)
 	if err != nil {
@@ -156,7 +170,7 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	if k.final, err = k.withContent(ctx, p); err != nil {
 		return false, err
 	}
-	if err := k.overtaken(); err != nil { // else the quick key would lead to other files than it was made of
+	if err := k.overtaken(); err != nil { // otherwise the alias would lead to files that the quick key does not describe
 		return false, err
 	}
 	k.finalKey, k.known = k.final.key(), k.final
@@ -167,8 +181,8 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	return k.findFinal()
 }
 
-// overtaken is an error that wraps schedule.ErrStale when a build context that the step reads was read again since the step was keyed: what
-// is read of it from then on is not what the keys say.
+// overtaken returns an error that wraps schedule.ErrStale if a build context was read again since the step was keyed.
+// Its files are then no longer those in the keys.
 func (k *keyed) overtaken() error {
 	for _, a := range k.ages {
 		if a.local.ageNow() != a.age {
@@ -178,7 +192,7 @@ func (k *keyed) overtaken() error {
 	return nil
 }
 
-// prepareFinal is claim for steps without a group: the final key is looked up, locked and looked up again.
+// prepareFinal is prepare for steps without a group: the final key is looked up, locked and looked up again.
 func (k *keyed) prepareFinal(ctx context.Context) (bool, func(), error) {
 	if found, err := k.finalize(ctx); err != nil || found {
 		return found, nil, err
@@ -194,7 +208,7 @@ func (k *keyed) prepareFinal(ctx context.Context) (bool, func(), error) {
 	return false, unlock, nil
 }
 
-// findFinal looks for the final key and makes the quick key lead to what it finds.
+// findFinal looks up the final key and makes the quick key an alias of it.
 func (k *keyed) findFinal() (bool, error) {
 	found, err := k.find(k.finalKey)
 	if err != nil || !found {
@@ -210,7 +224,8 @@ func (k *keyed) alias() error {
 	return k.n.b.store.Alias(k.quickKey, k.finalKey)
 }
 
-// save stores what the step made and serves it, or compares it with what the cache has. id is what users' keys will hold.
+// save stores the step's result and serves it, or compares it with the cached one. id becomes part of the keys of
+// users.
 func (k *keyed) save(ctx context.Context, id digest.Digest, outputs []cache.Output, lookups []cache.Lookup, took time.Duration) error {
 	e := &cache.Entry{
 		ID: id, Key: k.finalKey, Step: k.n.step.Digest, Name: k.n.step.Name, Inputs: k.final.bare(),
@@ -234,7 +249,7 @@ func (k *keyed) save(ctx context.Context, id digest.Digest, outputs []cache.Outp
 	return k.n.serve(e)
 }
 
-// latestKey is where the newest entry of a step definition is found that came from elsewhere.
+// latestKey returns the key under which the newest imported entry of a step definition is stored.
 func latestKey(step digest.Digest) digest.Digest {
 	return cache.KeyOf([]cache.Input{{Name: "latest of", Digest: step.String()}})
 }

@@ -16,10 +16,10 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// localImages reads images from blobs on disk: those of the local store.
+// localImages reads images from the blobs of the local store.
 type localImages struct{ store *cache.Store }
 
-// manifest finds the manifest by the digest in ref, in blobs that are all there.
+// manifest finds the manifest for the digest in ref.
 func (l localImages) manifest(_ context.Context, ref string, p ocispecs.Platform) (*imageManifest, error) {
 	return readLayout(l.store.BlobPath, ref, p)
 }
@@ -39,7 +39,7 @@ func (l layoutStore) blob(_ context.Context, _ string, desc ocispecs.Descriptor)
 	return os.Open(l.path(desc.Digest))
 }
 
-// Bounds of what is read whole.
+// Bounds, in bytes, of what is read into memory.
 const (
 	maxManifest = 4 << 20
 	maxConfig   = 8 << 20
@@ -86,10 +86,10 @@ func readLayout(path func(digest.Digest) string, ref string, p ocispecs.Platform
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("%s: its indexes are nested too deeply", ref)
+	return nil, fmt.Errorf("%s: indexes are nested more than 4 deep", ref)
 }
 
-// choose picks the manifest of an index for a platform.
+// choose returns the manifest of an index for a platform.
 func choose(list []ocispecs.Descriptor, p ocispecs.Platform) (digest.Digest, error) {
 	match := platforms.Only(p)
 	best := -1
@@ -107,7 +107,7 @@ func choose(list []ocispecs.Descriptor, p ocispecs.Platform) (digest.Digest, err
 	return list[best].Digest, nil
 }
 
-// readBlob reads a blob of at most max bytes and checks it.
+// readBlob reads a blob of at most max bytes and verifies it.
 func readBlob(path func(digest.Digest) string, want digest.Digest, max int64) ([]byte, error) {
 	if err := want.Validate(); err != nil {
 		return nil, err

@@ -21,7 +21,16 @@ import (
 // localPrefix starts the identifier of a build context's source op.
 const localPrefix = "local://"
 
-// localSource is a build context, read in place. It has no entry of its own: its readers key on what they select.
+// localSource is a build context, read in place. It has no entry of its own: the keys of its readers contain the
+// content digest of what they select.
+//
+// Stale contexts. Files may change while a build reads them. A file that changes after it was digested is noticed,
+// because copied bytes are digested again and file attributes compared; tree.ErrChanged then ends the read. The
+// context is dropped, its age grows, and the next reader scans it again. Steps that were keyed at the old age must
+// not run: their keys describe files that no longer exist. So every step records the ages of its contexts when it is
+// keyed and compares them before it uses or stores anything (keyed.overtaken). The scheduler then looks it up again,
+// four times at most. Without the age two steps could be keyed on two states of one context, and an entry could hold
+// other files than its key. stale_test.go shows each case.
 type localSource struct {
 	n        *node
 	dir      string
@@ -39,7 +48,7 @@ func newLocal(n *node, source *pb.SourceOp) (operation, error) {
 	name := strings.TrimPrefix(source.GetIdentifier(), localPrefix)
 	local, ok := n.b.graph.Locals[name]
 	if !ok {
-		return nil, fmt.Errorf("the graph says nothing about build context %q", name)
+		return nil, fmt.Errorf("the graph does not define the build context %q", name)
 	}
 	l := &localSource{n: n, dir: local.Dir, digests: map[string]digest.Digest{}}
 	if list := source.GetAttrs()[pb.AttrExcludePatterns]; list != "" {
@@ -51,7 +60,7 @@ func newLocal(n *node, source *pb.SourceOp) (operation, error) {
 	return l, nil
 }
 
-// lookup, prepare and run do nothing: a context is read when a step that reads from it needs that.
+// lookup, prepare and run read nothing: a context is read when a step needs its files.
 func (l *localSource) lookup(context.Context) (bool, error) {
 	l.n.result.Status = executor.StatusNotAsked
 	return true, nil
@@ -82,7 +91,7 @@ func (l *localSource) open(ctx context.Context) (*tree.Local, error) {
 	return files, nil
 }
 
-// refresh forgets what was read, unless that was done since, so that files which changed are read again.
+// refresh drops was, so that changed files are read again, unless another step has refreshed since.
 func (l *localSource) refresh(was *tree.Local) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,14 +102,14 @@ func (l *localSource) refresh(was *tree.Local) {
 	}
 }
 
-// ageNow is how often the context was read again so far.
+// ageNow returns how often the context was read again so far.
 func (l *localSource) ageNow() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.age
 }
 
-// close closes the context's directory. Nothing of it may be read any more.
+// close closes the context's directory. The context must not be read afterwards.
 func (l *localSource) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,7 +119,8 @@ func (l *localSource) close() {
 	}
 }
 
-// read calls f with the context's files. An error of f about one that has changed wraps schedule.ErrStale, and the context is read again.
+// read calls f with the context's files. If f fails because a file changed, the error wraps schedule.ErrStale and the
+// context is read again.
 func (l *localSource) read(ctx context.Context, f func(tree.FS) error) error {
 	files, err := l.open(ctx)
 	if err != nil {
@@ -130,7 +140,7 @@ func (l *localSource) fresh(files *tree.Local, err error) error {
 	return fmt.Errorf("%w: %w", schedule.ErrStale, err)
 }
 
-// digest is the content digest of a selection; each is computed once.
+// digest returns the content digest of a selection. Each is computed once.
 func (l *localSource) digest(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
 	if p := l.n.b.patched; p != nil {
 		return p.digest(l, sel, func() (digest.Digest, error) { return l.digestOnce(ctx, sel) })
@@ -161,13 +171,12 @@ func (l *localSource) digestOnce(ctx context.Context, sel tree.Selection) (diges
 	return d, nil
 }
 
-// snapshot is a layer that holds the selected files of the context, at its root.
+// snapshot returns a layer with the selected files of the context at its root.
 func (l *localSource) snapshot(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
 	return l.copyOut(ctx, sel, "/")
 }
 
-// copyOut makes the layer that holds the selected files under dest, unless it is there already: it is named by its
-// content.
+// copyOut returns the layer with the selected files under dest. The layer is named by its content and reused.
 func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest string) (digest.Digest, error) {
 	age := l.ageNow()
 	content, err := l.digest(ctx, sel)
@@ -198,9 +207,9 @@ func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest stri
 	return id, err
 }
 
-// statIndexes are the stat indices of the run, one for each directory that is a context.
+// statIndexes are the stat indexes of the run, one for each context directory.
 type statIndexes struct {
-	dir  string // where they are kept
+	dir  string // where they are stored
 	mu   sync.Mutex
 	open map[string]*tree.StatIndex
 }
@@ -223,7 +232,7 @@ func (s *statIndexes) of(dir string) (*tree.StatIndex, error) {
 	return x, nil
 }
 
-// save writes the indices back. They only save time, so that an error is no reason to fail a build.
+// save writes the indexes back. They only save time, so errors are ignored.
 func (s *statIndexes) save() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

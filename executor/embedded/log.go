@@ -10,7 +10,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// Bounds of what one step prints. Memory stays within the tail, whatever a step prints.
+// Bounds of the output of one step. Memory use does not exceed the tail.
 const (
 	maxLogFile = 256 << 20 // bytes of a step's log on disk
 	maxLogSent = 2 << 20   // bytes of a step's log that are shown
@@ -18,7 +18,8 @@ const (
 	tailLines  = 20
 )
 
-// stepLog takes the output of one step: whole to its file, clipped to whoever looks on, and its end kept in memory.
+// stepLog takes the output of one step. All of it goes to a file, the first part to the display, and the end is kept
+// in memory.
 type stepLog struct {
 	mu      sync.Mutex
 	file    *os.File
@@ -28,15 +29,15 @@ type stepLog struct {
 	tail    []byte
 }
 
-// newStepLog writes to file, which it closes. send gets each piece of output; it must not keep it.
+// newStepLog writes to file, which it closes. send receives each piece of output and must not keep it.
 func newStepLog(file *os.File, send func(stream int, p []byte)) *stepLog {
 	return &stepLog{file: file, send: send}
 }
 
-// path is where the log is.
+// path returns the path of the log.
 func (l *stepLog) path() string { return l.file.Name() }
 
-// stream returns the writer for one output stream, 1 or 2, in which the secrets are masked.
+// stream returns the writer for output stream 1 or 2. It masks the secrets.
 func (l *stepLog) stream(n int, secrets [][]byte) io.WriteCloser {
 	return executor.NewMasker(secrets, func(p []byte) { l.write(n, p) })
 }
@@ -49,11 +50,11 @@ func (l *stepLog) write(stream int, p []byte) {
 		l.tail = append(l.tail[:0], l.tail[over:]...)
 	}
 	if room := maxLogFile - l.written; room > 0 {
-		// A log that cannot be written (a full disk) must not fail the step; the step's own writes will.
+		// A log that cannot be written, for example on a full disk, must not fail the step.
 		n, _ := l.file.Write(p[:min(int64(len(p)), room)])
 		l.written += int64(n)
 		if l.written == maxLogFile {
-			_, _ = fmt.Fprintf(l.file, "\n[the rest is not kept: %d MiB is the limit of one log]\n", maxLogFile>>20)
+			_, _ = fmt.Fprintf(l.file, "\n[output exceeds %d MiB: the rest is not stored]\n", maxLogFile>>20)
 		}
 	}
 	if room := maxLogSent - l.sent; room > 0 {
@@ -85,5 +86,5 @@ func (l *stepLog) last() []string {
 	return out
 }
 
-// close ends the log.
+// close closes the log.
 func (l *stepLog) close() error { return l.file.Close() }

@@ -13,8 +13,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// makeLayer runs a file op on parent and commits what it made as layer id, or as the empty layer when it changed
-// nothing, unless check finds that id stands for something else meanwhile.
+// makeLayer runs a file op on parent and commits the result as layer id, or as the empty layer if it changed nothing.
+// check runs before the commit and returns an error if id no longer describes the files.
 func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, parent input, inputs []input, check func() error) (fileop.Result, error) {
 	var res fileop.Result
 	err := parent.read(ctx, func(parentFS tree.FS) error {
@@ -53,7 +53,7 @@ func readAll(ctx context.Context, inputs []input, opened []tree.FS, f func([]tre
 	})
 }
 
-// copyOp is a file op that copies a selection of its only input to dest, owners kept as the input shows them.
+// copyOp returns a file op that copies a selection of its only input to dest and keeps owners.
 func copyOp(sel tree.Selection, dest string) *pb.FileOp {
 	return &pb.FileOp{Actions: []*pb.FileAction{{Input: int64(pb.Empty), Action: &pb.FileAction_Copy{
 		Copy: &pb.FileActionCopy{

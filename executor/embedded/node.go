@@ -15,14 +15,14 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// operation is the work behind one step: the scheduler's worker, for one kind of op.
+// operation does the work of one step. Its methods are those of schedule.Worker, for one kind of op.
 type operation interface {
 	lookup(ctx context.Context) (found bool, err error)
 	prepare(ctx context.Context) (found bool, release func(), err error)
 	run(ctx context.Context) error
 }
 
-// node is one step in one run. What its operation writes is written before the users of the step start.
+// node is one step in one run. Its operation writes its fields before the users of the step start.
 type node struct {
 	b     *build
 	index int
@@ -31,26 +31,28 @@ type node struct {
 	// inputs are the step's inputs by op input index.
 	inputs []input
 
-	// id is what keys of users hold: the id of the entry that served the step.
+	// id is the id of the entry that served the step; keys of users contain it.
 	id digest.Digest
-	// outputs are the file systems that the step made, by output index. A local source has none.
+	// outputs are the step's file systems, by output index. A local source has none.
 	outputs []*chain
 	// local is set for a local source only.
 	local *localSource
 
-	// unknown says, in a preview, that the step must run before its id is known.
+	// unknown is set, in a preview, if the step must run before its id is known.
 	unknown bool
-	// fresh says, in a preview, that the step's file system will be another one for certain, as a command in it runs.
+	// fresh is set, in a preview, if the step's file system will certainly be a new one, because a command in it
+	// runs.
 	fresh bool
 
-	// before is the result of an earlier try of this run, in which the step ran; shown says that it was found in one.
+	// before is the result of an earlier attempt of this run in which the step ran. shown is set if that attempt
+	// reported it as cached.
 	before *executor.StepResult
 	shown  bool
 
 	mu sync.Mutex
-	// active counts what goes on for a source, see begin.
+	// active counts the concurrent uses of a source, see begin.
 	active int
-	// entry is the stored entry, nil for steps that are not stored; its Selections grow under mu.
+	// entry is the stored entry, nil for steps that are not stored. Its Selections grow under mu.
 	entry  *cache.Entry
 	result executor.StepResult
 }
@@ -61,13 +63,13 @@ type input struct {
 	index int
 }
 
-// scratch says that there is no step behind the input.
+// scratch reports whether there is no step behind the input.
 func (in input) scratch() bool { return in.node == nil }
 
-// local says whether the input is a build context, which has no entry of its own.
+// local reports whether the input is a build context, which has no entry of its own.
 func (in input) local() bool { return in.node != nil && in.node.local != nil }
 
-// image says whether the input is an image, as a base is.
+// image reports whether the input is an image, such as a base.
 func (in input) image() bool {
 	if in.scratch() {
 		return false
@@ -76,7 +78,7 @@ func (in input) image() bool {
 	return ok
 }
 
-// shown is the input for people: the reference of an image, else the name of its step.
+// shown returns the input for display: the reference of an image, otherwise its instruction.
 func (in input) shown() string {
 	if in.scratch() {
 		return "scratch"
@@ -88,7 +90,7 @@ func (in input) shown() string {
 	return shortText(text)
 }
 
-// base is the image at the bottom of what the input holds, with its digest, "" where there is none.
+// base returns the image, with its digest, at the bottom of the input; "" if there is none.
 func (in input) base() string {
 	for !in.scratch() {
 		switch op := in.node.op.(type) {
@@ -96,7 +98,7 @@ func (in input) base() string {
 			return op.ref
 		case *execStep:
 			if in.index != 0 {
-				return "" // what a mount holds
+				return "" // the output of a mount
 			}
 			in = op.whole[0].in
 		case *fileStep:
@@ -112,7 +114,7 @@ func (in input) base() string {
 	return ""
 }
 
-// id is what stands for the input in a key, when all of it counts.
+// id returns what represents the input in a key when all of it counts.
 func (in input) id(ctx context.Context) (string, error) {
 	switch {
 	case in.scratch():
@@ -126,7 +128,8 @@ func (in input) id(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s:%d", in.node.id, in.index), nil
 }
 
-// chain is the input's file system as layers. Of a build context it is a snapshot, made now when there is none.
+// chain returns the input's file system as layers. For a build context that is a snapshot, taken now if there is
+// none.
 func (in input) chain(ctx context.Context) (*chain, error) {
 	if in.scratch() {
 		return nil, nil
@@ -144,11 +147,11 @@ func (in input) chain(ctx context.Context) (*chain, error) {
 	return in.node.outputs[in.index], nil
 }
 
-// errNoChain says that a step made no such output, or, in a preview, that it has not run.
-var errNoChain = errors.New("there is no such file system")
+// errNoChain means that a step has no such output or, in a preview, that it has not run.
+var errNoChain = errors.New("no such output")
 
-// read calls f with the input's files. Layers that are known only by their index are unpacked when f turns out to
-// need their content, and f is called again from the beginning.
+// read calls f with the input's files. If f needs the content of a layer known only by its index, the layer is
+// unpacked and f is called again from the beginning.
 func (in input) read(ctx context.Context, f func(tree.FS) error) error {
 	if in.scratch() {
 		return f(layerfs.NewView(nil))
@@ -163,8 +166,8 @@ func (in input) read(ctx context.Context, f func(tree.FS) error) error {
 	return in.node.b.view(ctx, c, f)
 }
 
-// selection is the content digest of the files that sel reads from the input. It is kept with the entry, so that it
-// is computed once for all builds.
+// selection returns the content digest of the files that sel reads from the input. It is stored with the input's
+// entry, so it is computed once for all builds.
 func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
 	if in.local() {
 		return in.node.local.digest(ctx, sel)
@@ -191,7 +194,7 @@ func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Diges
 	return d, in.node.remember(name, d)
 }
 
-// remembered looks for a selection that was computed before.
+// remembered returns a selection's digest from the step's entry.
 func (n *node) remembered(name string) (digest.Digest, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -206,7 +209,7 @@ func (n *node) remembered(name string) (digest.Digest, bool) {
 	return "", false
 }
 
-// importedSelection looks for a selection that was computed elsewhere.
+// importedSelection returns a selection's digest from a remote cache.
 func (n *node) importedSelection(name string) (digest.Digest, bool) {
 	for _, s := range n.b.imports.selections(n.id) {
 		if s.Name == name {
@@ -216,8 +219,8 @@ func (n *node) importedSelection(name string) (digest.Digest, bool) {
 	return "", false
 }
 
-// remember adds a selection to the step's entry. Of two processes that do so at once one may lose its note, which
-// costs a computation and nothing else.
+// remember adds a selection to the step's entry. If two processes do so at once, one note may be lost; that costs a
+// computation and nothing else.
 func (n *node) remember(name string, d digest.Digest) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -233,7 +236,7 @@ func (n *node) remember(name string, d digest.Digest) error {
 	return n.b.store.Put(&e)
 }
 
-// selectionName is the name under which a selection's digest is kept: the same for equal selections only.
+// selectionName returns the name under which a selection's digest is stored. Only equal selections have equal names.
 func selectionName(output int, sel tree.Selection) string {
 	return digest.FromString(fmt.Sprintf("%d %q %t %t %t %t %q %q %q", output, sel.Src, sel.Follow, sel.DirContents,
 		sel.Wildcard, sel.AllowEmpty, sel.Include, sel.Exclude, sel.Required)).String()
@@ -249,7 +252,7 @@ func (n *node) serve(e *cache.Entry) error {
 	for i, out := range e.Outputs {
 		c, err := chainOf(out, ran, func(k, index int) (*chain, error) {
 			if k < 0 || k >= len(n.inputs) {
-				return nil, fmt.Errorf("the entry names input %d of %d", k, len(n.inputs))
+				return nil, fmt.Errorf("the entry uses input %d of %d", k, len(n.inputs))
 			}
 			return input{n.inputs[k].node, index}.chain(context.Background())
 		})

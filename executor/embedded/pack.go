@@ -14,15 +14,15 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/layers"
 )
 
-// packing says how layers of our own are written as blobs.
+// packing is how layers of steps are written as blobs.
 type packing struct {
 	encoding executor.LayerForm
-	// epoch is what times are set or clamped to, in seconds since 1970.
+	// epoch is the time to which times are set or clamped, in seconds since 1970.
 	epoch int64
 }
 
-// times is what a packing does to the times of a layer. Files of contexts lose theirs, since no key holds them; what a
-// command wrote is only clamped.
+// times returns the treatment of a layer's times. Times of files from contexts are set, because no key contains them;
+// times of files written by commands are only clamped.
 func (p packing) times(ran bool) layers.PackOptions {
 	if p.encoding.KeepTimes {
 		return layers.PackOptions{}
@@ -30,7 +30,7 @@ func (p packing) times(ran bool) layers.PackOptions {
 	return layers.PackOptions{Epoch: time.Unix(p.epoch, 0).UTC(), Clamp: ran || p.encoding.ClampTimes}
 }
 
-// How the name of a form says what was done to times.
+// How the name of an encoding describes times. The names are stored.
 const (
 	timesKept    = "times kept"
 	timesClamped = "times clamped to "
@@ -48,16 +48,16 @@ func (p packing) tar(ran bool) string {
 	return fmt.Sprint(timesSet, p.epoch)
 }
 
-// compression is the form of the blob.
+// compression returns the compression of the blob.
 func (p packing) compression() layers.Form {
 	return layers.Form{Algorithm: layers.Algorithm(p.encoding.Compression), Level: p.encoding.Level}
 }
 
-// name tells packings apart that give different bytes of one layer.
+// name returns different names for packings that give different bytes of one layer. It is stored as the encoding.
 func (p packing) name(ran bool) string { return p.compression().String() + ", " + p.tar(ran) }
 
-// pack gives the blob of a layer of our own, and makes it when the store has none. Each is made once, whoever asks. The blob
-// of a layer from elsewhere may be known and not here: fetchPacked brings it.
+// pack returns the blob of a step's layer and writes it if the store has none. The blob of an imported layer may be
+// known without being on this machine; fetchPacked gets it.
 func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, error) {
 	name := p.name(l.ran)
 	key := packKey{l.id, name}
@@ -88,19 +88,19 @@ func (b *build) pack(ctx context.Context, l layer, p packing) (cache.Packed, err
 	return v.(cache.Packed), nil
 }
 
-// packKey names one layer in one packing, in build.packs.
+// packKey identifies a layer in one packing, in build.packs.
 type packKey struct {
 	id   digest.Digest
 	name string
 }
 
-// packed finds a blob that was made before.
+// packed returns a blob that was written before.
 func (b *build) packed(id digest.Digest, name string) (cache.Packed, bool) {
 	return findPacked(b.store, id, name)
 }
 
-// compress writes the blob of a layer. Where its diff id was recorded before and is another one now, the directory was
-// damaged since, and the blob is not kept.
+// compress writes the blob of a layer. If its diff id differs from a recorded one, the directory was damaged since,
+// and the blob is discarded.
 func (b *build) compress(ctx context.Context, l layer, p packing, name string) (cache.Packed, error) {
 	dir, err := b.ownDir(ctx, l.id)
 	if err != nil {
@@ -120,12 +120,12 @@ func (b *build) compress(ctx context.Context, l layer, p packing, name string) (
 	return out, b.store.AddPacked(l.id, out)
 }
 
-// sameContent compares a diff id with those that were recorded for the same times.
+// sameContent compares a diff id with those recorded for the same times.
 func (b *build) sameContent(l layer, p packing, got digest.Digest) error {
 	meta, _ := b.store.LayerMeta(l.id)
 	for _, old := range meta.Packed {
 		if strings.HasSuffix(old.Encoding, ", "+p.tar(l.ran)) && old.DiffID != got {
-			return fmt.Errorf("its files were changed since it was made (diff id %s, then %s): prune the cache", old.DiffID, got)
+			return fmt.Errorf("its files have changed since it was created (diff id %s, now %s): prune the cache", old.DiffID, got)
 		}
 	}
 	return nil

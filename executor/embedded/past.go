@@ -14,21 +14,21 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// pasts are what is remembered of earlier runs of steps, by place: read once, and added to when the build ends.
+// pasts are the recorded earlier runs of steps, by place: read once, added to when the build ends.
 type pasts struct {
 	mu    sync.Mutex
 	known map[digest.Digest][]cache.PastRun
 	added map[digest.Digest][]cache.PastRun
 }
 
-// place names what stays when a step changes: its stage, platform and kind.
+// place identifies a step across changes of its text: by stage, platform and kind.
 func (n *node) place() digest.Digest {
 	return cache.KeyOf([]cache.Input{
 		{Name: "stage", Digest: n.step.StableStage()}, {Name: "platform", Digest: platformString(n.step.Op.GetPlatform())}, {Name: "kind", Digest: n.step.Kind()},
 	})
 }
 
-// past are the earlier runs at the step's place, the oldest first.
+// past returns the earlier runs at the step's place, the oldest first.
 func (n *node) past() []cache.PastRun {
 	p, place := &n.b.pasts, n.place()
 	p.mu.Lock()
@@ -44,12 +44,12 @@ func (n *node) past() []cache.PastRun {
 	return runs
 }
 
-// maxCompared is how many runs of an instruction are looked into.
+// maxCompared bounds the runs of an instruction that are compared.
 const maxCompared = 64
 
-// nearest is the earlier run that is most like this one: of the same instruction, or of the one that had its number in the
-// stage last; run in the same directory if any was; with the fewest parts that differ; the newest of several such. It is one of the
-// newest maxCompared.
+// nearest returns the earlier run that is most similar to this one. Candidates are the newest maxCompared runs of the
+// same instruction, or of the one that last had its number in the stage. A run in the same directory is preferred;
+// then the one with the fewest different parts; then the newest.
 func (k *keyed) nearest(now parts) (cache.PastRun, bool) {
 	text, number := k.n.step.Instruction()
 	past := k.n.past()
@@ -77,7 +77,7 @@ func (k *keyed) nearest(now parts) (cache.PastRun, bool) {
 	return best, true
 }
 
-// importedRun is the newest run of the same definition somewhere else, of which a cache that was imported tells.
+// importedRun returns the newest run of the same definition that a remote cache records.
 func (k *keyed) importedRun() (cache.PastRun, bool) {
 	e, _, err := k.n.b.entry(latestKey(k.n.step.Digest))
 	if err != nil || e == nil || len(e.Inputs) == 0 {
@@ -87,8 +87,8 @@ func (k *keyed) importedRun() (cache.PastRun, bool) {
 	return cache.PastRun{Instruction: text, Inputs: e.Inputs}, true
 }
 
-// replaced is the instruction that had the step's number in the stage last, "" when it had it itself. One that stands
-// elsewhere in the stage now was not changed into this one.
+// replaced returns the instruction that last had the step's number in the stage, "" if that was this one. An
+// instruction that is now elsewhere in the stage was moved, not changed into this one.
 func (n *node) replaced(past []cache.PastRun) string {
 	text, number := n.step.Instruction()
 	for _, r := range slices.Backward(past) {
@@ -103,7 +103,7 @@ func (n *node) replaced(past []cache.PastRun) string {
 	return ""
 }
 
-// differing counts the parts of one list that the other has not with the same value.
+// differing counts the parts of either list that the other does not have with the same value.
 func differing(old, now []cache.Input) int {
 	type part struct{ name, digest string }
 	have := map[part]int{}
@@ -121,7 +121,7 @@ func differing(old, now []cache.Input) int {
 	return n
 }
 
-// note keeps what the step is made of for later explanations.
+// note records the parts of the step's key for later explanations.
 func (k *keyed) note(inputs parts) {
 	text, number := k.n.step.Instruction()
 	p, place := &k.n.b.pasts, k.n.place()
@@ -135,7 +135,7 @@ func (k *keyed) note(inputs parts) {
 	})
 }
 
-// base is the image at the bottom of what the step stands on, "" where there is none.
+// base returns the image at the bottom of the step's parent, "" if there is none.
 func (k *keyed) base() string {
 	if len(k.whole) == 0 {
 		return ""
@@ -143,12 +143,12 @@ func (k *keyed) base() string {
 	return k.whole[0].in.base()
 }
 
-// remember keeps what the step was made of, and which files it read, for later explanations.
+// remember records the parts of the step's key, and the files that it read, for later explanations.
 func (k *keyed) remember(ctx context.Context) error {
 	k.note(k.final)
 	for _, r := range k.reads {
 		if r.in.scratch() || r.in.image() {
-			continue // a base is told by its reference
+			continue // a base is identified by its reference
 		}
 		d, err := r.in.selection(ctx, r.sel)
 		if err != nil {
@@ -168,7 +168,7 @@ func (k *keyed) remember(ctx context.Context) error {
 	return nil
 }
 
-// savePasts keeps what was remembered. It is advice: a build does not fail for it.
+// savePasts stores the recorded runs. Only explanations depend on them, so errors are ignored.
 func (b *build) savePasts() {
 	b.pasts.mu.Lock()
 	defer b.pasts.mu.Unlock()
@@ -177,7 +177,7 @@ func (b *build) savePasts() {
 	}
 }
 
-// listed is the list of files of a content digest, nil when it is not known.
+// listed returns the list of files of a content digest, nil if it is unknown.
 func (b *build) listed(d digest.Digest) (tree.Listing, error) {
 	if d.Validate() != nil {
 		return nil, nil
@@ -189,7 +189,7 @@ func (b *build) listed(d digest.Digest) (tree.Listing, error) {
 	return tree.DecodeListing(raw)
 }
 
-// listing is the list of the files that a step reads, whose content digest is d.
+// listing returns the list of the files that a step reads; d is their content digest.
 func (k *keyed) listing(ctx context.Context, r readInput, d digest.Digest) (tree.Listing, error) {
 	if list, err := k.n.b.listed(d); list != nil || err != nil {
 		return list, err
@@ -203,7 +203,7 @@ func (k *keyed) listing(ctx context.Context, r readInput, d digest.Digest) (tree
 	return list, err
 }
 
-// keys are those of a step that has any.
+// keys returns the keys of a step that has some, else nil.
 func (n *node) keys() *keyed {
 	switch op := n.op.(type) {
 	case *execStep:
@@ -216,16 +216,16 @@ func (n *node) keys() *keyed {
 	return nil
 }
 
-// because sets why the step runs, or would.
+// because sets the causes of the step's run, or of its expected run.
 func (n *node) because(causes ...executor.Cause) {
 	n.result.Causes = causes
 	n.result.Reason = executor.ReasonOf(causes, n.b.nameOf)
 }
 
-// nameOf is the display name of a step of the graph.
+// nameOf returns the display name of a step of the graph.
 func (b *build) nameOf(step digest.Digest) string { return b.stepNames()[step] }
 
-// textsOf are the instructions of a graph by their place.
+// textsOf returns the instructions of a graph by place.
 func (b *build) textsOf() map[digest.Digest]map[string]bool {
 	all := map[digest.Digest]map[string]bool{}
 	for _, n := range b.nodes {
@@ -239,7 +239,7 @@ func (b *build) textsOf() map[digest.Digest]map[string]bool {
 	return all
 }
 
-// stepNamesOf are the display names of the steps of a graph.
+// stepNamesOf returns the display names of a graph's steps.
 func stepNamesOf(g *planner.Graph) map[digest.Digest]string {
 	names := make(map[digest.Digest]string, len(g.Steps))
 	for _, s := range g.Steps {

@@ -9,14 +9,14 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// encodingIndex marks the path index of a base layer among the layer's packed forms. It is a blob like the others, so that
-// the cache counts and collects it.
+// encodingIndex is the encoding under which the path index of a base layer is recorded. It is a blob, so the cache
+// counts and evicts it like others.
 const encodingIndex = "index"
 
 // maxIndexBlob bounds the index of one layer, in bytes.
 const maxIndexBlob = 1 << 30
 
-// saveIndex keeps the path index of a layer.
+// saveIndex stores the path index of a layer.
 func saveIndex(store *cache.Store, diffID digest.Digest, x *tree.Index) error {
 	raw, err := x.MarshalBinary()
 	if err != nil {
@@ -29,7 +29,7 @@ func saveIndex(store *cache.Store, diffID digest.Digest, x *tree.Index) error {
 	return store.AddPacked(diffID, cache.Packed{Encoding: encodingIndex, DiffID: diffID, Digest: d, Size: int64(len(raw))})
 }
 
-// loadIndex finds the path index of a layer; nil when it is missing or damaged.
+// loadIndex returns the stored path index of a layer; nil if it is missing or damaged.
 func loadIndex(store *cache.Store, diffID digest.Digest) *tree.Index {
 	meta, ok := store.LayerMeta(diffID)
 	if !ok {

@@ -9,11 +9,18 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// errOffline is what a preview gets where a build would ask a registry.
+// errOffline is returned in a preview where a build would use the network.
 var errOffline = errors.New("not on this machine")
 
-// Preview says what Run would do with each step, in graph order, without running, fetching or writing anything. It may
-// say "will run" or "may run" of a step that turns out to be cached, never the other way round.
+// Preview returns what Run would do with each step, in graph order, without running, fetching or writing anything. It
+// reads local build contexts, the local cache and the indexes of remote caches.
+//
+// The promise: a step that Preview reports as cached does not run, if nothing changes in between. The reverse may
+// happen: a step reported as "will run" or "may run" may turn out to be cached. The reason is that some ids exist
+// only after a command has run: the id of its entry is random. So a node is unknown if its id cannot be known, and
+// fresh if it certainly gets a new one. A step on an unknown input is never reported as cached: it will run if that
+// input is fresh, and may run otherwise. A step whose files are not on this machine may run. Without this distinction
+// scripts that act on the preview would skip work that is needed.
 func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Options) ([]executor.StepResult, error) {
 	opts.Events = nil
 	b, err := e.newBuild(g, opts)
@@ -36,7 +43,7 @@ func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Op
 	return b.results(nil), nil
 }
 
-// foresee sets the node's status and reason, and unknown when its id cannot be told.
+// foresee sets the node's status and reason, and unknown if its id cannot be known.
 func (n *node) foresee(ctx context.Context) error {
 	switch op := n.op.(type) {
 	case *execStep:
@@ -59,12 +66,12 @@ func (n *node) foresee(ctx context.Context) error {
 	return err
 }
 
-// will sets a status that is not cached.
+// will sets a status other than cached.
 func (n *node) will(status executor.StepStatus, reason string) {
 	n.result.Status, n.result.Reason = status, reason
 }
 
-// uncertain is the first input, of those given, whose id is not known.
+// uncertain returns the first of the inputs whose id is not known.
 func uncertain(inputs []input) *node {
 	for _, in := range inputs {
 		if !in.scratch() && in.node.unknown {
@@ -74,7 +81,7 @@ func uncertain(inputs []input) *node {
 	return nil
 }
 
-// foresee tells what becomes of a virtual step.
+// foresee sets the status of a virtual step.
 func (v *virtual) foresee(ctx context.Context) error {
 	if u := uncertain(v.n.inputs); u != nil {
 		v.n.unknown, v.n.result.Status = true, u.result.Status
@@ -94,7 +101,7 @@ func (v *virtual) foresee(ctx context.Context) error {
 	return err
 }
 
-// foresee tells what becomes of a keyed step. shared, when not nil, looks for the result of another parent.
+// foresee sets the status of a keyed step. shared, if not nil, looks for a candidate from another parent.
 func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool, error)) error {
 	n := k.n
 	if n.forced() {
@@ -125,12 +132,12 @@ func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool,
 	}
 	n.result.Status = executor.StatusWillRun
 	n.because(k.explain(ctx, k.final, nil)...)
-	// A file operation's id is its key; what a command makes has an id only when it has run.
+	// A file operation's id is its key; a command gets its id when it has run.
 	n.id, n.unknown, n.fresh = k.finalKey, shared == nil, shared == nil
 	return nil
 }
 
-// foreseeInputs decides where an input's id is not known.
+// foreseeInputs decides if the id of an input is not known.
 func (k *keyed) foreseeInputs(ctx context.Context, file bool) (decided bool, err error) {
 	n := k.n
 	var whole, read []input
@@ -153,7 +160,7 @@ func (k *keyed) foreseeInputs(ctx context.Context, file bool) (decided bool, err
 	n.because(k.explain(ctx, now, open)...)
 	switch {
 	case w != nil && !file && w.fresh:
-		// A command that runs gives a new id, and so do all that stand on it.
+		// A command that runs gets a new id, and so do all steps that depend on it.
 		n.result.Status = executor.StatusWillRun
 	case w != nil && !file:
 		n.result.Status = w.result.Status
@@ -165,7 +172,7 @@ func (k *keyed) foreseeInputs(ctx context.Context, file bool) (decided bool, err
 	return true, nil
 }
 
-// soFar are the parts of the final key that are known, and the inputs behind those that are not.
+// soFar returns the known parts of the final key, and the inputs behind the unknown ones.
 func (k *keyed) soFar(ctx context.Context) (now parts, open []input, err error) {
 	known := *k
 	known.whole, known.reads = nil, nil
@@ -193,7 +200,7 @@ func (k *keyed) soFar(ctx context.Context) (now parts, open []input, err error) 
 	return all, open, err
 }
 
-// foreseeGroup decides for a file operation on a parent that will run: its layer may have been made on another parent.
+// foreseeGroup decides for a file operation on a parent that will run: a candidate from another parent may match.
 func (k *keyed) foreseeGroup(ctx context.Context, parent *node) error {
 	group, err := k.withContent(ctx, k.own)
 	if errors.Is(err, errOffline) || errors.Is(err, errNoChain) {
@@ -215,7 +222,7 @@ func (k *keyed) foreseeGroup(ctx context.Context, parent *node) error {
 	return nil
 }
 
-// foreseeShared looks for the layer that the same operation made on another parent.
+// foreseeShared looks for a candidate from another parent.
 func (f *fileStep) foreseeShared(ctx context.Context) (bool, error) {
 	group, err := f.withContent(ctx, f.own)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/layers"
 )
 
-// Recompress gives a layer of the store in a encoding of outputs, with no time after the epoch unless that is zero. Each is made once: the
-// store remembers it.
+// Recompress returns a layer of the store in the compression of an output, with no time after the epoch unless epoch
+// is zero. Each variant is written once; the store records it.
 func Recompress(ctx context.Context, s *cache.Store, from cache.Packed, f executor.LayerForm, epoch time.Time) (cache.Packed, error) {
 	encoding := layers.Form{Algorithm: layers.Algorithm(f.Compression), Level: f.Level}
 	if epoch.IsZero() && encoding.MediaType() == from.MediaType && f.Level == 0 && !f.Force {
@@ -44,7 +44,7 @@ func Recompress(ctx context.Context, s *cache.Store, from cache.Packed, f execut
 	return out, s.AddPacked(from.DiffID, out)
 }
 
-// rewrite stores a blob in another encoding.
+// rewrite stores a blob in another compression.
 func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, encoding layers.Form, epoch time.Time) (cache.Packed, error) {
 	blob, err := os.Open(s.BlobPath(from))
 	if err != nil {
@@ -61,7 +61,7 @@ func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, encoding l
 	})
 }
 
-// findPacked finds a encoding of a layer that was made before, with its blob.
+// findPacked returns an encoding of a layer that was written before, with its blob.
 func findPacked(s *cache.Store, id digest.Digest, encoding string) (cache.Packed, bool) {
 	meta, _ := s.LayerMeta(id)
 	for _, p := range meta.Packed {

@@ -13,10 +13,10 @@ import (
 // remoteStore reads images from registries.
 type remoteStore struct{ client *registry.Client }
 
-// remote is where images come from that are in no layout of the graph.
+// remote returns the registries, for images that are in no layout of the graph.
 func (b *build) remote() imageStore { return remoteStore{b.engine.client} }
 
-// errNoClient is for engines that were made without a registry client.
+// errNoClient is the error of engines without a registry client.
 var errNoClient = errors.New("this engine has no registry client")
 
 func (r remoteStore) manifest(ctx context.Context, ref string, p ocispecs.Platform) (*imageManifest, error) {

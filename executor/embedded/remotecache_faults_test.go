@@ -29,11 +29,11 @@ func TestRemoteCacheFaults(t *testing.T) {
 		from, to config.Attrs
 		want     string
 	}{
-		{"inline", config.Attrs{"type": "inline"}, nil, "carry no cache"},
-		{"gha", nil, config.Attrs{"type": "gha"}, "type=local or type=registry"},
+		{"inline", config.Attrs{"type": "inline"}, nil, "stores no cache in images"},
+		{"gha", nil, config.Attrs{"type": "gha"}, "type=local and type=registry"},
 		{"no directory", nil, config.Attrs{"type": "local"}, "needs dest=DIR"},
 		{"mode", nil, local("dest", t.TempDir(), "mode", "all"), "want min or max"},
-		{"attribute", nil, local("dest", t.TempDir(), "colour", "red"), "does not know the attribute colour"},
+		{"attribute", nil, local("dest", t.TempDir(), "colour", "red"), "unknown attribute colour"},
 		{"a file", nil, local("dest", file), "is not written"},
 		{"of BuildKit", local("src", buildkit), nil, "only BuildKit reads"},
 		{"garbage", local("src", garbage), nil, "is not used"},

@@ -56,7 +56,7 @@ func TestRemoteCacheDroppedByRegistry(t *testing.T) {
 	mu.Unlock()
 	v.move(cached, cached)
 	v.mustRun()
-	v.wantWarning("is made again")
+	v.wantWarning("its step runs again")
 	v.move(cached, cached)
 	v.must()
 	v.noWarnings()

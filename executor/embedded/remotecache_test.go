@@ -278,7 +278,7 @@ func TestRemoteCacheDamage(t *testing.T) {
 	if _, _, err := v.run(); err != nil {
 		t.Fatal(err)
 	}
-	v.wantWarning("is made again")
+	v.wantWarning("its step runs again")
 	// Each build finds what of the damage it opens, which depends on ids that are drawn; at last all of it is mended.
 	for range packs {
 		v.move(local("src", dir), local("dest", dir, "mode", "max"))
@@ -288,7 +288,7 @@ func TestRemoteCacheDamage(t *testing.T) {
 		if len(v.warned) == 0 {
 			break
 		}
-		v.wantWarning("is made again")
+		v.wantWarning("its step runs again")
 	}
 	v.move(local("src", dir), nil)
 	v.must()

@@ -8,8 +8,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Run executes the graph and writes its outputs, and the caches that targets ask for. Where a layer of a cache from
-// elsewhere turns out to be missing, the graph is run again without it: what was done is found in the cache.
+// Run executes the graph and writes its outputs and remote caches. If a layer of a remote cache cannot be fetched,
+// the graph runs again without it; steps that are done are found in the local cache.
 func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
 	c := e.newImports(ctx, g, opts)
 	defer c.close()
@@ -33,7 +33,7 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	}
 }
 
-// follow makes a run go on where an earlier one of the same graph stopped.
+// follow continues where an earlier run of the same graph stopped.
 func (b *build) follow(before *build) {
 	if before == nil {
 		return
@@ -48,7 +48,7 @@ func (b *build) follow(before *build) {
 	}
 }
 
-// watchedWriter notes whether something was written.
+// watchedWriter records whether anything was written. After that the graph must not run again.
 type watchedWriter struct {
 	to   io.Writer
 	used bool

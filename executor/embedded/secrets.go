@@ -6,15 +6,15 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// secret reads the value that the targets which want the step offer under id. ok is false when none offers it and the
-// step can do without. Values are in no key, no log and no file of the cache.
+// secret returns the value of a secret from the targets of the step. ok is false if no target provides it and the
+// step does not require it. Values are in no key, no log and no file of the cache.
 func (n *node) secret(id string, optional bool) (value []byte, ok bool, err error) {
 	for _, target := range n.step.Targets {
 		for _, s := range n.b.graph.Secrets[target] {
 			if s.ID == id {
 				value, err := executor.ReadSecret(s)
 				if err != nil {
-					return nil, false, n.stepError(fmt.Errorf("secret %s of target %s: %w", id, target, err), "give it what the target's secret names")
+					return nil, false, n.stepError(fmt.Errorf("secret %s of target %s: %w", id, target, err), "provide the file or variable that the target's secret names")
 				}
 				return value, true, nil
 			}

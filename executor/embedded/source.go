@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// newSource says what reads a source op.
+// newSource returns the operation that reads a source op.
 func newSource(n *node) (operation, error) {
 	source := n.step.Op.GetSource()
 	id := source.GetIdentifier()
@@ -26,10 +26,10 @@ func newSource(n *node) (operation, error) {
 	return nil, &UnsupportedError{What: "sources of type " + scheme, Instead: "use an image, a directory or a URL"}
 }
 
-// UnsupportedError says that this engine cannot execute a kind of step.
+// UnsupportedError means that this engine cannot execute a kind of step.
 type UnsupportedError struct{ What, Instead string }
 
-// Error is the complete message.
+// Error returns the complete message.
 func (e *UnsupportedError) Error() string {
 	return fmt.Sprintf("this engine does not execute %s; %s", e.What, e.Instead)
 }

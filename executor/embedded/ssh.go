@@ -19,12 +19,12 @@ import (
 const (
 	// maxKey bounds a file with a private key, in bytes.
 	maxKey = 1 << 20
-	// maxAgentConnections bounds what one step may have open to an agent.
+	// maxAgentConnections bounds the connections of one step to an agent.
 	maxAgentConnections = 64
 )
 
-// sshMount mounts the socket of an agent that lists keys and signs, and does nothing else. It is empty where none is offered
-// and the step can do without.
+// sshMount mounts the socket of an agent that lists keys and signs, and does nothing else. It is empty if no target
+// provides one and the step does not require it.
 func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
 	o := m.GetSSHOpt()
 	id := o.GetID()
@@ -40,7 +40,7 @@ func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
 	}
 	open, err := openAgent(source)
 	if err != nil {
-		return nil, s.x.n.stepError(fmt.Errorf("ssh %s: %w", id, err), "start the agent or name a key that is there in the target's ssh")
+		return nil, s.x.n.stepError(fmt.Errorf("ssh %s: %w", id, err), "start the agent, or name an existing key file in the target's ssh")
 	}
 	draft, err := s.draft()
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
 	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: socket}}, nil
 }
 
-// listenAt listens on a socket in dir, whose path may be longer than the name of a socket can be.
+// listenAt listens on a socket in dir. The path of dir may exceed the length limit of socket names.
 func listenAt(dir, name string) (net.Listener, error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -70,11 +70,11 @@ func listenAt(dir, name string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // its directory goes, and by then the name is another one's
+	l.SetUnlinkOnClose(false) // the directory is removed, and by then the name may belong to another socket
 	return l, nil
 }
 
-// sshSource is what the targets which want the step offer under id.
+// sshSource returns the ssh entry with this id from the targets of the step.
 func (n *node) sshSource(id string) (config.SSH, bool) {
 	for _, target := range n.step.Targets {
 		for _, s := range n.b.graph.SSH[target] {
@@ -86,8 +86,8 @@ func (n *node) sshSource(id string) (config.SSH, bool) {
 	return config.SSH{}, false
 }
 
-// openAgent returns what opens a connection to the agent of this user, to the one whose socket is named, or to one that has the
-// keys in the named files.
+// openAgent returns a function that connects to an agent: the user's, the one at the named socket, or a new one with
+// the keys of the named files.
 func openAgent(s config.SSH) (func() (agent.ExtendedAgent, io.Closer, error), error) {
 	socket := os.Getenv("SSH_AUTH_SOCK")
 	if len(s.Paths) > 0 {
@@ -101,7 +101,7 @@ func openAgent(s config.SSH) (func() (agent.ExtendedAgent, io.Closer, error), er
 		socket = s.Paths[0]
 	}
 	if socket == "" {
-		return nil, errors.New("there is no agent: SSH_AUTH_SOCK is not set")
+		return nil, errors.New("no agent: SSH_AUTH_SOCK is not set")
 	}
 	return func() (agent.ExtendedAgent, io.Closer, error) {
 		c, err := net.Dial("unix", socket)
@@ -112,7 +112,7 @@ func openAgent(s config.SSH) (func() (agent.ExtendedAgent, io.Closer, error), er
 	}, nil
 }
 
-// keysOf is an agent with the keys of some files.
+// keysOf returns an agent with the keys of some files.
 func keysOf(paths []string) (func() (agent.ExtendedAgent, io.Closer, error), error) {
 	keys := agent.NewKeyring()
 	for _, path := range paths {
@@ -162,7 +162,7 @@ func serveAgent(l net.Listener, open func() (agent.ExtendedAgent, io.Closer, err
 			defer c.Close()
 			a, closer, err := open()
 			if err != nil {
-				return // the step sees a connection that ends
+				return // the step sees a closed connection
 			}
 			defer closer.Close()
 			_ = agent.ServeAgent(signer{a}, c) // it ends with the connection, for whatever reason
@@ -170,7 +170,7 @@ func serveAgent(l net.Listener, open func() (agent.ExtendedAgent, io.Closer, err
 	}
 }
 
-// closeAgents ends what serves the step.
+// closeAgents closes the step's sockets.
 func (s *execRoot) closeAgents() {
 	for _, l := range s.agents {
 		_ = l.Close()
@@ -180,9 +180,9 @@ func (s *execRoot) closeAgents() {
 // signer is an agent that lists its keys and signs.
 type signer struct{ agent.ExtendedAgent }
 
-var errOnlySigns = errors.New("this agent lists keys and signs, and does nothing else")
+var errOnlySigns = errors.New("this agent only lists keys and signs")
 
-// Add, Remove, RemoveAll, Lock, Unlock and Extension are refused: a step uses keys, it does not change the agent.
+// Add is refused, like all other changes: a step uses keys, it does not change the agent.
 func (signer) Add(agent.AddedKey) error { return errOnlySigns }
 
 // Remove is refused.
@@ -197,7 +197,7 @@ func (signer) Lock([]byte) error { return errOnlySigns }
 // Unlock is refused.
 func (signer) Unlock([]byte) error { return errOnlySigns }
 
-// Signers are of no use here: ServeAgent asks for signatures.
+// Signers is refused: ServeAgent requests signatures.
 func (signer) Signers() ([]ssh.Signer, error) { return nil, errOnlySigns }
 
 // Extension is refused.

@@ -10,16 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// subtree is one directory, or one other file, of a stack of unpacked layers, for a mount that selects it.
+// subtree is one directory or file in a stack of unpacked layers, for a mount that selects it.
 type subtree struct {
-	// dirs are the directories whose overlay is the directory, top first.
+	// dirs are the directories, top first, whose overlay is the selected directory.
 	dirs []string
-	// file is the path of anything else.
+	// file is the path of anything other than a directory.
 	file string
 }
 
-// findSubtree looks for a path in layers, top first. The path must be resolved: no component of it may be a link in
-// the merged tree. Components are looked at one by one in each layer and never followed.
+// findSubtree finds a path in layers, top first. The path must be resolved: no component may be a link in the merged
+// tree. Each component is looked up in each layer and never followed.
 func findSubtree(layers []string, path string) (subtree, error) {
 	var s subtree
 	for _, dir := range layers {
@@ -47,7 +47,7 @@ func findSubtree(layers []string, path string) (subtree, error) {
 	return s, nil
 }
 
-// found says what one layer knows about a path.
+// found is what one layer has at a path.
 type found int
 
 const (
@@ -57,7 +57,7 @@ const (
 	foundFile
 )
 
-// descend follows path in one layer. With foundOpaque the directory itself may be missing: at is "" then.
+// descend follows path in one layer. With foundOpaque the directory itself may be missing; at is then "".
 func descend(layer, path string) (at string, kind found, err error) {
 	at, kind = layer, foundDir
 	for _, name := range strings.Split(strings.Trim(path, "/"), "/") {
@@ -86,7 +86,7 @@ func descend(layer, path string) (at string, kind found, err error) {
 	return at, kind, nil
 }
 
-// opaque says whether a directory of a layer hides those below it.
+// opaque reports whether a directory of a layer hides those below it.
 func opaque(dir string) bool {
 	var value [1]byte
 	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {

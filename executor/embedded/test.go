@@ -18,8 +18,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// testStep executes a test of an image. It makes nothing: that it has passed is what its entry says. A test that fails has
-// none, so that it runs again.
+// testStep executes a test of an image. It has no outputs: its entry means that the test has passed. A test that
+// fails has no entry, so it runs again.
 type testStep struct {
 	execStep // of a command; else only its keys
 	test     *planner.Test
@@ -40,7 +40,7 @@ func newTestStep(n *node) (*testStep, error) {
 		}
 	}
 	definition := *t.test
-	definition.Name, definition.At = "", config.Range{} // they change nothing of what it comes to
+	definition.Name, definition.At = "", config.Range{} // they do not affect the result
 	raw, err := json.Marshal(definition)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func newTestStep(n *node) (*testStep, error) {
 	return t, nil
 }
 
-// run judges and notes that the test has passed.
+// run checks the image and stores that the test has passed.
 func (t *testStep) run(ctx context.Context) error {
 	started := time.Now()
 	var err error
@@ -71,7 +71,7 @@ func (t *testStep) run(ctx context.Context) error {
 	return t.save(ctx, t.finalKey, nil, nil, time.Since(started))
 }
 
-// runCommand runs the setup and the command on one root, which is thrown away.
+// runCommand runs the setup and the command on one root, which is discarded.
 func (t *testStep) runCommand(ctx context.Context) (err error) {
 	log, err := t.openLog()
 	if err != nil {
@@ -149,7 +149,7 @@ type capture struct {
 	over bool
 }
 
-// Write never fails: what is too much is told when the command has ended.
+// Write never fails: excess output is reported when the command has ended.
 func (c *capture) Write(p []byte) (int, error) {
 	if room := executor.MaxTestOutput - c.Len(); len(p) > room {
 		c.over = true
@@ -159,7 +159,7 @@ func (c *capture) Write(p []byte) (int, error) {
 	return c.Buffer.Write(p)
 }
 
-// testFiles are files as tests ask for them.
+// testFiles adapts a tree to executor.TestFiles.
 type testFiles struct{ tree.FS }
 
 // Stat implements executor.TestFiles.
@@ -183,7 +183,7 @@ func (f testFiles) Open(path string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	if !e.IsRegular() {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: errors.New("it is no regular file")}
+		return nil, &fs.PathError{Op: "open", Path: path, Err: errors.New("not a regular file")}
 	}
 	return f.FS.Open(at)
 }

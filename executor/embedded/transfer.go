@@ -8,7 +8,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// maxTransfers bounds the layers that are downloaded at once.
+// maxTransfers bounds concurrent downloads of layers.
 const maxTransfers = 4
 
 // transfer waits for a transfer slot. release may be called more than once.
@@ -21,7 +21,7 @@ func (b *build) transfer(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// begin says that work has begun on a step which the scheduler does not run: a source of which something is needed.
+// begin records that work starts on a step that the scheduler does not run: a source, of which something is needed.
 // Several may begin at once; the step ends with the last of them.
 func (n *node) begin() {
 	n.mu.Lock()
@@ -36,7 +36,7 @@ func (n *node) begin() {
 	n.b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindStart})
 }
 
-// end ends what begin began.
+// end ends the work that begin started.
 func (n *node) end(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

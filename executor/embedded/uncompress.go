@@ -8,7 +8,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// uncompressed opens what is inside of a plain, gzip or zstd stream.
+// uncompressed returns the content of a plain, gzip or zstd stream.
 func uncompressed(blob io.ReadCloser, err error) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func uncompressed(blob io.ReadCloser, err error) (io.ReadCloser, error) {
 	return readCloser{r, blob}, nil
 }
 
-// readCloser reads from one thing and closes another.
+// readCloser reads from one value and closes another.
 type readCloser struct {
 	io.Reader
 	io.Closer

@@ -16,15 +16,15 @@ import (
 // maxUserFile bounds /etc/passwd and /etc/group, in bytes.
 const maxUserFile = 10 << 20
 
-// identity is who a step runs as.
+// identity is the user that a step runs as.
 type identity struct {
 	uid, gid uint32
 	groups   []uint32
-	home     string // what passwd says of the uid, or "/"
+	home     string // from passwd, or "/"
 }
 
-// resolveUser finds who a step runs as, as USER and --user name them, in the passwd and group files of its own root. The
-// empty user is root, also where there is no passwd file.
+// resolveUser resolves the user of a step, as written in USER and --user, in the passwd and group files of its root.
+// The empty name is root, even without a passwd file.
 func resolveUser(files tree.FS, name string) (who identity, err error) {
 	passwd, err := openUserFile(files, "/etc/passwd")
 	if err != nil {
@@ -56,7 +56,7 @@ func resolveUser(files tree.FS, name string) (who identity, err error) {
 	return who, nil
 }
 
-// openUserFile opens a regular file of bounded size, with the links inside the tree followed; nil when there is none.
+// openUserFile opens a regular file of bounded size and follows links inside the tree; nil if it does not exist.
 func openUserFile(files tree.FS, name string) (io.ReadCloser, error) {
 	at, err := tree.Resolve(files, name, true)
 	if err != nil {
@@ -70,7 +70,7 @@ func openUserFile(files tree.FS, name string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	if !e.IsRegular() || e.Size > maxUserFile {
-		return nil, fmt.Errorf("%s is no regular file of at most %d bytes", name, maxUserFile)
+		return nil, fmt.Errorf("%s is not a regular file of at most %d bytes", name, maxUserFile)
 	}
 	f, err := files.Open(at)
 	if err != nil {
@@ -79,7 +79,7 @@ func openUserFile(files tree.FS, name string) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// reader is nil for no file: user.GetExecUser asks for that.
+// reader returns a nil io.Reader for a missing file, as user.GetExecUser requires.
 func reader(f io.ReadCloser) io.Reader {
 	if f == nil {
 		return nil

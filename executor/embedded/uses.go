@@ -9,15 +9,15 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// saveUses notes in the cache what each target stands on, after a build that succeeded. It is advice to collections, and
-// a build does not fail for it.
+// saveUses records in the cache, after a successful build, what each target depends on. Only eviction and reports use
+// it, so errors are ignored.
 func (b *build) saveUses() {
 	if b.opts.Project != "" {
 		_ = b.store.RecordUses(b.opts.Project, b.uses())
 	}
 }
 
-// uses are the targets in the order in which the graph names them.
+// uses returns the uses of all targets in the order of the graph.
 func (b *build) uses() []cache.Use {
 	var all []cache.Use
 	index := map[string]int{}
@@ -41,7 +41,7 @@ func (b *build) uses() []cache.Use {
 	return all
 }
 
-// ownLayers are the layers that the step made.
+// ownLayers returns the layers that the step created.
 func (n *node) ownLayers() []digest.Digest {
 	if n.entry == nil {
 		return nil
@@ -57,7 +57,7 @@ func (n *node) ownLayers() []digest.Digest {
 	return list
 }
 
-// base is the manifest of a base image, or the index that it was asked for by.
+// base returns the manifest of a base image, or the index by which it was requested.
 func (n *node) base() digest.Digest {
 	image, ok := n.op.(*baseImage)
 	if !ok || n.entry == nil {
@@ -71,7 +71,7 @@ func (n *node) base() digest.Digest {
 	return image.digest
 }
 
-// cacheMounts are the ids of the step's cache mounts, of those which need no content to be named.
+// cacheMounts returns the ids of the step's cache mounts, except those whose id depends on a seed.
 func (n *node) cacheMounts() []string {
 	x, ok := n.op.(*execStep)
 	if !ok {

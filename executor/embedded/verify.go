@@ -17,10 +17,10 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/layers"
 )
 
-// A build that verifies the cache finds nothing: what it has of a step is put aside, the step runs, and what that made is
-// compared and dropped. The step is served from the cache all the same, so that its users are found there too.
+// With --verify-cache no look-up hits: the cached entry is put aside, the step runs, and its result is compared and
+// dropped. The step is then served from the cache, so that its users are found there too.
 
-// putAside keeps what the cache has of the step for the comparison, and says whether it does.
+// putAside keeps the cached entry for the comparison and reports whether the step must run.
 func (k *keyed) putAside(e *cache.Entry) bool {
 	if !k.n.b.opts.Verify || k.n.b.dry || k.n.b.storedNow(e.Key) {
 		return false
@@ -31,7 +31,7 @@ func (k *keyed) putAside(e *cache.Entry) bool {
 	return true
 }
 
-// compareHit compares what the step made now with what the cache has, drops it, and serves the step from the cache.
+// compareHit compares the new result with the cached one, drops the new one, and serves the step from the cache.
 func (k *keyed) compareHit(ctx context.Context, outputs []cache.Output) error {
 	n := k.n
 	differ, err := n.b.outputsDiffer(ctx, k.hit.Outputs, outputs)
@@ -44,11 +44,11 @@ func (k *keyed) compareHit(ctx context.Context, outputs []cache.Output) error {
 		return fmt.Errorf("compare with the cache: %w", err)
 	}
 	n.result.Verified, n.result.Differs = true, differ
-	n.result.Reason = "the cache has it: run again to compare"
+	n.result.Reason = "cached: run again to compare"
 	return n.serve(k.hit)
 }
 
-// layerIDs are the layers of outputs that are on disk.
+// layerIDs returns the non-empty layers of outputs.
 func layerIDs(outputs []cache.Output) []digest.Digest {
 	var ids []digest.Digest
 	for _, o := range outputs {
@@ -61,7 +61,7 @@ func layerIDs(outputs []cache.Output) []digest.Digest {
 	return ids
 }
 
-// outputsDiffer lists the paths that are not the same in both results of a step, sorted.
+// outputsDiffer lists the paths that differ between two results of a step, sorted.
 func (b *build) outputsDiffer(ctx context.Context, had, got []cache.Output) ([]string, error) {
 	sums := [2]map[string]string{{}, {}}
 	for i, outputs := range [2][]cache.Output{had, got} {
@@ -95,7 +95,7 @@ func (b *build) outputsDiffer(ctx context.Context, had, got []cache.Output) ([]s
 	return differ, nil
 }
 
-// sumLayer adds a digest of each file of a layer, as an image would have it but for its time.
+// sumLayer adds a digest of each file of a layer as an image would have it, except for times.
 func (b *build) sumLayer(ctx context.Context, id digest.Digest, prefix string, sums map[string]string) error {
 	dir, err := b.ownDir(ctx, id)
 	if err != nil || dir == "" {

@@ -14,8 +14,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// dirs are the directories of a chain's layers, top first, as an overlay takes them. Base layers are unpacked side by
-// side where they are not on disk.
+// dirs returns the directories of a chain's layers, top first, as an overlay needs them. Layers that are not on disk
+// are unpacked in parallel.
 func (b *build) dirs(ctx context.Context, c *chain) ([]string, error) {
 	all, err := c.layers(ctx)
 	if err != nil {
@@ -52,7 +52,7 @@ func (b *build) dirs(ctx context.Context, c *chain) ([]string, error) {
 	return dirs, nil
 }
 
-// ownDir is the directory of a layer of our own; "" for the empty layer.
+// ownDir returns the directory of a step's layer, which it imports if necessary; "" for the empty layer.
 func (b *build) ownDir(ctx context.Context, id digest.Digest) (string, error) {
 	if id == emptyLayer {
 		return "", nil
@@ -68,7 +68,7 @@ func (b *build) ownDir(ctx context.Context, id digest.Digest) (string, error) {
 	return dir, nil
 }
 
-// dirHere is the directory of a layer of our own that is on the disk.
+// dirHere returns the directory of a step's layer that is on disk.
 func (b *build) dirHere(id digest.Digest) (string, bool) {
 	if dir, ok := b.layerDirs.Load(id); ok {
 		return dir.(string), true
@@ -80,9 +80,15 @@ func (b *build) dirHere(id digest.Digest) (string, bool) {
 	return dir, ok
 }
 
-// view calls f with the merged files of a chain. Base layers that are not unpacked take part with their index; when f
-// needs the content of one it is unpacked, and f is called again. Where f opens another view inside, the one that had
-// the layer packed is opened again: each pass has at least one layer more on disk.
+// view calls f with the merged files of a chain.
+//
+// Unpacking on demand. Most look-ups need paths and attributes only, and unpacking a base of hundreds of megabytes
+// for them would dominate a first build. So a layer that is not unpacked takes part with its path index. If f needs
+// the content of a file in it, the read fails with a layerfs.PackedError that names the layer; view unpacks that layer
+// and calls f again from the beginning. f must therefore be repeatable: it may only keep the results of its last
+// call. Each pass has at least one more layer on disk, so the loop ends. If f opens another view inside, the error
+// passes through the inner one unless the layer is its own; the view that has the layer packed handles it. Without
+// the check of packed, that view would loop over an error that it cannot fix.
 func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error {
 	all, err := c.layers(ctx)
 	if err != nil {
@@ -117,7 +123,7 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 	}
 }
 
-// open gets the directory form of a layer onto the disk.
+// open unpacks a layer.
 func (b *build) open(ctx context.Context, l layer) error {
 	var err error
 	if l.base == nil {
@@ -128,8 +134,8 @@ func (b *build) open(ctx context.Context, l layer) error {
 	return err
 }
 
-// treeLayer is a layer as a view takes it; ok is false for the empty layer. One of a cache from elsewhere is known by its
-// paths until its content is asked for.
+// treeLayer returns a layer for a view; ok is false for the empty layer. An imported layer takes part with its path
+// index until its content is needed.
 func (b *build) treeLayer(ctx context.Context, l layer) (t layerfs.Layer, ok bool, err error) {
 	if l.id == emptyLayer {
 		return t, false, nil
@@ -152,9 +158,9 @@ func (b *build) treeLayer(ctx context.Context, l layer) (t layerfs.Layer, ok boo
 	return layerfs.Layer{ID: l.id, Dir: dir}, true, err
 }
 
-// lowerLayers are the layers below one that is being unpacked. They are waited for when the first question is asked.
+// lowerLayers are the layers below one that is being unpacked. The first look-up waits for them.
 type lowerLayers struct {
-	ctx   context.Context // of the unpacking, which ends before whoever holds this
+	ctx   context.Context // of the unpacking, which outlives this value
 	top   *baseLayer
 	yield func()
 	once  sync.Once
@@ -180,7 +186,7 @@ func (l *lowerLayers) open() (*layerfs.View, error) {
 	return l.files, l.err
 }
 
-// close closes what was opened.
+// close closes the opened layers.
 func (l *lowerLayers) close() error {
 	if l.files == nil {
 		return nil
@@ -188,7 +194,7 @@ func (l *lowerLayers) close() error {
 	return l.files.Close()
 }
 
-// Lookup, Xattrs and Open answer from the unpacked layers below.
+// Lookup, Xattrs and Open implement the look-ups of layers.UnpackOptions.Below.
 func (l *lowerLayers) Lookup(path string) (tree.Entry, error) {
 	files, err := l.open()
 	if err != nil {

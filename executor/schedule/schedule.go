@@ -25,7 +25,7 @@ var ErrStale = errors.New("changed during the build")
 var ErrOvertaken = fmt.Errorf("%w: another step had the build context read again", ErrStale)
 
 // Worker does the work of one step, named by its index in graph order. Its methods are called from several goroutines,
-// but for one step by one goroutine only.
+// but for one step by one goroutine at a time.
 type Worker interface {
 	// Lookup reports whether the result of the step is known. It uses keys alone and opens no layer. All inputs are done.
 	Lookup(ctx context.Context, step int) (found bool, err error)

@@ -19,8 +19,8 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// Artifact is a cache in a registry: an OCI manifest of a type of its own, whose first layer is the index and whose others
-// are the blobs. It is read where it is written: mirrors are asked for blobs alone.
+// Artifact is a cache in a registry: an OCI manifest with its own artifact type. Its first layer is the index, the
+// others are the blobs. The manifest is read from the registry to which it was written; mirrors serve only blobs.
 type Artifact struct {
 	Client *registry.Client
 	Ref    string
@@ -30,7 +30,7 @@ const (
 	artifactType   = "application/vnd.bake.cache.v1"
 	artifactConfig = "application/vnd.bake.cache.config.v1+json"
 	configText     = `{"version":1}`
-	maxManifest    = 4 << 20 // bytes that registries take
+	maxManifest    = 4 << 20 // bytes that registries accept
 )
 
 // String implements Source and Destination.
@@ -39,7 +39,7 @@ func (a *Artifact) String() string { return a.Ref }
 // Close implements Source.
 func (a *Artifact) Close() error { return nil }
 
-var errNoClient = errors.New("there is no registry client")
+var errNoClient = errors.New("this engine has no registry client")
 
 // Index implements Source.
 func (a *Artifact) Index(ctx context.Context) (*Index, error) {
@@ -54,7 +54,7 @@ func (a *Artifact) Index(ctx context.Context) (*Index, error) {
 		return nil, err
 	}
 	if found.Manifest.Config.MediaType != artifactConfig || len(found.Manifest.Layers) == 0 {
-		return nil, errors.New("what is stored there is no cache of this engine; caches of BuildKit are read by BuildKit alone")
+		return nil, errors.New("not a cache of this engine; only BuildKit reads BuildKit caches")
 	}
 	desc := found.Manifest.Layers[0]
 	if desc.MediaType != mediaIndex || desc.Size > maxIndex {
@@ -81,8 +81,8 @@ func (a *Artifact) Open(ctx context.Context, b Blob) (io.ReadCloser, error) {
 	return r, err
 }
 
-// Export implements Destination: a cache that is there already costs one request, and of another one the blobs that the
-// last did not have are sent.
+// Export implements Destination. A cache that is already there costs one request. Otherwise only the blobs that the
+// previous cache did not have are sent.
 func (a *Artifact) Export(ctx context.Context, e Export) error {
 	if a.Client == nil {
 		return errNoClient
@@ -112,18 +112,18 @@ func (a *Artifact) Export(ctx context.Context, e Export) error {
 	}
 	err = push(there)
 	if err != nil && len(there) > 0 && ctx.Err() == nil {
-		err = push(nil) // perhaps the registry has dropped blobs of the old one
+		err = push(nil) // the registry may have removed blobs of the old cache
 	}
 	return err
 }
 
-// artifactImage is a cache as what a push takes. Its layers are those to send, its manifest names all.
+// artifactImage is a cache as a v1.Image for a push. Its manifest names all blobs; Layers returns those to send.
 type artifactImage struct {
 	raw  []byte
 	send []v1.Layer
 }
 
-// newArtifact makes the manifest.
+// newArtifact builds the manifest.
 func newArtifact(ctx context.Context, index []byte, e Export) (*artifactImage, error) {
 	layers, paths, mounts := e.Index.blobs()
 	indexBlob := Blob{Digest: digest.FromBytes(index), Size: int64(len(index)), MediaType: mediaIndex}
@@ -145,18 +145,16 @@ func newArtifact(ctx context.Context, index []byte, e Export) (*artifactImage, e
 		return nil, err
 	}
 	if len(image.raw) > maxManifest {
-		return nil, fmt.Errorf("it has %d blobs, more than a manifest can name: export with mode=min, or to a directory", len(m.Layers))
+		return nil, fmt.Errorf("%d blobs exceed the size of a manifest; export with mode=min or to a directory", len(m.Layers))
 	}
 	return image, nil
 }
 
-// without is the image without the layers that need not be sent.
+// without returns the image without the layers that need not be sent.
 func (i *artifactImage) without(there map[digest.Digest]bool) *artifactImage {
 	send := slices.DeleteFunc(slices.Clone(i.send), func(l v1.Layer) bool { return there[l.(*artifactLayer).Blob.Digest] })
 	return &artifactImage{i.raw, send}
 }
-
-// The methods of v1.Image.
 
 // Layers implements v1.Image.
 func (i *artifactImage) Layers() ([]v1.Layer, error) { return i.send, nil }
@@ -192,13 +190,13 @@ func (i *artifactImage) LayerByDigest(h v1.Hash) (v1.Layer, error) {
 			return l, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no blob %s", h)
+	return nil, fmt.Errorf("no blob %s", h)
 }
 
 // LayerByDiffID implements v1.Image.
 func (i *artifactImage) LayerByDiffID(h v1.Hash) (v1.Layer, error) { return i.LayerByDigest(h) }
 
-// artifactLayer is a blob of a cache as what a push takes.
+// artifactLayer is a blob of a cache as a v1.Layer.
 type artifactLayer struct {
 	Blob
 	open func() (io.ReadCloser, error)

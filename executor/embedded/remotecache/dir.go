@@ -16,13 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is a cache in a directory: an index, and packs of blobs. There are at most maxFiles of them, with names that stay: a
-// layer is always in the same pack, so that a new one changes one file in sixteen and an unchanged cache none. Files of
-// others in the directory are left alone.
+// Dir is a cache in a directory: an index, and packs of blobs. It has at most maxFiles files with fixed names. A
+// layer is always in the same pack, so a new layer changes one file in sixteen and an unchanged cache none. Other
+// files in the directory are left alone.
 type Dir struct {
 	Path string
 
-	packs map[string]*pack // of a source that was opened
+	packs map[string]*pack // opened by Index, by name
 }
 
 // The files of a cache in a directory.
@@ -35,16 +35,16 @@ const (
 	maxFiles   = layerPacks + 3
 )
 
-// maxWriters bounds the packs that are written at once.
+// maxWriters bounds the packs that are written concurrently.
 const maxWriters = 4
 
 // String implements Source and Destination.
 func (d *Dir) String() string { return d.Path }
 
-// packOf is the pack that a layer is in.
+// packOf returns the name of the pack of a layer.
 func packOf(b digest.Digest) string { return "layers-" + b.Encoded()[:1] + ".pack" }
 
-// packNames are the packs of a directory.
+// packNames returns the names of all packs.
 func packNames() []string {
 	names := []string{filePaths, fileMounts}
 	for i := range layerPacks {
@@ -53,7 +53,8 @@ func packNames() []string {
 	return names
 }
 
-// Index implements Source. What it opens stays as it was, even if the directory is written meanwhile.
+// Index implements Source. It keeps the packs open, so later reads see the same cache even if the directory is
+// written meanwhile.
 func (d *Dir) Index(context.Context) (*Index, error) {
 	root, unlock, err := d.open(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +67,7 @@ func (d *Dir) Index(context.Context) (*Index, error) {
 	raw, err := readFile(root, fileIndex, maxIndex)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := root.Lstat("index.json"); err == nil {
-			return nil, errors.New("it holds a cache of BuildKit, which only BuildKit reads")
+			return nil, errors.New("a BuildKit cache, which only BuildKit reads")
 		}
 		return nil, nil
 	}
@@ -87,7 +88,7 @@ func (d *Dir) Index(context.Context) (*Index, error) {
 	return x, nil
 }
 
-// open locks the directory until unlock. A file system without locks is used without.
+// open locks the directory until unlock is called. On a file system without locks it is used unlocked.
 func (d *Dir) open(how int) (root *os.Root, unlock func(), err error) {
 	if root, err = os.OpenRoot(d.Path); err != nil {
 		return nil, nil, err
@@ -109,7 +110,7 @@ func readFile(root *os.Root, name string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, errors.Join(fmt.Errorf("%s is no file of at most %d bytes", name, limit), err)
+		return nil, errors.Join(fmt.Errorf("%s is not a regular file of at most %d bytes", name, limit), err)
 	}
 	return io.ReadAll(io.LimitReader(f, limit))
 }
@@ -133,8 +134,8 @@ func (d *Dir) Close() error {
 	return nil
 }
 
-// Export implements Destination. Packs are written under other names and renamed, the index last: who reads meanwhile or
-// after a crash misses blobs at worst.
+// Export implements Destination. Packs are written under temporary names and renamed, the index last. A reader that
+// runs meanwhile or after a crash misses blobs at worst; it never reads wrong ones.
 func (d *Dir) Export(ctx context.Context, e Export) error {
 	if err := os.MkdirAll(d.Path, 0o755); err != nil {
 		return err
@@ -166,7 +167,7 @@ func (d *Dir) Export(ctx context.Context, e Export) error {
 	})
 }
 
-// byPack sorts the blobs of an index into the packs of a directory. Packs without blobs are among them.
+// byPack groups the blobs of an index by pack, including packs without blobs.
 func (x *Index) byPack() map[string][]Blob {
 	all := map[string][]Blob{}
 	for _, name := range packNames() {
@@ -180,7 +181,7 @@ func (x *Index) byPack() map[string][]Blob {
 	return all
 }
 
-// exportPack brings one pack up to date.
+// exportPack updates one pack.
 func exportPack(ctx context.Context, root *os.Root, name string, blobs []Blob, e Export) error {
 	if len(blobs) == 0 {
 		err := root.Remove(name)
@@ -191,7 +192,7 @@ func exportPack(ctx context.Context, root *os.Root, name string, blobs []Blob, e
 	}
 	old, err := openPack(root, name)
 	if err != nil {
-		old = nil // missing or damaged: it is written anew
+		old = nil // missing or damaged: write it again
 	}
 	defer old.close()
 	if old.holds(blobs) && !e.distrusts(blobs) {
@@ -210,7 +211,7 @@ func exportPack(ctx context.Context, root *os.Root, name string, blobs []Blob, e
 	return nil
 }
 
-// replace makes a file hold what write writes, by one rename.
+// replace writes a file under a temporary name and renames it.
 func replace(root *os.Root, name string, write func(*os.File) error) error {
 	temp := prefixTemp + rand.Text()
 	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
@@ -222,12 +223,12 @@ func replace(root *os.Root, name string, write func(*os.File) error) error {
 		err = root.Rename(temp, name)
 	}
 	if err != nil {
-		_ = root.Remove(temp) // the first error says why
+		_ = root.Remove(temp) // report the first error
 	}
 	return err
 }
 
-// removeLeftOvers removes what an export that was killed left behind. The directory is locked.
+// removeLeftOvers removes the temporary files of a killed export. The directory must be locked.
 func removeLeftOvers(root *os.Root) {
 	names, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {

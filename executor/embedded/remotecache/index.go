@@ -1,6 +1,6 @@
-// Package carry takes caches from one machine to another: an index of entries, and the layers and cache mounts that
-// they lead to, in a few files of a directory or as an artifact of a registry. What it reads is not trusted: every
-// blob is checked against its digest and size, and every number is bounded.
+// Package remotecache reads and writes caches outside this machine: an index of entries, and the layers and cache
+// mounts of those entries, in a few files of a directory or as an artifact in a registry. What it reads is not
+// trusted: every blob is verified against its digest and size, and every count and size has a bound.
 package remotecache
 
 import (
@@ -19,18 +19,18 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// Source is a cache that can be read.
+// Source is a cache to import from.
 type Source interface {
-	// Index reads what the cache holds; nil when there is none yet.
+	// Index reads the index; nil if there is no cache yet.
 	Index(ctx context.Context) (*Index, error)
-	// Open opens a blob that the index names. The last read fails when the bytes are not those of the digest.
+	// Open opens a blob of the index. The last read fails if the bytes do not match the digest.
 	Open(ctx context.Context, b Blob) (io.ReadCloser, error)
-	// String is the place as a user would write it.
+	// String returns the place as a user writes it.
 	String() string
 	io.Closer
 }
 
-// Destination is a place that takes a cache and forgets what it held before.
+// Destination is a place to export to. An export replaces the cache that was there.
 type Destination interface {
 	Export(ctx context.Context, e Export) error
 	String() string
@@ -39,18 +39,19 @@ type Destination interface {
 // Export is a cache to be written.
 type Export struct {
 	Index *Index
-	// Open opens a blob of the index. It is called for what the place lacks, several at once.
+	// Open opens a blob of the index. It is called for the blobs that the place lacks, concurrently.
 	Open func(ctx context.Context, b Blob) (io.ReadCloser, error)
-	// Distrust says that a blob which the place seems to have was found damaged or missing there; may be nil.
+	// Distrust reports whether a blob was found damaged or missing at the place, although the place seems to have it.
+	// It may be nil.
 	Distrust func(digest.Digest) bool
 }
 
-// distrusts says whether one of the blobs is to be written again though the place seems to have it.
+// distrusts reports whether one of the blobs must be written again although the place seems to have it.
 func (e *Export) distrusts(blobs []Blob) bool {
 	return e.Distrust != nil && slices.ContainsFunc(blobs, func(b Blob) bool { return e.Distrust(b.Digest) })
 }
 
-// Index says what a cache holds. The same index has the same bytes.
+// Index is the content of a cache. Equal indexes have equal bytes.
 type Index struct {
 	Version int
 	Entries []Entry
@@ -58,16 +59,16 @@ type Index struct {
 	Mounts  []Mount `json:",omitempty"`
 }
 
-// indexVersion is that of Index; others are not read.
+// indexVersion is the version of Index. Other versions are not read.
 const indexVersion = 1
 
-// Entry is a step's result and further keys that it serves.
+// Entry is the result of a step, and further keys that lead to it.
 type Entry struct {
 	cache.Entry
 	Aliases []digest.Digest `json:",omitempty"`
 }
 
-// Blob names bytes.
+// Blob identifies bytes.
 type Blob struct {
 	Digest    digest.Digest
 	Size      int64
@@ -77,30 +78,31 @@ type Blob struct {
 // Layer is a layer of entries.
 type Layer struct {
 	ID digest.Digest
-	// Blob is the packed layer; nil says that it was left behind, and must be made again where it is needed.
+	// Blob is the packed layer; nil if it was not exported. The step must run again where such a layer is needed.
 	Blob     *Blob         `json:",omitempty"`
 	DiffID   digest.Digest `json:",omitempty"`
-	Encoding string        `json:"Form,omitempty"` // of Blob, as cache.Packed has it
-	// Paths is the layer's path index, compressed with zstd: it answers look-ups, and has the times that Blob lacks.
+	Encoding string        `json:"Form,omitempty"` // of Blob, see cache.Packed
+	// Paths is the layer's path index, compressed with zstd. It answers look-ups, and holds the file times that Blob
+	// lacks.
 	Paths *Blob `json:",omitempty"`
-	// Packed are all forms that the layer is known to have.
+	// Packed are all encodings that the layer is known to have.
 	Packed []cache.Packed `json:",omitempty"`
 }
 
-// Mount is the content of a cache mount; its Layer has no ID.
+// Mount is the content of a cache mount. Its Layer has no ID.
 type Mount struct {
 	ID string
 	Layer
 }
 
-// Media types of what is no layer.
+// Media types of blobs other than layers.
 const (
 	mediaIndex = "application/vnd.bake.cache.index.v1+zstd"
 	MediaPaths = "application/vnd.bake.cache.paths.v1+zstd"
 	MediaMount = "application/vnd.bake.cache.mount.v1.tar+zstd"
 )
 
-// Bounds of what is read.
+// Bounds of what is read from a cache.
 const (
 	maxIndex  = 64 << 20 // bytes of a packed index
 	maxText   = 1 << 30  // bytes of an unpacked one
@@ -108,7 +110,7 @@ const (
 	maxBlob   = 1 << 40 // bytes
 )
 
-// sortParts gives an index the order that makes its bytes its own.
+// sortParts sorts the index, so that equal indexes have equal bytes.
 func (x *Index) sortParts() {
 	for i := range x.Entries {
 		e := &x.Entries[i]
@@ -121,7 +123,7 @@ func (x *Index) sortParts() {
 	slices.SortFunc(x.Mounts, func(a, b Mount) int { return cmp.Compare(a.ID, b.ID) })
 }
 
-// encode makes the bytes of an index.
+// encode returns the bytes of an index.
 func (x *Index) encode() ([]byte, error) {
 	x.Version = indexVersion
 	x.sortParts()
@@ -132,7 +134,7 @@ func (x *Index) encode() ([]byte, error) {
 	return Squeeze(text)
 }
 
-// Squeeze compresses a blob that is no layer; the same bytes give the same.
+// Squeeze compresses a blob other than a layer. Equal input gives equal output.
 func Squeeze(raw []byte) ([]byte, error) {
 	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	if err != nil {
@@ -142,7 +144,7 @@ func Squeeze(raw []byte) ([]byte, error) {
 	return w.EncodeAll(raw, nil), nil
 }
 
-// Expand undoes Squeeze; more than limit bytes are an error.
+// Expand reverses Squeeze. Output of more than limit bytes is an error.
 func Expand(raw []byte, limit int64) ([]byte, error) {
 	r, err := zstd.NewReader(bytes.NewReader(raw), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20))
 	if err != nil {
@@ -151,12 +153,12 @@ func Expand(raw []byte, limit int64) ([]byte, error) {
 	defer r.Close()
 	text, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err == nil && int64(len(text)) > limit {
-		err = fmt.Errorf("it is larger than %d bytes", limit)
+		err = fmt.Errorf("larger than %d bytes", limit)
 	}
 	return text, err
 }
 
-// decode reads and checks an index.
+// decode parses and checks an index.
 func decode(raw []byte) (*Index, error) {
 	text, err := Expand(raw, maxText)
 	if err != nil {
@@ -167,23 +169,23 @@ func decode(raw []byte) (*Index, error) {
 		return nil, fmt.Errorf("index: %w", err)
 	}
 	if x.Version != indexVersion {
-		return nil, fmt.Errorf("its index has version %d, and this program reads version %d", x.Version, indexVersion)
+		return nil, fmt.Errorf("the index has version %d; this program reads version %d", x.Version, indexVersion)
 	}
 	return x, x.check()
 }
 
-var errDamaged = errors.New("its index is damaged")
+var errDamaged = errors.New("the index is damaged")
 
 func (x *Index) check() error {
 	if len(x.Layers) > maxLayers || len(x.Mounts) > maxLayers {
-		return fmt.Errorf("%w: it names more than %d layers", errDamaged, maxLayers)
+		return fmt.Errorf("%w: more than %d layers", errDamaged, maxLayers)
 	}
 	for _, e := range x.Entries {
 		if err := e.Validate(); err != nil {
 			return fmt.Errorf("%w: entry %.80q", errDamaged, e.Name)
 		}
 		if len(e.Inputs) > 0 && cache.KeyOf(e.Inputs) != e.Key {
-			return fmt.Errorf("%w: entry %.80q has a key that is not made of its parts", errDamaged, e.Name)
+			return fmt.Errorf("%w: entry %.80q has a key that does not match its parts", errDamaged, e.Name)
 		}
 		for _, a := range e.Aliases {
 			if a.Validate() != nil {
@@ -204,7 +206,7 @@ func (x *Index) check() error {
 	return nil
 }
 
-// ok says whether all digests of a layer are some and all sizes possible.
+// ok reports whether all digests of a layer are valid and all sizes possible.
 func (l *Layer) ok() bool {
 	for _, p := range l.Packed {
 		if p.Digest.Validate() != nil || p.DiffID.Validate() != nil || p.Size < 0 {
@@ -221,7 +223,7 @@ func (b *Blob) ok() bool {
 	return b.Digest.Validate() == nil && b.Digest.Algorithm() == digest.SHA256 && b.Size >= 0 && b.Size <= maxBlob
 }
 
-// blobs are the blobs of the index, each once, by where they are kept.
+// blobs returns the blobs of the index, each once, by the kind of pack that stores them.
 func (x *Index) blobs() (layers, paths, mounts []Blob) {
 	seen := map[digest.Digest]bool{}
 	add := func(to *[]Blob, b *Blob) {
@@ -244,7 +246,7 @@ func (x *Index) blobs() (layers, paths, mounts []Blob) {
 	return layers, paths, mounts
 }
 
-// checked gives the bytes of a blob; the read that finds them wrong fails.
+// checked reads the bytes of a blob. The read that finds a wrong size or digest fails.
 type checked struct {
 	io.Reader
 	io.Closer
@@ -257,13 +259,13 @@ func newChecked(r io.Reader, c io.Closer, b Blob) *checked {
 	return &checked{Reader: r, Closer: c, blob: b, verify: b.Digest.Verifier(), left: b.Size}
 }
 
-// DamagedError says that the bytes of a blob are not those of its digest.
+// DamagedError means that the bytes of a blob do not match its digest.
 type DamagedError struct{ Digest digest.Digest }
 
 // Error implements error.
 func (e *DamagedError) Error() string { return fmt.Sprintf("blob %s is damaged", e.Digest) }
 
-// MissingError says that a cache does not have a blob that its index names.
+// MissingError means that a cache lacks a blob that its index names.
 type MissingError struct {
 	Digest digest.Digest
 	Where  string // such as "the directory"
@@ -271,10 +273,11 @@ type MissingError struct {
 
 // Error implements error.
 func (e *MissingError) Error() string {
-	return fmt.Sprintf("blob %s is not in %s any more", e.Digest, e.Where)
+	return fmt.Sprintf("blob %s is no longer in %s", e.Digest, e.Where)
 }
 
-// Unusable is the blob that an error says no attempt will get from where it was to be read: it is damaged or missing there.
+// Unusable returns the blob that is damaged or missing at its source, if err says so. Reading it again would not
+// help.
 func Unusable(err error) (d digest.Digest, ok bool) {
 	if bad := new(DamagedError); errors.As(err, &bad) {
 		return bad.Digest, true

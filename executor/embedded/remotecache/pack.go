@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packMagic begins a pack: a file of many blobs. The length of its table follows in eight bytes, then the table, a list of
-// packed in JSON, then the blobs in that order with nothing between them.
+// packMagic starts a pack: a file of many blobs. The length of the table follows in eight bytes, big endian; then the
+// table, a JSON list of packed; then the blobs in that order without gaps.
 const packMagic = "bake-pack 1\n"
 
 // maxTable bounds the table of a pack, in bytes.
@@ -26,7 +26,7 @@ type packed struct {
 	Size   int64
 }
 
-// pack is a pack that is open.
+// pack is an open pack.
 type pack struct {
 	file  *os.File
 	table []packed
@@ -34,9 +34,9 @@ type pack struct {
 	size  int64                   // of the whole file
 }
 
-// openPack opens a pack below a directory. The error is fs.ErrNotExist when there is none.
+// openPack opens a pack in a directory. The error is fs.ErrNotExist if it does not exist.
 func openPack(dir *os.Root, name string) (*pack, error) {
-	// O_NONBLOCK: a FIFO that stands there is refused, not waited for.
+	// O_NONBLOCK: opening a FIFO must not block; it is rejected below.
 	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func openPack(dir *os.Root, name string) (*pack, error) {
 	return p, nil
 }
 
-var errNoPack = errors.New("it is damaged")
+var errDamagedPack = errors.New("the file is damaged")
 
 func (p *pack) read() error {
 	info, err := p.file.Stat()
@@ -58,36 +58,36 @@ func (p *pack) read() error {
 	}
 	head := make([]byte, len(packMagic)+8)
 	if !info.Mode().IsRegular() {
-		return errNoPack
+		return errDamagedPack
 	}
 	if _, err := io.ReadFull(p.file, head); err != nil || string(head[:len(packMagic)]) != packMagic {
-		return errNoPack
+		return errDamagedPack
 	}
 	length := binary.BigEndian.Uint64(head[len(packMagic):])
 	if length > maxTable || int64(length) > info.Size() {
-		return errNoPack
+		return errDamagedPack
 	}
 	raw := make([]byte, length)
 	if _, err := io.ReadFull(p.file, raw); err != nil || json.Unmarshal(raw, &p.table) != nil {
-		return errNoPack
+		return errDamagedPack
 	}
 	p.size = int64(len(head)) + int64(length)
 	for _, b := range p.table {
 		if b.Digest.Validate() != nil || b.Size < 0 || b.Size > maxBlob {
-			return errNoPack
+			return errDamagedPack
 		}
 		p.at[b.Digest] = p.size
 		if p.size += b.Size; p.size > info.Size() {
-			return errNoPack
+			return errDamagedPack
 		}
 	}
 	if p.size != info.Size() {
-		return errNoPack
+		return errDamagedPack
 	}
 	return nil
 }
 
-// open reads a blob; ok is false when the pack has none of this digest and size.
+// open reads a blob; ok is false if the pack has no blob of this digest and size.
 func (p *pack) open(b Blob) (r io.ReadCloser, ok bool) {
 	if p == nil {
 		return nil, false
@@ -99,7 +99,7 @@ func (p *pack) open(b Blob) (r io.ReadCloser, ok bool) {
 	return newChecked(io.NewSectionReader(p.file, at, b.Size), io.NopCloser(nil), b), true
 }
 
-// holds says whether the pack has exactly these blobs in this order.
+// holds reports whether the pack has exactly these blobs in this order.
 func (p *pack) holds(blobs []Blob) bool {
 	if p == nil || len(p.table) != len(blobs) {
 		return false
@@ -118,7 +118,7 @@ func (p *pack) close() {
 	}
 }
 
-// writePack writes a pack of the blobs to f, each from the first of the openers that gives its bytes whole.
+// writePack writes a pack of the blobs to f, each from the first opener that returns all of its bytes.
 func writePack(ctx context.Context, f *os.File, blobs []Blob, openers ...func(context.Context, Blob) (io.ReadCloser, error)) error {
 	table := make([]packed, len(blobs))
 	for i, b := range blobs {

@@ -14,36 +14,36 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// Place is an entry of cache-from or cache-to.
+// Place is a parsed entry of cache-from or cache-to.
 type Place struct {
 	Dir string // of type=local, absolute
 	Ref string // of type=registry
-	// The rest is of cache-to.
+	// The fields below apply to cache-to.
 	Max         bool // mode=max: layers of all steps, not only of those that the image has
 	Compression layers.Form
 	Mounts      Mounts
 }
 
-// Mounts says which cache mounts travel.
+// Mounts selects the cache mounts to export.
 type Mounts struct {
 	All bool
-	IDs []string // as Dockerfiles write them, or the mounts' targets where those have no id
+	IDs []string // as written in Dockerfiles; the mount's target if it has no id
 }
 
-// Has says whether a cache mount travels.
+// Has reports whether a cache mount is exported.
 func (m Mounts) Has(id string) bool {
 	return m.All || slices.Contains(m.IDs, strings.TrimLeft(id, "/"))
 }
 
-// With are the cache mounts of both.
+// With returns the union of both selections.
 func (m Mounts) With(n Mounts) Mounts {
 	return Mounts{m.All || n.All, slices.Compact(slices.Sorted(slices.Values(slices.Concat(m.IDs, n.IDs))))}
 }
 
-// Same says whether two places are one.
+// Same reports whether both are the same place.
 func (p Place) Same(q Place) bool { return p.Dir == q.Dir && p.Ref == q.Ref }
 
-// Source is the cache at a place.
+// Source returns the place for import.
 func (p Place) Source(client *registry.Client) Source {
 	if p.Dir != "" {
 		return &Dir{Path: p.Dir}
@@ -51,7 +51,7 @@ func (p Place) Source(client *registry.Client) Source {
 	return &Artifact{Client: client, Ref: p.Ref}
 }
 
-// Destination is the place as somewhere to write to.
+// Destination returns the place for export.
 func (p Place) Destination(client *registry.Client) Destination {
 	if p.Dir != "" {
 		return &Dir{Path: p.Dir}
@@ -59,8 +59,9 @@ func (p Place) Destination(client *registry.Client) Destination {
 	return &Artifact{Client: client, Ref: p.Ref}
 }
 
-// The attributes that each kind of place has. Those without a use here are accepted as Docker does: a cache is always an
-// OCI artifact, compressed in one form, and its errors never fail a build.
+// attributes returns the supported attributes of a kind of place. Some have no effect and are accepted for
+// compatibility with Docker: a cache is always an OCI artifact with one compression, and its errors never fail a
+// build.
 func attributes(kind string, to bool) []string {
 	all := []string{"type"}
 	switch {
@@ -77,8 +78,8 @@ func attributes(kind string, to bool) []string {
 	return all
 }
 
-// Parse reads an entry of cache-to, or of cache-from. dir is what relative paths refer to. ignored are the attributes that
-// mean nothing here.
+// Parse parses an entry of cache-to, or of cache-from if to is false. Relative paths refer to dir. ignored lists
+// unknown attributes.
 func Parse(a config.Attrs, to bool, dir string) (p Place, ignored []string, err error) {
 	kind := a["type"]
 	switch kind {
@@ -101,9 +102,9 @@ func Parse(a config.Attrs, to bool, dir string) (p Place, ignored []string, err 
 		}
 		p.Ref = reference.TagNameOnly(named).String()
 	case "inline":
-		return p, nil, fmt.Errorf("type=inline: images of this engine carry no cache; type=registry,ref=NAME keeps one beside them")
+		return p, nil, fmt.Errorf("type=inline: this engine stores no cache in images; use type=registry,ref=NAME")
 	default:
-		return p, nil, fmt.Errorf("type=%s: this engine keeps caches as type=local or type=registry; a BuildKit daemon (--engine) has the others", kind)
+		return p, nil, fmt.Errorf("type=%s: this engine supports type=local and type=registry; for other types use a BuildKit daemon (--engine)", kind)
 	}
 	for name := range a {
 		if !slices.Contains(attributes(kind, to), name) {
@@ -117,7 +118,7 @@ func Parse(a config.Attrs, to bool, dir string) (p Place, ignored []string, err 
 	return p, ignored, p.parseExport(a)
 }
 
-// parseExport reads what only cache-to has.
+// parseExport parses the attributes of cache-to.
 func (p *Place) parseExport(a config.Attrs) error {
 	switch a["mode"] {
 	case "", "min":
