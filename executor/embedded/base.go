@@ -117,7 +117,10 @@ func (i *baseImage) run(context.Context) error                     { return nil 
 
 // restore loads the entry that stores the content digests of the image's files.
 func (i *baseImage) restore() error {
-	e := &cache.Entry{ID: i.n.id, Key: i.n.id, Step: i.n.step.Digest, Name: i.n.step.Name, Outputs: []cache.Output{{}}, Created: time.Now().UTC()}
+	e := &cache.Entry{
+		ID: i.n.id, Key: i.n.id, Step: i.n.step.Digest, Name: i.n.step.Name,
+		Outputs: []cache.Output{{}}, Created: time.Now().UTC(),
+	}
 	old, err := i.n.b.store.Lookup(i.n.id)
 	if err == nil && old != nil {
 		e = old
@@ -153,7 +156,8 @@ func (i *baseImage) load(ctx context.Context) ([]*baseLayer, error) {
 		return nil, fmt.Errorf("config of %s: %w", m.desc.Digest, err)
 	}
 	if len(config.RootFS.DiffIDs) != len(manifest.Layers) {
-		return nil, fmt.Errorf("manifest %s has %d layers and its config %d", m.desc.Digest, len(manifest.Layers), len(config.RootFS.DiffIDs))
+		return nil, fmt.Errorf("manifest %s has %d layers, but its config lists %d",
+			m.desc.Digest, len(manifest.Layers), len(config.RootFS.DiffIDs))
 	}
 	layers := make([]*baseLayer, len(manifest.Layers))
 	for k, desc := range manifest.Layers {
@@ -221,6 +225,7 @@ func (i *baseImage) record(desc ocispecs.Descriptor) error {
 		name = reference.TrimNamed(named).String() + ":" + tagged.Tag()
 	}
 	return i.n.b.store.PutImages([]cache.Image{{
-		Name: name, Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Kind: "base", Recorded: time.Now().UTC(),
+		Name: name, Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Kind: "base",
+		Recorded: time.Now().UTC(),
 	}})
 }

@@ -141,7 +141,9 @@ func (l *baseLayer) fetch(ctx context.Context) error {
 //
 // use must call yield before it waits for another layer. That layer may be waiting for the transfer slot that this
 // one holds; without yield the two would wait for each other forever.
-func (l *baseLayer) stream(ctx context.Context, use func(ctx context.Context, r io.Reader, yield func()) error) (err error) {
+func (l *baseLayer) stream(
+	ctx context.Context, use func(ctx context.Context, r io.Reader, yield func()) error,
+) (err error) {
 	b := l.base.n.b
 	if b.dry {
 		return errOffline
@@ -246,8 +248,8 @@ func indexOf(records []layers.Record) *tree.Index {
 	for i, r := range records {
 		nodes[i] = tree.Node{
 			Entry: tree.Entry{
-				Path: r.Path, Mode: r.Mode, UID: r.UID, GID: r.GID, Size: r.Size, Mtime: r.Mtime, Link: r.Link, Rdev: r.Rdev,
-				Inode: r.Inode, Nlink: r.Nlink,
+				Path: r.Path, Mode: r.Mode, UID: r.UID, GID: r.GID, Size: r.Size, Mtime: r.Mtime,
+				Link: r.Link, Rdev: r.Rdev, Inode: r.Inode, Nlink: r.Nlink,
 			},
 			Xattrs: r.Xattrs, Whiteout: r.Whiteout, Opaque: r.Opaque, Implied: r.Implied,
 		}

@@ -76,7 +76,8 @@ type build struct {
 func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, error) {
 	b := &build{
 		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(), started: time.Now(),
-		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, durations: map[string]time.Duration{}, byStep: make(map[*planner.Step]*node, len(g.Steps)),
+		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, durations: map[string]time.Duration{},
+		byStep:    make(map[*planner.Step]*node, len(g.Steps)),
 		userXattr: userns.RunningInUserNS(), transfers: make(chan struct{}, maxTransfers),
 	}
 	b.texts = sync.OnceValue(b.textsOf)
@@ -84,7 +85,8 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 	b.stats = &statIndexes{dir: e.store.StatIndexDir()}
 	times := e.store.Durations()
 	for i, s := range g.Steps {
-		n := &node{b: b, index: i, step: s, result: executor.StepResult{Digest: s.Digest, Status: executor.StatusSkipped}}
+		n := &node{b: b, index: i, step: s}
+		n.result = executor.StepResult{Digest: s.Digest, Status: executor.StatusSkipped}
 		for _, in := range s.Inputs {
 			edge := input{index: in.Index}
 			if in.Step != nil {
@@ -319,7 +321,8 @@ func (b *build) finished(errs []error) []*planner.Image {
 		if image.SBOM != nil {
 			needs = append(needs, image.SBOM.Step)
 		}
-		if image.Root.Step != nil && !done[image.Root.Step] || slices.ContainsFunc(needs, func(s *planner.Step) bool { return !done[s] }) {
+		missing := slices.ContainsFunc(needs, func(s *planner.Step) bool { return !done[s] })
+		if missing || image.Root.Step != nil && !done[image.Root.Step] {
 			failed[image.Target] = true
 		}
 	}
@@ -338,7 +341,9 @@ func (b *build) allowed() error {
 		}
 		for _, d := range exec.GetCdiDevices() {
 			if !d.GetOptional() {
-				return n.wrap(&UnsupportedError{What: "RUN --device (" + d.GetName() + ")", Instead: "build where the step needs no device, or mark it required=false"})
+				return n.wrap(&UnsupportedError{
+					What: "RUN --device (" + d.GetName() + ")", Instead: "remove the device, or mark it required=false",
+				})
 			}
 		}
 	}

@@ -27,7 +27,8 @@ func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, 
 		case err != nil:
 			return fmt.Sprintf("its files cannot be packed: %v", err), nil
 		case got.DiffID != p.DiffID:
-			return fmt.Sprintf("its files have changed since it was created (diff id %s, now %s)", p.DiffID, got.DiffID), nil
+			return fmt.Sprintf("its files have changed since it was created (diff id %s, now %s)",
+				p.DiffID, got.DiffID), nil
 		}
 		return "", nil
 	}

@@ -102,7 +102,9 @@ func newDiff(n *node) (operation, error) {
 		}
 		rest, ok := upper.above(lower)
 		if !ok {
-			return nil, &UnsupportedError{What: "differences of unrelated file systems", Instead: "copy the files that differ"}
+			return nil, &UnsupportedError{
+				What: "differences of unrelated file systems", Instead: "copy the files that differ",
+			}
 		}
 		return []*chain{rest}, nil
 	}

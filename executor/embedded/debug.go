@@ -92,7 +92,8 @@ func (s *execRoot) findShell(ctx context.Context) string {
 			if o.draft == nil {
 				continue
 			}
-			if st, err := os.Lstat(path.Join(o.draft.FS, name)); err == nil && (st.Mode()&0o111 != 0 || st.Mode()&os.ModeSymlink != 0) {
+			st, err := os.Lstat(path.Join(o.draft.FS, name))
+			if err == nil && st.Mode()&(0o111|os.ModeSymlink) != 0 {
 				return name
 			}
 		}

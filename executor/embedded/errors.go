@@ -84,7 +84,9 @@ func machineFault(err error) bool {
 	if errors.As(err, &store) || errors.As(err, &reg) || errors.As(err, &box) {
 		return true
 	}
-	for _, no := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE} {
+	for _, no := range []syscall.Errno{
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE,
+	} {
 		if errors.Is(err, no) {
 			return true
 		}
@@ -114,7 +116,8 @@ func (n *node) sourceError(r readInput, err error) error {
 	if !r.in.scratch() {
 		from = r.in.node.step.Name
 	}
-	return n.stepError(fmt.Errorf("%s is not in %s", missing.Path, from), "check the path and the stage that it is copied from")
+	return n.stepError(fmt.Errorf("%s is not in %s", missing.Path, from),
+		"check the path and the stage that it is copied from")
 }
 
 // skippedStep reports whether a step did not run because the build stopped.

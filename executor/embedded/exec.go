@@ -264,7 +264,8 @@ func (x *execStep) exitHint(res sandbox.Result) string {
 	if res.ExitCode == 126 || res.ExitCode == 127 {
 		hint := "the command was not found or cannot be executed in the step's file system"
 		if arch := x.n.step.Op.GetPlatform().GetArchitecture(); arch != "" && arch != runtime.GOARCH {
-			hint += "; the step is for " + arch + ": to run it here, register an emulator with binfmt_misc, for example by installing qemu-user-static"
+			hint += "; the step is for " + arch +
+				": to run it here, register an emulator with binfmt_misc, for example by installing qemu-user-static"
 		}
 		return hint
 	}
@@ -272,7 +273,8 @@ func (x *execStep) exitHint(res sandbox.Result) string {
 		return "it exceeded the memory limit of the target's resources"
 	}
 	if free, full := x.n.b.store.DiskAlmostFull(); full {
-		return "the disk of the cache is full" + free + "; to free what no tagged image needs, run bake cache prune --all"
+		return "the disk of the cache is full" + free +
+			"; to free what no tagged image needs, run bake cache prune --all"
 	}
 	return ""
 }

@@ -48,9 +48,10 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 	}
 	spec := sandbox.Spec{
 		Root: root, Args: meta.GetArgs(), Cwd: meta.GetCwd(), Hostname: hostname(meta),
-		Hosts: hostsFile(meta), Network: networkOf(s.x.exec), Limits: limitsOf(s.x.n.step.Resources), ResolvConf: resolvConf(s.x.exec.GetNetwork()),
-		Points:   filepath.Join(s.x.n.b.store.Dir(), "points"),
-		Insecure: s.x.exec.GetSecurity() == pb.SecurityMode_INSECURE,
+		Hosts: hostsFile(meta), Network: networkOf(s.x.exec), Limits: limitsOf(s.x.n.step.Resources),
+		ResolvConf: resolvConf(s.x.exec.GetNetwork()),
+		Points:     filepath.Join(s.x.n.b.store.Dir(), "points"),
+		Insecure:   s.x.exec.GetSecurity() == pb.SecurityMode_INSECURE,
 	}
 	if spec.Cwd == "" {
 		spec.Cwd = "/"
@@ -64,7 +65,9 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 			return spec, mountError(m.GetDest(), err)
 		}
 		for _, one := range mount { // of several mounts at one path the last counts
-			spec.Mounts = slices.DeleteFunc(spec.Mounts, func(old sandbox.Mount) bool { return path.Clean(old.Dest) == path.Clean(one.Dest) })
+			dest := path.Clean(one.Dest)
+			same := func(old sandbox.Mount) bool { return path.Clean(old.Dest) == dest }
+			spec.Mounts = slices.DeleteFunc(spec.Mounts, same)
 		}
 		spec.Mounts = append(spec.Mounts, mount...)
 	}
@@ -156,7 +159,10 @@ func (s *execRoot) mount(ctx context.Context, index int, m *pb.Mount) ([]sandbox
 	case pb.MountType_CACHE:
 		return s.cacheMount(index, m), nil
 	case pb.MountType_TMPFS:
-		return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Tmpfs, Size: m.GetTmpfsOpt().GetSize(), Mode: 0o1777, Readonly: m.GetReadonly()}}, nil
+		return []sandbox.Mount{{
+			Dest: m.GetDest(), Kind: sandbox.Tmpfs, Size: m.GetTmpfsOpt().GetSize(), Mode: 0o1777,
+			Readonly: m.GetReadonly(),
+		}}, nil
 	case pb.MountType_SECRET:
 		return s.secretMount(m)
 	case pb.MountType_SSH:
@@ -179,7 +185,7 @@ func (s *execRoot) bind(ctx context.Context, m *pb.Mount) ([]sandbox.Mount, erro
 		if len(o.Lower) == 0 { // scratch: an overlay needs a lower directory
 			return s.bindEmpty(m, o.Upper)
 		}
-		return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: &o, Readonly: m.GetReadonly()}}, nil
+		return overlayMount(m, &o), nil
 	}
 	files, err := s.selected(ctx, in, m)
 	if err != nil {
@@ -200,7 +206,11 @@ func (s *execRoot) bind(ctx context.Context, m *pb.Mount) ([]sandbox.Mount, erro
 		}
 		o.Upper, o.Work = draft.FS, draft.Work
 	}
-	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: &o, Readonly: m.GetReadonly()}}, nil
+	return overlayMount(m, &o), nil
+}
+
+func overlayMount(m *pb.Mount, o *sandbox.Overlay) []sandbox.Mount {
+	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.OverlayMount, Overlay: o, Readonly: m.GetReadonly()}}
 }
 
 // bindEmpty mounts the directory of a new layer, or an empty directory if there is no output.
@@ -269,7 +279,8 @@ func (s *execRoot) bindFile(m *pb.Mount, file string) ([]sandbox.Mount, error) {
 
 // cacheMount mounts a directory that outlives the step.
 func (s *execRoot) cacheMount(index int, m *pb.Mount) []sandbox.Mount {
-	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: s.x.caches[index].Dir, Readonly: m.GetReadonly()}}
+	source := s.x.caches[index].Dir
+	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: source, Readonly: m.GetReadonly()}}
 }
 
 // secretMount mounts a secret's value as a file that exists only in memory.
@@ -316,7 +327,8 @@ func (s *execRoot) user(ctx context.Context, spec *sandbox.Spec) (home string, e
 // limits sets the resource limits (ulimits) of the process.
 func (s *execRoot) limits(spec *sandbox.Spec) error {
 	for _, u := range s.x.exec.GetMeta().GetUlimit() {
-		spec.Rlimits = append(spec.Rlimits, sandbox.Rlimit{Name: u.GetName(), Soft: uint64(u.GetSoft()), Hard: uint64(u.GetHard())})
+		limit := sandbox.Rlimit{Name: u.GetName(), Soft: uint64(u.GetSoft()), Hard: uint64(u.GetHard())}
+		spec.Rlimits = append(spec.Rlimits, limit)
 	}
 	return nil
 }

@@ -106,7 +106,9 @@ func ImageStore(store *cache.Store) executor.ImageStore { return imageStoreOf{st
 type imageStoreOf struct{ store *cache.Store }
 
 // WriteBlob stores a blob unless it is there.
-func (s imageStoreOf) WriteBlob(_ context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
+func (s imageStoreOf) WriteBlob(
+	_ context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error),
+) error {
 	return s.store.PutBlob(d, size, open) // opening a base layer stores it too
 }
 

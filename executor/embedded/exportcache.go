@@ -71,7 +71,8 @@ func (o *cacheExport) add(target string, max bool) {
 	}
 	if len(roots) == 0 {
 		max = true
-		roots = slices.DeleteFunc(slices.Clone(o.b.nodes), func(n *node) bool { return !slices.Contains(n.step.Targets, target) })
+		other := func(n *node) bool { return !slices.Contains(n.step.Targets, target) }
+		roots = slices.DeleteFunc(slices.Clone(o.b.nodes), other)
 	}
 	for _, n := range roots {
 		reach(o.steps, n, (*node).allInputs)
@@ -138,7 +139,9 @@ func (o *cacheExport) leaveBehind(d digest.Digest) bool {
 		}
 	}
 	before := len(o.index.Mounts)
-	o.index.Mounts = slices.DeleteFunc(o.index.Mounts, func(m remotecache.Mount) bool { return is(m.Blob) || is(m.Paths) })
+	o.index.Mounts = slices.DeleteFunc(o.index.Mounts, func(m remotecache.Mount) bool {
+		return is(m.Blob) || is(m.Paths)
+	})
 	return found || len(o.index.Mounts) < before
 }
 

@@ -55,7 +55,8 @@ func (o *cacheExport) exportBlob(ctx context.Context, w exportedLayer) (cache.Pa
 	meta, _ := o.b.store.LayerMeta(w.id)
 	slices.SortFunc(meta.Packed, func(a, b cache.Packed) int { return cmp.Compare(a.Encoding, b.Encoding) })
 	for _, p := range meta.Packed {
-		if strings.HasPrefix(p.Encoding, w.packing.compression().String()+", times ") && o.b.store.HasBlob(p.Digest, p.Size) {
+		same := strings.HasPrefix(p.Encoding, w.packing.compression().String()+", times ")
+		if same && o.b.store.HasBlob(p.Digest, p.Size) {
 			return p, nil
 		}
 	}

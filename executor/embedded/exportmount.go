@@ -85,7 +85,8 @@ func (o *cacheExport) packMount(ctx context.Context, dir string) (remotecache.La
 	if err != nil {
 		return remotecache.Layer{}, err
 	}
-	return remotecache.Layer{DiffID: got.DiffID, Blob: &remotecache.Blob{Digest: got.Digest, Size: got.Size, MediaType: remotecache.MediaMount}}, nil
+	blob := &remotecache.Blob{Digest: got.Digest, Size: got.Size, MediaType: remotecache.MediaMount}
+	return remotecache.Layer{DiffID: got.DiffID, Blob: blob}, nil
 }
 
 // pathsBlob returns the compressed path index of a directory.

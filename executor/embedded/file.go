@@ -105,7 +105,8 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 	if err := f.n.b.keepEmpty(match); err != nil {
 		return false, err
 	}
-	if err := f.save(ctx, f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0); err != nil || f.n.b.dry || f.hit != nil {
+	err = f.save(ctx, f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0)
+	if err != nil || f.n.b.dry || f.hit != nil {
 		return true, err
 	}
 	return true, f.remember(ctx)

@@ -32,12 +32,14 @@ type gitStep struct {
 // resolved implements resolver.
 func (g *gitStep) resolved() string { return g.commit }
 
+const insteadOfGit = "check the repository out and name the directory as a context"
+
 // newGit parses the attributes of a git source.
 func newGit(n *node, source *pb.SourceOp) (operation, error) {
 	attrs := source.GetAttrs()
 	for _, name := range []string{pb.AttrGitBundle, pb.AttrGitCheckoutBundle, pb.AttrGitSignatureVerifyPubKey} {
 		if attrs[name] != "" {
-			return nil, &UnsupportedError{What: "git sources with " + name, Instead: "check the repository out and name the directory as a context"}
+			return nil, &UnsupportedError{What: "git sources with " + name, Instead: insteadOfGit}
 		}
 	}
 	remote, fragment, _ := strings.Cut(strings.TrimPrefix(source.GetIdentifier(), "git://"), "#")
@@ -45,7 +47,7 @@ func newGit(n *node, source *pb.SourceOp) (operation, error) {
 		remote = full
 	}
 	if n.b.engine.opts.Checkouts == nil {
-		return nil, &UnsupportedError{What: "git sources here", Instead: "check the repository out and name the directory as a context"}
+		return nil, &UnsupportedError{What: "git sources here", Instead: insteadOfGit}
 	}
 	g := &gitStep{n: n, ref: fetch.Repository{
 		Remote: remote, Checksum: attrs[pb.AttrGitChecksum], KeepGitDir: attrs[pb.AttrKeepGitDir] == "true",

@@ -69,7 +69,9 @@ func newHTTP(n *node, source *pb.SourceOp) (operation, error) {
 		}
 	}
 	if attrs[pb.AttrHTTPAuthHeaderSecret] != "" || attrs[pb.AttrHTTPSignatureVerify] != "" {
-		return nil, &UnsupportedError{What: "ADD of a URL with credentials or a signature", Instead: "download the file into the context"}
+		return nil, &UnsupportedError{
+			What: "ADD of a URL with credentials or a signature", Instead: "download the file into the context",
+		}
 	}
 	return h, nil
 }

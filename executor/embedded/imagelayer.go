@@ -73,7 +73,8 @@ func streamEmpty(ctx context.Context, use func(context.Context, io.Reader, func(
 
 // repack compresses the tar that stream reads, of a base layer or of the empty layer. The bytes of the tar stay.
 func (b *build) repack(
-	ctx context.Context, id digest.Digest, p packing, stream func(context.Context, func(context.Context, io.Reader, func()) error) error,
+	ctx context.Context, id digest.Digest, p packing,
+	stream func(context.Context, func(context.Context, io.Reader, func()) error) error,
 ) (cache.Packed, error) {
 	name := p.compression().String() + ", of a base"
 	v, err := b.onceValue(ctx, "repack "+id.String()+" "+name, func() (any, error) {

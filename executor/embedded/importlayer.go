@@ -145,14 +145,17 @@ func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
 		return errors.Join(err, draft.Discard())
 	}
 	meta.Packed = []cache.Packed{
-		{Encoding: l.Encoding, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType}, packedPaths(l.ID, *l.Paths),
+		{Encoding: l.Encoding, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType},
+		packedPaths(l.ID, *l.Paths),
 	}
 	return draft.Commit(l.ID, meta)
 }
 
 // unpackInto unpacks a blob into an empty directory and verifies it against the index. Times, and the attributes of
 // the root, come from the index, because the blob lacks them.
-func (b *build) unpackInto(ctx context.Context, l importedLayer, index *tree.Index, dir string) (cache.LayerMeta, error) {
+func (b *build) unpackInto(
+	ctx context.Context, l importedLayer, index *tree.Index, dir string,
+) (cache.LayerMeta, error) {
 	var res layers.UnpackResult
 	err := b.streamImported(ctx, l.from, *l.Blob, func(r io.Reader) (err error) {
 		res, err = layers.Unpack(ctx, r, layers.UnpackOptions{Dir: dir, UserXattr: b.userXattr})
@@ -187,7 +190,8 @@ func agrees(r layers.Record, n tree.Node) bool {
 	if r.Whiteout || n.Whiteout {
 		return r.Whiteout == n.Whiteout
 	}
-	return r.Mode == e.Mode && r.UID == e.UID && r.GID == e.GID && r.Size == e.Size && r.Link == e.Link && r.Opaque == n.Opaque && r.Rdev == e.Rdev
+	return r.Mode == e.Mode && r.UID == e.UID && r.GID == e.GID && r.Size == e.Size &&
+		r.Link == e.Link && r.Opaque == n.Opaque && r.Rdev == e.Rdev
 }
 
 // likeNode sets the time of an unpacked path, and all attributes of the root. No other process writes to dir.
@@ -197,7 +201,8 @@ func likeNode(dir string, n tree.Node) error {
 	}
 	path := filepath.Join(dir, n.Entry.Path)
 	if n.Entry.Path == "/" {
-		if err := errors.Join(os.Lchown(path, int(n.Entry.UID), int(n.Entry.GID)), unix.Chmod(path, n.Entry.Mode&0o7777)); err != nil {
+		err := os.Lchown(path, int(n.Entry.UID), int(n.Entry.GID))
+		if err = errors.Join(err, unix.Chmod(path, n.Entry.Mode&0o7777)); err != nil {
 			return err
 		}
 	}
@@ -256,7 +261,9 @@ func (b *build) readPaths(ctx context.Context, l importedLayer) (*tree.Index, er
 
 // streamImported passes the bytes of a blob to use: from the store if it has them, otherwise from the remote cache,
 // and then it stores them. All bytes are read and verified.
-func (b *build) streamImported(ctx context.Context, from remotecache.Source, blob remotecache.Blob, use func(io.Reader) error) error {
+func (b *build) streamImported(
+	ctx context.Context, from remotecache.Source, blob remotecache.Blob, use func(io.Reader) error,
+) error {
 	if b.store.HasBlob(blob.Digest, blob.Size) {
 		f, err := os.Open(b.store.BlobPath(blob.Digest))
 		if err != nil {
@@ -329,7 +336,8 @@ func (b *build) fetchPacked(ctx context.Context, l layer, p packing, want cache.
 		}
 		got, err := b.compress(ctx, l, p, want.Encoding)
 		if err == nil && got.Digest != want.Digest {
-			err = b.imports.lose(c, fmt.Errorf("encoding %q has the digest %s, want %s", want.Encoding, got.Digest, want.Digest))
+			err = fmt.Errorf("encoding %q has the digest %s, want %s", want.Encoding, got.Digest, want.Digest)
+			err = b.imports.lose(c, err)
 		}
 		return err
 	})

@@ -170,7 +170,8 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	if k.final, err = k.withContent(ctx, p); err != nil {
 		return false, err
 	}
-	if err := k.overtaken(); err != nil { // otherwise the alias would lead to files that the quick key does not describe
+	// Otherwise the alias would lead to files that the quick key does not describe.
+	if err := k.overtaken(); err != nil {
 		return false, err
 	}
 	k.finalKey, k.known = k.final.key(), k.final
@@ -226,7 +227,9 @@ func (k *keyed) alias() error {
 
 // save stores the step's result and serves it, or compares it with the cached one. id becomes part of the keys of
 // users.
-func (k *keyed) save(ctx context.Context, id digest.Digest, outputs []cache.Output, lookups []cache.Lookup, took time.Duration) error {
+func (k *keyed) save(
+	ctx context.Context, id digest.Digest, outputs []cache.Output, lookups []cache.Lookup, took time.Duration,
+) error {
 	e := &cache.Entry{
 		ID: id, Key: k.finalKey, Step: k.n.step.Digest, Name: k.n.step.Name, Inputs: k.final.bare(),
 		Outputs: outputs, Lookups: lookups, Seconds: took.Seconds(), Created: time.Now().UTC(),

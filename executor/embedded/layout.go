@@ -79,7 +79,8 @@ func readLayout(path func(digest.Digest) string, ref string, p ocispecs.Platform
 				m.MediaType = ocispecs.MediaTypeImageManifest
 			}
 			return &imageManifest{
-				desc: ocispecs.Descriptor{MediaType: m.MediaType, Digest: at, Size: int64(len(raw))}, raw: raw, config: config,
+				desc: ocispecs.Descriptor{MediaType: m.MediaType, Digest: at, Size: int64(len(raw))},
+				raw:  raw, config: config,
 			}, nil
 		}
 		if at, err = choose(m.Manifests, p); err != nil {

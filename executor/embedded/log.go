@@ -62,7 +62,8 @@ func (l *stepLog) write(stream int, p []byte) {
 		l.sent += int64(len(part))
 		l.send(stream, part)
 		if l.sent == maxLogSent {
-			l.send(stream, fmt.Appendf(nil, "\n[output clipped after %d MiB; all of it is in %s]\n", maxLogSent>>20, l.path()))
+			l.send(stream, fmt.Appendf(nil, "\n[output clipped after %d MiB; all of it is in %s]\n",
+				maxLogSent>>20, l.path()))
 		}
 	}
 }

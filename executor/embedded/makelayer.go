@@ -15,7 +15,9 @@ import (
 
 // makeLayer runs a file op on parent and commits the result as layer id, or as the empty layer if it changed nothing.
 // check runs before the commit and returns an error if id no longer describes the files.
-func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, parent input, inputs []input, check func() error) (fileop.Result, error) {
+func (b *build) makeLayer(
+	ctx context.Context, id digest.Digest, op *pb.FileOp, parent input, inputs []input, check func() error,
+) (fileop.Result, error) {
 	var res fileop.Result
 	err := parent.read(ctx, func(parentFS tree.FS) error {
 		return readAll(ctx, inputs, nil, func(files []tree.FS) error {
@@ -23,7 +25,9 @@ func (b *build) makeLayer(ctx context.Context, id digest.Digest, op *pb.FileOp, 
 			if err != nil {
 				return err
 			}
-			res, err = fileop.Apply(ctx, fileop.Request{Op: op, Inputs: files, Parent: parentFS, Upper: draft.FS, UserXattr: b.userXattr})
+			res, err = fileop.Apply(ctx, fileop.Request{
+				Op: op, Inputs: files, Parent: parentFS, Upper: draft.FS, UserXattr: b.userXattr,
+			})
 			if err == nil {
 				err = check()
 			}
@@ -67,7 +71,8 @@ func copyOp(sel tree.Selection, dest string) *pb.FileOp {
 func (b *build) copyTo(ctx context.Context, in input, sel tree.Selection, dir string) error {
 	return in.read(ctx, func(files tree.FS) error {
 		_, err := fileop.Apply(ctx, fileop.Request{
-			Op: copyOp(sel, "/"), Inputs: []tree.FS{files}, Parent: layerfs.NewView(nil), Upper: dir, UserXattr: b.userXattr,
+			Op: copyOp(sel, "/"), Inputs: []tree.FS{files}, Parent: layerfs.NewView(nil), Upper: dir,
+			UserXattr: b.userXattr,
 		})
 		return err
 	})

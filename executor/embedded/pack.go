@@ -125,7 +125,8 @@ func (b *build) sameContent(l layer, p packing, got digest.Digest) error {
 	meta, _ := b.store.LayerMeta(l.id)
 	for _, old := range meta.Packed {
 		if strings.HasSuffix(old.Encoding, ", "+p.tar(l.ran)) && old.DiffID != got {
-			return fmt.Errorf("its files have changed since it was created (diff id %s, now %s): prune the cache", old.DiffID, got)
+			return fmt.Errorf("its files have changed since it was created (diff id %s, now %s): prune the cache",
+				old.DiffID, got)
 		}
 	}
 	return nil

@@ -24,7 +24,9 @@ type pasts struct {
 // place identifies a step across changes of its text: by stage, platform and kind.
 func (n *node) place() digest.Digest {
 	return cache.KeyOf([]cache.Input{
-		{Name: "stage", Digest: n.step.StableStage()}, {Name: "platform", Digest: platformString(n.step.Op.GetPlatform())}, {Name: "kind", Digest: n.step.Kind()},
+		{Name: "stage", Digest: n.step.StableStage()},
+		{Name: "platform", Digest: platformString(n.step.Op.GetPlatform())},
+		{Name: "kind", Digest: n.step.Kind()},
 	})
 }
 

@@ -26,7 +26,9 @@ func saveIndex(store *cache.Store, diffID digest.Digest, x *tree.Index) error {
 	if err != nil {
 		return err
 	}
-	return store.AddPacked(diffID, cache.Packed{Encoding: encodingIndex, DiffID: diffID, Digest: d, Size: int64(len(raw))})
+	return store.AddPacked(diffID, cache.Packed{
+		Encoding: encodingIndex, DiffID: diffID, Digest: d, Size: int64(len(raw)),
+	})
 }
 
 // loadIndex returns the stored path index of a layer; nil if it is missing or damaged.

@@ -14,7 +14,8 @@ func (n *node) secret(id string, optional bool) (value []byte, ok bool, err erro
 			if s.ID == id {
 				value, err := executor.ReadSecret(s)
 				if err != nil {
-					return nil, false, n.stepError(fmt.Errorf("secret %s of target %s: %w", id, target, err), "provide the file or variable that the target's secret names")
+					return nil, false, n.stepError(fmt.Errorf("secret %s of target %s: %w", id, target, err),
+						"provide the file or variable that the target's secret names")
 				}
 				return value, true, nil
 			}

@@ -36,11 +36,13 @@ func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
 		if o.GetOptional() {
 			return nil, nil
 		}
-		return nil, s.x.n.stepError(fmt.Errorf("no ssh agent or key %q is given", id), `name it in the target: ssh = ["default"], or ["`+id+`=KEYFILE"]`)
+		return nil, s.x.n.stepError(fmt.Errorf("no ssh agent or key %q is given", id),
+			`name it in the target: ssh = ["default"], or ["`+id+`=KEYFILE"]`)
 	}
 	open, err := openAgent(source)
 	if err != nil {
-		return nil, s.x.n.stepError(fmt.Errorf("ssh %s: %w", id, err), "start the agent, or name an existing key file in the target's ssh")
+		return nil, s.x.n.stepError(fmt.Errorf("ssh %s: %w", id, err),
+			"start the agent, or name an existing key file in the target's ssh")
 	}
 	draft, err := s.draft()
 	if err != nil {
@@ -52,7 +54,8 @@ func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
 		return nil, err
 	}
 	s.agents = append(s.agents, l)
-	if err := errors.Join(os.Lchown(socket, int(o.GetUid()), int(o.GetGid())), os.Chmod(socket, os.FileMode(o.GetMode()&0o777))); err != nil {
+	err = os.Lchown(socket, int(o.GetUid()), int(o.GetGid()))
+	if err = errors.Join(err, os.Chmod(socket, os.FileMode(o.GetMode()&0o777))); err != nil {
 		return nil, err
 	}
 	go serveAgent(l, open)

@@ -98,7 +98,8 @@ func (t *testStep) runCommand(ctx context.Context) (err error) {
 			return err
 		}
 		if res.ExitCode != 0 {
-			return t.commandFailed(fmt.Errorf("setup %s: exit code %d", strings.Join(command, " "), res.ExitCode), res, log)
+			err := fmt.Errorf("setup %s: exit code %d", strings.Join(command, " "), res.ExitCode)
+			return t.commandFailed(err, res, log)
 		}
 	}
 	if err := s.freshWork(&spec); err != nil {

@@ -27,7 +27,8 @@ var ErrOvertaken = fmt.Errorf("%w: another step had the build context read again
 // Worker does the work of one step, named by its index in graph order. Its methods are called from several goroutines,
 // but for one step by one goroutine at a time.
 type Worker interface {
-	// Lookup reports whether the result of the step is known. It uses keys alone and opens no layer. All inputs are done.
+	// Lookup reports whether the result of the step is known. It uses keys alone and opens no layer. All inputs of the
+	// step are done.
 	Lookup(ctx context.Context, step int) (found bool, err error)
 	// Prepare gets ready what Run needs and makes this process the only one that runs the step. It may wait for
 	// another process that runs the same step, and then find its result. The caller must call release, which is nil

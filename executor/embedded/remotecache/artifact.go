@@ -129,8 +129,11 @@ func newArtifact(ctx context.Context, index []byte, e Export) (*artifactImage, e
 	indexBlob := Blob{Digest: digest.FromBytes(index), Size: int64(len(index)), MediaType: mediaIndex}
 	image := &artifactImage{}
 	m := ocispecs.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispecs.MediaTypeImageManifest, ArtifactType: artifactType,
-		Config: ocispecs.Descriptor{MediaType: artifactConfig, Digest: digest.FromString(configText), Size: int64(len(configText))},
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispecs.MediaTypeImageManifest,
+		ArtifactType: artifactType,
+		Config: ocispecs.Descriptor{
+			MediaType: artifactConfig, Digest: digest.FromString(configText), Size: int64(len(configText)),
+		},
 	}
 	for _, b := range slices.Concat([]Blob{indexBlob}, layers, paths, mounts) {
 		open := func() (io.ReadCloser, error) { return e.Open(ctx, b) }
@@ -145,14 +148,17 @@ func newArtifact(ctx context.Context, index []byte, e Export) (*artifactImage, e
 		return nil, err
 	}
 	if len(image.raw) > maxManifest {
-		return nil, fmt.Errorf("%d blobs exceed the size of a manifest; export with mode=min or to a directory", len(m.Layers))
+		return nil, fmt.Errorf("%d blobs exceed the size of a manifest; export with mode=min or to a directory",
+			len(m.Layers))
 	}
 	return image, nil
 }
 
 // without returns the image without the layers that need not be sent.
 func (i *artifactImage) without(there map[digest.Digest]bool) *artifactImage {
-	send := slices.DeleteFunc(slices.Clone(i.send), func(l v1.Layer) bool { return there[l.(*artifactLayer).Blob.Digest] })
+	send := slices.DeleteFunc(slices.Clone(i.send), func(l v1.Layer) bool {
+		return there[l.(*artifactLayer).Blob.Digest]
+	})
 	return &artifactImage{i.raw, send}
 }
 

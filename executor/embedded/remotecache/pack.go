@@ -118,8 +118,11 @@ func (p *pack) close() {
 	}
 }
 
+// opener opens a blob.
+type opener = func(context.Context, Blob) (io.ReadCloser, error)
+
 // writePack writes a pack of the blobs to f, each from the first opener that returns all of its bytes.
-func writePack(ctx context.Context, f *os.File, blobs []Blob, openers ...func(context.Context, Blob) (io.ReadCloser, error)) error {
+func writePack(ctx context.Context, f *os.File, blobs []Blob, openers ...opener) error {
 	table := make([]packed, len(blobs))
 	for i, b := range blobs {
 		table[i] = packed{b.Digest, b.Size}
@@ -142,7 +145,7 @@ func writePack(ctx context.Context, f *os.File, blobs []Blob, openers ...func(co
 	return nil
 }
 
-func writeBlob(ctx context.Context, f *os.File, at int64, b Blob, openers []func(context.Context, Blob) (io.ReadCloser, error)) error {
+func writeBlob(ctx context.Context, f *os.File, at int64, b Blob, openers []opener) error {
 	var failed error
 	for _, open := range openers {
 		if err := ctx.Err(); err != nil {

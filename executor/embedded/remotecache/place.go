@@ -73,7 +73,8 @@ func attributes(kind string, to bool) []string {
 		all = append(all, "ref", "registry.insecure")
 	}
 	if to {
-		all = append(all, "mode", "mounts", "compression", "compression-level", "force-compression", "ignore-error", "oci-mediatypes", "image-manifest")
+		all = append(all, "mode", "mounts", "compression", "compression-level", "force-compression",
+			"ignore-error", "oci-mediatypes", "image-manifest")
 	}
 	return all
 }
@@ -104,7 +105,8 @@ func Parse(a config.Attrs, to bool, dir string) (p Place, ignored []string, err 
 	case "inline":
 		return p, nil, fmt.Errorf("type=inline: this engine stores no cache in images; use type=registry,ref=NAME")
 	default:
-		return p, nil, fmt.Errorf("type=%s: this engine supports type=local and type=registry; for other types use a BuildKit daemon (--engine)", kind)
+		return p, nil, fmt.Errorf("type=%s: this engine supports type=local and type=registry; "+
+			"for other types use a BuildKit daemon (--engine)", kind)
 	}
 	for name := range a {
 		if !slices.Contains(attributes(kind, to), name) {
