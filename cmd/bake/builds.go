@@ -107,11 +107,11 @@ func summaries(s *cache.Store) ([]report.Summary, error) {
 func shownLength(b report.Summary, now time.Time) string {
 	switch {
 	case b.Status == report.Running:
-		return report.ShownTime(now.Sub(b.Started))
+		return report.FormatDuration(now.Sub(b.Started))
 	case !b.Completed.After(b.Started):
 		return "-"
 	}
-	return report.ShownTime(b.Completed.Sub(b.Started))
+	return report.FormatDuration(b.Completed.Sub(b.Started))
 }
 
 func shownSteps(b report.Summary) string {
@@ -253,7 +253,7 @@ func readBuild(s *cache.Store, what string) (report.Run, error) {
 		return run, nil
 	}
 	logs, err := s.SessionLogs(run.Session, run.Started)
-	return run.Seen(s.SessionAlive(run.Session), logs), err
+	return run.Unfinished(s.SessionAlive(run.Session), logs), err
 }
 
 // printJSON prints a value as JSON for people and programs.

@@ -44,7 +44,7 @@ RUN ["/bin/busybox", "sh", "-c", "echo said by $N; exec /bin/busybox sleep 1000"
 		logs, _ := c.ok(t, "builds", "logs", id, "said by")
 		said[logs] = true
 		show, _ := c.ok(t, "builds", "show", id)
-		wantMatch(t, "show", show, `^build \S+ interrupted, (?s:.*)\nbegun  .*said by \d`)
+		wantMatch(t, "show", show, `^build \S+ interrupted, (?s:.*)\nstarted  .*said by \d`)
 	}
 	for _, n := range strings.Split("12345678", "") {
 		if !said["said by "+n+"\n"] {

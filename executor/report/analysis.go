@@ -12,16 +12,16 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// timing is the time of one step that ran: when it was ready, which is when the last of its inputs was there, and its span.
+// timing is the time of one step that ran.
 type timing struct {
-	span         int // into Run.Spans
-	ready        time.Time
+	span         int       // index into Run.Spans
+	ready        time.Time // when its last input was finished
 	start, end   time.Time
-	last         int // the step whose end it waited for last, be it for its files or for its slot; -1 is none
+	last         int // the step it waited for last, for an input or for a slot; -1 if none
 	criticalPath bool
 }
 
-// timings are those of the steps that took time, by index of the step.
+// timings returns the timings of the steps that took time, by index of the step.
 func (r Run) timings() map[int]*timing {
 	byDigest := make(map[digest.Digest]int, len(r.Steps))
 	for i, s := range r.Steps {
@@ -49,10 +49,11 @@ func (r Run) timings() map[int]*timing {
 	return all
 }
 
-// slotWait is how long a step that could have started must have waited to have waited for a slot.
+// slotWait is the minimum time between ready and start for a step to count as waiting for a slot.
 const slotWait = time.Millisecond
 
-// followSlots finds what gave their slots to steps that could have started before: the one that ended last before their start.
+// followSlots sets last for steps that waited for a slot: to the step that ended last before their start, and so released
+// the slot.
 func followSlots(all map[int]*timing) {
 	byEnd := slices.SortedFunc(maps.Keys(all), func(a, b int) int {
 		return cmp.Or(all[a].end.Compare(all[b].end), cmp.Compare(a, b))
@@ -73,7 +74,8 @@ func followSlots(all map[int]*timing) {
 	}
 }
 
-// readiness finds the latest end of what a step stands on, through steps that took no time.
+// readiness sets ready to the latest end of a step's inputs, and last to that input. It looks through inputs that took no
+// time.
 func (r Run) readiness(i int, t *timing, all map[int]*timing, seen map[int]bool) {
 	for _, in := range r.Steps[i].Inputs {
 		if seen[in] {
@@ -88,7 +90,7 @@ func (r Run) readiness(i int, t *timing, all map[int]*timing, seen map[int]bool)
 	}
 }
 
-// markCriticalPath follows the step that ended last back to the beginning: each time to the one that it waited for.
+// markCriticalPath marks the step that ended last, the step it waited for, and so on back to the beginning.
 func markCriticalPath(all map[int]*timing) {
 	at, end := -1, time.Time{}
 	for i, t := range all {
@@ -102,16 +104,16 @@ func markCriticalPath(all map[int]*timing) {
 	}
 }
 
-// SharedLayer is a layer of the images of a run.
+// SharedLayer is a layer and the images that contain it.
 type SharedLayer struct {
 	Digest    digest.Digest `json:"digest"`
-	Size      int64         `json:"size"` // packed, bytes
+	Size      int64         `json:"size"` // compressed, in bytes
 	CreatedBy string        `json:"createdBy,omitempty"`
 	Base      bool          `json:"base,omitempty"`
-	Images    []int         `json:"images"` // indices into the images of the run
+	Images    []int         `json:"images"` // indices into Run.Images
 }
 
-// Layers are the layers of all images, each once, the largest first.
+// Layers returns the layers of all images without duplicates, the largest first.
 func (r Run) Layers() []SharedLayer {
 	layers := []SharedLayer{}
 	at := map[digest.Digest]int{}
@@ -123,7 +125,7 @@ func (r Run) Layers() []SharedLayer {
 				at[l.Digest] = k
 				layers = append(layers, SharedLayer{Digest: l.Digest, Size: l.Size, CreatedBy: l.CreatedBy, Base: l.Base})
 			}
-			if of := layers[k].Images; len(of) == 0 || of[len(of)-1] != i { // an image may have a layer twice
+			if of := layers[k].Images; len(of) == 0 || of[len(of)-1] != i { // an image may contain a layer twice
 				layers[k].Images = append(of, i)
 			}
 		}
@@ -132,7 +134,7 @@ func (r Run) Layers() []SharedLayer {
 	return layers
 }
 
-// Drift lists the bases of repositories of which targets use several, by index.
+// Drift returns the bases of each repository that has several, as indices into Run.Bases.
 func (r Run) Drift() [][]int {
 	byRepository := map[string][]int{}
 	var order []string
@@ -152,7 +154,7 @@ func (r Run) Drift() [][]int {
 	return drift
 }
 
-// repository is a reference without tag and digest.
+// repository returns a reference without its tag and digest.
 func repository(ref string) string {
 	ref, _, _ = strings.Cut(ref, "@")
 	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
@@ -161,5 +163,5 @@ func repository(ref string) string {
 	return ref
 }
 
-// took says whether a step took time in this run.
+// took reports whether a step took time in this run.
 func took(s Step) bool { return s.Status == executor.StatusRan || s.Status == executor.StatusFailed }

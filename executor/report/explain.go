@@ -14,22 +14,23 @@ import (
 // ExplanationVersion is the version of the JSON form of an Explanation.
 const ExplanationVersion = 1
 
-// Explanation says why steps ran, or would run: those with causes of their own, each with those that follow from it.
+// Explanation holds the reasons why steps ran or would run: the steps with a cause of their own, each with the steps that
+// run as a consequence.
 type Explanation struct {
 	Version int    `json:"version"`
-	Build   string `json:"build,omitempty"` // id of the build; empty for what a build would do
+	Build   string `json:"build,omitempty"` // id of the build; empty for a build that has not run
 	Roots   []Root `json:"roots"`
-	// known are all steps of the run, to name those that causes speak of.
+	// known holds all steps of the run, for the names of the steps in causes.
 	known map[digest.Digest]*Step
 }
 
 // Root is a step with a cause of its own.
 type Root struct {
 	ExplainedStep
-	Followers []ExplainedStep `json:"followers"` // in the order of the graph
+	Followers []ExplainedStep `json:"followers"` // steps that run because of it, in the order of the graph
 }
 
-// ExplainedStep is one step and why it ran, or would run.
+// ExplainedStep is a step and the reasons why it ran or would run.
 type ExplainedStep struct {
 	Digest  digest.Digest       `json:"digest"`
 	Name    string              `json:"name"`
@@ -39,7 +40,8 @@ type ExplainedStep struct {
 	Causes  []executor.Cause    `json:"causes"`
 }
 
-// Explain says why steps ran or would run, by index. What they follow from is explained with them.
+// Explain returns the reasons why some steps, given by index, ran or would run. The steps that caused them to run are
+// included.
 func (r Run) Explain(steps []int) Explanation {
 	x := explainer{run: r, index: map[digest.Digest]int{}, root: map[int]int{}}
 	for i, s := range r.Steps {
@@ -72,43 +74,47 @@ func (r Run) Explain(steps []int) Explanation {
 	return e
 }
 
-// active says whether a step ran, or would or may.
+// active reports whether a step ran, or will or may run.
 func (s Step) active() bool {
-	return slices.Contains([]executor.StepStatus{executor.StatusRan, executor.StatusFailed, executor.StatusWillRun, executor.StatusMayRun}, s.Status)
+	active := []executor.StepStatus{
+		executor.StatusRan, executor.StatusFailed, executor.StatusWillRun, executor.StatusMayRun,
+	}
+	return slices.Contains(active, s.Status)
 }
 
-// visible says whether a step is one that a person wrote: merges only put others together.
+// visible reports whether a step belongs to an instruction that a person wrote, rather than only combining other steps.
 func (s Step) visible() bool { return s.Kind != "merge" && s.Kind != "diff" && s.Kind != "passthrough" }
 
 func (r Run) explained(i int) ExplainedStep {
 	s := r.Steps[i]
 	return ExplainedStep{
-		Digest: s.Digest, Name: s.Name, Source: executor.Place(s.Source), Status: s.Status, Targets: s.Targets, Causes: append([]executor.Cause{}, s.Causes...),
+		Digest: s.Digest, Name: s.Name, Source: executor.Place(s.Source), Status: s.Status, Targets: s.Targets,
+		Causes: append([]executor.Cause{}, s.Causes...),
 	}
 }
 
-// explainer finds the steps from which others follow.
+// explainer finds the root of each step: the step whose own cause made it run.
 type explainer struct {
 	run   Run
 	index map[digest.Digest]int
 	root  map[int]int
 }
 
-// withCauses are those of the steps that ran, or would, and all that they follow from, in the order of the graph.
+// withCauses returns the active ones of some steps and the steps in their causes, transitively, in the order of the graph.
 func (x *explainer) withCauses(steps []int) []int {
-	wanted := map[int]bool{}
+	included := map[int]bool{}
 	for _, i := range steps {
-		wanted[i] = true
+		included[i] = true
 	}
 	var list []int
 	for i := len(x.run.Steps) - 1; i >= 0; i-- {
-		if !wanted[i] || !x.run.Steps[i].active() {
+		if !included[i] || !x.run.Steps[i].active() {
 			continue
 		}
 		list = append(list, i)
 		for _, c := range x.run.Steps[i].Causes {
 			if k, ok := x.index[c.Step]; ok && k < i {
-				wanted[k] = true
+				included[k] = true
 			}
 		}
 	}
@@ -116,12 +122,12 @@ func (x *explainer) withCauses(steps []int) []int {
 	return list
 }
 
-// rootOf is the step from which one follows first, which may be itself.
+// rootOf returns the root of a step, which may be the step itself.
 func (x *explainer) rootOf(i int) int {
 	if root, ok := x.root[i]; ok {
 		return root
 	}
-	x.root[i] = i // inputs stand before users, so this ends; a record that says otherwise must not recur
+	x.root[i] = i // the default, and the end of the recursion if a damaged record contains a cycle
 	for _, c := range x.run.Steps[i].Causes {
 		if c.Own() {
 			return i
@@ -136,13 +142,13 @@ func (x *explainer) rootOf(i int) int {
 	return x.root[i]
 }
 
-// maxFollowers is how many steps that follow a text names, maxTextFiles how many files of one cause.
+// Limits of the text of an explanation.
 const (
-	maxFollowers = 10
-	maxTextFiles = 10
+	maxFollowers = 10 // followers of a root
+	maxTextFiles = 10 // files of a cause
 )
 
-// WriteText writes an explanation for people: the first causes, and what followed.
+// WriteText writes an explanation as text: each root with its causes and followers.
 func (e Explanation) WriteText(w io.Writer) error {
 	var b strings.Builder
 	for i, root := range e.Roots {
@@ -153,7 +159,7 @@ func (e Explanation) WriteText(w io.Writer) error {
 		if len(root.Followers) == 0 {
 			continue
 		}
-		b.WriteString("  from which followed:\n")
+		b.WriteString("  as a result:\n")
 		for _, f := range root.Followers[:min(len(root.Followers), maxFollowers)] {
 			fmt.Fprintf(&b, "    %s  %s  %s\n", f.Status, plain(f.Name, maxShownName), plain(f.Source, maxName))
 		}
@@ -184,11 +190,11 @@ func (e Explanation) write(b *strings.Builder, s ExplainedStep) {
 	}
 }
 
-// text is a cause in one line. A step that it follows from need not have run in this build.
+// text returns a cause as one line. The step in a cause need not have run in this build.
 func (e Explanation) text(c executor.Cause) string {
 	step := e.known[c.Step]
 	if c.Kind == executor.CauseInput && step != nil && !step.active() {
-		return "another result of " + plain(step.Name, maxShownName) + " than at its last run"
+		return "the result of " + plain(step.Name, maxShownName) + " differs from that of the last run"
 	}
 	return c.Text(func(digest.Digest) string {
 		if step == nil {

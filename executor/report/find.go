@@ -5,25 +5,25 @@ import (
 	"strings"
 )
 
-// minDigest is how many digits of a digest name a step at least.
+// minDigest is the minimum number of digits of an abbreviated digest.
 const minDigest = 6
 
-// FindSteps are the steps that a text names, by index: the one of which it is the digest or the first digits of it, those
-// at a place in a Dockerfile written FILE:LINE, or else those whose name has the text in it.
-func (r Run) FindSteps(what string) []int {
+// FindSteps returns the indices of the steps that match a query: a digest or its first digits, a location FILE:LINE in a
+// Dockerfile, or a part of the name, in this order of precedence.
+func (r Run) FindSteps(query string) []int {
 	var byDigest, byPlace, byName []int
 	for i, s := range r.Steps {
-		hex := strings.TrimPrefix(what, "sha256:")
+		hex := strings.TrimPrefix(query, "sha256:")
 		if len(hex) >= minDigest && strings.HasPrefix(s.Digest.Encoded(), hex) {
 			byDigest = append(byDigest, i)
 		}
 		for _, at := range s.Source {
-			if file, line, ok := strings.Cut(what, ":"); ok && file == at.File && holdsLine(at.Start, at.End, line) {
+			if file, line, ok := strings.Cut(query, ":"); ok && file == at.File && containsLine(at.Start, at.End, line) {
 				byPlace = append(byPlace, i)
 				break
 			}
 		}
-		if strings.Contains(s.Name, what) {
+		if strings.Contains(s.Name, query) {
 			byName = append(byName, i)
 		}
 	}
@@ -36,8 +36,8 @@ func (r Run) FindSteps(what string) []int {
 	return byName
 }
 
-// holdsLine says whether a line, as text, is one of a range.
-func holdsLine(start, end int, line string) bool {
+// containsLine reports whether a line number, as text, is in a range. An end before start means a single line.
+func containsLine(start, end int, line string) bool {
 	n := 0
 	if _, err := fmt.Sscanf(line, "%d", &n); err != nil {
 		return false
@@ -45,7 +45,7 @@ func holdsLine(start, end int, line string) bool {
 	return start <= n && n <= max(start, end)
 }
 
-// OfTarget are the steps that a target wants, by index.
+// OfTarget returns the indices of the steps that a target needs.
 func (r Run) OfTarget(target string) []int {
 	var of []int
 	for i, s := range r.Steps {
@@ -59,7 +59,7 @@ func (r Run) OfTarget(target string) []int {
 	return of
 }
 
-// All are all steps, by index.
+// All returns the indices of all steps.
 func (r Run) All() []int {
 	all := make([]int, len(r.Steps))
 	for i := range all {

@@ -13,7 +13,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// What a summary shows at most, so that it stays far below the 1 MiB that a CI service takes of one step.
+// Limits of a summary, which keep it far below the 1 MiB that GitHub accepts per job step.
 const (
 	maxSummaryImages   = 100
 	maxSummarySteps    = 20
@@ -22,8 +22,9 @@ const (
 	maxSummaryLine     = 300 // bytes of one line of a log
 )
 
-// WriteMarkdown writes a summary of the run as GitHub shows it: what became of it, failures with their last lines, images
-// and the steps that took longest. No text of a build can leave its place: all its punctuation is written as entities.
+// WriteMarkdown writes a summary of the run in GitHub's Markdown: the status, failures with their last lines, images, and
+// the steps that took longest. Text from a build cannot create Markdown structure, because its punctuation is written as
+// entities.
 func (r Run) WriteMarkdown(w io.Writer) error {
 	var b strings.Builder
 	r.heading(&b)
@@ -39,7 +40,7 @@ func (r Run) heading(b *strings.Builder) {
 		fmt.Fprintf(b, "### bake: %s\n\n", r.Status)
 		return
 	}
-	fmt.Fprintf(b, "### bake: %s in %s\n\n", r.Status, ShownTime(r.Completed.Sub(r.Started)))
+	fmt.Fprintf(b, "### bake: %s in %s\n\n", r.Status, FormatDuration(r.Completed.Sub(r.Started)))
 	fmt.Fprintf(b, "%d ran · %d cached", r.Count(executor.StatusRan), r.Count(executor.StatusCached))
 	if r.Status != Built {
 		fmt.Fprintf(b, " · %d failed · %d not started", r.Count(executor.StatusFailed), r.Count(executor.StatusSkipped))
@@ -70,13 +71,14 @@ func (r Run) images(b *strings.Builder) {
 	b.WriteString("| target | tags | digest |\n|---|---|---|\n")
 	for _, image := range images[:min(len(images), maxSummaryImages)] {
 		digest := cmp.Or(image.Index, image.Digest)
-		fmt.Fprintf(b, "| %s | %s | %s |\n", inert(image.Target, maxName), inert(strings.Join(image.Tags, ", "), maxName), inert(digest.String(), maxName))
+		fmt.Fprintf(b, "| %s | %s | %s |\n", inert(image.Target, maxName), inert(strings.Join(image.Tags, ", "), maxName),
+			inert(digest.String(), maxName))
 	}
 	b.WriteString("\n")
 	more(b, len(images)-maxSummaryImages, "images")
 }
 
-// finished are the images of which the outputs were written, one for each target.
+// finished returns the images whose outputs were written, one for each target.
 func (r Run) finished() []Image {
 	var out []Image
 	seen := map[string]bool{}
@@ -95,32 +97,34 @@ func (r Run) steps(b *strings.Builder) {
 		return
 	}
 	steps := r.index()
-	b.WriteString("<details><summary>What took longest</summary>\n\n| time | step | why |\n|---:|---|---|\n")
+	b.WriteString("<details><summary>Slowest steps</summary>\n\n| time | step | why |\n|---:|---|---|\n")
 	for _, s := range slow {
 		reason := ""
 		if step := steps[s.Step]; step != nil {
 			reason = step.Reason
 		}
-		fmt.Fprintf(b, "| %s | %s | %s |\n", ShownTime(s.End.Sub(s.Start)), inert(s.nameIn(steps), maxName), inert(reason, maxName))
+		fmt.Fprintf(b, "| %s | %s | %s |\n",
+			FormatDuration(s.End.Sub(s.Start)), inert(s.nameIn(steps), maxName), inert(reason, maxName))
 	}
 	b.WriteString("\n</details>\n\n")
 }
 
-// slowest are up to n of the spans of what ran to its end, the longest first.
+// slowest returns up to n spans of steps and activities that ran successfully, the longest first.
 func (r Run) slowest(n int) []Span {
 	ran := slices.DeleteFunc(slices.Clone(r.Spans), func(s Span) bool { return s.Cached || s.Error != "" })
 	slices.SortStableFunc(ran, func(a, b Span) int { return cmp.Compare(b.End.Sub(b.Start), a.End.Sub(a.Start)) })
 	return ran[:min(n, len(ran))]
 }
 
+// more writes how many items were left out, if any.
 func more(b *strings.Builder, n int, what string) {
 	if n > 0 {
 		fmt.Fprintf(b, "… and %d more %s\n\n", n, what)
 	}
 }
 
-// ShownTime rounds to what a reader can tell apart.
-func ShownTime(d time.Duration) string {
+// FormatDuration formats a duration rounded to the precision that matters to a reader.
+func FormatDuration(d time.Duration) string {
 	switch {
 	case d >= 10*time.Second:
 		return d.Round(time.Second).String()
@@ -130,8 +134,8 @@ func ShownTime(d time.Duration) string {
 	return d.Round(time.Millisecond).String()
 }
 
-// inert is one line of at most n bytes of text with each ASCII punctuation sign as an entity. An entity can stand for no structure of
-// Markdown, so nothing of it is a link, a table cell, a tag or a fence.
+// inert returns text as one line of at most n bytes, with each ASCII punctuation character written as an entity. Markdown
+// never interprets an entity as structure, so the text cannot become a link, a table cell, a tag or a fence.
 func inert(s string, n int) string {
 	var b strings.Builder
 	for _, c := range plain(s, n) {
@@ -144,11 +148,11 @@ func inert(s string, n int) string {
 	return b.String()
 }
 
-// maxName bounds a name that is shown, in bytes: a here-document can be a whole program.
+// maxName limits a displayed name, in bytes: a name may contain a here-document as long as a program.
 const maxName = 300
 
-// plain makes text that a build wrote fit for one line: valid, without control characters, of at most n bytes and a sign
-// that says that it was longer.
+// plain returns text from a build as one line of valid UTF-8 without control and bidirectional characters. Text longer than
+// n bytes is cut, and an ellipsis is appended.
 func plain(s string, n int) string {
 	if len(s) > n {
 		s = s[:n] + "…"

@@ -16,7 +16,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Facts is what is known of a build when it has ended. Graph and Report may be nil: it may have failed before.
+// Facts holds the data from which New builds a Run. Graph and Report may be nil, if the build failed before they existed.
 type Facts struct {
 	ID, Tool, Engine, Dir string
 	Targets               []string
@@ -24,13 +24,13 @@ type Facts struct {
 	Graph                 *planner.Graph
 	Report                *executor.Report
 	Spans                 []Span
-	Logs                  map[digest.Digest]string // files of the output of steps, by digest, where the report has none
+	Logs                  map[digest.Digest]string // log files by step, for steps without one in the report
 	Err                   error
 	Interrupted           bool
-	Session               string // of the cache, of a build that goes on; it has no end, so that Completed is Started
+	Session               string // cache session of a running build; Completed then equals Started
 }
 
-// New makes the value of a build. It has no nil lists.
+// New returns the Run of a build. Its lists are not nil, so they are arrays in JSON.
 func New(f Facts) Run {
 	r := Run{
 		Version: RunVersion, ID: f.ID, Tool: f.Tool, Engine: f.Engine, Dir: f.Dir, Targets: append([]string{}, f.Targets...),
@@ -55,6 +55,7 @@ func New(f Facts) Run {
 	return r
 }
 
+// fromGraph sets the fields that need a graph: steps, images, bases and warnings.
 func (r *Run) fromGraph(f Facts) {
 	r.Declared = f.Graph.Declared
 	index := make(map[*planner.Step]int, len(f.Graph.Steps))
@@ -68,7 +69,7 @@ func (r *Run) fromGraph(f Facts) {
 	}
 	if f.Report != nil {
 		for i, result := range f.Report.Steps {
-			r.Steps[i].take(result)
+			r.Steps[i].setResult(result)
 		}
 	}
 	names := make(map[digest.Digest]bool, len(r.Steps))
@@ -86,10 +87,14 @@ func (r *Run) fromGraph(f Facts) {
 	}
 	r.addImages(f, index)
 	for _, b := range f.Graph.Bases {
-		r.Bases = append(r.Bases, Base{Ref: b.Ref, Digest: b.Digest, Locked: b.Locked, Targets: b.Targets, Places: b.Places, Created: b.Created})
+		r.Bases = append(r.Bases, Base{
+			Ref: b.Ref, Digest: b.Digest, Locked: b.Locked, Targets: b.Targets, Places: b.Places, Created: b.Created,
+		})
 	}
 	for _, w := range f.Graph.Warnings {
-		r.Warnings = append(r.Warnings, Warning{Target: w.Target, Rule: w.Rule, Message: w.Message, URL: w.URL, Location: w.Location})
+		r.Warnings = append(r.Warnings, Warning{
+			Target: w.Target, Rule: w.Rule, Message: w.Message, URL: w.URL, Location: w.Location,
+		})
 	}
 }
 
@@ -106,8 +111,8 @@ func newStep(s *planner.Step, index map[*planner.Step]int) Step {
 	return out
 }
 
-// take adds what became of a step.
-func (s *Step) take(r executor.StepResult) {
+// setResult sets the fields of a step's result.
+func (s *Step) setResult(r executor.StepResult) {
 	s.Status, s.Key, s.Reason, s.Causes, s.Log = r.Status, r.Key, r.Reason, r.Causes, base(r.Log)
 	s.Expected = r.Expected.Seconds()
 	if r.Err != nil {
@@ -115,7 +120,7 @@ func (s *Step) take(r executor.StepResult) {
 	}
 }
 
-// base is the last part of a path; nothing for nothing.
+// base returns the last element of a path, or "" for "".
 func base(path string) string {
 	if path == "" {
 		return ""
@@ -123,7 +128,7 @@ func base(path string) string {
 	return filepath.Base(path)
 }
 
-// addImages adds an image for each platform of each target, finished or not.
+// addImages adds an image for each platform of each requested target, finished or not.
 func (r *Run) addImages(f Facts, index map[*planner.Step]int) {
 	results := map[string]executor.ImageResult{}
 	if f.Report != nil {
@@ -141,14 +146,14 @@ func (r *Run) addImages(f Facts, index map[*planner.Step]int) {
 			image.Base = m.Base.Ref + "@" + m.Base.Digest.String()
 		}
 		if result, ok := results[m.Target]; ok {
-			image.take(result)
+			image.setResult(result)
 		}
 		r.Images = append(r.Images, image)
 	}
 }
 
-// take adds what came of the image's target.
-func (i *Image) take(result executor.ImageResult) {
+// setResult sets the fields of the result of the image's target.
+func (i *Image) setResult(result executor.ImageResult) {
 	i.Finished, i.MediaType = true, result.MediaType
 	if len(result.Tags) > 0 {
 		i.Tags = result.Tags
@@ -163,7 +168,7 @@ func (i *Image) take(result executor.ImageResult) {
 	}
 }
 
-// failures are the errors of a build.
+// failures returns the errors of a build.
 func failures(err error) []Failure {
 	out := []Failure{}
 	if err == nil {
@@ -185,13 +190,13 @@ func failures(err error) []Failure {
 	return out
 }
 
-// imageFacts reads the config that the front end wrote.
+// imageFacts returns the facts in an image config.
 func imageFacts(platform string, config []byte) ImageFacts {
 	var image ocispecs.Image
-	_ = json.Unmarshal(config, &image) // the front end wrote it
+	_ = json.Unmarshal(config, &image) // cannot fail: the front end encoded it
 	c := image.Config
 	return ImageFacts{
-		Platform: platform, User: c.User, Labels: c.Labels, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Workdir: c.WorkingDir,
-		Ports: slices.Sorted(maps.Keys(c.ExposedPorts)),
+		Platform: platform, User: c.User, Labels: c.Labels, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd,
+		Workdir: c.WorkingDir, Ports: slices.Sorted(maps.Keys(c.ExposedPorts)),
 	}
 }

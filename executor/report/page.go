@@ -13,34 +13,34 @@ import (
 	"time"
 )
 
-// assets are the parts of the page: its frame, its style and its program.
+// assets holds the parts of the page: HTML template, style sheet and script.
 //
 //go:embed page/page.html page/page.css page/page.js
 var assets embed.FS
 
-// escapes are what moves or colours the text of a terminal.
+// escapes matches terminal escape sequences.
 var escapes = regexp.MustCompile("\x1b(\\[[0-9;?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)|[@-Z\\\\^_])")
 
-// What the page takes of the output of steps, in bytes: the end of each.
+// Limits of the output of steps in the page, in bytes. The end of each log is kept.
 const (
 	maxPageLog  = 64 << 10
 	maxPageLogs = 16 << 20
 )
 
-// pageData is what the page's program draws.
+// pageData is the input of the page's script.
 type pageData struct {
 	Run     Run                `json:"run"`
-	Bars    []pageBar          `json:"bars"` // of what took time, by start
+	Bars    []pageBar          `json:"bars"` // sorted by start
 	Lanes   int                `json:"lanes"`
 	Layers  []SharedLayer      `json:"layers"`
 	Drift   [][]int            `json:"drift"`
-	Logs    map[string]pageLog `json:"logs"` // by the name of the file
-	Length  float64            `json:"length"`
-	Cached  []float64          `json:"cached"` // when steps were found in the cache
+	Logs    map[string]pageLog `json:"logs"`   // by file name
+	Length  float64            `json:"length"` // seconds
+	Cached  []float64          `json:"cached"` // when steps were found in the cache, in seconds since the run's start
 	Waiting float64            `json:"waiting"`
 }
 
-// pageBar is one span of the timeline. Times are seconds since the run's start.
+// pageBar is one bar of the timeline. Times are in seconds since the run's start.
 type pageBar struct {
 	Step     int     `json:"step"` // -1 for an activity
 	Name     string  `json:"name"`
@@ -55,16 +55,16 @@ type pageBar struct {
 // pageLog is the end of the output of a step.
 type pageLog struct {
 	Text string `json:"text"`
-	Cut  int64  `json:"cut,omitempty"` // bytes before it that are left out
+	Cut  int64  `json:"cut,omitempty"` // number of bytes left out before Text
 }
 
-// Logs opens the output of a step by the name of its file; an error means that it is not there any more.
+// Logs opens the log of a step by its file name. An error means that the log no longer exists.
 type Logs func(name string) (io.ReadSeekCloser, error)
 
-// WriteHTML writes the run as one page that needs nothing else: no request leaves it. Texts of builds are data to it, never
-// markup or program.
+// WriteHTML writes the run as one self-contained page that sends no request. Text from a build is data in it, never markup
+// or script.
 func (r Run) WriteHTML(w io.Writer, logs Logs) error {
-	data, err := json.Marshal(r.pageData(logs)) // which leaves no < in texts
+	data, err := json.Marshal(r.pageData(logs)) // escapes <, so the data cannot end its element
 	if err != nil {
 		return err
 	}
@@ -80,12 +80,13 @@ func (r Run) WriteHTML(w io.Writer, logs Logs) error {
 	if err != nil {
 		return err
 	}
-	parts["POLICY"] = fmt.Sprintf("default-src 'none'; img-src data:; style-src %s; script-src %s", hashOf(parts["STYLE"]), hashOf(parts["PROGRAM"]))
+	parts["POLICY"] = fmt.Sprintf("default-src 'none'; img-src data:; style-src %s; script-src %s",
+		hashOf(parts["STYLE"]), hashOf(parts["PROGRAM"]))
 	_, err = io.WriteString(w, fill(string(frame), parts))
 	return err
 }
 
-// fill puts the parts into the places of a frame, written {{NAME}}, in one pass: what a part holds is no place.
+// fill replaces each {{NAME}} of a template by a part. It works in one pass, so a {{NAME}} inside a part is not replaced.
 func fill(frame string, parts map[string]string) string {
 	var b strings.Builder
 	for {
@@ -100,13 +101,13 @@ func fill(frame string, parts map[string]string) string {
 	}
 }
 
-// hashOf is how a policy of a page's content names an inline part.
+// hashOf returns the source expression of an inline part in a Content-Security-Policy.
 func hashOf(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
-// pageTitle is safe inside an element.
+// pageTitle returns the page's title, with punctuation escaped for HTML.
 func pageTitle(r Run) string {
 	return inert(fmt.Sprintf("bake: %s %s", strings.Join(r.Targets, ", "), r.Status), maxName)
 }
@@ -131,7 +132,10 @@ func (r Run) pageData(logs Logs) pageData {
 	byDigest := r.index()
 	for k, lane := range lanes(long) {
 		s := long[k]
-		bar := pageBar{Step: -1, Name: s.nameIn(byDigest), Lane: lane, Ready: since(s.Start), Start: since(s.Start), End: since(s.End), Failed: s.Error != ""}
+		bar := pageBar{
+			Step: -1, Name: s.nameIn(byDigest), Lane: lane, Ready: since(s.Start), Start: since(s.Start), End: since(s.End),
+			Failed: s.Error != "",
+		}
 		if step, ok := steps[index[k]]; ok {
 			bar.Step, bar.Ready, bar.Critical = step, since(timings[step].ready), timings[step].criticalPath
 			d.Waiting += bar.Start - bar.Ready
@@ -143,7 +147,7 @@ func (r Run) pageData(logs Logs) pageData {
 	return d
 }
 
-// pageLogs reads the ends of the output of steps that ran, those that failed first.
+// pageLogs reads the ends of the logs of steps that ran. Failed steps come first, in case the total limit is reached.
 func (r Run) pageLogs(logs Logs) map[string]pageLog {
 	all := map[string]pageLog{}
 	left := maxPageLogs
@@ -154,7 +158,7 @@ func (r Run) pageLogs(logs Logs) map[string]pageLog {
 			}
 			log, err := readEnd(logs, s.Log, min(maxPageLog, left))
 			if err != nil {
-				continue // it was removed from the cache; the page says so
+				continue // removed from the cache; the page reports it
 			}
 			all[s.Log] = log
 			left -= len(log.Text)
@@ -163,8 +167,8 @@ func (r Run) pageLogs(logs Logs) map[string]pageLog {
 	return all
 }
 
-// readEnd reads the last bytes of a log, from the beginning of a line where it is cut.
-func readEnd(logs Logs, name string, most int) (pageLog, error) {
+// readEnd reads up to limit bytes from the end of a log. A log that is cut starts at the beginning of a line.
+func readEnd(logs Logs, name string, limit int) (pageLog, error) {
 	f, err := logs(name)
 	if err != nil {
 		return pageLog{}, err
@@ -174,11 +178,11 @@ func readEnd(logs Logs, name string, most int) (pageLog, error) {
 	if err != nil {
 		return pageLog{}, err
 	}
-	from := max(0, size-int64(most))
+	from := max(0, size-int64(limit))
 	if _, err := f.Seek(from, io.SeekStart); err != nil {
 		return pageLog{}, err
 	}
-	raw, err := io.ReadAll(io.LimitReader(f, int64(most)))
+	raw, err := io.ReadAll(io.LimitReader(f, int64(limit)))
 	if err != nil {
 		return pageLog{}, err
 	}
@@ -191,7 +195,7 @@ func readEnd(logs Logs, name string, most int) (pageLog, error) {
 	for i, l := range lines {
 		l = escapes.ReplaceAllString(l, "")
 		if j := strings.LastIndexByte(strings.TrimSuffix(l, "\r"), '\r'); j >= 0 {
-			l = l[j+1:] // what a terminal would show of a line that is written over
+			l = l[j+1:] // a terminal shows only what overwrote the line last
 		}
 		lines[i] = plain(l, maxPageLog)
 	}

@@ -22,10 +22,10 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// hostileText is what a step may be called.
+// hostileText is a step name that tries to break out of the page.
 const hostileText = `</script><script>document.title="pwned"</script><img src=x onerror=alert(1)> {{DATA}} ` + "\u202e\x1b[31m"
 
-// manyTargets is a run of n targets that share a base and a step, each with two steps of its own, four at a time.
+// manyTargets returns a run of n targets that share a base and a step. Each has two steps of its own; four run at a time.
 func manyTargets(n int) Run {
 	run := Run{
 		Version: RunVersion, ID: "20261125T101112.000-abcdef", Tool: "1.0", Engine: "embedded", Dir: "/src/shop", Status: Built,
@@ -33,8 +33,11 @@ func manyTargets(n int) Run {
 	}
 	step := func(name, kind string, from, to int, targets []string, inputs ...int) int {
 		d := digest.FromString(name)
-		s := Step{Digest: d, Name: name, Kind: kind, Targets: targets, Inputs: inputs, Status: executor.StatusRan, Reason: "files of src changed", Log: fmt.Sprintf("log-%d", len(run.Steps)),
-			Source: []planner.Location{{File: "Dockerfile", Start: len(run.Steps) + 1}}}
+		s := Step{
+			Digest: d, Name: name, Kind: kind, Targets: targets, Inputs: inputs, Status: executor.StatusRan,
+			Reason: "files of src changed", Log: fmt.Sprintf("log-%d", len(run.Steps)),
+			Source: []planner.Location{{File: "Dockerfile", Start: len(run.Steps) + 1}},
+		}
 		span := Span{Step: d, Start: at(from).UTC(), End: at(to).UTC()}
 		if from == to {
 			s.Status, s.Reason, s.Log, span.Cached = executor.StatusCached, "", "", true
@@ -71,7 +74,7 @@ func manyTargets(n int) Run {
 	return run
 }
 
-// failedRun is one whose first own step failed.
+// failedRun returns a run in which the first step that is not shared failed.
 func failedRun() Run {
 	run := manyTargets(3)
 	run.Status = Failed
@@ -87,7 +90,7 @@ func (memoryLog) Close() error { return nil }
 
 func someLogs(name string) (io.ReadSeekCloser, error) {
 	if name == "log-1" {
-		return nil, errors.New("it was removed")
+		return nil, errors.New("removed")
 	}
 	return memoryLog{bytes.NewReader([]byte("\x1b[32mok\x1b[0m\r\n10%\r100% done\n" + hostileText + "\n"))}, nil
 }
@@ -101,13 +104,13 @@ func page(t *testing.T, run Run) string {
 	return b.String()
 }
 
-// TestPageIsClosed: nothing of a build becomes markup, and nothing is fetched.
-func TestPageIsClosed(t *testing.T) {
+// TestPageIsSelfContained checks that text from a build does not become markup, and that the page fetches nothing.
+func TestPageIsSelfContained(t *testing.T) {
 	text := page(t, failedRun())
 	for _, banned := range []string{"<img src=x", "pwned\"</script>", "http://", "https://", "src=\"", "@import", "url(http"} {
 		without := strings.ReplaceAll(text, "http://www.w3.org/2000/svg", "")
 		if strings.Contains(without, banned) {
-			t.Errorf("the page has %q", banned)
+			t.Errorf("the page contains %q", banned)
 		}
 	}
 	if n := strings.Count(text, "<script"); n != 2 {
@@ -127,6 +130,7 @@ func TestPageIsClosed(t *testing.T) {
 	}
 }
 
+// TestReadEnd checks that a log which is cut starts at the beginning of a line.
 func TestReadEnd(t *testing.T) {
 	long := strings.Repeat("line\n", 1000)
 	log, err := readEnd(func(string) (io.ReadSeekCloser, error) { return memoryLog{bytes.NewReader([]byte(long))}, nil }, "", 103)
@@ -135,7 +139,7 @@ func TestReadEnd(t *testing.T) {
 	}
 }
 
-// TestTimings: when a step could have started, and what the build waited for.
+// TestTimings checks when steps were ready, and the critical path.
 func TestTimings(t *testing.T) {
 	run := manyTargets(3)
 	all := run.timings()
@@ -148,7 +152,7 @@ func TestTimings(t *testing.T) {
 	if len(critical) != 3 {
 		t.Errorf("critical path: %v", critical)
 	}
-	// Eight targets, four at a time: what comes later waited for slots, and the path goes through who gave them.
+	// Eight targets, four at a time: later steps waited for slots, and the path leads to the steps that released them.
 	slots := 0
 	for i, timing := range manyTargets(8).timings() {
 		if timing.criticalPath && timing.last > 1 && i-timing.last > 1 {
@@ -156,7 +160,7 @@ func TestTimings(t *testing.T) {
 		}
 	}
 	if slots != 1 {
-		t.Errorf("the critical path follows %d slots", slots)
+		t.Errorf("the critical path follows %d slots, want 1", slots)
 	}
 	if got := all[3].start.Sub(all[3].ready); got != 20*time.Millisecond {
 		t.Errorf("step 3 waited %s", got)
@@ -177,7 +181,7 @@ func TestLayersAndDrift(t *testing.T) {
 	}
 }
 
-// inspect is added to the page in a browser: it uses the page as a person would and writes what it finds into the title.
+// inspect is a script added to the page in a browser. It uses the page like a person and writes its findings into an element.
 const inspect = `<script>addEventListener('load', async () => {
   const found = {}, $ = (s) => document.querySelector(s), wait = async (until) => { for (let i = 0; i < 1000 && !until(); i++) await new Promise((r) => setTimeout(r, 50)); };
   try {
@@ -219,7 +223,7 @@ const inspect = `<script>addEventListener('load', async () => {
   const out = document.createElement('pre'); out.id = 'found'; out.textContent = JSON.stringify(found); document.body.append(out);
 });</script></body>`
 
-// browse opens a page in Chromium, in a window of some width, and returns what it found there.
+// browse opens a page in Chromium, in a window of the given width, and returns the findings of inspect.
 func browse(t *testing.T, text string, width int, dark bool) map[string]any {
 	t.Helper()
 	chromium, err := exec.LookPath("chromium")
@@ -230,7 +234,7 @@ func browse(t *testing.T, text string, width int, dark bool) map[string]any {
 		t.Skip("needs chromium")
 	}
 	file := filepath.Join(t.TempDir(), "page.html")
-	// The policy allows the page's own program alone.
+	// The policy would block inspect.
 	text = regexp.MustCompile(`<meta http-equiv="Content-Security-Policy"[^>]*>`).ReplaceAllString(text, "")
 	text = strings.Replace(text, "</body>", inspect, 1)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -254,8 +258,8 @@ func browse(t *testing.T, text string, width int, dark bool) map[string]any {
 	return got
 }
 
-// TestPageInBrowser: it renders, search and links work, it is used by keyboard, nothing overflows, in both themes and at any number of
-// targets.
+// TestPageInBrowser checks the page in Chromium: rendering, search, links, keyboard use and overflow, in both themes and
+// with few and many targets.
 func TestPageInBrowser(t *testing.T) {
 	const light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 27)"
 	for _, c := range []struct {

@@ -15,25 +15,25 @@ import (
 // PlanVersion is the version of the JSON form of a Plan.
 const PlanVersion = 1
 
-// Plan is what a build would do: of a Run that was foreseen, not run.
+// Plan describes what a build would do. It is computed from the Run of a build that was planned but not run.
 type Plan struct {
 	Version int `json:"version"`
 	PlanCounts
 	Declared int          `json:"declared"` // steps of all targets and platforms before merging
-	Targets  []PlanTarget `json:"targets"`  // in the order asked for
+	Targets  []PlanTarget `json:"targets"`  // in the order requested
 	Steps    []PlanStep   `json:"steps"`    // merged, inputs before users
 	Bases    []Base       `json:"bases"`
 }
 
-// PlanCounts sums steps up.
+// PlanCounts holds numbers of steps and the expected time.
 type PlanCounts struct {
 	Total  int `json:"total"`  // after merging
-	Shared int `json:"shared"` // that several targets want
-	Cached int `json:"cached"` // that need not run
+	Shared int `json:"shared"` // needed by several targets
+	Cached int `json:"cached"` // need not run
 	Run    int `json:"run"`
 	MayRun int `json:"mayRun"`
-	// WorkSeconds is how long what would and may run is expected to take one after the other, PathSeconds the longest chain
-	// of it, from earlier builds; Unknown counts the steps among these of which no time is known.
+	// WorkSeconds is the total expected time of the steps that will or may run, PathSeconds that of their longest chain.
+	// Both come from earlier builds. Unknown counts the steps among them without a known time.
 	WorkSeconds float64 `json:"workSeconds"`
 	PathSeconds float64 `json:"pathSeconds"`
 	Unknown     int     `json:"unknown"`
@@ -44,8 +44,8 @@ type PlanTarget struct {
 	Name      string   `json:"name"`
 	Platforms []string `json:"platforms"`
 	Tags      []string `json:"tags"`
-	Bases     []string `json:"bases"` // that its last stages stand on, with digest
-	// Images are what policies may ask of the images, one for each platform.
+	Bases     []string `json:"bases"` // bases of its final stages, with digest
+	// Images holds the config fields that policies can use, one per platform.
 	Images []ImageFacts `json:"images"`
 	PlanCounts
 }
@@ -65,7 +65,7 @@ type PlanStep struct {
 	Seconds  float64             `json:"expectedSeconds,omitempty"`
 }
 
-// Plan sums up what a build would do.
+// Plan returns the plan of a run that was planned but not run.
 func (r Run) Plan() Plan {
 	p := Plan{Version: PlanVersion, Declared: r.Declared, Steps: []PlanStep{}, Targets: []PlanTarget{}, Bases: r.Bases}
 	of := map[string][]int{}
@@ -89,7 +89,9 @@ func (r Run) Plan() Plan {
 		if !ok {
 			i = len(p.Targets)
 			index[image.Target] = i
-			p.Targets = append(p.Targets, PlanTarget{Name: image.Target, Tags: append([]string{}, image.Tags...), Bases: []string{}, PlanCounts: r.count(of[image.Target])})
+			p.Targets = append(p.Targets, PlanTarget{
+				Name: image.Target, Tags: append([]string{}, image.Tags...), Bases: []string{}, PlanCounts: r.count(of[image.Target]),
+			})
 		}
 		t := &p.Targets[i]
 		t.Platforms = append(t.Platforms, image.Platform)
@@ -101,10 +103,10 @@ func (r Run) Plan() Plan {
 	return p
 }
 
-// count sums up steps, which are given in the order of the graph.
+// count returns the counts of some steps, which must be in the order of the graph.
 func (r Run) count(steps []int) PlanCounts {
 	c := PlanCounts{Total: len(steps)}
-	ends := make(map[int]float64, len(steps)) // the longest chain up to a step
+	ends := make(map[int]float64, len(steps)) // the length of the longest chain that ends with a step
 	for _, i := range steps {
 		s := r.Steps[i]
 		if len(s.Targets) > 1 {
@@ -132,8 +134,8 @@ func (r Run) count(steps []int) PlanCounts {
 	return c
 }
 
-// WriteText writes a plan for people: of each target what would run and why, and sums. What several targets share stands with
-// the first of them. With all, also what need not run.
+// WriteText writes a plan as text: the steps of each target that would run and why, and totals. A shared step is listed with
+// the first of its targets. If all is set, steps that need not run are listed too.
 func (p Plan) WriteText(w io.Writer, all bool) error {
 	shown := map[digest.Digest]bool{}
 	of := map[string][]PlanStep{}
@@ -186,7 +188,7 @@ func writePlanSteps(w io.Writer, steps []PlanStep, shown map[digest.Digest]bool,
 	return t.Flush()
 }
 
-// maxReason is how much of a reason a line of text has, in bytes.
+// maxReason limits a reason in a line of text, in bytes.
 const maxReason = 160
 
 func (s PlanStep) expected(runs bool) string {
@@ -196,13 +198,13 @@ func (s PlanStep) expected(runs bool) string {
 	return "\tabout " + shownSeconds(s.Seconds)
 }
 
-func shownSeconds(s float64) string { return ShownTime(time.Duration(s * float64(time.Second))) }
+func shownSeconds(s float64) string { return FormatDuration(time.Duration(s * float64(time.Second))) }
 
 func (c PlanCounts) text() string {
 	return fmt.Sprintf("%s, %d shared: %s", counted(c.Total, "step"), c.Shared, c.work())
 }
 
-// work says what would run, and how long that is expected to take.
+// work returns the numbers of steps by status and the expected time.
 func (c PlanCounts) work() string {
 	text := fmt.Sprintf("%d cached, %d will run, %d may run", c.Cached, c.Run, c.MayRun)
 	if c.Run+c.MayRun == 0 {
@@ -220,7 +222,7 @@ func (c PlanCounts) work() string {
 	return text
 }
 
-// counted is a number and what it counts.
+// counted returns a number with a noun, in the plural unless n is 1.
 func counted(n int, what string) string {
 	if n == 1 {
 		return "1 " + what

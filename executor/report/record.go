@@ -14,13 +14,13 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// A record is a Run in a file: a line with its summary as JSON, then the Run as JSON, compressed.
+// Limits of a record, which is the file of a Run: a line with its summary as JSON, then the Run as compressed JSON.
 const (
 	maxSummary = 1 << 20   // bytes of the first line
-	maxRecord  = 512 << 20 // bytes of the Run, not compressed
+	maxRecord  = 512 << 20 // bytes of the Run before compression
 )
 
-// Summary is what a list of builds shows of one.
+// Summary holds the facts about a build that a list of builds shows.
 type Summary struct {
 	Version   int       `json:"version"`
 	ID        string    `json:"id"`
@@ -37,10 +37,10 @@ type Summary struct {
 	Failed    int       `json:"failed"`
 }
 
-// maxSummaryTargets is how many targets a summary names.
+// maxSummaryTargets limits the number of targets in a summary.
 const maxSummaryTargets = 20
 
-// Summary sums the run up.
+// Summary returns the summary of the run.
 func (r Run) Summary() Summary {
 	s := Summary{
 		Version: r.Version, ID: r.ID, Status: r.Status, Session: r.Session, Started: r.Started, Completed: r.Completed, Dir: r.Dir,
@@ -51,7 +51,7 @@ func (r Run) Summary() Summary {
 	return s
 }
 
-// Encode makes the record of a run.
+// Encode returns the record of a run.
 func Encode(r Run) ([]byte, error) {
 	var out bytes.Buffer
 	if err := json.NewEncoder(&out).Encode(r.Summary()); err != nil {
@@ -69,7 +69,7 @@ func Encode(r Run) ([]byte, error) {
 	return w.EncodeAll(body, out.Bytes()), nil
 }
 
-// DecodeSummary reads the summary of a record, and no more than that.
+// DecodeSummary decodes only the summary of a record. It may read more of r than the summary.
 func DecodeSummary(r io.Reader) (Summary, error) {
 	var s Summary
 	line, err := bufio.NewReader(io.LimitReader(r, maxSummary)).ReadBytes('\n')
@@ -82,10 +82,10 @@ func DecodeSummary(r io.Reader) (Summary, error) {
 	return s, nil
 }
 
-// ErrNewer says that a record was written by a later version of bake.
-var ErrNewer = errors.New("it was recorded by a newer version of bake")
+// ErrNewer reports that a record was written by a newer version of bake.
+var ErrNewer = errors.New("recorded by a newer version of bake")
 
-// Decode reads a record.
+// Decode decodes a record.
 func Decode(raw []byte) (Run, error) {
 	var r Run
 	s, err := DecodeSummary(bytes.NewReader(raw))
@@ -102,7 +102,7 @@ func Decode(raw []byte) (Run, error) {
 	defer zr.Close()
 	body, err := zr.DecodeAll(raw[bytes.IndexByte(raw, '\n')+1:], nil)
 	if err != nil {
-		return r, fmt.Errorf("unpack the record of a build: %w", err)
+		return r, fmt.Errorf("decompress the record of a build: %w", err)
 	}
 	if err := json.Unmarshal(body, &r); err != nil {
 		return r, fmt.Errorf("read the record of a build: %w", err)

@@ -11,7 +11,8 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-func TestRecordIsTheRun(t *testing.T) {
+// TestRecordRoundTrip checks that decoding a record gives the encoded run and summary.
+func TestRecordRoundTrip(t *testing.T) {
 	run := sampleRun()
 	run.ID, run.Targets = "x", []string{"t"}
 	run.Failures = New(Facts{Err: &executor.StepError{Step: "s", Last: []string{"a"}, Log: "/dir/x.log"}}).Failures
@@ -39,7 +40,8 @@ func TestRecordIsTheRun(t *testing.T) {
 	}
 }
 
-func TestRecordOfOthers(t *testing.T) {
+// TestRecordRefused checks that newer and damaged records are errors.
+func TestRecordRefused(t *testing.T) {
 	raw, err := Encode(New(Facts{ID: "x"}))
 	if err != nil {
 		t.Fatal(err)
@@ -57,16 +59,16 @@ func TestRecordOfOthers(t *testing.T) {
 
 func TestFindSteps(t *testing.T) {
 	run := sampleRun()
-	for what, want := range map[string]string{
+	for query, want := range map[string]string{
 		"b": "0 2", "Dockerfile:3": "2", "Dockerfile:4": "2", "Dockerfile:5": "", "other:3": "", run.Steps[1].Digest.Encoded()[:8]: "1",
 		run.Steps[1].Digest.String(): "1", "nothing": "",
 	} {
 		var got []string
-		for _, i := range run.FindSteps(what) {
+		for _, i := range run.FindSteps(query) {
 			got = append(got, string(rune('0'+i)))
 		}
 		if strings.Join(got, " ") != want {
-			t.Errorf("%s: got %v, want %s", what, got, want)
+			t.Errorf("%s: got %v, want %s", query, got, want)
 		}
 	}
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// Recorder keeps the spans of a run. Its zero value is ready; it is used by one goroutine at a time, as events come.
+// Recorder records the spans of a run. The zero value is ready for use. It is not safe for concurrent use.
 type Recorder struct {
 	spans []Span
 	open  map[digest.Digest]int // into spans
 	last  time.Time
 }
 
-// Event takes one event of an engine.
+// Event records one event of an engine. Events must be passed in the order in which they occurred.
 func (r *Recorder) Event(e executor.Event) {
 	r.last = e.Time
 	i, open := r.open[e.Step]
@@ -40,7 +40,8 @@ func (r *Recorder) Event(e executor.Event) {
 	}
 }
 
-// Spans are all that were seen, by start. What has not ended, as in a run that was stopped, ends with the last event.
+// Spans returns the recorded spans, sorted by start. A span that has not ended, as in a run that was stopped, ends with the
+// last event.
 func (r *Recorder) Spans() []Span {
 	all := slices.Clone(r.spans)
 	for _, i := range r.open {
@@ -50,9 +51,10 @@ func (r *Recorder) Spans() []Span {
 	return all
 }
 
-// lanes puts spans, which are sorted by start, on as few lanes as keep those that overlap apart: the lane of each, from 0.
+// lanes assigns spans, which must be sorted by start, to as few lanes as possible such that spans on one lane do not
+// overlap. It returns the lane of each span, from 0.
 func lanes(spans []Span) []int {
-	var free []time.Time // by lane, when it is free again
+	var free []time.Time // end of the last span, by lane
 	out := make([]int, len(spans))
 	for i, s := range spans {
 		lane := slices.IndexFunc(free, func(t time.Time) bool { return !t.After(s.Start) })

@@ -21,7 +21,7 @@ func event(kind executor.EventKind, name string, ms int) executor.Event {
 	return executor.Event{Time: at(ms), Step: digest.FromString(name), Name: name, Kind: kind}
 }
 
-// sampleRun is a run of three steps and an export, of which one step was cached and the export never ended.
+// sampleRun returns a run of three steps and an export. One step was cached, and the export did not end.
 func sampleRun() Run {
 	var r Recorder
 	for _, e := range []executor.Event{
@@ -84,16 +84,17 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-func TestLanesKeepOverlapsApart(t *testing.T) {
+// TestLanes checks that spans on one lane do not overlap.
+func TestLanes(t *testing.T) {
 	var spans []Span
 	for i := range 200 {
 		spans = append(spans, Span{Start: at(i), End: at(i + i*7%23)})
 	}
-	chosen := lanes(spans)
+	got := lanes(spans)
 	for i := range spans {
 		for j := range i {
-			if chosen[i] == chosen[j] && spans[j].End.After(spans[i].Start) {
-				t.Errorf("spans %d and %d overlap on lane %d", j, i, chosen[i])
+			if got[i] == got[j] && spans[j].End.After(spans[i].Start) {
+				t.Errorf("spans %d and %d overlap on lane %d", j, i, got[i])
 			}
 		}
 	}
@@ -108,14 +109,14 @@ func TestMarkdown(t *testing.T) {
 	}
 	want := "### bake: built in 100ms\n\n2 ran · 1 cached\n\n" +
 		"| target | tags | digest |\n|---|---|---|\n| t | t&#58;1 | sha256&#58;abc |\n\n" +
-		"<details><summary>What took longest</summary>\n\n| time | step | why |\n|---:|---|---|\n" +
+		"<details><summary>Slowest steps</summary>\n\n| time | step | why |\n|---:|---|---|\n" +
 		"| 70ms | b | never built |\n| 40ms | a | never built |\n| 30ms | export |  |\n\n</details>\n\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
 	}
 }
 
-// TestMarkdownIsInert: what a build writes stays text, and a summary stays small.
+// TestMarkdownIsInert checks that text from a build stays text, and that a summary stays small.
 func TestMarkdownIsInert(t *testing.T) {
 	evil := "</pre><script>x</script>\n\n# head\n| a | b |\n```\n[l](http://e) ![i](http://e/i.png) @you \x1b[31m \u202e" + "\xff"
 	step := &executor.StepError{Step: evil, ExitCode: 1, Last: []string{evil, "", strings.Repeat("a", 1<<20), "  indented"}}
@@ -136,21 +137,22 @@ func TestMarkdownIsInert(t *testing.T) {
 	got := b.String()
 	for _, bad := range []string{"<script", "\n# head", "\n```", "](http", "\x1b", "\u202e", "\xff", "\n| a"} {
 		if strings.Contains(got, bad) {
-			t.Errorf("%q came through", bad)
+			t.Errorf("the summary contains %q", bad)
 		}
 	}
 	if n := strings.Count(got, "</pre>"); n != maxSummaryFailures {
-		t.Errorf("%d ends of <pre>, want %d", n, maxSummaryFailures)
+		t.Errorf("%d </pre> tags, want %d", n, maxSummaryFailures)
 	}
 	if !strings.Contains(got, "\n  indented\n") || !strings.Contains(got, "and 40 more failures") || !strings.Contains(got, "and 4900 more images") {
-		t.Error("indentation or counts of the rest are missing")
+		t.Error("the indentation or the number of omitted items is missing")
 	}
 	if len(got) > 1<<20 {
 		t.Errorf("%d bytes", len(got))
 	}
 }
 
-func TestSummaryOfWhatNeverRan(t *testing.T) {
+// TestMarkdownWithoutGraph checks the summary of a build that failed before it had a graph.
+func TestMarkdownWithoutGraph(t *testing.T) {
 	var b strings.Builder
 	if err := New(Facts{Err: errors.New("no Dockerfile")}).WriteMarkdown(&b); err != nil {
 		t.Fatal(err)
@@ -160,7 +162,7 @@ func TestSummaryOfWhatNeverRan(t *testing.T) {
 	}
 }
 
-// TestTestsOfConfig: a test that reads nothing of its image is told apart from what it waits for.
+// TestTestsOfConfig checks that the image of a test without inputs is recorded in Tests, not in Inputs.
 func TestTestsOfConfig(t *testing.T) {
 	root := &planner.Step{Digest: digest.FromString("root")}
 	config := &planner.Step{Digest: digest.FromString("config"), Test: &planner.Test{}}
@@ -172,7 +174,7 @@ func TestTestsOfConfig(t *testing.T) {
 	steps := New(Facts{Graph: g}).Steps
 	for i, want := range [][2][]int{{nil, nil}, {nil, {0}}, {{0}, nil}} {
 		if diff := cmp.Diff(want, [2][]int{steps[i].Inputs, steps[i].Tests}); diff != "" {
-			t.Errorf("step %d: inputs and what it tests (-want +got):\n%s", i, diff)
+			t.Errorf("step %d: Inputs and Tests (-want +got):\n%s", i, diff)
 		}
 	}
 }

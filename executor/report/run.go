@@ -1,5 +1,6 @@
-// Package report is one finished build as a value, and what is shown of it: a trace of its time, a summary in Markdown,
-// texts. All of it is a function of that value; no cache, engine or clock is asked.
+// Package report describes a build as a value, Run, and writes it in several formats: text, Markdown, HTML and Chrome's
+// trace format. The output depends only on that value, not on the cache, the engine or the clock. Only the HTML page also
+// contains logs, which the caller provides.
 package report
 
 import (
@@ -11,11 +12,11 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// RunVersion is the version of the JSON form of a Run. It is raised when a field changes its meaning or goes.
+// RunVersion is the version of the JSON encoding of a Run. It is increased when a field changes its meaning or is removed.
 const RunVersion = 1
 
-// Run is one build: its graph, what became of each step and why, the time that all took, and what came of it. It is
-// what the history of builds keeps. Times are in UTC.
+// Run is one build: its graph, the result of each step and its reason, the times, and the images. The build history stores
+// it. Times are in UTC.
 type Run struct {
 	Version   int       `json:"version"`
 	ID        string    `json:"id"`
@@ -24,22 +25,22 @@ type Run struct {
 	Dir       string    `json:"dir"`    // of the project
 	Targets   []string  `json:"targets"`
 	Status    Status    `json:"status"`
-	Session   string    `json:"session,omitempty"` // of the cache, while it is running
+	Session   string    `json:"session,omitempty"` // cache session of a running build
 	Started   time.Time `json:"started"`
 	Completed time.Time `json:"completed"`
 	Declared  int       `json:"declared"` // steps of all targets and platforms before merging
 	Steps     []Step    `json:"steps"`    // in the order of the graph: inputs before users
-	Spans     []Span    `json:"spans"`    // by start
+	Spans     []Span    `json:"spans"`    // sorted by start
 	Images    []Image   `json:"images"`
 	Bases     []Base    `json:"bases"`
 	Warnings  []Warning `json:"warnings"`
 	Failures  []Failure `json:"failures"`
 }
 
-// Status is what became of a build.
+// Status is the status of a build.
 type Status string
 
-// What can become of a build.
+// The statuses of a build.
 const (
 	Built       Status = "built"
 	Failed      Status = "failed"
@@ -56,44 +57,44 @@ type Step struct {
 	Source   []planner.Location  `json:"source,omitempty"`
 	Targets  []string            `json:"targets"`
 	Inputs   []int               `json:"inputs,omitempty"` // indices into the steps of the run, each once
-	Tests    []int               `json:"tests,omitempty"`  // what makes the images that a test is about which reads none of them
-	Status   executor.StepStatus `json:"status,omitempty"` // empty when the build never came to run
+	Tests    []int               `json:"tests,omitempty"`  // steps whose images a test checks without having them as inputs
+	Status   executor.StepStatus `json:"status,omitempty"` // empty if the build ended before running its graph
 	Key      digest.Digest       `json:"key,omitempty"`
 	Reason   string              `json:"reason,omitempty"`
 	Causes   []executor.Cause    `json:"causes,omitempty"`
-	// Expected is how long it was expected to take from earlier builds, in seconds; 0 is unknown.
+	// Expected is the expected time in seconds, from earlier builds; 0 if unknown.
 	Expected float64 `json:"expected,omitempty"`
-	Log      string  `json:"log,omitempty"` // name of the file of its output among the logs of the cache
+	Log      string  `json:"log,omitempty"` // file name of its output among the logs of the cache
 	Error    string  `json:"error,omitempty"`
 }
 
-// Span is the time that a step, or an activity outside of the graph such as an export, took.
+// Span is the time of a step, or of an activity outside the graph such as an export.
 type Span struct {
-	Step   digest.Digest `json:"step"`           // of a step of the graph, or of an activity's name
-	Name   string        `json:"name,omitempty"` // of an activity; a step has its own
+	Step   digest.Digest `json:"step"`           // of a step, or of the name of an activity
+	Name   string        `json:"name,omitempty"` // of an activity; empty for a step of the graph
 	Start  time.Time     `json:"start"`
-	End    time.Time     `json:"end"` // equal to Start for what was found in the cache
+	End    time.Time     `json:"end"` // equal to Start for a step found in the cache
 	Cached bool          `json:"cached,omitempty"`
 	Error  string        `json:"error,omitempty"`
 }
 
-// Image is what one platform of one target came to.
+// Image is the result of one platform of one target.
 type Image struct {
 	Target    string                `json:"target"`
 	Platform  string                `json:"platform"`
-	Root      int                   `json:"root"` // index of the step whose file system it is; -1 is scratch
+	Root      int                   `json:"root"` // index of the step with its root file system; -1 is scratch
 	Base      string                `json:"base,omitempty"`
 	Tags      []string              `json:"tags,omitempty"`
-	Digest    digest.Digest         `json:"digest,omitempty"` // of its manifest; empty where no image was made
+	Digest    digest.Digest         `json:"digest,omitempty"` // of its manifest; empty if no image was created
 	Index     digest.Digest         `json:"index,omitempty"`  // of the index of several platforms
-	Finished  bool                  `json:"finished"`         // it was built, and its outputs were written
+	Finished  bool                  `json:"finished"`         // built, with all outputs written
 	Layers    []executor.ImageLayer `json:"layers,omitempty"` // bottom first
 	MediaType string                `json:"mediaType,omitempty"`
-	// Config is what the image config will say; only a plan has it.
+	// Config holds fields of the image config. It is used by plans and is not stored.
 	Config ImageFacts `json:"-"`
 }
 
-// ImageFacts is what a policy may ask of an image's config.
+// ImageFacts holds the fields of an image config that policies can use.
 type ImageFacts struct {
 	Platform   string            `json:"platform"`
 	User       string            `json:"user,omitempty"`
@@ -105,18 +106,18 @@ type ImageFacts struct {
 	Ports      []string          `json:"ports,omitempty"`
 }
 
-// Base is an image that targets stand on or copy from.
+// Base is an image that targets are built on or copy from.
 type Base struct {
 	Ref     string        `json:"ref"`
 	Digest  digest.Digest `json:"digest"`
-	Locked  bool          `json:"locked"` // by the lock file
+	Locked  bool          `json:"locked"` // pinned by the lock file
 	Targets []string      `json:"targets"`
-	// Places are the lines of Dockerfiles that name it; Created is the time in its config, zero when it says none.
+	// Places lists the lines of Dockerfiles that name it. Created is the time in its config, or zero.
 	Places  []planner.Location `json:"places,omitempty"`
 	Created time.Time          `json:"created,omitzero"`
 }
 
-// Warning is what the linter of Dockerfiles or the planner found.
+// Warning is a finding of the Dockerfile linter or of the planner.
 type Warning struct {
 	Target   string           `json:"target,omitempty"`
 	Rule     string           `json:"rule,omitempty"`
@@ -125,16 +126,16 @@ type Warning struct {
 	Location planner.Location `json:"location,omitzero"`
 }
 
-// Failure is one error that the build ended with.
+// Failure is one error of a failed build.
 type Failure struct {
 	Message string             `json:"message"`
 	Targets []string           `json:"targets,omitempty"`
 	Source  []planner.Location `json:"source,omitempty"`
 	Last    []string           `json:"last,omitempty"` // last lines of the step's output
-	Log     string             `json:"log,omitempty"`  // name of the file of its output
+	Log     string             `json:"log,omitempty"`  // file name of the step's output
 }
 
-// Count says how many steps have a status.
+// Count returns the number of steps with a status.
 func (r Run) Count(status executor.StepStatus) int {
 	n := 0
 	for _, s := range r.Steps {
@@ -145,10 +146,10 @@ func (r Run) Count(status executor.StepStatus) int {
 	return n
 }
 
-// ran says whether the build came to run its graph.
+// ran reports whether the build ran its graph.
 func (r Run) ran() bool { return len(r.Steps) > 0 && r.Steps[0].Status != "" }
 
-// index finds the steps by digest.
+// index returns the steps by digest.
 func (r Run) index() map[digest.Digest]*Step {
 	steps := make(map[digest.Digest]*Step, len(r.Steps))
 	for i := range r.Steps {
@@ -157,7 +158,7 @@ func (r Run) index() map[digest.Digest]*Step {
 	return steps
 }
 
-// nameIn is the name of what took the time: of a step of the graph, or of an activity.
+// nameIn returns the name of the step or activity of a span.
 func (s Span) nameIn(steps map[digest.Digest]*Step) string {
 	if step := steps[s.Step]; step != nil {
 		return step.Name

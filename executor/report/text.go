@@ -10,19 +10,20 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// maxShownName is how much of a step's name a line of text has.
+// maxShownName limits the name of a step in a line of text, in bytes.
 const maxShownName = 80
 
-// WriteText writes what became of the build for people: how it went, its failures, what ran with the time that it took
-// and why, its images.
+// WriteText writes the build as text: its status, its failures, the steps that ran with their times and reasons, and its
+// images.
 func (r Run) WriteText(w io.Writer) error {
 	fmt.Fprintf(w, "build %s %s, %s\n", r.ID, r.Status, r.Started.Format(time.RFC3339))
 	fmt.Fprintf(w, "%s in %s with %s\n", strings.Join(r.Targets, ", "), r.Dir, r.Engine)
 	if r.ran() {
-		fmt.Fprintf(w, "%d steps in %s: %d ran, %d cached, %d failed, %d not started\n", len(r.Steps), ShownTime(r.Completed.Sub(r.Started)),
+		fmt.Fprintf(w, "%d steps in %s: %d ran, %d cached, %d failed, %d not started\n",
+			len(r.Steps), FormatDuration(r.Completed.Sub(r.Started)),
 			r.Count(executor.StatusRan), r.Count(executor.StatusCached), r.Count(executor.StatusFailed), r.Count(executor.StatusSkipped))
 	}
-	if err := r.writeBegun(w); err != nil {
+	if err := r.writeStarted(w); err != nil {
 		return err
 	}
 	for _, f := range r.Failures {
@@ -37,14 +38,14 @@ func (r Run) WriteText(w io.Writer) error {
 	return r.writeImages(w)
 }
 
-// writeBegun lists the steps of which nothing is known but that they began.
-func (r Run) writeBegun(w io.Writer) error {
+// writeStarted lists the steps that have started but have no result, as in a running build.
+func (r Run) writeStarted(w io.Writer) error {
 	head := "\n"
 	for _, s := range r.Steps {
 		if s.Status != "" || s.Log == "" {
 			continue
 		}
-		if _, err := fmt.Fprintf(w, "%sbegun  %s\n", head, plain(s.Name, maxShownName)); err != nil {
+		if _, err := fmt.Fprintf(w, "%sstarted  %s\n", head, plain(s.Name, maxShownName)); err != nil {
 			return err
 		}
 		head = ""
@@ -61,7 +62,8 @@ func (r Run) writeRan(w io.Writer) error {
 		if step == nil || s.Cached {
 			continue
 		}
-		fmt.Fprintf(t, "%s%s\t%s\t%s\t%s\n", head, step.Status, ShownTime(s.End.Sub(s.Start)), plain(step.Name, maxShownName), plain(step.Reason, maxName))
+		fmt.Fprintf(t, "%s%s\t%s\t%s\t%s\n", head, step.Status, FormatDuration(s.End.Sub(s.Start)),
+			plain(step.Name, maxShownName), plain(step.Reason, maxName))
 		head = ""
 	}
 	return t.Flush()
@@ -78,7 +80,8 @@ func (r Run) writeImages(w io.Writer) error {
 		for _, l := range image.Layers {
 			size += l.Size
 		}
-		fmt.Fprintf(t, "%s%s\t%s\t%d layers, %d bytes\t%s\t%s\n", head, image.Target, image.Platform, len(image.Layers), size, image.Digest, strings.Join(image.Tags, ", "))
+		fmt.Fprintf(t, "%s%s\t%s\t%d layers, %d bytes\t%s\t%s\n", head, image.Target, image.Platform,
+			len(image.Layers), size, image.Digest, strings.Join(image.Tags, ", "))
 		head = ""
 	}
 	return t.Flush()

@@ -8,12 +8,12 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// traceEvent is one event of Chrome's trace format, which Perfetto and chrome://tracing read. Times are in microseconds
-// since the run's start.
+// traceEvent is an event of Chrome's trace format, for Perfetto and chrome://tracing. Times are in microseconds since the
+// run's start.
 type traceEvent struct {
 	Name     string         `json:"name"`
 	Category string         `json:"cat,omitempty"`
-	Phase    string         `json:"ph"` // X: a span, i: a moment, M: a name of a lane
+	Phase    string         `json:"ph"` // X: complete event, i: instant event, M: metadata
 	Scope    string         `json:"s,omitempty"`
 	Start    int64          `json:"ts"`
 	Duration *int64         `json:"dur,omitempty"`
@@ -22,8 +22,8 @@ type traceEvent struct {
 	Args     map[string]any `json:"args,omitempty"`
 }
 
-// WriteTrace writes the run in Chrome's trace format. What ran at the same time lies on different lanes; what was found
-// in the cache is a moment.
+// WriteTrace writes the run in Chrome's trace format. Steps that ran at the same time are on different lanes. A step found
+// in the cache is an instant event.
 func (r Run) WriteTrace(w io.Writer) error {
 	steps := r.index()
 	events := []traceEvent{{Name: "process_name", Phase: "M", Process: 1, Args: map[string]any{"name": "bake"}}}
@@ -62,7 +62,7 @@ func (r Run) WriteTrace(w io.Writer) error {
 	return json.NewEncoder(w).Encode(map[string]any{"displayTimeUnit": "ms", "traceEvents": events})
 }
 
-// category is what a viewer filters by.
+// category returns the event category, by which a viewer can filter.
 func (s Span) category(isStep bool) string {
 	switch {
 	case s.Error != "":

@@ -2,17 +2,17 @@ package report
 
 import "strings"
 
-// Seen is a build that did not come to its end as it is known now: one that goes on, or whose process was killed meanwhile. logs are those
-// of its steps, by the beginning of their digests.
-func (r Run) Seen(alive bool, logs map[string]string) Run {
+// Unfinished returns the current state of a run that was recorded as running. If its process is no longer alive, it was
+// interrupted. logs maps digest prefixes of steps to their log files.
+func (r Run) Unfinished(alive bool, logs map[string]string) Run {
 	if !alive {
 		r.Status, r.Session = Interrupted, ""
 	}
 	steps := make([]Step, len(r.Steps))
 	copy(steps, r.Steps)
-	for begins, log := range logs {
+	for prefix, log := range logs {
 		for i := range steps {
-			if strings.HasPrefix(steps[i].Digest.Encoded(), begins) {
+			if strings.HasPrefix(steps[i].Digest.Encoded(), prefix) {
 				steps[i].Log = log
 			}
 		}

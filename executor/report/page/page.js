@@ -3,11 +3,11 @@
   const data = JSON.parse(document.getElementById('data').textContent);
   const run = data.run;
   const $ = (id) => document.getElementById(id);
-  const PAGE = 200; // rows of a table at first
-  const MOST_BARS = 1500; // of the timeline
-  const MOST_BOXES = 150; // of the graph
+  const PAGE = 200; // rows added to a table at a time
+  const MAX_BARS = 1500; // of the timeline
+  const MAX_BOXES = 150; // of the graph
 
-  // Texts of builds are shown without signs that move or hide others.
+  // Text from builds is shown without control and bidirectional characters, which could hide or reorder other text.
   const clean = (text) => String(text ?? '').replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, ' ');
   const cut = (text, n) => (text.length > n ? text.slice(0, n - 1) + '…' : text);
   const make = (tag, attributes = {}, ...children) => {
@@ -45,7 +45,7 @@
   const place = (at) => (at && at.length ? `${clean(at[0].file)}${at[0].line ? ':' + at[0].line : ''}` : '');
   const names = (list, n = 3) => (list.length <= n ? list.join(', ') : `${list.slice(0, n - 1).join(', ')} and ${list.length - n + 1} more`);
 
-  // What is known of each step, by index.
+  // The steps by index, with their users and bars.
   const steps = run.steps.map((s, i) => ({ ...s, index: i, users: [], bar: null, targets: s.targets || [], inputs: [...(s.inputs || []), ...(s.tests || [])] }));
   for (const s of steps) for (const i of s.inputs) steps[i].users.push(s.index);
   for (const b of data.bars) if (b.step >= 0) steps[b.step].bar = b;
@@ -55,15 +55,15 @@
   function causeText(c) {
     const change = c.old && c.new ? `changed: ${c.old} → ${c.new}` : c.new ? `is new: ${c.new}` : c.old ? `is gone, it was ${c.old}` : 'changed';
     switch (c.kind) {
-      case 'forced': return 'no-cache asked for it';
-      case 'new': return 'no earlier run of it is known';
+      case 'forced': return 'no-cache forces it to run';
+      case 'new': return 'no earlier run is known';
       case 'base': return `the base ${change}`;
       case 'instruction': return `the instruction ${c.name || ''} ${change}`;
       case 'variable': return `the variable ${c.name} ${change}`;
       case 'option': return `${c.name} ${change}`;
       case 'files': return `files of ${c.name} changed`;
       case 'pruned': return 'its result was removed from the cache';
-      case 'asked': return 'its server is asked at every build';
+      case 'asked': return 'its server is checked on every build';
       case 'input': return 'it follows from ' + (byDigest.get(c.step)?.name || 'another step');
     }
     return '';
@@ -78,9 +78,9 @@
     const all = data.layers.reduce((n, l) => n + l.size * l.images.length, 0);
     const critical = data.bars.filter((b) => b.critical).reduce((n, b) => n + b.end - b.start, 0);
     const numbers = [
-      ['in all', time((new Date(run.completed) - started) / 1000)], ['steps, declared ' + run.declared, steps.length], ['ran', of('ran')], ['found in the cache', of('cached')],
+      ['total time', time((new Date(run.completed) - started) / 1000)], [`steps (${run.declared} declared)`, steps.length], ['ran', of('ran')], ['found in the cache', of('cached')],
       ['failed', of('failed')], ['on the critical path', time(critical)], ['waited, all steps', time(data.waiting)],
-      ['images', run.images.filter((i) => i.finished).length], ['of layers, shared ones once', size(stored)], ['saved by sharing layers', size(all - stored)],
+      ['images', run.images.filter((i) => i.finished).length], ['of layers, without duplicates', size(stored)], ['saved by sharing layers', size(all - stored)],
     ];
     $('numbers').append(...numbers.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, String(value)))));
   }
@@ -91,20 +91,20 @@
     $('failure-list').append(...run.failures.slice(0, 100).map((f) => {
       const step = steps.find((s) => f.log && s.log === f.log);
       return make('article', {}, make('p', { class: 'mark failed' }, f.message), f.last?.length ? make('pre', {}, f.last.map((l) => clean(l) + '\n').join('')) : null,
-        step ? make('p', {}, stepLink(step, 'The step, its whole output and why it ran')) : null);
+        step ? make('p', {}, stepLink(step, 'Show the step, its output and why it ran')) : null);
     }));
   }
 
   const stepLink = (s, text) => make('a', { href: '#step-' + s.index }, text || cut(clean(s.name), 160));
 
   function timeline() {
-    const bars = data.bars.length > MOST_BARS ? [...data.bars].sort((a, b) => (b.end - b.start) - (a.end - a.start)).slice(0, MOST_BARS).sort((a, b) => a.start - b.start) : data.bars;
+    const bars = data.bars.length > MAX_BARS ? [...data.bars].sort((a, b) => (b.end - b.start) - (a.end - a.start)).slice(0, MAX_BARS).sort((a, b) => a.start - b.start) : data.bars;
     if (bars.length < data.bars.length) {
       $('chart-more').hidden = false;
-      $('chart-more').textContent = `The ${bars.length} longest of ${data.bars.length} are drawn.`;
+      $('chart-more').textContent = `Showing the ${bars.length} longest of ${data.bars.length}.`;
     }
     if (!bars.length) {
-      $('chart').replaceWith(make('p', {}, 'Nothing took time.'));
+      $('chart').replaceWith(make('p', {}, 'No step ran.'));
       return;
     }
     const row = 24, top = 26, left = 8, width = Math.max(600, $('chart').clientWidth - 2 * left);
@@ -118,7 +118,7 @@
     }
     const ticks = new Set(data.cached.map((t) => Math.round(left + t * scale)));
     for (const x of ticks) svg.append(draw('line', { class: 'cached', x1: x, x2: x, y1: top - 8, y2: top - 2 }));
-    const free = []; // by lane, until when it is drawn on
+    const free = []; // end of the last bar, by lane
     const rects = bars.map((b, i) => {
       const x = left + b.start * scale, w = Math.max(2, (b.end - b.start) * scale), y = top + b.lane * row;
       const waited = (b.start - Math.max(b.ready, free[b.lane] || 0)) * scale;
@@ -152,8 +152,8 @@
     });
   }
 
-  // The graph of a target, of all that is small enough, or of what several targets share.
-  const SHARED = 'what targets share', WHOLE = 'everything';
+  // The graph shows one target, the shared steps, or all steps if they are few enough.
+  const SHARED = 'shared steps', WHOLE = 'all steps';
   function ancestors(of) {
     const seen = new Set(), todo = [...of];
     while (todo.length) {
@@ -166,28 +166,32 @@
   }
   function graph() {
     const targets = [...new Set(run.images.map((i) => i.target))];
-    $('scopes').append(...[...(steps.length <= MOST_BOXES ? [WHOLE] : []), SHARED, ...targets].map((t) => make('option', { value: t })));
+    $('scopes').append(...[...(steps.length <= MAX_BOXES ? [WHOLE] : []), SHARED, ...targets].map((t) => make('option', { value: t })));
     $('scope').addEventListener('change', () => show($('scope').value));
-    $('scope').value = steps.length <= MOST_BOXES ? WHOLE : SHARED;
+    $('scope').value = steps.length <= MAX_BOXES ? WHOLE : SHARED;
     show($('scope').value);
     function show(scope) {
-      let wanted, text = '';
-      if (scope === WHOLE) wanted = new Set(steps.map((s) => s.index));
-      else if (targets.includes(scope)) wanted = ancestors(run.images.filter((i) => i.target === scope).map((i) => i.root));
+      let selected, text = '';
+      if (scope === WHOLE) selected = new Set(steps.map((s) => s.index));
+      else if (targets.includes(scope)) selected = ancestors(run.images.filter((i) => i.target === scope).map((i) => i.root));
       else {
-        wanted = new Set(steps.filter((s) => s.targets.length > 1).map((s) => s.index));
+        selected = new Set(steps.filter((s) => s.targets.length > 1).map((s) => s.index));
         if (scope !== SHARED) text = 'no such target; ';
       }
-      let list = [...wanted].sort((a, b) => a - b);
-      if (list.length > MOST_BOXES) {
-        text += `the ${MOST_BOXES} that most targets want of ${list.length}; `;
-        list = list.sort((a, b) => steps[b].targets.length - steps[a].targets.length || a - b).slice(0, MOST_BOXES).sort((a, b) => a - b);
+      let list = [...selected].sort((a, b) => a - b);
+      if (list.length > MAX_BOXES) {
+        text += `the ${MAX_BOXES} of ${list.length} steps that most targets need; `;
+        list = list.sort((a, b) => steps[b].targets.length - steps[a].targets.length || a - b).slice(0, MAX_BOXES).sort((a, b) => a - b);
       }
       const shared = list.filter((i) => steps[i].targets.length > 1).length;
       $('scope-text').textContent = text + `${count(list.length, 'step')}, ${shared} of them shared by several targets`;
       $('drawing').replaceChildren(list.length ? drawing(list) : make('p', {}, 'No steps.'));
     }
   }
+  // The layout of the picture is layered, as in Graphviz's dot. A step is one column to the right of its last input, so all
+  // edges lead from left to right. Steps are indices in topological order, so one pass finds the columns. Within a column,
+  // steps are sorted by the mean height of their inputs, which were placed before. This avoids most crossings of edges.
+  // The cost is linear in steps and edges, apart from the sorting, so the layout is done again for each selection.
   function drawing(list) {
     const boxW = 210, boxH = 38, gapX = 50, gapY = 12, inside = new Map(list.map((i) => [i, { rank: 0 }]));
     for (const i of list) for (const j of steps[i].inputs) if (inside.has(j)) inside.get(i).rank = Math.max(inside.get(i).rank, inside.get(j).rank + 1);
@@ -221,7 +225,7 @@
     if (e.key === 'Enter' && i >= 0) location.hash = '#step-' + boxes[i].dataset.step;
   });
 
-  // Tables that show a part of their rows until more is asked for.
+  // Tables show their first rows, and more on request.
   function table(id, button, row) {
     const body = $(id).tBodies[0];
     let list = [], shown = 0;
@@ -245,9 +249,9 @@
     const texts = steps.map((s) => [s.name, s.targets.join(' '), place(s.source), s.digest, s.reason].join('\n').toLowerCase());
     const order = [...steps].sort((a, b) => (b.bar ? b.bar.end - b.bar.start : -1) - (a.bar ? a.bar.end - a.bar.start : -1) || a.index - b.index);
     const search = () => {
-      const words = $('search').value.toLowerCase().split(/\s+/).filter(Boolean), status = $('status').value;
-      const found = order.filter((s) => (!status || (s.status || 'not run') === status) && words.every((w) => texts[s.index].includes(w)));
-      $('found').textContent = `${found.length} of ${count(steps.length, 'step')}, the longest first`;
+      const terms = $('search').value.toLowerCase().split(/\s+/).filter(Boolean), status = $('status').value;
+      const found = order.filter((s) => (!status || (s.status || 'not run') === status) && terms.every((t) => texts[s.index].includes(t)));
+      $('found').textContent = `${found.length} of ${count(steps.length, 'step')}, longest first`;
       fill(found);
     };
     $('search').addEventListener('input', search);
@@ -259,8 +263,8 @@
     const total = (i) => i.layers?.reduce((n, l) => n + l.size, 0) || 0;
     const users = new Map(data.layers.map((l) => [l.digest, l.images.length]));
     const own = (i) => i.layers?.reduce((n, l) => n + (users.get(l.digest) === 1 ? l.size : 0), 0) || 0;
-    const made = run.images.filter((i) => i.layers?.length), largest = Math.max(1, ...made.map(total));
-    $('image-text').textContent = made.length ? 'Layers: grey from the base, violet made here and shared by several images, blue of this image alone. Sizes are packed.' : 'No image was made of layers: the outputs did not ask for them, or the build failed.';
+    const layered = run.images.filter((i) => i.layers?.length), largest = Math.max(1, ...layered.map(total));
+    $('image-text').textContent = layered.length ? 'Layers: grey: from the base; violet: built here and shared by several images; blue: only in this image. Sizes are compressed.' : 'No image layers were created: no output requires them, or the build failed.';
     table('image-table', 'more-images', (i) => {
       const parts = (i.layers || []).map((l) => {
         const bar = make('i', { class: l.base ? 'base' : users.get(l.digest) > 1 ? 'both' : '', title: `${size(l.size)} ${cut(clean(l.createdBy), 100)}` });
@@ -269,7 +273,7 @@
       });
       return make('tr', {}, make('td', {}, make('strong', {}, i.target), i.tags?.length ? make('div', { class: 'quiet' }, names(i.tags, 4)) : null), make('td', {}, i.platform),
         make('td', { class: 'number' }, i.layers?.length ? size(total(i)) : ''), make('td', { class: 'number' }, i.layers?.length ? size(own(i)) : ''),
-        make('td', {}, parts.length ? make('div', { class: 'stack', role: 'img', 'aria-label': `${count(parts.length, 'layer')}` }, parts) : i.finished ? '' : 'not made'),
+        make('td', {}, parts.length ? make('div', { class: 'stack', role: 'img', 'aria-label': `${count(parts.length, 'layer')}` }, parts) : i.finished ? '' : 'not built'),
         make('td', {}, make('code', { title: clean(i.digest) }, short(i.digest))));
     })([...run.images].sort((a, b) => total(b) - total(a)));
     table('layer-table', 'more-layers', (l) => make('tr', {}, make('td', { class: 'number' }, size(l.size)), make('td', { class: 'number' }, String(l.images.length)),
@@ -296,22 +300,22 @@
     const s = steps[i];
     shown = i;
     $('detail-title').textContent = clean(s.name);
-    const facts = [['Status', s.status || 'not run'], ['Kind', s.kind], ['Place', place(s.source)], ['Platform', s.platform], ['Targets', names(s.targets.map(clean), 12)],
-      ['Took', s.bar ? time(s.bar.end - s.bar.start) : ''], ['Expected', s.expected ? time(s.expected) : ''], ['Waited', s.bar && s.bar.start - s.bar.ready > 0.0005 ? time(s.bar.start - s.bar.ready) : ''],
+    const facts = [['Status', s.status || 'not run'], ['Kind', s.kind], ['Location', place(s.source)], ['Platform', s.platform], ['Targets', names(s.targets.map(clean), 12)],
+      ['Time', s.bar ? time(s.bar.end - s.bar.start) : ''], ['Expected', s.expected ? time(s.expected) : ''], ['Waited', s.bar && s.bar.start - s.bar.ready > 0.0005 ? time(s.bar.start - s.bar.ready) : ''],
       ['Digest', clean(s.digest)], ['Cache key', clean(s.key)]].filter(([, v]) => v);
     const body = [make('dl', {}, facts.flatMap(([n, v]) => [make('dt', {}, n), make('dd', {}, v)]))];
     if (s.error) body.push(make('p', { class: 'mark failed' }, s.error));
     if (s.causes?.length && s.status !== 'cached') body.push(make('h3', {}, 'Why it ran'), make('ul', {}, s.causes.map((c) => make('li', {}, causeText(c), c.files?.length ? make('ul', {}, c.files.map((f) => make('li', {}, `${f.path} (${f.how})`)), c.more ? make('li', {}, `and ${c.more} more`) : null) : null))));
     else if (s.reason && s.status !== 'cached') body.push(make('h3', {}, 'Why it ran'), make('p', {}, s.reason));
-    for (const [title, list] of [['Stands on', s.inputs], ['Used by', s.users]]) if (list.length) body.push(make('h3', {}, title), make('ul', {}, list.slice(0, 50).map((j) => make('li', {}, stepLink(steps[j]))), list.length > 50 ? make('li', {}, `and ${list.length - 50} more`) : null));
+    for (const [title, list] of [['Inputs', s.inputs], ['Used by', s.users]]) if (list.length) body.push(make('h3', {}, title), make('ul', {}, list.slice(0, 50).map((j) => make('li', {}, stepLink(steps[j]))), list.length > 50 ? make('li', {}, `and ${list.length - 50} more`) : null));
     const log = data.logs[s.log];
-    if (log) body.push(make('h3', {}, 'Output'), log.cut ? make('p', { class: 'quiet' }, `The first ${size(log.cut)} are left out; bake builds logs ${run.id} has them.`) : null, make('pre', { tabindex: 0 }, log.text || ' '));
-    else if (s.log && s.status !== 'cached') body.push(make('p', { class: 'quiet' }, 'Its output is not in this page.'));
+    if (log) body.push(make('h3', {}, 'Output'), log.cut ? make('p', { class: 'quiet' }, `The first ${size(log.cut)} are not included. To show them, run: bake builds logs ${run.id}`) : null, make('pre', { tabindex: 0 }, log.text || ' '));
+    else if (s.log && s.status !== 'cached') body.push(make('p', { class: 'quiet' }, 'The output is not included in this page.'));
     $('detail-body').replaceChildren(...body.filter(Boolean));
     if (!$('detail').open) $('detail').showModal();
     $('detail').scrollTop = 0;
   }
-  // The event may come when another step has been asked for already.
+  // The event may arrive after another step was opened.
   $('detail').addEventListener('close', () => { if (location.hash === '#step-' + shown) history.replaceState(null, '', location.pathname + location.search); });
   function follow() {
     const found = /^#step-(\d+)$/.exec(location.hash);
