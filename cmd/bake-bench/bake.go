@@ -8,13 +8,13 @@ import (
 	"slices"
 )
 
-// bake is this repository's builder, compiled for the run.
+// bake is this repository's builder.
 type bake struct {
 	binary string
 	cache  string
 }
 
-// newBake compiles it, unless a program is given.
+// newBake compiles the builder, unless a program is given.
 func newBake(ctx context.Context, work, program string) (*bake, error) {
 	if program != "" {
 		binary, err := filepath.Abs(program)

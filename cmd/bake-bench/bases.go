@@ -18,7 +18,7 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// The base images in the registry: a program, and the same under a layer of 140 MB packed and 290 MB unpacked.
+// The base images in the registry. The small one has a program; the large one adds a layer of 140 MB, 290 MB unpacked.
 const (
 	smallBase = "base:1"
 	largeBase = "large:1"
@@ -52,7 +52,7 @@ func (b *bench) push(ctx context.Context, repository string, image v1.Image) err
 	return remote.Write(ref, image, remote.WithContext(ctx))
 }
 
-// writeLayer packs a tree of files as a layer.
+// writeLayer writes a tree of files as a gzip-compressed layer.
 func writeLayer(file string, tree files) error {
 	f, err := os.Create(file)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 )
 
-// bench is the set-up that all work shares.
+// bench is the setup that all series share.
 type bench struct {
 	rounds   int
 	growth   bool
@@ -44,7 +44,7 @@ func (b *bench) setUp(ctx context.Context, o options) error {
 		return fmt.Errorf("serve a registry: %w", err)
 	}
 	if err := b.pushBases(ctx); err != nil {
-		return fmt.Errorf("make the base images: %w", err)
+		return fmt.Errorf("create the base images: %w", err)
 	}
 	ours, err := newBake(ctx, b.work, o.bake)
 	if err != nil {
@@ -61,7 +61,7 @@ func (b *bench) setUp(ctx context.Context, o options) error {
 	return nil
 }
 
-// serve starts a registry on loopback that keeps its blobs on disk, so that this process stays small.
+// serve starts a registry on the loopback interface. It stores its blobs on disk, so that this process stays small.
 func (b *bench) serve() error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -72,12 +72,14 @@ func (b *bench) serve() error {
 	if err := os.Mkdir(blobs, 0o755); err != nil {
 		return err
 	}
-	b.server = &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)))}
+	b.server = &http.Server{Handler: registry.New(
+		registry.Logger(log.New(io.Discard, "", 0)), registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
+	)}
 	go b.server.Serve(listener)
 	return nil
 }
 
-// Close stops every tool and removes the work.
+// Close stops every tool and removes the working directory.
 func (b *bench) Close() error {
 	var errs []error
 	for _, t := range b.tools {
@@ -89,14 +91,14 @@ func (b *bench) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(b.work))...)
 }
 
-// run does one series: its project is written once, and in every round each tool does its steps.
+// run runs one series. The project is written once, and each tool runs the steps in every round.
 func (b *bench) run(ctx context.Context, s series) error {
 	fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format(time.TimeOnly), s.name)
 	dir := filepath.Join(b.work, "project")
 	if err := errors.Join(os.RemoveAll(dir), s.project.write(dir)); err != nil {
 		return err
 	}
-	// Files that were written in the last seconds are hashed again by whoever trusts their times.
+	// A builder that trusts modification times hashes recently written files again, so wait until the files are old enough.
 	time.Sleep(2500 * time.Millisecond)
 	for round := range b.rounds {
 		for _, t := range b.tools {
@@ -111,7 +113,7 @@ func (b *bench) run(ctx context.Context, s series) error {
 	return nil
 }
 
-// round has one tool do a series once.
+// round runs the steps of a series once with one tool.
 func (b *bench) round(ctx context.Context, s series, t tool, dir string, round int) error {
 	steps := s.steps
 	if round == 0 || s.fresh {

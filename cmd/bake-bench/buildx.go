@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// buildx is the peer: `buildx bake` with a buildkitd of its own.
+// buildx is the peer: buildx bake with its own buildkitd.
 type buildx struct {
 	program string
 	daemon  daemon

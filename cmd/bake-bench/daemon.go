@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// daemon is a buildkitd of this run.
+// daemon is a buildkitd that is started for this run.
 type daemon struct {
 	program string
-	work    string // folder of its own
+	work    string // its own directory
 	process *exec.Cmd
 }
 
@@ -23,7 +23,7 @@ func (d *daemon) path(name string) string { return filepath.Join(d.work, name) }
 
 func (d *daemon) address() string { return "unix://" + d.path("bk.sock") }
 
-// fresh starts it on an empty root.
+// fresh starts the daemon with an empty root, after stopping a running one.
 func (d *daemon) fresh(ctx context.Context) error {
 	if err := d.close(); err != nil {
 		return err
@@ -50,7 +50,7 @@ func (d *daemon) fresh(ctx context.Context) error {
 	return fmt.Errorf("buildkitd did not open %s within 30 s", d.address())
 }
 
-// during adds what the daemon takes to what a client of it takes.
+// during runs a client of the daemon and adds the daemon's CPU time and peak memory to the client's.
 func (d *daemon) during(client func() (sample, error)) (sample, error) {
 	pid := strconv.Itoa(d.process.Process.Pid)
 	before, err := cpuOf(pid)
@@ -66,18 +66,18 @@ func (d *daemon) during(client func() (sample, error)) (sample, error) {
 	return s.add(sample{cpu: after - before, peak: peak}), errors.Join(errCPU, errPeak)
 }
 
-// patience is how long it may take to stop.
-const patience = 10 * time.Second
+// stopTimeout is how long the daemon may take to stop before it is killed.
+const stopTimeout = 10 * time.Second
 
-// close stops it and waits for it.
+// close stops the daemon and waits for it.
 func (d *daemon) close() error {
 	if d.process == nil {
 		return nil
 	}
 	err := d.process.Process.Signal(syscall.SIGTERM)
-	late := time.AfterFunc(patience, func() { _ = d.process.Process.Kill() })
-	d.process.Wait() // its exit code after a signal says nothing
-	late.Stop()
+	timer := time.AfterFunc(stopTimeout, func() { _ = d.process.Process.Kill() })
+	d.process.Wait() // the exit code after a signal is meaningless
+	timer.Stop()
 	d.process = nil
 	return err
 }

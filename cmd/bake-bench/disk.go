@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// imageSize is how large the file system in a file may grow; it takes only what is written.
+// imageSize is the maximum size of the file system in a file, in bytes. The file is sparse.
 const imageSize = 60 << 30
 
-// journaled says whether dir lies on a file system on which both builders work at their full speed.
+// journaled reports whether dir is on a file system on which both builders work at full speed.
 func journaled(dir string) bool {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
@@ -39,17 +39,17 @@ func journaled(dir string) bool {
 	return false
 }
 
-// onJournaled runs this command again on a journaled file system in a file in dir. Its mount is seen by that process
-// alone and goes with it.
+// onJournaled runs this command again on a journaled file system in a file in dir. The mount is visible only to that process
+// and disappears with it.
 func onJournaled(ctx context.Context, dir string) error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("%s has no journal, and root is needed to mount a file system that has one: name another folder with -dir", dir)
+		return fmt.Errorf("the file system of %s has no journal, and mounting one needs root: run as root, or use another -dir", dir)
 	}
 	work, err := os.MkdirTemp(dir, "bake-bench-disk-")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "%s has no journal: working on a journaled ext4 in a file in it\n", dir)
+	fmt.Fprintf(os.Stderr, "the file system of %s has no journal: using a journaled ext4 in a file there\n", dir)
 	err = errors.Join(makeDisk(ctx, work), again(ctx, work))
 	return errors.Join(err, os.RemoveAll(work))
 }
@@ -63,7 +63,7 @@ func makeDisk(ctx context.Context, work string) error {
 	return err
 }
 
-// again runs this command in a mount namespace of its own, with the file system mounted.
+// again runs this command in a new mount namespace with the file system mounted.
 func again(ctx context.Context, work string) error {
 	script := `mount -o loop,noatime "$1/disk" "$1/mnt" && shift && exec "$@"`
 	args := append([]string{"-c", script, "sh", work, "/proc/self/exe"}, os.Args[1:]...)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// facts is a line about the machine and the programs, for above the table.
+// facts returns a line about the machine and the programs, to print above the table.
 func facts(o options) string {
 	all := []string{
 		fmt.Sprintf("Medians of %d rounds", o.rounds),
@@ -29,7 +29,7 @@ func facts(o options) string {
 	return strings.Join(append(all, "load at the end "+strings.Join(strings.Fields(string(load) + " ?")[:1], "")), ", ")
 }
 
-// field is the first value of a name in a file of /proc, "unknown" without.
+// field returns the first value of a name in a file of /proc, or "unknown".
 func field(file, name string) string {
 	text, _ := os.ReadFile(file)
 	for line := range strings.Lines(string(text)) {
@@ -64,7 +64,7 @@ func fileSystem(dir string) string {
 	return fmt.Sprintf("file system %#x", fs.Type)
 }
 
-// version is that of the module that a program was built from, whether it is the main one or a dependency of a wrapper.
+// version returns the version of a module in a program, as its main module or a dependency.
 func version(program, module string) string {
 	info, err := buildinfo.ReadFile(program)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// floor is the least that a build with nothing to do can take: to start, to read the project and plan all of its targets
-// (`bake graph` does that and nothing else), and to look at every file of the context once.
+// floor measures the minimum work of a build with nothing to do: start, read the project, plan all targets (which is what
+// bake graph does), and stat every file of the context once.
 func floor(ctx context.Context, t *bake, dir string) (sample, error) {
 	s, err := measure(t.command(ctx, dir, "graph"))
 	if err != nil {

@@ -1,12 +1,12 @@
-// Command bake-bench times bake beside `buildx bake` and buildkitd, one after the other in each round, and prints medians,
-// peak memory, ratios and which of them fall short of what is wanted. Without -peers it times bake alone.
+// Command bake-bench compares bake with buildx bake on buildkitd. In each round the tools run one after the other. It prints
+// medians, peak memory and ratios, and lists the ratios below their minimum or aim. Without -peers it measures only bake.
 //
-//	go run ./cmd/bake-bench                                      ours alone
-//	go run ./cmd/bake-bench -peers DIR                           DIR holds buildkitd and buildx (.ci/peers DIR)
-//	go run ./cmd/bake-bench -peers DIR -n 3 -only 'export|base'  three rounds of some of the work
+//	go run ./cmd/bake-bench                                      only bake
+//	go run ./cmd/bake-bench -peers DIR                           DIR contains buildkitd and buildx (.ci/peers DIR)
+//	go run ./cmd/bake-bench -peers DIR -n 3 -only 'export|base'  three rounds of some series
 //
-// The peer needs root. On ext4 without a journal, and where overlays cannot be made, everything is done on a journaled
-// file system in a file, which is mounted for this command alone and needs root too.
+// The peer needs root. If -dir is on a file system without a journal, or not on ext4, XFS or Btrfs, everything runs on a
+// journaled file system in a file. It is mounted only for this command, which needs root too.
 package main
 
 import (
@@ -34,14 +34,14 @@ type options struct {
 
 func main() {
 	o := options{only: regexp.MustCompile("")}
-	flag.StringVar(&o.dir, "dir", os.TempDir(), "where to work; a folder is made in it and removed")
-	flag.StringVar(&o.peers, "peers", "", "folder with buildkitd and buildx; without it only bake is timed")
-	flag.StringVar(&o.bake, "bake", "", "program to time as bake (default: this repository's, compiled as for a release)")
-	flag.IntVar(&o.rounds, "n", 5, "rounds; medians are printed")
-	flag.BoolVar(&o.second, "engine", false, "with -peers: also time `bake --engine` on a buildkitd of its own")
+	flag.StringVar(&o.dir, "dir", os.TempDir(), "parent of the temporary working directory")
+	flag.StringVar(&o.peers, "peers", "", "directory with buildkitd and buildx; if empty, only bake is measured")
+	flag.StringVar(&o.bake, "bake", "", "program to measure as bake (default: compile this repository's as for a release)")
+	flag.IntVar(&o.rounds, "n", 5, "number of rounds")
+	flag.BoolVar(&o.second, "engine", false, "with -peers: also measure bake --engine with its own buildkitd")
 	flag.BoolVar(&o.growth, "growth", true, "also compare 50 with 2,000 targets and 10 with 1,000 steps")
-	flag.BoolVar(&o.inside, "mounted", false, "-dir is known to be a journaled file system")
-	flag.Func("only", "do only the work whose `name` matches this regular expression", func(s string) (err error) {
+	flag.BoolVar(&o.inside, "mounted", false, "assume that -dir is on a journaled file system")
+	flag.Func("only", "run only the series whose `name` matches this regular expression", func(s string) (err error) {
 		o.only, err = regexp.Compile(s)
 		return err
 	})
@@ -63,7 +63,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	var failed error // the peer's daemon gives up at times: what was measured is printed all the same
+	var failed error // the peer's daemon sometimes fails; the results so far are printed anyway
 	for _, s := range allSeries(b) {
 		if o.only.MatchString(s.name) && ctx.Err() == nil {
 			if err := b.run(ctx, s); err != nil {

@@ -13,13 +13,13 @@ const (
 	nameOnDaemon = "bake --engine"
 )
 
-// onDaemon is this repository's builder with its second engine, on a buildkitd like the peer's.
+// onDaemon is this repository's builder with --engine, on a buildkitd like the peer's.
 type onDaemon struct {
 	bake
 	daemon daemon
 }
 
-// newOnDaemon is ours with a cache and a daemon of its own in a folder.
+// newOnDaemon returns the builder ours with its own cache and daemon in a directory.
 func newOnDaemon(ours bake, peers, work string) *onDaemon {
 	ours.cache = work + "-cache"
 	return &onDaemon{ours, newBuildx(peers, work).daemon}

@@ -16,11 +16,11 @@ import (
 // project is what a series builds.
 type project struct {
 	targets []string
-	// write makes the project in a folder. The same project is the same bytes.
+	// write writes the project into a directory. The same project has the same bytes.
 	write func(dir string) error
 }
 
-// services is the monorepo: a shared base stage with a RUN and a COPY of a library, and a COPY and a RUN for each service.
+// services returns a monorepo: a shared base stage with a RUN and a COPY of a library, and a COPY and a RUN per service.
 func (b *bench) services(count int) (project, executortest.Monorepo) {
 	repo := executortest.Monorepo{
 		Services: count, LibraryFiles: 2000, ServiceFiles: 20, Base: b.registry + "/" + smallBase, Tool: executortest.ToolPath,
@@ -32,7 +32,7 @@ func (b *bench) services(count int) (project, executortest.Monorepo) {
 	return p, repo
 }
 
-// single is a project of one target, with a tree of files beside its Dockerfile.
+// single returns a project of one target with a tree of files in its context.
 func single(dockerfile string, tree files) project {
 	write := func(dir string) error {
 		bakefile := "target \"default\" {\n  tags = [\"bench\"]\n}\n"
@@ -42,8 +42,8 @@ func single(dockerfile string, tree files) project {
 	return project{[]string{"default"}, write}
 }
 
-// chain is a project of one chain of so many RUN steps. Every third leaves a file, since Linux stacks no more than 500 layers;
-// the others write to a file system that goes away.
+// chain returns a project with a chain of RUN steps. Only every third step creates a file, because an overlay has at most 500
+// layers; the others write to a temporary file system.
 func (b *bench) chain(steps int) project {
 	var text strings.Builder
 	fmt.Fprintf(&text, "FROM %s/%s\n", b.registry, smallBase)
@@ -62,20 +62,20 @@ func writeFile(dir, name string, content []byte) error {
 	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o644))
 }
 
-// files is a generated tree of so many files, 100 in a folder, of bytes together. They compress to about half, as a mix of programs and
-// text does.
+// files is a generated tree with a number of files, 100 in each directory, and a total size in bytes. They compress to about
+// half their size, like a mix of programs and text.
 type files struct{ count, bytes int }
 
-// first is the name of a file that every tree has.
+// first is the name of a file that every nonempty tree contains.
 const first = "tree/00/00/file000000"
 
-// each shows every file, sorted by name. The content is valid during the call.
-func (f files) each(show func(name string, content []byte) error) error {
+// each calls yield for every file, sorted by name. The content is valid only during the call.
+func (f files) each(yield func(name string, content []byte) error) error {
 	random := rand.NewChaCha8([32]byte{})
 	draw := rand.New(random)
-	text := words(draw, 1<<20)
+	text := randomText(draw, 1<<20)
 	for i := range f.count {
-		// Sizes vary as those of a root file system do: most files are small.
+		// Sizes vary as in a root file system: most files are small.
 		size := f.bytes / f.count * []int{1, 2, 3, 4, 10, 40, 1, 3}[i%8] / 8
 		content := make([]byte, 0, size)
 		for len(content) < size {
@@ -88,15 +88,15 @@ func (f files) each(show func(name string, content []byte) error) error {
 			at := draw.IntN(len(text) - n)
 			content = append(content, text[at:at+n]...)
 		}
-		if err := show(fmt.Sprintf("tree/%02d/%02d/file%06d", i/10000, i/100%100, i), content); err != nil {
+		if err := yield(fmt.Sprintf("tree/%02d/%02d/file%06d", i/10000, i/100%100, i), content); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// words is a text of so many bytes.
-func words(draw *rand.Rand, size int) []byte {
+// randomText returns a text of at least size bytes.
+func randomText(draw *rand.Rand, size int) []byte {
 	vocabulary := strings.Fields("bake graph layer step image cache key base pin target plan run func return error context")
 	var b bytes.Buffer
 	for b.Len() < size {

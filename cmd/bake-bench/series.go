@@ -6,39 +6,39 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// series is work that is timed in one go: one project, one cache for each tool.
+// series is a sequence of measured builds with one project and one cache per tool.
 type series struct {
 	name    string // for -only
 	project project
-	fresh   bool   // every round starts with nothing built, not only the first
-	alone   bool   // the peer does not do it
-	floor   string // row of the least that the last step can take, "" for none
-	prepare []step // what comes first wherever nothing is built
-	steps   []step // each round
+	fresh   bool   // every round, not only the first, starts with an empty cache
+	alone   bool   // only bake runs it
+	floor   string // row of the floor of the last step; "" for none
+	prepare []step // steps before the others if the cache is empty
+	steps   []step // steps of each round
 }
 
 // step is one build.
 type step struct {
-	row    string // that it is timed for; "" for none
+	row    string // of the table; "" if the step is not measured
 	output string // see job
-	// change gives, when not nil, a file of the project that is changed before.
+	// change, if not nil, returns the file of the project to change before the build.
 	change func(round int) string
 }
 
-// goal is what a row of the table should come to, as ratios of the peer's time to ours.
+// goal holds the minimum and the aim of a row of the table, as ratios of the peer's time to ours.
 type goal struct {
 	row        string
 	least, aim float64
 }
 
-// What peak memory should come to, as ratios of the peer's to ours.
+// Minimum and aim of the ratio of the peer's peak memory to ours.
 const leastMemory, aimMemory = 2, 4
 
-// How many times faster than the peer ours should be on a daemon, when nothing changed.
+// Minimum and aim of the ratio of the peer's time to ours on a daemon, if nothing changed.
 const leastEngine, aimEngine = 2, 5
 
-// mostFloors is how many times the floor a build of which nothing changed may take.
-const mostFloors = 3
+// maxFloors is the maximum time of a build of an unchanged project, as a multiple of the floor.
+const maxFloors = 3
 
 // The rows of the table.
 const (
@@ -94,7 +94,7 @@ func allSeries(b *bench) []series {
 	return all
 }
 
-// growth is work of which there is little and much: the time for each unit must not rise.
+// growth is work of two sizes. The time per unit must not be higher for the larger one.
 type growth struct {
 	unit  string
 	sizes [2]int
@@ -107,7 +107,7 @@ func growths() []growth {
 // The two rows of each size.
 const growCold, growSame = "cold", "nothing changed"
 
-// growthSeries has ours alone do what grows. Much is built cold once only.
+// growthSeries returns the series that measure growth, for bake only. The larger size is built cold only once.
 func (b *bench) growthSeries() []series {
 	var all []series
 	for _, g := range growths() {

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// table gathers the samples of all rounds, by row and tool.
+// table holds the samples of all rounds, by row and tool.
 type table struct {
-	samples map[string]map[string][]sample
-	beside  bool // the peer was timed too
+	samples  map[string]map[string][]sample
+	withPeer bool // the peer is measured too
 }
 
-func newTable(beside bool) table { return table{map[string]map[string][]sample{}, beside} }
+func newTable(withPeer bool) table { return table{map[string]map[string][]sample{}, withPeer} }
 
 func (t table) add(row, tool string, s sample) {
 	if t.samples[row] == nil {
@@ -24,8 +24,8 @@ func (t table) add(row, tool string, s sample) {
 	t.samples[row][tool] = append(t.samples[row][tool], s)
 }
 
-// middle is the median of the times and the highest peak.
-func (t table) middle(row, tool string) (sample, bool) {
+// median returns the median times and the highest peak of a row and tool. It reports false without samples.
+func (t table) median(row, tool string) (sample, bool) {
 	all := t.samples[row][tool]
 	if len(all) == 0 {
 		return sample{}, false
@@ -40,11 +40,11 @@ func (t table) middle(row, tool string) (sample, bool) {
 	return sample{wall[len(wall)/2], cpu[len(cpu)/2], peak}, true
 }
 
-// report is text that is written in parts; the first error counts.
+// report is the text that is printed. err holds the errors of writing it.
 type report struct {
-	w           io.Writer
-	err         error
-	short, less []string // rows below what is wanted, and between that and the aim
+	w                    io.Writer
+	err                  error
+	belowLeast, belowAim []string // rows below the minimum, and rows between the minimum and the aim
 }
 
 func (r *report) line(format string, args ...any) {
@@ -52,7 +52,7 @@ func (r *report) line(format string, args ...any) {
 	r.err = errors.Join(r.err, err)
 }
 
-// print writes everything in markdown.
+// print writes the report in Markdown.
 func (t table) print(w io.Writer, facts string) error {
 	r := &report{w: w}
 	r.line("%s\n", facts)
@@ -61,77 +61,77 @@ func (t table) print(w io.Writer, facts string) error {
 	t.printFloor(r)
 	t.printGrowth(r)
 	r.line("")
-	if !t.beside {
-		r.line("Without -peers nothing is compared with the peer.")
+	if !t.withPeer {
+		r.line("To compare with buildx bake, use -peers.")
 	}
-	r.line("Short of what is wanted: %s.", listed(r.short))
-	if t.beside {
-		r.line("Short of the aim only: %s.", listed(r.less))
+	r.line("Below the minimum: %s.", listed(r.belowLeast))
+	if t.withPeer {
+		r.line("Below the aim: %s.", listed(r.belowAim))
 	}
 	return r.err
 }
 
 func listed(rows []string) string {
 	if len(rows) == 0 {
-		return "nothing that was measured"
+		return "none"
 	}
 	return strings.Join(rows, "; ")
 }
 
 func (t table) printRows(r *report) {
-	r.line("| work | bake | buildx bake | times faster | wanted, aim | CPU | CPU, peer | memory | memory, peer | times less | bake --engine |")
+	r.line("| work | bake | buildx bake | times faster | minimum, aim | CPU | CPU, peer | memory | memory, peer | times less | bake --engine |")
 	r.line("|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, g := range goals() {
-		ours, ok := t.middle(g.row, nameBake)
+		ours, ok := t.median(g.row, nameBake)
 		if !ok {
 			continue
 		}
-		peer, beside := t.middle(g.row, nameBuildx)
-		second, other := t.middle(g.row, nameOnDaemon)
+		peer, hasPeer := t.median(g.row, nameBuildx)
+		second, other := t.median(g.row, nameOnDaemon)
 		faster, less := "-", "-"
-		if beside {
-			faster = r.judge(g.row, float64(peer.wall)/float64(ours.wall), g.least, g.aim)
-			less = r.judge("memory of "+g.row, float64(peer.peak)/float64(ours.peak), leastMemory, aimMemory)
+		if hasPeer {
+			faster = r.check(g.row, float64(peer.wall)/float64(ours.wall), g.least, g.aim)
+			less = r.check("memory of "+g.row, float64(peer.peak)/float64(ours.peak), leastMemory, aimMemory)
 		}
-		r.line("| %s | %s | %s | %s | %g, %g | %s | %s | %s | %s | %s | %s |", g.row, seconds(ours.wall, true), seconds(peer.wall, beside), faster, g.least, g.aim,
-			seconds(ours.cpu, true), seconds(peer.cpu, beside), megabytes(ours.peak, true), megabytes(peer.peak, beside), less, seconds(second.wall, other))
+		r.line("| %s | %s | %s | %s | %g, %g | %s | %s | %s | %s | %s | %s |", g.row, seconds(ours.wall, true), seconds(peer.wall, hasPeer), faster, g.least, g.aim,
+			seconds(ours.cpu, true), seconds(peer.cpu, hasPeer), megabytes(ours.peak, true), megabytes(peer.peak, hasPeer), less, seconds(second.wall, other))
 	}
 }
 
-// printEngine compares the two clients of a daemon, each with one of its own.
+// printEngine compares the two clients of a daemon, each with its own daemon.
 func (t table) printEngine(r *report) {
-	peer, beside := t.middle(rowSame, nameBuildx)
-	second, other := t.middle(rowSame, nameOnDaemon)
-	if beside && other {
+	peer, hasPeer := t.median(rowSame, nameBuildx)
+	second, other := t.median(rowSame, nameOnDaemon)
+	if hasPeer && other {
 		what := rowSame + ", on a daemon"
-		r.line("\n%q takes %s with %s and %s with %s: %s times faster; wanted %d, aim %d.", what, seconds(second.wall, true), nameOnDaemon,
-			seconds(peer.wall, true), nameBuildx, r.judge(what, float64(peer.wall)/float64(second.wall), leastEngine, aimEngine), leastEngine, aimEngine)
+		r.line("\n%q takes %s with %s and %s with %s: %s times faster; minimum %d, aim %d.", what, seconds(second.wall, true), nameOnDaemon,
+			seconds(peer.wall, true), nameBuildx, r.check(what, float64(peer.wall)/float64(second.wall), leastEngine, aimEngine), leastEngine, aimEngine)
 	}
 }
 
-// judge is a ratio as text; what falls short is noted.
-func (r *report) judge(what string, ratio, least, aim float64) string {
+// check returns a ratio as text and records it if it is below the minimum or the aim.
+func (r *report) check(what string, ratio, least, aim float64) string {
 	text := fmt.Sprintf("%.3g", ratio)
 	switch {
 	case ratio < least:
-		r.short = append(r.short, fmt.Sprintf("%s (%s of %g)", what, text, least))
+		r.belowLeast = append(r.belowLeast, fmt.Sprintf("%s (%s of %g)", what, text, least))
 	case ratio < aim:
-		r.less = append(r.less, fmt.Sprintf("%s (%s of %g)", what, text, aim))
+		r.belowAim = append(r.belowAim, fmt.Sprintf("%s (%s of %g)", what, text, aim))
 	}
 	return text
 }
 
 func (t table) printFloor(r *report) {
-	least, ok := t.middle(rowFloor, nameBake)
-	same, both := t.middle(rowSame, nameBake)
+	least, ok := t.median(rowFloor, nameBake)
+	same, both := t.median(rowSame, nameBake)
 	if !ok || !both {
 		return
 	}
 	times := float64(same.wall) / float64(least.wall)
-	r.line("\nStart, plan and a look at each file of the context alone take %s: %q takes %.2g times that; at most %d times is wanted.",
-		seconds(least.wall, true), rowSame, times, mostFloors)
-	if times > mostFloors {
-		r.short = append(r.short, rowSame+" beside the floor")
+	r.line("\nThe floor (start, plan and stat of each file of the context) takes %s. %q takes %.2g times that; the maximum is %d.",
+		seconds(least.wall, true), rowSame, times, maxFloors)
+	if times > maxFloors {
+		r.belowLeast = append(r.belowLeast, rowSame+", compared with the floor")
 	}
 }
 
@@ -143,8 +143,8 @@ func (t table) printGrowth(r *report) {
 	headed := false
 	for _, g := range growths() {
 		for _, work := range []string{growCold, growSame} {
-			little, ok := t.middle(g.row(g.sizes[0], work), nameBake)
-			much, both := t.middle(g.row(g.sizes[1], work), nameBake)
+			little, ok := t.median(g.row(g.sizes[0], work), nameBake)
+			much, both := t.median(g.row(g.sizes[1], work), nameBake)
 			if !ok || !both {
 				continue
 			}
@@ -156,13 +156,13 @@ func (t table) printGrowth(r *report) {
 			r.line("| %d and %d %s, %s | %s | %s | %s | %s | %s | %s |", g.sizes[0], g.sizes[1], g.unit, work, seconds(little.wall, true), milliseconds(few),
 				seconds(much.wall, true), milliseconds(many), megabytes(little.peak, true), megabytes(much.peak, true))
 			if many > few {
-				r.short = append(r.short, fmt.Sprintf("growth of %s, %s", g.unit, work))
+				r.belowLeast = append(r.belowLeast, fmt.Sprintf("growth of %s, %s", g.unit, work))
 			}
 		}
 	}
 }
 
-// seconds is a time in the table, "-" if it was not taken.
+// seconds formats a time for the table; "-" if it was not measured.
 func seconds(d time.Duration, known bool) string {
 	if !known {
 		return "-"

@@ -2,12 +2,12 @@ package main
 
 import "context"
 
-// tool is one builder under test.
+// tool is a builder to measure.
 type tool interface {
 	name() string
-	// fresh forgets everything that was built.
+	// fresh removes everything that was built.
 	fresh(ctx context.Context) error
-	// build builds targets of the project in a folder.
+	// build builds targets of the project in a directory.
 	build(ctx context.Context, j job) (sample, error)
 	close() error
 }
@@ -18,11 +18,11 @@ type job struct {
 	targets []string
 	// output is "cacheonly", "oci" (a file for each target) or "push".
 	output string
-	// registry is where push puts images, in a folder of the tool's.
+	// registry is the HOST:PORT to push to; each tool has its own path there.
 	registry string
 }
 
-// flags give every target its output, the same for all tools.
+// flags returns the flags that set the output of every target, which are the same for all tools.
 func (j job) flags(tool string) []string {
 	if j.output == "cacheonly" {
 		return []string{"--set", "*.output=type=cacheonly"}
