@@ -15,6 +15,7 @@ import (
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/embedded"
+	"github.com/bakebuild/bake/executor/revision"
 	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
@@ -91,7 +92,7 @@ type prints struct {
 func (a *app) compare(ctx context.Context, c *comparison, o affectedOptions) (before, after prints, err error) {
 	in := *a
 	in.dir = c.dir
-	now := newAsked(c.after)
+	now := revision.Record(c.after)
 	o.project.view = now
 	load := in.loadProject
 	if len(o.project.targets) == 0 {
@@ -137,11 +138,11 @@ type comparing struct {
 
 // printsBefore are those of the revision before the change, given the graph of the one after it and all that was asked for it. Where
 // this revision answers the same, its graph is the same.
-func (k *comparing) printsBefore(ctx context.Context, o affectedOptions, after *config.Project, graph *planner.Graph, now *asked) (prints, error) {
+func (k *comparing) printsBefore(ctx context.Context, o affectedOptions, after *config.Project, graph *planner.Graph, now *revision.Recorder) (prints, error) {
 	if file := readBeside(after, k.before); file != "" {
 		return prints{}, fmt.Errorf("compose files may include or extend %s, which changed", file)
 	}
-	if now.sameIn(k.before) {
+	if now.SameIn(k.before) {
 		return k.prints(ctx, graph, k.before)
 	}
 	in := *k.session.app
@@ -184,8 +185,8 @@ func (k *comparing) plan(ctx context.Context, project *config.Project, view conf
 	return planner.Plan(ctx, project, planner.Options{Resolver: k, Fetcher: k.session.fetcher, Lock: lock, View: view, Memo: k.memo})
 }
 
-func (k *comparing) prints(ctx context.Context, graph *planner.Graph, v *revision) (prints, error) {
-	if len(v.changes) == 0 {
+func (k *comparing) prints(ctx context.Context, graph *planner.Graph, v *revision.View) (prints, error) {
+	if !v.Differs() {
 		return printsOf(ctx, k.taken, graph, k.dir, nil)
 	}
 	return printsOf(ctx, k.taken, graph, k.dir, v)

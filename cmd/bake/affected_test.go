@@ -10,15 +10,25 @@ import (
 	"testing"
 )
 
-// repo is a project of several targets in a git repository.
-func newRepo(t *testing.T) *cli {
+// newGit returns a command line in an empty git repository.
+func newGit(t *testing.T) *cli {
 	t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
 		skip(t, "needs git")
 	}
 	c := newCLI(t)
-	c.env["CI"] = ""
 	c.env["GIT_CONFIG_GLOBAL"] = "/dev/null"
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"config", "user.email", "a@b"}, {"config", "user.name", "a"}} {
+		c.git(t, args...)
+	}
+	return c
+}
+
+// newRepo returns a command line in a git repository that has a project of several targets.
+func newRepo(t *testing.T) *cli {
+	t.Helper()
+	c := newGit(t)
+	c.env["CI"] = ""
 	for name, text := range map[string]string{
 		"bake.hcl": `group "default" {
   targets = ["a", "b", "c", "lib", "inline"]
@@ -61,9 +71,6 @@ target "inline" {
 		"c/Dockerfile": "FROM scratch AS unused\nCOPY unused /\nFROM scratch\nCOPY used /\n", "c/unused": "u", "c/used": "v",
 	} {
 		c.write(t, name, text)
-	}
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"config", "user.email", "a@b"}, {"config", "user.name", "a"}} {
-		c.git(t, args...)
 	}
 	c.commit(t)
 	return c

@@ -27,6 +27,7 @@ var imports = map[string][]string{
 	"executor/tree":         {},
 	"executor/embedded":     {"config", "planner", "executor", "executor/cache", "executor/registry", "executor/schedule", "executor/tree", "executor/embedded/"},
 	"executor/schedule":     {},
+	"executor/revision":     {"config", "executor/tree"},
 	"executor/report":       {"planner", "executor"},
 	"executor/buildkitd":    {"config", "planner", "executor", "executor/registry"},
 	"executor/executortest": {"config", "planner", "executor", "executor/cache", "executor/registry"},

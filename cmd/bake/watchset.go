@@ -79,6 +79,9 @@ func (w watchSet) add(files []string) {
 	}
 }
 
+// maxLinks bounds how many links a path may lead through.
+const maxLinks = 40
+
 // throughLinks are the links on the way to a path below root, and at last where it leads, which need not be there. No link leads out
 // of root.
 func throughLinks(root, path string) []string {

@@ -1,4 +1,4 @@
-package main
+package revision
 
 import (
 	"errors"
@@ -16,10 +16,10 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// TestRevisionIsCheckout makes random changes to a checkout, and compares what the view of an earlier commit shows over it with that
-// commit checked out elsewhere.
-func TestRevisionIsCheckout(t *testing.T) {
-	c := newGit(t)
+// TestViewIsCheckout makes random changes to a checkout, and compares the view of an earlier commit with that commit
+// checked out elsewhere.
+func TestViewIsCheckout(t *testing.T) {
+	c := newRepository(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -37,66 +37,66 @@ func TestRevisionIsCheckout(t *testing.T) {
 		if err := os.Remove(filepath.Join(fresh, ".git")); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(shown(t, fresh, nil), shown(t, c.dir, view)); diff != "" {
-			t.Fatalf("-checked out +viewed:\n%s", diff)
+		if diff := cmp.Diff(files(t, fresh, nil), files(t, c.dir, view)); diff != "" {
+			t.Fatalf("-checkout +view:\n%s", diff)
 		}
 		compareReads(t, fresh, c.dir, view)
 	}
 }
 
-// TestRevisionAttributes: attributes that write a file otherwise make it another one, and others do not.
-func TestRevisionAttributes(t *testing.T) {
-	c := newGit(t)
+// TestAttributes: a file differs where its attributes convert it in another way. Other attributes do not count.
+func TestAttributes(t *testing.T) {
+	c := newRepository(t)
 	c.write(t, "a.txt", "a\n")
 	c.write(t, "d/b.txt", "b\n")
 	c.write(t, "c.md", "c\n")
 	c.commit(t)
-	for attributes, same := range map[string]bool{"*.txt diff=words\n": true, "*.txt eol=crlf\n": false} {
+	for attributes, same := range map[string]bool{"*.txt diff=cpp\n": true, "*.txt eol=crlf\n": false} {
 		c.write(t, "d/.gitattributes", attributes)
 		c.git(t, "add", "-A")
-		now, then := shown(t, c.dir, nil), shown(t, c.dir, viewOf(t, c.dir, "HEAD"))
+		now, then := files(t, c.dir, nil), files(t, c.dir, viewOf(t, c.dir, "HEAD"))
 		if got := now["/d/b.txt"] == then["/d/b.txt"]; got != same {
-			t.Errorf("%q: the file below is the same: %v", attributes, got)
+			t.Errorf("%q: the file below is the same: got %v", attributes, got)
 		}
 		if now["/a.txt"] != then["/a.txt"] || now["/c.md"] != then["/c.md"] {
-			t.Errorf("%q: a file elsewhere is another one", attributes)
+			t.Errorf("%q: a file elsewhere differs", attributes)
 		}
 	}
 }
 
-// TestRevisionSparse: what a sparse checkout leaves out is in the commit all the same.
-func TestRevisionSparse(t *testing.T) {
-	c := newGit(t)
+// TestSparse: a commit has the files that a sparse checkout leaves out.
+func TestSparse(t *testing.T) {
+	c := newRepository(t)
 	c.write(t, "a/x", "x")
 	c.write(t, "b/y", "y")
 	c.commit(t)
-	whole := shown(t, c.dir, nil)
+	whole := files(t, c.dir, nil)
 	c.git(t, "sparse-checkout", "set", "a")
 	if _, err := os.Stat(filepath.Join(c.dir, "b/y")); err == nil {
 		t.Fatal("the checkout is whole")
 	}
-	if diff := cmp.Diff(whole, shown(t, c.dir, viewOf(t, c.dir, "HEAD"))); diff != "" {
-		t.Errorf("-committed +viewed:\n%s", diff)
+	if diff := cmp.Diff(whole, files(t, c.dir, viewOf(t, c.dir, "HEAD"))); diff != "" {
+		t.Errorf("-commit +view:\n%s", diff)
 	}
 }
 
-// compareReads reads every file that a checkout has by way of the view.
-func compareReads(t *testing.T, fresh, dir string, view *revision) {
+// compareReads reads every file of a fresh checkout through the view too.
+func compareReads(t *testing.T, fresh, dir string, view *View) {
 	t.Helper()
-	for path, want := range shown(t, fresh, nil) {
+	for path, want := range files(t, fresh, nil) {
 		in, at := filepath.Join(fresh, path), filepath.Join(dir, path)
 		info, err := os.Stat(in)
 		switch {
 		case err != nil:
 			if _, err := view.File(at); err == nil && !strings.Contains(want, "link") {
-				t.Errorf("%s is not there, and the view has it", path)
+				t.Errorf("%s: the view has a file that the checkout does not have", path)
 			}
 		case info.IsDir():
 			if _, err := view.Folder(at); err != nil {
 				t.Errorf("folder %s: %v", path, err)
 			}
 		default:
-			wanted, err := os.ReadFile(in)
+			content, err := os.ReadFile(in)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -105,48 +105,79 @@ func compareReads(t *testing.T, fresh, dir string, view *revision) {
 				t.Errorf("%s: %v", path, err)
 				continue
 			}
-			if got, err := os.ReadFile(real); err != nil || string(got) != string(wanted) {
-				t.Errorf("%s: got %q %v, want %q", path, got, err, wanted)
+			if got, err := os.ReadFile(real); err != nil || string(got) != string(content) {
+				t.Errorf("%s: got %q %v, want %q", path, got, err, content)
 			}
 		}
 	}
 }
 
-// newGit is an empty repository.
-func newGit(t *testing.T) *cli {
+// repo is a git repository with a working tree.
+type repo struct{ dir string }
+
+// newRepository returns an empty repository.
+func newRepository(t *testing.T) repo {
 	t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
-		skip(t, "needs git")
+		if os.Getenv("CI") == "true" {
+			t.Fatal("CI must not skip: needs git")
+		}
+		t.Skip("needs git")
 	}
-	c := newCLI(t)
-	c.env["GIT_CONFIG_GLOBAL"] = "/dev/null"
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"config", "user.email", "a@b"}, {"config", "user.name", "a"}} {
-		c.git(t, args...)
+	t.Setenv("GIT_CONFIG_GLOBAL", os.DevNull)
+	r := repo{t.TempDir()}
+	for _, args := range [][]string{
+		{"init", "-q", "-b", "main"}, {"config", "user.email", "a@b"}, {"config", "user.name", "a"},
+	} {
+		r.git(t, args...)
 	}
-	return c
+	return r
 }
 
-// viewOf is the view of a revision over the checkout in a directory.
-func viewOf(t *testing.T, dir, revision string) *revision {
+func (r repo) git(t *testing.T, args ...string) {
 	t.Helper()
-	repo, err := openRepository(t.Context(), dir)
+	cmd := exec.Command("git", args...)
+	cmd.Dir = r.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+}
+
+func (r repo) commit(t *testing.T) {
+	t.Helper()
+	r.git(t, "add", "-A")
+	r.git(t, "commit", "-q", "--allow-empty", "-m", "x")
+}
+
+func (r repo) write(t *testing.T, name, content string) {
+	t.Helper()
+	path := filepath.Join(r.dir, name)
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err = errors.Join(err, os.WriteFile(path, []byte(content), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// viewOf returns the view of a revision over the checkout in a directory.
+func viewOf(t *testing.T, dir, revision string) *View {
+	t.Helper()
+	c, err := Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	commit, err := repo.commit(t.Context(), revision)
+	t.Cleanup(func() { _ = c.Close() })
+	commit, err := c.Commit(t.Context(), revision)
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := &objects{repository: repo, ctx: t.Context()}
-	t.Cleanup(func() { _ = all.Close() })
-	v, err := repo.revision(t.Context(), commit, all, t.TempDir())
+	v, err := c.View(t.Context(), commit)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return v
 }
 
-// change changes files at random: content, mode, kind, place.
+// change changes files at random: their content, mode, type and place.
 func change(t *testing.T, r *rand.Rand, dir string, times int) {
 	t.Helper()
 	names := []string{"a", "b", "x.out", "d", "d/a", "d/b.out", "d/e/a", "d/e/f/g", "h/a", "h/i"}
@@ -166,7 +197,8 @@ func change(t *testing.T, r *rand.Rand, dir string, times int) {
 		case regular:
 			err = os.WriteFile(path, fmt.Appendln(nil, r.IntN(1000)), 0o644)
 		default:
-			err = errors.Join(os.RemoveAll(path), os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, fmt.Appendln(nil, r.IntN(100)), 0o644))
+			err = errors.Join(os.RemoveAll(path), os.MkdirAll(filepath.Dir(path), 0o755),
+				os.WriteFile(path, fmt.Appendln(nil, r.IntN(100)), 0o644))
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -174,7 +206,7 @@ func change(t *testing.T, r *rand.Rand, dir string, times int) {
 	}
 }
 
-// makeRoom removes what stands where a path needs a folder.
+// makeRoom removes files that are where a path needs a folder.
 func makeRoom(top, path string) {
 	for dir := filepath.Dir(path); dir != top; dir = filepath.Dir(dir) {
 		if info, err := os.Lstat(dir); err == nil && !info.IsDir() {
@@ -183,8 +215,8 @@ func makeRoom(top, path string) {
 	}
 }
 
-// shown describes every file of a tree, but for git's own.
-func shown(t *testing.T, dir string, patch tree.Patch) map[string]string {
+// files describes every file of a tree, except those of git.
+func files(t *testing.T, dir string, patch tree.Patch) map[string]string {
 	t.Helper()
 	l, err := tree.OpenPatched(t.Context(), dir, []string{".git"}, nil, patch)
 	if err != nil {
