@@ -473,6 +473,14 @@ func (l *loader) checkLinks(p *Project) hcl.Diagnostics {
 	return diags
 }
 
+// Absolute returns a clean absolute path. A relative path is below dir.
+func Absolute(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
+}
+
 // absolute is a path relative to the project's directory.
 func (o Options) absolute(p string) string {
 	if filepath.IsAbs(p) {

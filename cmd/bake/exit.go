@@ -12,11 +12,13 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/affected"
 	"github.com/bakebuild/bake/executor/buildkitd"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/executor/watch"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -74,9 +76,10 @@ func exitCodeOf(ctx context.Context, err error) int {
 		denied deniedError
 		peer   *buildkitd.Error
 		docker *executor.DockerError
-		blind  *watchError
+		blind  *watch.Error
 		output *executor.OutputError
 		cached *buildkitd.CacheError
+		revs   *affected.RequestError
 		broken *executor.CorruptError
 	)
 	switch {
@@ -98,7 +101,8 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitLock
 	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &docker):
 		return exitRegistry
-	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached):
+	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached),
+		errors.As(err, &revs):
 		return exitUsage
 	case errors.As(err, &differ):
 		return exitDifference

@@ -28,6 +28,8 @@ var imports = map[string][]string{
 	"executor/embedded":     {"config", "planner", "executor", "executor/cache", "executor/registry", "executor/schedule", "executor/tree", "executor/embedded/"},
 	"executor/schedule":     {},
 	"executor/revision":     {"config", "executor/tree"},
+	"executor/affected":     {"config", "planner", "executor/revision", "executor/tree"},
+	"executor/watch":        {"config", "planner", "executor/affected", "executor/tree"},
 	"executor/report":       {"planner", "executor"},
 	"executor/buildkitd":    {"config", "planner", "executor", "executor/registry"},
 	"executor/executortest": {"config", "planner", "executor", "executor/cache", "executor/registry"},

@@ -196,38 +196,3 @@ func TestWatchRefuses(t *testing.T) {
 		}
 	}
 }
-
-// TestWatchSet: of a large context only the folders are watched in which something that is read can change.
-func TestWatchSet(t *testing.T) {
-	dir := t.TempDir()
-	for i := range 50 {
-		writeFile(t, filepath.Join(dir, fmt.Sprintf("services/s%d/src/main.go", i)), "x")
-		writeFile(t, filepath.Join(dir, fmt.Sprintf("services/s%d/node_modules/m/index.js", i)), "x")
-	}
-	part, err := newWatchedContext(dir, []string{"**/node_modules"}, []string{"services/s1", "services/s2/src/main.go", "go.mod", "lib/new"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	set := watchSet{files: map[string]bool{filepath.Join(dir, "bake.hcl"): true}, contexts: []watchedContext{part}}
-	folders, err := set.folders(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"", "services", "services/s1", "services/s1/src", "services/s2", "services/s2/src"} {
-		if at := filepath.Join(dir, want); !folders[at] {
-			t.Errorf("%s is not watched", at)
-		}
-		delete(folders, filepath.Join(dir, want))
-	}
-	if len(folders) > 0 {
-		t.Errorf("also watched: %v", folders)
-	}
-	for path, want := range map[string]bool{
-		"bake.hcl": true, "services/s1/src/new.go": true, "services/s1/node_modules/m/index.js": false, "services/s3/src/main.go": false,
-		"services/s2/src/main.go": true, "services/s2/src/other.go": false, "go.mod": true, "go.sum": false, "lib": true, "lib/new/x": true,
-	} {
-		if got := set.concerns(filepath.Join(dir, path)); got != want {
-			t.Errorf("%s: concerns the build: %t", path, got)
-		}
-	}
-}
