@@ -13,7 +13,7 @@ import (
 // Monorepo describes a generated repository: services that share a base stage and a library.
 type Monorepo struct {
 	Services     int
-	LibraryFiles int // files below lib/, about 3 kB each, in folders of 50
+	LibraryFiles int // files below lib/, about 3 kB each, in directories of 50
 	ServiceFiles int // files of each service
 	Base         string
 	// Tool is a program in the base image that the RUN steps call as `Tool PATH`. It writes a file at PATH whose

@@ -26,7 +26,7 @@ import "os"
 
 func main() {
 	for _, path := range os.Args[1:] {
-		if err := os.WriteFile(path, []byte("made by tool: "+path+"\n"), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte("output of tool: "+path+"\n"), 0o644); err != nil {
 			println(err.Error())
 			os.Exit(1)
 		}

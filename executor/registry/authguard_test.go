@@ -113,7 +113,7 @@ func TestStalledUpload(t *testing.T) {
 	e := asError(t, err)
 	contains(t, e, "no data received", "push blob")
 	if d := time.Since(start); d > 5*time.Second {
-		t.Errorf("it took %s", d)
+		t.Errorf("took %s", d)
 	}
 }
 

@@ -65,7 +65,7 @@ func TestResolveFetchBlob(t *testing.T) {
 		t.Errorf("blob of %d bytes, want %d: %v", len(content), len(want), err)
 	}
 	if n := f.count("GET", "/manifests/"); n != 1 {
-		t.Errorf("%d manifests were read, the one that Resolve read is known", n)
+		t.Errorf("%d manifests were read, want only the one of Resolve", n)
 	}
 }
 
@@ -110,7 +110,7 @@ func TestPushOrder(t *testing.T) {
 		}
 		stage = max(stage, at)
 	}
-	// Four layers, one of them shared, and two configs: each is sent once and mounted where it is needed again.
+	// Four layers, one of them shared, and two configs: each is sent once, and mounted elsewhere.
 	if len(patches) != 5 {
 		t.Errorf("%d uploads, want 5", len(patches))
 	}
@@ -141,7 +141,7 @@ func TestNotFoundAndUnreachable(t *testing.T) {
 	_, err = newTestClient(t).Resolve(context.Background(), f.host+"/nothing:1", amd64)
 	e = asError(t, err)
 	if !e.Temporary() {
-		t.Error("a registry that is down is not called temporary")
+		t.Error("an unreachable registry must be temporary")
 	}
 	contains(t, e, "cannot be reached", "connection refused")
 }

@@ -65,7 +65,7 @@ func TestTokenFlow(t *testing.T) {
 			fmt.Fprintf(w, `{"token":"bearer-%d"}`, issued.Add(1))
 			return true
 		}
-		// The first token is no longer good when the manifest is asked for.
+		// The first token is no longer valid when the manifest is requested.
 		good := fmt.Sprintf("Bearer bearer-%d", max(issued.Load(), 2))
 		if r.URL.Path == "/v2/" || r.Header.Get("Authorization") != good {
 			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="s",scope="repository:x:pull"`, f.URL))
@@ -83,7 +83,7 @@ func TestTokenFlow(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := issued.Load(); n != 2 {
-		t.Errorf("%d tokens were asked for, want one and one refresh", n)
+		t.Errorf("%d tokens were requested, want one and one refresh", n)
 	}
 
 	f.on(hook)

@@ -3,7 +3,7 @@ package registry
 // A pull tries the mirrors of an image in order, then the registry itself. A mirror may be down, lack the image or send
 // wrong content: the next one is tried. Digests and names stay those of the registry, so mirrors never appear in a
 // result. Each endpoint gets only its own credentials. A push goes to the registry, never to a mirror
-// (TestMirrorFallback, TestMirrorWithWrongContentIsPassedOver).
+// (TestMirrorFallback, TestMirrorWithWrongContentIsSkipped).
 
 import (
 	"net"

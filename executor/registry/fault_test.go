@@ -61,7 +61,7 @@ func TestRetryEnds(t *testing.T) {
 	}
 	contains(t, e, "429", "TOOMANYREQUESTS: slow [31mdown", "mirror")
 	if strings.ContainsRune(e.Error(), 0x1b) {
-		t.Error("a control character of the registry got through")
+		t.Error("the message has a control character from the registry")
 	}
 }
 

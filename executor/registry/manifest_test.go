@@ -22,7 +22,7 @@ const someDigest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca4959
 func TestParseDocumentRefuses(t *testing.T) {
 	config := `"config":{"digest":"` + someDigest + `","size":1}`
 	for _, c := range []struct{ name, raw, header, want string }{
-		{"no JSON", "<html>", "text/html", "not valid JSON"},
+		{"not JSON", "<html>", "text/html", "not valid JSON"},
 		{"schema 1", `{"schemaVersion":1,"fsLayers":[]}`, "application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"},
 		{"schema 1 under another type", `{"schemaVersion":1,"fsLayers":[]}`, ocispecs.MediaTypeImageManifest, "schema 1"},
 		{"both", `{"manifests":[],"layers":[],` + config + `}`, ocispecs.MediaTypeImageIndex, "both as an image and as an index"},
@@ -107,7 +107,7 @@ func TestNestedIndexes(t *testing.T) {
 				t.Fatal(err)
 			}
 		} else if err := c.Push(context.Background(), []PushImage{{Refs: []string{ref}, Index: nested}}, nil); err == nil {
-			t.Error("a push of deeper indexes was begun")
+			t.Error("deeper indexes were pushed")
 		}
 		got, err := newTestClient(t).Resolve(context.Background(), ref, amd64)
 		if depth <= maxNesting {
@@ -143,11 +143,11 @@ func FuzzParseConfig(f *testing.F) {
 		}
 		places, err := c.pulls(i)
 		if err == nil && len(places) == 0 {
-			t.Error("an image without a place")
+			t.Error("an image without an endpoint")
 		}
 		for _, p := range places {
 			if p.plain && p.insecure {
-				t.Error("a place both plain and insecure")
+				t.Error("an endpoint both plain and insecure")
 			}
 		}
 		_, _ = c.push(i)
@@ -167,7 +167,7 @@ func FuzzParseDocument(f *testing.F) {
 		}
 		again, err := parseDocument(raw, d.mediaType)
 		if err != nil || again.isIndex != d.isIndex {
-			t.Errorf("read again as what it is: %v", err)
+			t.Errorf("parsed again with its own media type: %v", err)
 		}
 		for _, e := range choose(d.index, amd64) {
 			if e.Digest.Validate() != nil {

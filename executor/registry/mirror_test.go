@@ -171,7 +171,7 @@ func TestMirrorFallback(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.Ref != "registry.example/x:1" {
-		t.Errorf("the name is %s: mirrors must not show", got.Ref)
+		t.Errorf("the reference is %s: it must not contain a mirror", got.Ref)
 	}
 	for _, r := range mirror.requests() {
 		if r.auth != "" {
@@ -184,7 +184,7 @@ func TestMirrorFallback(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(mirror.requests()) != asked {
-		t.Error("the blob was looked for at the mirror that does not have the image")
+		t.Error("the blob was requested from the mirror that lacks the image")
 	}
 
 	_, err = c.Resolve(context.Background(), "registry.example/y:1", amd64)
@@ -195,7 +195,7 @@ func TestMirrorFallback(t *testing.T) {
 	contains(t, e, "127.0.0.1:1: it cannot be reached", mirror.host+": it answered 404", origin.host+": it answered 404")
 }
 
-func TestMirrorWithWrongContentIsPassedOver(t *testing.T) {
+func TestMirrorWithWrongContentIsSkipped(t *testing.T) {
 	origin, mirror := newFake(t, nil), newFake(t, nil)
 	image := newImage(t, 1)
 	hash := put(t, origin, "x:1", image)

@@ -94,7 +94,7 @@ func TestPushOfUnchangedImages(t *testing.T) {
 	}
 	for scope, n := range s.asked {
 		if n != 1 {
-			t.Errorf("%d tokens were asked for %s", n, scope)
+			t.Errorf("%d tokens were requested for %s", n, scope)
 		}
 	}
 }
@@ -213,7 +213,7 @@ func TestTokenEndsWithinUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := s.asked["repository:x:push,pull"]; n < 2 || n > 4 {
-		t.Errorf("%d tokens were asked for; those uploads that were under way need a new one", n)
+		t.Errorf("%d tokens were requested, want one more for each upload in progress", n)
 	}
 }
 
@@ -227,6 +227,6 @@ func TestMountsAskForTheirSources(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := s.asked["repository:b:push,pull repository:a:pull"]; n != 1 {
-		t.Errorf("tokens were asked for %v", s.asked)
+		t.Errorf("tokens were requested for %v", s.asked)
 	}
 }

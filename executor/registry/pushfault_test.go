@@ -56,7 +56,7 @@ func TestPushMountsFromBase(t *testing.T) {
 	if _, err := c.Resolve(context.Background(), f.host+"/base:1", amd64); err != nil {
 		t.Fatal(err)
 	}
-	// The test registry keeps blobs for all repositories together, so that it must be told to miss and mount them.
+	// The test registry shares blobs between repositories. The hook makes it miss and mount them.
 	var mounted, missed atomic.Int32
 	f.on(func(w http.ResponseWriter, r *http.Request) bool {
 		switch {
@@ -79,6 +79,6 @@ func TestPushMountsFromBase(t *testing.T) {
 	}
 	// Two layers and the config, into two repositories: only the config's bytes are sent, once.
 	if n := f.count("PATCH", ""); n != 1 || mounted.Load() != 5 || missed.Load() != 6 {
-		t.Errorf("%d sent, %d mounted, %d looked for; want 1, 5, 6", n, mounted.Load(), missed.Load())
+		t.Errorf("%d sent, %d mounted, %d missed; want 1, 5, 6", n, mounted.Load(), missed.Load())
 	}
 }

@@ -165,7 +165,7 @@ func (f *front) holds(t *testing.T, ref string, want v1.Image, pushed bool) {
 	got, err := remote.Image(parsed, f.remote())
 	if !pushed {
 		if err == nil {
-			t.Error("the push failed, and the tag is there")
+			t.Error("the push failed, but the tag exists")
 		}
 		return
 	}

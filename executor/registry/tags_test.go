@@ -119,7 +119,7 @@ func TestCopy(t *testing.T) {
 		t.Errorf("%d uploads of 5 blobs", n)
 	}
 	if n := from.count("GET", "/blobs/"); n != 5 {
-		t.Errorf("5 blobs were asked for %d times", n)
+		t.Errorf("%d requests for 5 blobs", n)
 	}
 }
 

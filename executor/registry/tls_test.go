@@ -26,7 +26,7 @@ import (
 // secureRegistry serves a fake over TLS.
 type secureRegistry struct {
 	*fake
-	host, port string // as they are asked for
+	host, port string // as clients use them
 }
 
 // serveTLS serves a fake over TLS. If clients is not nil, clients must present a certificate of that authority.
@@ -236,7 +236,7 @@ func TestMirrorsOverTLS(t *testing.T) {
 			"origin": {Prefix: secure.host, Mirrors: []string{mirror.host}, CA: []string{"ca.pem"}},
 		}, origin, ""},
 		{"registries.conf alone", nil, origin, ""},
-		{"the project's word", map[string]config.Registry{"origin": {Prefix: secure.host, Mirrors: nil}}, nil, "certificate is not trusted"},
+		{"project over registries.conf", map[string]config.Registry{"origin": {Prefix: secure.host, Mirrors: nil}}, nil, "certificate is not trusted"},
 		{"plain http to tls", map[string]config.Registry{"origin": {Prefix: secure.host, PlainHTTP: true}}, nil, "400"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -327,7 +327,7 @@ func TestPodmanLogin(t *testing.T) {
 		works bool
 	}{
 		{"nothing", nil, nil, false},
-		{"runtime folder", map[string]string{"run/containers/auth.json": "HOST"}, map[string]string{"XDG_RUNTIME_DIR": "HOME/run"}, true},
+		{"runtime directory", map[string]string{"run/containers/auth.json": "HOST"}, map[string]string{"XDG_RUNTIME_DIR": "HOME/run"}, true},
 		{"home", map[string]string{".config/containers/auth.json": "HOST"}, nil, true},
 		{"settings", map[string]string{"settings/containers/auth.json": "HOST"}, map[string]string{"XDG_CONFIG_HOME": "HOME/settings"}, true},
 		{"named file", map[string]string{"named.json": "HOST"}, map[string]string{"REGISTRY_AUTH_FILE": "HOME/named.json"}, true},
