@@ -24,13 +24,13 @@ const (
 	partTest     = "test"
 )
 
-// secretWords are words in the names of variables whose values are not shown.
-var secretWords = []string{"apikey", "auth", "credential", "credentials", "key", "passwd", "password", "pword", "secret", "token"}
+// secretNameParts are parts of the names of variables whose values are not shown.
+var secretNameParts = []string{"apikey", "auth", "credential", "credentials", "key", "passwd", "password", "pword", "secret", "token"}
 
 // shownValue returns a variable's value for display, or "" if its name suggests a secret.
 func shownValue(name, value string) string {
-	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '_' || r == '-' })
-	if slices.ContainsFunc(words, func(w string) bool { return slices.Contains(secretWords, w) }) {
+	parts := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '_' || r == '-' })
+	if slices.ContainsFunc(parts, func(w string) bool { return slices.Contains(secretNameParts, w) }) {
 		return ""
 	}
 	return value

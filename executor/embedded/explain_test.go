@@ -47,36 +47,45 @@ func TestExplain(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSite(t, start)
-			for path := range start {
-				if err := os.Chmod(filepath.Join(s.dir, path), 0o644); err != nil {
-					t.Fatal(err)
+			got := firstCauses(t, start, func(s *site) {
+				s.write(c.write)
+				if c.change != nil {
+					c.change(t, s.dir)
 				}
-			}
-			if _, _, err := s.run(); err != nil {
-				t.Fatal(err)
-			}
-			s.write(c.write)
-			if c.change != nil {
-				c.change(t, s.dir)
-			}
-			_, report, err := s.run()
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			for _, r := range report.Steps {
-				if r.Status == executor.StatusRan && len(got) == 0 {
-					for _, cause := range r.Causes {
-						got = append(got, cause.String())
-					}
-				}
-			}
+			})
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("causes (-want +got):\n%s", diff)
 			}
 		})
 	}
+}
+
+// firstCauses builds files, changes them, builds again and returns the causes of the first step that runs.
+func firstCauses(t *testing.T, files map[string]string, change func(*site)) []string {
+	t.Helper()
+	s := newSite(t, files)
+	for path := range files {
+		if err := os.Chmod(filepath.Join(s.dir, path), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	change(s)
+	_, report, err := s.run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range report.Steps {
+		if r.Status == executor.StatusRan && len(got) == 0 {
+			for _, cause := range r.Causes {
+				got = append(got, cause.String())
+			}
+		}
+	}
+	return got
 }
 
 // TestExplainMount gives a command a cache mount, for which the front end names the only stage of the file.

@@ -73,25 +73,31 @@ func TestHostileOps(t *testing.T) {
 		"source of an unknown scheme": {func(op *pb.Op) { setSource(op, "evil://x") }, "evil"},
 		"source without a scheme":     {func(op *pb.Op) { setSource(op, "../../CANARY") }, "CANARY"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /\nRUN [\"write\", \"/x\", \"y\"]\n", "a.txt": "one"})
-			canary := filepath.Join(t.TempDir(), "canary")
-			if err := os.Mkdir(canary, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(canary, "secret"), []byte("kept"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			_, err := s.engine.Run(t.Context(), hostileGraph(s.graph(), canary, c.change), executor.Options{Dir: s.dir})
-			if c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-				t.Errorf("got %v, want an error with %q", err, c.want)
-			}
-			names, _ := filepath.Glob(canary + "/*")
-			raw, err := os.ReadFile(filepath.Join(canary, "secret"))
-			if err != nil || string(raw) != "kept" || len(names) != 1 {
-				t.Errorf("the canary was touched: %q, %q, %v", names, raw, err)
-			}
-		})
+		t.Run(name, func(t *testing.T) { runHostile(t, c.change, c.want) })
+	}
+}
+
+// runHostile runs a graph with changed ops, wants an error with a text unless it is "", and checks a file outside.
+func runHostile(t *testing.T, change func(*pb.Op), want string) {
+	t.Helper()
+	s := newSite(t, map[string]string{
+		"Dockerfile": "FROM scratch\nCOPY a.txt /\nRUN [\"write\", \"/x\", \"y\"]\n", "a.txt": "one",
+	})
+	canary := filepath.Join(t.TempDir(), "canary")
+	if err := os.Mkdir(canary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(canary, "secret"), []byte("kept"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.engine.Run(t.Context(), hostileGraph(s.graph(), canary, change), executor.Options{Dir: s.dir})
+	if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		t.Errorf("got %v, want an error with %q", err, want)
+	}
+	names, _ := filepath.Glob(canary + "/*")
+	raw, err := os.ReadFile(filepath.Join(canary, "secret"))
+	if err != nil || string(raw) != "kept" || len(names) != 1 {
+		t.Errorf("the canary was touched: %q, %q, %v", names, raw, err)
 	}
 }
 

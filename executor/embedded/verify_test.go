@@ -35,36 +35,12 @@ RUN ["write", "/x", "1"]
 		return len(names)
 	}
 	before := layers()
-	verify := func() map[string]string {
-		t.Helper()
-		s.opts.Verify = true
-		defer func() { s.opts.Verify = false }()
-		ran, report, err := s.run()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(ran) != 3 {
-			t.Errorf("ran %q", ran)
-		}
-		found := map[string]string{}
-		for i, r := range report.Steps {
-			name := s.graph().Steps[i].Name
-			if !r.Verified {
-				continue
-			}
-			found[name[strings.Index(name, "] ")+2:]] = strings.Join(r.Differs, " ")
-			if r.Status != executor.StatusRan {
-				t.Errorf("%s: %s", name, r.Status)
-			}
-		}
-		return found
-	}
 	want := map[string]string{
 		"COPY a.txt /a.txt": "", `RUN ["count", "/n"]`: "", `RUN ["copy", "/a.txt", "/b.txt"]`: "",
 		"COPY --from=build /b.txt /": "", `RUN ["write", "/x", "1"]`: "",
 	}
 	// The number that count writes is how many commands have run since they were last taken: again the same.
-	if diff := cmp.Diff(want, verify()); diff != "" {
+	if diff := cmp.Diff(want, verifyAll(s)); diff != "" {
 		t.Error(diff)
 	}
 	// A file of the cache changes behind its back: what runs again makes the right one.
@@ -78,7 +54,7 @@ RUN ["write", "/x", "1"]
 		t.Fatal(err)
 	}
 	want[`RUN ["write", "/x", "1"]`] = "/x"
-	if diff := cmp.Diff(want, verify()); diff != "" {
+	if diff := cmp.Diff(want, verifyAll(s)); diff != "" {
 		t.Error(diff)
 	}
 	if after := layers(); after != before {
@@ -88,6 +64,32 @@ RUN ["write", "/x", "1"]
 	if got := s.file("api", "/b.txt"); got != n {
 		t.Errorf("b.txt is %q", got)
 	}
+}
+
+// verifyAll verifies three cached commands and returns, for each step, the paths that differ.
+func verifyAll(s *site) map[string]string {
+	s.t.Helper()
+	s.opts.Verify = true
+	defer func() { s.opts.Verify = false }()
+	ran, report, err := s.run()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if len(ran) != 3 {
+		s.t.Errorf("ran %q", ran)
+	}
+	found := map[string]string{}
+	for i, r := range report.Steps {
+		name := s.graph().Steps[i].Name
+		if !r.Verified {
+			continue
+		}
+		found[name[strings.Index(name, "] ")+2:]] = strings.Join(r.Differs, " ")
+		if r.Status != executor.StatusRan {
+			s.t.Errorf("%s: %s", name, r.Status)
+		}
+	}
+	return found
 }
 
 // TestVerifyTellsWhatIsNotReproducible: a command that writes another number at each run.
