@@ -31,7 +31,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// hub is a registry on the loopback with one base image, and counts the layers that are asked for.
+// hub is a registry on the loopback with one base image, and counts the layers that are requested.
 type hub struct {
 	client *registry.Client
 	ref    string
@@ -151,7 +151,7 @@ COPY --from=files /etc/base /b
 	asked := func(want int64) {
 		t.Helper()
 		if got := h.blobs.Swap(0); got > want {
-			t.Errorf("%d blobs were asked for, want at most %d", got, want)
+			t.Errorf("%d blobs were requested, want at most %d", got, want)
 		}
 	}
 	s.graph()

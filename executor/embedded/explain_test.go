@@ -106,7 +106,7 @@ func TestExplainMount(t *testing.T) {
 	}
 }
 
-// TestExplainLink adds a flag that puts a copy on another input, beside a file that changes.
+// TestExplainLink adds a flag that gives a copy another parent, while a file changes too.
 func TestExplainLink(t *testing.T) {
 	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nWORKDIR /w\nCOPY a.txt /in/\n", "a.txt": "one"})
 	if _, _, err := s.run(); err != nil {

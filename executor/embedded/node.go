@@ -63,7 +63,7 @@ type input struct {
 	index int
 }
 
-// scratch reports whether there is no step behind the input.
+// scratch reports whether the input has no step.
 func (in input) scratch() bool { return in.node == nil }
 
 // local reports whether the input is a build context, which has no entry of its own.

@@ -58,7 +58,7 @@ func TestRemoteCacheFaults(t *testing.T) {
 	})
 }
 
-// TestRemoteCacheMounts takes cache mounts along that were asked for.
+// TestRemoteCacheMounts exports the requested cache mounts.
 func TestRemoteCacheMounts(t *testing.T) {
 	v := newTraveller(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /a\nRUN --mount=type=cache,id=one,target=/m --mount=type=cache,target=/n [\"write\", \"/x\", \"1\"]\n", "a.txt": "a"})
 	dir := t.TempDir()

@@ -113,7 +113,7 @@ func TestRemoteCacheInRegistry(t *testing.T) {
 	c.take()
 	v.mustRun()
 	if got := c.take(); got["GET blobs"] != 1 || got["GET manifests"] != 1 {
-		t.Errorf("a build without output on a new machine asked for %v, want one manifest and the index", got)
+		t.Errorf("a build without output on a new machine requested %v, want one manifest and the index", got)
 	}
 	// One changed file: the new layer and what says where it is are sent, and no layer is fetched.
 	v.move(place, to)
@@ -124,7 +124,7 @@ func TestRemoteCacheInRegistry(t *testing.T) {
 	if got["PUT manifests"] != 2 || got["GET blobs"] > 6 || v.layersHere() != 1 {
 		t.Errorf("a changed file cost %v, and %d layers are here", got, v.layersHere())
 	}
-	if sent := got["PUT blobs"]; sent > 4 { // the index, the layer, its paths, and the config anew
+	if sent := got["PUT blobs"]; sent > 4 { // the index, the layer, its paths, and the config again
 		t.Errorf("%d blobs were sent: %v", sent, got)
 	}
 	v.move(place, nil)

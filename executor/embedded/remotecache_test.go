@@ -181,7 +181,7 @@ func TestRemoteCacheInDirectory(t *testing.T) {
 	v.noWarnings()
 }
 
-// TestRemoteCacheOn exports a cache that came from elsewhere and was not opened, and changes one layer.
+// TestRemoteCacheOn exports a cache that was imported and not opened, and changes one layer.
 func TestRemoteCacheOn(t *testing.T) {
 	v := newTraveller(t, stagedFiles)
 	dir, other := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "two")
@@ -192,7 +192,7 @@ func TestRemoteCacheOn(t *testing.T) {
 	v.move(local("src", dir), local("dest", dir, "mode", "max"))
 	v.must()
 	if after := dirState(t, dir); !maps.Equal(before, after) {
-		t.Errorf("an export of what came from there wrote files: %v, then %v", before, after)
+		t.Errorf("an export of unchanged imported layers wrote files: %v, then %v", before, after)
 	}
 	v.move(local("src", dir), local("dest", other, "mode", "max"))
 	v.must()

@@ -40,7 +40,7 @@ func BenchmarkStep(b *testing.B) {
 	}
 }
 
-// BenchmarkCopy is a COPY of 10,000 small files, beside a cp -a of them in the same round: x_cp is how many times as long
+// BenchmarkCopy is a COPY of 10,000 small files, and a cp -a of them in the same round: x_cp is how many times as long
 // the COPY takes.
 func BenchmarkCopy(b *testing.B) {
 	s := newSite(b, map[string]string{"Dockerfile": "FROM scratch\nARG N\nCOPY files /files-$N\n"})

@@ -11,7 +11,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// TestVerify runs again what the cache has: steps that come to the same are told from those that do not, and nothing is
+// TestVerify runs again what the cache has: steps with equal results are distinguished from others, and nothing is
 // stored of it.
 func TestVerify(t *testing.T) {
 	s := newSite(t, map[string]string{
