@@ -153,14 +153,8 @@ func pin(ref string, d digest.Digest) (string, error) {
 	return pinned.String(), nil
 }
 
-// familiar returns a context name as the front end writes it: without docker.io/library and :latest.
-func familiar(name string) string {
-	named, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return name
-	}
-	return strings.TrimSuffix(reference.FamiliarString(named), ":latest")
-}
+// familiar returns a context name as the front end writes it: a FamiliarName without :latest.
+func familiar(name string) string { return strings.TrimSuffix(FamiliarName(name), ":latest") }
 
 // fileSet reads the few files of a context that a plan needs.
 type fileSet interface {

@@ -156,7 +156,7 @@ func (a *app) buildRecorded(ctx context.Context, s *session, engine executor.Eng
 	}
 	r.facts.Graph = graph
 	printWarnings(a.stderr, graph.Warnings)
-	a.noteUnlocked(o.pins, graph)
+	a.noteMissing(o.pins, graph)
 	if err := a.checkRules(p, graph); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/planner/pins"
 )
 
 // The variables that bound the cache. It is one for all projects of a user, so that no project says what it may take.
@@ -70,13 +71,13 @@ func limitOf(text string, disk, otherwise int64) (int64, error) {
 	return n, err
 }
 
-// keepPins makes what the project's lock file pins stay in the cache.
-func (s *session) keepPins(p *config.Project, pins pins) error {
-	if pins.lock == nil {
+// keepPins protects the images that the project's lock pins from eviction.
+func (s *session) keepPins(p *config.Project, lock pins.Lock) error {
+	if lock.File == nil {
 		return nil
 	}
 	var list []digest.Digest
-	for _, pin := range pins.lock.Images {
+	for _, pin := range lock.File.Images {
 		list = append(list, pin.Digest)
 	}
 	slices.Sort(list)

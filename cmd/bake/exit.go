@@ -20,6 +20,7 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/executor/watch"
 	"github.com/bakebuild/bake/planner"
+	"github.com/bakebuild/bake/planner/pins"
 )
 
 // The exit codes of bake. Scripts rely on them; the top README lists them.
@@ -81,6 +82,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		cached *buildkitd.CacheError
 		revs   *affected.RequestError
 		broken *executor.CorruptError
+		badPin *pins.UsageError
 	)
 	switch {
 	case err == nil:
@@ -102,7 +104,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &docker):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached),
-		errors.As(err, &revs):
+		errors.As(err, &revs), errors.As(err, &badPin):
 		return exitUsage
 	case errors.As(err, &differ):
 		return exitDifference

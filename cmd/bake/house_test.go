@@ -21,6 +21,7 @@ const module = "github.com/bakebuild/bake/"
 var imports = map[string][]string{
 	"config":                {},
 	"planner":               {"config"},
+	"planner/pins":          {"config", "planner"},
 	"executor":              {"config", "planner", "executor/registry"},
 	"executor/cache":        {},
 	"executor/registry":     {"config"},
@@ -33,7 +34,7 @@ var imports = map[string][]string{
 	"executor/report":       {"planner", "executor"},
 	"executor/buildkitd":    {"config", "planner", "executor", "executor/registry"},
 	"executor/executortest": {"config", "planner", "executor", "executor/cache", "executor/registry"},
-	"cmd":                   {"config", "planner", "executor", "executor/"},
+	"cmd":                   {"config", "planner", "planner/pins", "executor", "executor/"},
 	"examples":              {},
 }
 

@@ -78,7 +78,7 @@ func TestLock(t *testing.T) {
 			t.Errorf("%v: exit %d, want %d and %q: %s", args, code, want, text, stderr)
 		}
 	}
-	fails(3, "run bake pin", "build", "--frozen", "--progress=none")
+	fails(3, "create and commit it: bake pin", "build", "--frozen", "--progress=none")
 	out, _ := p.ok(t, "pin")
 	wantMatch(t, "two pins", out, `(?s)^\+ \S+/team/base:1 sha256:\S+\n\+ \S+/team/base:2 sha256:\S+\n$`)
 	p.ok(t, "verify", "--online")
@@ -107,7 +107,7 @@ func TestLock(t *testing.T) {
 	out, _ = p.ok(t, "update", "--dry-run", "base:1")
 	wantMatch(t, "what would move", out, `team/base:1\n  from sha256:\S+\n  to   `+old+`\n  rebuilds direct, many-0`)
 	fails(6, "", "outdated", "--exit-code")
-	fails(2, "nothing here is called nothing", "update", "nothing")
+	fails(2, "nothing to pin matches nothing", "update", "nothing")
 	p.ok(t, "update", "shared")
 	p.ok(t, "outdated", "--exit-code")
 
@@ -126,12 +126,12 @@ func TestLock(t *testing.T) {
 	fails(3, "bake.lock has no entry for "+p.host+"/team/base:3", "build", "--frozen", "--progress=none")
 	fails(3, "bake.lock has no entry for "+p.host+"/team/base:3", "verify")
 	_, stderr := p.ok(t, "build", "--progress=none")
-	wantMatch(t, "what is missing", stderr, `bake.lock lacks \S+/team/base:3`)
+	wantMatch(t, "what is missing", stderr, `bake.lock does not pin \S+/team/base:3`)
 	p.ok(t, "pin")
 	p.ok(t, "verify")
 	p.project(t, "shared")
-	fails(3, "entries that nothing uses", "verify")
-	fails(3, "entries that nothing uses", "build", "--locked", "--progress=none")
+	fails(3, "has unused pins: ", "verify")
+	fails(3, "has unused pins: ", "build", "--locked", "--progress=none")
 	out, _ = p.ok(t, "pin")
 	wantMatch(t, "what is dropped", out, `^- \S+/team/base:3\n$`)
 	rule := func(text string) {

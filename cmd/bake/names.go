@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+
+	"github.com/bakebuild/bake/planner"
 )
 
 // storeName is the full name that the store keeps an image under: "x" is docker.io/library/x:latest.
@@ -15,14 +17,8 @@ func storeName(name string) (string, error) {
 	return reference.TagNameOnly(ref).String(), nil
 }
 
-// shownName is how people write a stored name: docker.io/library/x:latest is x:latest.
-func shownName(name string) string {
-	ref, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return name
-	}
-	return reference.FamiliarString(ref)
-}
+// shownName returns the short spelling of a stored name: docker.io/library/x:latest is x:latest.
+func shownName(name string) string { return planner.FamiliarName(name) }
 
 // lacksTag says that a name has neither tag nor digest, so that it means the moving tag "latest".
 func lacksTag(name string) bool {

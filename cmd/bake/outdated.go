@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/planner"
+	"github.com/bakebuild/bake/planner/pins"
 )
 
 type outdatedOptions struct {
@@ -26,34 +26,27 @@ func newOutdatedCommand(a *app) *cobra.Command {
 	var o outdatedOptions
 	cmd := &cobra.Command{
 		Use:   "outdated",
-		Short: "List the pins whose tags name something else now or have newer ones, and where targets drift apart",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.outdatedCommand(cmd.Context(), o) },
+		Short: "List outdated pins, newer tags, and bases that targets use in different versions",
+		Long: "Outdated lists the pins whose reference stands for something else now, and tags of newer versions.\n" +
+			"Under Drift it lists images that targets use by several tags, digests or repositories.",
+		Example: "  bake outdated\n  bake outdated --exit-code",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.outdatedCommand(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
 	o.project.addFlags(f)
 	f.StringVar(&o.format, "format", "text", "text, json (all pins) or markdown")
-	f.BoolVar(&o.exitCode, "exit-code", false, "exit with 6 when a tag names something else than its pin; newer tags and drift do not count")
+	f.BoolVar(&o.exitCode, "exit-code", false,
+		"exit with 6 if a tag no longer matches its pin; newer tags and drift do not count")
 	return cmd
 }
 
-// outdatedView is how the pins stand. Its JSON form is version 1.
+// outdatedView is the output of bake outdated. Its JSON format is version 1.
 type outdatedView struct {
 	Version int             `json:"version"`
-	Pins    []outdatedPin   `json:"pins"`
+	Pins    []pins.Status   `json:"pins"`
 	Drift   []planner.Drift `json:"drift"`
 	now     time.Time
-}
-
-// outdatedPin is one entry of the lock.
-type outdatedPin struct {
-	Ref     string     `json:"reference"`
-	Locked  string     `json:"locked"`            // digest or commit
-	Current string     `json:"current"`           // what the tag, the reference or the URL names now; "" when that cannot be found out
-	Created *time.Time `json:"created,omitempty"` // the time in the locked image
-	Newer   []string   `json:"newerTags"`         // newest first
-	UsedBy  []string   `json:"usedBy"`
-	Moved   bool       `json:"outdated"` // current is another than locked
 }
 
 func (a *app) outdatedCommand(ctx context.Context, o outdatedOptions) error {
@@ -65,21 +58,22 @@ func (a *app) outdatedCommand(ctx context.Context, o outdatedOptions) error {
 		return err
 	}
 	defer p.Close()
-	a.noteUnlocked(pins{lock: p.lock}, p.graph)
-	v := outdatedView{Version: 1, Drift: p.graph.Drift(), now: time.Now()}
-	var failure error
-	v.Pins, failure = p.outdated(ctx)
-	if err := v.print(a.stdout, o.format); err != nil {
-		return err
-	}
+	a.noteMissing(pins.Lock{File: p.Lock}, p.Graph)
+	v := outdatedView{Version: 1, Pins: p.Outdated(ctx), Drift: p.Graph.Drift(), now: time.Now()}
+	var failures []error
 	moved := 0
 	for _, pin := range v.Pins {
+		failures = append(failures, pin.Err)
 		if pin.Moved {
 			moved++
 		}
 	}
+	if err := v.print(a.stdout, o.format); err != nil {
+		return err
+	}
+	failure := joinFailures(failures...)
 	if failure == nil && moved > 0 && o.exitCode {
-		return differenceError{plural(moved, "pin") + " out of date: bake update moves them"}
+		return differenceError{plural(moved, "pin") + " out of date; to move them: bake update"}
 	}
 	if failure == nil {
 		fmt.Fprintf(a.stderr, "%s: %s, %d out of date\n", config.LockName, plural(len(v.Pins), "pin"), moved)
@@ -87,54 +81,12 @@ func (a *app) outdatedCommand(ctx context.Context, o outdatedOptions) error {
 	return failure
 }
 
-// outdated asks for each pin that is used: one request for what its tag names, and one for the tags of each repository. What
-// cannot be asked is told by the error, and leaves gaps.
-func (p *lockPlan) outdated(ctx context.Context) ([]outdatedPin, error) {
-	pins := []outdatedPin{}
-	for _, key := range p.lock.Keys() {
-		if users := p.usedBy(key); users != nil {
-			pins = append(pins, outdatedPin{Ref: key, Locked: p.lock.Pin(key), UsedBy: users, Newer: []string{}})
-		}
-	}
-	tags := newTagLists(p.client)
-	failures := make([]error, len(pins))
-	var g errgroup.Group
-	g.SetLimit(looksAtOnce)
-	for i := range pins {
-		g.Go(func() error {
-			failures[i] = p.look(ctx, tags, &pins[i])
-			return nil
-		})
-	}
-	_ = g.Wait() // what failed is in failures
-	return pins, joinFailures(failures...)
-}
-
-// look fills in what is known of one pin.
-func (p *lockPlan) look(ctx context.Context, tags *tagLists, pin *outdatedPin) (err error) {
-	if u := p.source(pin.Ref); u != nil {
-		pin.Current, err = p.current(ctx, *u)
-		pin.Moved = err == nil && pin.Current != pin.Locked
-		return err
-	}
-	if b := p.image(pin.Ref); !b.Created.IsZero() {
-		pin.Created = &b.Created
-	}
-	now, err := p.client.Head(ctx, pin.Ref)
-	if err != nil {
-		return err
-	}
-	pin.Current, pin.Moved = now.String(), now.String() != pin.Locked
-	pin.Newer = newerTags(tagOf(pin.Ref), tags.of(ctx, pin.Ref[:strings.LastIndex(pin.Ref, ":")]))
-	return nil
-}
-
 func (v outdatedView) print(w io.Writer, format string) error {
 	if format == "json" {
 		v.Drift = append([]planner.Drift{}, v.Drift...)
 		return printIndented(w, v)
 	}
-	v.Pins = slices.DeleteFunc(v.Pins, func(p outdatedPin) bool { return !p.Moved && p.Current != "" && len(p.Newer) == 0 })
+	v.Pins = slices.DeleteFunc(v.Pins, func(p pins.Status) bool { return !p.Moved && p.Current != "" && len(p.Newer) == 0 })
 	if format == "markdown" {
 		return v.printMarkdown(w)
 	}
@@ -143,7 +95,8 @@ func (v outdatedView) print(w io.Writer, format string) error {
 		fmt.Fprintln(t, "REFERENCE\tLOCKED\tCURRENT\tAGE\tNEWER TAGS\tUSED BY")
 	}
 	for _, p := range v.Pins {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", shownName(p.Ref), shortPin(p.Locked), p.current(), p.age(v.now), p.newer(), namedTargets(p.UsedBy))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n",
+			shownName(p.Ref), shortPin(p.Locked), currentText(p), ageText(v.now, p), newerText(p), namedTargets(p.UsedBy))
 	}
 	if err := t.Flush(); err != nil || len(v.Drift) == 0 {
 		return err
@@ -159,7 +112,8 @@ func (v outdatedView) printDrift(w io.Writer, t *tabwriter.Writer) error {
 	for _, d := range v.Drift {
 		fmt.Fprintln(t, shownNames(d.Repository))
 		for _, u := range d.Uses {
-			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u), namedTargets(u.Targets), namedPlaces(u.Places))
+			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n",
+				shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u), namedTargets(u.Targets), namedPlaces(u.Places))
 		}
 		for _, note := range d.Notes {
 			fmt.Fprintf(t, "  %s\n", note)
@@ -172,14 +126,16 @@ func (v outdatedView) printMarkdown(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("| Reference | Locked | Current | Age | Newer tags | Used by |\n|---|---|---|---|---|---|\n")
 	for _, p := range v.Pins {
-		fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n", shownName(p.Ref), shortPin(p.Locked), p.current(), p.age(v.now), p.newer(), namedTargets(p.UsedBy))
+		fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n",
+			shownName(p.Ref), shortPin(p.Locked), currentText(p), ageText(v.now, p), newerText(p), namedTargets(p.UsedBy))
 	}
 	if len(v.Drift) > 0 {
 		b.WriteString("\n### Drift\n\n| Repository | Reference | Digest | Pinned | Used by | Where |\n|---|---|---|---|---|---|\n")
 	}
 	for _, d := range v.Drift {
 		for _, u := range d.Uses {
-			fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n", shownNames(d.Repository), shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u),
+			fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n",
+				shownNames(d.Repository), shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u),
 				namedTargets(u.Targets), namedPlaces(u.Places))
 		}
 		for _, note := range d.Notes {
@@ -190,7 +146,7 @@ func (v outdatedView) printMarkdown(w io.Writer) error {
 	return err
 }
 
-func (p outdatedPin) current() string {
+func currentText(p pins.Status) string {
 	switch {
 	case p.Current == "":
 		return "?"
@@ -200,15 +156,15 @@ func (p outdatedPin) current() string {
 	return shortPin(p.Current)
 }
 
-func (p outdatedPin) age(now time.Time) string {
+func ageText(now time.Time, p pins.Status) string {
 	if p.Created == nil {
 		return "-"
 	}
 	return humanAge(now, *p.Created)
 }
 
-// newer shows the newest three tags and counts the rest.
-func (p outdatedPin) newer() string {
+// newerText returns the newest three tags and the number of the others.
+func newerText(p pins.Status) string {
 	if len(p.Newer) == 0 {
 		return "-"
 	}
@@ -219,7 +175,7 @@ func (p outdatedPin) newer() string {
 	return shown
 }
 
-// namedPlaces is namedTargets of lines of files, of which the names are anybody's.
+// namedPlaces is namedTargets for FILE:LINE. File names may contain any character, so they are made safe to show.
 func namedPlaces(places []string) string {
 	safe := make([]string, len(places))
 	for i, p := range places {
@@ -228,7 +184,7 @@ func namedPlaces(places []string) string {
 	return namedTargets(safe)
 }
 
-// pinnedText says where a use of a repository is pinned.
+// pinnedText returns how a use of an image is pinned.
 func pinnedText(u planner.DriftUse) string {
 	switch u.Pinned {
 	case "no":
@@ -239,7 +195,7 @@ func pinnedText(u planner.DriftUse) string {
 	return "written"
 }
 
-// shownNames is shownName of several, with commas.
+// shownNames is shownName for a list separated by commas.
 func shownNames(names string) string {
 	all := strings.Split(names, ", ")
 	for i := range all {

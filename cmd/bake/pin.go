@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -10,6 +11,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/planner/pins"
+)
+
+// The formats of `bake pin --format`.
+const (
+	formatSourcePolicy = "source-policy"
+	formatBakeHCL      = "bake-hcl"
 )
 
 type pinOptions struct {
@@ -25,19 +33,25 @@ func newPinCommand(a *app) *cobra.Command {
 	var o pinOptions
 	cmd := &cobra.Command{
 		Use:   "pin [TARGET|NAME…]",
-		Short: "Write what the bases of a project stand for into " + config.LockName,
-		Long: "Pin adds the bases, git repositories and URLs that " + config.LockName + " lacks, and drops those that no target of the project\n" +
-			"uses. It never moves a pin: bake update does. Names of targets add what these use; other names are references, as\n" +
-			"short as you like and with * in them, or base blocks.",
-		RunE: func(cmd *cobra.Command, args []string) error { return a.pinCommand(cmd.Context(), o, args) },
+		Short: "Pin image digests, git commits and file checksums in " + config.LockName,
+		Long: "Pin adds the images, git repositories and URLs that the project uses and " + config.LockName + " does not pin yet.\n" +
+			"It removes pins that no target uses. It never changes a pin; bake update does.\n\n" +
+			"A TARGET limits pinning to what that target uses. A NAME is a reference, or a base block of the project.\n" +
+			"A reference may be shortened to its last path components, and may contain *.",
+		Example: "  bake pin\n  bake pin --copy-to registry.example.com/mirror",
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.pinCommand(cmd.Context(), o, args) },
 	}
 	f := cmd.Flags()
 	o.project.addFlags(f)
-	f.BoolVar(&o.noPrune, "no-prune", false, "keep entries that no target uses")
-	f.BoolVar(&o.inPlace, "in-place", false, "write the digests into the Dockerfiles instead, after the references in FROM, COPY --from and RUN --mount")
-	f.BoolVar(&o.resolve, "resolve", false, "mend a "+config.LockName+" with the marks of a merge conflict: what the sides disagree on is asked for anew")
-	f.StringVar(&o.copyTo, "copy-to", "", "copy the images to repositories below this one, such as registry.example.com/mirror; builds take them from there")
-	f.StringVar(&o.format, "format", "", "print the pins for other tools, and write nothing: source-policy (BuildKit, buildx) or bake-hcl (Docker Bake)")
+	f.BoolVar(&o.noPrune, "no-prune", false, "keep pins that no target uses")
+	f.BoolVar(&o.inPlace, "in-place", false,
+		"write digests into the Dockerfiles instead: after references in FROM, COPY --from and RUN --mount")
+	f.BoolVar(&o.resolve, "resolve", false,
+		"resolve merge conflicts in "+config.LockName+"; re-resolve pins that differ")
+	f.StringVar(&o.copyTo, "copy-to", "",
+		"copy the images to repositories below this one, such as registry.example.com/mirror; builds pull the copies")
+	f.StringVar(&o.format, "format", "",
+		"print the pins instead of writing them: source-policy (for BuildKit and buildx) or bake-hcl (for Docker Bake)")
 	return cmd
 }
 
@@ -59,47 +73,49 @@ func (a *app) pinCommand(ctx context.Context, o pinOptions, args []string) error
 	}
 	defer p.Close()
 	if o.inPlace {
-		return a.pinInPlace(p)
+		return a.pinInPlace(p.Plan)
 	}
 	whole := len(o.project.targets) == 0 && len(names) == 0
-	changes, err := p.pinMissing(ctx, names, whole && !o.noPrune)
+	changes, err := p.AddMissing(ctx, names, whole && !o.noPrune)
 	if err != nil {
 		return err
 	}
 	if o.format != "" {
-		return a.printPins(p, o.format)
+		return a.printPins(p.Plan, o.format)
 	}
-	copied, err := p.copyImages(ctx, o.copyTo)
+	copied, err := p.CopyImages(ctx, o.copyTo)
 	if err != nil {
 		return err
 	}
 	changes = append(changes, copied...)
 	if len(changes) > 0 || o.resolve {
-		if err := p.lock.Write(p.project.Dir); err != nil {
+		if err := p.Lock.Write(p.Project.Dir); err != nil {
 			return err
 		}
 	}
-	for _, line := range changes {
-		fmt.Fprintln(a.stdout, line)
+	for _, c := range changes {
+		fmt.Fprintln(a.stdout, c)
 	}
-	fmt.Fprintf(a.stderr, "%s: %s, %s in all\n", config.LockName, plural(len(changes), "change"), plural(p.lock.Len(), "pin"))
+	fmt.Fprintf(a.stderr, "%s: %s, %s in total\n", config.LockName, plural(len(changes), "change"), plural(p.Lock.Len(), "pin"))
 	return nil
 }
 
-// check refuses flags that do not go together.
+// check rejects flags that cannot be combined.
 func (o *pinOptions) check() error {
 	if o.format != "" && o.format != formatSourcePolicy && o.format != formatBakeHCL {
 		return usagef("--format=%s: expected %s or %s", o.format, formatSourcePolicy, formatBakeHCL)
 	}
 	var given []string
-	for name, on := range map[string]bool{"--in-place": o.inPlace, "--format": o.format != "", "--copy-to": o.copyTo != "", "--resolve": o.resolve} {
+	for name, on := range map[string]bool{
+		"--in-place": o.inPlace, "--format": o.format != "", "--copy-to": o.copyTo != "", "--resolve": o.resolve,
+	} {
 		if on {
 			given = append(given, name)
 		}
 	}
 	slices.Sort(given)
 	if len(given) > 1 && !slices.Equal(given, []string{"--copy-to", "--resolve"}) {
-		return usagef("%s do different things: give one of them", strings.Join(given, " and "))
+		return usagef("%s cannot be combined; use one of them", strings.Join(given, " and "))
 	}
 	if o.copyTo == "" {
 		return nil
@@ -111,7 +127,7 @@ func (o *pinOptions) check() error {
 	return nil
 }
 
-// splitNames takes the targets and groups out of the arguments; what is left means references.
+// splitNames adds the arguments that are targets or groups to o.targets, and returns the others.
 func (a *app) splitNames(ctx context.Context, o *projectOptions, args []string) (names []string, err error) {
 	if len(args) == 0 {
 		return nil, nil
@@ -134,94 +150,53 @@ func (a *app) splitNames(ctx context.Context, o *projectOptions, args []string) 
 	return names, nil
 }
 
-// readConflicted reads a lock after a merge, and tells what its sides disagree on.
+// readConflicted reads a lock with conflict markers. Pins that differ are missing from it.
 func (a *app) readConflicted(dir string) (*config.Lock, error) {
 	lock, conflicted, err := config.ReadConflictedLock(dir)
 	if len(conflicted) > 0 {
-		a.note("the sides of the merge pin %s to different things", strings.Join(conflicted, ", "))
+		a.note("resolving again what the two sides of the merge pin differently: %s", strings.Join(conflicted, ", "))
 	}
 	return lock, err
 }
 
-// pinMissing adds to the lock what it lacks, of the names given or all, and takes away what nothing uses.
-func (p *lockPlan) pinMissing(ctx context.Context, names []string, prune bool) (changes []string, err error) {
-	missing := unlocked(p.lock, p.graph)
-	var known []string
-	for _, b := range p.graph.Bases {
-		known = append(known, b.Ref)
+// printPins prints the pins for another tool.
+func (a *app) printPins(p *pins.Plan, format string) error {
+	if format == formatSourcePolicy {
+		return printIndented(a.stdout, p.SourcePolicy())
 	}
-	for _, s := range p.graph.Sources {
-		known = append(known, s.Key)
+	if _, err := fmt.Fprint(a.stdout, p.BakeHCL()); err != nil {
+		return err
 	}
-	wanted, err := selectKeys(p.project, known, names)
-	if err != nil {
-		return nil, err
+	if n := len(p.Graph.Sources); n > 0 {
+		a.note("%s not pinned: a Bake file can pin only images; for git and HTTP, use --format=%s",
+			plural(n, "source"), formatSourcePolicy)
 	}
-	for _, key := range missing {
-		if !wanted(key) {
-			continue
-		}
-		if err := p.pin(ctx, key); err != nil {
-			return nil, err
-		}
-		changes = append(changes, "+ "+key+" "+p.lock.Pin(key))
-	}
-	if prune {
-		for _, key := range unused(p.lock, p.graph) {
-			p.lock.Delete(key)
-			changes = append(changes, "- "+key)
-		}
-	}
-	return changes, nil
+	return nil
 }
 
-// copyImages copies the pinned images of the plan below a repository, and notes in the lock that they are there.
-func (p *lockPlan) copyImages(ctx context.Context, to string) (changes []string, err error) {
-	if to == "" {
-		return nil, nil
-	}
-	for _, b := range p.graph.Bases {
-		pin, ok := p.lock.Images[b.Ref]
-		if !ok {
-			continue
-		}
-		place, err := copyPlace(to, b.Ref)
-		if err != nil {
-			return nil, err
-		}
-		if err := p.copyImage(ctx, b.Ref, pin, place); err != nil {
-			return nil, err
-		}
-		if pin.From != place {
-			pin.From = place
-			p.lock.Images[b.Ref] = pin
-			changes = append(changes, "> "+b.Ref+" "+place)
-		}
-	}
-	return changes, nil
-}
-
-// copyPlace is the repository below another that an image is copied to.
-func copyPlace(to, ref string) (string, error) {
-	below, err := reference.ParseNormalizedNamed(to)
+// pinInPlace writes digests into the Dockerfiles. It prints the names of changed files, and notes what was left.
+func (a *app) pinInPlace(p *pins.Plan) error {
+	cacheDir, err := a.cacheDir()
 	if err != nil {
-		return "", usagef("--copy-to=%s: %w", to, err)
+		return err
 	}
-	named, err := reference.ParseNormalizedNamed(ref)
+	files, err := p.PinInPlace(cacheDir)
+	for _, f := range files {
+		if f.Skipped != "" {
+			a.note("%s not changed: %s", f.Name, f.Skipped)
+		}
+		for _, l := range f.Left {
+			a.note("%s:%d: %s not changed: only a reference without variables can get a digest", f.Name, l.Line, l.Word)
+		}
+		if f.Changed {
+			fmt.Fprintln(a.stdout, f.Name)
+		}
+	}
 	if err != nil {
-		return "", err
+		return err
 	}
-	return below.Name() + "/" + reference.Path(named), nil
-}
-
-// copyImage copies what a pin names to a repository, from where it is kept now. There it has a tag of its own that never moves,
-// so that a registry which removes what no tag names keeps it.
-func (p *lockPlan) copyImage(ctx context.Context, ref string, pin config.ImagePin, place string) error {
-	from := ref
-	if pin.From != "" && pin.From != place {
-		from = pin.From
+	for _, name := range slices.Sorted(maps.Keys(p.Project.Bases)) {
+		a.note("%sbase %s not changed: %s pins base blocks", placeOfRange(p.Project.Bases[name].Range), name, config.LockName)
 	}
-	tag := ref[strings.LastIndex(ref, ":")+1:]
-	hex := pin.Digest.Encoded()[:12]
-	return p.client.Copy(ctx, from+"@"+pin.Digest.String(), place+":"+tag[:min(len(tag), 100)]+"-"+hex)
+	return nil
 }

@@ -51,7 +51,7 @@ func TestPinFormats(t *testing.T) {
 	s.write("policy.json", policy)
 	hcl, stderr := s.bake(0, `docker-image://HOST/team/base:1@sha256:`, "pin", "--format=bake-hcl")
 	s.write("pins.hcl", hcl)
-	wantMatch(t, "what a Bake file cannot say", stderr, "1 source of git and http: a Bake file cannot pin these")
+	wantMatch(t, "what a Bake file cannot say", stderr, "1 source not pinned: a Bake file can pin only images")
 	s.pushFile("team/base:1", "new")
 	site.commit(t, "main", map[string]string{"sub/a.txt": "new"})
 	for _, c := range []struct {

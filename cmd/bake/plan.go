@@ -88,7 +88,7 @@ func (a *app) foresee(ctx context.Context, o planOptions, load func(context.Cont
 	if err != nil {
 		return report.Run{}, err
 	}
-	a.noteUnlocked(pins, graph)
+	a.noteMissing(pins, graph)
 	if err := a.checkRules(project, graph); err != nil {
 		return report.Run{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/planner"
+	"github.com/bakebuild/bake/planner/pins"
 )
 
 // runOptions are the flags that say how a graph runs, the same for every command that builds.
@@ -31,7 +32,7 @@ type runOptions struct {
 	sbom       string
 	provenance string
 	policy     []string
-	pins       pins
+	pins       pins.Lock
 	debugShell bool
 	terminal   *terminal // of the debug shell
 }

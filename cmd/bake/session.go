@@ -50,7 +50,7 @@ func (a *app) open(pull bool) (*session, error) {
 // plan makes the graph of a project.
 func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*planner.Graph, error) {
 	return planner.Plan(ctx, p, planner.Options{
-		Resolver: s.resolver, Memo: s.memo(), Fetcher: s.fetcher, Lock: o.pins.lock, Frozen: o.pins.frozen(), NoCache: o.noCache, KeepGoing: o.jobs.keepGoing,
+		Resolver: s.resolver, Memo: s.memo(), Fetcher: s.fetcher, Lock: o.pins.File, Frozen: o.pins.Frozen(), NoCache: o.noCache, KeepGoing: o.jobs.keepGoing,
 	})
 }
 

@@ -58,6 +58,9 @@ func (e *Error) Unwrap() error { return e.Cause }
 // an interrupted transfer.
 func (e *Error) Temporary() bool { return e.temporary }
 
+// NotFound reports whether the registry answered that what was requested does not exist.
+func (e *Error) NotFound() bool { return e.Status == http.StatusNotFound }
+
 // stallError means that almost no data was transferred for too long.
 type stallError struct{ after time.Duration }
 

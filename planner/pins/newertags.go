@@ -1,4 +1,4 @@
-package main
+package pins
 
 import (
 	"context"
@@ -8,15 +8,13 @@ import (
 	"sync"
 
 	"github.com/Masterminds/semver/v3"
-
-	"github.com/bakebuild/bake/executor/registry"
 )
 
-// tagLists asks for the tags of each repository once.
+// tagLists lists the tags of repositories, each repository once. It may be used by several goroutines.
 type tagLists struct {
-	client *registry.Client
-	mu     sync.Mutex
-	lists  map[string]*tagList
+	registry Registry
+	mu       sync.Mutex // guards the map, not the requests
+	lists    map[string]*tagList
 }
 
 type tagList struct {
@@ -24,12 +22,12 @@ type tagList struct {
 	tags []string
 }
 
-func newTagLists(c *registry.Client) *tagLists {
-	return &tagLists{client: c, lists: map[string]*tagList{}}
+func newTagLists(r Registry) *tagLists {
+	return &tagLists{registry: r, lists: map[string]*tagList{}}
 }
 
-// of is the tags of a repository; none where its registry does not list them.
-func (t *tagLists) of(ctx context.Context, repository string) []string {
+// list returns the tags of a repository; none if the registry does not list them.
+func (t *tagLists) list(ctx context.Context, repository string) []string {
 	t.mu.Lock()
 	l := t.lists[repository]
 	if l == nil {
@@ -37,15 +35,16 @@ func (t *tagLists) of(ctx context.Context, repository string) []string {
 		t.lists[repository] = l
 	}
 	t.mu.Unlock()
-	l.once.Do(func() { l.tags, _ = t.client.Tags(ctx, repository) })
+	l.once.Do(func() { l.tags, _ = t.registry.Tags(ctx, repository) })
 	return l.tags
 }
 
-// versionTag is a tag that begins with a version: v, numbers, and the rest, which says what kind of image it is.
+// versionTag matches a tag that begins with a version: an optional v, one to three numbers, and a suffix such as
+// -alpine, which is part of the kind of image.
 var versionTag = regexp.MustCompile(`^(v?)(\d+(?:\.\d+){0,2})(-.*|)$`)
 
-// newerTags are the tags with a greater version than one, newest first, and of its kind: as many numbers, the same before and
-// after them. None where the tag is no version.
+// newerTags returns the tags with a greater version than tag, newest first. Only tags of the same kind count: with as
+// many numbers, and the same text before and after them. There are none if tag is not a version.
 func newerTags(tag string, all []string) []string {
 	old, ok := parseTag(tag)
 	if !ok {
@@ -69,14 +68,14 @@ func newerTags(tag string, all []string) []string {
 	return newer
 }
 
-// parsedTag is a tag as a version and the kind of image.
+// parsedTag is a tag split into its version and the kind of image.
 type parsedTag struct {
 	version *semver.Version
 	kind    string
 }
 
-// maxMajor is where versions are taken for dates and numbers of builds: 20240101 is no release after 3.
-const maxMajor = 10000
+// minDate is the first major version that is taken for a date or a build number: 20240101 is not a release after 3.
+const minDate = 10000
 
 func parseTag(tag string) (parsedTag, bool) {
 	m := versionTag.FindStringSubmatch(tag)
@@ -88,7 +87,7 @@ func parseTag(tag string) (parsedTag, bool) {
 		return parsedTag{}, false
 	}
 	kind := m[1] + strings.Repeat(".", strings.Count(m[2], ".")) + m[3]
-	if v.Major() >= maxMajor {
+	if v.Major() >= minDate {
 		kind += " date"
 	}
 	return parsedTag{v, kind}, true

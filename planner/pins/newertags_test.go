@@ -1,4 +1,4 @@
-package main
+package pins
 
 import (
 	"strings"
@@ -8,9 +8,11 @@ import (
 )
 
 func TestNewerTags(t *testing.T) {
-	all := strings.Fields("latest 1 2 10 1.9 1.10 1.26 1.27 1.27-alpine 1.26-alpine 1.28-alpine 1.27.1 1.27.0-rc1 v1.27 v1.28 20240101 3-alpine3.20 1.2.3.4 bookworm 1.26-rc.1")
+	all := strings.Fields("latest 1 2 10 1.9 1.10 1.26 1.27 1.27-alpine 1.26-alpine 1.28-alpine 1.27.1 1.27.0-rc1 " +
+		"v1.27 v1.28 20240101 3-alpine3.20 1.2.3.4 bookworm 1.26-rc.1")
 	for tag, want := range map[string]string{
-		"1.26": "1.27", "1.9": "1.27 1.26 1.10", "1": "10 2", "1.26-alpine": "1.28-alpine 1.27-alpine", "v1.27": "v1.28", "1.27.0": "1.27.1",
+		"1.26": "1.27", "1.9": "1.27 1.26 1.10", "1": "10 2", "1.26-alpine": "1.28-alpine 1.27-alpine",
+		"v1.27": "v1.28", "1.27.0": "1.27.1",
 		"latest": "", "bookworm": "", "10": "", "20230101": "20240101", "3-alpine3.19": "",
 	} {
 		if d := cmp.Diff(strings.Fields(want), newerTags(tag, all)); d != "" {

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/planner"
+)
+
+// deniedError lists the policies that deny a build.
+type deniedError []planner.Violation
+
+func (e deniedError) Error() string {
+	lines := make([]string, len(e))
+	for i, v := range e {
+		lines[i] = placeOfRange(v.Range) + v.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// placeOfRange returns the prefix of a message about a place in a project file; "" if the place is unknown.
+func placeOfRange(r config.Range) string {
+	if r.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", r.File, r.Line)
+}
+
+// checkRules evaluates the project's policies on a plan. It prints those that warn, and returns a deniedError for those
+// that deny.
+func (a *app) checkRules(p *config.Project, g *planner.Graph) error {
+	found, err := g.CheckPolicies(p)
+	if err != nil {
+		return err
+	}
+	var denied deniedError
+	for _, v := range found {
+		if v.Warn {
+			fmt.Fprintf(a.stderr, "warning: %s%s\n", placeOfRange(v.Range), v)
+		} else {
+			denied = append(denied, v)
+		}
+	}
+	if len(denied) > 0 {
+		return denied
+	}
+	return nil
+}
