@@ -3,8 +3,6 @@ package tree
 import (
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // LinksTo returns the symbolic links on the way to a path below root, a directory of this machine, and the path that
@@ -27,8 +25,8 @@ func (l *linkRecorder) Lookup(p string) (Entry, error) {
 	at := filepath.Join(l.root, p)
 	to, err := os.Readlink(at)
 	if err != nil || len(l.links) == maxLinks {
-		return Entry{Path: p, Mode: unix.S_IFREG}, nil
+		return Entry{Path: p, Mode: ModeRegular}, nil
 	}
 	l.links = append(l.links, at)
-	return Entry{Path: p, Mode: unix.S_IFLNK | 0o777, Link: to}, nil
+	return Entry{Path: p, Mode: ModeLink | 0o777, Link: to}, nil
 }
