@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // View returns the view of a commit, by its id.
@@ -127,8 +129,9 @@ func (r repository) complete(v *View, o *object, path string) error {
 	if o.submodule() || unix.Lstat(filepath.Join(r.top, path), &now) != nil {
 		return nil
 	}
-	if now.Mode&unix.S_IFMT == o.Mode&unix.S_IFMT && (now.Mode^o.Mode)&0o100 == 0 {
-		o.Mode = now.Mode
+	mode := uint32(now.Mode) // its type depends on the system
+	if mode&tree.ModeType == o.Type() && (mode^o.Mode)&0o100 == 0 {
+		o.Mode = mode
 	}
 	return nil
 }
