@@ -15,26 +15,28 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bakebuild/bake/executor/attest"
 )
 
-// artifact is what one target comes to in one form: a single image, or an index of several platforms.
+// artifact is the content that an output writes for one target: a single image, or an index of several manifests.
 type artifact struct {
 	images []v1.Image
-	// attestations are the manifests with what is attested of each image; empty without any.
+	// attestations are the attestation manifests, one for each image or none.
 	attestations []v1.Image
 	index        v1.ImageIndex // nil for a single image
 	desc         v1.Descriptor
 	created      time.Time
 }
 
-// blob is one piece of content, which can be read again and again.
+// blob is one piece of content. It can be opened any number of times.
 type blob struct {
 	digest v1.Hash
 	size   int64
 	open   func() (io.ReadCloser, error)
 }
 
-// CorruptError says that stored bytes are not what their digest says.
+// CorruptError reports that stored bytes do not match their digest.
 type CorruptError struct {
 	Digest string
 	Found  string
@@ -42,10 +44,10 @@ type CorruptError struct {
 
 // Error implements error.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("blob %s is damaged: its content is %s; bake cache check --repair removes it, then build again", e.Digest, e.Found)
+	return fmt.Sprintf("blob %s is corrupt: its content is %s; remove it and build again: bake cache check --repair", e.Digest, e.Found)
 }
 
-// copyTo writes the whole blob and checks it on the way.
+// copyTo writes the whole blob to w and checks its size and digest.
 func (b blob) copyTo(w io.Writer) error {
 	r, err := b.open()
 	if err != nil {
@@ -67,7 +69,7 @@ func bytesBlob(h v1.Hash, b []byte) blob {
 	return blob{h, int64(len(b)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }}
 }
 
-// blobs lists all content once, what is referred to before what refers to it.
+// blobs lists all content once, each blob before those that refer to it.
 func (a *artifact) blobs() ([]blob, error) {
 	var out []blob
 	seen := map[v1.Hash]bool{}
@@ -123,8 +125,8 @@ func imageBlobs(img v1.Image, add func(blob)) error {
 	return nil
 }
 
-// newArtifact gathers the images of a target. A single image gets no index, whether a platform was asked for or not, unless
-// something is attested of it.
+// newArtifact collects the images of a target. Without several manifests, there is no index: a single image gets one only
+// with attestations, or when its target is built for several platforms.
 func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform, several bool, o Output) (*artifact, error) {
 	a := &artifact{images: images, attestations: attestations}
 	if !several {
@@ -162,8 +164,8 @@ func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform,
 		if err != nil {
 			return nil, err
 		}
-		said := attestationOf(h)
-		d.ArtifactType, d.Platform, d.Annotations = "", said.Platform, said.Annotations
+		about := attest.Descriptor(h)
+		d.ArtifactType, d.Platform, d.Annotations = "", about.Platform, about.Annotations
 		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: described{img, d}})
 	}
 	a.index = idx
@@ -176,16 +178,17 @@ func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform,
 	return a, nil
 }
 
-// described is an image with the descriptor that an index has of it, which is not to be completed: an artifactType, say, is
-// dropped by clients that write the index anew, and then it is another one.
+// described is an image with the exact descriptor that the index has for it. go-containerregistry would add fields such as
+// artifactType. Clients that write an index again drop that field, and the index would get another digest.
 type described struct {
 	v1.Image
 	as *v1.Descriptor
 }
 
-// Descriptor is what stands in the index.
+// Descriptor returns the entry of the index.
 func (d described) Descriptor() (*v1.Descriptor, error) { return d.as, nil }
 
+// ggcrPlatform converts a platform to go-containerregistry's type.
 func ggcrPlatform(p ocispecs.Platform) *v1.Platform {
 	return &v1.Platform{
 		OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures,

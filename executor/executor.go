@@ -108,13 +108,13 @@ type StepStatus string
 
 // The states of a step. StatusMayRun is used by previews only: it stands behind something that must run first.
 const (
-	StatusCached   StepStatus = "cached"
-	StatusRan      StepStatus = "ran"
-	StatusFailed   StepStatus = "failed"
-	StatusSkipped  StepStatus = "skipped" // an input failed, or the build was cancelled
-	StatusWillRun  StepStatus = "will run"
-	StatusMayRun   StepStatus = "may run"
-	StatusNotAsked StepStatus = "not needed" // nothing that ran needed its content
+	StatusCached    StepStatus = "cached"
+	StatusRan       StepStatus = "ran"
+	StatusFailed    StepStatus = "failed"
+	StatusSkipped   StepStatus = "skipped" // an input failed, or the build was cancelled
+	StatusWillRun   StepStatus = "will run"
+	StatusMayRun    StepStatus = "may run"
+	StatusNotNeeded StepStatus = "not needed" // nothing that ran needed its content
 )
 
 // ImageResult is one finished target.

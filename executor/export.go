@@ -2,7 +2,6 @@ package executor
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"time"
@@ -12,32 +11,34 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bakebuild/bake/executor/attest"
+	"github.com/bakebuild/bake/executor/docker"
 	"github.com/bakebuild/bake/planner"
 )
 
 // Built is one platform of one target, ready to be written.
 type Built struct {
 	Image *planner.Image
-	// Layers returns the layers, bottom first, in the form asked for; nil stands for a step that changed nothing. It
-	// may compress, and may be called by several goroutines, once for each form.
-	Layers func(ctx context.Context, f LayerForm) ([]v1.Layer, error)
-	// Files writes the merged file system as one tar without whiteouts, sorted, with times as f says.
-	Files func(ctx context.Context, f LayerForm, w io.Writer) error
-	// Tree writes the merged file system of an edge of the graph as one tar; nil where no attestation is asked for.
+	// Layers returns the layers in an encoding, bottom first; nil stands for a step that changed nothing. It may
+	// compress. Several goroutines may call it, once for each encoding.
+	Layers func(ctx context.Context, e LayerEncoding) ([]v1.Layer, error)
+	// Files writes the merged file system as one sorted tar without whiteouts, with the times that enc selects.
+	Files func(ctx context.Context, enc LayerEncoding, w io.Writer) error
+	// Tree writes the merged file system of an edge of the graph as one tar. It may be nil if no SBOM is requested.
 	Tree func(ctx context.Context, e planner.Edge, w io.Writer) error
-	// Resolved is the commit of a git source or the digest of an http one, "" when it is not known; nil knows none.
+	// Resolved returns the commit of a git source or the digest of an http source, "" when it is unknown. It may be nil.
 	Resolved func(ctx context.Context, s *planner.Step) string
 }
 
-// ImageStore is the local store.
+// ImageStore is the local image store.
 type ImageStore interface {
-	// WriteBlob stores a blob unless the store has it already; open is called only if it is needed.
+	// WriteBlob stores a blob. It calls open only if the store lacks the blob.
 	WriteBlob(ctx context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error
-	// PutImages makes what was written durable and moves the names, all at once.
+	// PutImages makes the written blobs durable, then moves all names at once.
 	PutImages(ctx context.Context, images []StoredImage) error
 }
 
-// StoredImage is a name of the local store.
+// StoredImage is one name in the local store and the image it refers to.
 type StoredImage struct {
 	Name      string // docker.io/library/x:latest
 	Target    string
@@ -46,54 +47,58 @@ type StoredImage struct {
 	Size      int64
 }
 
-// Pusher sends images to registries: blobs first, each once, tags last. progress hears of each blob that is sent, from
-// several goroutines.
+// Pusher sends images to registries: blobs first, each once, tags last. Several goroutines call progress with the bytes
+// sent of each blob.
 type Pusher interface {
 	Push(ctx context.Context, images []PushImage, progress func(blob string, sent, size int64)) error
 }
 
-// PushImage is one thing to push: Image, or Index when it has several platforms.
+// PushImage is one image to push: Image, or Index when it has several manifests.
 type PushImage struct {
 	Target   string
 	Refs     []string // normalised names
 	Image    v1.Image
 	Index    v1.ImageIndex
-	ByDigest bool // no tag is moved
+	ByDigest bool // push without moving a tag
 }
 
-// Loader loads a docker tar into an engine.
+// Loader loads a docker tar into a Docker engine.
 type Loader interface {
 	Load(ctx context.Context, tar io.Reader) error
 }
 
-// ExportOptions says where outputs go.
+// ExportOptions holds the destinations of outputs.
 type ExportOptions struct {
-	Dir    string    // what relative destinations refer to
-	Epoch  time.Time // for images that have none of their own; zero is DefaultEpoch
+	Dir    string    // base of relative destinations
+	Epoch  time.Time // for images without their own; zero means DefaultEpoch
 	Store  ImageStore
 	Pusher Pusher
-	// Docker connects to an engine by the name of a docker context, "" for the usual one; nil looks in the environment.
+	// Docker connects to the engine of a docker context, "" for the current one; nil means docker.Dial.
 	Docker func(ctx context.Context, name string) (Loader, error)
-	Stdout io.Writer // for outputs that go there; nil refuses them
+	Stdout io.Writer // for outputs to stdout; nil refuses them
 	Events func(Event)
-	// Started is when the build began, for its provenance.
+	// Started is the start of the build, for its provenance.
 	Started time.Time
 }
 
-// exportJobs is how many outputs are prepared at once.
+// exportJobs bounds the outputs that are prepared at once.
 const exportJobs = 4
 
-// Export writes all outputs of all images, which have all been built. Every output is prepared first: blobs are
-// stored, files are written under temporary names. Only when all are ready do tags move and files get their names:
-// pushes first, since they may still fail, then engines, the local store, and renames last. When it fails before that,
-// every earlier output is as it was.
+// Export writes all outputs of images that have been built.
+//
+// Blobs first, names last: a build with several outputs must not leave some of them new and others old. So Export works in
+// two phases. It prepares every output where nobody sees it: blobs are stored, files are written under temporary names,
+// Docker engines are pinged. Only when every output is prepared does it commit, in the order of what can still fail: pushes,
+// Docker engines, names of the local store, and renames of files last. The invariant is that an error of the first phase
+// leaves every earlier output as it was; TestExportFailureLeavesOldOutputs shows it. An error while committing can leave
+// a prefix of that order visible: registries have no transaction. The cost is temporary space for all files at once.
 func Export(ctx context.Context, built []Built, opt ExportOptions) ([]ImageResult, error) {
-	e := &exporter{opt: opt, artifacts: map[string]*artifact{}, scans: map[*planner.Image][]document{}, invocation: rand.Text()}
+	e := &exporter{opt: opt, artifacts: map[string]*artifact{}, attester: attest.New(opt.Started)}
 	if e.opt.Epoch.IsZero() {
 		e.opt.Epoch = DefaultEpoch()
 	}
 	if e.opt.Docker == nil {
-		e.opt.Docker = DialDocker
+		e.opt.Docker = func(ctx context.Context, name string) (Loader, error) { return docker.Dial(ctx, name) }
 	}
 	images := make([]*planner.Image, len(built))
 	for i, b := range built {
@@ -117,6 +122,12 @@ func Export(ctx context.Context, built []Built, opt ExportOptions) ([]ImageResul
 	return results, nil
 }
 
+// source returns what attestations of the image are made from.
+func (b Built) source() attest.Source {
+	return attest.Source{Image: b.Image, Tree: b.Tree, Resolved: b.Resolved}
+}
+
+// groupBuilt groups images by target.
 func groupBuilt(built []Built) [][]Built {
 	byImage := map[*planner.Image]Built{}
 	images := make([]*planner.Image, len(built))
@@ -137,24 +148,24 @@ func groupBuilt(built []Built) [][]Built {
 
 // exporter holds the outputs of one call of Export.
 type exporter struct {
-	opt        ExportOptions
-	jobs       []*job
-	artifacts  map[string]*artifact
-	scans      map[*planner.Image][]document
-	invocation string // names this build in provenances
-	pushes     []PushImage
-	stores     []StoredImage
+	opt       ExportOptions
+	jobs      []*job
+	artifacts map[string]*artifact // by target and encoding, see artifact
+	attester  *attest.Attester
+	pushes    []PushImage
+	stores    []StoredImage
 }
 
-// job is one output on its way. commit is what others can see; stage orders commits.
+// job writes one output. prepare must change nothing that others see; commit makes the output visible.
 type job struct {
 	name    string
-	stage   int
+	stage   int                             // orders commits
 	prepare func(ctx context.Context) error // may be nil
 	commit  func(ctx context.Context) error // may be nil
 	discard func()                          // undoes prepare; may be nil
 }
 
+// The stages of commits, in their order.
 const (
 	stagePush = iota
 	stageLoad
@@ -162,7 +173,7 @@ const (
 	stageFiles
 )
 
-// target makes the jobs of one target and says what the target came to.
+// target adds the jobs of one target and returns its result.
 func (e *exporter) target(ctx context.Context, group []Built) (ImageResult, error) {
 	first := group[0].Image
 	images := make([]*planner.Image, len(group))
@@ -182,6 +193,7 @@ func (e *exporter) target(ctx context.Context, group []Built) (ImageResult, erro
 	return res, nil
 }
 
+// output adds the jobs of one output. The first image among the outputs is the one that res describes.
 func (e *exporter) output(ctx context.Context, group []Built, o Output, res *ImageResult) error {
 	switch o.Kind {
 	case KindNothing:
@@ -222,6 +234,7 @@ func (e *exporter) output(ctx context.Context, group []Built, o Output, res *Ima
 	return nil
 }
 
+// describe sets the digests and platforms of a result.
 func describe(res *ImageResult, group []Built, a *artifact) error {
 	res.Digest, res.MediaType, res.Size = digest.Digest(a.desc.Digest.String()), string(a.desc.MediaType), a.desc.Size
 	for i, img := range a.images {
@@ -253,12 +266,12 @@ func (r *ImageResult) addTags(names []string) {
 	}
 }
 
-// artifact assembles the target's images in the output's form, once for equal forms.
+// artifact assembles the target's images as the output encodes them. Outputs with equal settings share one artifact.
 func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*artifact, error) {
-	key := fmt.Sprint(group[0].Image.Target, "\x00", o.Form, o.Docker, o.Annotations)
-	attested := attests(group[0].Image)
+	key := fmt.Sprint(group[0].Image.Target, "\x00", o.Encoding, o.Docker, o.Annotations)
+	attested := attest.Requested(group[0].Image)
 	if attested {
-		key += fmt.Sprint(o.Names, o.AttestAsImage) // attestations name what they are about
+		key += fmt.Sprint(o.Names, o.AttestAsImage) // attestations hold the names of their image
 	}
 	if a := e.artifacts[key]; a != nil {
 		return a, nil
@@ -267,7 +280,7 @@ func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*arti
 	platforms := make([]ocispecs.Platform, len(group))
 	var created time.Time
 	for i, b := range group {
-		layers, err := b.Layers(ctx, o.Form)
+		layers, err := b.Layers(ctx, o.Encoding)
 		if err != nil {
 			return nil, err
 		}
@@ -285,13 +298,16 @@ func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*arti
 		if !attested {
 			break
 		}
-		one, err := e.attest(ctx, b, images[i], o)
+		one, err := e.attester.Manifest(ctx, b.source(), images[i], attest.ManifestOptions{
+			Names: o.Names, AsImage: o.AttestAsImage,
+		})
 		if err != nil {
 			return nil, err
 		}
 		attestations = append(attestations, one)
 	}
-	a, err := newArtifact(images, attestations, platforms, attested || len(group) > 1 || group[0].Image.MultiPlatform, o)
+	several := attested || len(group) > 1 || group[0].Image.MultiPlatform
+	a, err := newArtifact(images, attestations, platforms, several, o)
 	if err != nil {
 		return nil, err
 	}
@@ -300,7 +316,7 @@ func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*arti
 	return a, nil
 }
 
-// run prepares all jobs side by side, then commits them in the order of their stages.
+// run prepares all jobs in parallel, then commits them in the order of their stages. It discards what was not committed.
 func (e *exporter) run(ctx context.Context) error {
 	defer e.discard()
 	e.gather()
@@ -334,12 +350,14 @@ func (e *exporter) run(ctx context.Context) error {
 	return nil
 }
 
-// gather turns all pushes into one job, so that a blob shared by targets is sent once, and all names of the local store
-// into one, so that they move together.
+// gather makes all pushes one job, so that a blob shared by targets is sent once. It makes all names of the local store one
+// job, so that they move together.
 func (e *exporter) gather() {
 	if len(e.pushes) > 0 {
 		name := "push " + refs(e.pushes)
-		e.jobs = append(e.jobs, &job{name: name, stage: stagePush, commit: func(ctx context.Context) error { return e.push(ctx, name) }})
+		e.jobs = append(e.jobs, &job{name: name, stage: stagePush, commit: func(ctx context.Context) error {
+			return e.push(ctx, name)
+		}})
 	}
 	if len(e.stores) > 0 {
 		e.jobs = append(e.jobs, &job{name: "local store: name images", stage: stageStore, commit: func(ctx context.Context) error {
@@ -348,6 +366,7 @@ func (e *exporter) gather() {
 	}
 }
 
+// refs names pushes in the title of an activity.
 func refs(pushes []PushImage) string {
 	n := 0
 	for _, p := range pushes {
@@ -360,7 +379,7 @@ func refs(pushes []PushImage) string {
 	return fmt.Sprintf("%s and %d more", short, n-1)
 }
 
-// step runs f as an activity that the events show.
+// step runs f as an activity: events report its start and end.
 func (e *exporter) step(j *job, f func() error) error {
 	ev := Event{Name: j.name, Step: digest.FromString(j.name), Kind: KindStart, Time: time.Now()}
 	e.event(ev)
@@ -379,6 +398,7 @@ func (e *exporter) event(ev Event) {
 	}
 }
 
+// discard undoes what was prepared and not committed.
 func (e *exporter) discard() {
 	for _, j := range e.jobs {
 		if j.discard != nil {

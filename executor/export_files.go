@@ -7,15 +7,19 @@ import (
 	"io"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
+
+	"github.com/bakebuild/bake/executor/attest"
 )
 
-// platformFolder is where one of several platforms goes: linux_arm64.
+// platformFolder returns the folder of one of several platforms, such as linux_arm64.
 func platformFolder(b Built) string {
 	return strings.ReplaceAll(platforms.FormatAll(b.Image.Platform), "/", "_")
 }
 
+// folder returns the folder of a platform, or "" if its files are not in a separate one.
 func (o Output) folder(group []Built, b Built) string {
 	if o.Split && (len(group) > 1 || b.Image.MultiPlatform) {
 		return platformFolder(b)
@@ -27,12 +31,13 @@ func (o Output) folder(group []Built, b Built) string {
 func (e *exporter) tarFiles(group []Built, o Output) error {
 	name := group[0].Image.Target + ": write files to tar"
 	return e.fileJob(name, o.Dest, func(ctx context.Context, w io.Writer) error {
-		if len(group) == 1 && o.folder(group, group[0]) == "" && !attests(group[0].Image) {
-			return group[0].Files(ctx, o.Form, w)
+		if len(group) == 1 && o.folder(group, group[0]) == "" && !attest.Requested(group[0].Image) {
+			return group[0].Files(ctx, o.Encoding, w)
 		}
 		tw := tar.NewWriter(w)
 		for _, b := range group {
-			err := e.files(ctx, group, b, o, func(h *tar.Header, r io.Reader) error { return prefixed(tw, o.folder(group, b), h, r) })
+			folder := o.folder(group, b)
+			err := e.files(ctx, group, b, o, func(h *tar.Header, r io.Reader) error { return writeBelow(tw, folder, h, r) })
 			if err != nil {
 				return err
 			}
@@ -41,7 +46,8 @@ func (e *exporter) tarFiles(group []Built, o Output) error {
 	})
 }
 
-func prefixed(tw *tar.Writer, folder string, h *tar.Header, r io.Reader) error {
+// writeBelow copies a tar entry to a path below folder.
+func writeBelow(tw *tar.Writer, folder string, h *tar.Header, r io.Reader) error {
 	slash := strings.HasSuffix(h.Name, "/")
 	if h.Name = path.Join(folder, h.Name); slash {
 		h.Name += "/"
@@ -56,23 +62,50 @@ func prefixed(tw *tar.Writer, folder string, h *tar.Header, r io.Reader) error {
 	return err
 }
 
+// files calls add with each entry of a platform's merged file system, then with its attestations.
+func (e *exporter) files(
+	ctx context.Context, group []Built, b Built, o Output, add func(*tar.Header, io.Reader) error,
+) error {
+	if !attest.Requested(b.Image) {
+		return readFiles(ctx, b, o.Encoding, add)
+	}
+	subjects := attest.NewFileSubjects()
+	err := readFiles(ctx, b, o.Encoding, func(h *tar.Header, r io.Reader) error { return subjects.Add(h, r, add) })
+	if err != nil {
+		return err
+	}
+	opt := attest.FileOptions{Prefix: o.AttestationPrefix, Time: e.created(b)}
+	if several := len(group) > 1 || b.Image.MultiPlatform; several && o.folder(group, b) == "" {
+		opt.Suffix = platformFolder(b) // all platforms share one folder
+	}
+	return e.attester.AddFiles(ctx, b.source(), subjects, opt, add)
+}
+
+// created returns the creation time of an image.
+func (e *exporter) created(b Built) time.Time {
+	if b.Image.Epoch != nil {
+		return *b.Image.Epoch
+	}
+	return e.opt.Epoch
+}
+
 // readFiles calls f with each entry of b's merged file system.
-func readFiles(ctx context.Context, b Built, form LayerForm, f func(*tar.Header, io.Reader) error) error {
+func readFiles(ctx context.Context, b Built, enc LayerEncoding, f func(*tar.Header, io.Reader) error) error {
 	if b.Files == nil {
-		return errors.New("this engine gives no files")
+		return errors.New("this engine does not provide files")
 	}
 	r, w := io.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.CloseWithError(b.Files(ctx, form, w))
+		w.CloseWithError(b.Files(ctx, enc, w))
 	}()
 	err := func() error {
 		tr := tar.NewReader(r)
 		for {
 			h, err := tr.Next()
 			if err == io.EOF {
-				_, err = io.Copy(io.Discard, r) // an error of the writer may follow the tar's end
+				_, err = io.Copy(io.Discard, r) // the writer may fail after the end of the tar
 				return err
 			}
 			if err != nil {
@@ -88,7 +121,7 @@ func readFiles(ctx context.Context, b Built, form LayerForm, f func(*tar.Header,
 	return err
 }
 
-// localFiles writes files below a directory. They are staged in a hidden folder of it, then each is renamed into place.
+// localFiles writes files below a directory: into a hidden folder of it first, then each into place by rename.
 func (e *exporter) localFiles(group []Built, o Output) {
 	s := &staging{dest: o.Dest}
 	e.jobs = append(e.jobs, &job{

@@ -33,6 +33,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/docker"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -91,8 +92,8 @@ func built(t testing.TB, target string, arch string, outputs ...config.Attrs) ex
 	}
 	return executor.Built{
 		Image:  img,
-		Layers: func(context.Context, executor.LayerForm) ([]v1.Layer, error) { return layers, nil },
-		Files: func(_ context.Context, _ executor.LayerForm, w io.Writer) error {
+		Layers: func(context.Context, executor.LayerEncoding) ([]v1.Layer, error) { return layers, nil },
+		Files: func(_ context.Context, _ executor.LayerEncoding, w io.Writer) error {
 			_, err := w.Write(tarOf(t, map[string]string{"bin/": "", "bin/sh": "elf " + arch, "link": "-> bin/sh", "made": target, "x": "copied"}))
 			return err
 		},
@@ -137,7 +138,7 @@ func export(t testing.TB, dir string, built ...executor.Built) ([]executor.Image
 
 func TestAssembleConfig(t *testing.T) {
 	b := built(t, "api", "amd64")
-	layers, _ := b.Layers(context.Background(), executor.LayerForm{})
+	layers, _ := b.Layers(context.Background(), executor.LayerEncoding{})
 	img, err := executor.Assemble(b.Image, layers, executor.AssembleOptions{Epoch: time.Unix(1_000_000_000, 0)})
 	if err != nil {
 		t.Fatal(err)
@@ -386,7 +387,7 @@ func TestExportFailureLeavesOldOutputs(t *testing.T) {
 	good := built(t, "good", "amd64", config.Attrs{"type": "oci", "dest": "a.tar"}, config.Attrs{"type": "local", "dest": "files"},
 		config.Attrs{"type": "oci", "tar": "false", "dest": "dir"}, config.Attrs{"type": "image"}, config.Attrs{"type": "registry"})
 	bad := built(t, "bad", "amd64", config.Attrs{"type": "tar", "dest": "b.tar"})
-	bad.Files = func(_ context.Context, _ executor.LayerForm, w io.Writer) error {
+	bad.Files = func(_ context.Context, _ executor.LayerEncoding, w io.Writer) error {
 		w.Write([]byte("half"))
 		return errors.New("disk full")
 	}
@@ -422,7 +423,9 @@ func (p *memPusher) Push(_ context.Context, images []executor.PushImage, _ func(
 func TestExportFindsDamagedBlob(t *testing.T) {
 	b := built(t, "api", "amd64", config.Attrs{"type": "oci", "dest": "a.tar"})
 	good := layerOf(t, map[string]string{"a": "1"})
-	b.Layers = func(context.Context, executor.LayerForm) ([]v1.Layer, error) { return []v1.Layer{damaged{good}}, nil }
+	b.Layers = func(context.Context, executor.LayerEncoding) ([]v1.Layer, error) {
+		return []v1.Layer{damaged{good}}, nil
+	}
 	_, err := executor.Export(context.Background(), []executor.Built{b}, executor.ExportOptions{Dir: t.TempDir()})
 	var corrupt *executor.CorruptError
 	if !errors.As(err, &corrupt) {
@@ -527,13 +530,13 @@ func TestLoadIntoDocker(t *testing.T) {
 
 	answer = `{"errorDetail":{"message":"no space left"},"error":"no space left"}`
 	_, err = executor.Export(context.Background(), []executor.Built{b}, executor.ExportOptions{})
-	var de *executor.DockerError
+	var de *docker.Error
 	if !errors.As(err, &de) || !strings.Contains(err.Error(), "no space left") {
 		t.Errorf("err = %v", err)
 	}
 	t.Setenv("DOCKER_HOST", "unix:///nowhere.sock")
 	_, err = executor.Export(context.Background(), []executor.Built{b}, executor.ExportOptions{})
-	if !errors.As(err, &de) || !strings.Contains(err.Error(), "does not answer") {
+	if !errors.As(err, &de) || !strings.Contains(err.Error(), "cannot connect") {
 		t.Errorf("err = %v", err)
 	}
 }

@@ -9,10 +9,11 @@ import (
 	"strings"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/attest"
 	"github.com/bakebuild/bake/planner"
 )
 
-// Kind is where an output goes.
+// Kind is the kind of an output: its destination and its format.
 type Kind string
 
 // The kinds of output.
@@ -25,37 +26,38 @@ const (
 	KindDocker   Kind = "docker"    // a tar that docker load reads, and an OCI layout too
 	KindLocal    Kind = "local"     // files in a directory
 	KindTar      Kind = "tar"       // files in a tar
-	KindNothing  Kind = "cacheonly" // nothing is written
+	KindNothing  Kind = "cacheonly" // no output
 	stdoutTarget      = "-"
 )
 
 // Output is one parsed output of a target.
 type Output struct {
 	Kind Kind
-	// Dest is an absolute path, "-" for stdout, or "" where the kind has no path. Of KindLoad it is a docker context.
+	// Dest is an absolute path, "-" for stdout, or "" for a kind without a path. For KindLoad it is a docker context.
 	Dest  string
 	Names []string // normalised image references
-	Form  LayerForm
-	// Docker asks for Docker media types in place of OCI ones.
+	// Encoding is how layers are encoded, and which times files have.
+	Encoding LayerEncoding
+	// Docker selects Docker media types instead of OCI ones.
 	Docker   bool
 	ByDigest bool // push without a tag
-	// Split puts each of several platforms into a folder of its own.
+	// Split puts the files of each of several platforms into a separate folder.
 	Split       bool
 	Annotations Annotations
-	// AttestAsImage gives manifests of attestations the config of an image; without, they are artifacts about their image.
+	// AttestAsImage gives attestation manifests an image config. Otherwise they are artifacts whose subject is the image.
 	AttestAsImage bool
-	// AttestationPrefix is what names of attestations beside files begin with.
+	// AttestationPrefix is the prefix of attestations that are written as files.
 	AttestationPrefix string
-	// Canonical names an image in the local store by its digest too.
+	// Canonical adds a name with the digest to the local store.
 	Canonical bool
 }
 
-// isImage says whether o writes an image and not files.
+// isImage reports whether o writes an image and not files.
 func (o Output) isImage() bool {
 	return o.Kind != KindLocal && o.Kind != KindTar && o.Kind != KindNothing
 }
 
-// OutputError says what is wrong with an output as it was written. It is found before anything runs.
+// OutputError reports an invalid output of the project file. It is found before anything runs.
 type OutputError struct {
 	Target string
 	Reason string
@@ -64,7 +66,7 @@ type OutputError struct {
 // Error implements error.
 func (e *OutputError) Error() string { return fmt.Sprintf("target %s: output: %s", e.Target, e.Reason) }
 
-// knownAttrs are the attributes that any output may have; those without a use here are accepted as Docker does.
+// knownAttrs lists the attributes of all outputs. Those that have no effect here are accepted, as Docker accepts them.
 func knownAttrs() []string {
 	return []string{
 		"type", "dest", "name", "push", "push-by-digest", "name-canonical", "oci-mediatypes", "compression",
@@ -74,8 +76,8 @@ func knownAttrs() []string {
 	}
 }
 
-// Outputs parses all outputs of one target; one without any goes to the local store. dir is what relative paths refer
-// to. images are the platforms of the target.
+// Outputs parses all outputs of one target, whose platforms are images. A target without outputs goes to the local store.
+// Relative paths refer to dir.
 func Outputs(images []*planner.Image, dir string) ([]Output, error) {
 	first := images[0]
 	attrs := first.Outputs
@@ -96,7 +98,7 @@ func Outputs(images []*planner.Image, dir string) ([]Output, error) {
 	return out, nil
 }
 
-// withStored adds what type=image,push=true means besides the push: unless store=false, the image is in the local store too.
+// withStored adds the local store to type=image,push=true, which stores the image as well unless store=false.
 func withStored(attrs []config.Attrs) []config.Attrs {
 	stored := slices.ContainsFunc(attrs, func(a config.Attrs) bool {
 		return a["type"] == string(KindStore) || a["type"] == "image" && !isSet(a["push"])
@@ -126,7 +128,7 @@ func parseOutput(a config.Attrs, img *planner.Image, dir string) (Output, error)
 	}
 	p := attrParser{attrs: a}
 	o := Output{Dest: a["dest"], ByDigest: p.flag("push-by-digest", false), Split: p.flag("platform-split", true)}
-	o.Form = LayerForm{
+	o.Encoding = LayerEncoding{
 		Compression: a["compression"], Level: p.number("compression-level"), Force: p.flag("force-compression", false),
 		KeepTimes: !p.flag("rewrite-timestamp", true), ClampTimes: p.flag("rewrite-timestamp", false),
 	}
@@ -151,9 +153,10 @@ func parseOutput(a config.Attrs, img *planner.Image, dir string) (Output, error)
 			return o, err
 		}
 	}
-	return o, o.Form.validate(o.Docker)
+	return o, o.Encoding.validate(o.Docker)
 }
 
+// absPath returns an absolute path; a relative one refers to dir.
 func absPath(dir, p string) (string, error) {
 	if !filepath.IsAbs(p) {
 		p = filepath.Join(dir, p)
@@ -161,6 +164,7 @@ func absPath(dir, p string) (string, error) {
 	return filepath.Abs(p)
 }
 
+// hasPath reports whether the output has a destination path, or stdout.
 func (o *Output) hasPath() bool {
 	switch o.Kind {
 	case KindOCITar, KindOCIDir, KindDocker, KindLocal, KindTar:
@@ -169,6 +173,7 @@ func (o *Output) hasPath() bool {
 	return false
 }
 
+// setKind sets the kind and completes the destination.
 func (o *Output) setKind(a config.Attrs, p *attrParser) error {
 	archive := func(file, folder Kind) Kind {
 		if p.flag("tar", true) {
@@ -201,15 +206,15 @@ func (o *Output) setKind(a config.Attrs, p *attrParser) error {
 	case "cacheonly":
 		o.Kind = KindNothing
 	case "":
-		return fmt.Errorf("no type: write type=image, registry, oci, docker, local, tar or cacheonly")
+		return fmt.Errorf("output has no type: add type=image, registry, oci, docker, local, tar or cacheonly")
 	default:
-		return fmt.Errorf("unknown type %q: known are image, registry, oci, docker, local, tar and cacheonly", a["type"])
+		return fmt.Errorf("unknown type %q: use image, registry, oci, docker, local, tar or cacheonly", a["type"])
 	}
 	if o.Dest == "" && (o.Kind == KindOCIDir || o.Kind == KindLocal) {
-		return fmt.Errorf("type=%s writes a directory: give it with dest=DIR", a["type"])
+		return fmt.Errorf("type=%s writes a directory: add dest=DIR", a["type"])
 	}
 	if o.Dest == stdoutTarget && (o.Kind == KindOCIDir || o.Kind == KindLocal) {
-		return fmt.Errorf("type=%s writes a directory: it cannot go to stdout", a["type"])
+		return fmt.Errorf("type=%s writes a directory, which cannot go to stdout: use another dest", a["type"])
 	}
 	if o.Dest == "" && (o.Kind == KindOCITar || o.Kind == KindTar) {
 		o.Dest = stdoutTarget
@@ -217,17 +222,18 @@ func (o *Output) setKind(a config.Attrs, p *attrParser) error {
 	return nil
 }
 
-// check finds what cannot go together.
+// check refuses combinations that cannot work.
 func (o Output) check(images []*planner.Image) error {
 	if err := o.checkAttestations(images); err != nil {
 		return err
 	}
 	several := len(images) > 1 || images[0].MultiPlatform
 	if several && (o.Kind == KindDocker || o.Kind == KindLoad) {
-		return fmt.Errorf("type=docker holds one platform, and this target has %d: use type=oci, or ask for one platform", len(images))
+		return fmt.Errorf("type=docker holds one platform, and this target has %d: use type=oci, or build one platform",
+			len(images))
 	}
-	if !several && !slices.ContainsFunc(images, attests) && o.isImage() && o.Annotations.hasIndex() {
-		return fmt.Errorf("index annotations need an index: this target has a single platform")
+	if !several && !slices.ContainsFunc(images, attest.Requested) && o.isImage() && o.Annotations.hasIndex() {
+		return fmt.Errorf("index annotations need an index, and this target has a single platform")
 	}
 	if o.Kind == KindPush && len(o.Names) == 0 {
 		return fmt.Errorf("a push needs a tag: add tags to the target or name= to the output")
@@ -235,7 +241,27 @@ func (o Output) check(images []*planner.Image) error {
 	return nil
 }
 
-// attrParser reads typed attributes and keeps the first error.
+// checkAttestations refuses attestations that the output cannot hold, and invalid attributes of them.
+func (o Output) checkAttestations(images []*planner.Image) error {
+	if !slices.ContainsFunc(images, attest.Requested) {
+		return nil
+	}
+	for _, image := range images {
+		if err := attest.Check(image); err != nil {
+			return err
+		}
+	}
+	const without = "or build without attestations (--provenance=false --sbom=false)"
+	switch {
+	case o.Kind == KindDocker || o.Kind == KindLoad:
+		return fmt.Errorf("type=docker holds no attestations: use type=oci or a registry, %s", without)
+	case o.isImage() && o.Docker:
+		return fmt.Errorf("attestations need oci-mediatypes=true: remove oci-mediatypes=false, %s", without)
+	}
+	return nil
+}
+
+// attrParser parses typed attributes and keeps the first error.
 type attrParser struct {
 	attrs config.Attrs
 	err   error
@@ -265,7 +291,7 @@ func (p *attrParser) number(name string) int {
 	return n
 }
 
-// byTarget groups the platforms of each target, in the order of first appearance.
+// byTarget groups images by target, in the order of their first appearance.
 func byTarget(images []*planner.Image) [][]*planner.Image {
 	var order []string
 	groups := map[string][]*planner.Image{}
@@ -282,23 +308,23 @@ func byTarget(images []*planner.Image) [][]*planner.Image {
 	return out
 }
 
-// Forms lists the layer forms that the outputs of images need, by target, so that an engine can compress while other
-// steps still run. Outputs that need no compressed layer add none. An engine calls it before anything runs, and so it refuses what
-// Validate does.
-func Forms(images []*planner.Image, dir string) (map[string][]LayerForm, error) {
+// Encodings returns the layer encodings that the outputs of images need, by target, so that an engine can compress layers
+// while other steps run. Outputs of files add none. It checks what Validate checks, since engines call it before
+// anything runs.
+func Encodings(images []*planner.Image, dir string) (map[string][]LayerEncoding, error) {
 	all, err := allOutputs(images, dir)
 	if err != nil {
 		return nil, err
 	}
-	forms := map[string][]LayerForm{}
+	encodings := map[string][]LayerEncoding{}
 	for _, t := range all {
-		seen := map[LayerForm]bool{}
+		seen := map[LayerEncoding]bool{}
 		for _, o := range t.outputs {
 			if o.isImage() {
-				seen[o.Form] = true
+				seen[o.Encoding] = true
 			}
 		}
-		forms[t.target] = slices.SortedFunc(maps.Keys(seen), LayerForm.compare)
+		encodings[t.target] = slices.SortedFunc(maps.Keys(seen), LayerEncoding.compare)
 	}
-	return forms, nil
+	return encodings, nil
 }

@@ -58,3 +58,8 @@ func Place(source []planner.Location) string {
 	}
 	return fmt.Sprintf("%s:%d", source[0].File, source[0].Start)
 }
+
+// TestFailed returns the failure of a test step.
+func TestFailed(s *planner.Step, err error) *StepError {
+	return &StepError{Step: s.Name, Targets: s.Targets, Source: s.Source, ExitCode: -1, Err: err}
+}

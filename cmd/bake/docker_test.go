@@ -70,7 +70,7 @@ func startDocker(t *testing.T, before string, more ...string) string {
 	return ""
 }
 
-func docker(t *testing.T, address string, args ...string) string {
+func dockerCLI(t *testing.T, address string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("docker", append([]string{"-H", address}, args...)...).CombinedOutput()
 	if err != nil {
@@ -85,7 +85,7 @@ func TestTutorialRunsInDocker(t *testing.T) {
 	address := dockerEngine(t)
 	c.env["DOCKER_HOST"] = address
 	c.ok(t, "image", "build", "-t", "python-hello-world", "--load", ".")
-	docker(t, address, "run", "-d", "--name", "app", "--network", "host", "python-hello-world")
+	dockerCLI(t, address, "run", "-d", "--name", "app", "--network", "host", "python-hello-world")
 	ask := []string{"exec", "app", "python", "-c",
 		"import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:5000/').read().decode())"}
 	var last string
@@ -96,7 +96,7 @@ func TestTutorialRunsInDocker(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Fatalf("the container did not answer \"hello world!\" over HTTP within 10 s: %s\n%s", last, docker(t, address, "logs", "app"))
+	t.Fatalf("the container did not answer \"hello world!\" over HTTP within 10 s: %s\n%s", last, dockerCLI(t, address, "logs", "app"))
 }
 
 // TestTutorialPushed pushes the tutorial's image; another client reads back the same digest.
@@ -133,7 +133,7 @@ func TestLoadFromDaemon(t *testing.T) {
 `, bases))
 	c.ok(t, "build", "--allow=fs=*")
 	for _, tag := range []string{"1", "2"} {
-		if out := docker(t, address, "run", "--rm", "--network", "none", "second/loaded:"+tag); out != "built" {
+		if out := dockerCLI(t, address, "run", "--rm", "--network", "none", "second/loaded:"+tag); out != "built" {
 			t.Errorf("the container says %q", out)
 		}
 	}

@@ -121,9 +121,11 @@ type layerBlobs struct{ *cache.Store }
 // NewBlob implements buildkitd.Blobs.
 func (b layerBlobs) NewBlob() (buildkitd.BlobWriter, error) { return b.Store.NewBlob() }
 
-// Reform implements buildkitd.Blobs.
-func (b layerBlobs) Reform(ctx context.Context, l buildkitd.Packed, f executor.LayerForm, epoch time.Time) (buildkitd.Packed, error) {
+// Recompress implements buildkitd.Blobs.
+func (b layerBlobs) Recompress(
+	ctx context.Context, l buildkitd.Packed, enc executor.LayerEncoding, epoch time.Time,
+) (buildkitd.Packed, error) {
 	from := cache.Packed{DiffID: l.DiffID, Digest: l.Digest, Size: l.Size, MediaType: l.MediaType}
-	p, err := embedded.Recompress(ctx, b.Store, from, f, epoch)
+	p, err := embedded.Recompress(ctx, b.Store, from, enc, epoch)
 	return buildkitd.Packed{DiffID: p.DiffID, Digest: p.Digest, Size: p.Size, MediaType: p.MediaType}, err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/bakebuild/bake/executor/affected"
 	"github.com/bakebuild/bake/executor/buildkitd"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/docker"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/registry"
@@ -76,7 +77,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		rule   *planner.PolicyError
 		denied deniedError
 		peer   *buildkitd.Error
-		docker *executor.DockerError
+		engine *docker.Error
 		blind  *watch.Error
 		output *executor.OutputError
 		cached *buildkitd.CacheError
@@ -101,7 +102,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitPolicy
 	case errors.As(err, &lock):
 		return exitLock
-	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &docker):
+	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &engine):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached),
 		errors.As(err, &revs), errors.As(err, &badPin):

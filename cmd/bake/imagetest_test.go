@@ -107,30 +107,30 @@ metadataTest: {user: app, exposedPorts: ["8080"], labels: [{key: build, value: '
 
 // badTests are tests that fail, each with what is said.
 var badTests = []struct{ test, said string }{
-	{`command = "exit 3"`, `exit code: wanted 0, came 3`},
+	{`command = "exit 3"`, `exit code: want 0, got 3`},
 	{`command = "echo a; echo b >&2"
       stdout = "b\n"
-      stderr-contains = ["c"]`, `stdout: wanted "b\\n", came "a\\n"\n  stderr: wanted it to contain "c", came "b\\n"`},
+      stderr-contains = ["c"]`, `stdout: want "b\\n", got "a\\n"\n  stderr: want a text that contains "c", got "b\\n"`},
 	{`command = "echo abc"
       stdout-matches  = ["^b"]
-      stdout-excludes = ["b."]`, `stdout: wanted a match of "\^b", came "abc\\n"\n  stdout: wanted no match of "b.", came "bc"`},
+      stdout-excludes = ["b."]`, `stdout: want a match of "\^b", got "abc\\n"\n  stdout: want no match of "b.", got "bc"`},
 	{`command = "true"
       setup = ["exit 4"]`, `setup.*: exit code 4`},
-	{`command = ["/missing"]`, `exit code: wanted 0, came 1(27)?(\n|;)`},
-	{`file = "/nowhere"`, `/nowhere: wanted it to exist, came nothing of that name`},
+	{`command = ["/missing"]`, `exit code: want 0, got 1(27)?(\n|;)`},
+	{`file = "/nowhere"`, `/nowhere: want it to exist, got no such file`},
 	{`file = "/link"
-      exists = false`, `/link: wanted nothing of that name, came a file`},
+      exists = false`, `/link: want no such file, got a file`},
 	{`file = "/motd"
       mode = "0644"
       owner = "root:nobody"
       executable-by = "other"
-      content = "x"`, `mode: wanted 0644, came 4750\n  mode: wanted execution by other, came 4750\n  owner: wanted root, came 1000\n  ` +
-		`group: wanted nobody, came 1001, and the image has no group nobody\n  content: wanted "x", came "hello\\nworld\\n"`},
+      content = "x"`, `mode: want 0644, got 4750\n  mode: want executable by other, got 4750\n  owner: want root, got 1000\n  ` +
+		`group: want nobody, got 1001, and the image has no group nobody\n  content: want "x", got "hello\\nworld\\n"`},
 	{`file = "/spool"
-      content-contains = ["x"]`, `content: wanted a file, came a directory`},
+      content-contains = ["x"]`, `content: want a file, got a directory`},
 	{`config = { user = "root", cmd = [], env = { PORT = "1", MORE = "x" }, ports = ["22"], no-volumes = ["/data"], labels-match = { vendor = "x" } }`,
-		`user: wanted "root", came "app"\n  cmd: wanted \[\], came \["id"\]\n  env MORE: wanted "x", came nothing of that name\n  env PORT: wanted "1", came "8080"\n  ` +
-			`label vendor: wanted a match of "x", came "acme"\n  port: wanted 22/tcp, came \["53/udp" "8080/tcp"\]\n  volume /data: wanted nothing of that name, came it`},
+		`user: want "root", got "app"\n  cmd: want \[\], got \["id"\]\n  env MORE: want "x", got none\n  env PORT: want "1", got "8080"\n  ` +
+			`label vendor: want a match of "x", got "acme"\n  port: want 22/tcp, got \["53/udp" "8080/tcp"\]\n  volume /data: want none, got one`},
 }
 
 // TestImageTests holds both engines to the same tests of images.

@@ -308,7 +308,7 @@ func dockerReads(t *testing.T, host, engine string) {
 		if image == "multi" {
 			continue // it has nothing to run
 		}
-		if out := docker(t, engine, "run", "--rm", "--network", "none", host+"/read/"+image+":1"); out != "pushed" {
+		if out := dockerCLI(t, engine, "run", "--rm", "--network", "none", host+"/read/"+image+":1"); out != "pushed" {
 			t.Errorf("a container of %s says %q", image, out)
 		}
 	}
@@ -343,11 +343,11 @@ func dockerPulls(t *testing.T, engine, ref, arch string) {
 		t.Fatal(err)
 	}
 	if _, err := exec.Command("docker", "-H", engine, "image", "inspect", ref).Output(); err == nil {
-		docker(t, engine, "rmi", ref) // of another platform
+		dockerCLI(t, engine, "rmi", ref) // of another platform
 	}
-	docker(t, engine, "pull", "--platform", "linux/"+arch, ref)
+	dockerCLI(t, engine, "pull", "--platform", "linux/"+arch, ref)
 	var all []engineImage
-	if err := json.Unmarshal([]byte(docker(t, engine, "image", "inspect", ref)), &all); err != nil || len(all) != 1 {
+	if err := json.Unmarshal([]byte(dockerCLI(t, engine, "image", "inspect", ref)), &all); err != nil || len(all) != 1 {
 		t.Fatal(len(all), err)
 	}
 	got := all[0]
@@ -368,7 +368,7 @@ func dockerPulls(t *testing.T, engine, ref, arch string) {
 	for _, h := range slices.Backward(config.History) {
 		history = append(history, h.CreatedBy)
 	}
-	if said := docker(t, engine, "history", "--no-trunc", "--format", "{{.CreatedBy}}", ref); said != strings.TrimSpace(strings.Join(history, "\n")) {
+	if said := dockerCLI(t, engine, "history", "--no-trunc", "--format", "{{.CreatedBy}}", ref); said != strings.TrimSpace(strings.Join(history, "\n")) {
 		t.Errorf("%s for %s: the engine's history is\n%s\nnot\n%s", ref, arch, said, strings.Join(history, "\n"))
 	}
 }

@@ -106,7 +106,7 @@ target "b" {
 	if err := os.Remove(filepath.Join(c.dir, "a/x")); err != nil {
 		t.Fatal(err)
 	}
-	w.expect(t, "^note: changed: a/x; building a$", "error: .*wanted it to exist", "watching")
+	w.expect(t, "^note: changed: a/x; building a$", "error: .*want it to exist", "watching")
 	c.write(t, "a/x", "5")
 	w.expect(t, "building a$", "built a:1", "watching")
 	// What is saved while a build runs leads to one more.

@@ -27,7 +27,7 @@ type run struct {
 	engine   *Engine
 	graph    *planner.Graph
 	opts     executor.Options
-	forms    map[string][]executor.LayerForm
+	forms    map[string][]executor.LayerEncoding
 	caches   *caches
 	status   *status
 	builders []*builder

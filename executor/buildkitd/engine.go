@@ -37,8 +37,8 @@ type Blobs interface {
 	// BlobPath is where a blob is, or would be.
 	BlobPath(d digest.Digest) string
 	NewBlob() (BlobWriter, error)
-	// Reform gives a layer in a form of outputs, with no time after the epoch unless that is zero. Each is made once.
-	Reform(ctx context.Context, l Packed, f executor.LayerForm, epoch time.Time) (Packed, error)
+	// Recompress gives a layer in a form of outputs, with no time after the epoch unless that is zero. Each is made once.
+	Recompress(ctx context.Context, l Packed, f executor.LayerEncoding, epoch time.Time) (Packed, error)
 }
 
 // BlobWriter takes the bytes of one blob. Commit or Discard ends it.
@@ -91,7 +91,7 @@ func New(opts Options) *Engine {
 func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
 	report := &executor.Report{Started: time.Now()}
 	defer func() { report.Completed = time.Now() }()
-	forms, err := executor.Forms(g.Images, opts.Dir)
+	forms, err := executor.Encodings(g.Images, opts.Dir)
 	if err != nil {
 		return report, err
 	}

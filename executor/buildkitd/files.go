@@ -13,7 +13,7 @@ import (
 )
 
 // files writes the files of an edge of an image's graph as one tar. When its builder is lost, another one builds it again.
-func (r *run) files(ctx context.Context, image *planner.Image, e planner.Edge, f executor.LayerForm, w io.Writer) error {
+func (r *run) files(ctx context.Context, image *planner.Image, e planner.Edge, f executor.LayerEncoding, w io.Writer) error {
 	b := r.made[image].builder
 	for {
 		count := &counter{to: w}
@@ -44,7 +44,7 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // sendFiles lets a builder send the files of an image.
-func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, e planner.Edge, f executor.LayerForm, w io.Writer) error {
+func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, e planner.Edge, f executor.LayerEncoding, w io.Writer) error {
 	b.files.turn.Lock()
 	defer b.files.turn.Unlock()
 	pr, pw := io.Pipe()

@@ -47,7 +47,7 @@ func (r *run) epoch(image *planner.Image) time.Time {
 
 // formed are the layers of an image in a form. That is given to them here, each layer once, where a daemon would write every
 // layer of every image anew in every build. Layers of a base keep their bytes unless the form says otherwise, and their times.
-func (r *run) formed(ctx context.Context, image *planner.Image, f executor.LayerForm, list []layer) ([]layer, error) {
+func (r *run) formed(ctx context.Context, image *planner.Image, f executor.LayerEncoding, list []layer) ([]layer, error) {
 	epoch := r.epoch(image)
 	out := make([]layer, len(list))
 	g, ctx := errgroup.WithContext(ctx)
@@ -76,17 +76,17 @@ func (r *run) formed(ctx context.Context, image *planner.Image, f executor.Layer
 // reforming names what Reform makes.
 type reforming struct {
 	digest digest.Digest
-	form   executor.LayerForm
+	form   executor.LayerEncoding
 	epoch  int64
 }
 
 // reform is Reform, asked once in a run: many images have the same layers.
-func (r *run) reform(ctx context.Context, p Packed, f executor.LayerForm, epoch time.Time) (Packed, error) {
+func (r *run) reform(ctx context.Context, p Packed, f executor.LayerEncoding, epoch time.Time) (Packed, error) {
 	key := reforming{p.Digest, f, epoch.Unix()}
 	if known, ok := r.reformed.Load(key); ok {
 		return known.(Packed), nil
 	}
-	got, err := r.engine.opts.Blobs.Reform(ctx, p, f, epoch)
+	got, err := r.engine.opts.Blobs.Recompress(ctx, p, f, epoch)
 	if err == nil {
 		r.reformed.Store(key, got)
 	}

@@ -32,7 +32,7 @@ var errTooLarge = errors.New("it is too large")
 // made is an image that a builder has.
 type made struct {
 	builder *builder
-	layers  map[executor.LayerForm][]layer
+	layers  map[executor.LayerEncoding][]layer
 	cache   json.RawMessage // for the config, or nil
 }
 
@@ -165,14 +165,14 @@ func (r *run) built(image *planner.Image) executor.Built {
 	m := r.made[image]
 	return executor.Built{
 		Image: m.withCache(image),
-		Layers: func(_ context.Context, f executor.LayerForm) ([]v1.Layer, error) {
+		Layers: func(_ context.Context, f executor.LayerEncoding) ([]v1.Layer, error) {
 			return r.layers(m.layers[f])
 		},
-		Files: func(ctx context.Context, f executor.LayerForm, w io.Writer) error {
+		Files: func(ctx context.Context, f executor.LayerEncoding, w io.Writer) error {
 			return r.files(ctx, image, image.Root, f, w)
 		},
 		Tree: func(ctx context.Context, e planner.Edge, w io.Writer) error {
-			return r.files(ctx, image, e, executor.LayerForm{}, w)
+			return r.files(ctx, image, e, executor.LayerEncoding{}, w)
 		},
 	}
 }

@@ -136,7 +136,7 @@ func (b *batch) good(images []*planner.Image) []*planner.Image {
 // made is what is known of an image; b.mu is held.
 func (b *batch) made(image *planner.Image) *made {
 	if b.results[image] == nil {
-		b.results[image] = &made{builder: b.builder, layers: map[executor.LayerForm][]layer{}}
+		b.results[image] = &made{builder: b.builder, layers: map[executor.LayerEncoding][]layer{}}
 	}
 	return b.results[image]
 }

@@ -254,7 +254,7 @@ func (s *status) results() []executor.StepResult {
 	defer s.mu.Unlock()
 	out := make([]executor.StepResult, len(s.graph.Steps))
 	for i, step := range s.graph.Steps {
-		out[i] = executor.StepResult{Digest: step.Digest, Status: executor.StatusNotAsked}
+		out[i] = executor.StepResult{Digest: step.Digest, Status: executor.StatusNotNeeded}
 		st := s.steps[step.Digest]
 		switch {
 		case st == nil:
@@ -263,7 +263,7 @@ func (s *status) results() []executor.StepResult {
 		default:
 			out[i] = st.result
 			if out[i].Status == executor.StatusRan && looksOnly(step, st) {
-				out[i].Status, out[i].Reason = executor.StatusNotAsked, ""
+				out[i].Status, out[i].Reason = executor.StatusNotNeeded, ""
 			}
 		}
 	}

@@ -24,8 +24,8 @@ func TestLookedAtHasNoReason(t *testing.T) {
 		s.vertex(&definitions{}, &client.Vertex{Digest: step.Digest, Started: &now, Completed: &now})
 	}
 	got := s.results()
-	for i, want := range []executor.StepStatus{executor.StatusNotAsked, executor.StatusNotAsked, executor.StatusRan} {
-		if got[i].Status != want || (got[i].Reason == "") != (want == executor.StatusNotAsked) {
+	for i, want := range []executor.StepStatus{executor.StatusNotNeeded, executor.StatusNotNeeded, executor.StatusRan} {
+		if got[i].Status != want || (got[i].Reason == "") != (want == executor.StatusNotNeeded) {
 			t.Errorf("step %d: %s, reason %q", i, got[i].Status, got[i].Reason)
 		}
 	}

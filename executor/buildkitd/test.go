@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/imagetest"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -137,7 +138,7 @@ func (b *batch) runTest(ctx context.Context, c gateway.Client, p pending) error 
 		return err // another one failed before
 	}
 	result.Completed = time.Now()
-	if failed, ok := errors.AsType[*executor.TestError](err); ok {
+	if failed, ok := errors.AsType[*imagetest.Error](err); ok {
 		step := executor.TestFailed(p.step, failed)
 		step.Last = b.run.status.lines(p.step.Digest)
 		err = step
@@ -177,17 +178,17 @@ func (b *batch) noteAll(s *planner.Step, err error) {
 
 func (b *batch) judge(ctx context.Context, c gateway.Client, p pending) error {
 	if p.step.Test.Config != nil {
-		return executor.JudgeConfig(p.step.Test)
+		return imagetest.CheckConfig(p.step.Test)
 	}
 	if len(p.step.Test.Command) == 0 {
 		ref, err := b.solveFor(ctx, c, b.builder.defs.of(p.image.Root))
 		if err != nil {
 			return err
 		}
-		return executor.JudgeFile(p.step.Test, testFiles{ctx, ref})
+		return imagetest.CheckFile(p.step.Test, testFiles{ctx, ref})
 	}
 	if p.image.Root.Step == nil {
-		return &executor.TestError{Differences: []string{"the image is empty: there is no command to run"}}
+		return &imagetest.Error{Differences: []string{"the image is empty: there is no command to run"}}
 	}
 	def, err := b.builder.defs.withSetup(p.image.Root, p.step)
 	if err != nil {
@@ -195,7 +196,7 @@ func (b *batch) judge(ctx context.Context, c gateway.Client, p pending) error {
 	}
 	ref, err := b.solveFor(ctx, c, def)
 	if code := exitCode(err); code >= 0 {
-		return &executor.TestError{Differences: []string{fmt.Sprintf("setup: exit code %d", code)}}
+		return &imagetest.Error{Differences: []string{fmt.Sprintf("setup: exit code %d", code)}}
 	}
 	if err != nil {
 		return err
@@ -233,17 +234,17 @@ func (b *batch) command(ctx context.Context, c gateway.Client, p pending, ref ga
 	if err != nil {
 		return err
 	}
-	result := executor.CommandResult{}
+	result := imagetest.CommandResult{}
 	if err := process.Wait(); err != nil {
 		if result.ExitCode = exitCode(err); result.ExitCode < 0 {
 			return err
 		}
 	}
 	if out.over || errs.over {
-		return &executor.TestError{Differences: []string{fmt.Sprintf("the command writes more than %d bytes", executor.MaxTestOutput)}}
+		return &imagetest.Error{Differences: []string{fmt.Sprintf("the command writes more than %d bytes", imagetest.MaxOutput)}}
 	}
 	result.Stdout, result.Stderr = out.Bytes(), errs.Bytes()
-	return executor.JudgeCommand(p.step.Test, result)
+	return imagetest.CheckCommand(p.step.Test, result)
 }
 
 // capture keeps an output of bounded size, and shows it as the test's.
@@ -263,7 +264,7 @@ func (b *batch) capture(s *planner.Step, stream int) *capture {
 // Write implements io.Writer.
 func (c *capture) Write(p []byte) (int, error) {
 	n := len(p)
-	if room := executor.MaxTestOutput - c.Len(); len(p) > room {
+	if room := imagetest.MaxOutput - c.Len(); len(p) > room {
 		c.over, p = true, p[:room]
 	}
 	if len(p) > 0 {
@@ -316,16 +317,16 @@ type testFiles struct {
 	ref gateway.Reference
 }
 
-// Stat implements executor.TestFiles.
-func (f testFiles) Stat(path string) (executor.TestFile, error) {
+// Stat implements imagetest.Files.
+func (f testFiles) Stat(path string) (imagetest.File, error) {
 	if f.ref == nil {
-		return executor.TestFile{}, fs.ErrNotExist
+		return imagetest.File{}, fs.ErrNotExist
 	}
 	st, err := f.ref.StatFile(f.ctx, gateway.StatRequest{Path: path})
 	if err != nil {
-		return executor.TestFile{}, missing(err)
+		return imagetest.File{}, missing(err)
 	}
-	return executor.TestFile{Mode: unixMode(fs.FileMode(st.Mode)), UID: st.Uid, GID: st.Gid}, nil
+	return imagetest.File{Mode: unixMode(fs.FileMode(st.Mode)), UID: st.Uid, GID: st.Gid}, nil
 }
 
 // missing makes a daemon's word for what is not there ours.
@@ -352,7 +353,7 @@ func unixMode(m fs.FileMode) uint32 {
 	return mode
 }
 
-// Open implements executor.TestFiles.
+// Open implements imagetest.Files.
 func (f testFiles) Open(path string) (io.ReadCloser, error) {
 	if _, err := f.Stat(path); err != nil {
 		return nil, err

@@ -108,7 +108,7 @@ func platformOf(p *pb.Platform) ocispecs.Platform {
 // lookup, prepare and run fetch nothing: an image is fetched on demand.
 func (i *baseImage) lookup(context.Context) (bool, error) {
 	if i.n.result.Status == executor.StatusSkipped {
-		i.n.result.Status = executor.StatusNotAsked
+		i.n.result.Status = executor.StatusNotNeeded
 	}
 	return true, i.restore()
 }

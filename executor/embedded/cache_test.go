@@ -21,7 +21,7 @@ func TestSecondBuildRunsNothing(t *testing.T) {
 	s.must("copy /a.txt /b.txt")
 	report := s.must()
 	for _, r := range report.Steps {
-		if r.Status != executor.StatusCached && r.Status != executor.StatusNotAsked {
+		if r.Status != executor.StatusCached && r.Status != executor.StatusNotNeeded {
 			t.Errorf("%s %s", r.Status, r.Reason)
 		}
 	}

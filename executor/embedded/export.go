@@ -28,7 +28,7 @@ func (b *build) epoch(image *planner.Image) time.Time {
 
 // packings returns a function that lists, for each image, how its layers will be packed.
 func (b *build) packings() (func(image int) []packing, error) {
-	encodings, err := executor.Forms(b.graph.Images, b.opts.Dir)
+	encodings, err := executor.Encodings(b.graph.Images, b.opts.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -48,10 +48,10 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 	for i, image := range images {
 		built[i] = executor.Built{
 			Image: image,
-			Layers: func(ctx context.Context, f executor.LayerForm) ([]v1.Layer, error) {
+			Layers: func(ctx context.Context, f executor.LayerEncoding) ([]v1.Layer, error) {
 				return b.imageLayers(ctx, image, packing{f, b.epoch(image).Unix()})
 			},
-			Files: func(ctx context.Context, f executor.LayerForm, w io.Writer) error {
+			Files: func(ctx context.Context, f executor.LayerEncoding, w io.Writer) error {
 				return b.files(ctx, image.Root, packing{f, b.epoch(image).Unix()}, w)
 			},
 			Tree: func(ctx context.Context, e planner.Edge, w io.Writer) error {

@@ -62,7 +62,7 @@ func newLocal(n *node, source *pb.SourceOp) (operation, error) {
 
 // lookup, prepare and run read nothing: a context is read when a step needs its files.
 func (l *localSource) lookup(context.Context) (bool, error) {
-	l.n.result.Status = executor.StatusNotAsked
+	l.n.result.Status = executor.StatusNotNeeded
 	return true, nil
 }
 func (l *localSource) prepare(context.Context) (bool, func(), error) { return true, nil, nil }

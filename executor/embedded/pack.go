@@ -16,7 +16,7 @@ import (
 
 // packing is how layers of steps are written as blobs.
 type packing struct {
-	encoding executor.LayerForm
+	encoding executor.LayerEncoding
 	// epoch is the time to which times are set or clamped, in seconds since 1970.
 	epoch int64
 }

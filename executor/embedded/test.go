@@ -14,6 +14,7 @@ import (
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/imagetest"
 	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
@@ -57,12 +58,12 @@ func (t *testStep) run(ctx context.Context) error {
 	case len(t.test.Command) > 0:
 		err = t.runCommand(ctx)
 	case t.test.Config != nil:
-		err = executor.JudgeConfig(t.test)
+		err = imagetest.CheckConfig(t.test)
 	default:
-		err = t.n.input(0).read(ctx, func(files tree.FS) error { return executor.JudgeFile(t.test, testFiles{files}) })
+		err = t.n.input(0).read(ctx, func(files tree.FS) error { return imagetest.CheckFile(t.test, testFiles{files}) })
 	}
 	var step *executor.StepError
-	if failed, ok := errors.AsType[*executor.TestError](err); ok && !errors.As(err, &step) {
+	if failed, ok := errors.AsType[*imagetest.Error](err); ok && !errors.As(err, &step) {
 		return executor.TestFailed(t.n.step, failed)
 	}
 	if err != nil {
@@ -112,9 +113,9 @@ func (t *testStep) runCommand(ctx context.Context) (err error) {
 		return err
 	}
 	if out.over || errs.over {
-		return t.commandFailed(fmt.Errorf("the command writes more than %d bytes", executor.MaxTestOutput), res, log)
+		return t.commandFailed(fmt.Errorf("the command writes more than %d bytes", imagetest.MaxOutput), res, log)
 	}
-	err = executor.JudgeCommand(t.test, executor.CommandResult{ExitCode: res.ExitCode, Stdout: out.Bytes(), Stderr: errs.Bytes()})
+	err = imagetest.CheckCommand(t.test, imagetest.CommandResult{ExitCode: res.ExitCode, Stdout: out.Bytes(), Stderr: errs.Bytes()})
 	if err != nil {
 		failed := t.commandFailed(err, res, log)
 		s.debug(ctx, spec, failed)
@@ -152,7 +153,7 @@ type capture struct {
 
 // Write never fails: excess output is reported when the command has ended.
 func (c *capture) Write(p []byte) (int, error) {
-	if room := executor.MaxTestOutput - c.Len(); len(p) > room {
+	if room := imagetest.MaxOutput - c.Len(); len(p) > room {
 		c.over = true
 		c.Buffer.Write(p[:room])
 		return len(p), nil
@@ -160,20 +161,20 @@ func (c *capture) Write(p []byte) (int, error) {
 	return c.Buffer.Write(p)
 }
 
-// testFiles adapts a tree to executor.TestFiles.
+// testFiles adapts a tree to imagetest.Files.
 type testFiles struct{ tree.FS }
 
-// Stat implements executor.TestFiles.
-func (f testFiles) Stat(path string) (executor.TestFile, error) {
+// Stat implements imagetest.Files.
+func (f testFiles) Stat(path string) (imagetest.File, error) {
 	at, err := tree.Resolve(f, path, true)
 	if err != nil {
-		return executor.TestFile{}, err
+		return imagetest.File{}, err
 	}
 	e, err := f.Lookup(at)
-	return executor.TestFile{Mode: e.Mode, UID: e.UID, GID: e.GID}, err
+	return imagetest.File{Mode: e.Mode, UID: e.UID, GID: e.GID}, err
 }
 
-// Open implements executor.TestFiles.
+// Open implements imagetest.Files.
 func (f testFiles) Open(path string) (io.ReadCloser, error) {
 	at, err := tree.Resolve(f, path, true)
 	if err != nil {

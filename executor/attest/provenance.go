@@ -1,4 +1,4 @@
-package executor
+package attest
 
 import (
 	"context"
@@ -29,12 +29,12 @@ type provenanceOptions struct {
 	version      types.ProvenanceSLSA
 	builder      string
 	reproducible bool
-	complete     bool   // materials that are not known are an error
-	file         string // its name beside the files of an image
-	inline       bool   // it is for images only
+	complete     bool   // a material without a digest is an error
+	file         string // name of the document among the files of an image
+	inline       bool   // the document is for images only
 }
 
-// parseProvenance reads the attributes. What could not be kept is refused.
+// parseProvenance reads the attributes. It refuses those that would not be honoured.
 func parseProvenance(attrs map[string]string) (provenanceOptions, error) {
 	o := provenanceOptions{max: true, version: types.ProvenanceSLSA1, file: "provenance.json"}
 	for k, v := range attrs {
@@ -57,14 +57,14 @@ func parseProvenance(attrs map[string]string) (provenanceOptions, error) {
 			o.inline, err = strconv.ParseBool(v)
 		case "filename":
 			if o.file = path.Base(v); !fs.ValidPath(o.file) || o.file == "." {
-				err = errors.New("want the name of a file")
+				err = errors.New("want a file name")
 			}
 		case "capture-usage":
 			if used, parseErr := strconv.ParseBool(v); parseErr != nil || used {
-				err = errors.New("the resources that steps use are not recorded: leave it out")
+				err = errors.New("resource usage of steps is not recorded; remove the attribute")
 			}
 		default:
-			err = errors.New("this attribute is unknown")
+			err = errors.New("unknown attribute")
 		}
 		if err != nil {
 			return o, fmt.Errorf("attest type=provenance: %s=%s: %w", k, v, err)
@@ -73,6 +73,7 @@ func parseProvenance(attrs map[string]string) (provenanceOptions, error) {
 	return o, nil
 }
 
+// predicateType returns the type URI of the statement's predicate.
 func (o provenanceOptions) predicateType() string {
 	if o.version == types.ProvenanceSLSA02 {
 		return slsa02.PredicateSLSAProvenance
@@ -80,40 +81,41 @@ func (o provenanceOptions) predicateType() string {
 	return slsa1.PredicateSLSAProvenance
 }
 
-// maker says how an image came to be.
-type maker struct {
-	built      Built
-	steps      []*planner.Step // that made it, inputs before users
-	scanned    []*planner.Step // that made its SBOM
+// provenance is what the provenance of one image is computed from.
+type provenance struct {
+	source     Source
+	steps      []*planner.Step // of the image, inputs before users
+	scanner    []*planner.Step // of its SBOM
 	started    time.Time
 	invocation string
 }
 
-// predicate is the provenance of an image with these layers.
-func (m maker) predicate(ctx context.Context, o provenanceOptions, layers []ocispecs.Descriptor) (json.RawMessage, error) {
-	image := m.built.Image
-	p := m.capture(ctx).predicate()
-	meta := p.RunDetails.Metadata
+// predicate returns the provenance of an image with these layers.
+func (p provenance) predicate(ctx context.Context, o provenanceOptions, layers []ocispecs.Descriptor) (json.RawMessage, error) {
+	image := p.source.Image
+	out := p.capture(ctx).predicate()
+	meta := out.RunDetails.Metadata
 	if o.complete && !meta.Completeness.ResolvedDependencies {
-		return nil, errors.New("attest type=provenance: complete-materials=true: not all that the image was made of has a digest, such as files of a local directory: build from a git URL, or leave it out")
+		return nil, errors.New("attest type=provenance: complete-materials=true: some materials have no digest, " +
+			"such as files of a local directory; build from a git URL, or remove complete-materials")
 	}
 	finished := time.Now().UTC()
-	started := m.started.UTC()
-	meta.StartedOn, meta.FinishedOn, meta.InvocationID, meta.Reproducible = &started, &finished, m.invocation, o.reproducible
-	p.RunDetails.Builder.ID = o.builder
+	started := p.started.UTC()
+	meta.StartedOn, meta.FinishedOn, meta.InvocationID, meta.Reproducible = &started, &finished, p.invocation, o.reproducible
+	out.RunDetails.Builder.ID = o.builder
 	if o.max {
-		m.explain(p, image, layers)
+		p.addSteps(out, image, layers)
 	} else {
-		scrub(p)
+		removeSecrets(out)
 	}
 	if o.version == types.ProvenanceSLSA02 {
-		return json.MarshalIndent(p.ConvertToSLSA02(), "", "  ")
+		return json.MarshalIndent(out.ConvertToSLSA02(), "", "  ")
 	}
-	return json.MarshalIndent(p, "", "  ")
+	return json.MarshalIndent(out, "", "  ")
 }
 
-// scrub takes out what mode=min does not tell: it may be secret.
-func scrub(p *types.ProvenancePredicateSLSA1) {
+// removeSecrets removes what mode=min must not reveal: build arguments, labels, and the ids of secrets and SSH agents.
+func removeSecrets(p *types.ProvenancePredicateSLSA1) {
 	request := &p.BuildDefinition.ExternalParameters.Request
 	for k := range request.Args {
 		if strings.HasPrefix(k, "build-arg:") || strings.HasPrefix(k, "label:") {
@@ -124,57 +126,58 @@ func scrub(p *types.ProvenancePredicateSLSA1) {
 	request.Secrets, request.SSH = nil, nil
 }
 
-// explain adds what mode=max tells besides: all steps, the Dockerfile with the lines that they stand in, and the layers.
-func (m maker) explain(p *types.ProvenancePredicateSLSA1, image *planner.Image, layers []ocispecs.Descriptor) {
-	said := image.Provenance
+// addSteps adds what only mode=max has: all steps, the Dockerfile with the lines of each step, and the layers.
+func (p provenance) addSteps(out *types.ProvenancePredicateSLSA1, image *planner.Image, layers []ocispecs.Descriptor) {
+	requested := image.Provenance
 	config := &types.BuildConfig{DigestMapping: map[digest.Digest]string{}}
 	source := &types.Source{
 		Locations: map[string]*pb.Locations{},
-		Infos:     []types.SourceInfo{{Filename: said.File, Language: "Dockerfile", Data: said.Dockerfile}},
+		Infos:     []types.SourceInfo{{Filename: requested.File, Language: "Dockerfile", Data: requested.Dockerfile}},
 	}
 	ids := map[*planner.Step]string{}
-	for i, s := range m.steps {
+	for i, s := range p.steps {
 		id := fmt.Sprintf("step%d", i)
 		ids[s] = id
 		config.DigestMapping[s.Digest] = id
 		op := s.Op.CloneVT()
 		op.Inputs = nil
-		withoutPasswords(op.GetSource())
+		redactSource(op.GetSource())
 		step := types.BuildStep{ID: id, Op: op}
 		for _, in := range s.Inputs {
 			step.Inputs = append(step.Inputs, fmt.Sprintf("%s:%d", ids[in.Step], in.Index))
 		}
 		config.Definition = append(config.Definition, step)
-		if at := locations(s, said.File); at != nil {
+		if at := locations(s, requested.File); at != nil {
 			source.Locations[id] = at
 		}
 	}
 	if root := image.Root; root.Step != nil { // as BuildKit ends each definition
-		id := fmt.Sprintf("step%d", len(m.steps))
+		id := fmt.Sprintf("step%d", len(p.steps))
 		config.Definition = append(config.Definition, types.BuildStep{
 			ID: id, Op: &pb.Op{}, Inputs: []string{fmt.Sprintf("%s:%d", ids[root.Step], root.Index)},
 		})
 		if layers != nil {
-			p.RunDetails.Metadata.BuildKitMetadata.Layers = map[string][][]ocispecs.Descriptor{
+			out.RunDetails.Metadata.BuildKitMetadata.Layers = map[string][][]ocispecs.Descriptor{
 				fmt.Sprintf("%s:%d", ids[root.Step], root.Index): {layers},
 			}
 		}
 	}
-	p.BuildDefinition.InternalParameters.BuildConfig = config
-	p.RunDetails.Metadata.BuildKitMetadata.Source = source
+	out.BuildDefinition.InternalParameters.BuildConfig = config
+	out.RunDetails.Metadata.BuildKitMetadata.Source = source
 }
 
-// withoutPasswords takes the passwords of URLs out of a source (CVE-2023-26054).
-func withoutPasswords(source *pb.SourceOp) {
+// redactSource removes passwords from the URLs of a source (CVE-2023-26054).
+func redactSource(source *pb.SourceOp) {
 	if source == nil {
 		return
 	}
-	source.Identifier = withoutPassword(source.Identifier)
+	source.Identifier = redact(source.Identifier)
 	if url := source.Attrs[pb.AttrFullRemoteURL]; url != "" {
 		source.Attrs[pb.AttrFullRemoteURL] = urlutil.RedactCredentials(url)
 	}
 }
 
+// locations returns the lines of a step in one file, nil for none.
 func locations(s *planner.Step, file string) *pb.Locations {
 	var all []*pb.Location
 	for _, l := range s.Source {
@@ -190,7 +193,7 @@ func locations(s *planner.Step, file string) *pb.Locations {
 	return &pb.Locations{Locations: all}
 }
 
-// stepsOf lists the steps that an edge stands on, inputs before users.
+// stepsOf lists the steps that an edge depends on, inputs before users.
 func stepsOf(e planner.Edge) []*planner.Step {
 	var out []*planner.Step
 	var walk func(s *planner.Step)

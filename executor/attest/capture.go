@@ -1,4 +1,4 @@
-package executor
+package attest
 
 import (
 	"cmp"
@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/containerd/platforms"
-	"github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/common"
-	slsa1 "github.com/in-toto/in-toto-golang/in_toto/slsa_provenance/v1"
 	"github.com/moby/buildkit/solver/llbsolver/provenance/types"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/purl"
@@ -21,52 +19,56 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// capture is what the steps of an image read: the materials of its provenance, and what was asked for. It says what
-// BuildKit's own capture says; that one comes with all of its solver.
+// capture holds the materials that the steps of an image read, and the request. It gives what BuildKit's own capture gives;
+// importing that one would link BuildKit's whole solver.
 type capture struct {
 	platform   ocispecs.Platform
 	config     types.ProvenanceConfigSourceSLSA1
 	request    types.Parameters
 	version    string // of the front end
-	materials  []slsa1.ResourceDescriptor
+	materials  []material
 	network    bool
-	incomplete bool // something that was read has no digest
+	incomplete bool // a material has no digest
 }
 
+// material is one thing that was read, with its digest.
+type material struct{ uri, algorithm, hex string }
+
 // capture lists what the steps read.
-func (m maker) capture(ctx context.Context) *capture {
-	said := m.built.Image.Provenance
-	c := &capture{platform: m.built.Image.Platform, config: types.ProvenanceConfigSourceSLSA1{
-		URI: urlutil.RedactCredentials(said.Args["context"]), Path: said.Args["filename"],
+func (p provenance) capture(ctx context.Context) *capture {
+	requested := p.source.Image.Provenance
+	c := &capture{platform: p.source.Image.Platform, config: types.ProvenanceConfigSourceSLSA1{
+		URI: urlutil.RedactCredentials(requested.Args["context"]), Path: requested.Args["filename"],
 	}}
-	c.version = said.Version
-	c.request.Frontend, c.request.Args = said.Frontend, tellable(said.Args)
+	c.version = requested.Version
+	c.request.Frontend, c.request.Args = requested.Frontend, publicArgs(requested.Args)
 	c.local("dockerfile")
-	for _, s := range m.steps {
+	for _, s := range p.steps {
 		switch {
 		case s.Op.GetSource() != nil:
-			m.source(ctx, c, s)
+			p.addSource(ctx, c, s)
 		case s.Op.GetExec() != nil:
 			captureExec(c, s.Op.GetExec())
 		case s.Op.GetBuild() != nil:
 			c.incomplete = true
 		}
 	}
-	for _, s := range m.scanned { // the scanner itself is a material too
+	for _, s := range p.scanner { // the scanner image is a material too
 		if strings.HasPrefix(s.Op.GetSource().GetIdentifier(), "docker-image://") {
-			m.source(ctx, c, s)
+			p.addSource(ctx, c, s)
 		}
 	}
 	c.sort()
 	return c
 }
 
-func (m maker) source(ctx context.Context, c *capture, s *planner.Step) {
+// addSource adds the material of a source step. A source without a digest makes the materials incomplete.
+func (p provenance) addSource(ctx context.Context, c *capture, s *planner.Step) {
 	source := s.Op.GetSource()
 	scheme, rest, _ := strings.Cut(source.GetIdentifier(), "://")
 	switch scheme {
 	case "local":
-		name := m.built.Image.Provenance.Locals[rest]
+		name := p.source.Image.Provenance.Locals[rest]
 		if name == "" {
 			name = rest // of a linked target
 		}
@@ -78,15 +80,17 @@ func (m maker) source(ctx context.Context, c *capture, s *planner.Step) {
 			kind = packageurl.TypeOCI
 		}
 		var platform *ocispecs.Platform
-		if p := s.Op.GetPlatform(); p != nil {
-			platform = &ocispecs.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion}
+		if of := s.Op.GetPlatform(); of != nil {
+			platform = &ocispecs.Platform{
+				OS: of.OS, Architecture: of.Architecture, Variant: of.Variant, OSVersion: of.OSVersion,
+			}
 		}
 		url, err := purl.RefToPURL(kind, name, platform)
 		if err != nil {
 			c.incomplete = true
 			return
 		}
-		c.material(url, digest.Digest(d).Algorithm().String(), digest.Digest(d).Encoded())
+		c.add(url, digest.Digest(d).Algorithm().String(), digest.Digest(d).Encoded())
 	case "git":
 		url := source.GetAttrs()[pb.AttrFullRemoteURL]
 		if url == "" {
@@ -96,18 +100,18 @@ func (m maker) source(ctx context.Context, c *capture, s *planner.Step) {
 			fragment, _, _ = strings.Cut(fragment, ":")
 			url += "#" + fragment
 		}
-		if commit := m.resolved(ctx, s); commit != "" {
+		if commit := p.resolved(ctx, s); commit != "" {
 			algorithm := "sha1"
 			if len(commit) == 64 {
 				algorithm = "sha256"
 			}
-			c.material(urlutil.RedactCredentials(url), algorithm, commit)
+			c.add(urlutil.RedactCredentials(url), algorithm, commit)
 			return
 		}
 		c.incomplete = true
 	case "http", "https":
-		if d := digest.Digest(m.resolved(ctx, s)); d.Validate() == nil {
-			c.material(urlutil.RedactCredentials(source.GetIdentifier()), d.Algorithm().String(), d.Encoded())
+		if d := digest.Digest(p.resolved(ctx, s)); d.Validate() == nil {
+			c.add(urlutil.RedactCredentials(source.GetIdentifier()), d.Algorithm().String(), d.Encoded())
 			return
 		}
 		c.incomplete = true
@@ -116,20 +120,17 @@ func (m maker) source(ctx context.Context, c *capture, s *planner.Step) {
 	}
 }
 
-// resolved is what a git or http source came to: its own checksum, or what the engine found.
-func (m maker) resolved(ctx context.Context, s *planner.Step) string {
-	if m.built.Resolved != nil {
-		if found := m.built.Resolved(ctx, s); found != "" {
+// resolved returns the commit or digest of a git or http source: the engine's answer, or else the source's checksum.
+func (p provenance) resolved(ctx context.Context, s *planner.Step) string {
+	if p.source.Resolved != nil {
+		if found := p.source.Resolved(ctx, s); found != "" {
 			return found
 		}
 	}
-	attrs := s.Op.GetSource().GetAttrs()
-	if d := attrs[pb.AttrHTTPChecksum]; d != "" {
-		return d
-	}
-	return ""
+	return s.Op.GetSource().GetAttrs()[pb.AttrHTTPChecksum]
 }
 
+// captureExec adds the secrets, SSH agents and network access of a command.
 func captureExec(c *capture, exec *pb.ExecOp) {
 	for _, m := range exec.GetMounts() {
 		switch m.GetMountType() {
@@ -145,15 +146,16 @@ func captureExec(c *capture, exec *pb.ExecOp) {
 	c.network = c.network || exec.GetNetwork() != pb.NetMode_NONE
 }
 
-// tellable are the options of a request without those that are about this machine, and without passwords.
-func tellable(args map[string]string) map[string]string {
+// publicArgs returns the options of a request without passwords and without options that describe this machine.
+func publicArgs(args map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, v := range args {
 		switch {
-		case k == "cgroup-parent", k == "image-resolve-mode", k == "platform", k == "cache-imports", k == "context", k == "filename", k == "dockerfilekey":
+		case k == "cgroup-parent", k == "image-resolve-mode", k == "platform", k == "cache-imports",
+			k == "context", k == "filename", k == "dockerfilekey":
 		case strings.HasPrefix(k, "attest:"):
 		case strings.HasPrefix(k, "context:"):
-			out[k] = withoutPassword(urlutil.RedactCredentials(v))
+			out[k] = redact(urlutil.RedactCredentials(v))
 		default:
 			out[k] = v
 		}
@@ -161,27 +163,30 @@ func tellable(args map[string]string) map[string]string {
 	return out
 }
 
-// password is one in a URL, which may stand behind something else: the planner names the files of a URL local://URL.
+// password matches the user and password of a URL. The URL need not be at the beginning: the planner names the files of a
+// URL local://URL.
 var password = regexp.MustCompile(`((?:https?|git)://)[^/\s@:]*:[^/\s@]+@`)
 
-func withoutPassword(s string) string { return password.ReplaceAllString(s, "${1}xxxxx:xxxxx@") }
+// redact replaces the user and password of each URL in a text.
+func redact(s string) string { return password.ReplaceAllString(s, "${1}xxxxx:xxxxx@") }
 
-func (c *capture) material(uri, algorithm, hex string) {
-	if !slices.ContainsFunc(c.materials, func(m slsa1.ResourceDescriptor) bool { return m.URI == uri }) {
-		c.materials = append(c.materials, slsa1.ResourceDescriptor{URI: uri, Digest: common.DigestSet{algorithm: hex}})
+// add adds a material unless one with its URI is there.
+func (c *capture) add(uri, algorithm, hex string) {
+	if !slices.ContainsFunc(c.materials, func(m material) bool { return m.uri == uri }) {
+		c.materials = append(c.materials, material{uri, algorithm, hex})
 	}
 }
 
-// local notes a directory of this machine, of which no digest is known.
+// local notes a directory of this machine, which has no digest.
 func (c *capture) local(name string) {
 	c.incomplete = true
-	name = withoutPassword(name)
+	name = redact(name)
 	if !slices.ContainsFunc(c.request.Locals, func(l *types.LocalSource) bool { return l.Name == name }) {
 		c.request.Locals = append(c.request.Locals, &types.LocalSource{Name: name})
 	}
 }
 
-// secret notes one that steps may read; it is optional only if it is so for all of them.
+// secret notes a secret that a step may read. It is optional only if it is optional for every step.
 func (c *capture) secret(id string, optional bool) {
 	for _, s := range c.request.Secrets {
 		if s.ID == id {
@@ -192,6 +197,7 @@ func (c *capture) secret(id string, optional bool) {
 	c.request.Secrets = append(c.request.Secrets, &types.Secret{ID: id, Optional: optional})
 }
 
+// ssh notes an SSH agent in the same way.
 func (c *capture) ssh(id string, optional bool) {
 	id = cmp.Or(id, "default")
 	for _, s := range c.request.SSH {
@@ -203,23 +209,22 @@ func (c *capture) ssh(id string, optional bool) {
 	c.request.SSH = append(c.request.SSH, &types.SSH{ID: id, Optional: optional})
 }
 
+// sort orders every list, so that equal builds give equal bytes.
 func (c *capture) sort() {
-	slices.SortFunc(c.materials, func(a, b slsa1.ResourceDescriptor) int { return cmp.Compare(a.URI, b.URI) })
+	slices.SortFunc(c.materials, func(a, b material) int { return cmp.Compare(a.uri, b.uri) })
 	slices.SortFunc(c.request.Locals, func(a, b *types.LocalSource) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.request.Secrets, func(a, b *types.Secret) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(c.request.SSH, func(a, b *types.SSH) int { return cmp.Compare(a.ID, b.ID) })
 }
 
-// predicate is the provenance as far as it depends on the request and the steps alone.
+// predicate returns the part of the provenance that depends on the request and the steps alone. The materials are set field
+// by field: their type, part of BuildKit's, is marked deprecated by in-toto and is not named here.
 func (c *capture) predicate() *types.ProvenancePredicateSLSA1 {
 	if len(c.request.Args) == 0 {
 		c.request.Args = nil
 	}
-	return &types.ProvenancePredicateSLSA1{
+	out := &types.ProvenancePredicateSLSA1{
 		BuildDefinition: types.ProvenanceBuildDefinitionSLSA1{
-			ProvenanceBuildDefinition: slsa1.ProvenanceBuildDefinition{
-				BuildType: types.BuildKitBuildType1, ResolvedDependencies: c.materials,
-			},
 			ExternalParameters: types.ProvenanceExternalParametersSLSA1{ConfigSource: c.config, Request: c.request},
 			InternalParameters: types.ProvenanceInternalParametersSLSA1{
 				BuilderPlatform: platforms.Format(platforms.Normalize(platforms.DefaultSpec())),
@@ -231,4 +236,11 @@ func (c *capture) predicate() *types.ProvenancePredicateSLSA1 {
 			Hermetic:     !c.incomplete && !c.network,
 		}},
 	}
+	out.BuildDefinition.BuildType = types.BuildKitBuildType1
+	list := slices.Grow(out.BuildDefinition.ResolvedDependencies, len(c.materials))[:len(c.materials)]
+	for i, m := range c.materials {
+		list[i].URI, list[i].Digest = m.uri, map[string]string{m.algorithm: m.hex}
+	}
+	out.BuildDefinition.ResolvedDependencies = list
+	return out
 }

@@ -1,0 +1,94 @@
+package docker
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+const defaultHost = "unix:///var/run/docker.sock"
+
+// findHost returns the engine's address and the directory of its TLS files, "" without TLS. env looks up a variable.
+func findHost(name string, env func(string) string) (host, certs string, err error) {
+	dir := env("DOCKER_CONFIG")
+	if dir == "" {
+		dir = filepath.Join(env("HOME"), ".docker")
+	}
+	if name == "" {
+		if h := env("DOCKER_HOST"); h != "" {
+			if env("DOCKER_TLS_VERIFY") != "" {
+				if certs = env("DOCKER_CERT_PATH"); certs == "" {
+					certs = dir
+				}
+			}
+			return h, certs, nil
+		}
+		if name = env("DOCKER_CONTEXT"); name == "" {
+			name = currentContext(dir)
+		}
+	}
+	if name == "" || name == "default" {
+		return defaultHost, "", nil
+	}
+	return contextHost(dir, name)
+}
+
+// currentContext returns the context that the configuration in dir selects, or "".
+func currentContext(dir string) string {
+	var c struct{ CurrentContext string }
+	b, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil || json.Unmarshal(b, &c) != nil {
+		return ""
+	}
+	return c.CurrentContext
+}
+
+// contextHost reads the files of a docker context; their folder is named by the SHA-256 of the context's name.
+func contextHost(dir, name string) (host, certs string, err error) {
+	id := fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
+	b, err := os.ReadFile(filepath.Join(dir, "contexts", "meta", id, "meta.json"))
+	if err != nil {
+		return "", "", fmt.Errorf("docker context %q: %w", name, err)
+	}
+	var m struct {
+		Endpoints map[string]struct{ Host string }
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return "", "", fmt.Errorf("docker context %q: %w", name, err)
+	}
+	if host = m.Endpoints["docker"].Host; host == "" {
+		return "", "", fmt.Errorf("docker context %q has no docker endpoint", name)
+	}
+	if tlsDir := filepath.Join(dir, "contexts", "tls", id, "docker"); isDir(tlsDir) {
+		certs = tlsDir
+	}
+	return host, certs, nil
+}
+
+func isDir(p string) bool {
+	fi, err := os.Stat(p)
+	return err == nil && fi.IsDir()
+}
+
+// tlsConfig reads ca.pem and, where it exists, the client certificate cert.pem with key.pem.
+func tlsConfig(dir string) (*tls.Config, error) {
+	c := &tls.Config{RootCAs: x509.NewCertPool()}
+	ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	if !c.RootCAs.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("no certificate in %s", filepath.Join(dir, "ca.pem"))
+	}
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	if errors.Is(err, os.ErrNotExist) {
+		return c, nil
+	}
+	c.Certificates = []tls.Certificate{cert}
+	return c, err
+}
