@@ -125,8 +125,8 @@ func imageBlobs(img v1.Image, add func(blob)) error {
 	return nil
 }
 
-// newArtifact collects the images of a target. Without several manifests, there is no index: a single image gets one only
-// with attestations, or when its target is built for several platforms.
+// newArtifact collects the images of a target. Without several manifests, there is no index: a single image gets one
+// only with attestations, or when its target is built for several platforms.
 func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform, several bool, o Output) (*artifact, error) {
 	a := &artifact{images: images, attestations: attestations}
 	if !several {
@@ -178,8 +178,8 @@ func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform,
 	return a, nil
 }
 
-// described is an image with the exact descriptor that the index has for it. go-containerregistry would add fields such as
-// artifactType. Clients that write an index again drop that field, and the index would get another digest.
+// described is an image with the exact descriptor that the index has for it. go-containerregistry would add fields such
+// as artifactType. Clients that write an index again drop that field, and the index would get another digest.
 type described struct {
 	v1.Image
 	as *v1.Descriptor

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// LayerEncoding describes how layers are compressed and which times their files have. It is comparable: one layer in equal
-// encodings has equal bytes. Keys of passed tests hold its fields in this order, printed with %v.
+// LayerEncoding describes how layers are compressed and which times their files have. It is comparable: one layer in
+// equal encodings has equal bytes. Keys of passed tests hold its fields in this order, printed with %v.
 type LayerEncoding struct {
 	Compression string // "gzip", "zstd" or "uncompressed"; "" keeps base layers as they are and is gzip for others
 	Level       int    // 0 is the default

@@ -33,17 +33,18 @@ type Options struct {
 	Epoch *time.Time
 	// Events receives what happens, in order, from one goroutine at a time; nil means nobody looks.
 	Events func(Event)
-	// Warn takes what went wrong beside the build, such as a cache that could not be read, perhaps from several goroutines;
-	// nil drops it.
+	// Warn takes what went wrong beside the build, such as a cache that could not be read, perhaps from several
+	// goroutines; nil drops it.
 	Warn func(text string)
 	// Allow are the entitlements granted: network.host, security.insecure.
 	Allow []string
-	// Dir is what relative destinations of outputs refer to, absolute; Stdout takes outputs that go there, nil refuses them.
+	// Dir is what relative destinations of outputs refer to, absolute; Stdout takes outputs that go there, nil refuses
+	// them.
 	Dir    string
 	Stdout io.Writer
-	// Debug, when not nil, is called when a command has failed, by one at a time, and steps that have not started wait for it.
-	// shell runs a shell on a terminal, of a kind as TERM has it, in the step's root with all that the step has; it is nil
-	// where the root has none. What Debug does changes nothing of how the build ends.
+	// Debug, when not nil, is called when a command has failed, by one at a time, and steps that have not started wait
+	// for it. shell runs a shell on a terminal, of a kind as TERM has it, in the step's root with all that the step
+	// has; it is nil where the root has none. What Debug does changes nothing of how the build ends.
 	Debug func(failed *StepError, shell func(terminal *os.File, name string) error)
 	// Project is the directory of the project. What its targets stand on is noted under it; empty notes nothing.
 	Project string

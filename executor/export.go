@@ -26,7 +26,8 @@ type Built struct {
 	Files func(ctx context.Context, enc LayerEncoding, w io.Writer) error
 	// Tree writes the merged file system of an edge of the graph as one tar. It may be nil if no SBOM is requested.
 	Tree func(ctx context.Context, e planner.Edge, w io.Writer) error
-	// Resolved returns the commit of a git source or the digest of an http source, "" when it is unknown. It may be nil.
+	// Resolved returns the commit of a git source or the digest of an http source, "" when it is unknown. It may be
+	// nil.
 	Resolved func(ctx context.Context, s *planner.Step) string
 }
 
@@ -86,12 +87,13 @@ const exportJobs = 4
 
 // Export writes all outputs of images that have been built.
 //
-// Blobs first, names last: a build with several outputs must not leave some of them new and others old. So Export works in
-// two phases. It prepares every output where nobody sees it: blobs are stored, files are written under temporary names,
-// Docker engines are pinged. Only when every output is prepared does it commit, in the order of what can still fail: pushes,
-// Docker engines, names of the local store, and renames of files last. The invariant is that an error of the first phase
-// leaves every earlier output as it was; TestExportFailureLeavesOldOutputs shows it. An error while committing can leave
-// a prefix of that order visible: registries have no transaction. The cost is temporary space for all files at once.
+// Blobs first, names last: a build with several outputs must not leave some of them new and others old. So Export works
+// in two phases. It prepares every output where nobody sees it: blobs are stored, files are written under temporary
+// names, Docker engines are pinged. Only when every output is prepared does it commit, in the order of what can still
+// fail: pushes, Docker engines, names of the local store, and renames of files last. The invariant is that an error of
+// the first phase leaves every earlier output as it was; TestExportFailureLeavesOldOutputs shows it. An error while
+// committing can leave a prefix of that order visible: registries have no transaction. The cost is temporary space for
+// all files at once.
 func Export(ctx context.Context, built []Built, opt ExportOptions) ([]ImageResult, error) {
 	e := &exporter{opt: opt, artifacts: map[string]*artifact{}, attester: attest.New(opt.Started)}
 	if e.opt.Epoch.IsZero() {
@@ -316,7 +318,8 @@ func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*arti
 	return a, nil
 }
 
-// run prepares all jobs in parallel, then commits them in the order of their stages. It discards what was not committed.
+// run prepares all jobs in parallel, then commits them in the order of their stages. It discards what was not
+// committed.
 func (e *exporter) run(ctx context.Context) error {
 	defer e.discard()
 	e.gather()
@@ -350,8 +353,8 @@ func (e *exporter) run(ctx context.Context) error {
 	return nil
 }
 
-// gather makes all pushes one job, so that a blob shared by targets is sent once. It makes all names of the local store one
-// job, so that they move together.
+// gather makes all pushes one job, so that a blob shared by targets is sent once. It makes all names of the local store
+// one job, so that they move together.
 func (e *exporter) gather() {
 	if len(e.pushes) > 0 {
 		name := "push " + refs(e.pushes)

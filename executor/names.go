@@ -31,8 +31,8 @@ func imageNames(a config.Attrs, img *planner.Image, k Kind) ([]string, error) {
 	return names, nil
 }
 
-// givenName is the normalised name that an image gets: "x" is "docker.io/library/x:latest". A digest in it could only be another's: the image's own follows from its
-// content, and a push would move no tag.
+// givenName is the normalised name that an image gets: "x" is "docker.io/library/x:latest". A digest in it could only
+// be another's: the image's own follows from its content, and a push would move no tag.
 func givenName(s string) (string, error) {
 	if _, _, ok := strings.Cut(s, "@"); ok {
 		return "", fmt.Errorf("image name %q has a digest, which only an image's content gives it: name a tag, or push with push-by-digest=true", s)

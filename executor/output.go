@@ -44,7 +44,8 @@ type Output struct {
 	// Split puts the files of each of several platforms into a separate folder.
 	Split       bool
 	Annotations Annotations
-	// AttestAsImage gives attestation manifests an image config. Otherwise they are artifacts whose subject is the image.
+	// AttestAsImage gives attestation manifests an image config. Otherwise they are artifacts whose subject is the
+	// image.
 	AttestAsImage bool
 	// AttestationPrefix is the prefix of attestations that are written as files.
 	AttestationPrefix string
@@ -76,8 +77,8 @@ func knownAttrs() []string {
 	}
 }
 
-// Outputs parses all outputs of one target, whose platforms are images. A target without outputs goes to the local store.
-// Relative paths refer to dir.
+// Outputs parses all outputs of one target, whose platforms are images. A target without outputs goes to the local
+// store. Relative paths refer to dir.
 func Outputs(images []*planner.Image, dir string) ([]Output, error) {
 	first := images[0]
 	attrs := first.Outputs
@@ -308,8 +309,8 @@ func byTarget(images []*planner.Image) [][]*planner.Image {
 	return out
 }
 
-// Encodings returns the layer encodings that the outputs of images need, by target, so that an engine can compress layers
-// while other steps run. Outputs of files add none. It checks what Validate checks, since engines call it before
+// Encodings returns the layer encodings that the outputs of images need, by target, so that an engine can compress
+// layers while other steps run. Outputs of files add none. It checks what Validate checks, since engines call it before
 // anything runs.
 func Encodings(images []*planner.Image, dir string) (map[string][]LayerEncoding, error) {
 	all, err := allOutputs(images, dir)

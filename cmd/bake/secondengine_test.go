@@ -247,10 +247,10 @@ func errorsOfDaemon(t *testing.T, d *daemon, bases string) {
 		want                     string
 	}{
 		{"step", "FROM BASE\nRUN echo out; exit 7", "", 1, `(?s)\| out\n.*RUN echo out; exit 7: exit code 7`},
-		{"missing file", "FROM scratch\nCOPY nowhere /", "", 1, `COPY nowhere /: /nowhere is not in what it is copied from`},
-		{"address", "FROM scratch", "nonsense", 2, `"nonsense" is no address of a builder`},
-		{"nobody", "FROM scratch\nCOPY bake.hcl /", "unix:///nowhere/sock", 5, `builder unix:///nowhere/sock: it does not answer`},
-		{"platform", "FROM --platform=linux/s390x BASE\nRUN true", "one=" + d.address, 5, `no builder runs commands of linux/s390x.*builds for linux/amd64`},
+		{"missing file", "FROM scratch\nCOPY nowhere /", "", 1, `COPY nowhere /: /nowhere not found in the source of the copy`},
+		{"address", "FROM scratch", "nonsense", 2, `"nonsense" is not a builder address`},
+		{"nobody", "FROM scratch\nCOPY bake.hcl /", "unix:///nowhere/sock", 5, `builder unix:///nowhere/sock: cannot connect`},
+		{"platform", "FROM --platform=linux/s390x BASE\nRUN true", "one=" + d.address, 5, `no builder runs commands for linux/s390x.*runs linux/amd64`},
 		{"entitlement", "FROM BASE\nRUN --network=host true", "", 1, `build with --allow network.host`},
 		{"secret", "FROM BASE\nRUN --mount=type=secret,id=x,required true", "", 1, `no secret "x" is given`},
 	} {

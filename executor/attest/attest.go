@@ -1,5 +1,6 @@
-// Package attest makes the attestations of images: the SBOM that a scanner wrote, and the provenance of the build. Their
-// bytes are those that BuildKit writes. It may import the planner only: executor calls it and decides where they go.
+// Package attest makes the attestations of images: the SBOM that a scanner wrote, and the provenance of the build.
+// Their bytes are those that BuildKit writes. It may import the planner only: executor calls it and decides where they
+// go.
 package attest
 
 import (
@@ -81,8 +82,8 @@ func (d document) statement() ([]byte, error) {
 	}{intoto.StatementInTotoV1, d.predicateType, d.subjects, d.predicate})
 }
 
-// documents returns the statements about an image: its SBOM, then its provenance. layers are those of the image, nil where
-// only its files are written.
+// documents returns the statements about an image: its SBOM, then its provenance. layers are those of the image, nil
+// where only its files are written.
 func (a *Attester) documents(ctx context.Context, s Source, layers []ocispecs.Descriptor) ([]document, error) {
 	var docs []document
 	if s.Image.SBOM != nil {
@@ -104,7 +105,8 @@ func (a *Attester) documents(ctx context.Context, s Source, layers []ocispecs.De
 		p.scanner = stepsOf(*s.Image.SBOM)
 	}
 	predicate, err := p.predicate(ctx, o, layers)
-	return append(docs, document{predicateType: o.predicateType(), predicate: predicate, file: o.file, inline: o.inline}), err
+	doc := document{predicateType: o.predicateType(), predicate: predicate, file: o.file, inline: o.inline}
+	return append(docs, doc), err
 }
 
 // sbom returns the documents that the scanner wrote about an image.

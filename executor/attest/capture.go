@@ -19,8 +19,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// capture holds the materials that the steps of an image read, and the request. It gives what BuildKit's own capture gives;
-// importing that one would link BuildKit's whole solver.
+// capture holds the materials that the steps of an image read, and the request. It gives what BuildKit's own capture
+// gives; importing that one would link BuildKit's whole solver.
 type capture struct {
 	platform   ocispecs.Platform
 	config     types.ProvenanceConfigSourceSLSA1
@@ -163,8 +163,8 @@ func publicArgs(args map[string]string) map[string]string {
 	return out
 }
 
-// password matches the user and password of a URL. The URL need not be at the beginning: the planner names the files of a
-// URL local://URL.
+// password matches the user and password of a URL. The URL need not be at the beginning: the planner names the files of
+// a URL local://URL.
 var password = regexp.MustCompile(`((?:https?|git)://)[^/\s@:]*:[^/\s@]+@`)
 
 // redact replaces the user and password of each URL in a text.
@@ -217,8 +217,8 @@ func (c *capture) sort() {
 	slices.SortFunc(c.request.SSH, func(a, b *types.SSH) int { return cmp.Compare(a.ID, b.ID) })
 }
 
-// predicate returns the part of the provenance that depends on the request and the steps alone. The materials are set field
-// by field: their type, part of BuildKit's, is marked deprecated by in-toto and is not named here.
+// predicate returns the part of the provenance that depends on the request and the steps alone. The materials are set
+// field by field: their type, part of BuildKit's, is marked deprecated by in-toto and is not named here.
 func (c *capture) predicate() *types.ProvenancePredicateSLSA1 {
 	if len(c.request.Args) == 0 {
 		c.request.Args = nil
@@ -232,8 +232,10 @@ func (c *capture) predicate() *types.ProvenancePredicateSLSA1 {
 			},
 		},
 		RunDetails: types.ProvenanceRunDetailsSLSA1{Metadata: &types.ProvenanceMetadataSLSA1{
-			Completeness: types.BuildKitComplete{Request: c.request.Frontend != "", ResolvedDependencies: !c.incomplete},
-			Hermetic:     !c.incomplete && !c.network,
+			Completeness: types.BuildKitComplete{
+				Request: c.request.Frontend != "", ResolvedDependencies: !c.incomplete,
+			},
+			Hermetic: !c.incomplete && !c.network,
 		}},
 	}
 	out.BuildDefinition.BuildType = types.BuildKitBuildType1

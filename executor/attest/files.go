@@ -21,8 +21,8 @@ type FileOptions struct {
 	Time   time.Time
 }
 
-// AddFiles calls add with each attestation of an image as a file: a statement whose subjects are the files in subjects, as
-// BuildKit writes it. An attestation with the name of a file that exists is an error.
+// AddFiles calls add with each attestation of an image as a file: a statement whose subjects are the files in subjects,
+// as BuildKit writes it. An attestation with the name of a file that exists is an error.
 func (a *Attester) AddFiles(
 	ctx context.Context, s Source, subjects *FileSubjects, opt FileOptions, add func(*tar.Header, io.Reader) error,
 ) error {
@@ -62,8 +62,8 @@ func (a *Attester) AddFiles(
 	return nil
 }
 
-// FileSubjects collects the regular files of a file system and their digests while the files are written. The zero value
-// is not usable: use NewFileSubjects.
+// FileSubjects collects the regular files of a file system and their digests while the files are written. The zero
+// value is not usable: use NewFileSubjects.
 type FileSubjects struct {
 	names   []string          // in the order of the tar
 	digests map[string]string // SHA-256 in hex, by name

@@ -91,7 +91,9 @@ type provenance struct {
 }
 
 // predicate returns the provenance of an image with these layers.
-func (p provenance) predicate(ctx context.Context, o provenanceOptions, layers []ocispecs.Descriptor) (json.RawMessage, error) {
+func (p provenance) predicate(
+	ctx context.Context, o provenanceOptions, layers []ocispecs.Descriptor,
+) (json.RawMessage, error) {
 	image := p.source.Image
 	out := p.capture(ctx).predicate()
 	meta := out.RunDetails.Metadata
@@ -101,7 +103,8 @@ func (p provenance) predicate(ctx context.Context, o provenanceOptions, layers [
 	}
 	finished := time.Now().UTC()
 	started := p.started.UTC()
-	meta.StartedOn, meta.FinishedOn, meta.InvocationID, meta.Reproducible = &started, &finished, p.invocation, o.reproducible
+	meta.StartedOn, meta.FinishedOn, meta.InvocationID = &started, &finished, p.invocation
+	meta.Reproducible = o.reproducible
 	out.RunDetails.Builder.ID = o.builder
 	if o.max {
 		p.addSteps(out, image, layers)

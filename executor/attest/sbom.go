@@ -40,8 +40,8 @@ func readSBOM(ctx context.Context, s Source) ([]document, error) {
 			continue // the directory itself
 		}
 		if left -= h.Size; h.Typeflag != tar.TypeReg || left < 0 || len(core)+len(extra) >= maxDocuments {
-			return nil, fmt.Errorf("the scanner wrote %s, which is not a regular file, or more than %d files or %d bytes",
-				name, maxDocuments, maxSBOM)
+			return nil, fmt.Errorf("the scanner wrote %s, which is not a regular file, "+
+				"or more than %d files or %d bytes", name, maxDocuments, maxSBOM)
 		}
 		doc, err := decodeStatement(t)
 		if err != nil {
@@ -55,7 +55,8 @@ func readSBOM(ctx context.Context, s Source) ([]document, error) {
 		}
 	}
 	if len(core)+len(extra) == 0 {
-		return nil, errors.New("the scanner wrote nothing: it must write in-toto statements to $BUILDKIT_SCAN_DESTINATION")
+		return nil, errors.New("the scanner wrote nothing: " +
+			"it must write in-toto statements to $BUILDKIT_SCAN_DESTINATION")
 	}
 	return append(core, extra...), nil
 }

@@ -17,12 +17,12 @@ import (
 	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // file names need not be UTF-8
 )
 
-// defaultPort is where buildkitd listens in its own examples.
+// defaultPort is the port of buildkitd in its own examples.
 const defaultPort = "1234"
 
-// Dial makes a client for a builder's address. An address of tcp+tls://HOST[:PORT] takes its certificates from
-// ?dir=FOLDER (ca.pem, cert.pem and key.pem, or the names that Kubernetes gives them) or from ?ca=, ?cert= and ?key=;
-// ?servername= is the name in the builder's certificate if it is not HOST.
+// Dial returns a client for the address of a builder. An address tcp+tls://HOST[:PORT] reads certificates from
+// ?dir=FOLDER (ca.pem, cert.pem and key.pem, or the names that Kubernetes uses) or from ?ca=, ?cert= and ?key=.
+// ?servername= is the name in the builder's certificate if it differs from HOST.
 func Dial(ctx context.Context, address string) (*client.Client, error) {
 	target, opts, err := parseAddress(address)
 	if err != nil {
@@ -31,17 +31,17 @@ func Dial(ctx context.Context, address string) (*client.Client, error) {
 	return client.New(ctx, target, opts...)
 }
 
-// CheckAddress says what is wrong with an address as it is written.
+// CheckAddress reports an invalid address. It does not connect, but it reads the certificates.
 func CheckAddress(address string) error {
 	_, _, err := parseAddress(address)
 	return err
 }
 
-// parseAddress is the address for BuildKit's client, with what it says of certificates.
+// parseAddress returns the address in the form of BuildKit's client, and options for the connection.
 func parseAddress(address string) (string, []client.ClientOpt, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return "", nil, errors.New("the address of the builder is no URL") // which may hold a password
+		return "", nil, errors.New("builder address is not a URL") // it is not shown, since it may hold a password
 	}
 	switch u.Scheme {
 	case "unix", "npipe":
@@ -49,15 +49,16 @@ func parseAddress(address string) (string, []client.ClientOpt, error) {
 	case "docker-container", "kube-pod", "nerdctl-container", "podman-container", "ssh":
 		command, err := connhelper.GetConnectionHelper(address)
 		if err != nil {
-			return "", nil, fmt.Errorf("address of the builder %q: %w", u.Redacted(), err)
+			return "", nil, fmt.Errorf("builder address %q: %w", u.Redacted(), err)
 		}
-		return address, []client.ClientOpt{client.WithContextDialer(telling(command.ContextDialer))}, nil
+		return address, []client.ClientOpt{client.WithContextDialer(withReasons(command.ContextDialer))}, nil
 	case "tcp", "tcp+tls", "buildkit":
 	default:
-		return "", nil, fmt.Errorf("%q is no address of a builder: use buildkit://, tcp://, tcp+tls://, unix://, docker-container://, kube-pod:// or ssh://", u.Redacted())
+		return "", nil, fmt.Errorf("%q is not a builder address: use buildkit://, tcp://, tcp+tls://, unix://, "+
+			"docker-container://, kube-pod:// or ssh://", u.Redacted())
 	}
 	if u.Hostname() == "" || u.User != nil {
-		return "", nil, fmt.Errorf("address of the builder %q: want %s://HOST[:PORT]", u.Redacted(), u.Scheme)
+		return "", nil, fmt.Errorf("builder address %q: want %s://HOST[:PORT]", u.Redacted(), u.Scheme)
 	}
 	port := u.Port()
 	if port == "" {
@@ -65,18 +66,19 @@ func parseAddress(address string) (string, []client.ClientOpt, error) {
 	}
 	settings, err := tlsOf(u)
 	if err != nil {
-		return "", nil, fmt.Errorf("address of the builder %q: %w", address, err)
+		return "", nil, fmt.Errorf("builder address %q: %w", address, err)
 	}
 	return "tcp://" + net.JoinHostPort(u.Hostname(), port), tlsOptions(settings), nil
 }
 
-// telling is a dialer to whose connections a command leads that may end before it is written to.
-func telling(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
+// withReasons wraps the connections of a dialer that runs a command, such as docker or ssh. The command may end before
+// the first write.
+func withReasons(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		conn, err := dial(ctx, address)
 		if err != nil {
 			return nil, err
 		}
-		return newLastWords(conn), nil
+		return newReasonConn(conn), nil
 	}
 }

@@ -45,8 +45,8 @@ func TestAddresses(t *testing.T) {
 		{address: "tcp://", err: "want tcp://HOST[:PORT]"},
 		{address: "tcp://me:hunter22@farm", err: `"tcp://me:xxxxx@farm": want tcp://HOST[:PORT]`},
 		{address: "ssh://me:hunter22@farm", err: `"ssh://me:xxxxx@farm": plain-text password is not supported`},
-		{address: "https://me:hunter22@farm", err: `"https://me:xxxxx@farm" is no address`},
-		{address: "tcp://me:hunter22@fa rm", err: "is no URL"},
+		{address: "https://me:hunter22@farm", err: `"https://me:xxxxx@farm" is not a builder address`},
+		{address: "tcp://me:hunter22@fa rm", err: "is not a URL"},
 	} {
 		target, opts, err := parseAddress(c.address)
 		switch {

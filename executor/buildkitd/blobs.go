@@ -14,16 +14,16 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// blobStore shows the blobs of the cache as the content store that a daemon puts images into: what is there already is
-// not sent again.
+// blobStore is the content store to which a daemon exports images. It is backed by the cache, so the daemon does not
+// send blobs that the cache has.
 type blobStore struct {
-	readOnly // but for what follows
+	readOnly // except Writer and Update
 	blobs    Blobs
 	mu       sync.Mutex
-	fault    error // the first one of this machine's own
+	fault    error // the first local error
 }
 
-// note keeps a fault of this machine, of which a daemon would tell the text alone.
+// note keeps a local error: the daemon would return its text only.
 func (s *blobStore) note(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -33,8 +33,8 @@ func (s *blobStore) note(err error) error {
 	return err
 }
 
-// instead is what really went wrong, given a daemon's error.
-func (s *blobStore) instead(err error) error {
+// cause returns the local error behind a daemon's error, if there is one.
+func (s *blobStore) cause(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fault != nil {
@@ -43,10 +43,10 @@ func (s *blobStore) instead(err error) error {
 	return err
 }
 
-// storeError says that this machine could not keep what a daemon sent.
+// storeError reports that the local store could not keep a blob from a daemon.
 type storeError struct{ error }
 
-// Unwrap is the cause.
+// Unwrap returns the cause.
 func (e *storeError) Unwrap() error { return e.error }
 
 // Info implements content.Store.
@@ -73,7 +73,7 @@ func (s *blobStore) ReaderAt(_ context.Context, desc ocispecs.Descriptor) (conte
 	return sized(f)
 }
 
-// sized is an open file and its size.
+// sized returns an open file with its size, and closes the file on error.
 func sized(f *os.File) (sizedFile, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -111,44 +111,44 @@ func (s *blobStore) Writer(_ context.Context, opts ...content.WriterOpt) (conten
 	}}, nil
 }
 
-// Update implements content.Store: blobs have no labels here.
+// Update implements content.Store. Blobs have no labels here.
 func (s *blobStore) Update(ctx context.Context, info content.Info, _ ...string) (content.Info, error) {
 	return s.Info(ctx, info.Digest)
 }
 
-// readOnly is what daemons are refused of a store.
+// readOnly implements the methods of content.Store that change a store, and refuses them.
 type readOnly struct{}
 
-// Walk is refused.
+// Walk implements content.Store: it is refused.
 func (readOnly) Walk(context.Context, content.WalkFunc, ...string) error {
 	return errdefs.ErrPermissionDenied
 }
 
-// Writer is refused.
+// Writer implements content.Store: it is refused.
 func (readOnly) Writer(context.Context, ...content.WriterOpt) (content.Writer, error) {
 	return nil, errdefs.ErrPermissionDenied
 }
 
-// Update is refused.
+// Update implements content.Store: it is refused.
 func (readOnly) Update(context.Context, content.Info, ...string) (content.Info, error) {
 	return content.Info{}, errdefs.ErrPermissionDenied
 }
 
-// Delete is refused.
+// Delete implements content.Store: it is refused.
 func (readOnly) Delete(context.Context, digest.Digest) error { return errdefs.ErrPermissionDenied }
 
-// Status knows no transfer: each begins anew.
+// Status implements content.Store: no transfer is resumed.
 func (readOnly) Status(context.Context, string) (content.Status, error) {
 	return content.Status{}, errdefs.ErrNotFound
 }
 
-// ListStatuses lists nothing.
+// ListStatuses implements content.Store: there are none.
 func (readOnly) ListStatuses(context.Context, ...string) ([]content.Status, error) { return nil, nil }
 
-// Abort has nothing to end.
+// Abort implements content.Store: there is nothing to abort.
 func (readOnly) Abort(context.Context, string) error { return nil }
 
-// blobWriter is one transfer.
+// blobWriter receives one blob.
 type blobWriter struct {
 	store  *blobStore
 	to     BlobWriter
@@ -160,7 +160,7 @@ type blobWriter struct {
 // Write implements io.Writer.
 func (w *blobWriter) Write(p []byte) (int, error) {
 	if w.status.Total > 0 && w.status.Offset+int64(len(p)) > w.status.Total {
-		return 0, fmt.Errorf("%w: blob %s is larger than the %d bytes that it should have", errdefs.ErrInvalidArgument, w.want, w.status.Total)
+		return 0, fmt.Errorf("%w: blob %s is larger than %d bytes", errdefs.ErrInvalidArgument, w.want, w.status.Total)
 	}
 	n, err := w.to.Write(p)
 	w.status.Offset += int64(n)
@@ -171,13 +171,13 @@ func (w *blobWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Digest is what the blob should be.
+// Digest implements content.Writer: the expected digest.
 func (w *blobWriter) Digest() digest.Digest { return w.want }
 
 // Status implements content.Writer.
 func (w *blobWriter) Status() (content.Status, error) { return w.status, nil }
 
-// Truncate implements content.Writer for a transfer that has not begun.
+// Truncate implements content.Writer. It can only confirm the current offset.
 func (w *blobWriter) Truncate(size int64) error {
 	if size == w.status.Offset {
 		return nil
@@ -185,7 +185,7 @@ func (w *blobWriter) Truncate(size int64) error {
 	return errdefs.ErrNotImplemented
 }
 
-// Commit makes the blob visible if it is what it should be.
+// Commit implements content.Writer: it makes the blob visible if its digest and size match.
 func (w *blobWriter) Commit(_ context.Context, size int64, want digest.Digest, _ ...content.Opt) error {
 	w.closed = true
 	if want == "" {
@@ -198,7 +198,7 @@ func (w *blobWriter) Commit(_ context.Context, size int64, want digest.Digest, _
 	return err
 }
 
-// Close drops the blob unless it was committed.
+// Close implements content.Writer: it discards the blob unless it was committed.
 func (w *blobWriter) Close() error {
 	if w.closed {
 		return nil
@@ -207,7 +207,7 @@ func (w *blobWriter) Close() error {
 	return w.to.Discard()
 }
 
-// readBlob reads a small blob, such as a manifest.
+// readBlob reads a blob of at most maxSmall bytes, such as a manifest.
 func readBlob(blobs Blobs, desc ocispecs.Descriptor) ([]byte, error) {
 	if desc.Size > maxSmall {
 		return nil, errTooLarge

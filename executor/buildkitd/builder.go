@@ -19,24 +19,24 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// patience is how long a builder may leave a question without an answer before it counts as lost.
+// patience is the default of Options.Patience.
 const patience = 30 * time.Second
 
 // run is one run of one graph.
 type run struct {
-	engine   *Engine
-	graph    *planner.Graph
-	opts     executor.Options
-	forms    map[string][]executor.LayerEncoding
-	caches   *caches
-	status   *status
-	builders []*builder
-	reformed sync.Map // reforming -> Packed
+	engine       *Engine
+	graph        *planner.Graph
+	opts         executor.Options
+	encodings    map[string][]executor.LayerEncoding
+	caches       *caches
+	status       *status
+	builders     []*builder
+	recompressed sync.Map // recompressKey to Packed
 
 	mu       sync.Mutex
-	made     map[*planner.Image]*made // what was built
-	failures []error                  // of steps, as they happened
-	cancel   context.CancelCauseFunc  // ends all builds of the run
+	results  map[*planner.Image]*builtImage // finished images
+	failures []error                        // of steps, as they happened
+	cancel   context.CancelCauseFunc        // ends all builds of the run
 }
 
 // builder is a daemon that answered, and the session with it.
@@ -47,20 +47,20 @@ type builder struct {
 	store     *blobStore
 	defs      *definitions
 	platforms []ocispecs.Platform
-	// own says that platforms are native ones, as the project says.
+	// own reports that platforms come from the project file, so that all of them are native.
 	own      bool
 	patience time.Duration
 	files    files
 	served   chan struct{} // closed when the session has ended
 	work     work
 	mu       sync.Mutex
-	gone     error // why it was given up
+	gone     error // why the builder is lost; nil while it is not
 }
 
-// connect greets all builders at once. Those that do not answer are left out, unless none does.
+// connect connects to all builders at once. It drops those that do not answer, and fails if none does.
 func (e *Engine) connect(ctx context.Context, r *run) ([]*builder, error) {
 	if len(e.opts.Builders) == 0 {
-		return nil, errors.New("no builder is named")
+		return nil, errors.New("no builder: add --engine ADDRESS")
 	}
 	all := make([]*builder, len(e.opts.Builders))
 	failed := make([]error, len(all))
@@ -88,26 +88,27 @@ func (e *Engine) connect(ctx context.Context, r *run) ([]*builder, error) {
 	}
 	for _, err := range failed {
 		if err != nil {
-			r.note(err.Error() + "; the others build without it")
+			r.note(err.Error() + "; building without it")
 		}
 	}
 	return up, nil
 }
 
-// note shows a line that belongs to no step.
+// note emits a line that belongs to no step.
 func (r *run) note(text string) {
 	id := digest.FromString(text)
 	r.status.send(executor.Event{Step: id, Name: text, Kind: executor.KindStart})
 	r.status.send(executor.Event{Step: id, Name: text, Kind: executor.KindDone})
 }
 
-// open greets a builder and starts the session with it.
+// open connects to a builder and starts the session.
 func (r *run) open(ctx context.Context, b Builder) (*builder, error) {
 	c, err := Dial(ctx, b.Address)
 	if err != nil {
 		return nil, err
 	}
-	n := &builder{Builder: b, client: c, patience: r.engine.opts.Patience, store: &blobStore{blobs: r.engine.opts.Blobs}}
+	store := &blobStore{blobs: r.engine.opts.Blobs}
+	n := &builder{Builder: b, client: c, patience: r.engine.opts.Patience, store: store}
 	if err := n.start(ctx, r); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -115,8 +116,9 @@ func (r *run) open(ctx context.Context, b Builder) (*builder, error) {
 	return n, nil
 }
 
+// start queries the platforms and starts serving the session.
 func (b *builder) start(ctx context.Context, r *run) error {
-	if err := b.greet(ctx); err != nil {
+	if err := b.queryPlatforms(ctx); err != nil {
 		return err
 	}
 	origin := r.engine.opts.Origin
@@ -128,10 +130,11 @@ func (b *builder) start(ctx context.Context, r *run) error {
 		origin = host
 	}
 	var err error
-	if b.session, err = session.NewSession(context.WithoutCancel(ctx), digest.FromString(origin).Encoded()); err != nil {
+	b.session, err = session.NewSession(context.WithoutCancel(ctx), digest.FromString(origin).Encoded())
+	if err != nil {
 		return err
 	}
-	o := newOffers(r.graph)
+	o := newSecretSet(r.graph)
 	if b.defs, err = newDefinitions(r.graph, b.session.ID(), o, r.opts.NoCache); err != nil {
 		return err
 	}
@@ -141,17 +144,17 @@ func (b *builder) start(ctx context.Context, r *run) error {
 	b.served = make(chan struct{})
 	go func() {
 		defer close(b.served)
-		// When the connection is lost, what is being solved fails and says so.
+		// The error is not needed: when the connection is lost, running solves fail and report it.
 		_ = b.session.Run(context.WithoutCancel(ctx), b.client.Dialer())
 	}()
 	return nil
 }
 
-// greet asks a builder what it can build for.
-func (b *builder) greet(ctx context.Context) error {
-	workers, err := b.ask(ctx)
+// queryPlatforms sets the platforms that the builder runs: those of the project file, or else those of its workers.
+func (b *builder) queryPlatforms(ctx context.Context) error {
+	workers, err := b.listWorkers(ctx)
 	if err != nil {
-		return fmt.Errorf("it does not answer: %w", plain(err))
+		return fmt.Errorf("cannot connect: %w", plain(err))
 	}
 	for _, p := range b.Builder.Platforms {
 		platform, err := platforms.Parse(p)
@@ -169,15 +172,15 @@ func (b *builder) greet(ctx context.Context) error {
 	return nil
 }
 
-// ask lists the builder's workers, and waits no longer than its patience.
-func (b *builder) ask(ctx context.Context) ([]*client.WorkerInfo, error) {
+// listWorkers lists the builder's workers. It fails after the builder's patience.
+func (b *builder) listWorkers(ctx context.Context) ([]*client.WorkerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.patience)
 	defer cancel()
 	return b.client.ListWorkers(ctx)
 }
 
-// watched is a context that ends when the builder stops to answer: a connection that breaks without a word is noticed
-// by nobody else.
+// watched returns a context that ends when the builder stops answering. A connection that breaks silently is noticed
+// nowhere else.
 func (b *builder) watched(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
@@ -189,8 +192,8 @@ func (b *builder) watched(ctx context.Context) (context.Context, context.CancelF
 				return
 			case <-tick.C:
 			}
-			if _, err := b.ask(ctx); err != nil && ctx.Err() == nil {
-				b.leave(fmt.Errorf("it stopped to answer: %w", plain(err)))
+			if _, err := b.listWorkers(ctx); err != nil && ctx.Err() == nil {
+				b.leave(fmt.Errorf("stopped answering: %w", plain(err)))
 				cancel(err)
 				return
 			}
@@ -199,23 +202,23 @@ func (b *builder) watched(ctx context.Context) (context.Context, context.CancelF
 	return ctx, func() { cancel(nil) }
 }
 
-// lost says whether the builder is gone.
+// lost reports whether the builder cannot continue with the session.
 func (b *builder) lost(ctx context.Context) bool {
 	if b.left() != nil {
 		return true
 	}
-	if _, err := b.ask(context.WithoutCancel(ctx)); err != nil {
+	if _, err := b.listWorkers(context.WithoutCancel(ctx)); err != nil {
 		return true
 	}
 	select {
 	case <-b.served:
-		return true // it came back, and knows nothing of the session any more
+		return true // the daemon restarted and does not know the session
 	default:
 		return false
 	}
 }
 
-// leave marks the builder as lost.
+// leave marks the builder as lost. The first reason stays.
 func (b *builder) leave(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -224,6 +227,7 @@ func (b *builder) leave(err error) {
 	}
 }
 
+// left returns why the builder is lost, or nil.
 func (b *builder) left() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -239,13 +243,13 @@ func (r *run) close() {
 	g.Wait()
 }
 
-// close ends the session and the connection. A session waits for the other side to say goodbye: that of a builder which
-// does not answer ends with its connection.
+// close ends the session and the connection. A session waits for the daemon to close it; for a daemon that does not
+// answer, closing the connection ends it.
 func (b *builder) close() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = b.session.Close() // nothing is under way any more
+		_ = b.session.Close() // nothing runs any more
 	}()
 	if b.left() == nil {
 		select {
@@ -258,7 +262,7 @@ func (b *builder) close() {
 	<-b.served
 }
 
-// alive are the builders that are there and were not lost.
+// alive returns the builders that are connected and not lost.
 func alive(all []*builder) []*builder {
 	var up []*builder
 	for _, b := range all {

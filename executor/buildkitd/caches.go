@@ -17,18 +17,19 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// caches are what daemons import and export for the targets of a run, in their own terms.
+// caches are the remote caches that daemons import and export for the targets of a run, as options of BuildKit's
+// client.
 type caches struct {
-	dir     string // that relative paths refer to
+	dir     string // base of relative paths
 	imports map[string][]gateway.CacheOptionsEntry
 	exports map[string][]client.CacheOptionsEntry
-	inline  map[string]bool          // targets whose images hold their cache
-	stores  map[string]content.Store // of type=local, by the name that a daemon asks for
-	notes   []string
+	inline  map[string]bool          // targets whose images contain their cache
+	stores  map[string]content.Store // of type=local, by the name that a daemon requests
+	notes   []string                 // for the user
 }
 
-// caches reads what targets say of caches, completed from the environment as BuildKit's clients do. A local cache that is
-// not there yet is not imported.
+// caches reads cache-from and cache-to of all targets. As in BuildKit's clients, the environment completes them. A
+// local cache that does not exist yet is not imported.
 func (e *Engine) caches(g *planner.Graph, dir string) (*caches, error) {
 	c := &caches{
 		dir:     dir,
@@ -56,7 +57,7 @@ func (e *Engine) caches(g *planner.Graph, dir string) (*caches, error) {
 	return c, nil
 }
 
-// CacheError says what is wrong with a cache as it was written.
+// CacheError reports an invalid cache-from or cache-to.
 type CacheError struct{ Reason string }
 
 // Error implements error.
@@ -66,9 +67,9 @@ func (c *caches) addImport(target string, a config.Attrs) error {
 	kind, attrs := a["type"], without(a, "type")
 	switch {
 	case !isCache(kind) || kind == "inline":
-		return &CacheError{fmt.Sprintf("unknown type %q: known are registry, local, gha, s3 and azblob", kind)}
+		return &CacheError{fmt.Sprintf("unknown type %q: use registry, local, gha, s3 or azblob", kind)}
 	case kind == "gha" && !reachable(attrs):
-		return nil // not in a workflow
+		return nil // outside a GitHub workflow
 	case kind == "local":
 		ok, err := c.localImport(attrs)
 		if err != nil || !ok {
@@ -81,7 +82,7 @@ func (c *caches) addImport(target string, a config.Attrs) error {
 	return nil
 }
 
-// localImport finds what a directory has of a cache, and offers it.
+// localImport looks up a cache in a directory, and lets the session serve it. It reports whether there is one.
 func (c *caches) localImport(attrs map[string]string) (bool, error) {
 	if attrs["src"] == "" {
 		return false, &CacheError{"type=local needs src=DIRECTORY"}
@@ -94,7 +95,7 @@ func (c *caches) localImport(attrs map[string]string) (bool, error) {
 		}
 		desc, err := ociindex.NewStoreIndex(dir).Get(tag)
 		if err != nil || desc == nil {
-			c.notes = append(c.notes, fmt.Sprintf("cache-from %s: there is no cache yet", dir))
+			c.notes = append(c.notes, fmt.Sprintf("cache-from %s: no cache yet", dir))
 			return false, nil
 		}
 		attrs["digest"] = desc.Digest.String()
@@ -109,7 +110,7 @@ func (c *caches) addExport(target string, a config.Attrs) error {
 	kind, attrs := a["type"], without(a, "type")
 	switch {
 	case !isCache(kind):
-		return &CacheError{fmt.Sprintf("unknown type %q: known are registry, inline, local, gha, s3 and azblob", kind)}
+		return &CacheError{fmt.Sprintf("unknown type %q: use registry, inline, local, gha, s3 or azblob", kind)}
 	case kind == "gha" && !reachable(attrs):
 		return nil
 	case kind == "inline":
@@ -129,7 +130,7 @@ func (c *caches) addExport(target string, a config.Attrs) error {
 	return nil
 }
 
-// localExport offers a directory to write a cache to; BuildKit's client writes its index.
+// localExport lets the session write a cache to a directory; BuildKit's client writes the index.
 func (c *caches) localExport(attrs map[string]string) error {
 	if attrs["dest"] == "" {
 		return &CacheError{"type=local needs dest=DIRECTORY"}
@@ -137,13 +138,13 @@ func (c *caches) localExport(attrs map[string]string) error {
 	dir := c.path(attrs, "dest")
 	store, err := contentlocal.NewStore(dir)
 	if err != nil {
-		return fmt.Errorf("make %s: %w", dir, err)
+		return fmt.Errorf("create %s: %w", dir, err)
 	}
 	c.stores["local:"+dir] = store
 	return nil
 }
 
-// path makes an attribute an absolute path.
+// path makes an attribute an absolute path and returns it.
 func (c *caches) path(attrs map[string]string, key string) string {
 	if !filepath.IsAbs(attrs[key]) {
 		attrs[key] = filepath.Join(c.dir, attrs[key])
@@ -161,12 +162,12 @@ func without(a config.Attrs, key string) map[string]string {
 	return attrs
 }
 
-// reachable says whether the cache of a workflow of GitHub can be asked.
+// reachable reports whether the attributes name a GitHub Actions cache service and a token for it.
 func reachable(attrs map[string]string) bool {
 	return attrs["token"] != "" && (attrs["url"] != "" || attrs["url_v2"] != "")
 }
 
-// complete adds what the environment says of a cache and the project does not: where it is, and who asks.
+// complete adds the address and credentials of a cache from the environment, where the project does not give them.
 func (e *Engine) complete(a config.Attrs) config.Attrs {
 	out := maps.Clone(a)
 	switch a["type"] {
@@ -192,14 +193,14 @@ func (e *Engine) complete(a config.Attrs) config.Attrs {
 	return out
 }
 
-// fill sets an attribute that has no value to that of a variable.
+// fill sets an empty attribute to the value of a variable.
 func (e *Engine) fill(a config.Attrs, key, variable string) {
 	if value, ok := e.opts.Env(variable); ok && value != "" && a[key] == "" {
 		a[key] = value
 	}
 }
 
-// newService says whether a workflow has the second version of GitHub's cache.
+// newService reports whether the GitHub workflow has version 2 of the cache service.
 func (e *Engine) newService() bool {
 	value, _ := e.opts.Env("ACTIONS_CACHE_SERVICE_V2")
 	on, err := strconv.ParseBool(value)

@@ -10,7 +10,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// TestCachesFromTheEnvironment: what reaches a cache is taken from where BuildKit's clients look for it.
+// TestCachesFromTheEnvironment checks that addresses and credentials come from the variables that BuildKit's clients
+// read.
 func TestCachesFromTheEnvironment(t *testing.T) {
 	workflow := map[string]string{"ACTIONS_RUNTIME_TOKEN": "t", "ACTIONS_CACHE_URL": "u", "ACTIONS_RESULTS_URL": "v"}
 	second := map[string]string{"ACTIONS_RUNTIME_TOKEN": "t", "ACTIONS_RESULTS_URL": "v", "ACTIONS_CACHE_SERVICE_V2": "true"}
@@ -60,7 +61,7 @@ func TestCachesFromTheEnvironment(t *testing.T) {
 	}
 }
 
-// TestOneBuildForAll: only targets that fill caches of their own are built apart.
+// TestOneBuildForAll checks that only targets with their own cache exports are built separately.
 func TestOneBuildForAll(t *testing.T) {
 	a, b, c, d := &planner.Image{Target: "a"}, &planner.Image{Target: "b"}, &planner.Image{Target: "c"}, &planner.Image{Target: "d"}
 	r := &run{caches: &caches{exports: map[string][]client.CacheOptionsEntry{

@@ -14,11 +14,11 @@ import (
 
 const localPrefix = "local://"
 
-// definitions are the steps of a graph as one session's daemon gets them: where they name what a session offers, they
-// name the session too, so that the steps of two clients are never taken for one.
+// definitions are the steps of a graph as LLB for one session. A step that reads from the session names the session
+// too, so that a daemon never shares it with the equal step of another client.
 type definitions struct {
 	session string
-	offers  *offers
+	secrets *secretSet
 	noCache bool
 	reads   map[*planner.Step][]string
 	locals  map[string]planner.Local
@@ -26,22 +26,22 @@ type definitions struct {
 	steps   map[digest.Digest]*planner.Step
 }
 
-// written is one op in its final bytes.
+// written is one op in its final encoding.
 type written struct {
 	digest digest.Digest
 	raw    []byte
 	meta   *pb.OpMetadata
 }
 
-// newDefinitions writes all steps of the graph.
-func newDefinitions(g *planner.Graph, session string, o *offers, noCache bool) (*definitions, error) {
+// newDefinitions encodes all steps of the graph.
+func newDefinitions(g *planner.Graph, session string, o *secretSet, noCache bool) (*definitions, error) {
 	d := &definitions{
-		session: session, offers: o, noCache: noCache, reads: g.Reads(), locals: g.Locals,
+		session: session, secrets: o, noCache: noCache, reads: g.Reads(), locals: g.Locals,
 		ops: make(map[*planner.Step]written, len(g.Steps)), steps: make(map[digest.Digest]*planner.Step, len(g.Steps)),
 	}
 	for _, s := range g.Steps {
 		if s.Test != nil {
-			continue // no step of the daemon's
+			continue // the daemon runs tests in containers, see test.go
 		}
 		w, err := d.write(s)
 		if err != nil {
@@ -53,6 +53,7 @@ func newDefinitions(g *planner.Graph, session string, o *offers, noCache bool) (
 	return d, nil
 }
 
+// write encodes a step. Its inputs must be encoded already: their digests change when a session is named.
 func (d *definitions) write(s *planner.Step) (written, error) {
 	op, ok := proto.Clone(s.Op).(*pb.Op)
 	if !ok {
@@ -61,7 +62,7 @@ func (d *definitions) write(s *planner.Step) (written, error) {
 	for i, in := range s.Inputs {
 		from, ok := d.ops[in.Step]
 		if !ok {
-			return written{}, fmt.Errorf("its input %d does not stand before it", i)
+			return written{}, fmt.Errorf("input %d is not an earlier step", i)
 		}
 		op.Inputs[i].Digest = string(from.digest)
 	}
@@ -69,7 +70,7 @@ func (d *definitions) write(s *planner.Step) (written, error) {
 		d.source(s, source)
 	}
 	if exec := op.GetExec(); exec != nil {
-		d.offers.rename(s, exec)
+		d.secrets.rename(s, exec)
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(op)
 	if err != nil {
@@ -83,16 +84,16 @@ func (d *definitions) write(s *planner.Step) (written, error) {
 	return written{digest.FromBytes(raw), raw, meta}, nil
 }
 
-// source gives a source its session, and a build context the paths that are read of it.
+// source adds the session to a source that reads from it. A build context also gets the paths that steps read.
 func (d *definitions) source(s *planner.Step, source *pb.SourceOp) {
 	name, local := strings.CutPrefix(source.Identifier, localPrefix)
 	layout := source.Attrs[pb.AttrOCILayoutStoreID] != ""
 	if source.Attrs == nil {
 		source.Attrs = map[string]string{}
 	}
-	attrs := source.Attrs // of a copy of the op
+	attrs := source.Attrs // the op is a copy
 	if !local && !layout {
-		d.offers.renameSource(s, attrs)
+		d.secrets.renameSource(s, attrs)
 		return
 	}
 	if layout {
@@ -101,7 +102,7 @@ func (d *definitions) source(s *planner.Step, source *pb.SourceOp) {
 	}
 	attrs[pb.AttrLocalSessionID] = d.session
 	attrs[pb.AttrLocalUniqueID] = d.session
-	// The daemon keeps what it got of a directory, and is sent what changed since.
+	// Under this key the daemon keeps a directory, and receives only changes the next time.
 	attrs[pb.AttrSharedKeyHint] = d.locals[name].Dir
 	if paths := d.reads[s]; len(paths) > 0 {
 		if raw, err := json.Marshal(paths); err == nil { // strings always marshal
@@ -110,7 +111,7 @@ func (d *definitions) source(s *planner.Step, source *pb.SourceOp) {
 	}
 }
 
-// of is the definition of one output of a step with all that it needs; nil for scratch.
+// of returns the definition of one output of a step, with every step that it needs; nil for scratch.
 func (d *definitions) of(root planner.Edge) *pb.Definition {
 	if root.Step == nil {
 		return nil
@@ -138,7 +139,7 @@ func (d *definitions) of(root planner.Edge) *pb.Definition {
 	return def
 }
 
-// isLocal says whether a step is a build context.
+// isLocal reports whether a step is a build context.
 func isLocal(s *planner.Step) bool {
 	return strings.HasPrefix(s.Op.GetSource().GetIdentifier(), localPrefix)
 }

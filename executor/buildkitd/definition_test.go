@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// step makes a step of an op; its digest is of no importance here.
+// step returns a step of an op. Its digest does not matter here.
 func step(name string, op *pb.Op, inputs ...planner.Edge) *planner.Step {
 	for _, in := range inputs {
 		op.Inputs = append(op.Inputs, &pb.Input{Digest: string(in.Step.Digest), Index: int64(in.Index)})
@@ -61,14 +61,14 @@ func TestOnlyThePathsThatStepsReadAreSent(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			context := contextStep()
 			g := &planner.Graph{Steps: append([]*planner.Step{context}, c.users(context)...), Locals: map[string]planner.Local{"app": {Dir: "/app"}}}
-			d, err := newDefinitions(g, "session", newOffers(g), false)
+			d, err := newDefinitions(g, "session", newSecretSet(g), false)
 			if err != nil {
 				t.Fatal(err)
 			}
 			op := opOf(t, d.ops[context].raw)
 			attrs := op.GetSource().Attrs
 			if attrs[pb.AttrLocalSessionID] != "session" || attrs[pb.AttrLocalUniqueID] != "session" {
-				t.Errorf("another client's context of the same name would be taken: %v", attrs)
+				t.Errorf("another client's context of the same name would be used: %v", attrs)
 			}
 			var got []string
 			if raw := attrs[pb.AttrFollowPaths]; raw != "" {
@@ -97,7 +97,7 @@ func TestDefinitionHoldsWhatTheImageNeeds(t *testing.T) {
 	context := contextStep()
 	a, b := copyStep("a", context, "a"), copyStep("b", context, "b")
 	g := &planner.Graph{Steps: []*planner.Step{context, a, b}}
-	d, err := newDefinitions(g, "session", newOffers(g), true)
+	d, err := newDefinitions(g, "session", newSecretSet(g), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestDefinitionHoldsWhatTheImageNeeds(t *testing.T) {
 	for i, raw := range def.Def {
 		op := opOf(t, raw)
 		if i > 0 && op.Inputs[0].Digest != digest.FromBytes(def.Def[i-1]).String() {
-			t.Errorf("op %d does not stand on the one before it", i)
+			t.Errorf("input of op %d is not the op before it", i)
 		}
 	}
 	if !def.Metadata[digest.FromBytes(def.Def[1]).String()].IgnoreCache || def.Metadata[digest.FromBytes(def.Def[0]).String()].IgnoreCache {
@@ -119,7 +119,7 @@ func TestDefinitionHoldsWhatTheImageNeeds(t *testing.T) {
 	}
 }
 
-// TestSecretsOfEachTarget: what one target offers under an id is not what the steps of another get under it.
+// TestSecretsOfEachTarget checks that steps get the secret of their own target when two targets use one id.
 func TestSecretsOfEachTarget(t *testing.T) {
 	t.Setenv("ONE", "1")
 	t.Setenv("TWO", "2")
@@ -130,7 +130,7 @@ func TestSecretsOfEachTarget(t *testing.T) {
 		Steps:   []*planner.Step{one, two, three},
 		Secrets: map[string][]config.Secret{"one": {{ID: "token", Env: "ONE"}}, "two": {{ID: "token", Env: "TWO"}}},
 	}
-	o := newOffers(g)
+	o := newSecretSet(g)
 	d, err := newDefinitions(g, "session", o, false)
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestSecretsOfEachTarget(t *testing.T) {
 	}
 }
 
-// TestSecretsOfRepositories: the token of a repository is what its own target offers, for all hosts or one.
+// TestSecretsOfRepositories checks that a repository gets the token of its own target, for all hosts or one.
 func TestSecretsOfRepositories(t *testing.T) {
 	t.Setenv("ONE", "1")
 	t.Setenv("TWO", "2")
@@ -163,7 +163,7 @@ func TestSecretsOfRepositories(t *testing.T) {
 		},
 		SSH: map[string][]config.SSH{"one": {{ID: "default"}}},
 	}
-	o := newOffers(g)
+	o := newSecretSet(g)
 	d, err := newDefinitions(g, "session", o, false)
 	if err != nil {
 		t.Fatal(err)
@@ -175,8 +175,8 @@ func TestSecretsOfRepositories(t *testing.T) {
 		if string(value) != want || (err != nil) != (want == "") {
 			t.Errorf("step %s gets %q, %v", s.Name, value, err)
 		}
-		if _, offered := o.ssh[attrs[pb.AttrMountSSHSock]]; offered != (s == one) {
-			t.Errorf("step %s: an agent is offered: %v", s.Name, offered)
+		if _, served := o.ssh[attrs[pb.AttrMountSSHSock]]; served != (s == one) {
+			t.Errorf("step %s: an agent is served: %v", s.Name, served)
 		}
 	}
 	if one.Op.GetSource().Attrs[pb.AttrAuthTokenSecret] != "GIT_AUTH_TOKEN" {

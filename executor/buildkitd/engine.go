@@ -1,6 +1,6 @@
-// Package buildkitd is the engine that sends a graph to BuildKit daemons, one or several: the same steps as the
-// embedded engine runs, through BuildKit's own client. What they build comes back as layers; images and outputs are
-// made of them here, as for the embedded engine.
+// Package buildkitd is the engine that sends a graph to one or several BuildKit daemons, through BuildKit's own client.
+// The daemons run the same steps as the embedded engine and return layers. Images and outputs are assembled from them
+// in this process, as for the embedded engine.
 package buildkitd
 
 import (
@@ -21,58 +21,60 @@ import (
 
 // Builder is a daemon that builds.
 type Builder struct {
-	// Address is one of buildctl's: unix://, tcp://, docker-container://, kube-pod://, ssh:// and the like; also
-	// buildkit://HOST[:PORT] and tcp+tls://, see Dial.
+	// Address is an address of buildctl, such as unix://, tcp://, docker-container://, kube-pod:// or ssh://. It may
+	// also be buildkit://HOST[:PORT] or tcp+tls://, see Dial.
 	Address string
-	// Platforms are those that it has natively; empty asks the daemon.
+	// Platforms are its native platforms. Empty means those that the daemon reports.
 	Platforms []string
-	// Weight is its share of the work beside other builders; 0 means 1.
+	// Weight is its share of the work relative to other builders; 0 means 1.
 	Weight int
 }
 
-// Blobs are where layers are kept that come from a daemon: the cache's store.
+// Blobs is the store of the cache, which keeps the layers that come from daemons.
 type Blobs interface {
-	// HasBlob says whether a blob is there with the given size, or of any size when size is negative.
+	// HasBlob reports whether the store has a blob of a size, or of any size when size is negative.
 	HasBlob(d digest.Digest, size int64) bool
-	// BlobPath is where a blob is, or would be.
+	// BlobPath returns the path of a blob, whether it exists or not.
 	BlobPath(d digest.Digest) string
 	NewBlob() (BlobWriter, error)
-	// Recompress gives a layer in a form of outputs, with no time after the epoch unless that is zero. Each is made once.
-	Recompress(ctx context.Context, l Packed, f executor.LayerEncoding, epoch time.Time) (Packed, error)
+	// Recompress returns a layer in an encoding, with times clamped to the epoch unless that is zero. The store keeps
+	// the result.
+	Recompress(ctx context.Context, l Packed, enc executor.LayerEncoding, epoch time.Time) (Packed, error)
 }
 
-// BlobWriter takes the bytes of one blob. Commit or Discard ends it.
+// BlobWriter receives the bytes of one blob. Commit or Discard ends it.
 type BlobWriter interface {
 	io.Writer
-	// Commit makes the blob visible if its digest and size are those wanted; size may be negative.
+	// Commit makes the blob visible if its digest and size match; a negative size matches any.
 	Commit(want digest.Digest, size int64) (digest.Digest, int64, error)
 	Discard() error
 }
 
-// Options is what the maker of an engine decides.
+// Options configures an engine.
 type Options struct {
 	Builders []Builder // at least one
-	// Origin tells the directories of this machine from those of others with the same path: daemons keep what they got of
-	// one and are sent what changed since.
-	Origin   string
-	Blobs    Blobs
-	Store    executor.ImageStore
-	Pusher   executor.Pusher
-	Keychain authn.Keychain // credentials that daemons may ask for; nil: the Docker and Podman configuration of the user
-	// Tests remembers the tests that have passed; nil: they run every time.
+	// Origin identifies this machine, so that a daemon does not confuse its directories with those of another machine
+	// at the same path. A daemon keeps a directory and receives only changes. Empty means the host name.
+	Origin string
+	Blobs  Blobs
+	Store  executor.ImageStore
+	Pusher executor.Pusher
+	// Keychain has the credentials that daemons may request; nil: the Docker and Podman configuration of the user.
+	Keychain authn.Keychain
+	// Tests remembers passed tests; nil: every test runs every time.
 	Tests PassedTests
-	// CacheFrom and CacheTo are what the daemons import and export, by target, as BuildKit understands them.
+	// CacheFrom and CacheTo are the caches that the daemons import and export, by target, with BuildKit's attributes.
 	CacheFrom, CacheTo map[string][]config.Attrs
-	// Env looks a variable up where a cache takes what reaches it from the environment; nil: the process's own.
+	// Env looks up a variable for the address and credentials of a cache; nil: os.LookupEnv.
 	Env func(string) (string, bool)
-	// Patience is how long a builder may leave a question without an answer before it counts as lost; 0 means 30 s.
+	// Patience is how long a builder may take to answer a request before it counts as lost; 0 means 30 s.
 	Patience time.Duration
 }
 
 // Engine runs graphs on daemons. It may run several at once.
 type Engine struct{ opts Options }
 
-// New returns an engine. It connects when it runs something.
+// New returns an engine. Run connects to the builders.
 func New(opts Options) *Engine {
 	if opts.Keychain == nil {
 		opts.Keychain = registry.NewKeychain(os.LookupEnv)
@@ -86,16 +88,19 @@ func New(opts Options) *Engine {
 	return &Engine{opts: opts}
 }
 
-// Run builds the graph and writes its outputs. Every builder that is lost on the way leaves what it had to do to the
-// others; the build fails when none is left that can do it.
+// Run implements executor.Engine. When a builder is lost, the others take over its unfinished images. The run fails
+// when no builder can run one of them.
 func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
 	report := &executor.Report{Started: time.Now()}
 	defer func() { report.Completed = time.Now() }()
-	forms, err := executor.Encodings(g.Images, opts.Dir)
+	encodings, err := executor.Encodings(g.Images, opts.Dir)
 	if err != nil {
 		return report, err
 	}
-	r := &run{engine: e, graph: g, opts: opts, forms: forms, status: newStatus(g, opts.Events), made: map[*planner.Image]*made{}}
+	r := &run{
+		engine: e, graph: g, opts: opts, encodings: encodings, status: newStatus(g, opts.Events),
+		results: map[*planner.Image]*builtImage{},
+	}
 	if err := r.denied(); err != nil {
 		return report, err
 	}
@@ -122,14 +127,15 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	return report, executor.Failed(failures)
 }
 
-// export writes all outputs of the targets of which every platform was built.
+// export writes the outputs of the targets that finished returns.
 func (r *run) export(ctx context.Context, started time.Time) ([]executor.ImageResult, error) {
 	var built []executor.Built
 	for _, image := range r.finished() {
 		built = append(built, r.built(image))
 	}
 	opt := executor.ExportOptions{
-		Dir: r.opts.Dir, Store: r.engine.opts.Store, Pusher: r.engine.opts.Pusher, Stdout: r.opts.Stdout, Events: r.status.send, Started: started,
+		Dir: r.opts.Dir, Store: r.engine.opts.Store, Pusher: r.engine.opts.Pusher, Stdout: r.opts.Stdout,
+		Events: r.status.send, Started: started,
 	}
 	if r.opts.Epoch != nil {
 		opt.Epoch = *r.opts.Epoch
@@ -137,11 +143,11 @@ func (r *run) export(ctx context.Context, started time.Time) ([]executor.ImageRe
 	return executor.Export(ctx, built, opt)
 }
 
-// finished are the images of the targets of which every platform was built.
+// finished returns the images of the targets for which every platform was built.
 func (r *run) finished() []*planner.Image {
 	failed := map[string]bool{}
 	for _, image := range r.graph.Images {
-		if r.made[image] == nil {
+		if r.results[image] == nil {
 			failed[image.Target] = true
 		}
 	}
@@ -154,7 +160,7 @@ func (r *run) finished() []*planner.Image {
 	return all
 }
 
-// Error says that a builder did not do what it was asked: it does not answer, was lost, or could not get a source.
+// Error reports a failure of a builder: it does not answer, was lost, or could not fetch a source.
 type Error struct {
 	Builder string // its address
 	Err     error
@@ -163,5 +169,5 @@ type Error struct {
 // Error implements error.
 func (e *Error) Error() string { return fmt.Sprintf("builder %s: %v", e.Builder, e.Err) }
 
-// Unwrap is the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }

@@ -16,7 +16,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// explain gives an error of a build that is about a step its final form; nil when it is about none.
+// explain returns an error of a solve as the failure of its step, or nil if the error names no step of the graph.
 func (b *batch) explain(err error) error {
 	var vertex *errdefs.VertexError
 	if !errors.As(err, &vertex) {
@@ -29,7 +29,7 @@ func (b *batch) explain(err error) error {
 	return b.stepFailed(step, err)
 }
 
-// denied refuses steps that ask for what was not granted, before anything runs.
+// denied refuses steps that need an entitlement which was not granted, before anything runs.
 func (r *run) denied() error {
 	for _, s := range r.graph.Steps {
 		if err := executor.Denied(s, r.opts.Allow); err != nil {
@@ -39,7 +39,7 @@ func (r *run) denied() error {
 	return nil
 }
 
-// stepFailed is the failure of a step with its place and its output.
+// stepFailed returns the failure of a step, with its place and its last lines of output.
 func (b *batch) stepFailed(step *planner.Step, err error) error {
 	if step.Op.GetExec() == nil && step.Op.GetFile() == nil {
 		return &Error{b.builder.Address, fmt.Errorf("%s%s: %w", at(step), step.Name, plain(err))}
@@ -53,7 +53,7 @@ func (b *batch) stepFailed(step *planner.Step, err error) error {
 	return failed
 }
 
-// exitCode is the one that an error tells, as a type or, from the status, as text; -1 when it tells none.
+// exitCode returns the exit code in an error, or -1. A solve returns it as a type, the status as text.
 func exitCode(err error) int {
 	var exit *gatewaypb.ExitError
 	if errors.As(err, &exit) {
@@ -62,9 +62,9 @@ func exitCode(err error) int {
 		}
 		return int(exit.ExitCode)
 	}
-	var told vertexError
-	if errors.As(err, &told) {
-		_, code, ok := strings.Cut(string(told), "did not complete successfully: exit code: ")
+	var text vertexError
+	if errors.As(err, &text) {
+		_, code, ok := strings.Cut(string(text), "did not complete successfully: exit code: ")
 		if n, err := strconv.Atoi(code); ok && err == nil {
 			return n
 		}
@@ -72,7 +72,7 @@ func exitCode(err error) int {
 	return -1
 }
 
-// at is the target and place of a step, for the beginning of an error.
+// at returns the target and place of a step, as the beginning of an error.
 func at(step *planner.Step) string {
 	var b strings.Builder
 	if len(step.Targets) > 0 {
@@ -84,7 +84,7 @@ func at(step *planner.Step) string {
 	return b.String()
 }
 
-// plainError is a daemon's error without the words that its layers put around it.
+// plainError is a daemon's error without the prefixes that BuildKit, gRPC and their transports add.
 type plainError struct {
 	text string
 	err  error
@@ -93,10 +93,10 @@ type plainError struct {
 // Error implements error.
 func (e *plainError) Error() string { return e.text }
 
-// Unwrap is the whole error.
+// Unwrap returns the complete error.
 func (e *plainError) Unwrap() error { return e.err }
 
-// rewording are the words that a daemon's layers put around what went wrong, and what stands in their place.
+// rewording replaces a pattern in the text of a daemon's error.
 type rewording struct {
 	pattern *regexp.Regexp
 	by      string
@@ -106,17 +106,23 @@ func rewordings() []rewording {
 	return []rewording{
 		{regexp.MustCompile(`rpc error: code = \w+ desc = `), ""},
 		{regexp.MustCompile(`failed to list workers: (Unavailable: )?`), ""},
-		{regexp.MustCompile(`^(transport: |Error while dialing: |authentication handshake failed: |error reading server preface: |failed to write client preface: )+`), ""},
-		{regexp.MustCompile(`command \[(.*)\] has exited with exit status (\d+), make sure the URL is valid, and Docker \S+ or later is installed on the remote host: stderr=`), "$1: exit status $2: "},
-		{regexp.MustCompile(`failed to (solve|load cache key|compute cache key|load LLB|receive status|get status|dial): `), ""},
-		{regexp.MustCompile(`failed to calculate checksum of ref \S+: "(.*)": not found`), "$1 is not in what it is copied from; check the path, and that .dockerignore does not exclude it"},
-		{regexp.MustCompile(`secret \S*//(\S+): not found`), `no secret "$1" is given; pass it with --secret id=$1,src=FILE or as a secret of the target`},
+		{regexp.MustCompile(`^(transport: |Error while dialing: |authentication handshake failed: |` +
+			`error reading server preface: |failed to write client preface: )+`), ""},
+		{regexp.MustCompile(`command \[(.*)\] has exited with exit status (\d+), make sure the URL is valid, ` +
+			`and Docker \S+ or later is installed on the remote host: stderr=`), "$1: exit status $2: "},
+		{regexp.MustCompile(`failed to (solve|load cache key|compute cache key|load LLB|` +
+			`receive status|get status|dial): `), ""},
+		{regexp.MustCompile(`failed to calculate checksum of ref \S+: "(.*)": not found`),
+			"$1 not found in the source of the copy; check the path, and that .dockerignore does not exclude it"},
+		{regexp.MustCompile(`secret \S*//(\S+): not found`),
+			`no secret "$1" is given; add it to the target, or pass --secret id=$1,src=FILE`},
 		{regexp.MustCompile(`no SSH key "\S*//(\S+)" forwarded from the client`), `no ssh agent or key "$1" is given`},
-		{regexp.MustCompile(`^(network.host|security.insecure) is not allowed`), "its configuration does not allow $1: start it with --allow-insecure-entitlement=$1"},
+		{regexp.MustCompile(`^(network.host|security.insecure) is not allowed`),
+			"the daemon does not allow $1: start it with --allow-insecure-entitlement=$1"},
 	}
 }
 
-// plain makes a daemon's error one that says only what went wrong.
+// plain returns a daemon's error as a plainError.
 func plain(err error) error {
 	text := unquoted(err.Error())
 	for _, r := range rewordings() {
@@ -125,20 +131,20 @@ func plain(err error) error {
 	return &plainError{text, err}
 }
 
-// unquoted is what went wrong with a connection, which gRPC tells in quotes; other text stays.
+// unquoted returns the cause of a connection error, which gRPC puts in quotes. Other text stays as it is.
 func unquoted(text string) string {
-	_, said, ok := strings.Cut(text, "connection error: desc = ")
+	_, quoted, ok := strings.Cut(text, "connection error: desc = ")
 	if !ok {
 		return text
 	}
-	plain, err := strconv.Unquote(said)
+	plain, err := strconv.Unquote(quoted)
 	if err != nil {
 		return text
 	}
 	return strings.TrimSpace(plain)
 }
 
-// distinct are errors without those that say the same as one before.
+// distinct returns errors without repeated texts.
 func distinct(all []error) []error {
 	var out []error
 	for _, err := range all {

@@ -12,13 +12,16 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// files writes the files of an edge of an image's graph as one tar. When its builder is lost, another one builds it again.
-func (r *run) files(ctx context.Context, image *planner.Image, e planner.Edge, f executor.LayerEncoding, w io.Writer) error {
-	b := r.made[image].builder
+// files writes the files of an edge of an image's graph as one tar. When the builder is lost before the first byte,
+// another one builds the edge again.
+func (r *run) files(
+	ctx context.Context, image *planner.Image, e planner.Edge, enc executor.LayerEncoding, w io.Writer,
+) error {
+	b := r.results[image].builder
 	for {
 		count := &counter{to: w}
 		watched, stop := b.watched(ctx)
-		err := b.sendFiles(watched, r, image, e, f, count)
+		err := b.sendFiles(watched, r, image, e, enc, count)
 		stop()
 		if err == nil || ctx.Err() != nil || count.n > 0 || !b.lost(ctx) {
 			return err
@@ -30,7 +33,7 @@ func (r *run) files(ctx context.Context, image *planner.Image, e planner.Edge, f
 	}
 }
 
-// counter counts what was written: a tar that has begun cannot begin again.
+// counter counts the bytes written: a tar that was partly sent cannot be sent again.
 type counter struct {
 	to io.Writer
 	n  int64
@@ -43,8 +46,10 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// sendFiles lets a builder send the files of an image.
-func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, e planner.Edge, f executor.LayerEncoding, w io.Writer) error {
+// sendFiles copies the files of an edge from a builder to w. One session receives one file at a time.
+func (b *builder) sendFiles(
+	ctx context.Context, r *run, image *planner.Image, e planner.Edge, enc executor.LayerEncoding, w io.Writer,
+) error {
 	b.files.turn.Lock()
 	defer b.files.turn.Unlock()
 	pr, pw := io.Pipe()
@@ -59,12 +64,12 @@ func (b *builder) sendFiles(ctx context.Context, r *run, image *planner.Image, e
 		pw.CloseWithError(err)
 	}()
 	var err error
-	if f.KeepTimes {
+	if enc.KeepTimes {
 		_, err = io.Copy(w, pr)
 	} else {
 		err = executor.ClampTimes(pr, w, r.epoch(image))
 	}
-	// The daemon's last bytes after the end of the archive, and its error, are in the pipe still.
+	// The pipe still holds the daemon's bytes after the end of the archive, and its error.
 	if _, rest := io.Copy(io.Discard, pr); err == nil {
 		err = rest
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -27,27 +26,28 @@ const inlineCache = "moby.buildkit.cache.v0"
 // maxSmall bounds manifests and configs, in bytes.
 const maxSmall = 16 << 20
 
-var errTooLarge = errors.New("it is too large")
+var errTooLarge = fmt.Errorf("larger than %d bytes", maxSmall)
 
-// made is an image that a builder has.
-type made struct {
+// builtImage is an image that a builder has built.
+type builtImage struct {
 	builder *builder
 	layers  map[executor.LayerEncoding][]layer
 	cache   json.RawMessage // for the config, or nil
 }
 
-// layer is one layer of an image; the zero layer is a step's that changed nothing.
+// layer is one layer of an image; the zero layer stands for a step that changed nothing.
 type layer struct {
 	Packed
 	own bool // not of the base
 }
 
-// came is an image as a daemon wrote it.
-type came struct {
+// exportedImage is an image as a daemon exported it.
+type exportedImage struct {
 	layers []layer
 	cache  json.RawMessage
 }
 
+// addPlatforms adds the list of images to a result, as platforms.
 func addPlatforms(result *gateway.Result, list exptypes.Platforms) error {
 	raw, err := json.Marshal(list)
 	if err != nil {
@@ -57,15 +57,15 @@ func addPlatforms(result *gateway.Result, list exptypes.Platforms) error {
 	return nil
 }
 
-// take reads which layers the images have that a build has left in the store, in the forms that are wanted.
-func (b *batch) take(ctx context.Context, res *client.SolveResponse, images []*planner.Image) error {
+// importImages reads the layers of the images that a solve exported to the store, in the encodings that outputs need.
+func (b *batch) importImages(ctx context.Context, res *client.SolveResponse, images []*planner.Image) error {
 	raw, err := base64.StdEncoding.DecodeString(res.ExporterResponse[exptypes.ExporterImageDescriptorKey])
 	if err != nil {
-		return fmt.Errorf("answer of the exporter: %w", err)
+		return fmt.Errorf("exporter response: %w", err)
 	}
 	var desc ocispecs.Descriptor
 	if err := json.Unmarshal(raw, &desc); err != nil {
-		return fmt.Errorf("answer of the exporter: %w", err)
+		return fmt.Errorf("exporter response: %w", err)
 	}
 	blobs := b.run.engine.opts.Blobs
 	var index ocispecs.Index
@@ -73,35 +73,35 @@ func (b *batch) take(ctx context.Context, res *client.SolveResponse, images []*p
 		return fmt.Errorf("index of the images: %w", err)
 	}
 	if len(index.Manifests) != len(images) {
-		return fmt.Errorf("%d images came of %d", len(index.Manifests), len(images))
+		return fmt.Errorf("got %d images, want %d", len(index.Manifests), len(images))
 	}
 	for i, image := range images {
-		if err := b.takeImage(ctx, index.Manifests[i], image); err != nil {
+		if err := b.importImage(ctx, index.Manifests[i], image); err != nil {
 			return fmt.Errorf("image of target %s: %w", image.Target, err)
 		}
 	}
 	return nil
 }
 
-// takeImage takes one image, in each form that its outputs want.
-func (b *batch) takeImage(ctx context.Context, desc ocispecs.Descriptor, image *planner.Image) error {
-	came, err := readImage(b.run.engine.opts.Blobs, desc, image)
+// importImage reads the layers of one image, in each encoding that its outputs need.
+func (b *batch) importImage(ctx context.Context, desc ocispecs.Descriptor, image *planner.Image) error {
+	exported, err := readImage(b.run.engine.opts.Blobs, desc, image)
 	if err != nil {
 		return err
 	}
 	if !b.run.caches.inline[image.Target] {
-		came.cache = nil
+		exported.cache = nil
 	}
-	for _, f := range b.run.forms[image.Target] {
-		layers, err := b.run.formed(ctx, image, f, came.layers)
+	for _, enc := range b.run.encodings[image.Target] {
+		layers, err := b.run.encoded(ctx, image, enc, exported.layers)
 		if err != nil {
 			return err
 		}
 		b.mu.Lock()
-		m := b.made(image)
-		m.layers[f] = layers
-		if came.cache != nil {
-			m.cache = came.cache
+		m := b.result(image)
+		m.layers[enc] = layers
+		if exported.cache != nil {
+			m.cache = exported.cache
 		}
 		b.mu.Unlock()
 	}
@@ -116,53 +116,54 @@ func readJSON(blobs Blobs, desc ocispecs.Descriptor, v any) error {
 	return json.Unmarshal(raw, v)
 }
 
-// readImage reads the layers of one image. The daemon has aligned the history with them, which tells the steps that
-// changed nothing.
-func readImage(blobs Blobs, desc ocispecs.Descriptor, image *planner.Image) (came, error) {
+// readImage reads the layers of one image. The daemon has aligned the history with the layers, and so marked the steps
+// that changed nothing.
+func readImage(blobs Blobs, desc ocispecs.Descriptor, image *planner.Image) (exportedImage, error) {
 	var manifest ocispecs.Manifest
 	if err := readJSON(blobs, desc, &manifest); err != nil {
-		return came{}, fmt.Errorf("manifest: %w", err)
+		return exportedImage{}, fmt.Errorf("manifest: %w", err)
 	}
-	var was ocispecs.Image
-	var is struct {
+	var planned ocispecs.Image
+	var got struct {
 		ocispecs.Image
 		Cache json.RawMessage `json:"moby.buildkit.cache.v0"` // inlineCache
 	}
-	if err := readJSON(blobs, manifest.Config, &is); err != nil {
-		return came{}, fmt.Errorf("config: %w", err)
+	if err := readJSON(blobs, manifest.Config, &got); err != nil {
+		return exportedImage{}, fmt.Errorf("config: %w", err)
 	}
-	if err := json.Unmarshal(image.Config, &was); err != nil {
-		return came{}, fmt.Errorf("config of the front end: %w", err)
+	if err := json.Unmarshal(image.Config, &planned); err != nil {
+		return exportedImage{}, fmt.Errorf("config of the front end: %w", err)
 	}
-	if len(is.RootFS.DiffIDs) != len(manifest.Layers) {
-		return came{}, fmt.Errorf("%d layers, %d in the config", len(manifest.Layers), len(is.RootFS.DiffIDs))
+	if len(got.RootFS.DiffIDs) != len(manifest.Layers) {
+		return exportedImage{}, fmt.Errorf("manifest has %d layers, config %d",
+			len(manifest.Layers), len(got.RootFS.DiffIDs))
 	}
-	out := came{cache: is.Cache}
+	out := exportedImage{cache: got.Cache}
 	next := 0
-	take := func() {
-		id := is.RootFS.DiffIDs[next]
-		own := next >= len(was.RootFS.DiffIDs) || was.RootFS.DiffIDs[next] != id
+	addLayer := func() {
+		id := got.RootFS.DiffIDs[next]
+		own := next >= len(planned.RootFS.DiffIDs) || planned.RootFS.DiffIDs[next] != id
 		l := manifest.Layers[next]
 		out.layers = append(out.layers, layer{Packed{id, l.Digest, l.Size, l.MediaType}, own})
 		next++
 	}
-	for i, h := range is.History {
+	for i, h := range got.History {
 		switch {
 		case !h.EmptyLayer && next < len(manifest.Layers):
-			take()
-		case h.EmptyLayer && i < len(was.History) && !was.History[i].EmptyLayer:
+			addLayer()
+		case h.EmptyLayer && i < len(planned.History) && !planned.History[i].EmptyLayer:
 			out.layers = append(out.layers, layer{})
 		}
 	}
 	for next < len(manifest.Layers) {
-		take()
+		addLayer()
 	}
 	return out, nil
 }
 
-// built is an image as outputs are made of it.
+// built returns a finished image for executor.Export.
 func (r *run) built(image *planner.Image) executor.Built {
-	m := r.made[image]
+	m := r.results[image]
 	return executor.Built{
 		Image: m.withCache(image),
 		Layers: func(_ context.Context, f executor.LayerEncoding) ([]v1.Layer, error) {
@@ -177,14 +178,14 @@ func (r *run) built(image *planner.Image) executor.Built {
 	}
 }
 
-// withCache is the image with the daemon's cache in its config, where cache-to says type=inline.
-func (m *made) withCache(image *planner.Image) *planner.Image {
+// withCache returns the image with the daemon's cache in its config, for cache-to with type=inline.
+func (m *builtImage) withCache(image *planner.Image) *planner.Image {
 	if m.cache == nil {
 		return image
 	}
 	fields := map[string]json.RawMessage{}
 	if json.Unmarshal(image.Config, &fields) != nil {
-		return image // whoever assembles the image says what is wrong with its config
+		return image // executor.Assemble reports the invalid config
 	}
 	fields[inlineCache] = m.cache
 	config, err := json.Marshal(fields)
@@ -196,6 +197,7 @@ func (m *made) withCache(image *planner.Image) *planner.Image {
 	return &with
 }
 
+// layers returns layers as those of go-containerregistry, nil for a step that changed nothing.
 func (r *run) layers(list []layer) ([]v1.Layer, error) {
 	out := make([]v1.Layer, len(list))
 	for i, l := range list {

@@ -12,13 +12,13 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// layoutStore shows an OCI image layout of this machine to a daemon, which only reads it.
+// layoutStore is an OCI image layout of this machine as a read-only content store for a daemon.
 type layoutStore struct {
 	readOnly
 	dir string
 }
 
-// newLayoutStore is the store of a layout. Whatever would write is refused.
+// newLayoutStore returns the store of the layout in dir.
 func newLayoutStore(dir string) *layoutStore { return &layoutStore{dir: dir} }
 
 func (s *layoutStore) open(d digest.Digest) (sizedFile, error) {

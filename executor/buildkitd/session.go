@@ -28,23 +28,24 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// exportStore is the name under which BuildKit's exporter looks for a place to put images.
+// exportStore is the name of the content store to which BuildKit's exporter sends images.
 const exportStore = "export"
 
-// offers are the secrets and ssh agents of all targets. Where two targets give one id to different things, the steps
-// ask for them by the target's name and the id.
-type offers struct {
+// secretSet holds the secrets and SSH agents of all targets that the session serves. Two targets may use one id for
+// different values; the id of the second then gets the target's name as prefix. So no step reads a secret of another
+// target. TestSecretsOfEachTarget shows it.
+type secretSet struct {
 	graph   *planner.Graph
 	secrets map[string]config.Secret
 	ssh     map[string]config.SSH
 }
 
-func newOffers(g *planner.Graph) *offers {
-	return &offers{graph: g, secrets: map[string]config.Secret{}, ssh: map[string]config.SSH{}}
+func newSecretSet(g *planner.Graph) *secretSet {
+	return &secretSet{graph: g, secrets: map[string]config.Secret{}, ssh: map[string]config.SSH{}}
 }
 
-// rename makes the ids that a step asks for those under which its targets offer them.
-func (o *offers) rename(s *planner.Step, exec *pb.ExecOp) {
+// rename replaces the ids in a command by those under which the session serves them.
+func (o *secretSet) rename(s *planner.Step, exec *pb.ExecOp) {
 	for _, m := range exec.Mounts {
 		if opt := m.SecretOpt; opt != nil {
 			opt.ID = o.secret(s, opt.ID)
@@ -58,8 +59,9 @@ func (o *offers) rename(s *planner.Step, exec *pb.ExecOp) {
 	}
 }
 
-// renameSource does the same for a source: the token or header of a repository, for all hosts or one, and its agent.
-func (o *offers) renameSource(s *planner.Step, attrs map[string]string) {
+// renameSource does the same for a source: the token or header of a repository, for all hosts or one, and its SSH
+// agent.
+func (o *secretSet) renameSource(s *planner.Step, attrs map[string]string) {
 	for _, key := range []string{pb.AttrAuthTokenSecret, pb.AttrAuthHeaderSecret, pb.AttrHTTPAuthHeaderSecret} {
 		if id := attrs[key]; id != "" {
 			attrs[key] = o.hostSecrets(s, id)
@@ -70,8 +72,8 @@ func (o *offers) renameSource(s *planner.Step, attrs map[string]string) {
 	}
 }
 
-// hostSecrets offers the secrets ID and ID.HOST. A daemon asks for both, and does without.
-func (o *offers) hostSecrets(s *planner.Step, id string) string {
+// hostSecrets adds the secrets ID and ID.HOST, and returns their common id. A daemon requests both and needs neither.
+func (o *secretSet) hostSecrets(s *planner.Step, id string) string {
 	as := id
 	for _, target := range s.Targets {
 		for _, secret := range o.graph.Secrets[target] {
@@ -90,13 +92,14 @@ func (o *offers) hostSecrets(s *planner.Step, id string) string {
 			return as
 		}
 	}
-	return notOffered(s, id)
+	return unknownID(s, id)
 }
 
+// isFor reports whether a secret is ID or ID.HOST.
 func isFor(secret, id string) bool { return secret == id || strings.HasPrefix(secret, id+".") }
 
-// find is the secret that the first of a step's targets to have one offers under an id.
-func (o *offers) find(s *planner.Step, id string) (target string, secret config.Secret, ok bool) {
+// find returns the secret of an id from the first target of the step that has it.
+func (o *secretSet) find(s *planner.Step, id string) (target string, secret config.Secret, ok bool) {
 	for _, target := range s.Targets {
 		for _, secret := range o.graph.Secrets[target] {
 			if secret.ID == id {
@@ -107,11 +110,11 @@ func (o *offers) find(s *planner.Step, id string) (target string, secret config.
 	return "", config.Secret{}, false
 }
 
-// secret is the id of a secret that a step wants, and offers it.
-func (o *offers) secret(s *planner.Step, id string) string {
+// secret adds the secret of a step and returns the id under which it is served.
+func (o *secretSet) secret(s *planner.Step, id string) string {
 	target, secret, ok := o.find(s, id)
 	if !ok {
-		return notOffered(s, id)
+		return unknownID(s, id)
 	}
 	if was, ok := o.secrets[id]; ok && was != secret {
 		id = target + "/" + id
@@ -120,16 +123,16 @@ func (o *offers) secret(s *planner.Step, id string) string {
 	return id
 }
 
-// notOffered is an id under which no target offers anything: what one target offers is not for the steps of others.
-func notOffered(s *planner.Step, id string) string {
+// unknownID returns an id that the session does not serve: a step must not get a secret of another target.
+func unknownID(s *planner.Step, id string) string {
 	if len(s.Targets) == 0 {
 		return "/" + id
 	}
 	return s.Targets[0] + "//" + id
 }
 
-// agent is the id of an ssh agent that a step wants, and offers it.
-func (o *offers) agent(s *planner.Step, id string) string {
+// agent adds the SSH agent of a step and returns the id under which it is served.
+func (o *secretSet) agent(s *planner.Step, id string) string {
 	if id == "" {
 		id = "default"
 	}
@@ -146,11 +149,11 @@ func (o *offers) agent(s *planner.Step, id string) string {
 			return as
 		}
 	}
-	return notOffered(s, id)
+	return unknownID(s, id)
 }
 
-// GetSecret implements BuildKit's store of secrets.
-func (o *offers) GetSecret(_ context.Context, id string) ([]byte, error) {
+// GetSecret implements secrets.SecretStore.
+func (o *secretSet) GetSecret(_ context.Context, id string) ([]byte, error) {
 	secret, ok := o.secrets[id]
 	if !ok {
 		return nil, fmt.Errorf("%w: no secret %q is given", secrets.ErrNotFound, id)
@@ -162,8 +165,8 @@ func (o *offers) GetSecret(_ context.Context, id string) ([]byte, error) {
 	return value, nil
 }
 
-// secretsOf are the values of the secrets that a step is given, for its output to be free of them.
-func (o *offers) secretsOf(s *planner.Step) [][]byte {
+// secretsOf returns the values of the secrets that a step can read, which its output must not show.
+func (o *secretSet) secretsOf(s *planner.Step) [][]byte {
 	var values [][]byte
 	add := func(id string) {
 		if _, secret, ok := o.find(s, id); ok {
@@ -183,8 +186,8 @@ func (o *offers) secretsOf(s *planner.Step) [][]byte {
 	return values
 }
 
-// agents is what serves the ssh agents; nil when there are none.
-func (o *offers) agents() (session.Attachable, error) {
+// agents returns the provider of the SSH agents, nil without any.
+func (o *secretSet) agents() (session.Attachable, error) {
 	if len(o.ssh) == 0 {
 		return nil, nil
 	}
@@ -195,27 +198,27 @@ func (o *offers) agents() (session.Attachable, error) {
 	return sshprovider.NewSSHAgentProvider(list)
 }
 
-// files takes the one file that a daemon sends at a time.
+// files receives files from a daemon, one at a time.
 type files struct {
-	turn sync.Mutex // held by who waits for a file
-	to   io.Writer
+	turn sync.Mutex // held while a file is received
+	to   io.Writer  // nil when no file is expected
 }
 
-// open is where the daemon's file goes.
+// open returns the destination of the daemon's file.
 func (f *files) open(map[string]string) (io.WriteCloser, error) {
 	if f.to == nil {
-		return nil, fmt.Errorf("nobody asked for a file")
+		return nil, fmt.Errorf("no file was requested")
 	}
 	return nopCloser{f.to}, nil
 }
 
 type nopCloser struct{ io.Writer }
 
-// Close does nothing: who asked for the file closes it.
+// Close does nothing: the receiver closes the destination.
 func (nopCloser) Close() error { return nil }
 
-// attach lets the session serve all that the graph's steps read from this machine, and take what comes back.
-func (b *builder) attach(s *session.Session, r *run, o *offers) error {
+// attach lets the session serve everything that the steps read from this machine, and receive images and files.
+func (b *builder) attach(s *session.Session, r *run, o *secretSet) error {
 	dirs := filesync.StaticDirSource{}
 	for name, local := range r.graph.Locals {
 		dir, err := openDir(local.Dir)
@@ -231,7 +234,7 @@ func (b *builder) attach(s *session.Session, r *run, o *offers) error {
 	}
 	agents, err := o.agents()
 	if err != nil {
-		return fmt.Errorf("ssh agents: %w", err)
+		return fmt.Errorf("SSH agents: %w", err)
 	}
 	s.Allow(filesync.NewFSSyncProvider(dirs))
 	s.Allow(filesync.NewFSSyncTarget(filesync.WithFSSync(0, b.files.open)))
@@ -246,7 +249,7 @@ func (b *builder) attach(s *session.Session, r *run, o *offers) error {
 	return nil
 }
 
-// openDir is a build context as daemons see it: all files belong to root.
+// openDir returns a build context as daemons see it: all files belong to root.
 func openDir(dir string) (fsutil.FS, error) {
 	files, err := fsutil.NewFS(dir)
 	if err != nil {
@@ -258,9 +261,11 @@ func openDir(dir string) (fsutil.FS, error) {
 	}})
 }
 
-// credentials answers a daemon that asks for what a registry wants, as the client for registries would.
+// credentials returns the provider of registry credentials for daemons: the same ones as the registry client uses.
 func credentials(keys authn.Keychain) authprovider.AuthConfigProvider {
-	return func(ctx context.Context, host string, _ []string, _ authprovider.ExpireCachedAuthCheck) (types.AuthConfig, error) {
+	return func(
+		ctx context.Context, host string, _ []string, _ authprovider.ExpireCachedAuthCheck,
+	) (types.AuthConfig, error) {
 		if host == authprovider.DockerHubRegistryHost {
 			host = name.DefaultRegistry
 		}
@@ -277,13 +282,14 @@ func credentials(keys authn.Keychain) authprovider.AuthConfigProvider {
 			return types.AuthConfig{}, fmt.Errorf("credentials for %s: %w", host, err)
 		}
 		return types.AuthConfig{
-			Username: c.Username, Password: c.Password, Auth: c.Auth, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
+			Username: c.Username, Password: c.Password, Auth: c.Auth,
+			IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
 			ServerAddress: host,
 		}, nil
 	}
 }
 
-// entitlements are those of the granted permissions that concern a daemon.
+// entitlements returns the granted permissions that a daemon must know.
 func entitlements(allow []string) []string {
 	var list []string
 	for _, a := range allow {

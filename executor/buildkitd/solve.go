@@ -19,44 +19,45 @@ import (
 )
 
 const (
-	// maxSolves is how many images of a build are asked for at once; their steps wait for each other in the daemon.
+	// maxSolves bounds the images of one build that are solved at once. The daemon orders their steps.
 	maxSolves = 256
-	// maxBuilds is how many builds one daemon has of a run at once.
+	// maxBuilds bounds the builds of one run on one daemon.
 	maxBuilds = 16
-	// product names this client to daemons.
+	// product is the name of this client for daemons.
 	product = "bake"
 )
 
-// batch is what one builder has to do.
+// batch is the work of one builder: images to build and test.
 type batch struct {
 	run     *run
 	builder *builder
 	images  []*planner.Image
 
 	mu       sync.Mutex
-	results  map[*planner.Image]*made
+	results  map[*planner.Image]*builtImage
 	failures map[*planner.Image]error
-	order    []error // of failures, as they happened
-	// unclear are the images whose errors name no step; they are in failures too.
-	unclear map[*planner.Image]bool
+	order    []error // the failures, as they happened
+	// unexplained are the images whose errors name no step. They are in failures too.
+	unexplained map[*planner.Image]bool
 }
 
 func newBatch(r *run, b *builder, images []*planner.Image) *batch {
 	return &batch{
-		run: r, builder: b, images: images, results: map[*planner.Image]*made{}, failures: map[*planner.Image]error{},
-		unclear: map[*planner.Image]bool{},
+		run: r, builder: b, images: images,
+		results: map[*planner.Image]*builtImage{}, failures: map[*planner.Image]error{},
+		unexplained: map[*planner.Image]bool{},
 	}
 }
 
 // job is one build of the daemon.
 type job struct {
-	layers  bool // are wanted
+	layers  bool // export the layers
 	exports []client.CacheOptionsEntry
 	images  []*planner.Image
 }
 
-// do builds all images of the batch, the builds side by side, since the daemon does a step once that several of them need,
-// and tests them. An error is about the builder; what is wrong with steps is in failures.
+// do builds and tests all images of the batch. Its builds run in parallel: the daemon runs a step that several builds
+// need only once. An error is about the builder; failures of steps are in failures.
 func (b *batch) do(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxBuilds)
@@ -71,13 +72,13 @@ func (b *batch) do(ctx context.Context) error {
 	return err
 }
 
-// jobs are the builds of the batch, in the order of its images: one for all whose layers are to come back, one for the others;
-// images that fill a cache of their own have one for each, so that none gets what is another's.
+// jobs returns the builds of the batch, in the order of its images: one for all images whose layers are exported, one
+// for the others, and one for each set of cache exports, so that no cache gets the layers of another target.
 func (b *batch) jobs() []*job {
 	var all []*job
 	at := map[string]*job{}
 	for _, image := range b.images {
-		exports, layers := b.run.caches.exports[image.Target], len(b.run.forms[image.Target]) > 0
+		exports, layers := b.run.caches.exports[image.Target], len(b.run.encodings[image.Target]) > 0
 		key := fmt.Sprint(layers, exports)
 		if at[key] == nil {
 			at[key] = &job{layers: layers, exports: exports}
@@ -88,77 +89,84 @@ func (b *batch) jobs() []*job {
 	return all
 }
 
-// solve builds the images of a job in one build of the daemon and takes their layers.
+// solve builds the images of a job in one build of the daemon and imports their layers.
 func (b *batch) solve(ctx context.Context, j *job) error {
 	opt := b.builder.options(b.run)
 	opt.CacheExports = j.exports
 	if j.layers {
-		opt.Exports = []client.ExportEntry{{Type: client.ExporterOCI, Attrs: exportAttrs(), OutputStore: b.builder.store}}
+		opt.Exports = []client.ExportEntry{{
+			Type: client.ExporterOCI, Attrs: exportAttrs(), OutputStore: b.builder.store,
+		}}
 	}
 	var built []*planner.Image
 	var stopped error
-	res, err := b.builder.build(ctx, b.run.status, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+	build := func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		refs, err := b.evaluate(ctx, c, j.images)
 		if err != nil {
 			stopped = err
 			return nil, err
 		}
-		built = b.good(j.images)
+		built = b.succeeded(j.images)
 		result := gateway.NewResult()
 		if !j.layers && len(j.exports) == 0 {
 			return result, nil
 		}
 		return result, collect(result, built, refs)
-	})
+	}
+	res, err := b.builder.build(ctx, b.run.status, opt, build)
 	switch {
 	case errors.Is(stopped, errStopped):
 		return stopped
 	case err != nil:
-		return b.builder.store.instead(err)
+		return b.builder.store.cause(err)
 	case j.layers && len(built) > 0:
-		return b.take(ctx, res, built)
+		return b.importImages(ctx, res, built)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, image := range built {
-		b.made(image)
+		b.result(image)
 	}
 	return nil
 }
 
-// good are the images that did not fail.
-func (b *batch) good(images []*planner.Image) []*planner.Image {
+// succeeded returns the images that have not failed.
+func (b *batch) succeeded(images []*planner.Image) []*planner.Image {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(images), func(m *planner.Image) bool { return b.failures[m] != nil })
 }
 
-// made is what is known of an image; b.mu is held.
-func (b *batch) made(image *planner.Image) *made {
+// result returns the entry of an image, and adds it if needed. The caller holds b.mu.
+func (b *batch) result(image *planner.Image) *builtImage {
 	if b.results[image] == nil {
-		b.results[image] = &made{builder: b.builder, layers: map[executor.LayerEncoding][]layer{}}
+		b.results[image] = &builtImage{builder: b.builder, layers: map[executor.LayerEncoding][]layer{}}
 	}
 	return b.results[image]
 }
 
-// finished are the images of which all that is wanted is here.
-func (b *batch) finished() map[*planner.Image]*made {
-	all := map[*planner.Image]*made{}
+// finished returns the images that are complete: built, without a failure, and with layers in every encoding.
+func (b *batch) finished() map[*planner.Image]*builtImage {
+	all := map[*planner.Image]*builtImage{}
 	for image, m := range b.results {
-		if b.failures[image] == nil && len(m.layers) == len(b.run.forms[image.Target]) {
+		if b.failures[image] == nil && len(m.layers) == len(b.run.encodings[image.Target]) {
 			all[image] = m
 		}
 	}
 	return all
 }
 
-// options are those of every build of a builder.
+// options returns the options of every build on a builder.
 func (b *builder) options(r *run) client.SolveOpt {
-	return client.SolveOpt{SharedSession: b.session, SessionPreInitialized: true, AllowedEntitlements: entitlements(r.opts.Allow)}
+	return client.SolveOpt{
+		SharedSession: b.session, SessionPreInitialized: true, AllowedEntitlements: entitlements(r.opts.Allow),
+	}
 }
 
 // build runs one build of the daemon in the builder's session.
-func (b *builder) build(ctx context.Context, s *status, opt client.SolveOpt, f gateway.BuildFunc) (*client.SolveResponse, error) {
+func (b *builder) build(
+	ctx context.Context, s *status, opt client.SolveOpt, f gateway.BuildFunc,
+) (*client.SolveResponse, error) {
 	updates := make(chan *client.SolveStatus)
 	done := make(chan struct{})
 	go func() {
@@ -170,9 +178,11 @@ func (b *builder) build(ctx context.Context, s *status, opt client.SolveOpt, f g
 	return res, err
 }
 
-// evaluate builds images side by side. It notes what failed; an error ends the build: the first failure, unless the run
-// keeps going, or what is no fault of a step.
-func (b *batch) evaluate(ctx context.Context, c gateway.Client, images []*planner.Image) (map[*planner.Image]gateway.Reference, error) {
+// evaluate builds images in parallel and notes failures. An error ends the build: the first failure, unless the run
+// keeps going, or an error that is not about a step.
+func (b *batch) evaluate(
+	ctx context.Context, c gateway.Client, images []*planner.Image,
+) (map[*planner.Image]gateway.Reference, error) {
 	refs := make([]gateway.Reference, len(images))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxSolves)
@@ -196,17 +206,17 @@ func (b *batch) evaluate(ctx context.Context, c gateway.Client, images []*planne
 	return all, nil
 }
 
-// request asks a daemon for an edge of an image's graph.
+// request returns the request to build an edge of an image's graph.
 func (b *builder) request(r *run, image *planner.Image, e planner.Edge) gateway.SolveRequest {
 	return gateway.SolveRequest{
 		Definition: b.defs.of(e), Evaluate: true, CacheImports: r.caches.imports[image.Target],
 	}
 }
 
-// failed notes that an image could not be built.
+// failed notes the error of an image. It returns an error if the build must stop.
 func (b *batch) failed(ctx context.Context, image *planner.Image, err error) error {
 	if ctx.Err() != nil {
-		return err // another one failed before
+		return err // cancelled, because another image failed
 	}
 	explained := b.explain(err)
 	b.mu.Lock()
@@ -214,8 +224,8 @@ func (b *batch) failed(ctx context.Context, image *planner.Image, err error) err
 	switch {
 	case explained != nil:
 		b.note(image, explained)
-	case isDouble(err):
-		b.failures[image], b.unclear[image] = err, true
+	case hidesCause(err):
+		b.failures[image], b.unexplained[image] = err, true
 		return nil
 	default:
 		return err
@@ -226,7 +236,7 @@ func (b *batch) failed(ctx context.Context, image *planner.Image, err error) err
 	return errStopped
 }
 
-// note keeps a failure; b.mu is held, or nothing runs.
+// note keeps a failure. The caller holds b.mu, or nothing runs.
 func (b *batch) note(image *planner.Image, err error) {
 	b.failures[image] = err
 	if !slices.ContainsFunc(b.order, func(e error) bool { return e.Error() == err.Error() }) {
@@ -234,30 +244,30 @@ func (b *batch) note(image *planner.Image, err error) {
 	}
 }
 
-// isDouble knows the error that daemons give in the place of a step's own when two failed steps have an input in common:
-// they stumble over what they keep of it.
-func isDouble(err error) bool { return strings.Contains(err.Error(), "already released reference") }
+// hidesCause recognises the error that a daemon returns instead of a step's own error when two failed steps share an
+// input: the daemon releases its reference to the input twice.
+func hidesCause(err error) bool { return strings.Contains(err.Error(), "already released reference") }
 
-// clear gives images whose errors name no step the errors of the steps that the daemon's status calls failed.
+// clear replaces errors that name no step by the errors of the steps that failed according to the daemon's status.
 func (b *batch) clear() {
-	for image := range b.unclear {
+	for image := range b.unexplained {
 		for step := range closure(image) {
 			if err := b.run.status.failure(step); err != nil {
 				b.note(image, b.stepFailed(step, err))
 			}
 		}
-		if isDouble(b.failures[image]) {
+		if hidesCause(b.failures[image]) {
 			b.note(image, &Error{b.builder.Address, fmt.Errorf("target %s: %w", image.Target, b.failures[image])})
 		}
 	}
-	clear(b.unclear)
+	clear(b.unexplained)
 }
 
-// errStopped says that a build was ended since one of its steps failed.
-var errStopped = errors.New("stopped since a step failed")
+// errStopped reports that a build was stopped because one of its steps failed.
+var errStopped = errors.New("stopped because a step failed")
 
-// collect makes one result of all images: to the exporter they are so many platforms of one image, each with its own
-// config, so that all layers come in one go.
+// collect adds all images to one result. For the exporter they are platforms of one image, each with its own config, so
+// that one export sends all layers.
 func collect(result *gateway.Result, images []*planner.Image, refs map[*planner.Image]gateway.Reference) error {
 	var list exptypes.Platforms
 	for i, image := range images {

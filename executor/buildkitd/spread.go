@@ -15,21 +15,31 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Costs of steps beside each other, when work is shared out: commands take long, the rest does not.
+// Spreading a graph over daemons. The problem: targets share steps, and a step that runs on two daemons runs twice; but
+// all targets on one daemon would leave the others idle. The idea is greedy. Images go, in the order of the graph, to
+// the builder whose load relative to its weight stays lowest, where a load counts only the steps that the builder does
+// not have yet. So a target costs little where its shared steps are, and targets with common steps stay together until
+// that builder has its share (TestSharedStepsStayTogether, TestWeights). Two invariants hold. An image goes only to a
+// builder that can run its commands, a native one if any (TestNativeBuildersArePreferred). And every image is finished
+// by one builder: a lost builder keeps its finished images, and the others get the rest at once. Without the second
+// one, a run would hang or report a failure of the connection as one of a step. The cost of a lost builder is that its
+// unfinished images start from the caches of the others.
+
+// Relative costs of steps: commands take long, other steps do not.
 const (
 	costExec  = 100
 	costFile  = 5
 	costOther = 1
 )
 
-// work is what a builder was given in a run.
+// work is what a builder was assigned in a run.
 type work struct {
 	has  map[*planner.Step]bool
-	load int // cost of has
+	load int // sum of the costs of has
 }
 
-// all builds every image. The failures are those of steps, in the order in which they happened; the error says that the
-// run could not go on.
+// all builds every image. It returns the failures of steps, in the order in which they happened, and an error if the
+// run could not continue.
 func (r *run) all(ctx context.Context) ([]error, error) {
 	for _, text := range r.caches.notes {
 		r.note(text)
@@ -38,12 +48,12 @@ func (r *run) all(ctx context.Context) ([]error, error) {
 	defer r.cancel(nil)
 	err := r.spread(ctx, r.graph.Images)
 	if errors.Is(err, errStopped) {
-		err = nil // the failures of steps say why
+		err = nil // the failures of steps have the reason
 	}
 	return distinct(r.failures), err
 }
 
-// spread shares images out and waits for all of them.
+// spread distributes images and waits for all of them.
 func (r *run) spread(ctx context.Context, images []*planner.Image) error {
 	if len(images) == 0 {
 		return nil
@@ -55,13 +65,13 @@ func (r *run) spread(ctx context.Context, images []*planner.Image) error {
 	}
 	var g errgroup.Group
 	for b, share := range shares {
-		g.Go(func() error { return r.give(ctx, b, share) })
+		g.Go(func() error { return r.assign(ctx, b, share) })
 	}
 	return g.Wait()
 }
 
-// give lets a builder build images. When it is lost, what it had goes to the others at once.
-func (r *run) give(ctx context.Context, b *builder, images []*planner.Image) error {
+// assign lets a builder build images. When the builder is lost, the others get its unfinished images at once.
+func (r *run) assign(ctx context.Context, b *builder, images []*planner.Image) error {
 	work := newBatch(r, b, images)
 	watched, stop := b.watched(ctx)
 	err := work.do(watched)
@@ -69,12 +79,12 @@ func (r *run) give(ctx context.Context, b *builder, images []*planner.Image) err
 	if err != nil && ctx.Err() == nil && b.lost(ctx) {
 		return r.replace(ctx, work, err)
 	}
-	r.keep(work)
+	r.record(work)
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return context.Cause(ctx) // the user's wish, or what went wrong elsewhere
+		return context.Cause(ctx) // cancelled by the user, or by an error elsewhere
 	case !errors.Is(err, errStopped):
 		err = r.fault(work.builder, err)
 	}
@@ -82,41 +92,42 @@ func (r *run) give(ctx context.Context, b *builder, images []*planner.Image) err
 	return err
 }
 
-// keep takes what a builder has finished, and what failed there.
-func (r *run) keep(work *batch) {
+// record adds the finished images and the failures of a batch to the run.
+func (r *run) record(work *batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.Copy(r.made, work.finished())
+	maps.Copy(r.results, work.finished())
 	r.failures = append(r.failures, work.order...)
 }
 
-// replace gives what a lost builder has not finished to the others. What failed there may have failed for that.
+// replace spreads the unfinished images of a lost builder over the others. It drops the failures of the batch, since
+// losing the connection may have caused them.
 func (r *run) replace(ctx context.Context, work *batch, err error) error {
-	lost := &Error{work.builder.Address, fmt.Errorf("the connection was lost: %w", plain(err))}
+	lost := &Error{work.builder.Address, fmt.Errorf("connection lost: %w", plain(err))}
 	work.builder.leave(lost)
 	work.order = nil
-	r.keep(work)
+	r.record(work)
 	r.status.forget()
 	if len(alive(r.builders)) == 0 {
 		r.cancel(lost)
 		return lost
 	}
-	r.note(lost.Error() + "; others take over")
+	r.note(lost.Error() + "; other builders take over")
 	done := work.finished()
-	return r.spread(ctx, slices.DeleteFunc(slices.Clone(work.images), func(m *planner.Image) bool { return done[m] != nil }))
+	rest := slices.DeleteFunc(slices.Clone(work.images), func(m *planner.Image) bool { return done[m] != nil })
+	return r.spread(ctx, rest)
 }
 
-// fault is the error of a builder that is there and could not build, for no fault of a step.
+// fault returns the error of a builder that answers and failed for a reason other than a step.
 func (r *run) fault(b *builder, err error) error {
 	var own *storeError
 	if errors.As(err, &own) {
-		return fmt.Errorf("keep what builder %s sends: %w", b.Address, own.error)
+		return fmt.Errorf("store blobs from builder %s: %w", b.Address, own.error)
 	}
 	return &Error{b.Address, plain(err)}
 }
 
-// share gives every image to a builder that fits. Images with steps in common stay together as long as that builder has
-// no more than its share of the work.
+// share assigns every image to a builder that can run it, see above.
 func (r *run) share(images []*planner.Image) (map[*builder][]*planner.Image, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -131,7 +142,7 @@ func (r *run) share(images []*planner.Image) (map[*builder][]*planner.Image, err
 		var bestLoad int
 		for _, b := range fits {
 			after := b.work.with(steps)
-			// Compared are loads for equal weights: after/weight.
+			// This compares after/weight without division.
 			if best == nil || after*best.weight() < bestLoad*b.weight() {
 				best, bestLoad = b, after
 			}
@@ -142,7 +153,7 @@ func (r *run) share(images []*planner.Image) (map[*builder][]*planner.Image, err
 	return shares, nil
 }
 
-// with is the load with some steps more.
+// with returns the load if steps were added.
 func (w *work) with(steps map[*planner.Step]bool) int {
 	load := w.load
 	for s := range steps {
@@ -173,7 +184,7 @@ func cost(s *planner.Step) int {
 	return costOther
 }
 
-// closure are the steps that an image needs.
+// closure returns the steps that an image and its SBOM need.
 func closure(image *planner.Image) map[*planner.Step]bool {
 	seen := map[*planner.Step]bool{}
 	var add func(s *planner.Step)
@@ -193,7 +204,7 @@ func closure(image *planner.Image) map[*planner.Step]bool {
 	return seen
 }
 
-// choose is one builder for an image.
+// choose returns one builder for an image.
 func (r *run) choose(image *planner.Image) (*builder, error) {
 	fits, err := r.fits(image)
 	if err != nil {
@@ -202,7 +213,7 @@ func (r *run) choose(image *planner.Image) (*builder, error) {
 	return fits[0], nil
 }
 
-// fits are the builders that can run an image's commands: those whose own platform it is, else those that can run it.
+// fits returns the builders that can run an image's commands: the native ones, or else those that can emulate it.
 func (r *run) fits(image *planner.Image) ([]*builder, error) {
 	needs := commandPlatforms(image)
 	var native, able []*builder
@@ -223,7 +234,7 @@ func (r *run) fits(image *planner.Image) ([]*builder, error) {
 	return nil, r.noneFits(image, needs)
 }
 
-// noneFits says which builders there are, and what they build for.
+// noneFits returns an error that lists the builders and their platforms.
 func (r *run) noneFits(image *planner.Image, needs []ocispecs.Platform) error {
 	var have []string
 	for _, b := range r.builders {
@@ -231,9 +242,9 @@ func (r *run) noneFits(image *planner.Image, needs []ocispecs.Platform) error {
 			have = append(have, err.Error())
 			continue
 		}
-		have = append(have, b.Address+" builds for "+strings.Join(names(b.platforms), ", "))
+		have = append(have, b.Address+" runs "+strings.Join(names(b.platforms), ", "))
 	}
-	return &Error{r.builders[0].Address, fmt.Errorf("target %s: no builder runs commands of %s: %s",
+	return &Error{r.builders[0].Address, fmt.Errorf("target %s: no builder runs commands for %s: %s",
 		image.Target, strings.Join(names(needs), ", "), strings.Join(have, "; "))}
 }
 
@@ -249,7 +260,8 @@ func all[T any](list []T, ok func(T) bool) bool {
 	return !slices.ContainsFunc(list, func(x T) bool { return !ok(x) })
 }
 
-// isNative says whether a platform is the builder's own: one that the project names, else the first that it lists.
+// isNative reports whether a platform is native to the builder: one that the project file names, or else the first one
+// that the daemon lists.
 func (b *builder) isNative(p ocispecs.Platform) bool {
 	if b.own {
 		return b.runs(p)
@@ -257,12 +269,12 @@ func (b *builder) isNative(p ocispecs.Platform) bool {
 	return len(b.platforms) == 0 || platforms.Only(b.platforms[0]).Match(p)
 }
 
-// runs says whether the builder can run commands of a platform.
+// runs reports whether the builder can run commands of a platform.
 func (b *builder) runs(p ocispecs.Platform) bool {
 	return slices.ContainsFunc(b.platforms, func(q ocispecs.Platform) bool { return platforms.Only(q).Match(p) })
 }
 
-// commandPlatforms are those of the commands that an image needs.
+// commandPlatforms returns the platforms of the commands that an image and its tests need.
 func commandPlatforms(image *planner.Image) []ocispecs.Platform {
 	var out []ocispecs.Platform
 	steps := closure(image)
@@ -275,7 +287,8 @@ func commandPlatforms(image *planner.Image) []ocispecs.Platform {
 			continue
 		}
 		platform := platforms.Normalize(ocispecs.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant})
-		if !slices.ContainsFunc(out, func(q ocispecs.Platform) bool { return platforms.Format(q) == platforms.Format(platform) }) {
+		equal := func(q ocispecs.Platform) bool { return platforms.Format(q) == platforms.Format(platform) }
+		if !slices.ContainsFunc(out, equal) {
 			out = append(out, platform)
 		}
 	}

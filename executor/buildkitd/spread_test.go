@@ -17,7 +17,7 @@ var (
 	arm64 = ocispecs.Platform{OS: "linux", Architecture: "arm64"}
 )
 
-// chain is an image of commands, each on the one before it; equal names are one step.
+// chain returns an image of commands, each on top of the one before; equal names are one step.
 func chain(steps map[string]*planner.Step, platform ocispecs.Platform, names ...string) *planner.Image {
 	image := &planner.Image{Target: names[len(names)-1], Platform: platform}
 	for _, name := range names {
@@ -86,7 +86,7 @@ func TestWeights(t *testing.T) {
 	}
 }
 
-func TestPlatformsGoWhereTheyAreAtHome(t *testing.T) {
+func TestNativeBuildersArePreferred(t *testing.T) {
 	steps := map[string]*planner.Step{}
 	amd, arm := chain(steps, amd64, "amd"), chain(steps, arm64, "arm")
 	riscv := chain(steps, ocispecs.Platform{OS: "linux", Architecture: "riscv64"}, "riscv")
@@ -99,16 +99,16 @@ func TestPlatformsGoWhereTheyAreAtHome(t *testing.T) {
 			t.Errorf("%s: %v, %v, want it on %s", image.Target, shares, err, want.Address)
 		}
 	}
-	apple.leave(errors.New("the connection was lost"))
+	apple.leave(errors.New("connection lost"))
 	if shares, err := r.share([]*planner.Image{arm}); err != nil || len(shares[x86]) != 1 {
-		t.Errorf("without its home it is %v, %v, want it emulated", shares, err)
+		t.Errorf("without its native builder: %v, %v, want it emulated", shares, err)
 	}
 	_, err := r.share([]*planner.Image{riscv})
 	var none *Error
 	if !errors.As(err, &none) {
 		t.Fatalf("error %v", err)
 	}
-	for _, want := range []string{"target riscv", "no builder runs commands of linux/riscv64", "x86 builds for linux/amd64, linux/arm64", "connection was lost"} {
+	for _, want := range []string{"target riscv", "no builder runs commands for linux/riscv64", "x86 runs linux/amd64, linux/arm64", "connection lost"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
 		}

@@ -13,28 +13,28 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// keptLines is how many lines of a step's output an error shows, keptBytes what is remembered for that.
+// keptLines is how many lines of a step's output an error shows. keptBytes bounds the output that is kept for them.
 const (
 	keptLines = 20
 	keptBytes = 16 << 10
 )
 
-// status gathers what the daemons say of a run's steps, and hands it on as events.
+// status collects the daemons' status of a run's steps and passes it on as events.
 type status struct {
 	graph *planner.Graph
 	to    func(executor.Event)
 
 	mu    sync.Mutex
 	last  time.Time
-	steps map[digest.Digest]*stepStatus // by Step.Digest, and by name for what is not a step
+	steps map[digest.Digest]*stepStatus // by Step.Digest; other vertices by their own digest
 }
 
-// stepStatus is what is known of one step or activity.
+// stepStatus is the status of one step or activity.
 type stepStatus struct {
 	open   bool
 	result executor.StepResult
 	tail   []byte
-	moved  bool                     // bytes of it came from elsewhere
+	moved  bool                     // bytes were transferred for it
 	masks  map[int]*executor.Masker // by stream
 }
 
@@ -61,7 +61,7 @@ func (s *status) follow(d *definitions, in <-chan *client.SolveStatus) {
 	}
 }
 
-// note remembers of a step that bytes moved for it.
+// note remembers that bytes were transferred for a step.
 func (s *status) note(id digest.Digest, moved bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,7 +70,7 @@ func (s *status) note(id digest.Digest, moved bool) {
 	}
 }
 
-// shown is the digest and name under which events speak of a daemon's vertex.
+// shown returns the digest and name that events use for a daemon's vertex.
 func (d *definitions) shown(vertex digest.Digest, name string) (digest.Digest, string) {
 	if step := d.steps[vertex]; step != nil {
 		return step.Digest, step.Name
@@ -78,7 +78,7 @@ func (d *definitions) shown(vertex digest.Digest, name string) (digest.Digest, s
 	return vertex, name
 }
 
-// vertex takes what became of a step. A step that was solved for several images is told once.
+// vertex handles the status of a step. A step that was solved for several images gives one start and one end.
 func (s *status) vertex(d *definitions, v *client.Vertex) {
 	if v.Started == nil {
 		return
@@ -94,26 +94,26 @@ func (s *status) vertex(d *definitions, v *client.Vertex) {
 		return
 	case v.Completed == nil:
 		st.open = true
-		s.tell(event)
+		s.emit(event)
 		return
 	}
 	st.finish(v)
 	for _, m := range st.masks {
-		_ = m.Close() // what it held back is told now
+		_ = m.Close() // emits what it held back
 	}
 	if v.Cached && v.Error == "" && !st.open {
 		event.Kind = executor.KindCached
-		s.tell(event)
+		s.emit(event)
 		return
 	}
 	if !st.open {
-		s.tell(event)
+		s.emit(event)
 	}
 	event.Kind, event.Err = executor.KindDone, st.result.Err
-	s.tell(event)
+	s.emit(event)
 }
 
-// of is what is known of a step.
+// of returns the status of a step, and adds it if needed. The caller holds s.mu.
 func (s *status) of(id digest.Digest) *stepStatus {
 	st := s.steps[id]
 	if st == nil {
@@ -123,7 +123,7 @@ func (s *status) of(id digest.Digest) *stepStatus {
 	return st
 }
 
-// finish notes the end of a step.
+// finish sets the result of a step that has ended.
 func (st *stepStatus) finish(v *client.Vertex) {
 	st.result.Started, st.result.Completed = *v.Started, *v.Completed
 	switch {
@@ -136,13 +136,13 @@ func (st *stepStatus) finish(v *client.Vertex) {
 	}
 }
 
-// vertexError is what a daemon says of a step that failed.
+// vertexError is a daemon's error text for a failed step.
 type vertexError string
 
 // Error implements error.
 func (e vertexError) Error() string { return string(e) }
 
-// failure is the error of a step that failed, or nil.
+// failure returns the error of a failed step, or nil.
 func (s *status) failure(step *planner.Step) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,7 +152,7 @@ func (s *status) failure(step *planner.Step) error {
 	return nil
 }
 
-// forget makes a step that a lost builder had begun look as if it had not: another one does it again.
+// forget drops the failures that a lost builder reported, since another builder runs the steps again.
 func (s *status) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,18 +163,18 @@ func (s *status) forget() {
 	}
 }
 
-// log takes output of a step, free of the secrets that it was given.
+// log handles output of a step and masks the secrets that the step can read.
 func (s *status) log(d *definitions, l *client.VertexLog) {
 	id, name := d.shown(l.Vertex, "")
 	s.output(id, name, l.Stream, l.Data, func() [][]byte {
 		if step := d.steps[l.Vertex]; step != nil {
-			return d.offers.secretsOf(step)
+			return d.secrets.secretsOf(step)
 		}
 		return nil
 	})
 }
 
-// output takes a piece of a step's output; secrets says what must not show in it.
+// output handles a piece of a step's output. secrets returns the values to mask.
 func (s *status) output(id digest.Digest, name string, stream int, data []byte, secrets func() [][]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,14 +183,14 @@ func (s *status) output(id digest.Digest, name string, stream int, data []byte, 
 	if m == nil {
 		m = executor.NewMasker(secrets(), func(p []byte) {
 			st.keep(p)
-			s.tell(executor.Event{Step: id, Name: name, Kind: executor.KindLog, Stream: stream, Log: bytes.Clone(p)})
+			s.emit(executor.Event{Step: id, Name: name, Kind: executor.KindLog, Stream: stream, Log: bytes.Clone(p)})
 		})
 		st.masks[stream] = m
 	}
 	_, _ = m.Write(data) // it never fails
 }
 
-// tested notes what became of a test, which is no step of the daemon's.
+// tested sets the result of a test, which is not a vertex of the daemon.
 func (s *status) tested(step *planner.Step, result executor.StepResult) {
 	result.Digest = step.Digest
 	e := executor.Event{Step: step.Digest, Name: step.Name, Kind: executor.KindDone, Err: result.Err}
@@ -202,10 +202,10 @@ func (s *status) tested(step *planner.Step, result executor.StepResult) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.of(step.Digest).result = result
-	s.tell(e)
+	s.emit(e)
 }
 
-// keep remembers the end of a step's output.
+// keep keeps the end of a step's output.
 func (st *stepStatus) keep(p []byte) {
 	st.tail = append(st.tail, p...)
 	if over := len(st.tail) - keptBytes; over > 0 {
@@ -213,7 +213,7 @@ func (st *stepStatus) keep(p []byte) {
 	}
 }
 
-// lines are the last lines of a step's output.
+// lines returns the last lines of a step's output.
 func (s *status) lines(id digest.Digest) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,15 +228,15 @@ func (s *status) lines(id digest.Digest) []string {
 	return out[max(0, len(out)-keptLines):]
 }
 
-// send tells an event.
+// send emits an event.
 func (s *status) send(e executor.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tell(e)
+	s.emit(e)
 }
 
-// tell stamps an event and hands it over, one at a time; s.mu is held.
-func (s *status) tell(e executor.Event) {
+// emit stamps an event and passes it on, one at a time. The caller holds s.mu.
+func (s *status) emit(e executor.Event) {
 	if s.to == nil {
 		return
 	}
@@ -247,8 +247,8 @@ func (s *status) tell(e executor.Event) {
 	s.to(e)
 }
 
-// results is what became of all steps, in graph order. A step of which no daemon said anything was not needed: what
-// stands on it was known.
+// results returns the results of all steps, in graph order. A step that no daemon reported was not needed: a later step
+// was cached.
 func (s *status) results() []executor.StepResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,8 +270,9 @@ func (s *status) results() []executor.StepResult {
 	return out
 }
 
-// looksOnly says of a source that it made nothing: contexts are compared and bases are looked at in every build.
+// looksOnly reports whether a source was only checked: every build compares contexts and resolves bases.
 func looksOnly(step *planner.Step, st *stepStatus) bool {
 	id := step.Op.GetSource().GetIdentifier()
-	return isLocal(step) || !st.moved && (strings.HasPrefix(id, "docker-image://") || strings.HasPrefix(id, "oci-layout://"))
+	isImage := strings.HasPrefix(id, "docker-image://") || strings.HasPrefix(id, "oci-layout://")
+	return isLocal(step) || !st.moved && isImage
 }

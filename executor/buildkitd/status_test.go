@@ -12,8 +12,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// TestLookedAtHasNoReason has a daemon look at sources, and run a command.
-func TestLookedAtHasNoReason(t *testing.T) {
+// TestCheckedSourceHasNoReason reports sources that were only checked, and a command that ran.
+func TestCheckedSourceHasNoReason(t *testing.T) {
 	source := func(id string) *planner.Step {
 		return &planner.Step{Digest: digest.FromString(id), Op: &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: id}}}}
 	}

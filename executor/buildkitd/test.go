@@ -24,41 +24,43 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// PassedTests remembers the tests that have passed: a daemon caches the steps of an image, not what was found out about it.
+// PassedTests remembers passed tests: a daemon caches the steps of an image, but not the results of tests.
 type PassedTests interface {
+	// Passed reports whether a test has passed.
 	Passed(key digest.Digest) (bool, error)
-	// Pass notes that a test of that name has passed and how long that took.
+	// Pass notes that a test has passed and how long it took.
 	Pass(key digest.Digest, step *planner.Step, took time.Duration) error
 }
 
-// readPiece is how much of a file is asked for at once, in bytes.
+// readPiece is how much of a file one request reads, in bytes.
 const readPiece = 4 << 20
 
 // pending is a test that must run.
 type pending struct {
 	step  *planner.Step
 	image *planner.Image
-	key   digest.Digest // "" is not remembered
+	key   digest.Digest // "" if the result cannot be remembered
 }
 
-// test runs the tests of the images that were built, in one more build of the daemon, which has all of it.
+// test runs the tests of the built images in one more build of the daemon, which has all their files.
 func (b *batch) test(ctx context.Context) error {
 	todo, err := b.untested()
 	if err != nil || len(todo) == 0 {
 		return err
 	}
 	var fault error
-	_, err = b.builder.build(ctx, b.run.status, b.builder.options(b.run), func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+	run := func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		fault = b.runTests(ctx, c, todo)
 		return gateway.NewResult(), fault
-	})
+	}
+	_, err = b.builder.build(ctx, b.run.status, b.builder.options(b.run), run)
 	if fault != nil {
 		return fault
 	}
 	return err
 }
 
-// untested are the tests that are not known to have passed on just these images.
+// untested returns the tests that are not known to have passed on these images.
 func (b *batch) untested() ([]pending, error) {
 	var todo []pending
 	seen := map[*planner.Step]bool{}
@@ -87,9 +89,9 @@ func (b *batch) untested() ([]pending, error) {
 	return todo, nil
 }
 
-// testKey says what a test has passed on: the layers that came of the image. An image of which none were asked for cannot be
-// told from another one.
-func testKey(s *planner.Step, m *made) digest.Digest {
+// testKey identifies a test and the layers it ran on. It is "" for an image without exported layers, since such images
+// cannot be distinguished.
+func testKey(s *planner.Step, m *builtImage) digest.Digest {
 	if s.Test.Config != nil {
 		return s.Digest
 	}
@@ -131,11 +133,13 @@ func (b *batch) runTests(ctx context.Context, c gateway.Client, todo []pending) 
 }
 
 func (b *batch) runTest(ctx context.Context, c gateway.Client, p pending) error {
-	result := executor.StepResult{Key: p.key, Status: executor.StatusRan, Reason: "nothing says that it has passed", Started: time.Now()}
+	result := executor.StepResult{
+		Key: p.key, Status: executor.StatusRan, Reason: "no earlier pass is recorded", Started: time.Now(),
+	}
 	b.run.status.send(executor.Event{Step: p.step.Digest, Name: p.step.Name, Kind: executor.KindStart})
-	err := b.judge(ctx, c, p)
+	err := b.check(ctx, c, p)
 	if err != nil && ctx.Err() != nil {
-		return err // another one failed before
+		return err // cancelled, because another test failed
 	}
 	result.Completed = time.Now()
 	if failed, ok := errors.AsType[*imagetest.Error](err); ok {
@@ -176,7 +180,8 @@ func (b *batch) noteAll(s *planner.Step, err error) {
 	}
 }
 
-func (b *batch) judge(ctx context.Context, c gateway.Client, p pending) error {
+// check runs one test. A difference is an *imagetest.Error.
+func (b *batch) check(ctx context.Context, c gateway.Client, p pending) error {
 	if p.step.Test.Config != nil {
 		return imagetest.CheckConfig(p.step.Test)
 	}
@@ -188,7 +193,7 @@ func (b *batch) judge(ctx context.Context, c gateway.Client, p pending) error {
 		return imagetest.CheckFile(p.step.Test, testFiles{ctx, ref})
 	}
 	if p.image.Root.Step == nil {
-		return &imagetest.Error{Differences: []string{"the image is empty: there is no command to run"}}
+		return &imagetest.Error{Differences: []string{"the image is empty: it has no command to run"}}
 	}
 	def, err := b.builder.defs.withSetup(p.image.Root, p.step)
 	if err != nil {
@@ -204,6 +209,7 @@ func (b *batch) judge(ctx context.Context, c gateway.Client, p pending) error {
 	return b.command(ctx, c, p, ref)
 }
 
+// solveFor returns the result of a definition, nil for scratch.
 func (b *batch) solveFor(ctx context.Context, c gateway.Client, def *pb.Definition) (gateway.Reference, error) {
 	if def == nil {
 		return nil, nil
@@ -226,7 +232,7 @@ func (b *batch) command(ctx context.Context, c gateway.Client, p pending, ref ga
 	if err != nil {
 		return err
 	}
-	defer func() { _ = box.Release(context.WithoutCancel(ctx)) }() // it says again how the command ended
+	defer func() { _ = box.Release(context.WithoutCancel(ctx)) }() // it returns the error of the command again
 	out, errs := b.capture(p.step, 1), b.capture(p.step, 2)
 	process, err := box.Start(ctx, gateway.StartRequest{
 		Args: meta.GetArgs(), Env: meta.GetEnv(), User: meta.GetUser(), Cwd: meta.GetCwd(), Stdout: out, Stderr: errs,
@@ -241,20 +247,21 @@ func (b *batch) command(ctx context.Context, c gateway.Client, p pending, ref ga
 		}
 	}
 	if out.over || errs.over {
-		return &imagetest.Error{Differences: []string{fmt.Sprintf("the command writes more than %d bytes", imagetest.MaxOutput)}}
+		text := fmt.Sprintf("the command writes more than %d bytes", imagetest.MaxOutput)
+		return &imagetest.Error{Differences: []string{text}}
 	}
 	result.Stdout, result.Stderr = out.Bytes(), errs.Bytes()
 	return imagetest.CheckCommand(p.step.Test, result)
 }
 
-// capture keeps an output of bounded size, and shows it as the test's.
+// capture keeps the output of a test up to a limit, and emits it as output of the step.
 type capture struct {
 	bytes.Buffer
 	over bool
 	show func([]byte)
 }
 
-// noSecrets is what a test is given of them.
+// noSecrets returns the secrets of a test: none.
 func noSecrets() [][]byte { return nil }
 
 func (b *batch) capture(s *planner.Step, stream int) *capture {
@@ -277,7 +284,7 @@ func (c *capture) Write(p []byte) (int, error) {
 // Close implements io.WriteCloser.
 func (*capture) Close() error { return nil }
 
-// withSetup is the definition of an image on which the setup of a test has run.
+// withSetup returns the definition of an image after the setup of a test.
 func (d *definitions) withSetup(root planner.Edge, s *planner.Step) (*pb.Definition, error) {
 	def := d.of(root)
 	if len(s.Test.Setup) == 0 {
@@ -299,7 +306,8 @@ func (d *definitions) withSetup(root planner.Edge, s *planner.Step) (*pb.Definit
 		}
 		def.Def = append(def.Def, raw)
 		def.Metadata[string(digest.FromBytes(raw))] = &pb.OpMetadata{
-			Description: map[string]string{"llb.customname": s.Name + ": setup: " + strings.Join(command, " ")}, LinuxResources: s.Resources,
+			Description:    map[string]string{"llb.customname": s.Name + ": setup: " + strings.Join(command, " ")},
+			LinuxResources: s.Resources,
 		}
 		at = &pb.Input{Digest: string(digest.FromBytes(raw))}
 	}
@@ -313,7 +321,7 @@ func (d *definitions) withSetup(root planner.Edge, s *planner.Step) (*pb.Definit
 
 // testFiles are the files of an image that a daemon has.
 type testFiles struct {
-	ctx context.Context // of the test, which ends before whoever holds this
+	ctx context.Context // of the test, which outlives every use of this value
 	ref gateway.Reference
 }
 
@@ -329,7 +337,7 @@ func (f testFiles) Stat(path string) (imagetest.File, error) {
 	return imagetest.File{Mode: unixMode(fs.FileMode(st.Mode)), UID: st.Uid, GID: st.Gid}, nil
 }
 
-// missing makes a daemon's word for what is not there ours.
+// missing returns fs.ErrNotExist for a daemon's error about a missing file, and other errors as plain errors.
 func missing(err error) error {
 	if strings.Contains(err.Error(), unix.ENOENT.Error()) || strings.Contains(err.Error(), unix.ENOTDIR.Error()) {
 		return &fs.PathError{Op: "stat", Path: "it", Err: os.ErrNotExist}
@@ -337,7 +345,7 @@ func missing(err error) error {
 	return plain(err)
 }
 
-// unixMode is a mode of Go as the kernel has it.
+// unixMode returns a mode of Go as st_mode.
 func unixMode(m fs.FileMode) uint32 {
 	mode := uint32(m.Perm())
 	for flag, bit := range map[fs.FileMode]uint32{
@@ -361,7 +369,7 @@ func (f testFiles) Open(path string) (io.ReadCloser, error) {
 	return io.NopCloser(&pieces{f: f, path: path}), nil
 }
 
-// pieces reads a file piece by piece.
+// pieces reads a file in requests of readPiece bytes.
 type pieces struct {
 	f    testFiles
 	path string
@@ -373,7 +381,8 @@ type pieces struct {
 // Read implements io.Reader.
 func (p *pieces) Read(to []byte) (int, error) {
 	if len(p.rest) == 0 && !p.end {
-		raw, err := p.f.ref.ReadFile(p.f.ctx, gateway.ReadRequest{Filename: p.path, Range: &gateway.FileRange{Offset: p.at, Length: readPiece}})
+		part := &gateway.FileRange{Offset: p.at, Length: readPiece}
+		raw, err := p.f.ref.ReadFile(p.f.ctx, gateway.ReadRequest{Filename: p.path, Range: part})
 		if err != nil {
 			return 0, plain(err)
 		}

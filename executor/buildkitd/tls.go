@@ -19,7 +19,7 @@ import (
 // maxCertFile bounds one file of certificates or keys, in bytes.
 const maxCertFile = 4 << 20
 
-// tlsOf reads the certificates that an address names; nil for one without TLS.
+// tlsOf reads the certificates of an address. It returns nil for an address without TLS.
 func tlsOf(u *url.URL) (*tls.Config, error) {
 	q := u.Query()
 	ca, cert, key := q.Get("ca"), q.Get("cert"), q.Get("key")
@@ -27,7 +27,7 @@ func tlsOf(u *url.URL) (*tls.Config, error) {
 		ca = oneOf(dir, "ca.pem", "ca.crt")
 		cert, key = oneOf(dir, "cert.pem", "tls.crt"), oneOf(dir, "key.pem", "tls.key")
 		if ca == "" {
-			return nil, fmt.Errorf("%s holds no ca.pem or ca.crt", dir)
+			return nil, fmt.Errorf("no ca.pem or ca.crt in %s", dir)
 		}
 	}
 	switch {
@@ -48,7 +48,7 @@ func tlsOf(u *url.URL) (*tls.Config, error) {
 	return settings, identify(settings, cert, key)
 }
 
-// trust lets an authority alone vouch for the builder, the system's without a file.
+// trust sets the only authority that may vouch for the builder. Without a file, those of the system do.
 func trust(settings *tls.Config, file string) error {
 	if file == "" {
 		return nil
@@ -59,12 +59,12 @@ func trust(settings *tls.Config, file string) error {
 	}
 	settings.RootCAs = x509.NewCertPool()
 	if !settings.RootCAs.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("%s holds no certificate", file)
+		return fmt.Errorf("no certificate in %s", file)
 	}
 	return nil
 }
 
-// identify sets the certificate by which the builder knows its client, if there is one.
+// identify sets the client certificate, if there is one.
 func identify(settings *tls.Config, certFile, keyFile string) error {
 	if certFile == "" {
 		return nil
@@ -98,7 +98,7 @@ func readCert(path string) ([]byte, error) {
 	return content, err
 }
 
-// oneOf is the path of the first of names that is in dir, or "".
+// oneOf returns the path of the first of names that exists in dir, or "".
 func oneOf(dir string, names ...string) string {
 	for _, name := range names {
 		path := filepath.Join(dir, name)
@@ -119,17 +119,19 @@ func tlsOptions(settings *tls.Config) []client.ClientOpt {
 	}
 }
 
-// alerting are credentials that say why a builder did not accept a certificate. In TLS 1.3 the client learns it only when it
-// reads, and has written meanwhile to a connection that is closed.
+// alerting are credentials that report why a builder refused the client certificate. In TLS 1.3 a client learns that
+// only when it reads. Before that, it writes to a connection that is closed already.
 type alerting struct{ grpccreds.TransportCredentials }
 
 // ClientHandshake implements credentials.TransportCredentials.
-func (a alerting) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, grpccreds.AuthInfo, error) {
+func (a alerting) ClientHandshake(
+	ctx context.Context, authority string, raw net.Conn,
+) (net.Conn, grpccreds.AuthInfo, error) {
 	conn, info, err := a.TransportCredentials.ClientHandshake(ctx, authority, raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	return newLastWords(conn), info, nil
+	return newReasonConn(conn), info, nil
 }
 
 // Clone implements credentials.TransportCredentials.

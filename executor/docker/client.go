@@ -1,5 +1,5 @@
-// Package docker loads images into a Docker engine. It finds the engine as the docker command does and speaks as much of
-// the Engine API as loading needs. It may import nothing of this module.
+// Package docker loads images into a Docker engine. It finds the engine as the docker command does and speaks as much
+// of the Engine API as loading needs. It may import nothing of this module.
 package docker
 
 import (

@@ -72,7 +72,8 @@ func (d *differences) pairs(what string, want, expressions, got map[string]strin
 		check(name, shown(want[name]), func(v string) bool { return v == want[name] })
 	}
 	for _, name := range slices.Sorted(maps.Keys(expressions)) {
-		check(name, "a match of "+shown(expressions[name]), func(v string) bool { return matches(expressions[name], v) })
+		e := expressions[name]
+		check(name, "a match of "+shown(e), func(v string) bool { return matches(e, v) })
 	}
 }
 

@@ -9,20 +9,20 @@ import (
 	"testing"
 )
 
-// endedCommand is a connection to a command that has ended: the first read is told why, others that it is closed.
+// endedCommand is a connection to a command that has ended: the first read returns the reason, others os.ErrClosed.
 type endedCommand struct {
 	net.Conn
 	once sync.Once
 	hold chan struct{} // the first read waits for it, as for the command
 }
 
-var errSaid = errors.New("the command said no")
+var errReason = errors.New("the command said no")
 
 func (c *endedCommand) Read([]byte) (_ int, err error) {
 	err = os.ErrClosed
 	c.once.Do(func() {
 		<-c.hold
-		err = errSaid
+		err = errReason
 	})
 	return 0, err
 }
@@ -30,10 +30,10 @@ func (c *endedCommand) Read([]byte) (_ int, err error) {
 func (c *endedCommand) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 func (c *endedCommand) Close() error              { return nil }
 
-// TestLastWords: whoever reads and writes when a command has ended is told what it said, however they meet.
-func TestLastWords(t *testing.T) {
+// TestCloseReason checks that every read and write after the end of a command returns the reason, in any order.
+func TestCloseReason(t *testing.T) {
 	command := &endedCommand{hold: make(chan struct{})}
-	c := newLastWords(command)
+	c := newReasonConn(command)
 	errs := make(chan error, 4)
 	for range 2 {
 		go func() { _, err := c.Read(make([]byte, 1)); errs <- err }()
@@ -41,11 +41,11 @@ func TestLastWords(t *testing.T) {
 	}
 	close(command.hold)
 	for range 4 {
-		if err := <-errs; !errors.Is(err, errSaid) {
+		if err := <-errs; !errors.Is(err, errReason) {
 			t.Errorf("got %v", err)
 		}
 	}
-	closed := newLastWords(&endedCommand{})
+	closed := newReasonConn(&endedCommand{})
 	closed.Conn.(*endedCommand).once.Do(func() {})
 	if err := closed.Close(); err != nil {
 		t.Fatal(err)
