@@ -12,15 +12,15 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Annotation is one annotation of a level.
+// Annotation is one annotation of an image.
 type Annotation struct {
 	Level    string // manifest, manifest-descriptor, index, index-descriptor
-	Platform string // normal form, "" for all
+	Platform string // normalised, "" for all
 	Key      string
 	Value    string
 }
 
-// Annotations is what a target and its output ask for, in order; later ones win.
+// Annotations are those of a target and its output, in order of increasing precedence.
 type Annotations []Annotation
 
 // annotationLevel matches "manifest" or "manifest[linux/amd64]".
@@ -67,12 +67,12 @@ func parseAnnotations(list []string, attrs config.Attrs) (Annotations, error) {
 func newAnnotation(level, key, value string) (Annotation, error) {
 	m := regexp.MustCompile(annotationLevel).FindStringSubmatch(level)
 	if m == nil || key == "" {
-		return Annotation{}, fmt.Errorf("no such level %q", level)
+		return Annotation{}, fmt.Errorf("unknown level %q", level)
 	}
 	switch m[1] {
 	case "manifest", "manifest-descriptor", "index", "index-descriptor":
 	default:
-		return Annotation{}, fmt.Errorf("no level %q: known are manifest, manifest-descriptor, index and index-descriptor", m[1])
+		return Annotation{}, fmt.Errorf("unknown level %q: use manifest, manifest-descriptor, index or index-descriptor", m[1])
 	}
 	a := Annotation{Level: m[1], Key: key, Value: value}
 	if m[2] != "" {
@@ -85,6 +85,7 @@ func newAnnotation(level, key, value string) (Annotation, error) {
 	return a, nil
 }
 
+// hasIndex reports whether an annotation belongs to an index.
 func (as Annotations) hasIndex() bool {
 	for _, a := range as {
 		if strings.HasPrefix(a.Level, "index") {
@@ -94,7 +95,7 @@ func (as Annotations) hasIndex() bool {
 	return false
 }
 
-// at returns what a level gets; p is nil for levels without a platform. The result is nil when there is nothing.
+// at returns the annotations of a level, nil for none. p is nil for levels without a platform.
 func (as Annotations) at(level string, p *ocispecs.Platform) map[string]string {
 	m := map[string]string{}
 	for _, a := range as {

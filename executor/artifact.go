@@ -44,7 +44,8 @@ type CorruptError struct {
 
 // Error implements error.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("blob %s is corrupt: its content is %s; remove it and build again: bake cache check --repair", e.Digest, e.Found)
+	return fmt.Sprintf("blob %s is corrupt: its content is %s; remove it, then build again: bake cache check --repair",
+		e.Digest, e.Found)
 }
 
 // copyTo writes the whole blob to w and checks its size and digest.
@@ -127,7 +128,9 @@ func imageBlobs(img v1.Image, add func(blob)) error {
 
 // newArtifact collects the images of a target. Without several manifests, there is no index: a single image gets one
 // only with attestations, or when its target is built for several platforms.
-func newArtifact(images, attestations []v1.Image, platforms []ocispecs.Platform, several bool, o Output) (*artifact, error) {
+func newArtifact(
+	images, attestations []v1.Image, platforms []ocispecs.Platform, several bool, o Output,
+) (*artifact, error) {
 	a := &artifact{images: images, attestations: attestations}
 	if !several {
 		d, err := partial.Descriptor(images[0])

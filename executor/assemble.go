@@ -16,19 +16,19 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// historyComment marks history lines that BuildKit's exporter adds for layers without an instruction.
+// historyComment marks the history entries that BuildKit's exporter adds for layers without an instruction.
 const historyComment = "buildkit.exporter.image.v0"
 
-// AssembleOptions says how an image is written down.
+// AssembleOptions configures Assemble.
 type AssembleOptions struct {
-	Epoch       time.Time // created, and times of history lines that have none
+	Epoch       time.Time // creation time, and time of history entries without one
 	Docker      bool      // Docker media types
 	Annotations map[string]string
 }
 
-// Assemble makes the image of one platform from its layers, bottom first: the base's and its own. A nil layer stands
-// for a step that changed nothing: it is left out, and its line of the history says so. Config and history are as
-// BuildKit's exporter writes them; unknown fields of the config are kept.
+// Assemble returns the image of one platform. layers are those of the base and its own, bottom first. A nil layer
+// stands for a step that changed nothing: it is left out and marked empty in the history. Config and history equal
+// those that BuildKit's exporter writes. Unknown fields of the config are kept.
 func Assemble(img *planner.Image, layers []v1.Layer, opt AssembleOptions) (v1.Image, error) {
 	a := &assembled{layers: map[v1.Hash]partial.CompressedLayer{}, docker: opt.Docker}
 	config, err := patchConfig(img.Config, layers, opt.Epoch)
@@ -60,7 +60,7 @@ func Assemble(img *planner.Image, layers []v1.Layer, opt AssembleOptions) (v1.Im
 	return partial.CompressedToImage(a)
 }
 
-// assembled is the least that go-containerregistry asks of an image.
+// assembled implements partial.CompressedImageCore, the least that go-containerregistry needs for an image.
 type assembled struct {
 	config   []byte
 	manifest []byte
@@ -92,6 +92,7 @@ func (a *assembled) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
 	return nil, fmt.Errorf("image has no layer %s", h)
 }
 
+// describe adds a layer and returns its descriptor.
 func (a *assembled) describe(l v1.Layer) (v1.Descriptor, error) {
 	var d v1.Descriptor
 	var err error
@@ -117,8 +118,8 @@ type typedLayer struct {
 // MediaType implements v1.Layer.
 func (l typedLayer) MediaType() (types.MediaType, error) { return l.mediaType, nil }
 
-// layerType turns a layer's media type into the one of the wanted family. Layers that may not be distributed become
-// ordinary ones, as in BuildKit.
+// layerType converts the media type of a layer to Docker or OCI. As in BuildKit, non-distributable layers become
+// ordinary ones.
 func layerType(t types.MediaType, docker bool) types.MediaType {
 	switch t {
 	case types.OCILayer, types.DockerLayer, types.OCIRestrictedLayer, types.DockerForeignLayer:
@@ -132,10 +133,10 @@ func layerType(t types.MediaType, docker bool) types.MediaType {
 		}
 		return types.OCIUncompressedLayer
 	}
-	return t // zstd, which has no Docker form here
+	return t // zstd, which has no Docker media type
 }
 
-// patchConfig completes the front end's config: rootfs, history and created.
+// patchConfig sets rootfs, history and created in the front end's config.
 func patchConfig(raw []byte, layers []v1.Layer, epoch time.Time) ([]byte, error) {
 	var img ocispecs.Image
 	if err := json.Unmarshal(raw, &img); err != nil {
@@ -160,7 +161,8 @@ func patchConfig(raw []byte, layers []v1.Layer, epoch time.Time) ([]byte, error)
 		rootfs.DiffIDs = append(rootfs.DiffIDs, digest.Digest(h.String()))
 	}
 	created := epoch.UTC()
-	for name, v := range map[string]any{"rootfs": rootfs, "history": alignHistory(img.History, layers, created), "created": created} {
+	history := alignHistory(img.History, layers, created)
+	for name, v := range map[string]any{"rootfs": rootfs, "history": history, "created": created} {
 		b, err := json.Marshal(v)
 		if err != nil {
 			return nil, err
@@ -170,14 +172,14 @@ func patchConfig(raw []byte, layers []v1.Layer, epoch time.Time) ([]byte, error)
 	return json.Marshal(fields) // keys sorted
 }
 
-// alignHistory makes the lines that are not empty as many as there are layers, in their order, and dates those that
-// have no time. Lines of the base keep their times.
+// alignHistory returns the history with one non-empty entry for each layer, in order. It sets the time of entries
+// without one; entries of the base keep theirs.
 func alignHistory(history []ocispecs.History, layers []v1.Layer, created time.Time) []ocispecs.History {
 	out := make([]ocispecs.History, 0, len(history))
 	next := 0 // of layers
 	for _, h := range history {
 		if !h.EmptyLayer {
-			// More lines than layers should not be; as in BuildKit the surplus becomes empty.
+			// As in BuildKit, surplus entries become empty. There should be none.
 			h.EmptyLayer = next >= len(layers) || layers[next] == nil
 			next++
 		}
@@ -188,7 +190,9 @@ func alignHistory(history []ocispecs.History, layers []v1.Layer, created time.Ti
 	}
 	for ; next < len(layers); next++ {
 		if layers[next] != nil {
-			out = append(out, ocispecs.History{Created: &created, CreatedBy: "created by buildkit", Comment: historyComment})
+			out = append(out, ocispecs.History{
+				Created: &created, CreatedBy: "created by buildkit", Comment: historyComment,
+			})
 		}
 	}
 	return out

@@ -7,37 +7,38 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Cause is one reason why a step ran or would run: a difference from its nearest earlier run.
+// Cause is one reason why a step ran or would run: a difference from its most similar earlier run.
 type Cause struct {
 	Kind CauseKind `json:"kind"`
-	// Name is what differs: a variable, files as the Dockerfile names them, an option, a place in a Dockerfile.
+	// Name is the name of what differs: a variable, an option, a place in a Dockerfile, or files as the Dockerfile
+	// names them.
 	Name string `json:"name,omitempty"`
-	// Old and New are the values, cut where they are long; both are empty where they are secret or have no text.
+	// Old and New are the values, cut if they are long. Both are empty if they are secret or have no text.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
-	// Files are those that differ, by path, at most MaxFileChanges; More counts the rest.
+	// Files lists at most MaxFileChanges files that differ, sorted by path. More counts the others.
 	Files []FileChange `json:"files,omitempty"`
 	More  int          `json:"more,omitempty"`
-	// Step is the step of the same graph that this one follows from, for CauseInput.
+	// Step is, for CauseInput, the step of the same graph that causes this one to run.
 	Step digest.Digest `json:"step,omitempty"`
 }
 
-// CauseKind says what a Cause is about.
+// CauseKind is the kind of a Cause.
 type CauseKind string
 
-// The kinds of Cause. All but CauseInput are reasons of the step's own, from which those of other steps follow.
+// The kinds of Cause. Each kind except CauseInput is a reason of the step itself.
 const (
-	CauseForced      CauseKind = "forced"      // no-cache asked for it
-	CauseNew         CauseKind = "new"         // no earlier run of it is known
-	CauseBase        CauseKind = "base"        // the image that it stands on: old and new reference with digest
+	CauseForced      CauseKind = "forced"      // no-cache is set
+	CauseNew         CauseKind = "new"         // no earlier run is known
+	CauseBase        CauseKind = "base"        // the base image: old and new reference with digest
 	CauseInstruction CauseKind = "instruction" // its text in the Dockerfile
 	CauseVariable    CauseKind = "variable"    // a build argument or an environment variable
 	CauseOption      CauseKind = "option"      // user, working directory, platform, a mount, …
-	CauseFiles       CauseKind = "files"       // files that it reads from a context or another step
+	CauseFiles       CauseKind = "files"       // files that the step reads from a context or another step
 	CausePruned      CauseKind = "pruned"      // nothing differs, but the cache no longer has the result
-	CauseAsked       CauseKind = "asked"       // its server is asked at every build
+	CauseAsked       CauseKind = "asked"       // the source is checked on every build
 	CauseInput       CauseKind = "input"       // another step that ran, or would run
-	CauseUnknown     CauseKind = "unknown"     // the engine does not say
+	CauseUnknown     CauseKind = "unknown"     // the engine does not report it
 )
 
 // MaxFileChanges is how many files one Cause lists.
@@ -46,26 +47,26 @@ const MaxFileChanges = 100
 // FileChange is one file that differs.
 type FileChange struct {
 	Path string `json:"path"` // in the context or step that it is read from
-	// How is added, removed or changed; mode where nothing but the permissions changed, with the old and the new ones.
+	// How is "added", "removed" or "changed". If only the permissions changed, it is "mode" with the old and new ones.
 	How string `json:"how"`
 }
 
-// Own says whether the cause is one of the step's own, and not what follows from another step.
+// Own reports whether the cause is in the step itself and does not follow from another step.
 func (c Cause) Own() bool { return c.Kind != CauseInput }
 
-// shownFiles is how many files the text of a cause names.
+// shownFiles bounds the files that the text of a cause names.
 const shownFiles = 3
 
-// String is the cause in one line. name gives the name of a step; nil speaks of "another step".
+// String returns the cause in one line, without the names of other steps.
 func (c Cause) String() string { return c.Text(nil) }
 
-// Text is the cause in one line, with the names of steps as name gives them.
+// Text returns the cause in one line. name returns the name of a step; if it is nil, the text says "another step".
 func (c Cause) Text(name func(digest.Digest) string) string {
 	switch c.Kind {
 	case CauseForced:
-		return "no-cache asked for it"
+		return "no-cache is set"
 	case CauseNew:
-		return "no earlier run of it is known"
+		return "no earlier run is known"
 	case CauseBase:
 		return "the base " + change(c.Old, c.New)
 	case CauseInstruction:
@@ -79,7 +80,7 @@ func (c Cause) Text(name func(digest.Digest) string) string {
 	case CausePruned:
 		return "its result was removed from the cache"
 	case CauseAsked:
-		return "its server is asked at every build"
+		return "the source is checked on every build"
 	case CauseInput:
 		of := "another step"
 		if name != nil && name(c.Step) != "" {
@@ -90,10 +91,10 @@ func (c Cause) Text(name func(digest.Digest) string) string {
 		}
 		return "it follows from " + of
 	}
-	return "the engine does not say why"
+	return "the engine does not report why"
 }
 
-// maxShownStep is how much of a step's name a cause has, in bytes.
+// maxShownStep bounds a step's name in the text of a cause, in bytes.
 const maxShownStep = 60
 
 func shortName(s string) string {
@@ -104,7 +105,7 @@ func shortName(s string) string {
 	return s
 }
 
-// change is what became of a value.
+// change describes the change of a value.
 func change(old, new string) string {
 	switch {
 	case old == "" && new == "":
@@ -112,7 +113,7 @@ func change(old, new string) string {
 	case old == "":
 		return "is new: " + new
 	case new == "":
-		return "is gone, it was " + old
+		return "was removed, it was " + old
 	}
 	return "changed: " + old + " → " + new
 }
@@ -124,7 +125,7 @@ func (c Cause) filesText() string {
 	return "files changed: " + c.shortFiles()
 }
 
-// shortFiles names the first files and counts the rest.
+// shortFiles names the first files and counts the others.
 func (c Cause) shortFiles() string {
 	var names []string
 	for _, f := range c.Files[:min(len(c.Files), shownFiles)] {
@@ -137,7 +138,7 @@ func (c Cause) shortFiles() string {
 	return text
 }
 
-// String is the file, with what became of it unless it just changed.
+// String returns the path, with the kind of change unless it is "changed".
 func (f FileChange) String() string {
 	if f.How == "changed" {
 		return f.Path
@@ -145,7 +146,7 @@ func (f FileChange) String() string {
 	return f.Path + " (" + f.How + ")"
 }
 
-// ReasonOf is the first of the causes of a step in words, and how many there are besides.
+// ReasonOf returns the first cause of a step as text, and counts the others.
 func ReasonOf(causes []Cause, name func(digest.Digest) string) string {
 	if len(causes) == 0 {
 		return ""

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// DefaultEpoch is the time that images show when nobody asks for another: 2000-01-01 UTC. It is after 1980, which zip
-// files cannot hold less of, and it is the same on every machine.
+// DefaultEpoch returns the default time in images: 2000-01-01 UTC. It is the same on every machine, and after 1980, the
+// first year that zip files can hold.
 func DefaultEpoch() time.Time { return time.Unix(946684800, 0).UTC() }
 
-// ClampTimes copies a tar with no time after the epoch.
+// ClampTimes copies a tar and sets every later time to the epoch.
 func ClampTimes(r io.Reader, w io.Writer, epoch time.Time) error {
 	in, out := tar.NewReader(r), tar.NewWriter(w)
 	for {

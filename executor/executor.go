@@ -1,5 +1,6 @@
-// Package executor says what it means to run a graph: the Engine that runs it, its options and its report, and the
-// assembly of images and outputs that both engines share.
+// Package executor defines how a graph is run: the Engine interface, its options and its report. It also has what all
+// engines share: the assembly of images and the writing of outputs. It may import config, planner, executor/attest,
+// executor/docker and executor/registry; engines import it.
 package executor
 
 import (
@@ -13,64 +14,64 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Engine runs a graph to its end and writes its outputs. It returns a report also when it returns an error, about all
-// that was done until then. Tags and outputs move only when every requested image has been built, unless
-// Options.KeepGoing asks otherwise.
+// Engine runs graphs. Run builds every image of a graph and writes its outputs. It always returns a report: with an
+// error, the report covers what was done until then. Tags and outputs move only when every requested image has been
+// built, unless Options.KeepGoing is set.
 type Engine interface {
 	Run(ctx context.Context, g *planner.Graph, opts Options) (*Report, error)
 }
 
-// Options is what the caller of one run decides.
+// Options configures one run.
 type Options struct {
 	Jobs    int  // steps that run at once; 0 means the number of CPUs
-	NoCache bool // run every step, whatever the cache holds; what runs is stored
-	// Verify runs the steps again that the cache has, compares what they make, and goes on with what the cache has.
+	NoCache bool // run every step even if it is cached; results are stored
+	// Verify runs cached steps again and compares the results. The build continues with the cached ones.
 	Verify bool
-	// KeepGoing lets what does not stand on a failed step go on, and writes the outputs of the targets that succeeded.
-	// Of several failures the error is then a *Failures.
+	// KeepGoing continues with the steps that do not depend on a failed one, and writes the outputs of the targets that
+	// succeeded. Several failures are returned as *Failures.
 	KeepGoing bool
-	// Epoch is what times in images are clamped and set to; nil means the default of executor.DefaultEpoch.
+	// Epoch is the time to which times in images are set or clamped; nil means DefaultEpoch.
 	Epoch *time.Time
-	// Events receives what happens, in order, from one goroutine at a time; nil means nobody looks.
+	// Events receives events in order, from one goroutine at a time. It may be nil.
 	Events func(Event)
-	// Warn takes what went wrong beside the build, such as a cache that could not be read, perhaps from several
-	// goroutines; nil drops it.
+	// Warn receives problems that do not fail the build, such as an unreadable cache. Several goroutines may call it.
+	// It may be nil.
 	Warn func(text string)
-	// Allow are the entitlements granted: network.host, security.insecure.
+	// Allow lists the granted entitlements, such as network.host and security.insecure.
 	Allow []string
-	// Dir is what relative destinations of outputs refer to, absolute; Stdout takes outputs that go there, nil refuses
-	// them.
+	// Dir is the base of relative destinations of outputs, an absolute path. Stdout receives outputs to stdout; nil
+	// refuses them.
 	Dir    string
 	Stdout io.Writer
-	// Debug, when not nil, is called when a command has failed, by one at a time, and steps that have not started wait
-	// for it. shell runs a shell on a terminal, of a kind as TERM has it, in the step's root with all that the step
-	// has; it is nil where the root has none. What Debug does changes nothing of how the build ends.
+	// Debug, if not nil, is called when a command has failed, one call at a time. Steps that have not started wait for
+	// it. shell opens a shell on a terminal whose type is name, a value of TERM, in the step's root file system with the
+	// step's environment and mounts. It is nil if the root has no shell. Debug does not change the result of the build.
 	Debug func(failed *StepError, shell func(terminal *os.File, name string) error)
-	// Project is the directory of the project. What its targets stand on is noted under it; empty notes nothing.
+	// Project is the directory of the project. The cache records under it what its targets use; empty records nothing.
 	Project string
 }
 
-// Event is one thing that happened to a step or to a named activity, such as a transfer or an export.
+// Event reports progress of a step or of a named activity, such as a transfer or an export.
 type Event struct {
 	Time time.Time
-	// Step is the digest of a graph step, or a digest of Name for an activity outside of the graph.
+	// Step is the digest of a graph step, or a digest of Name for an activity outside the graph.
 	Step digest.Digest
 	Name string
 	Kind EventKind
 	// Log is raw output of the step for KindLog; Stream is 1 for stdout and 2 for stderr.
 	Log    []byte
 	Stream int
-	// ID, Current and Total say for KindProgress how far one part is (a layer, a blob), in bytes; Total 0 is unknown.
+	// For KindProgress, ID names a part (a layer, a blob); Current and Total are its bytes. Total 0 means unknown.
 	ID             string
 	Current, Total int64
 	Err            error // for KindDone of a failed step
 }
 
-// EventKind says what an Event is about.
+// EventKind is the kind of an Event.
 type EventKind int
 
 // The kinds of Event. A step has one KindStart, then any of KindLog and KindProgress, then one KindDone or KindCached.
-// A step that was found in the cache has KindCached alone.
+// A cached step has KindCached alone.
 const (
 	KindStart EventKind = iota
 	KindLog
@@ -79,35 +80,36 @@ const (
 	KindCached
 )
 
-// Report says what one run did.
+// Report is the result of one run.
 type Report struct {
 	Images             []ImageResult
 	Steps              []StepResult // in graph order
 	Started, Completed time.Time
 }
 
-// StepResult says what became of one step.
+// StepResult is the result of one step.
 type StepResult struct {
 	Digest digest.Digest
-	Key    digest.Digest // zero when it was never known
+	Key    digest.Digest // zero if it was not computed
 	Status StepStatus
-	Reason string // why it ran or would, in words, when it did; the first of Causes where there are any
-	// Causes say why it ran or would run, those of the step's own before those that follow from other steps.
+	Reason string // why it ran or would run, as text; the first of Causes if there are any
+	// Causes are the reasons why it ran or would run: the step's own first, then those that follow from other steps.
 	Causes []Cause
 	Log    string // path of its whole log, or ""
-	// Verified says that the step ran though the cache has it, and Differs which paths that made otherwise, sorted.
+	// Verified reports that a cached step ran again. Differs lists the paths whose result differed, sorted.
 	Verified bool
 	Differs  []string
-	// Expected is how long the step took when it last ran, or the one that stood in its place before; 0 is unknown.
+	// Expected is the duration of the last run of the step, or of the step that it replaces; 0 means unknown.
 	Expected           time.Duration
 	Started, Completed time.Time
 	Err                error
 }
 
-// StepStatus is what became, or would become, of a step.
+// StepStatus is the state of a step after a run, or in a preview.
 type StepStatus string
 
-// The states of a step. StatusMayRun is used by previews only: it stands behind something that must run first.
+// The states of a step. StatusWillRun and StatusMayRun are for previews: a step that may run depends on one that will
+// run.
 const (
 	StatusCached    StepStatus = "cached"
 	StatusRan       StepStatus = "ran"
@@ -115,10 +117,10 @@ const (
 	StatusSkipped   StepStatus = "skipped" // an input failed, or the build was cancelled
 	StatusWillRun   StepStatus = "will run"
 	StatusMayRun    StepStatus = "may run"
-	StatusNotNeeded StepStatus = "not needed" // nothing that ran needed its content
+	StatusNotNeeded StepStatus = "not needed" // no step that ran needed its content
 )
 
-// ImageResult is one finished target.
+// ImageResult is the result of one target.
 type ImageResult struct {
 	Target       string
 	Tags         []string
@@ -126,7 +128,7 @@ type ImageResult struct {
 	ConfigDigest digest.Digest // of a single manifest
 	MediaType    string
 	Size         int64 // of the manifest or index itself, bytes
-	// Platforms are what each platform of it holds, in the order of the graph's images; none where no image was made.
+	// Platforms are the images by platform, in the order of the graph; empty if no image was assembled.
 	Platforms []PlatformImage
 }
 
@@ -137,11 +139,11 @@ type PlatformImage struct {
 	Layers   []ImageLayer // bottom first
 }
 
-// ImageLayer is a layer as an image has it.
+// ImageLayer is one layer of an image.
 type ImageLayer struct {
-	Digest    digest.Digest `json:"digest"` // of the packed form
+	Digest    digest.Digest `json:"digest"` // of the blob
 	DiffID    digest.Digest `json:"diffId"`
-	Size      int64         `json:"size"` // packed, bytes
+	Size      int64         `json:"size"` // of the blob, bytes
 	CreatedBy string        `json:"createdBy,omitempty"`
-	Base      bool          `json:"base,omitempty"` // of the image that it stands on
+	Base      bool          `json:"base,omitempty"` // the layer comes from the base image
 }

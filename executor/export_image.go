@@ -18,21 +18,23 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// push pushes all images in one call, so that a blob shared by targets is sent once.
 func (e *exporter) push(ctx context.Context, name string) error {
 	if e.opt.Pusher == nil {
 		return errors.New("no registry client")
 	}
 	return e.opt.Pusher.Push(ctx, e.pushes, func(blob string, sent, size int64) {
 		e.event(Event{
-			Time: time.Now(), Step: digest.FromString(name), Name: name, Kind: KindProgress, ID: blob, Current: sent, Total: size,
+			Time: time.Now(), Step: digest.FromString(name), Name: name, Kind: KindProgress,
+			ID: blob, Current: sent, Total: size,
 		})
 	})
 }
 
-// maxBlobs bounds the blobs of an image that are brought to the local store at once.
+// maxBlobs bounds the blobs of an image that are written to the local store at once.
 const maxBlobs = 4
 
-// store writes blobs into the local store; gather moves the names.
+// store writes blobs to the local store. The names move later, all in one job: see gather.
 func (e *exporter) store(target string, o Output, a *artifact) error {
 	if e.opt.Store == nil {
 		return errors.New("no local store")
@@ -41,14 +43,16 @@ func (e *exporter) store(target string, o Output, a *artifact) error {
 	if err != nil {
 		return err
 	}
-	e.jobs = append(e.jobs, &job{name: "local store: " + target, stage: stageStore, prepare: func(ctx context.Context) error {
+	write := func(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.SetLimit(maxBlobs)
 		for _, b := range blobs {
-			g.Go(func() error { return e.opt.Store.WriteBlob(ctx, digest.Digest(b.digest.String()), b.size, b.open) })
+			d := digest.Digest(b.digest.String())
+			g.Go(func() error { return e.opt.Store.WriteBlob(ctx, d, b.size, b.open) })
 		}
 		return g.Wait()
-	}})
+	}
+	e.jobs = append(e.jobs, &job{name: "local store: " + target, stage: stageStore, prepare: write})
 	for _, n := range o.storeNames(a.desc.Digest) {
 		e.stores = append(e.stores, StoredImage{
 			Name: n, Target: target, Digest: digest.Digest(a.desc.Digest.String()), MediaType: string(a.desc.MediaType),
@@ -58,7 +62,7 @@ func (e *exporter) store(target string, o Output, a *artifact) error {
 	return nil
 }
 
-// storeNames are the names of an image in the local store: with name-canonical each with the digest too.
+// storeNames returns the names of an image in the local store; name-canonical adds each name with the digest.
 func (o Output) storeNames(d v1.Hash) []string {
 	var all []string
 	for _, n := range o.Names {
@@ -70,8 +74,8 @@ func (o Output) storeNames(d v1.Hash) []string {
 	return all
 }
 
-// load sends the docker tar to an engine. The engine is greeted while outputs are prepared, so that one that does not
-// answer is found before anything is visible.
+// load sends a docker tar to a Docker engine. The connection is made while outputs are prepared, so that an engine that
+// does not answer is found before anything is visible.
 func (e *exporter) load(target string, o Output, a *artifact) error {
 	l, err := newLayout(o, a, true)
 	if err != nil {
@@ -94,7 +98,7 @@ func (e *exporter) load(target string, o Output, a *artifact) error {
 	return nil
 }
 
-// layoutTar writes an OCI layout, for docker with a manifest.json beside it, into one tar file or to stdout.
+// layoutTar writes an OCI layout as a tar to a file or stdout. For type=docker the tar also has a manifest.json.
 func (e *exporter) layoutTar(target string, o Output, a *artifact) error {
 	l, err := newLayout(o, a, o.Kind == KindDocker)
 	if err != nil {
@@ -104,7 +108,7 @@ func (e *exporter) layoutTar(target string, o Output, a *artifact) error {
 	return e.fileJob(name, o.Dest, func(ctx context.Context, w io.Writer) error { return l.writeTar(ctx, w) })
 }
 
-// layoutDir writes an OCI layout directory: blobs first, index.json last by rename; what is there already stays.
+// layoutDir writes an OCI layout to a directory: blobs first, index.json last by rename. Existing entries stay.
 func (e *exporter) layoutDir(target string, o Output, a *artifact) error {
 	l, err := newLayout(o, a, false)
 	if err != nil {
@@ -118,7 +122,7 @@ func (e *exporter) layoutDir(target string, o Output, a *artifact) error {
 	return nil
 }
 
-// layout is an artifact as OCI layout.
+// layout is an artifact as an OCI layout.
 type layout struct {
 	blobs  []blob
 	index  []byte // index.json
@@ -143,7 +147,8 @@ func newLayout(o Output, a *artifact, docker bool) (*layout, error) {
 	return l, err
 }
 
-// layoutEntries lists the artifact once a name, with the annotations by which containerd, docker and skopeo find names.
+// layoutEntries returns one entry for each name, with the annotations in which containerd, docker and skopeo look for
+// names.
 func layoutEntries(names []string, a *artifact) []v1.Descriptor {
 	entry := func() v1.Descriptor {
 		d := a.desc
@@ -170,7 +175,7 @@ func layoutEntries(names []string, a *artifact) []v1.Descriptor {
 
 func blobPath(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex }
 
-// dockerManifest is the manifest.json that docker load reads.
+// dockerManifest returns the manifest.json that docker load reads.
 func dockerManifest(names []string, img v1.Image) ([]byte, error) {
 	config, err := img.ConfigName()
 	if err != nil {
@@ -195,7 +200,7 @@ func dockerManifest(names []string, img v1.Image) ([]byte, error) {
 	return json.Marshal([]any{m})
 }
 
-// writeTar writes the layout with equal bytes for equal layouts.
+// writeTar writes the layout as a tar. Equal layouts give equal bytes.
 func (l *layout) writeTar(ctx context.Context, w io.Writer) error {
 	t := newPlainTar(w)
 	t.dir("blobs/")
@@ -214,7 +219,7 @@ func (l *layout) writeTar(ctx context.Context, w io.Writer) error {
 	return t.close()
 }
 
-// writeBlobs puts missing blobs into the layout dir, each by rename.
+// writeBlobs adds missing blobs to the layout in dir, each by rename.
 func (l *layout) writeBlobs(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return err
@@ -237,7 +242,7 @@ func (l *layout) writeBlobs(ctx context.Context, dir string) error {
 	})
 }
 
-// writeIndex names the artifact in the layout's index.json. Entries with other names stay.
+// writeIndex adds the artifact to the layout's index.json. Entries with other names stay.
 func (l *layout) writeIndex(dir string) error {
 	p := filepath.Join(dir, "index.json")
 	index := l.index
@@ -256,30 +261,32 @@ func (l *layout) writeIndex(dir string) error {
 	})
 }
 
-// mergeIndex adds the manifests of added to old in place of those with the same name, or, without one, the same digest.
+// mergeIndex adds the manifests of one index to an older one. They replace entries with the same name or, without a
+// name, the same digest.
 func mergeIndex(old, added []byte) ([]byte, error) {
-	var was, is v1.IndexManifest
-	if err := json.NewDecoder(bytes.NewReader(old)).Decode(&was); err != nil {
+	var before, merged v1.IndexManifest
+	if err := json.NewDecoder(bytes.NewReader(old)).Decode(&before); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(added, &is); err != nil {
+	if err := json.Unmarshal(added, &merged); err != nil {
 		return nil, err
 	}
 	replaced := map[string]bool{}
-	for _, d := range is.Manifests {
+	for _, d := range merged.Manifests {
 		replaced[layoutName(d)] = true
 	}
 	var kept []v1.Descriptor
-	for _, d := range was.Manifests {
+	for _, d := range before.Manifests {
 		if !replaced[layoutName(d)] {
 			kept = append(kept, d)
 		}
 	}
-	is.Manifests = append(kept, is.Manifests...)
-	is.Annotations = was.Annotations
-	return json.Marshal(is)
+	merged.Manifests = append(kept, merged.Manifests...)
+	merged.Annotations = before.Annotations
+	return json.Marshal(merged)
 }
 
+// layoutName returns the name of an entry, or else its digest.
 func layoutName(d v1.Descriptor) string {
 	if n := d.Annotations["io.containerd.image.name"]; n != "" {
 		return n

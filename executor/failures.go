@@ -2,10 +2,10 @@ package executor
 
 import "strings"
 
-// Failures are the errors of a run that went on after the first of them, in the order in which they happened.
+// Failures are the errors of a run that continued after the first one, in the order in which they happened.
 type Failures struct{ All []error }
 
-// Failed is nothing for no error, the one error, or *Failures of several.
+// Failed returns nil for no errors, the error itself for one, and *Failures for several.
 func Failed(all []error) error {
 	switch len(all) {
 	case 0:
@@ -16,7 +16,7 @@ func Failed(all []error) error {
 	return &Failures{all}
 }
 
-// Error is the text of all, a paragraph each.
+// Error implements error: the text of each error on its own line.
 func (f *Failures) Error() string {
 	texts := make([]string, len(f.All))
 	for i, err := range f.All {
@@ -25,5 +25,5 @@ func (f *Failures) Error() string {
 	return strings.Join(texts, "\n")
 }
 
-// Unwrap gives all errors.
+// Unwrap returns all errors.
 func (f *Failures) Unwrap() []error { return f.All }

@@ -9,16 +9,16 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Denied says what a step asks of the machine that was not granted; nil when it may run.
+// Denied returns an error if a step needs an entitlement that was not granted.
 func Denied(s *planner.Step, allow []string) error {
 	exec := s.Op.GetExec()
 	switch {
 	case exec == nil:
 		return nil
 	case exec.GetNetwork() == pb.NetMode_HOST && !slices.Contains(allow, "network.host"):
-		return errors.New("the step asks for the host's network: build with --allow network.host to grant it")
+		return errors.New("the step needs the host network; to permit it, add --allow network.host")
 	case exec.GetSecurity() == pb.SecurityMode_INSECURE && !slices.Contains(allow, "security.insecure"):
-		return errors.New("the step asks for insecure mode: build with --allow security.insecure to grant it")
+		return errors.New("the step needs insecure mode; to permit it, add --allow security.insecure")
 	}
 	return nil
 }

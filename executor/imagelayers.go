@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// platformImage says what the image of one platform holds.
+// platformImage returns the digests and layers of the image of one platform.
 func platformImage(planned *planner.Image, img v1.Image) (PlatformImage, error) {
 	p := PlatformImage{Platform: platforms.FormatAll(planned.Platform)}
 	hash, err := img.Digest()
@@ -28,7 +28,7 @@ func platformImage(planned *planner.Image, img v1.Image) (PlatformImage, error) 
 	if err != nil {
 		return p, err
 	}
-	var base ocispecs.Image // before the layers of its own were added
+	var base ocispecs.Image // the planned config has the layers of the base only
 	if err := json.Unmarshal(planned.Config, &base); err != nil {
 		return p, fmt.Errorf("image config: %w", err)
 	}

@@ -2,21 +2,21 @@ package executor
 
 import "bytes"
 
-// minSecret is the shortest value that is masked: shorter ones would make an output unreadable and protect nothing.
+// minSecret is the shortest value that is masked, in bytes. Masking shorter ones would make the output unreadable.
 const minSecret = 4
 
-// mask is what stands in an output in place of a secret value.
+// mask replaces a secret value in the output.
 const mask = "***"
 
-// Masker replaces secret values in a stream. It holds back only what may be the beginning of one.
+// Masker replaces secret values in a stream. It holds back only bytes that may be the beginning of a value.
 type Masker struct {
 	secrets [][]byte
 	held    []byte
 	out     func([]byte)
 }
 
-// NewMasker writes to out, with the values of secrets replaced, also where they are written in pieces. A value that
-// ends in a newline is masked without it too.
+// NewMasker returns a Masker that writes to out. It finds values that are split over writes, and values written without
+// their trailing newline.
 func NewMasker(secrets [][]byte, out func([]byte)) *Masker {
 	m := &Masker{out: out}
 	for _, s := range secrets {
@@ -27,7 +27,7 @@ func NewMasker(secrets [][]byte, out func([]byte)) *Masker {
 	return m
 }
 
-// Write never fails.
+// Write implements io.Writer. It never fails.
 func (m *Masker) Write(p []byte) (int, error) {
 	if len(m.secrets) == 0 {
 		m.out(p)
@@ -48,7 +48,7 @@ func (m *Masker) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close sends what was held back.
+// Close writes the bytes held back.
 func (m *Masker) Close() error {
 	if len(m.held) > 0 {
 		m.out(m.held)
@@ -57,7 +57,7 @@ func (m *Masker) Close() error {
 	return nil
 }
 
-// overlap is the length of the longest end of text that is a beginning of secret, but not all of it.
+// overlap returns the length of the longest suffix of text that is a proper prefix of secret.
 func overlap(text, secret []byte) int {
 	for n := min(len(text), len(secret)-1); n > 0; n-- {
 		if bytes.HasPrefix(secret, text[len(text)-n:]) {

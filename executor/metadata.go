@@ -5,15 +5,17 @@ import (
 	"strings"
 )
 
-// Metadata is the content of --metadata-file in Docker Bake's shape: an object a target. Targets that came to nothing
-// have their status alone.
+// Metadata returns the content of --metadata-file in Docker Bake's format: one object for each target. failed has the
+// status of targets without an image.
 func Metadata(images []ImageResult, failed map[string]string) ([]byte, error) {
 	out := map[string]map[string]any{}
 	for _, i := range images {
 		m := map[string]any{"status": "ok"}
 		if i.Digest != "" {
 			m["containerimage.digest"] = i.Digest
-			m["containerimage.descriptor"] = map[string]any{"mediaType": i.MediaType, "digest": i.Digest, "size": i.Size}
+			m["containerimage.descriptor"] = map[string]any{
+				"mediaType": i.MediaType, "digest": i.Digest, "size": i.Size,
+			}
 		}
 		if i.ConfigDigest != "" {
 			m["containerimage.config.digest"] = i.ConfigDigest

@@ -10,8 +10,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// imageNames are the references an image gets: the target's tags, else the output's name, else, in the local store
-// and in an engine, the target's own name.
+// imageNames returns the references of an image: the target's tags, or else the output's name, or else, in the local
+// store, the name of the target.
 func imageNames(a config.Attrs, img *planner.Image, k Kind) ([]string, error) {
 	tags := img.Tags
 	if len(tags) == 0 && a["name"] != "" {
@@ -22,7 +22,7 @@ func imageNames(a config.Attrs, img *planner.Image, k Kind) ([]string, error) {
 	}
 	names := make([]string, 0, len(tags))
 	for _, t := range tags {
-		n, err := givenName(strings.TrimSpace(t))
+		n, err := fullName(strings.TrimSpace(t))
 		if err != nil {
 			return nil, err
 		}
@@ -31,11 +31,12 @@ func imageNames(a config.Attrs, img *planner.Image, k Kind) ([]string, error) {
 	return names, nil
 }
 
-// givenName is the normalised name that an image gets: "x" is "docker.io/library/x:latest". A digest in it could only
-// be another's: the image's own follows from its content, and a push would move no tag.
-func givenName(s string) (string, error) {
+// fullName returns the normalised name of an image: "docker.io/library/x:latest" for "x". A name with a digest is an
+// error: the digest follows from the image, and a push to it would move no tag.
+func fullName(s string) (string, error) {
 	if _, _, ok := strings.Cut(s, "@"); ok {
-		return "", fmt.Errorf("image name %q has a digest, which only an image's content gives it: name a tag, or push with push-by-digest=true", s)
+		return "", fmt.Errorf("image name %q has a digest, which follows from the content: "+
+			"use a tag, or push with push-by-digest=true", s)
 	}
 	n, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
@@ -44,7 +45,7 @@ func givenName(s string) (string, error) {
 	return reference.TagNameOnly(n).String(), nil
 }
 
-// familiar is the short form of a normalised name, as docker prints it, and its tag.
+// familiar returns the short form of a normalised name, as docker prints it, and its tag.
 func familiar(name string) (short, tag string) {
 	n, err := reference.ParseNormalizedNamed(name)
 	if err != nil {

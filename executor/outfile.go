@@ -12,7 +12,14 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// writeWhole makes p by rename: there is the old content or the new, never a part.
+// Files appear whole. A reader, or a build after a crash, must never find half of an output, so every file is written
+// to a temporary name in its directory and renamed. The rename must not become durable before the content: after a
+// crash the name could refer to an empty file. So the file is synced first. For outputs, renameJob syncs while other
+// outputs are still prepared, so that the renames at the end have nothing to wait for. The temporary file is removed on
+// every error. TestExportFailureLeavesOldOutputs shows it. stdout, pipes and devices have no rename: they are written
+// at commit.
+
+// writeWhole writes p by rename: readers see the old content or the new, never a part.
 func writeWhole(p string, write func(io.Writer) error) error {
 	f, err := pending(p)
 	if err != nil {
@@ -25,6 +32,7 @@ func writeWhole(p string, write func(io.Writer) error) error {
 	return f.CloseAtomicallyReplace()
 }
 
+// pending returns a temporary file in the directory of p, which replaces p and has its permissions.
 func pending(p string) (*renameio.PendingFile, error) {
 	return renameio.NewPendingFile(p, renameio.WithTempDir(filepath.Dir(p)), renameio.WithPermissions(0o644),
 		renameio.WithExistingPermissions())
@@ -38,12 +46,12 @@ func writeBuffered(w io.Writer, write func(io.Writer) error) error {
 	return b.Flush()
 }
 
-// fileJob adds an output of one file. A regular file is written beside dest and renamed when all outputs are ready;
-// stdout, a pipe or a device is written then.
+// fileJob adds an output of one file. A regular file is prepared under a temporary name and renamed at commit; stdout,
+// a pipe or a device is written at commit.
 func (e *exporter) fileJob(name, dest string, write func(ctx context.Context, w io.Writer) error) error {
 	if dest == stdoutTarget {
 		if e.opt.Stdout == nil {
-			return errors.New("no stdout to write to: give a file with dest=FILE")
+			return errors.New("stdout is not available: add dest=FILE")
 		}
 		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, commit: func(ctx context.Context) error {
 			return writeBuffered(e.opt.Stdout, func(w io.Writer) error { return write(ctx, w) })
@@ -63,12 +71,13 @@ func (e *exporter) fileJob(name, dest string, write func(ctx context.Context, w 
 		return nil
 	}
 	if real, err := filepath.EvalSymlinks(dest); err == nil {
-		dest = real // the link stays, the file behind it is replaced
+		dest = real // the link stays, and its target is replaced
 	}
 	e.jobs = append(e.jobs, renameJob(name, dest, write))
 	return nil
 }
 
+// renameJob returns the job of a regular file.
 func renameJob(name, dest string, write func(ctx context.Context, w io.Writer) error) *job {
 	var f *renameio.PendingFile
 	return &job{
@@ -83,7 +92,7 @@ func renameJob(name, dest string, write func(ctx context.Context, w io.Writer) e
 			if err := writeBuffered(f, func(w io.Writer) error { return write(ctx, w) }); err != nil {
 				return fmt.Errorf("%s: %w", dest, err)
 			}
-			return f.Sync() // while other outputs are prepared, so that the rename has nothing to wait for
+			return f.Sync() // now, so that the rename at commit has nothing to wait for
 		},
 		commit: func(context.Context) error { return f.CloseAtomicallyReplace() },
 		discard: func() {

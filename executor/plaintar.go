@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// plainTar writes tars that hold no owner and no time. It keeps the first error.
+// plainTar writes tars without owners and times, so that equal contents have equal bytes. It keeps the first error.
 type plainTar struct {
 	w   *tar.Writer
 	err error

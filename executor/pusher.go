@@ -6,7 +6,7 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// NewPusher returns a Pusher that pushes with the registry client; nil without one.
+// NewPusher returns a Pusher that uses the registry client, or nil without a client.
 func NewPusher(client *registry.Client) Pusher {
 	if client == nil {
 		return nil
@@ -16,7 +16,7 @@ func NewPusher(client *registry.Client) Pusher {
 
 type pusher struct{ client *registry.Client }
 
-// Push sends images, blobs first and tags last.
+// Push implements Pusher.
 func (p pusher) Push(ctx context.Context, images []PushImage, progress func(blob string, sent, size int64)) error {
 	list := make([]registry.PushImage, len(images))
 	for i, m := range images {

@@ -9,11 +9,11 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// maxSecret bounds a secret's size in bytes, as BuildKit does.
+// maxSecret bounds the size of a secret in bytes, as in BuildKit.
 const maxSecret = 500 << 10
 
-// ReadSecret reads a value from the file or variable that it comes from. As in BuildKit a secret without either is
-// the variable of its own name, else the file.
+// ReadSecret reads the value of a secret from its file or variable. As in BuildKit, a secret with neither is the
+// variable named by its id.
 func ReadSecret(s config.Secret) ([]byte, error) {
 	if s.Src == "" {
 		name := s.Env
@@ -22,7 +22,7 @@ func ReadSecret(s config.Secret) ([]byte, error) {
 		}
 		value, ok := os.LookupEnv(name)
 		if !ok {
-			return nil, fmt.Errorf("the environment variable %s is not set", name)
+			return nil, fmt.Errorf("environment variable %s is not set", name)
 		}
 		return []byte(value), nil
 	}
@@ -33,7 +33,7 @@ func ReadSecret(s config.Secret) ([]byte, error) {
 	defer file.Close()
 	value, err := io.ReadAll(io.LimitReader(file, maxSecret+1))
 	if err == nil && len(value) > maxSecret {
-		err = fmt.Errorf("it is larger than %d KiB", maxSecret>>10)
+		err = fmt.Errorf("larger than %d KiB", maxSecret>>10)
 	}
 	return value, err
 }

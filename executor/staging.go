@@ -17,17 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// staging writes a file tree below a directory without ever leaving it: through os.Root, into a hidden folder first,
-// then each file by rename. Nothing that is in the directory already is deleted, except what a new file replaces.
-// Files belong to the caller; modes are as they are, setuid and sticky bits included.
+// staging writes a file tree below a directory. The directory may hold other files, and the tree comes from an image
+// that nobody has checked. So all access is through os.Root, which no symbolic link leaves, and the tree goes into a
+// hidden folder of the directory first. Nothing outside that folder changes before commit, which renames each file to
+// its place. So an error while writing leaves the directory as it was, and every file is old or new as a whole. A
+// commit that fails between two files leaves some of them new; the directory as a whole has no atomic rename, since its
+// other files stay. Files are not synced: after a crash of the machine the output is written again. TestExportLocal and
+// TestExportLocalInTheWay show it.
+//
+// Existing files are deleted only if a new file replaces them. Files belong to the caller. Modes are kept, with setuid
+// and sticky bits.
 type staging struct {
 	dest  string
-	root  *os.Root // dest
-	temp  string   // name of the hidden folder below dest
-	files []string // to rename, in tar order
-	dirs  []*tar.Header
+	root  *os.Root      // dest
+	temp  string        // name of the hidden folder below dest
+	files []string      // to rename, in tar order
+	dirs  []*tar.Header // in tar order
 }
 
+// open creates the directory and the hidden folder.
 func (s *staging) open() (err error) {
 	if err := os.MkdirAll(s.dest, 0o755); err != nil {
 		return err
@@ -39,7 +47,7 @@ func (s *staging) open() (err error) {
 	return s.root.Mkdir(s.temp, 0o700)
 }
 
-// folder makes a folder that no tar entry describes.
+// folder creates a folder that has no tar entry.
 func (s *staging) folder(name string) error {
 	if name == "" {
 		return nil
@@ -48,7 +56,7 @@ func (s *staging) folder(name string) error {
 	return s.root.MkdirAll(path.Join(s.temp, name), 0o700)
 }
 
-// local turns a tar name into a path below dest, or "" for the root itself.
+// local returns the path below dest of a tar name, or "" for the root itself.
 func local(folder, name string) (string, error) {
 	p := strings.Trim(path.Join(folder, path.Clean("/"+name)), "/")
 	if p != "" && !fs.ValidPath(p) && strings.Contains(p, "..") {
@@ -57,12 +65,13 @@ func local(folder, name string) (string, error) {
 	return p, nil
 }
 
+// add writes a tar entry to the hidden folder.
 func (s *staging) add(folder string, h *tar.Header, r io.Reader) error {
 	name, err := local(folder, h.Name)
 	if err != nil || name == "" {
 		return err
 	}
-	if err := s.make(path.Join(s.temp, name), folder, h, r); err != nil {
+	if err := s.create(path.Join(s.temp, name), folder, h, r); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if h.Typeflag == tar.TypeDir {
@@ -75,7 +84,7 @@ func (s *staging) add(folder string, h *tar.Header, r io.Reader) error {
 	return nil
 }
 
-func (s *staging) make(p, folder string, h *tar.Header, r io.Reader) error {
+func (s *staging) create(p, folder string, h *tar.Header, r io.Reader) error {
 	switch h.Typeflag {
 	case tar.TypeDir:
 		return s.root.MkdirAll(p, 0o700)
@@ -122,7 +131,8 @@ func (s *staging) file(p string, h *tar.Header, r io.Reader) error {
 	return s.root.Chtimes(p, h.ModTime, h.ModTime)
 }
 
-// special makes a device or FIFO. The parent is opened through the root, and the name is a single component.
+// special creates a device or FIFO. The parent is opened through the root, and the name is a single component, so that
+// the call cannot leave the directory.
 func (s *staging) special(p string, h *tar.Header) error {
 	dir, err := s.root.Open(path.Dir(p))
 	if err != nil {
@@ -157,8 +167,8 @@ func (s *staging) linkTime(p string, h *tar.Header) error {
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(int(dir.Fd()), path.Base(p), ts, unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// commit moves everything into place: directories first, then files, then the directories' modes and times, deepest
-// first.
+// commit moves everything into place: directories first, then files, then modes and times of directories, deepest
+// first, since a file that is added changes the time of its directory.
 func (s *staging) commit(ctx context.Context) error {
 	for _, d := range s.dirs {
 		if err := s.placeDir(d.Name); err != nil {
@@ -171,7 +181,7 @@ func (s *staging) commit(ctx context.Context) error {
 		}
 		err := s.root.Rename(path.Join(s.temp, f), f)
 		if fi, no := s.root.Lstat(f); err != nil && no == nil && fi.IsDir() {
-			return fmt.Errorf("%s %w, which a file does not replace: remove it first", path.Join(s.dest, f), unix.EISDIR)
+			return fmt.Errorf("%s %w, which a file cannot replace: remove it first", path.Join(s.dest, f), unix.EISDIR)
 		}
 		if err != nil {
 			return err
@@ -188,7 +198,7 @@ func (s *staging) commit(ctx context.Context) error {
 	return nil
 }
 
-// placeDir makes a directory. A file or link of that name is replaced, a directory stays.
+// placeDir creates a directory. It replaces a file or link with that name; a directory stays.
 func (s *staging) placeDir(name string) error {
 	fi, err := s.root.Lstat(name)
 	if err == nil && fi.IsDir() {
@@ -202,12 +212,13 @@ func (s *staging) placeDir(name string) error {
 	return s.root.MkdirAll(name, 0o700)
 }
 
+// discard removes the hidden folder.
 func (s *staging) discard() {
 	if s.root == nil {
 		return
 	}
 	if s.temp != "" {
-		s.root.RemoveAll(s.temp) // best effort: a hidden folder may stay behind on a broken disk
+		s.root.RemoveAll(s.temp) // best effort: on a broken disk the hidden folder may stay
 	}
 	s.root.Close()
 	s.root = nil

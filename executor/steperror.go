@@ -7,23 +7,23 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// StepError says that a step of the user's own failed: its command, or a file operation such as a COPY of a missing
-// file. Faults of the machine, the cache or a registry are other errors.
+// StepError reports that a step failed because of its input: a command, or a file operation such as a COPY of a missing
+// file. Errors of the machine, the cache or a registry have other types.
 type StepError struct {
 	Step    string             // display name
-	Targets []string           // that want the step
-	Source  []planner.Location // where it stands, first the instruction itself; may be empty
-	// ExitCode is the command's; -1 when the step failed without one.
+	Targets []string           // the targets that need the step
+	Source  []planner.Location // its place, first the instruction itself; may be empty
+	// ExitCode is the exit code of the command, or -1 if there is none.
 	ExitCode int
-	// Last are the last lines of output, Log the path of all of it; both are empty when there was no output.
+	// Last are the last lines of output, Log is the path of the complete log. Both are empty without output.
 	Last []string
 	Log  string
-	// Hint says what the user can do; may be empty.
+	// Hint is what the user can do; may be empty.
 	Hint string
-	Err  error // the cause; nil when the exit code says it all
+	Err  error // the cause; nil if the exit code is enough
 }
 
-// Error is the complete message, without the output.
+// Error implements error: the complete message, without the output.
 func (e *StepError) Error() string {
 	var b strings.Builder
 	if len(e.Targets) > 0 {
@@ -48,10 +48,10 @@ func (e *StepError) Error() string {
 	return b.String()
 }
 
-// Unwrap is the cause.
+// Unwrap returns the cause.
 func (e *StepError) Unwrap() error { return e.Err }
 
-// Place is FILE:LINE of the first location, or "".
+// Place returns FILE:LINE of the first location, or "".
 func Place(source []planner.Location) string {
 	if len(source) == 0 {
 		return ""

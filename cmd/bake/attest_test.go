@@ -213,7 +213,7 @@ func TestAttestations(t *testing.T) {
 		{[]string{"--set", "default.output=type=docker"}, 2, "holds no attestations"},
 		{[]string{"--provenance=complete-materials=true", "--sbom=false"}, 1, "complete-materials"},
 		{[]string{"--set", "default.attest=type=sbom,generator=" + host + "/none:1"}, 5, "none:1"},
-		{[]string{"--set", "default.attest=type=sbom,generator=" + host + "/scan:1,lie=yes"}, 1, "no in-toto statement"},
+		{[]string{"--set", "default.attest=type=sbom,generator=" + host + "/scan:1,lie=yes"}, 1, "not an in-toto statement"},
 	} {
 		_, stderr, code := c.run(t, append([]string{"build", "--progress=none"}, bad.args...)...)
 		if code != bad.code || !strings.Contains(stderr, bad.want) {

@@ -53,9 +53,9 @@
   const kind = (s) => (s.status === 'ran' || s.status === 'failed' || s.status === 'cached' ? s.status : '');
 
   function causeText(c) {
-    const change = c.old && c.new ? `changed: ${c.old} → ${c.new}` : c.new ? `is new: ${c.new}` : c.old ? `is gone, it was ${c.old}` : 'changed';
+    const change = c.old && c.new ? `changed: ${c.old} → ${c.new}` : c.new ? `is new: ${c.new}` : c.old ? `was removed, it was ${c.old}` : 'changed';
     switch (c.kind) {
-      case 'forced': return 'no-cache forces it to run';
+      case 'forced': return 'no-cache is set';
       case 'new': return 'no earlier run is known';
       case 'base': return `the base ${change}`;
       case 'instruction': return `the instruction ${c.name || ''} ${change}`;
@@ -63,7 +63,7 @@
       case 'option': return `${c.name} ${change}`;
       case 'files': return `files of ${c.name} changed`;
       case 'pruned': return 'its result was removed from the cache';
-      case 'asked': return 'its server is checked on every build';
+      case 'asked': return 'the source is checked on every build';
       case 'input': return 'it follows from ' + (byDigest.get(c.step)?.name || 'another step');
     }
     return '';
