@@ -23,7 +23,7 @@ func (c *Checkout) View(ctx context.Context, commit string) (*View, error) {
 	}
 	v := &View{blobs: c.blobs, changes: map[string]map[string]*object{}, above: map[string]bool{}}
 	for _, path := range l.untracked {
-		if err := c.hide(ctx, v, l, path); err != nil {
+		if err := c.hide(v, l, path); err != nil {
 			return nil, err
 		}
 	}
@@ -43,17 +43,25 @@ func (c *Checkout) View(ctx context.Context, commit string) (*View, error) {
 	return v, c.convert(v, l)
 }
 
-// hide removes an untracked file or folder from the view. Where the commit has such a folder, only the untracked files
-// in it are removed.
-func (r repository) hide(ctx context.Context, v *View, l listing, path string) error {
-	dir, isDir := strings.CutSuffix(path, "/")
-	if !isDir || l.objects[dir] == nil {
+// hide removes an untracked file or folder from the view. Of a folder that the commit has too, it removes what the
+// commit does not have there, empty folders included: git ls-files lists no empty folder below another.
+func (r repository) hide(v *View, l listing, path string) error {
+	path, isDir := strings.CutSuffix(path, "/")
+	o := l.objects[path]
+	switch {
+	case o == nil:
 		v.change(filepath.Join(r.top, path), nil)
 		return nil
+	case !isDir || !o.IsDir(): // restore makes it what it is in the commit
+		return nil
 	}
-	inside, err := r.paths(ctx, "ls-files", "--others", "-z", "--", ":(literal)"+dir)
-	for _, one := range inside {
-		v.change(filepath.Join(r.top, one), nil)
+	entries, err := os.ReadDir(filepath.Join(r.top, path))
+	for _, e := range entries {
+		inside := path + "/" + e.Name()
+		if e.IsDir() {
+			inside += "/"
+		}
+		err = errors.Join(err, r.hide(v, l, inside))
 	}
 	return err
 }
@@ -69,7 +77,7 @@ func (r repository) hideInside(ctx context.Context, v *View, path string) error 
 		return fmt.Errorf("submodule %s: %w", path, err)
 	}
 	for _, one := range l.untracked {
-		if err := inner.hide(ctx, v, l, one); err != nil {
+		if err := inner.hide(v, l, one); err != nil {
 			return err
 		}
 	}

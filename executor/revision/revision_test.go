@@ -44,6 +44,21 @@ func TestViewIsCheckout(t *testing.T) {
 	}
 }
 
+// TestEmptyUntrackedFolder: the view has no empty folder that git does not track inside a folder that the index lost.
+func TestEmptyUntrackedFolder(t *testing.T) {
+	c := newRepository(t)
+	c.write(t, "d/a", "a")
+	c.commit(t)
+	want := files(t, c.dir, nil)
+	c.git(t, "rm", "-q", "--cached", "d/a")
+	if err := os.MkdirAll(filepath.Join(c.dir, "d/empty/deep"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, files(t, c.dir, viewOf(t, c.dir, "HEAD"))); diff != "" {
+		t.Errorf("-commit +view:\n%s", diff)
+	}
+}
+
 // TestAttributes: a file differs where its attributes convert it in another way. Other attributes do not count.
 func TestAttributes(t *testing.T) {
 	c := newRepository(t)
