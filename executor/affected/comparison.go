@@ -137,7 +137,10 @@ func (c *Comparison) Compare(ctx context.Context, project *config.Project, s Sou
 		return Result{}, err
 	}
 	before, err := r.earlier(ctx, project, graph)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil: // an interrupt says nothing about the earlier revision
+		return Result{}, context.Cause(ctx)
+	case err != nil:
 		before = Targets{}
 	}
 	return Result{Targets: after.Changed(before.Fingerprints), UnknownBases: bases.unknownRefs(), EarlierErr: err}, nil
