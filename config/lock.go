@@ -15,7 +15,6 @@ import (
 	"unicode"
 
 	"github.com/distribution/reference"
-	"github.com/google/renameio/v2"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -286,7 +285,7 @@ func quoteLock(s string) string {
 
 // Write writes the lock file of a directory, whole or not at all.
 func (l *Lock) Write(dir string) error {
-	if err := renameio.WriteFile(filepath.Join(dir, LockName), l.Format(), 0o644); err != nil {
+	if err := replaceFile(filepath.Join(dir, LockName), l.Format(), 0o644); err != nil {
 		return fmt.Errorf("write %s: %w", LockName, err)
 	}
 	return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/config"
-	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/affected"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
@@ -102,7 +102,7 @@ func (a *app) compare(ctx context.Context, c *affected.Comparison, o affectedOpt
 		return affected.Result{}, err
 	}
 	defer s.Close()
-	fingerprints := s.engine.Fingerprints()
+	fingerprints := keys.NewFingerprints(s.store.StatIndexDir())
 	return c.Compare(ctx, project, affected.Sources{
 		Base: s.resolver.base, Fetcher: s.fetcher, Memo: s.memo(),
 		EarlierOptions: func(view config.View) (config.Options, error) {
@@ -111,7 +111,8 @@ func (a *app) compare(ctx context.Context, c *affected.Comparison, o affectedOpt
 			return in.loadOptions(earlier)
 		},
 		Fingerprints: func(ctx context.Context, g *planner.Graph, patch tree.Patch) ([]digest.Digest, error) {
-			return fingerprints.Of(ctx, g, executor.Options{Dir: c.Dir()}, patch)
+			steps, err := fingerprints.Of(ctx, g, patch)
+			return steps, fingerprintError(err)
 		},
 	})
 }

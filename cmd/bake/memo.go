@@ -6,6 +6,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -25,7 +26,7 @@ func (s *session) memo() planner.Memo {
 }
 
 func (m planMemo) name(plan digest.Digest) digest.Digest {
-	return cache.KeyOf([]cache.Input{{Name: "program", Digest: m.program}, {Name: "plan", Digest: plan.String()}})
+	return key.Of([]key.Part{{Name: "program", Digest: m.program}, {Name: "plan", Digest: plan.String()}})
 }
 
 // Load implements planner.Memo.

@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"github.com/bakebuild/bake/config"
-	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/affected"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/watch"
 )
 
@@ -60,9 +60,9 @@ func (w *watchedBuild) Plan(ctx context.Context) (p watch.Plan, err error) {
 	if p.Graph, err = s.plan(ctx, p.Project, w.o.run); err != nil {
 		return watch.Plan{Project: p.Project}, err
 	}
-	steps, err := s.engine.Fingerprints().Of(ctx, p.Graph, executor.Options{Dir: w.dir}, nil)
+	steps, err := keys.NewFingerprints(s.store.StatIndexDir()).Of(ctx, p.Graph, nil)
 	if err != nil {
-		return p, err
+		return p, fingerprintError(err)
 	}
 	p.Targets, err = affected.TargetsOf(p.Graph, steps)
 	return p, err

@@ -9,34 +9,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/cache/key"
 )
 
 // maxEntry bounds an entry file, in bytes; a larger one is a miss.
 const maxEntry = 16 << 20
-
-// Input is a named part of a key. Digest is any text that stands for the part's content. Value is that content for
-// people, where Digest does not say it; it is in no key.
-type Input struct {
-	Name, Digest string
-	Value        string `json:",omitempty"`
-}
-
-// KeyOf hashes key parts in the given order. Parts are length-prefixed, so that no two lists give the same bytes.
-func KeyOf(inputs []Input) digest.Digest {
-	h := sha256.New()
-	for _, in := range inputs {
-		for _, part := range []string{in.Name, in.Digest} {
-			h.Write(strconv.AppendInt(nil, int64(len(part)), 10))
-			h.Write([]byte{':'})
-			h.Write([]byte(part))
-		}
-	}
-	return digest.NewDigest(digest.SHA256, h)
-}
 
 // Entry is the result of one step under one key.
 type Entry struct {
@@ -46,8 +27,8 @@ type Entry struct {
 	Key     digest.Digest
 	Step    digest.Digest // of the step's definition
 	Name    string
-	Inputs  []Input  // the parts that Key was computed from
-	Outputs []Output // by output index
+	Inputs  []key.Part // the parts that Key was computed from
+	Outputs []Output   // by output index
 	// Lookups are the path lookups of a file operation in the file system below it, with their results.
 	Lookups []Lookup
 	// Selections are content digests of files that other steps read from this entry's outputs. They are stored so

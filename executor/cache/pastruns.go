@@ -9,6 +9,8 @@ import (
 
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/cache/key"
 )
 
 // Bounds of the record of past runs. If a file grows beyond its bound, its older half is dropped.
@@ -26,7 +28,7 @@ type PastRun struct {
 	Base        string `json:",omitempty"` // the step's base image with its digest; "" for none, or if unknown
 	At          time.Time
 	// Inputs are the parts of the step's key. In a result of PastRuns they are nil until Load.
-	Inputs []Input `json:"-"`
+	Inputs []key.Part `json:"-"`
 	raw    []byte
 }
 

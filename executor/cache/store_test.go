@@ -16,6 +16,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/cache/key"
 )
 
 func open(t testing.TB, dir string) *Store {
@@ -47,10 +49,10 @@ func putLayer(t testing.TB, s *Store, id digest.Digest, content string) {
 	}
 }
 
-func testEntry(key, layer string) *Entry {
+func testEntry(name, layer string) *Entry {
 	return &Entry{
-		ID: digest.FromString(key), Key: digest.FromString(key), Step: digest.FromString("step"), Name: key,
-		Inputs:  []Input{{Name: "op", Digest: "x"}},
+		ID: digest.FromString(name), Key: digest.FromString(name), Step: digest.FromString("step"), Name: name,
+		Inputs:  []key.Part{{Name: "op", Digest: "x"}},
 		Outputs: []Output{{Parts: []Part{{Input: 0, Index: 1}, {Layer: digest.FromString(layer)}}}},
 		Created: time.Unix(1, 0).UTC(),
 	}

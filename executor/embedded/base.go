@@ -17,6 +17,7 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/keys"
 )
 
 // baseImage is the image of a source op. Its key is the resolved digest; nothing is fetched until a step reads its
@@ -81,14 +82,14 @@ func newImageSource(n *node, source *pb.SourceOp) (operation, error) {
 	if !ok {
 		return nil, fmt.Errorf("image %s has no digest: the plan must resolve it", ref)
 	}
-	p := newParts("image")
+	p := keys.New("image")
 	base.digest = dgst.Digest()
-	p.add("digest", base.digest.String())
-	p.add("platform", platforms.FormatAll(base.platform))
+	p.Add("digest", base.digest.String())
+	p.Add("platform", platforms.FormatAll(base.platform))
 	if limit := source.GetAttrs()[pb.AttrImageLayerLimit]; limit != "" {
 		return nil, &UnsupportedError{What: "images cut off at a layer", Instead: "use the whole image"}
 	}
-	n.id = p.key()
+	n.id = p.Key()
 	n.result.Key = n.id
 	n.outputs = []*chain{(*chain)(nil).add(&chain{base: base})}
 	return base, nil

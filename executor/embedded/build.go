@@ -17,6 +17,7 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/schedule"
 	"github.com/bakebuild/bake/planner"
 )
@@ -38,11 +39,9 @@ type build struct {
 	// dry is set for a preview: nothing may be run, fetched or written.
 	dry bool
 	// nonce makes the ids of this run's layers unique.
-	nonce string
-	stats *statIndexes
-	// patched changes how contexts are read for fingerprints; nil in a run.
-	patched *patched
-	pasts   pasts
+	nonce    string
+	contexts *keys.Contexts
+	pasts    pasts
 	// stepNames returns the display names of the graph's steps.
 	stepNames func() map[digest.Digest]string
 	// texts returns the instructions of the graph by place.
@@ -82,7 +81,7 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 	}
 	b.texts = sync.OnceValue(b.textsOf)
 	b.stepNames = sync.OnceValue(func() map[digest.Digest]string { return stepNamesOf(g) })
-	b.stats = &statIndexes{dir: e.store.StatIndexDir()}
+	b.contexts = keys.NewContexts(e.store.StatIndexDir())
 	times := e.store.Durations()
 	for i, s := range g.Steps {
 		n := &node{b: b, index: i, step: s}
@@ -224,12 +223,12 @@ func (b *build) Run(ctx context.Context, step int) error {
 
 // close closes the build contexts and stores what was learned about their files and about the times of steps.
 func (b *build) close() {
-	b.stats.save()
+	b.contexts.Save()
 	b.saveTimes()
 	b.savePasts()
 	for _, n := range b.nodes {
 		if n.local != nil {
-			n.local.close()
+			n.local.Close()
 		}
 	}
 }

@@ -5,13 +5,14 @@ import (
 	"fmt"
 
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/keys"
 )
 
 // virtual is a step whose outputs follow from its inputs alone. It costs nothing and is not stored.
 type virtual struct {
 	n *node
 	// own is the canonical op, which is part of the keys of its users.
-	own parts
+	own keys.Parts
 	// outputs computes the outputs from the chains of the inputs.
 	outputs func(ctx context.Context) ([]*chain, error)
 }
@@ -24,13 +25,13 @@ func (v *virtual) lookup(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		p = p.with(parts{{Name: fmt.Sprintf("input %d", i), Digest: id}})
+		p = p.With(keys.Parts{{Name: fmt.Sprintf("input %d", i), Digest: id}})
 	}
 	outputs, err := v.outputs(ctx)
 	if err != nil {
 		return false, err
 	}
-	v.n.id, v.n.outputs, v.n.result.Key = p.key(), outputs, p.key()
+	v.n.id, v.n.outputs, v.n.result.Key = p.Key(), outputs, p.Key()
 	for _, in := range v.n.inputs {
 		if !in.scratch() && in.node.result.Status == executor.StatusRan {
 			v.n.result.Status = executor.StatusRan
@@ -45,7 +46,7 @@ func (v *virtual) run(context.Context) error                     { return nil }
 
 // newMerge stacks the layers of all inputs; nothing is copied.
 func newMerge(n *node) (operation, error) {
-	v := &virtual{n: n, own: newParts("merge")}
+	v := &virtual{n: n, own: keys.New("merge")}
 	v.outputs = func(ctx context.Context) ([]*chain, error) {
 		var c *chain
 		for _, in := range n.step.Op.GetMerge().GetInputs() {
@@ -63,12 +64,12 @@ func newMerge(n *node) (operation, error) {
 // newPassthrough returns inputs as outputs.
 func newPassthrough(n *node) (operation, error) {
 	op := n.step.Op.GetPassthrough()
-	v := &virtual{n: n, own: newParts("passthrough")}
+	v := &virtual{n: n, own: keys.New("passthrough")}
 	for _, k := range op.GetOutputs() {
 		if k < 0 || k >= int64(len(n.inputs)) {
 			return nil, fmt.Errorf("the step uses input %d of %d", k, len(n.inputs))
 		}
-		v.own.add("output", fmt.Sprint(k))
+		v.own.Add("output", fmt.Sprint(k))
 	}
 	v.outputs = func(ctx context.Context) ([]*chain, error) {
 		outputs := make([]*chain, len(op.GetOutputs()))
@@ -90,7 +91,7 @@ func newDiff(n *node) (operation, error) {
 	if op.GetLower() == nil || op.GetUpper() == nil {
 		return nil, fmt.Errorf("the step needs two inputs")
 	}
-	v := &virtual{n: n, own: newParts("diff")}
+	v := &virtual{n: n, own: keys.New("diff")}
 	v.outputs = func(ctx context.Context) ([]*chain, error) {
 		lower, err := n.input(int(op.GetLower().GetInput())).chain(ctx)
 		if err != nil {

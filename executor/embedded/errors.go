@@ -4,44 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"syscall"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/executor/schedule"
-	"github.com/bakebuild/bake/executor/tree"
+	"github.com/bakebuild/bake/planner"
 )
 
 // wrap adds the step and its place in the Dockerfile to an error.
 func (n *node) wrap(err error) error {
-	var placed *placedError
-	if errors.As(err, &placed) {
-		return err // it already names the step where it occurred
-	}
-	var b strings.Builder
-	if len(n.step.Targets) > 0 {
-		fmt.Fprintf(&b, "target %s: ", n.step.Targets[0])
-	}
-	if at := executor.Place(n.step.Source); at != "" {
-		b.WriteString(at + ": ")
-	}
-	return &placedError{b.String() + n.step.Name, err}
+	return keys.At(n.step, err)
 }
-
-// placedError is an error with the step at which it occurred.
-type placedError struct {
-	at  string
-	err error
-}
-
-// Error implements error.
-func (e *placedError) Error() string { return e.at + ": " + e.err.Error() }
-
-// Unwrap is the cause.
-func (e *placedError) Unwrap() error { return e.err }
 
 // ended distinguishes a step that was cancelled, because another one failed or the build stopped, from one that
 // failed itself.
@@ -84,14 +60,7 @@ func machineFault(err error) bool {
 	if errors.As(err, &store) || errors.As(err, &reg) || errors.As(err, &box) {
 		return true
 	}
-	for _, no := range []syscall.Errno{
-		syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE,
-	} {
-		if errors.Is(err, no) {
-			return true
-		}
-	}
-	return false
+	return keys.MachineFault(err)
 }
 
 // stepError returns a failure of the user's step, without an exit code.
@@ -103,21 +72,19 @@ func (n *node) stepError(err error, hint string) *executor.StepError {
 
 // sourceError reports that the files which a step reads could not be read.
 func (n *node) sourceError(r readInput, err error) error {
-	var missing *tree.NotFoundError
-	if !errors.As(err, &missing) {
-		return fmt.Errorf("read %s: %w", r.what, err)
+	var edge planner.Edge
+	dir := ""
+	if !r.in.scratch() {
+		edge.Step = r.in.node.step
 	}
 	if r.in.local() {
-		where := r.in.node.local.dir
-		return n.stepError(fmt.Errorf("%s is not in the build context %s", missing.Path, where),
-			"check the path, and that .dockerignore does not exclude it")
+		dir = r.in.node.local.Dir
 	}
-	from := "an empty file system"
-	if !r.in.scratch() {
-		from = r.in.node.step.Name
+	err = keys.ReadError(n.step, r.what, edge, dir, err)
+	if step, ok := errors.AsType[*keys.StepError](err); ok {
+		return n.stepError(step.Err, step.Hint)
 	}
-	return n.stepError(fmt.Errorf("%s is not in %s", missing.Path, from),
-		"check the path and the stage that it is copied from")
+	return err
 }
 
 // skippedStep reports whether a step did not run because the build stopped.

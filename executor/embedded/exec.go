@@ -17,7 +17,9 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -32,36 +34,17 @@ type execStep struct {
 
 // newExecStep parses the op.
 func newExecStep(n *node) (*execStep, error) {
-	op := n.step.Op
-	if err := checkExec(op); err != nil {
+	k, err := newKeyed(n)
+	if err != nil {
 		return nil, err
 	}
-	x := &execStep{keyed: keyed{n: n, own: execParts(op)}, exec: op.GetExec()}
+	x := &execStep{keyed: k, exec: n.step.Op.GetExec()}
 	for _, m := range x.exec.GetMounts() {
-		in := n.input(int(m.GetInput()))
-		switch {
-		case m.GetDest() == pb.RootMount:
+		if m.GetDest() == pb.RootMount {
 			x.root = m
-			x.whole = append([]wholeInput{{"parent", in}}, x.whole...)
-		case m.GetMountType() != pb.MountType_BIND && m.GetMountType() != pb.MountType_CACHE, in.scratch():
-		case m.GetOutput() == int64(pb.SkipOutput) || m.GetReadonly() || m.GetMountType() == pb.MountType_CACHE:
-			name := "mount " + m.GetDest()
-			x.reads = append(x.reads, readInput{name: name, what: m.GetSelector(), in: in, sel: mountSelection(m)})
-		default:
-			// The content of such a mount becomes an output, so the key needs all of its input.
-			x.whole = append(x.whole, wholeInput{"mount " + m.GetDest(), in})
 		}
 	}
 	return x, nil
-}
-
-// mountSelection returns the files that a mount reads from its input.
-func mountSelection(m *pb.Mount) tree.Selection {
-	src := m.GetSelector()
-	if src == "" {
-		src = "/"
-	}
-	return tree.Selection{Src: src, Follow: true, DirContents: true}
 }
 
 // prepare locks the key, unpacks the layers that the step runs on and opens its cache mounts.
@@ -144,7 +127,7 @@ func (x *execStep) openCaches(ctx context.Context) error {
 			continue
 		}
 		if in := x.n.input(int(opt.GetInput())); !in.scratch() {
-			if err := x.n.b.copyTo(ctx, in, mountSelection(opt), m.Dir); err != nil {
+			if err := x.n.b.copyTo(ctx, in, keys.MountSelection(opt), m.Dir); err != nil {
 				return fmt.Errorf("fill the cache mount %s: %w", opt.GetDest(), err)
 			}
 			if err := x.likeSeed(ctx, in, opt, m.Dir); err != nil {
@@ -183,7 +166,7 @@ func (x *execStep) cacheID(ctx context.Context, m *pb.Mount) (string, error) {
 	if in.scratch() {
 		return id, nil
 	}
-	seed, err := in.selection(ctx, mountSelection(m))
+	seed, err := in.selection(ctx, keys.MountSelection(m))
 	return id + "@" + seed.String(), err
 }
 
@@ -229,7 +212,7 @@ func (x *execStep) run(ctx context.Context) (err error) {
 		return err
 	}
 	// The id is random: a command that runs again may write other files, so its users need new keys.
-	id := cache.KeyOf([]cache.Input{{Name: "key", Digest: x.finalKey.String()}, {Name: "run", Digest: rand.Text()}})
+	id := key.Of([]key.Part{{Name: "key", Digest: x.finalKey.String()}, {Name: "run", Digest: rand.Text()}})
 	return x.save(ctx, id, outputs, nil, time.Since(started))
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -230,7 +231,7 @@ const snapshotPlace = "/selected"
 
 // selected returns the files on disk that a bind mount selects from its input.
 func (s *execRoot) selected(ctx context.Context, in input, m *pb.Mount) (subtree, error) {
-	sel := mountSelection(m)
+	sel := keys.MountSelection(m)
 	if in.local() {
 		id, err := in.node.local.copyOut(ctx, sel, snapshotPlace)
 		if err != nil {
@@ -345,7 +346,7 @@ func (s *execRoot) commit(ctx context.Context) ([]cache.Output, error) {
 		if !o.in.scratch() && !o.in.local() {
 			parts = append(parts, cache.Part{Input: int(o.mount.GetInput()), Index: o.in.index})
 		} else if o.in.local() {
-			id, err := o.in.node.local.snapshot(ctx, everything)
+			id, err := o.in.node.local.snapshot(ctx, keys.Everything())
 			if err == nil {
 				err = s.x.overtaken()
 			}

@@ -3,7 +3,6 @@ package embedded
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -12,42 +11,22 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
-	"github.com/bakebuild/bake/executor/tree"
+	"github.com/bakebuild/bake/executor/cache/key"
+	"github.com/bakebuild/bake/executor/keys"
 )
-
-// How the parts of keys are named that an explanation tells apart.
-const (
-	partCommand  = "command"
-	partAction   = "action " // with its number and what it does
-	partVariable = "env "
-	partContent  = "content of "
-	partTest     = "test"
-)
-
-// secretNameParts are parts of the names of variables whose values are not shown.
-var secretNameParts = []string{"apikey", "auth", "credential", "credentials", "key", "passwd", "password", "pword", "secret", "token"}
-
-// shownValue returns a variable's value for display, or "" if its name suggests a secret.
-func shownValue(name, value string) string {
-	parts := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '_' || r == '-' })
-	if slices.ContainsFunc(parts, func(w string) bool { return slices.Contains(secretNameParts, w) }) {
-		return ""
-	}
-	return value
-}
 
 // explanation compares the parts of a step's key with those of its nearest earlier run.
 type explanation struct {
 	k   *keyed
-	now parts
+	now keys.Parts
 	// open are the inputs whose part of the key is unknown until they have run; only a preview has some.
 	open   []input
 	old    cache.PastRun
 	causes []executor.Cause
 }
 
-// explain returns why the step runs, or would run. now are the known parts of its key.
-func (k *keyed) explain(ctx context.Context, now parts, open []input) []executor.Cause {
+// explain returns why the step runs, or would run. now are the known keys.Parts of its key.
+func (k *keyed) explain(ctx context.Context, now keys.Parts, open []input) []executor.Cause {
 	if k.n.forced() {
 		return []executor.Cause{{Kind: executor.CauseForced}}
 	}
@@ -88,21 +67,13 @@ func (x *explanation) ordered() []executor.Cause {
 
 // compare adds a cause for each part that differs.
 func (x *explanation) compare(ctx context.Context) {
-	old, now := byName(x.old.Inputs), byName(x.now)
-	open := map[string]bool{}
-	for _, in := range x.openNames() {
-		open[in] = true
-	}
-	for _, name := range names(x.old.Inputs, x.now) {
-		a, b := old[name], now[name]
-		if slices.EqualFunc(a, b, func(p, q cache.Input) bool { return p.Digest == q.Digest }) || len(b) == 0 && open[name] {
-			continue
-		}
-		x.part(ctx, name, a, b)
+	unknown := x.openNames()
+	for _, d := range keys.Compare(x.old.Inputs, x.now, func(name string) bool { return slices.Contains(unknown, name) }) {
+		x.part(ctx, d.Name, d.Old, d.New)
 	}
 }
 
-// openNames returns the names of the unknown parts.
+// openNames returns the names of the unknown keys.Parts.
 func (x *explanation) openNames() []string {
 	var list []string
 	for _, w := range x.k.whole {
@@ -112,29 +83,29 @@ func (x *explanation) openNames() []string {
 	}
 	for _, r := range x.k.reads {
 		if slices.Contains(x.open, r.in) {
-			list = append(list, partContent+r.name)
+			list = append(list, keys.PartContent+r.name)
 		}
 	}
 	return list
 }
 
 // part adds the cause for one part that differs.
-func (x *explanation) part(ctx context.Context, name string, a, b []cache.Input) {
+func (x *explanation) part(ctx context.Context, name string, a, b []key.Part) {
 	switch {
-	case name == partCommand, strings.HasPrefix(name, partAction):
+	case name == keys.PartCommand, strings.HasPrefix(name, keys.PartAction):
 		x.add(x.instruction())
-	case strings.HasPrefix(name, partVariable):
-		x.add(executor.Cause{Kind: executor.CauseVariable, Name: strings.TrimPrefix(name, partVariable), Old: values(a), New: values(b)})
-	case strings.HasPrefix(name, partContent):
-		x.content(ctx, strings.TrimPrefix(name, partContent), a, b)
+	case strings.HasPrefix(name, keys.PartVariable):
+		x.add(executor.Cause{Kind: executor.CauseVariable, Name: strings.TrimPrefix(name, keys.PartVariable), Old: keys.Values(a), New: keys.Values(b)})
+	case strings.HasPrefix(name, keys.PartContent):
+		x.content(ctx, strings.TrimPrefix(name, keys.PartContent), a, b)
 	default:
 		if in, ok := x.wholeNamed(name, b); ok {
 			x.input(in, a, b)
 			return
 		}
 		c := executor.Cause{Kind: executor.CauseOption, Name: "the " + name}
-		if name != partTest {
-			c.Old, c.New = texts(a), texts(b)
+		if name != keys.PartTest {
+			c.Old, c.New = keys.Texts(a), keys.Texts(b)
 		}
 		x.add(c)
 	}
@@ -145,13 +116,13 @@ func (x *explanation) instruction() executor.Cause {
 	text, _ := x.k.n.step.Instruction()
 	c := executor.Cause{Kind: executor.CauseInstruction, Name: executor.Place(x.k.n.step.Source)}
 	if text != x.old.Instruction {
-		c.Old, c.New = shortText(x.old.Instruction), shortText(text)
+		c.Old, c.New = keys.ShortText(x.old.Instruction), keys.ShortText(text)
 	}
 	return c
 }
 
 // wholeNamed returns the whole input whose part has this name.
-func (x *explanation) wholeNamed(name string, now []cache.Input) (input, bool) {
+func (x *explanation) wholeNamed(name string, now []key.Part) (input, bool) {
 	for _, w := range x.k.whole {
 		if w.name == name && (len(now) == 0 || now[len(now)-1].Value != "") {
 			return w.in, true
@@ -161,7 +132,7 @@ func (x *explanation) wholeNamed(name string, now []cache.Input) (input, bool) {
 }
 
 // input adds the cause that a whole input differs.
-func (x *explanation) input(in input, a, b []cache.Input) {
+func (x *explanation) input(in input, a, b []key.Part) {
 	text, _ := x.k.n.step.Instruction()
 	if text != x.old.Instruction {
 		x.add(x.instruction()) // adding or removing --link changes the parent
@@ -169,9 +140,9 @@ func (x *explanation) input(in input, a, b []cache.Input) {
 	switch {
 	case text != x.old.Instruction && in.scratch():
 	case in.image():
-		x.add(executor.Cause{Kind: executor.CauseBase, Old: values(a), New: values(b)})
+		x.add(executor.Cause{Kind: executor.CauseBase, Old: keys.Values(a), New: keys.Values(b)})
 	case in.scratch():
-		x.add(executor.Cause{Kind: executor.CauseBase, Old: values(a), New: "scratch"})
+		x.add(executor.Cause{Kind: executor.CauseBase, Old: keys.Values(a), New: "scratch"})
 	case in.local():
 		x.add(executor.Cause{Kind: executor.CauseFiles, Name: in.node.step.Name})
 	case x.rebased(in):
@@ -188,7 +159,7 @@ func (x *explanation) rebased(in input) bool {
 }
 
 // content adds the cause that the files which the step reads differ, and lists them.
-func (x *explanation) content(ctx context.Context, name string, a, b []cache.Input) {
+func (x *explanation) content(ctx context.Context, name string, a, b []key.Part) {
 	var read readInput
 	for _, r := range x.k.reads {
 		if r.name == name {
@@ -199,8 +170,8 @@ func (x *explanation) content(ctx context.Context, name string, a, b []cache.Inp
 		x.add(x.instruction()) // the instruction names other files now
 		return
 	}
-	if read.in.image() && values(a) != values(b) {
-		x.add(executor.Cause{Kind: executor.CauseBase, Old: values(a), New: values(b)})
+	if read.in.image() && keys.Values(a) != keys.Values(b) {
+		x.add(executor.Cause{Kind: executor.CauseBase, Old: keys.Values(a), New: keys.Values(b)})
 		return
 	}
 	c := executor.Cause{Kind: executor.CauseFiles, Name: read.in.path(name)}
@@ -221,14 +192,10 @@ func (x *explanation) files(ctx context.Context, r readInput, old, now string) (
 	if err != nil || after == nil {
 		return nil, 0
 	}
-	all := tree.Differences(before, after)
-	files := slices.DeleteFunc(slices.Clone(all), func(d tree.Difference) bool { return isDir(d.Old) || isDir(d.New) })
-	if len(files) == 0 {
-		files = all
-	}
+	files := keys.ChangedFiles(before, after)
 	var out []executor.FileChange
 	for _, d := range files[:min(len(files), executor.MaxFileChanges)] {
-		out = append(out, executor.FileChange{Path: strings.ToValidUTF8(r.in.path(d.Path()), "?"), How: how(d)})
+		out = append(out, executor.FileChange{Path: strings.ToValidUTF8(r.in.path(d.Path()), "?"), How: keys.How(d)})
 	}
 	return out, len(files) - len(out)
 }
@@ -240,61 +207,5 @@ func (in input) path(inside string) string {
 	if !in.local() {
 		return inside
 	}
-	return path.Join(strings.TrimPrefix(in.node.step.Op.GetSource().GetIdentifier(), localPrefix), inside)
-}
-
-func isDir(f *tree.ListedFile) bool { return f != nil && f.Mode&0o170000 == 0o040000 }
-
-// how describes the change of a file.
-func how(d tree.Difference) string {
-	switch {
-	case d.Old == nil:
-		return "added"
-	case d.New == nil:
-		return "removed"
-	case d.Old.Sum == d.New.Sum && d.Old.Mode&0o170000 == d.New.Mode&0o170000:
-		return fmt.Sprintf("mode %04o → %04o", d.Old.Mode&0o7777, d.New.Mode&0o7777)
-	}
-	return "changed"
-}
-
-// byName groups the parts by name, in order.
-func byName(list []cache.Input) map[string][]cache.Input {
-	all := map[string][]cache.Input{}
-	for _, p := range list {
-		all[p.Name] = append(all[p.Name], p)
-	}
-	return all
-}
-
-// names returns the names of the parts of both lists, each once: those of now in order, then the rest.
-func names(old, now []cache.Input) []string {
-	var list []string
-	for _, p := range slices.Concat(now, old) {
-		if !slices.Contains(list, p.Name) {
-			list = append(list, p.Name)
-		}
-	}
-	return list
-}
-
-// values returns the display values of parts, "" if one has none.
-func values(list []cache.Input) string {
-	var all []string
-	for _, p := range list {
-		if p.Value == "" {
-			return ""
-		}
-		all = append(all, p.Value)
-	}
-	return strings.Join(all, ", ")
-}
-
-// texts returns the values or digests of parts, shortened.
-func texts(list []cache.Input) string {
-	var all []string
-	for _, p := range list {
-		all = append(all, cmp.Or(p.Value, p.Digest))
-	}
-	return shortText(strings.Join(all, ", "))
+	return path.Join(strings.TrimPrefix(in.node.step.Op.GetSource().GetIdentifier(), keys.LocalPrefix), inside)
 }

@@ -30,22 +30,16 @@ import (
 // operation runs, so steps that start together copy once. TestCopyRunsOnceForAllParents shows the sharing.
 type fileStep struct {
 	keyed
-	shape fileShape
 	group digest.Digest // the group key
 }
 
 // newFileStep parses the op.
 func newFileStep(n *node) (*fileStep, error) {
-	shape, err := shapeOf(n.step.Op)
+	k, err := newKeyed(n)
 	if err != nil {
 		return nil, err
 	}
-	f := &fileStep{keyed: keyed{n: n, own: shape.canonical}, shape: shape}
-	f.whole = []wholeInput{{"parent", n.input(shape.parent)}}
-	for _, r := range shape.reads {
-		f.reads = append(f.reads, readInput{name: r.what, what: r.what, in: n.input(r.input), sel: r.sel})
-	}
-	return f, nil
+	return &fileStep{keyed: k}, nil
 }
 
 // parent returns the file system that the actions change.
@@ -63,7 +57,7 @@ func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 	if err != nil {
 		return false, nil, err
 	}
-	f.group = group.key()
+	f.group = group.Key()
 	unlock, err := f.n.b.store.Lock(ctx, f.group)
 	if err != nil {
 		return false, nil, err
@@ -155,8 +149,8 @@ func ownLayer(e *cache.Entry) digest.Digest {
 // output returns the step's only output: its parent with one layer on top.
 func (f *fileStep) output(layer digest.Digest) cache.Output {
 	var parts []cache.Part
-	if f.shape.parent != int(pb.Empty) {
-		parts = append(parts, cache.Part{Input: f.shape.parent, Index: f.parent().index})
+	if f.parentInput != int(pb.Empty) {
+		parts = append(parts, cache.Part{Input: f.parentInput, Index: f.parent().index})
 	}
 	return cache.Output{Parts: append(parts, cache.Part{Layer: layer})}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
+	"github.com/bakebuild/bake/executor/keys"
 )
 
 // Checkouts fetches git repositories.
@@ -58,12 +59,12 @@ func newGit(n *node, source *pb.SourceOp) (operation, error) {
 }
 
 // parts returns the key parts: repository and commit.
-func (g *gitStep) parts(commit string) parts {
-	p := newParts("git")
-	p.add("repository", fetch.Public(g.ref.Remote))
-	p.add("commit", commit)
-	p.add("directory", g.ref.SubDir)
-	p.add("with .git, submodules", fmt.Sprint(g.ref.KeepGitDir, !g.ref.NoSubmodules))
+func (g *gitStep) parts(commit string) keys.Parts {
+	p := keys.New("git")
+	p.Add("repository", fetch.Public(g.ref.Remote))
+	p.Add("commit", commit)
+	p.Add("directory", g.ref.SubDir)
+	p.Add("with .git, submodules", fmt.Sprint(g.ref.KeepGitDir, !g.ref.NoSubmodules))
 	return p
 }
 
@@ -82,7 +83,7 @@ func isCommit(ref string) bool {
 
 func (g *gitStep) find(commit string) (bool, error) {
 	g.commit = commit
-	e, from, err := g.n.b.entry(g.parts(commit).key())
+	e, from, err := g.n.b.entry(g.parts(commit).Key())
 	if err != nil || e == nil {
 		return false, err
 	}
@@ -112,7 +113,7 @@ func (g *gitStep) run(ctx context.Context) error {
 	}
 	p := g.parts(commit)
 	e := &cache.Entry{
-		ID: p.key(), Key: p.key(), Step: g.n.step.Digest, Name: g.n.step.Name, Inputs: p, Created: time.Now().UTC(),
+		ID: p.Key(), Key: p.Key(), Step: g.n.step.Digest, Name: g.n.step.Name, Inputs: p, Created: time.Now().UTC(),
 		Outputs: []cache.Output{{Parts: []cache.Part{{Layer: layer}}}},
 	}
 	if err := g.n.b.store.Put(e); err != nil {

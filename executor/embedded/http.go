@@ -19,6 +19,8 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
+	"github.com/bakebuild/bake/executor/keys"
 )
 
 // httpStep fetches one file for ADD of a URL, over the host's network. With a checksum the result is known in
@@ -77,12 +79,12 @@ func newHTTP(n *node, source *pb.SourceOp) (operation, error) {
 }
 
 // parts returns the key parts, which identify the file by its content.
-func (h *httpStep) parts(content digest.Digest) parts {
-	p := newParts("http")
-	p.add("content", content.String())
-	p.add("file name", h.filename)
-	p.add("mode", fmt.Sprintf("%o", h.perm))
-	p.add("owner", fmt.Sprintf("%d:%d", h.uid, h.gid))
+func (h *httpStep) parts(content digest.Digest) keys.Parts {
+	p := keys.New("http")
+	p.Add("content", content.String())
+	p.Add("file name", h.filename)
+	p.Add("mode", fmt.Sprintf("%o", h.perm))
+	p.Add("owner", fmt.Sprintf("%d:%d", h.uid, h.gid))
 	return p
 }
 
@@ -100,7 +102,7 @@ func (h *httpStep) lookup(context.Context) (bool, error) {
 // serve uses the file with this content if the cache has it.
 func (h *httpStep) serve(content digest.Digest) (bool, error) {
 	h.content = content
-	e, from, err := h.n.b.entry(h.parts(content).key())
+	e, from, err := h.n.b.entry(h.parts(content).Key())
 	if err != nil || e == nil {
 		return false, err
 	}
@@ -116,7 +118,7 @@ func (h *httpStep) prepare(context.Context) (bool, func(), error) { return false
 
 // lastAnswer returns the key of the entry that records the last response of the URL.
 func (h *httpStep) lastAnswer() digest.Digest {
-	return cache.KeyOf([]cache.Input{{Name: "answer of", Digest: h.url}})
+	return key.Of([]key.Part{{Name: "answer of", Digest: h.url}})
 }
 
 // Names of the recorded values of a response.
@@ -189,12 +191,12 @@ func (h *httpStep) keep(res *http.Response, alive func()) (content digest.Digest
 		return "", errors.Join(err, draft.Discard())
 	}
 	p := h.parts(content)
-	id := layerID(p.key(), "", 0)
+	id := layerID(p.Key(), "", 0)
 	if err := draft.Commit(id, cache.LayerMeta{Size: size, Files: 1}); err != nil {
 		return "", err
 	}
 	e := &cache.Entry{
-		ID: p.key(), Key: p.key(), Step: h.n.step.Digest, Name: h.n.step.Name, Inputs: p, Created: time.Now().UTC(),
+		ID: p.Key(), Key: p.Key(), Step: h.n.step.Digest, Name: h.n.step.Name, Inputs: p, Created: time.Now().UTC(),
 		Outputs: []cache.Output{{Parts: []cache.Part{{Layer: id}}}},
 	}
 	if err := store.Put(e); err != nil {
@@ -238,7 +240,7 @@ func (h *httpStep) remembered() (tag string, content digest.Digest) {
 			content = digest.Digest(l.Answer)
 		}
 	}
-	if found, _, err := h.n.b.entry(h.parts(content).key()); err != nil || found == nil {
+	if found, _, err := h.n.b.entry(h.parts(content).Key()); err != nil || found == nil {
 		return "", ""
 	}
 	return tag, content

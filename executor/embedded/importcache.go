@@ -12,6 +12,7 @@ import (
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
 	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
@@ -348,9 +349,9 @@ var errLeftBehind = errors.New("the cache was exported without this layer (mode=
 
 // groupOf returns the group key of a file operation's entry: its final key without the parent, see keyed.
 func groupOf(e *cache.Entry) (digest.Digest, bool) {
-	if !slices.Contains(e.Inputs, cache.Input{Name: "kind", Digest: "file"}) {
+	if !slices.Contains(e.Inputs, key.Part{Name: "kind", Digest: "file"}) {
 		return "", false
 	}
-	own := slices.DeleteFunc(slices.Clone(e.Inputs), func(i cache.Input) bool { return i.Name == "parent" })
-	return cache.KeyOf(own), true
+	own := slices.DeleteFunc(slices.Clone(e.Inputs), func(i key.Part) bool { return i.Name == "parent" })
+	return key.Of(own), true
 }

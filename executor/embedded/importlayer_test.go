@@ -9,6 +9,7 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
 	"github.com/bakebuild/bake/planner"
 )
@@ -37,7 +38,7 @@ func TestRemoteCacheAttributes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	id := cache.KeyOf([]cache.Input{{Name: "a", Digest: "layer"}})
+	id := key.Of([]key.Part{{Name: "a", Digest: "layer"}})
 	if err := draft.Commit(id, cache.LayerMeta{Size: 1, Files: 2}); err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,7 @@ func TestRemoteCacheAttributes(t *testing.T) {
 	}
 	// Paths of another layer are noticed.
 	other := l
-	other.ID, other.DiffID = cache.KeyOf(nil), id
+	other.ID, other.DiffID = key.Of(nil), id
 	if err := to.unpackImported(t.Context(), importedLayer{other, source}); err == nil {
 		t.Error("a layer with another diff id is taken")
 	}

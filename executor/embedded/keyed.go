@@ -9,6 +9,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/schedule"
 	"github.com/bakebuild/bake/executor/tree"
 )
@@ -37,19 +39,40 @@ import (
 type keyed struct {
 	n *node
 	// own is the canonical op.
-	own parts
+	own keys.Parts
 	// whole are the inputs of which everything counts, the parent first.
 	whole []wholeInput
+	// parentInput is the number of the op input that is the parent.
+	parentInput int
 	// reads are the selections of files that the step reads.
 	reads []readInput
 
 	quickKey, finalKey digest.Digest
-	final              parts
-	known              parts // the parts of the key that was computed last
+	final              keys.Parts
+	known              keys.Parts // the parts of the key that was computed last
 	// ages are the ages of the step's build contexts at the time the step was keyed.
 	ages []contextAge
 	// hit is the cached entry, set only with --verify-cache.
 	hit *cache.Entry
+}
+
+// newKeyed returns what enters the keys of a step: of an exec op, a file op or a test.
+func newKeyed(n *node) (keyed, error) {
+	s, err := keys.Of(n.step)
+	if err != nil {
+		return keyed{}, err
+	}
+	k := keyed{n: n, own: s.Own}
+	for i, w := range s.Whole {
+		if i == 0 {
+			k.parentInput = w.Input
+		}
+		k.whole = append(k.whole, wholeInput{w.Name, n.input(w.Input)})
+	}
+	for _, r := range s.Reads {
+		k.reads = append(k.reads, readInput{name: r.Name, what: r.What, in: n.input(r.Input), sel: r.Selection})
+	}
+	return k, nil
 }
 
 // contextAge is how often a build context had been read again at a given time.
@@ -73,7 +96,7 @@ type readInput struct {
 }
 
 // quick computes the parts of the quick key.
-func (k *keyed) quick(ctx context.Context) (parts, error) {
+func (k *keyed) quick(ctx context.Context) (keys.Parts, error) {
 	p, err := k.withWhole(ctx, k.own)
 	if err != nil {
 		return nil, err
@@ -81,7 +104,7 @@ func (k *keyed) quick(ctx context.Context) (parts, error) {
 	return k.withReads(p, func(r readInput) (string, string, error) {
 		if r.in.local() || r.in.scratch() {
 			d, err := r.in.selection(ctx, r.sel)
-			return partContent, d.String(), err
+			return keys.PartContent, d.String(), err
 		}
 		id, err := r.in.id(ctx)
 		return "step of ", id, err
@@ -89,31 +112,31 @@ func (k *keyed) quick(ctx context.Context) (parts, error) {
 }
 
 // withContent adds the content digests of all reads to p.
-func (k *keyed) withContent(ctx context.Context, p parts) (parts, error) {
+func (k *keyed) withContent(ctx context.Context, p keys.Parts) (keys.Parts, error) {
 	return k.withReads(p, func(r readInput) (string, string, error) {
 		d, err := r.in.selection(ctx, r.sel)
-		return partContent, d.String(), err
+		return keys.PartContent, d.String(), err
 	})
 }
 
-func (k *keyed) withWhole(ctx context.Context, p parts) (parts, error) {
+func (k *keyed) withWhole(ctx context.Context, p keys.Parts) (keys.Parts, error) {
 	for _, w := range k.whole {
 		id, err := w.in.id(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.name, err)
 		}
-		p = p.with(parts{{Name: w.name, Digest: id, Value: w.in.shown()}})
+		p = p.With(keys.Parts{{Name: w.name, Digest: id, Value: w.in.shown()}})
 	}
 	return p, nil
 }
 
-func (k *keyed) withReads(p parts, value func(readInput) (prefix, value string, err error)) (parts, error) {
+func (k *keyed) withReads(p keys.Parts, value func(readInput) (prefix, value string, err error)) (keys.Parts, error) {
 	for _, r := range k.reads {
 		prefix, v, err := value(r)
 		if err != nil {
 			return nil, k.n.sourceError(r, err)
 		}
-		p = p.with(parts{{Name: prefix + r.name, Digest: v, Value: r.in.shown()}})
+		p = p.With(keys.Parts{{Name: prefix + r.name, Digest: v, Value: r.in.shown()}})
 	}
 	return p, nil
 }
@@ -123,14 +146,14 @@ func (k *keyed) lookup(ctx context.Context) (bool, error) {
 	k.ages = k.ages[:0]
 	for _, in := range k.n.inputs {
 		if in.local() {
-			k.ages = append(k.ages, contextAge{in.node.local, in.node.local.ageNow()})
+			k.ages = append(k.ages, contextAge{in.node.local, in.node.local.Age()})
 		}
 	}
 	p, err := k.quick(ctx)
 	if err != nil {
 		return false, err
 	}
-	k.quickKey, k.known = p.key(), p
+	k.quickKey, k.known = p.Key(), p
 	k.n.result.Key = k.quickKey
 	return k.find(k.quickKey)
 }
@@ -174,7 +197,7 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	if err := k.overtaken(); err != nil {
 		return false, err
 	}
-	k.finalKey, k.known = k.final.key(), k.final
+	k.finalKey, k.known = k.final.Key(), k.final
 	k.n.result.Key = k.finalKey
 	if k.finalKey == k.quickKey {
 		return false, nil
@@ -186,7 +209,7 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 // Its files are then no longer those in the keys.
 func (k *keyed) overtaken() error {
 	for _, a := range k.ages {
-		if a.local.ageNow() != a.age {
+		if a.local.Age() != a.age {
 			return schedule.ErrOvertaken
 		}
 	}
@@ -231,7 +254,7 @@ func (k *keyed) save(
 	ctx context.Context, id digest.Digest, outputs []cache.Output, lookups []cache.Lookup, took time.Duration,
 ) error {
 	e := &cache.Entry{
-		ID: id, Key: k.finalKey, Step: k.n.step.Digest, Name: k.n.step.Name, Inputs: k.final.bare(),
+		ID: id, Key: k.finalKey, Step: k.n.step.Digest, Name: k.n.step.Name, Inputs: k.final.Bare(),
 		Outputs: outputs, Lookups: lookups, Seconds: took.Seconds(), Created: time.Now().UTC(),
 	}
 	if k.n.b.dry {
@@ -254,5 +277,5 @@ func (k *keyed) save(
 
 // latestKey returns the key under which the newest imported entry of a step definition is stored.
 func latestKey(step digest.Digest) digest.Digest {
-	return cache.KeyOf([]cache.Input{{Name: "latest of", Digest: step.String()}})
+	return key.Of([]key.Part{{Name: "latest of", Digest: step.String()}})
 }

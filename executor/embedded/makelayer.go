@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
@@ -76,4 +77,10 @@ func (b *build) copyTo(ctx context.Context, in input, sel tree.Selection, dir st
 		})
 		return err
 	})
+}
+
+// layerID names a layer that a step is about to make. nonce is new for every run, because a step that runs again need not
+// make the same files; the diff id tells what the layer holds once it is packed.
+func layerID(key digest.Digest, nonce string, output int) digest.Digest {
+	return digest.FromString(fmt.Sprintf("layer\x00%s\x00%s\x00%d", key, nonce, output))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/layerfs"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
@@ -87,7 +88,7 @@ func (in input) shown() string {
 		return base.ref
 	}
 	text, _ := in.node.step.Instruction()
-	return shortText(text)
+	return keys.ShortText(text)
 }
 
 // base returns the image, with its digest, at the bottom of the input; "" if there is none.
@@ -120,7 +121,7 @@ func (in input) id(ctx context.Context) (string, error) {
 	case in.scratch():
 		return "scratch", nil
 	case in.local():
-		d, err := in.node.local.digest(ctx, everything)
+		d, err := in.node.local.digest(ctx, keys.Everything())
 		return d.String(), err
 	case in.index == 0:
 		return in.node.id.String(), nil
@@ -135,7 +136,7 @@ func (in input) chain(ctx context.Context) (*chain, error) {
 		return nil, nil
 	}
 	if in.local() {
-		id, err := in.node.local.snapshot(ctx, everything)
+		id, err := in.node.local.snapshot(ctx, keys.Everything())
 		if err != nil {
 			return nil, err
 		}
@@ -175,7 +176,7 @@ func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Diges
 	if in.scratch() {
 		return tree.SelectionDigest(ctx, layerfs.NewView(nil), sel)
 	}
-	name := selectionName(in.index, sel)
+	name := keys.SelectionName(in.index, sel)
 	if d, ok := in.node.remembered(name); ok {
 		return d, nil
 	}
@@ -235,15 +236,6 @@ func (n *node) remember(name string, d digest.Digest) error {
 	}
 	return n.b.store.Put(&e)
 }
-
-// selectionName returns the name under which a selection's digest is stored. Only equal selections have equal names.
-func selectionName(output int, sel tree.Selection) string {
-	return digest.FromString(fmt.Sprintf("%d %q %t %t %t %t %q %q %q", output, sel.Src, sel.Follow, sel.DirContents,
-		sel.Wildcard, sel.AllowEmpty, sel.Include, sel.Exclude, sel.Required)).String()
-}
-
-// everything selects all files of an input.
-var everything = tree.Selection{Src: "/", DirContents: true}
 
 // serve makes an entry the step's result.
 func (n *node) serve(e *cache.Entry) error {

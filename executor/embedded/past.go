@@ -10,6 +10,8 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
@@ -23,9 +25,9 @@ type pasts struct {
 
 // place identifies a step across changes of its text: by stage, platform and kind.
 func (n *node) place() digest.Digest {
-	return cache.KeyOf([]cache.Input{
+	return key.Of([]key.Part{
 		{Name: "stage", Digest: n.step.StableStage()},
-		{Name: "platform", Digest: platformString(n.step.Op.GetPlatform())},
+		{Name: "platform", Digest: keys.Platform(n.step.Op.GetPlatform())},
 		{Name: "kind", Digest: n.step.Kind()},
 	})
 }
@@ -52,7 +54,7 @@ const maxCompared = 64
 // nearest returns the earlier run that is most similar to this one. Candidates are the newest maxCompared runs of the
 // same instruction, or of the one that last had its number in the stage. A run in the same directory is preferred;
 // then the one with the fewest different parts; then the newest.
-func (k *keyed) nearest(now parts) (cache.PastRun, bool) {
+func (k *keyed) nearest(now keys.Parts) (cache.PastRun, bool) {
 	text, number := k.n.step.Instruction()
 	past := k.n.past()
 	replaced := k.n.replaced(past)
@@ -68,7 +70,7 @@ func (k *keyed) nearest(now parts) (cache.PastRun, bool) {
 		if compared++; compared > maxCompared {
 			break
 		}
-		here, differs := r.Dir == k.n.b.opts.Dir, differing(r.Inputs, now)
+		here, differs := r.Dir == k.n.b.opts.Dir, keys.Distance(r.Inputs, now)
 		if !found || here && !bestHere || here == bestHere && differs < bestDiffers {
 			best, bestHere, bestDiffers, found = r, here, differs, true
 		}
@@ -105,26 +107,8 @@ func (n *node) replaced(past []cache.PastRun) string {
 	return ""
 }
 
-// differing counts the parts of either list that the other does not have with the same value.
-func differing(old, now []cache.Input) int {
-	type part struct{ name, digest string }
-	have := map[part]int{}
-	for _, p := range old {
-		have[part{p.Name, p.Digest}]++
-	}
-	n := len(old)
-	for _, p := range now {
-		if have[part{p.Name, p.Digest}]--; have[part{p.Name, p.Digest}] >= 0 {
-			n--
-		} else {
-			n++
-		}
-	}
-	return n
-}
-
 // note records the parts of the step's key for later explanations.
-func (k *keyed) note(inputs parts) {
+func (k *keyed) note(inputs keys.Parts) {
 	text, number := k.n.step.Instruction()
 	p, place := &k.n.b.pasts, k.n.place()
 	p.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -172,8 +173,8 @@ func (k *keyed) foreseeInputs(ctx context.Context, file bool) (decided bool, err
 	return true, nil
 }
 
-// soFar returns the known parts of the final key, and the inputs behind the unknown ones.
-func (k *keyed) soFar(ctx context.Context) (now parts, open []input, err error) {
+// soFar returns the known keys.Parts of the final key, and the inputs behind the unknown ones.
+func (k *keyed) soFar(ctx context.Context) (now keys.Parts, open []input, err error) {
 	known := *k
 	known.whole, known.reads = nil, nil
 	for _, w := range k.whole {
@@ -210,7 +211,7 @@ func (k *keyed) foreseeGroup(ctx context.Context, parent *node) error {
 	if err != nil {
 		return err
 	}
-	others, err := k.n.b.candidates(group.key())
+	others, err := k.n.b.candidates(group.Key())
 	if err != nil {
 		return err
 	}
@@ -228,5 +229,5 @@ func (f *fileStep) foreseeShared(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return f.share(ctx, group.key())
+	return f.share(ctx, group.Key())
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/bakebuild/bake/executor/schedule"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // TestOvertakenStep: once another step has had the context read again, what a step that was keyed before reads is not what it is
@@ -31,11 +32,10 @@ func TestOvertakenStep(t *testing.T) {
 				}
 				change := func() {
 					s.write(map[string]string{"a.txt": "two"})
-					files, err := local.open(t.Context())
-					if err != nil {
+					err := local.Read(t.Context(), func(tree.FS) error { return tree.ErrChanged })
+					if !errors.Is(err, tree.ErrChanged) {
 						t.Fatal(err)
 					}
-					local.refresh(files)
 				}
 				if found, err := reader.op.lookup(t.Context()); err != nil || found {
 					t.Fatal(found, err)
@@ -76,10 +76,10 @@ func TestVanishedFile(t *testing.T) {
 				s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY . /\n", "a.txt": "one", "tmp/gone.txt": "x"})
 				b := s.begin()
 				reader, local := b.nodes[1].op, b.nodes[0].local
-				files, err := local.open(t.Context())
-				if err == nil {
-					_, err = files.ReadDir("/tmp")
-				}
+				err := local.Read(t.Context(), func(files tree.FS) error {
+					_, err := files.ReadDir("/tmp")
+					return err
+				})
 				if err == nil && when == "keyed" {
 					_, err = reader.lookup(t.Context())
 				}

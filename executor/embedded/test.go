@@ -3,7 +3,6 @@ package embedded
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/imagetest"
@@ -34,20 +32,11 @@ func newTestStep(n *node) (*testStep, error) {
 			return nil, err
 		}
 		t.execStep = *x
-	} else {
-		t.execStep = execStep{keyed: keyed{n: n, own: newParts("test")}}
-		if len(n.inputs) > 0 {
-			t.whole = []wholeInput{{"image", n.input(0)}}
-		}
+		return t, nil
 	}
-	definition := *t.test
-	definition.Name, definition.At = "", config.Range{} // they do not affect the result
-	raw, err := json.Marshal(definition)
-	if err != nil {
-		return nil, err
-	}
-	t.own.hash(partTest, raw, "")
-	return t, nil
+	var err error
+	t.keyed, err = newKeyed(n)
+	return t, err
 }
 
 // run checks the image and stores that the test has passed.

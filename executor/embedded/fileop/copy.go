@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -29,26 +30,12 @@ type copier struct {
 	filler  filler
 }
 
-// SelectionOf says which files a copy reads.
-func SelectionOf(c *pb.FileActionCopy) tree.Selection {
-	return tree.Selection{
-		Src:         c.GetSrc(),
-		Follow:      c.GetFollowSymlink(),
-		DirContents: c.GetDirCopyContents(),
-		Wildcard:    c.GetAllowWildcard(),
-		AllowEmpty:  c.GetAllowEmptyWildcard(),
-		Include:     c.GetIncludePatterns(),
-		Exclude:     c.GetExcludePatterns(),
-		Required:    c.GetRequiredPaths(),
-	}
-}
-
 func doCopy(ctx context.Context, s *stage, from tree.FS, a *pb.FileActionCopy) error {
 	l, err := newLook(s, a)
 	if err != nil {
 		return err
 	}
-	matches, err := tree.Select(ctx, from, SelectionOf(a))
+	matches, err := tree.Select(ctx, from, keys.SelectionOf(a))
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
 )
 
 // Source is a cache to import from.
@@ -184,7 +185,7 @@ func (x *Index) check() error {
 		if err := e.Validate(); err != nil {
 			return fmt.Errorf("%w: entry %.80q", errDamaged, e.Name)
 		}
-		if len(e.Inputs) > 0 && cache.KeyOf(e.Inputs) != e.Key {
+		if len(e.Inputs) > 0 && key.Of(e.Inputs) != e.Key {
 			return fmt.Errorf("%w: entry %.80q has a key that does not match its parts", errDamaged, e.Name)
 		}
 		for _, a := range e.Aliases {

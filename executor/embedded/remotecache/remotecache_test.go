@@ -15,6 +15,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
 )
 
 // sample is a cache of a few layers, and what opens its blobs.
@@ -29,8 +30,8 @@ func sample(texts ...string) Export {
 	for _, text := range texts {
 		id := digest.FromString("layer of " + text)
 		x.Layers = append(x.Layers, Layer{ID: id, DiffID: id, Encoding: "gzip", Blob: blob(text), Paths: blob("paths of " + text)})
-		inputs := []cache.Input{{Name: "text", Digest: text}}
-		key := cache.KeyOf(inputs)
+		inputs := []key.Part{{Name: "text", Digest: text}}
+		key := key.Of(inputs)
 		x.Entries = append(x.Entries, Entry{Entry: cache.Entry{
 			ID: key, Key: key, Step: id, Inputs: inputs, Outputs: []cache.Output{{Parts: []cache.Part{{Layer: id}}}},
 		}})

@@ -1,4 +1,4 @@
-package embedded
+package keys
 
 import (
 	"fmt"
@@ -6,53 +6,52 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
-	digest "github.com/opencontainers/go-digest"
 )
 
-// execParts is the canonical form of an exec op without its inputs. Proxy settings, the cgroup, the resources and
-// where a cache mount keeps its files are not in it: none of them may change what a step makes.
-func execParts(op *pb.Op) parts {
+// execParts returns the canonical form of an exec op without its inputs. Proxy settings, the cgroup, the resources and
+// where a cache mount keeps its files are not in it: none of them may change the result of a step.
+func execParts(op *pb.Op) Parts {
 	exec := op.GetExec()
 	meta := exec.GetMeta()
-	p := newParts("exec")
-	p.add("platform", platformString(op.GetPlatform()))
-	p.hash(partCommand, []byte(strings.Join(meta.GetArgs(), "\x00")), "")
-	p.add("working directory", meta.GetCwd())
-	p.add("user", meta.GetUser())
-	p.add("host name", meta.GetHostname())
+	p := New("exec")
+	p.Add("platform", Platform(op.GetPlatform()))
+	p.Hash(PartCommand, []byte(strings.Join(meta.GetArgs(), "\x00")), "")
+	p.Add("working directory", meta.GetCwd())
+	p.Add("user", meta.GetUser())
+	p.Add("host name", meta.GetHostname())
 	for _, env := range meta.GetEnv() {
 		name, value, _ := strings.Cut(env, "=")
-		p.hash(partVariable+name, []byte(value), shownValue(name, value))
+		p.Hash(PartVariable+name, []byte(value), shownValue(name, value))
 	}
 	for _, h := range meta.GetExtraHosts() {
-		p.add("extra host "+h.GetHost(), h.GetIP())
+		p.Add("extra host "+h.GetHost(), h.GetIP())
 	}
 	for _, u := range meta.GetUlimit() {
-		p.add("ulimit "+u.GetName(), fmt.Sprintf("%d:%d", u.GetSoft(), u.GetHard()))
+		p.Add("ulimit "+u.GetName(), fmt.Sprintf("%d:%d", u.GetSoft(), u.GetHard()))
 	}
-	p.flag("mount stubs removed with all parents", meta.GetRemoveMountStubsRecursive())
+	p.Flag("mount stubs removed with all parents", meta.GetRemoveMountStubsRecursive())
 	for _, code := range meta.GetValidExitCodes() {
-		p.add("valid exit code", strconv.Itoa(int(code)))
+		p.Add("valid exit code", strconv.Itoa(int(code)))
 	}
 	if exec.GetNetwork() != pb.NetMode_UNSET {
-		p.add("network", exec.GetNetwork().String())
+		p.Add("network", exec.GetNetwork().String())
 	}
 	if exec.GetSecurity() != pb.SecurityMode_SANDBOX {
-		p.add("security", exec.GetSecurity().String())
+		p.Add("security", exec.GetSecurity().String())
 	}
 	for _, s := range exec.GetSecretenv() {
-		p.add("secret env "+s.GetName(), fmt.Sprintf("id=%q optional=%t", s.GetID(), s.GetOptional()))
+		p.Add("secret env "+s.GetName(), fmt.Sprintf("id=%q optional=%t", s.GetID(), s.GetOptional()))
 	}
 	for _, d := range exec.GetCdiDevices() {
-		p.add("device "+d.GetName(), strconv.FormatBool(d.GetOptional()))
+		p.Add("device "+d.GetName(), strconv.FormatBool(d.GetOptional()))
 	}
 	for _, m := range exec.GetMounts() {
-		p.add("mount "+m.GetDest(), mountString(m))
+		p.Add("mount "+m.GetDest(), mountString(m))
 	}
 	return p
 }
 
-// mountString is the canonical form of a mount. What stands behind its input is a part of its own.
+// mountString returns the canonical form of a mount. The content of its input is a part of its own.
 func mountString(m *pb.Mount) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s readonly=%t output=%d", m.GetMountType(), m.GetReadonly(), m.GetOutput())
@@ -73,8 +72,8 @@ func mountString(m *pb.Mount) string {
 	return b.String()
 }
 
-// platformString is os/architecture[/variant], with the version of the operating system where one is given.
-func platformString(p *pb.Platform) string {
+// Platform returns os/architecture[/variant], with the version of the operating system where one is given.
+func Platform(p *pb.Platform) string {
 	if p == nil {
 		return ""
 	}
@@ -88,7 +87,7 @@ func platformString(p *pb.Platform) string {
 	return s
 }
 
-// checkExec refuses an exec op that cannot be executed, whatever made it.
+// checkExec reports why an exec op cannot be executed. The op may be of any origin.
 func checkExec(op *pb.Op) error {
 	exec := op.GetExec()
 	if len(exec.GetMeta().GetArgs()) == 0 {
@@ -119,10 +118,4 @@ func checkExec(op *pb.Op) error {
 		return nil
 	}
 	return fmt.Errorf("unknown network mode %d", exec.GetNetwork())
-}
-
-// layerID names a layer that a step is about to make. It is drawn anew for every run, because a step that runs again
-// need not make the same files; what the layer holds is said by its diff id once it is packed.
-func layerID(key digest.Digest, nonce string, output int) digest.Digest {
-	return digest.FromString(fmt.Sprintf("layer\x00%s\x00%s\x00%d", key, nonce, output))
 }

@@ -1,4 +1,4 @@
-package embedded
+package keys
 
 import (
 	"fmt"
@@ -7,36 +7,35 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/bakebuild/bake/executor/embedded/fileop"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// fileRead is one selection of files that a step reads from an input that it does not change.
+// fileRead is one selection of files that a file op copies from an input.
 type fileRead struct {
 	input int
 	sel   tree.Selection
-	// what names the files for people: "COPY source src".
+	// what names the files for people, as the COPY does.
 	what string
 }
 
-// fileShape is what a file op changes and what it reads.
+// fileShape holds what a file op changes and what it reads.
 type fileShape struct {
 	// parent is the op input that the actions change, pb.Empty for scratch.
 	parent int
 	reads  []fileRead
 	// canonical holds the actions without their inputs.
-	canonical parts
+	canonical Parts
 }
 
-// shapeOf checks a file op and takes it apart. All actions must be one chain on one parent, with one output, which is
-// all that the Dockerfile front end makes.
+// shapeOf checks a file op and takes it apart. All actions must be one chain on one parent, with one output: the
+// Dockerfile front end makes nothing else.
 func shapeOf(op *pb.Op) (fileShape, error) {
 	actions := op.GetFile().GetActions()
 	if len(actions) == 0 {
 		return fileShape{}, fmt.Errorf("the file operation has no actions")
 	}
 	n := int64(len(op.GetInputs()))
-	shape := fileShape{parent: int(actions[0].GetInput()), canonical: newParts("file")}
+	shape := fileShape{parent: int(actions[0].GetInput()), canonical: New("file")}
 	if shape.parent < int(pb.Empty) || int64(shape.parent) >= n {
 		return fileShape{}, fmt.Errorf("a file action names input %d of %d", shape.parent, n)
 	}
@@ -50,18 +49,18 @@ func shapeOf(op *pb.Op) (fileShape, error) {
 			if in < int64(pb.Empty) || in >= n {
 				return fileShape{}, fmt.Errorf("a copy names input %d of %d", in, n)
 			}
-			shape.reads = append(shape.reads, fileRead{input: int(in), sel: fileop.SelectionOf(c), what: c.GetSrc()})
+			shape.reads = append(shape.reads, fileRead{input: int(in), sel: SelectionOf(c), what: c.GetSrc()})
 		}
 		body, err := shape.canonicalAction(a)
 		if err != nil {
 			return fileShape{}, err
 		}
-		shape.canonical.hash(partAction+strconv.Itoa(i+1)+" "+actionName(a), body, "")
+		shape.canonical.Hash(PartAction+strconv.Itoa(i+1)+" "+actionName(a), body, "")
 	}
 	return shape, nil
 }
 
-// canonicalAction is an action's bytes without the indices of its inputs.
+// canonicalAction returns an action's bytes without the indices of its inputs.
 func (s *fileShape) canonicalAction(a *pb.FileAction) ([]byte, error) {
 	c := a.CloneVT()
 	c.Input, c.SecondaryInput, c.Output = 0, 0, 0
@@ -82,7 +81,7 @@ func (s *fileShape) canonicalAction(a *pb.FileAction) ([]byte, error) {
 	return body, nil
 }
 
-// owners are the user and group of an action, where it names any.
+// owners returns the user and group of an action, where it names any.
 func owners(a *pb.FileAction) []*pb.UserOpt {
 	var o *pb.ChownOpt
 	switch {
@@ -98,7 +97,7 @@ func owners(a *pb.FileAction) []*pb.UserOpt {
 	return []*pb.UserOpt{o.GetUser(), o.GetGroup()}
 }
 
-// actionName is a short form of an action for the names of key parts.
+// actionName returns a short form of an action for the names of key parts.
 func actionName(a *pb.FileAction) string {
 	switch {
 	case a.GetCopy() != nil:
@@ -113,4 +112,18 @@ func actionName(a *pb.FileAction) string {
 		return "rm " + a.GetRm().GetPath()
 	}
 	return "unknown"
+}
+
+// SelectionOf returns which files a copy reads.
+func SelectionOf(c *pb.FileActionCopy) tree.Selection {
+	return tree.Selection{
+		Src:         c.GetSrc(),
+		Follow:      c.GetFollowSymlink(),
+		DirContents: c.GetDirCopyContents(),
+		Wildcard:    c.GetAllowWildcard(),
+		AllowEmpty:  c.GetAllowEmptyWildcard(),
+		Include:     c.GetIncludePatterns(),
+		Exclude:     c.GetExcludePatterns(),
+		Required:    c.GetRequiredPaths(),
+	}
 }
