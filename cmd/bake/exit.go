@@ -18,6 +18,7 @@ import (
 	"github.com/bakebuild/bake/executor/docker"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/images"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/executor/watch"
 	"github.com/bakebuild/bake/planner"
@@ -65,6 +66,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 	var (
 		sig    signalError
 		usage  usageError
+		image  *images.Error
 		diags  config.Diagnostics
 		file   *planner.DockerfileError
 		step   *executor.StepError
@@ -105,7 +107,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &engine):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached),
-		errors.As(err, &revs), errors.As(err, &badPin):
+		errors.As(err, &revs), errors.As(err, &badPin), errors.As(err, &image):
 		return exitUsage
 	case errors.As(err, &differ):
 		return exitDifference

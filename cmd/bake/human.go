@@ -3,23 +3,35 @@ package main
 import (
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/docker/go-units"
+	digest "github.com/opencontainers/go-digest"
+
+	"github.com/bakebuild/bake/executor/images"
+	"github.com/bakebuild/bake/planner"
 )
 
-// humanSize is a number of bytes as docker shows it: three digits and a decimal unit.
-func humanSize(n int64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB", "PB"}
-	v, unit := float64(n), 0
-	for v >= 1000 && unit < len(units)-1 {
-		v /= 1000
-		unit++
+// shownName returns the short spelling of a stored name: docker.io/library/x:latest is x:latest.
+func shownName(name string) string { return planner.FamiliarName(name) }
+
+// splitDigest splits a reference into its name and its digest.
+func splitDigest(ref string) (string, digest.Digest) { return images.SplitDigest(ref) }
+
+// shortID returns the first 12 digits of a digest, as Docker shows it.
+func shortID(digest string) string {
+	_, hex, ok := strings.Cut(digest, ":")
+	if !ok {
+		hex = digest
 	}
-	return fmt.Sprintf("%.3g%s", v, units[unit])
+	return hex[:min(12, len(hex))]
 }
 
-// humanAge says how long before now a time was, in the largest unit that counts at least two; "-" when unknown.
+// humanSize returns a number of bytes as Docker shows it: three digits and a decimal unit.
+func humanSize(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+
+// humanAge returns the time between then and now in the largest unit that counts at least two, "-" for an unknown time.
 func humanAge(now, then time.Time) string {
 	if then.IsZero() {
 		return "-"
@@ -44,22 +56,15 @@ func humanAge(now, then time.Time) string {
 	return "just now"
 }
 
-// parseSize reads a number of bytes such as 512, 20GB or 1.5GiB.
+// parseSize reads a number of bytes such as 512, 20GB or 1.5GiB. Only the units with an i are powers of 1024.
 func parseSize(s string) (int64, error) {
-	number := strings.TrimRight(s, "BbKkMmGgTti")
-	v, err := strconv.ParseFloat(number, 64)
-	if err != nil || v < 0 {
-		return 0, fmt.Errorf("%q is no size: write 512MB, 20GB or 1.5GiB", s)
+	parse := units.FromHumanSize
+	if strings.ContainsAny(s, "iI") {
+		parse = units.RAMInBytes
 	}
-	unit := strings.ToLower(strings.TrimPrefix(s, number))
-	base, unit := 1000.0, strings.TrimSuffix(unit, "b")
-	if strings.HasSuffix(unit, "i") {
-		base, unit = 1024, strings.TrimSuffix(unit, "i")
+	n, err := parse(s)
+	if err != nil || n < 0 || n == math.MaxInt64 { // more bytes than fit
+		return 0, fmt.Errorf("%q is not a size; use 512MB, 20GB or 1.5GiB", s)
 	}
-	power := map[string]float64{"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-	p, ok := power[unit]
-	if !ok || v*math.Pow(base, p) > math.MaxInt64 {
-		return 0, fmt.Errorf("%q is no size: write 512MB, 20GB or 1.5GiB", s)
-	}
-	return int64(v * math.Pow(base, p)), nil
+	return n, nil
 }

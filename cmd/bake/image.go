@@ -5,7 +5,7 @@ import "github.com/spf13/cobra"
 func newImageCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Build, list and move single images",
+		Short: "Build, list, pull and push single images",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

@@ -1,14 +1,14 @@
 package main
 
 import (
-	"encoding/json"
-
 	"github.com/containerd/platforms"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/executor/images"
 )
 
-// inspected is what `bake image inspect` prints of one image.
+// inspected is one image in the output of `bake image inspect`.
 type inspected struct {
 	Name     string         `json:"name"`
 	Digest   string         `json:"digest"`
@@ -23,11 +23,11 @@ func newImageInspectCommand(a *app) *cobra.Command {
 	var platform string
 	cmd := &cobra.Command{
 		Use:   "inspect NAME…",
-		Short: "Print the manifest and config of images as JSON",
+		Short: "Print manifests and configs of images as JSON",
 		Args:  cobra.MinimumNArgs(1),
 		RunE:  func(_ *cobra.Command, args []string) error { return a.inspectImages(args, platform) },
 	}
-	cmd.Flags().StringVar(&platform, "platform", "", "which platform of an image that has several")
+	cmd.Flags().StringVar(&platform, "platform", "", "platform to show of a multi-platform image (default: this machine's)")
 	return cmd
 }
 
@@ -46,25 +46,22 @@ func (a *app) inspectImages(names []string, platform string) error {
 	defer s.Close()
 	all := make([]inspected, 0, len(names))
 	for _, name := range names {
-		found, err := findStored(s, name)
+		found, err := images.Find(s, name)
 		if err != nil {
 			return err
 		}
-		image, err := openStored(s, found, want)
+		image, err := images.Open(s, found, want)
 		if err != nil {
 			return err
 		}
 		one := inspected{
 			Name: shownName(found.Name), Digest: found.Digest.String(), Kind: found.Kind,
-			Size: image.size(), Manifest: image.Manifest, Config: image.Config,
+			Size: image.PackedSize(), Manifest: image.Manifest, Config: image.Config,
 		}
 		if !found.Recorded.IsZero() {
 			one.Recorded = found.Recorded.UTC().Format("2006-01-02T15:04:05Z")
 		}
 		all = append(all, one)
 	}
-	e := json.NewEncoder(a.stdout)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(all)
+	return printJSON(a.stdout, all)
 }

@@ -3,12 +3,12 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"sort"
 	"text/tabwriter"
 	"time"
 
-	"github.com/containerd/platforms"
 	"github.com/spf13/cobra"
+
+	"github.com/bakebuild/bake/executor/images"
 )
 
 type imageListOptions struct {
@@ -16,21 +16,12 @@ type imageListOptions struct {
 	quiet bool
 }
 
-// imageRow is one line of `bake image ls`.
-type imageRow struct {
-	Name     string     `json:"name"`
-	Digest   string     `json:"digest"`
-	Kind     string     `json:"kind"` // built, or base
-	Recorded *time.Time `json:"recorded,omitempty"`
-	Size     int64      `json:"size"` // packed, bytes; 0 when the layers were never needed
-}
-
 func newImageListCommand(a *app) *cobra.Command {
 	var o imageListOptions
 	cmd := &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list"},
-		Short:   "List the images built here and the bases they stand on",
+		Short:   "List images built on this machine and their bases",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return a.listImages(o) },
 	}
@@ -40,7 +31,12 @@ func newImageListCommand(a *app) *cobra.Command {
 }
 
 func (a *app) listImages(o imageListOptions) error {
-	rows, err := a.imageRows()
+	s, err := a.openStore()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	rows, err := images.List(s)
 	if err != nil {
 		return err
 	}
@@ -58,7 +54,7 @@ func (a *app) listImages(o imageListOptions) error {
 	return a.printImageRows(rows)
 }
 
-func (a *app) printImageRows(rows []imageRow) error {
+func (a *app) printImageRows(rows []images.Row) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(w, "IMAGE\tID\tAGE\tSIZE\tKIND")
 	now := time.Now()
@@ -70,36 +66,4 @@ func (a *app) printImageRows(rows []imageRow) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, shortID(r.Digest), age, humanSize(r.Size), r.Kind)
 	}
 	return w.Flush()
-}
-
-// imageRows reads the store: newest first, then by name.
-func (a *app) imageRows() ([]imageRow, error) {
-	s, err := a.openStore()
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	images, err := s.Images()
-	if err != nil {
-		return nil, err
-	}
-	sort.SliceStable(images, func(i, j int) bool {
-		if a, b := images[i].Recorded, images[j].Recorded; !a.Equal(b) {
-			return a.After(b)
-		}
-		return images[i].Name < images[j].Name
-	})
-	rows := make([]imageRow, 0, len(images))
-	for _, image := range images {
-		row := imageRow{Name: shownName(image.Name), Digest: image.Digest.String(), Kind: image.Kind}
-		if !image.Recorded.IsZero() {
-			recorded := image.Recorded.UTC()
-			row.Recorded = &recorded
-		}
-		if opened, err := openStored(s, image, platforms.DefaultSpec()); err == nil {
-			row.Size = opened.size()
-		}
-		rows = append(rows, row)
-	}
-	return rows, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/images"
 	"github.com/bakebuild/bake/executor/registry"
 )
 
@@ -25,16 +26,17 @@ func newImagePushCommand(a *app) *cobra.Command {
 	var o pushOptions
 	cmd := &cobra.Command{
 		Use:   "push NAME…",
-		Short: "Send images of the local store to the registries in their names; tags move when all else is there",
+		Short: "Push images from the local store to their registries",
+		Long:  "Push sends each image to the registry in its name. Tags move after all blobs and manifests have arrived.",
 		Args:  cobra.MinimumNArgs(1),
 		RunE:  func(cmd *cobra.Command, args []string) error { return a.pushImages(cmd.Context(), args, o) },
 	}
-	cmd.Flags().StringVar(&o.platform, "platform", "", "only this platform of an image that has several")
-	cmd.Flags().StringVar(&o.progress, "progress", "", "auto, plain, tty, quiet, rawjson or none")
+	cmd.Flags().StringVar(&o.platform, "platform", "", "push only this platform of a multi-platform image")
+	cmd.Flags().StringVar(&o.progress, "progress", "", "progress display: auto, plain, tty, quiet, rawjson or none")
 	return cmd
 }
 
-// pushImages sends all images in one go, so that what they share is sent once and no tag moves when one of them fails.
+// pushImages pushes all images at once: shared blobs are sent once, and no tag moves if one image fails.
 func (a *app) pushImages(ctx context.Context, names []string, o pushOptions) error {
 	var only *ocispecs.Platform
 	if o.platform != "" {
@@ -52,7 +54,7 @@ func (a *app) pushImages(ctx context.Context, names []string, o pushOptions) err
 	var list []registry.PushImage
 	var lines []string
 	for _, name := range names {
-		image, d, err := storedContent(s.store, name, only)
+		image, d, err := images.Content(s.store, name, only)
 		if err != nil {
 			return err
 		}
@@ -68,7 +70,7 @@ func (a *app) pushImages(ctx context.Context, names []string, o pushOptions) err
 	return nil
 }
 
-// push shows a push as one step of the display, with the blobs that are sent.
+// push pushes images and displays that as one step with a line for each blob.
 func (s *session) push(ctx context.Context, list []registry.PushImage, mode string) (err error) {
 	display, err := startProgress(ctx, s.app.stderr, mode, nil)
 	if err != nil {

@@ -5,13 +5,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/images"
 )
 
 func newImageTagCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "tag NAME NEW…",
-		Short: "Give an image of the local store more names",
+		Short: "Add names to an image in the local store",
 		Args:  cobra.MinimumNArgs(2),
 		RunE:  func(_ *cobra.Command, args []string) error { return a.tagImage(args[0], args[1:]) },
 	}
@@ -23,30 +23,14 @@ func (a *app) tagImage(name string, more []string) error {
 		return err
 	}
 	defer s.Close()
-	found, err := findStored(s, name)
-	if err != nil {
-		return err
-	}
-	var tagged []cache.Image
-	for _, n := range more {
-		full, err := storeName(n)
-		if err != nil {
-			return err
-		}
-		if _, d := splitDigest(full); d != "" && d != found.Digest {
-			return usagef("image name %q has the digest of another image: %s is %s", n, shownName(found.Name), found.Digest)
-		}
-		next := found
-		next.Name = full
-		tagged = append(tagged, next)
-	}
-	return s.PutImages(tagged)
+	return images.Tag(s, name, more)
 }
 
 func newImageRemoveCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm NAME…",
-		Short: "Remove names from the local store; what nothing names any more is freed by cache prune",
+		Short: "Remove names from the local store",
+		Long:  "Rm removes names. bake cache prune frees images without a name.",
 		Args:  cobra.MinimumNArgs(1),
 		RunE:  func(_ *cobra.Command, args []string) error { return a.removeImages(args) },
 	}
@@ -59,7 +43,7 @@ func (a *app) removeImages(names []string) error {
 	}
 	defer s.Close()
 	for _, name := range names {
-		found, err := findStored(s, name)
+		found, err := images.Find(s, name)
 		if err != nil {
 			return err
 		}

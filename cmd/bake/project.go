@@ -2,16 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 
-	"encoding/json"
-
 	"github.com/spf13/pflag"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/images"
 	"github.com/bakebuild/bake/executor/registry"
 )
 
@@ -193,7 +193,7 @@ func listArgs(what string) (kind, format string, err error) {
 func (a *app) noteLatest(p *config.Project) {
 	for _, name := range p.Requested {
 		for _, tag := range p.Targets[name].Tags {
-			if lacksTag(tag) {
+			if images.IsNameOnly(tag) {
 				a.note("%s has no tag: it becomes %s:latest, which moves with every build", tag, tag)
 			}
 		}

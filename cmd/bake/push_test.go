@@ -153,7 +153,7 @@ func TestImagePushOfParts(t *testing.T) {
 	c.cache = t.TempDir()
 	c.ok(t, "image", "pull", ref)
 	_, stderr, code := c.run(t, "image", "push", ref)
-	if code != 2 || !strings.Contains(stderr, "send that with --platform linux/amd64") {
+	if code != 2 || !strings.Contains(stderr, "push with --platform linux/amd64") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	c.ok(t, "image", "push", "--platform", "linux/amd64", ref)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/images"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
 )
@@ -52,7 +52,7 @@ func (r *resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 		r.app.note("base %s: %s does not answer; the copy in the store is used", shownName(ref), refused.Registry)
 		return *known, nil
 	}
-	if _, pinned := splitDigest(ref); pinned != "" && errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+	if _, pinned := images.SplitDigest(ref); pinned != "" && errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 		gone := *refused
 		gone.Hint = "what was pinned is gone there: bake update moves a pin of " + config.LockName + ", and bake pin --copy-to keeps a copy from the start"
 		return resolved, &gone
@@ -62,7 +62,7 @@ func (r *resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 
 // known is the store's answer, nil when it has none, and whether it may be used without asking.
 func (r *resolver) known(ref string, p ocispecs.Platform) (*planner.ResolvedImage, bool, error) {
-	name, pinned := splitDigest(ref)
+	name, pinned := images.SplitDigest(ref)
 	image, ok, err := r.store.Image(name)
 	if err != nil {
 		return nil, false, err
@@ -78,7 +78,7 @@ func (r *resolver) known(ref string, p ocispecs.Platform) (*planner.ResolvedImag
 	if err != nil {
 		return nil, false, nil // not all of it is here: the registry is asked
 	}
-	raw, err := readStoredJSON(r.store, image.Digest)
+	raw, err := images.ReadJSON(r.store, image.Digest)
 	if err != nil {
 		return nil, false, nil
 	}
@@ -128,7 +128,7 @@ func (r *resolver) keep(resolved registry.Resolved) error {
 			return err
 		}
 	}
-	name, pinned := splitDigest(resolved.Ref)
+	name, pinned := images.SplitDigest(resolved.Ref)
 	size := len(resolved.Manifest.Raw)
 	if resolved.Index != nil {
 		size = len(resolved.Index)
@@ -147,38 +147,25 @@ func (r *resolver) keep(resolved registry.Resolved) error {
 func (r *resolver) keepPinned(image cache.Image, d digest.Digest) error {
 	tagged := image
 	image.Name += "@" + d.String()
-	images := []cache.Image{image}
+	list := []cache.Image{image}
 	_, known, err := r.store.Image(tagged.Name)
 	if err != nil {
 		return err
 	}
-	if !known && !lacksTag(tagged.Name) {
+	if !known && !images.IsNameOnly(tagged.Name) {
 		tagged.Recorded = time.Unix(0, 0).UTC()
-		images = append(images, tagged)
+		list = append(list, tagged)
 	}
-	return r.store.PutImages(images)
-}
-
-// splitDigest cuts the digest off a reference.
-func splitDigest(ref string) (name string, d digest.Digest) {
-	name, rest, ok := strings.Cut(ref, "@")
-	if !ok {
-		return ref, ""
-	}
-	d = digest.Digest(rest)
-	if d.Validate() != nil {
-		return ref, ""
-	}
-	return name, d
+	return r.store.PutImages(list)
 }
 
 // storedConfig reads the config of a base for a platform, with the manifest it belongs to.
 func storedConfig(s *cache.Store, image cache.Image, p ocispecs.Platform) ([]byte, int, error) {
-	manifest, err := manifestOf(s, image, p)
+	manifest, err := images.Manifest(s, image, p)
 	if err != nil {
 		return nil, 0, err
 	}
-	raw, err := readStoredJSON(s, digest.Digest(manifest.Config.Digest.String()))
+	raw, err := images.ReadJSON(s, digest.Digest(manifest.Config.Digest.String()))
 	return raw, len(manifest.Layers), err
 }
 
