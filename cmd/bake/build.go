@@ -8,6 +8,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/builds"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -127,8 +128,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	r := s.record(p, builders)
 	err = a.buildRecorded(ctx, s, engine, p, o, r)
 	s.store.MeasureFreeable(err)
-	run := r.finish(ctx, err)
-	s.keepBuild(run)
+	run := r.Finish(err, isInterrupted(ctx, err))
 	a.summarizeForCI(run)
 	a.exportSpans(ctx, run)
 	if o.explain {
@@ -136,7 +136,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 			err = explainErr
 		}
 	}
-	if r.facts.Report == nil {
+	if r.Facts.Report == nil {
 		return err
 	}
 	if fileErr := o.writeTrace(run); err == nil {
@@ -146,7 +146,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 }
 
 // buildRecorded plans and runs a project.
-func (a *app) buildRecorded(ctx context.Context, s *session, engine executor.Engine, p *config.Project, o runOptions, r *recording) error {
+func (a *app) buildRecorded(ctx context.Context, s *session, engine executor.Engine, p *config.Project, o runOptions, r *builds.Recording) error {
 	if err := s.keepPins(p, o.pins); err != nil {
 		return err
 	}
@@ -154,14 +154,14 @@ func (a *app) buildRecorded(ctx context.Context, s *session, engine executor.Eng
 	if graph == nil {
 		return unplanned
 	}
-	r.facts.Graph = graph
+	r.Facts.Graph = graph
 	printWarnings(a.stderr, graph.Warnings)
 	a.noteMissing(o.pins, graph)
 	if err := a.checkRules(p, graph); err != nil {
 		return err
 	}
 	done, err := a.runGraph(ctx, engine, graph, p.Dir, o, r)
-	r.facts.Report = done
+	r.Facts.Report = done
 	if done != nil {
 		if fileErr := o.writeMetadata(graph, done, err); err == nil {
 			err = fileErr
@@ -182,7 +182,7 @@ func joinFailures(all ...error) error {
 }
 
 // runGraph runs the graph with progress on stderr.
-func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.Graph, project string, o runOptions, r *recording) (*executor.Report, error) {
+func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.Graph, project string, o runOptions, r *builds.Recording) (*executor.Report, error) {
 	display, err := startProgress(ctx, a.stderr, o.progressMode(a), g)
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.G
 		return nil, err
 	}
 	events := func(e executor.Event) {
-		r.event(e)
+		r.Event(e)
 		display.Event(e)
 	}
 	var beside besideWarnings

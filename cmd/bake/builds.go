@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/builds"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/report"
 )
@@ -20,8 +21,8 @@ import (
 func newBuildsCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "builds",
-		Short: "Look at the last builds",
-		Long:  "Builds looks at the last hundred builds, also those that failed or were interrupted.",
+		Short: "Inspect recent builds",
+		Long:  "Builds lists and shows the last hundred builds, including failed and interrupted ones.",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -39,7 +40,7 @@ func newBuildsListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list"},
-		Short:   "List the last builds, the newest first",
+		Short:   "List recent builds, newest first",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return a.listBuilds(o) },
 	}
@@ -54,7 +55,7 @@ func (a *app) listBuilds(o buildsListOptions) error {
 		return err
 	}
 	defer s.Close()
-	list, err := summaries(s)
+	list, err := builds.List(s)
 	if err != nil {
 		return err
 	}
@@ -79,31 +80,7 @@ func (a *app) listBuilds(o buildsListOptions) error {
 	return w.Flush()
 }
 
-// summaries are those of all builds that are kept. One that cannot be read is left out.
-func summaries(s *cache.Store) ([]report.Summary, error) {
-	names, err := s.Builds()
-	if err != nil {
-		return nil, err
-	}
-	list := []report.Summary{}
-	for _, name := range names {
-		f, err := s.OpenBuild(name)
-		if err != nil {
-			continue // another process has just dropped it
-		}
-		b, err := report.DecodeSummary(f)
-		f.Close()
-		if b.Status == report.Running && !s.SessionAlive(b.Session) {
-			b.Status, b.Session = report.Interrupted, ""
-		}
-		if err == nil {
-			list = append(list, b)
-		}
-	}
-	return list, nil
-}
-
-// shownLength is how long a build took or takes, "-" where nobody was there at its end.
+// shownLength returns how long a build took or has taken so far, "-" if its end was not recorded.
 func shownLength(b report.Summary, now time.Time) string {
 	switch {
 	case b.Status == report.Running:
@@ -141,8 +118,8 @@ func newBuildsShowCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show [BUILD]",
-		Short: "Show one build: what ran, why and how long, and what came of it",
-		Long:  "Show shows the last build, or one by its id, or the beginning or the end of it. The JSON is all that is kept of it.",
+		Short: "Show a build: its steps, their reasons and times, and its results",
+		Long:  "Show shows the last build, or the build whose id is BUILD or begins or ends with it. The JSON is the complete record.",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withBuild(append(args, "")[0], func(_ *cache.Store, run report.Run) error {
@@ -160,9 +137,9 @@ func newBuildsShowCommand(a *app) *cobra.Command {
 func newBuildsLogsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "logs [BUILD [STEP]]",
-		Short: "Print the whole output of the steps of a build",
-		Long: "Logs prints what the steps of the last build printed, or of the one that is named. A step is named by its digest, its\n" +
-			"place (Dockerfile:12) or a part of its name.",
+		Short: "Print the output of a build's steps",
+		Long: "Logs prints the complete output of the steps of the last build, or of BUILD. STEP is a digest, a place\n" +
+			"(Dockerfile:12) or a part of a name.",
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			args = append(args, "", "")
@@ -175,7 +152,7 @@ func newBuildsLogsCommand(a *app) *cobra.Command {
 func printLogs(w io.Writer, s *cache.Store, run report.Run, step string) error {
 	steps := run.FindSteps(step)
 	if len(steps) == 0 && step != "" {
-		return usagef("no step of build %s is named %q (bake builds show %s lists what ran)", run.ID, step, run.ID)
+		return usagef("no step of build %s is named %q; list its steps with bake builds show %s", run.ID, step, run.ID)
 	}
 	for _, i := range steps {
 		one := run.Steps[i]
@@ -206,57 +183,21 @@ func copyLog(w io.Writer, s *cache.Store, name string) error {
 	return err
 }
 
-// withBuild opens the cache and shows use the build that a text names, as readBuild finds it.
-func (a *app) withBuild(what string, use func(*cache.Store, report.Run) error) error {
+// withBuild opens the cache and calls use with the build that builds.Read finds.
+func (a *app) withBuild(name string, use func(*cache.Store, report.Run) error) error {
 	s, err := a.openStore()
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	run, err := readBuild(s, what)
+	run, err := builds.Read(s, name)
 	if err != nil {
 		return err
 	}
 	return use(s, run)
 }
 
-// readBuild reads the build that a text names: by its id, or the beginning or end of one; the last build by "last", or without a text.
-func readBuild(s *cache.Store, what string) (report.Run, error) {
-	if what == "last" {
-		what = ""
-	}
-	names, err := s.Builds()
-	if err != nil {
-		return report.Run{}, err
-	}
-	if len(names) == 0 {
-		return report.Run{}, usagef("there is no build yet")
-	}
-	var found []string
-	for _, name := range names {
-		if what == "" || strings.HasPrefix(name, what) || strings.HasSuffix(name, what) {
-			found = append(found, name)
-		}
-	}
-	if len(found) == 0 || what != "" && len(found) > 1 {
-		return report.Run{}, usagef("%q names %s (bake builds ls lists them)", what, plural(len(found), "build"))
-	}
-	raw, err := s.Build(found[0])
-	if err != nil {
-		return report.Run{}, err
-	}
-	run, err := report.Decode(raw)
-	if err != nil {
-		return run, fmt.Errorf("build %s: %w", found[0], err)
-	}
-	if run.Status != report.Running {
-		return run, nil
-	}
-	logs, err := s.SessionLogs(run.Session, run.Started)
-	return run.Unfinished(s.SessionAlive(run.Session), logs), err
-}
-
-// printJSON prints a value as JSON for people and programs.
+// printJSON prints a value as indented JSON.
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

@@ -14,6 +14,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/affected"
 	"github.com/bakebuild/bake/executor/buildkitd"
+	"github.com/bakebuild/bake/executor/builds"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/docker"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
@@ -67,6 +68,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		sig    signalError
 		usage  usageError
 		image  *images.Error
+		past   *builds.Error
 		diags  config.Diagnostics
 		file   *planner.DockerfileError
 		step   *executor.StepError
@@ -107,7 +109,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &engine):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached),
-		errors.As(err, &revs), errors.As(err, &badPin), errors.As(err, &image):
+		errors.As(err, &revs), errors.As(err, &badPin), errors.As(err, &image), errors.As(err, &past):
 		return exitUsage
 	case errors.As(err, &differ):
 		return exitDifference

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/builds"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
@@ -45,6 +46,14 @@ func (a *app) open(pull bool) (*session, error) {
 		engine:   embedded.New(store, client, embedded.Options{Checkouts: fetcher, HTTP: a.newHTTP()}),
 		resolver: newResolver(a, store, client, pull), fetcher: fetcher,
 	}, nil
+}
+
+// memo returns the memo of plans. The plan of a remote project is not stored, because it depends on fetched files.
+func (s *session) memo() planner.Memo {
+	if s.app.fetcher != nil {
+		return nil
+	}
+	return builds.Plans(s.store)
 }
 
 // plan makes the graph of a project.

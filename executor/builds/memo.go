@@ -1,4 +1,4 @@
-package main
+package builds
 
 import (
 	"debug/elf"
@@ -10,19 +10,19 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// planMemo keeps plans in the cache, for this program alone: another version may plan otherwise.
+// planMemo stores plans in the cache by the build ID of this program, because another version may plan differently.
 type planMemo struct {
 	store   *cache.Store
 	program string
 }
 
-// memo keeps the plans of projects of this machine. There is none for a program that cannot be told from others.
-func (s *session) memo() planner.Memo {
+// Plans returns a memo of plans in the cache, nil for a program without a build ID.
+func Plans(s *cache.Store) planner.Memo {
 	program := buildID("/proc/self/exe")
-	if program == "" || s.app.fetcher != nil {
+	if program == "" {
 		return nil
 	}
-	return planMemo{s.store, program}
+	return planMemo{s, program}
 }
 
 func (m planMemo) name(plan digest.Digest) digest.Digest {
@@ -32,10 +32,10 @@ func (m planMemo) name(plan digest.Digest) digest.Digest {
 // Load implements planner.Memo.
 func (m planMemo) Load(plan digest.Digest) []byte { return m.store.Plan(m.name(plan)) }
 
-// Store implements planner.Memo. A plan that is not kept is made again.
+// Store implements planner.Memo. It ignores errors: a plan that is not stored is computed again.
 func (m planMemo) Store(plan digest.Digest, raw []byte) { _ = m.store.PutPlan(m.name(plan), raw) }
 
-// buildID is the linker's digest of all that went into a program, "" where it was left out.
+// buildID returns the build ID that the Go linker wrote into a program, a digest of all its inputs, or "".
 func buildID(program string) string {
 	f, err := elf.Open(program)
 	if err != nil {
@@ -47,7 +47,7 @@ func buildID(program string) string {
 		return ""
 	}
 	note, err := section.Data()
-	if err != nil || len(note) <= 16 { // the header and the name "Go"
+	if err != nil || len(note) <= 16 { // the ELF note header and the name "Go"
 		return ""
 	}
 	return string(note[16:])
