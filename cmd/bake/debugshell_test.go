@@ -111,7 +111,7 @@ RUN --mount=type=secret,id=token,mode=0444 --mount=type=tmpfs,target=/scratch ec
 	if shown, code = onTerminal(t, c, build("tested"), "exit goes on", "cat /made | tr a-z A-Z; exit\n"); code != 1 || !strings.Contains(shown, "MADE") {
 		t.Errorf("of a test: exit code %d of\n%s", code, shown)
 	}
-	if shown, code = onTerminal(t, c, build("bare")); code != 1 || !strings.Contains(shown, "there is no shell in its root") {
+	if shown, code = onTerminal(t, c, build("bare")); code != 1 || !strings.Contains(shown, "its root file system has no shell") {
 		t.Errorf("without a shell: exit code %d of\n%s", code, shown)
 	}
 	if shown, code = onTerminal(t, c, build("--engine", "tcp://127.0.0.1:1")); code != 2 || !strings.Contains(shown, "--engine embedded") {

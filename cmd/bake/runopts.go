@@ -11,6 +11,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/terminal"
 	"github.com/bakebuild/bake/planner"
 	"github.com/bakebuild/bake/planner/pins"
 )
@@ -34,7 +35,7 @@ type runOptions struct {
 	policy     []string
 	pins       pins.Lock
 	debugShell bool
-	terminal   *terminal // of the debug shell
+	terminal   *terminal.Terminal // of --debug-shell
 }
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {

@@ -1,4 +1,7 @@
-package main
+// Package telemetry exports a finished build as OpenTelemetry spans to the collector that the standard OTEL_ variables
+// name. It imports the executor's types and reports, and is kept apart from executor/report for the size of the OTLP
+// exporters.
+package telemetry
 
 import (
 	"context"
@@ -22,46 +25,48 @@ import (
 )
 
 const (
-	exportLimit = 15 * time.Second // for all spans of a build: a collector that does not answer must not hold it up
-	exportBatch = 512              // spans of one request
+	exportTimeout = 15 * time.Second // for all spans of a build: a slow collector must not delay its end
+	exportBatch   = 512              // spans in one request
 )
 
-// exportSpans sends the spans of a build to the collector that the standard variables name, if they name one, as children of
-// TRACEPARENT. That it does not answer is noted and fails no build.
-func (a *app) exportSpans(ctx context.Context, run report.Run) {
-	if a.env("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && a.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
-		return
+// Export sends the spans of a build to the collector that the environment names, as children of TRACEPARENT. It does
+// nothing without a collector, or if OTEL_TRACES_EXPORTER selects another exporter than otlp. Export also runs after
+// ctx was cancelled, so that interrupted builds are visible.
+func Export(ctx context.Context, run report.Run, version string, env func(name string) string) error {
+	if env("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
+		return nil
 	}
-	if exporter := a.env("OTEL_TRACES_EXPORTER"); exporter != "" && exporter != "otlp" || isTrue(a.env("OTEL_SDK_DISABLED")) {
-		return
+	if exporter := env("OTEL_TRACES_EXPORTER"); exporter != "" && exporter != "otlp" {
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exportLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exportTimeout)
 	defer cancel()
-	if err := a.sendSpans(ctx, run); err != nil {
-		a.note("OpenTelemetry: %v", err)
-	}
-}
-
-func (a *app) sendSpans(ctx context.Context, run report.Run) (err error) {
-	exporter, err := a.spanExporter(ctx)
+	exporter, err := newExporter(ctx, env)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if closeErr := exporter.Shutdown(ctx); err == nil {
-			err = closeErr
-		}
-	}()
-	about, err := resource.New(ctx, resource.WithAttributes(
-		attribute.String("service.name", "bake"), attribute.String("service.version", version()),
+	err = export(ctx, exporter, run, version, env)
+	if closeErr := exporter.Shutdown(ctx); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+func export(
+	ctx context.Context, exporter sdktrace.SpanExporter, run report.Run, version string, env func(string) string,
+) error {
+	service, err := resource.New(ctx, resource.WithAttributes(
+		attribute.String("service.name", "bake"), attribute.String("service.version", version),
 	), resource.WithFromEnv())
 	if err != nil {
 		return fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
 	all := &endedSpans{}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(about), sdktrace.WithSpanProcessor(all), sdktrace.WithSampler(sdktrace.AlwaysSample()))
+	provider := sdktrace.NewTracerProvider(
+		sdktrace.WithResource(service), sdktrace.WithSpanProcessor(all), sdktrace.WithSampler(sdktrace.AlwaysSample()),
+	)
 	parent := propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{
-		"traceparent": a.env("TRACEPARENT"), "tracestate": a.env("TRACESTATE"),
+		"traceparent": env("TRACEPARENT"), "tracestate": env("TRACESTATE"),
 	})
 	traceRun(parent, provider.Tracer("bake"), run)
 	for batch := range slices.Chunk(all.spans, exportBatch) {
@@ -72,11 +77,12 @@ func (a *app) sendSpans(ctx context.Context, run report.Run) (err error) {
 	return nil
 }
 
-// spanExporter speaks the protocol that the standard variables name. All else that they say it reads itself.
-func (a *app) spanExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
-	protocol := a.env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+// newExporter returns an exporter for the protocol in the environment. The exporter reads all other OTEL_ variables from
+// the environment of the process.
+func newExporter(ctx context.Context, env func(string) string) (sdktrace.SpanExporter, error) {
+	protocol := env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
 	if protocol == "" {
-		protocol = a.env("OTEL_EXPORTER_OTLP_PROTOCOL")
+		protocol = env("OTEL_EXPORTER_OTLP_PROTOCOL")
 	}
 	switch protocol {
 	case "", "http/protobuf":
@@ -84,13 +90,14 @@ func (a *app) spanExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	case "grpc":
 		return otlptracegrpc.New(ctx)
 	}
-	return nil, fmt.Errorf("the protocol %s is not supported: use http/protobuf or grpc", protocol)
+	return nil, fmt.Errorf("protocol %s is not supported; use http/protobuf or grpc", protocol)
 }
 
-// traceRun makes a span of the build, and below it one of each step that ran and of each activity.
+// traceRun creates a span for the build and, as its children, one for each step that ran and for each activity.
 func traceRun(ctx context.Context, tracer trace.Tracer, run report.Run) {
 	ctx, whole := tracer.Start(ctx, "bake build", trace.WithTimestamp(run.Started), trace.WithAttributes(
-		attribute.String("bake.build", run.ID), attribute.String("bake.status", string(run.Status)), attribute.StringSlice("bake.targets", run.Targets),
+		attribute.String("bake.build", run.ID), attribute.String("bake.status", string(run.Status)),
+		attribute.StringSlice("bake.targets", run.Targets),
 		attribute.Int("bake.steps", len(run.Steps)), attribute.Int("bake.steps.ran", run.Count(executor.StatusRan)),
 		attribute.Int("bake.steps.cached", run.Count(executor.StatusCached)),
 	))
@@ -114,7 +121,8 @@ func traceRun(ctx context.Context, tracer trace.Tracer, run report.Run) {
 		if isStep {
 			name = step.Name
 		}
-		_, span := tracer.Start(ctx, name, trace.WithTimestamp(s.Start), trace.WithAttributes(stepAttributes(step, isStep)...))
+		attributes := trace.WithAttributes(stepAttributes(step, isStep)...)
+		_, span := tracer.Start(ctx, name, trace.WithTimestamp(s.Start), attributes)
 		if s.Error != "" {
 			span.SetStatus(codes.Error, s.Error)
 		}
@@ -140,7 +148,7 @@ func stepAttributes(s report.Step, isStep bool) []attribute.KeyValue {
 	return all
 }
 
-// endedSpans keeps the spans that have ended.
+// endedSpans collects the spans that have ended.
 type endedSpans struct {
 	mu    sync.Mutex
 	spans []sdktrace.ReadOnlySpan

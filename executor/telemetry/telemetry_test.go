@@ -1,4 +1,4 @@
-package main
+package telemetry
 
 import (
 	"compress/gzip"
@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -26,15 +27,15 @@ import (
 	"github.com/bakebuild/bake/executor/report"
 )
 
-// TestExportSpans sends a build to a collector of its own, by each protocol: one span for the build, below the parent that the
+// TestExport sends a build to a collector of its own, by each protocol: one span for the build, below the parent that the
 // environment names, and one for each step that ran.
-func TestExportSpans(t *testing.T) {
+func TestExport(t *testing.T) {
 	for protocol, serve := range map[string]func(*testing.T, *collected) string{"http/protobuf": collectHTTP, "grpc": collectGRPC} {
 		t.Run(protocol, func(t *testing.T) {
 			var got collected
 			t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", serve(t, &got))
-			exportSpans(t, &got)
+			exportTo(t, &got)
 		})
 	}
 }
@@ -87,26 +88,24 @@ func collectHTTP(t *testing.T, got *collected) string {
 		}
 		proto.Merge(&got.ExportTraceServiceRequest, &one)
 		if r.URL.Path != "/v1/traces" || r.Header.Get("X-Key") != "k" {
-			t.Errorf("asked for %s with %v", r.URL.Path, r.Header)
+			t.Errorf("request for %s with %v", r.URL.Path, r.Header)
 		}
 	}))
 	t.Cleanup(server.Close)
 	return server.URL
 }
 
-// exportSpans sends a build and checks what came.
-func exportSpans(t *testing.T, got *collected) {
+// exportTo sends a build and checks the spans that arrive.
+func exportTo(t *testing.T, got *collected) {
 	t.Helper()
 	for name, value := range map[string]string{"OTEL_EXPORTER_OTLP_HEADERS": "x-key=k", "OTEL_SERVICE_NAME": "ci"} {
 		t.Setenv(name, value)
 	}
 	const traceID, parentID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-	var notes strings.Builder
-	a := &app{stderr: &notes, environ: environment()}
-	a.environ["TRACEPARENT"] = "00-" + traceID + "-" + parentID + "-01"
+	t.Setenv("TRACEPARENT", "00-"+traceID+"-"+parentID+"-01")
 	start := time.Unix(1_700_000_000, 0)
 	step := digest.FromString("x")
-	a.exportSpans(context.Background(), report.Run{
+	err := Export(context.Background(), report.Run{
 		ID: "1", Status: report.Failed, Targets: []string{"t"}, Started: start, Completed: start.Add(3 * time.Second),
 		Failures: []report.Failure{{Message: "no luck"}},
 		Steps:    []report.Step{{Digest: step, Name: "RUN x", Kind: "exec", Status: executor.StatusFailed, Reason: "because"}},
@@ -114,9 +113,9 @@ func exportSpans(t *testing.T, got *collected) {
 			{Step: "sha256:cached", Start: start, End: start, Cached: true},
 			{Step: step, Start: start.Add(time.Second), End: start.Add(2 * time.Second), Error: "exit code 1"},
 		},
-	})
-	if notes.Len() > 0 {
-		t.Error(notes.String())
+	}, "1.0", os.Getenv)
+	if err != nil {
+		t.Error(err)
 	}
 	var spans []string
 	for _, r := range got.ResourceSpans {
@@ -144,21 +143,25 @@ func exportSpans(t *testing.T, got *collected) {
 	}
 }
 
-// TestExportSpansIsAdvice: nothing is sent where nothing is named, and what cannot be sent is noted.
-func TestExportSpansIsAdvice(t *testing.T) {
+// TestExportIsOptional checks that nothing is sent without a collector, and that an unknown protocol is an error.
+func TestExportIsOptional(t *testing.T) {
 	for _, c := range []struct {
 		env  map[string]string
 		want string
 	}{
 		{nil, ""},
-		{map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"}, ""},
-		{map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "note: OpenTelemetry: the protocol http/json"},
+		{map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "none"}, ""},
+		{map[string]string{
+			"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+		}, "protocol http/json"},
 	} {
-		var notes strings.Builder
-		a := &app{stderr: &notes, environ: c.env}
-		a.exportSpans(context.Background(), report.Run{Status: report.Built})
-		if !strings.HasPrefix(notes.String(), c.want) || c.want == "" && notes.Len() > 0 {
-			t.Errorf("%v: %q", c.env, notes.String())
+		got := ""
+		env := func(name string) string { return c.env[name] }
+		if err := Export(context.Background(), report.Run{Status: report.Built}, "1.0", env); err != nil {
+			got = err.Error()
+		}
+		if !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+			t.Errorf("%v: %q", c.env, got)
 		}
 	}
 }
