@@ -16,7 +16,7 @@ import (
 func newCacheCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
-		Short: "Look after the cache",
+		Short: "Inspect, prune and check the cache",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -28,11 +28,11 @@ func newCacheCheckCommand(a *app) *cobra.Command {
 	var repair bool
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Read everything in the cache and compare it with its digests",
+		Short: "Verify the contents of the cache against their digests",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.checkCache(cmd.Context(), repair) },
 	}
-	cmd.Flags().BoolVar(&repair, "repair", false, "remove what is damaged; builds make it again")
+	cmd.Flags().BoolVar(&repair, "repair", false, "remove damaged items; builds create them again")
 	return cmd
 }
 
@@ -55,7 +55,7 @@ func (a *app) checkCache(ctx context.Context, repair bool) error {
 	case repair:
 		_, err = fmt.Fprintf(a.stdout, "removed %s\n", plural(len(damage), "damaged item"))
 	default:
-		err = differenceError{plural(len(damage), "item") + " damaged: bake cache check --repair removes what is"}
+		err = differenceError{plural(len(damage), "item") + " damaged; remove them with bake cache check --repair"}
 	}
 	return err
 }
@@ -70,13 +70,13 @@ func newCachePruneCommand(a *app) *cobra.Command {
 	var o pruneOptions
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: "Free what was not used for longest; tagged images and running builds keep what they need",
+		Short: "Free the least recently used cache",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.prune(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.keep, "keep-size", "", "free until the cache takes at most this much, such as 20GB")
-	f.StringVar(&o.older, "older-than", "", "free what was not used for this long, such as 12h, 30d or 4w")
+	f.StringVar(&o.keep, "keep-size", "", "free until the cache occupies at most this size, such as 20GB")
+	f.StringVar(&o.older, "older-than", "", "free items not used for this long, such as 12h, 30d or 4w")
 	f.BoolVar(&o.all, "all", false, "free everything that no tagged image and no pin needs")
 	return cmd
 }
@@ -85,7 +85,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 	opts := cache.PruneOptions{All: o.all}
 	var err error
 	if o.keep != "" {
-		if opts.KeepBytes, err = parseSize(o.keep); err != nil {
+		if opts.KeepBytes, err = cache.ParseSize(o.keep); err != nil {
 			return usagef("--keep-size: %w", err)
 		}
 		opts.All = opts.All || opts.KeepBytes == 0
@@ -96,7 +96,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 		}
 	}
 	if opts == (cache.PruneOptions{}) {
-		return usagef("say what to free: --keep-size=20GB, --older-than=30d or --all")
+		return usagef("nothing to free; add --keep-size=20GB, --older-than=30d or --all")
 	}
 	s, err := a.openStore()
 	if err != nil {
@@ -121,7 +121,7 @@ func parseAge(text string) (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("%q is no time: write 12h, 30d or 4w", text)
+		return 0, fmt.Errorf("%q is not a duration; use 12h, 30d or 4w", text)
 	}
 	return d, nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -54,17 +53,4 @@ func humanAge(now, then time.Time) string {
 		}
 	}
 	return "just now"
-}
-
-// parseSize reads a number of bytes such as 512, 20GB or 1.5GiB. Only the units with an i are powers of 1024.
-func parseSize(s string) (int64, error) {
-	parse := units.FromHumanSize
-	if strings.ContainsAny(s, "iI") {
-		parse = units.RAMInBytes
-	}
-	n, err := parse(s)
-	if err != nil || n < 0 || n == math.MaxInt64 { // more bytes than fit
-		return 0, fmt.Errorf("%q is not a size; use 512MB, 20GB or 1.5GiB", s)
-	}
-	return n, nil
 }
