@@ -20,7 +20,7 @@ func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, 
 		if !ok {
 			continue
 		}
-		got, err := layers.Compress(ctx, dir, times, layers.Form{Algorithm: layers.Uncompressed}, io.Discard)
+		got, err := layers.Compress(ctx, dir, times, layers.Compression{Algorithm: layers.Uncompressed}, io.Discard)
 		switch {
 		case ctx.Err() != nil:
 			return "", context.Cause(ctx)

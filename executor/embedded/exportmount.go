@@ -80,7 +80,7 @@ func (o *cacheExport) exportMount(ctx context.Context, id string) error {
 // packMount writes the blob of a cache mount.
 func (o *cacheExport) packMount(ctx context.Context, dir string) (remotecache.Layer, error) {
 	got, err := writePacked(o.b.store, func(w io.Writer) (layers.Packed, error) {
-		return layers.Compress(ctx, dir, layers.PackOptions{}, layers.Form{Algorithm: layers.Zstd}, w)
+		return layers.Compress(ctx, dir, layers.PackOptions{}, layers.Compression{Algorithm: layers.Zstd}, w)
 	})
 	if err != nil {
 		return remotecache.Layer{}, err

@@ -49,8 +49,8 @@ func (p packing) tar(ran bool) string {
 }
 
 // compression returns the compression of the blob.
-func (p packing) compression() layers.Form {
-	return layers.Form{Algorithm: layers.Algorithm(p.encoding.Compression), Level: p.encoding.Level}
+func (p packing) compression() layers.Compression {
+	return layers.Compression{Algorithm: layers.Algorithm(p.encoding.Compression), Level: p.encoding.Level}
 }
 
 // name returns different names for packings that give different bytes of one layer. It is stored as the encoding.

@@ -13,20 +13,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// target is where entries go: a directory, or nowhere when only the index is wanted. Names are single components below
-// directories that exist already; what a path held before has been removed.
+// target receives the entries of a tar: a directory on disk, or discard when the caller needs only the index. Before
+// each call the parent directory exists, and whatever the path held has been removed.
 type target interface {
 	mkdir(n *node) error
-	mkfile(n *node, r io.Reader) error // reads n.ino.size bytes, perhaps after it returned when it has copied them
-	mklink(n, old *node) error         // hard link
-	mkspecial(n *node) error           // symbolic link, device, FIFO, whiteout
-	remove(n *node) error              // with all below it
-	wants(i *inode) bool               // false: this kind cannot be made here and is left out
-	// lower copies a file of the layers below into n, for a hard link that points there.
-	lower(n *node) error
+	// mkfile reads n.ino.size bytes from r before it returns. It may write them later.
+	mkfile(n *node, r io.Reader) error
+	mklink(n, old *node) error // makes n a hard link to old
+	mkspecial(n *node) error   // makes a symbolic link, device, FIFO or whiteout
+	remove(n *node) error      // removes n and everything below it
+	supports(i *inode) bool    // reports whether the target can hold this kind of file; others are skipped
+	// copyUp copies the file at n's path in the layers below into n, so that a hard link can point to it.
+	copyUp(n *node) error
 }
 
-// applier replays the entries of one tar onto a target.
+// applier applies the entries of one tar to a target, in order.
+//
+// An image tar is hostile, and links are how it would escape. A symbolic link could lead a later entry out of the
+// layer, and a hard link could give the layer a name for a file of the host. So the applier keeps every path of the
+// layer in memory, as the tree below root, and resolves all names there. The invariant: this tree mirrors the target
+// exactly, and the target only ever sees a single name in a directory that this layer created. No system call follows
+// a link. A hard link refers to a node of this tree, or to a file that copyUp has brought in from the layers below;
+// it never refers to a path on disk. The cost is the memory for all names of one layer, bounded by Limits.
+// TestUnpackHostile and FuzzUnpack check that nothing outside of the directory changes.
 type applier struct {
 	root    *node
 	to      target
@@ -35,7 +44,7 @@ type applier struct {
 	entries int
 	names   int64
 	content int64 // bytes of regular files
-	below   bool  // a hard link points into the layers below
+	below   bool  // a hard link refers to a file of the layers below
 }
 
 func newApplier(to target, l Limits) *applier {
@@ -48,7 +57,7 @@ func (a *applier) impliedDir() *inode {
 	return &inode{mode: unix.S_IFDIR | 0o755, mtime: time.Unix(0, 0), nlink: 1}
 }
 
-// run reads the whole tar.
+// run applies all entries of the tar r.
 func (a *applier) run(ctx context.Context, r io.Reader) error {
 	tr := tar.NewReader(r)
 	for {
@@ -77,7 +86,7 @@ func clip(s string) string {
 
 func (a *applier) add(h *tar.Header, r io.Reader) error {
 	if a.entries++; a.entries > a.limits.Entries {
-		return fmt.Errorf("more than %d entries", a.limits.Entries)
+		return fmt.Errorf("layer has more than %d entries", a.limits.Entries)
 	}
 	e, err := parseHeader(h)
 	if err != nil || e.skip {
@@ -104,7 +113,7 @@ func (a *applier) add(h *tar.Header, r io.Reader) error {
 		return a.whiteout(dir, name)
 	}
 	if e.inode.kind() == unix.S_IFCHR && e.inode.rdev == 0 {
-		return a.whiteout(dir, e.base) // what a 0:0 device means in the directory form
+		return a.whiteout(dir, e.base) // overlayfs takes a 0:0 device for a whiteout
 	}
 	if e.hardlink != "" {
 		return a.link(dir, e, h)
@@ -118,11 +127,11 @@ func (a *applier) count(e entry, h *tar.Header) error {
 		a.names += int64(len(k) + len(v))
 	}
 	if a.names > a.limits.Names {
-		return fmt.Errorf("more than %d bytes of names", a.limits.Names)
+		return fmt.Errorf("layer metadata (paths, xattrs) exceeds %d bytes", a.limits.Names)
 	}
 	if e.inode.kind() == unix.S_IFREG && e.hardlink == "" {
 		if a.content += e.inode.size; a.content > a.limits.Content || a.content < 0 {
-			return fmt.Errorf("more than %d bytes of files", a.limits.Content)
+			return fmt.Errorf("files of the layer exceed %d bytes", a.limits.Content)
 		}
 	}
 	return nil
@@ -139,7 +148,7 @@ func (a *applier) number(ino *inode) {
 	ino.number, ino.nlink = a.inodes, 1
 }
 
-// parents returns the directory p, made with all that is missing above it.
+// parents returns the directory p. It creates p and the directories above it if they are missing.
 func (a *applier) parents(p string) (*node, error) {
 	dir, missing, err := a.root.resolve(p)
 	if err != nil {
@@ -159,8 +168,8 @@ func (a *applier) parents(p string) (*node, error) {
 	return dir, nil
 }
 
-// replace puts n into dir in place of what that name held. A directory that takes the place of a whiteout, or of
-// anything else that hid the lower path, stays opaque.
+// replace adds n to dir and removes what that name held before. A directory that replaces a whiteout or an opaque
+// directory becomes opaque, so that it keeps hiding the lower path.
 func (a *applier) replace(dir, n *node) error {
 	old := dir.children[n.name]
 	if old != nil {
@@ -187,8 +196,8 @@ func forget(n *node) {
 	}
 }
 
-// whiteout hides what the layers below have under that name. What this layer has there itself stays, as the format
-// demands; a directory of this layer becomes opaque.
+// whiteout hides the lower layers' file at that name. As OCI requires, a file of this layer at that name stays; a
+// directory of this layer becomes opaque.
 func (a *applier) whiteout(dir *node, name string) error {
 	if old := dir.children[name]; old != nil {
 		if old.isDir() {
@@ -197,7 +206,7 @@ func (a *applier) whiteout(dir *node, name string) error {
 		return nil
 	}
 	if strings.HasPrefix(name, whiteoutPrefix) {
-		return errors.New("whiteout of a whiteout")
+		return errors.New("whiteout removes a whiteout marker")
 	}
 	n := &node{name: name, whiteout: true}
 	if err := a.replace(dir, n); err != nil {
@@ -207,13 +216,13 @@ func (a *applier) whiteout(dir *node, name string) error {
 }
 
 func (a *applier) put(dir *node, e entry, r io.Reader) error {
-	if !a.to.wants(e.inode) {
+	if !a.to.supports(e.inode) {
 		return nil
 	}
 	a.number(e.inode)
 	old := dir.children[e.base]
 	if e.inode.isDir() && old != nil && old.isDir() {
-		old.ino, old.implied = e.inode, false // merged: children stay
+		old.ino, old.implied = e.inode, false // the directory keeps its children
 		return nil
 	}
 	n := &node{name: e.base, ino: e.inode}
@@ -229,7 +238,7 @@ func (a *applier) put(dir *node, e entry, r io.Reader) error {
 	return a.to.mkspecial(n)
 }
 
-// link makes a hard link. A target that this layer does not have is copied up from the layers below first.
+// link creates a hard link. If this layer lacks the target, it is first copied up from the layers below.
 func (a *applier) link(dir *node, e entry, h *tar.Header) error {
 	old, err := a.linkTarget(e.hardlink)
 	if err != nil {
@@ -240,7 +249,7 @@ func (a *applier) link(dir *node, e entry, h *tar.Header) error {
 	}
 	n := &node{name: e.base, ino: old.ino}
 	if dir.children[e.base] != nil && dir.children[e.base].contains(old) {
-		return errors.New("hard link would replace its own target")
+		return errors.New("hard link would replace a directory that contains its target")
 	}
 	if err := a.replace(dir, n); err != nil {
 		return err
@@ -249,6 +258,7 @@ func (a *applier) link(dir *node, e entry, h *tar.Header) error {
 	return a.to.mklink(n, old)
 }
 
+// contains reports whether other is n or lies below n.
 func (n *node) contains(other *node) bool {
 	for ; other != nil; other = other.parent {
 		if other == n {
@@ -258,6 +268,7 @@ func (n *node) contains(other *node) bool {
 	return false
 }
 
+// linkTarget returns the file at p for a hard link. A directory, and a path that this layer hides, is an error.
 func (a *applier) linkTarget(p string) (*node, error) {
 	up, base := path.Split(p)
 	dir, missing, err := a.root.resolve(up)
@@ -267,7 +278,7 @@ func (a *applier) linkTarget(p string) (*node, error) {
 	if len(missing) == 0 {
 		if n := dir.children[base]; n != nil {
 			if n.whiteout || n.isDir() {
-				return nil, errors.New("not a file of this layer")
+				return nil, errors.New("target is a directory or was removed by this layer")
 			}
 			return n, nil
 		}
@@ -289,7 +300,7 @@ func (a *applier) linkTarget(p string) (*node, error) {
 		return nil, err
 	}
 	a.below = true
-	if err := a.to.lower(n); err != nil {
+	if err := a.to.copyUp(n); err != nil {
 		return nil, err
 	}
 	return n, nil

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OwnerError says that a file of a layer belongs to an id that does not exist in this user namespace.
+// OwnerError reports a file of a layer whose owner is not mapped in this user namespace.
 type OwnerError struct {
 	UID, GID uint32
 }
@@ -20,8 +20,8 @@ func (e *OwnerError) Error() string {
 		"(the newuidmap and newgidmap programs, and entries of this user in /etc/subuid and /etc/subgid)", e.UID, e.GID)
 }
 
-// attributes sets owner, xattrs, mode and times of the link, device or FIFO name in the directory fd, in the order in
-// which they do not undo each other.
+// attributes sets owner, xattrs, mode and times of the link, device or FIFO name in the directory fd. The order
+// matters: chown clears setuid bits and file capabilities, so it comes first.
 func (d *disk) attributes(fd int, name string, ino *inode) error {
 	if err := d.chown(ino, func() error {
 		return unix.Fchownat(fd, name, int(ino.uid), int(ino.gid), unix.AT_SYMLINK_NOFOLLOW)
@@ -35,7 +35,7 @@ func (d *disk) attributes(fd int, name string, ino *inode) error {
 		}
 	}
 	if ino.kind() != unix.S_IFLNK {
-		if err := unix.Fchmodat(fd, name, ino.mode&0o7777, 0); err != nil { // not a link: nothing to follow
+		if err := unix.Fchmodat(fd, name, ino.mode&0o7777, 0); err != nil { // name is not a link
 			return os.NewSyscallError("chmod", err)
 		}
 	}
@@ -43,7 +43,7 @@ func (d *disk) attributes(fd int, name string, ino *inode) error {
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(fd, name, ts[:], unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// attributesFd is attributes of an open directory.
+// attributesFd is like attributes, for the open directory fd.
 func (d *disk) attributesFd(fd int, ino *inode) error {
 	if err := d.chown(ino, func() error { return unix.Fchown(fd, int(ino.uid), int(ino.gid)) }); err != nil {
 		return err
@@ -69,8 +69,8 @@ func (d *disk) chown(ino *inode, set func() error) error {
 	return os.NewSyscallError("chown", err)
 }
 
-// xattrs sets all of ino's. What the file system does not know, and what this user may not set in a namespace of its
-// own, is left out, as containerd does.
+// xattrs sets the extended attributes of ino. Like containerd, it skips those that the file system does not support
+// and those that this user must not set in a user namespace.
 func (d *disk) xattrs(ino *inode, set func(string, []byte) error) error {
 	for k, v := range ino.xattrs {
 		err := set(k, v)

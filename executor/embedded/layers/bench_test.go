@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// goroot is a tree of real files that every machine with Go has: about 250 MB in 15,000 files.
+// goroot returns a tree of real files that every machine with Go has: about 250 MB in 15,000 files.
 func goroot(b *testing.B) string {
 	b.Helper()
 	out, err := exec.Command("go", "env", "GOROOT").Output()
@@ -25,7 +25,7 @@ func goroot(b *testing.B) string {
 	return strings.TrimSpace(string(out))
 }
 
-func gorootBlob(b *testing.B, f Form) ([]byte, Packed) {
+func gorootBlob(b *testing.B, f Compression) ([]byte, Packed) {
 	b.Helper()
 	var blob bytes.Buffer
 	p, err := Compress(context.Background(), goroot(b), PackOptions{}, f, &blob)
@@ -35,8 +35,9 @@ func gorootBlob(b *testing.B, f Form) ([]byte, Packed) {
 	return blob.Bytes(), p
 }
 
+// BenchmarkUnpack compares Unpack and BuildIndex with a loop over the standard library's tar reader.
 func BenchmarkUnpack(b *testing.B) {
-	for _, f := range []Form{{}, {Algorithm: Zstd}} {
+	for _, f := range []Compression{{}, {Algorithm: Zstd}} {
 		b.Run(f.String(), func(b *testing.B) {
 			blob, p := gorootBlob(b, f)
 			b.SetBytes(p.Content.Size)
@@ -50,9 +51,9 @@ func BenchmarkUnpack(b *testing.B) {
 			}
 		})
 	}
-	// The plain way: one goroutine, the standard library, no hashing, no attributes.
+	// The baseline: one goroutine, the standard library, no hashing, no attributes.
 	b.Run("stdlib-serial", func(b *testing.B) {
-		blob, p := gorootBlob(b, Form{})
+		blob, p := gorootBlob(b, Compression{})
 		b.SetBytes(p.Content.Size)
 		for b.Loop() {
 			b.StopTimer()
@@ -64,7 +65,7 @@ func BenchmarkUnpack(b *testing.B) {
 		}
 	})
 	b.Run("index-only", func(b *testing.B) {
-		blob, p := gorootBlob(b, Form{})
+		blob, p := gorootBlob(b, Compression{})
 		b.SetBytes(p.Content.Size)
 		for b.Loop() {
 			if _, err := BuildIndex(context.Background(), bytes.NewReader(blob), Limits{}); err != nil {
@@ -106,9 +107,10 @@ func plainUnpack(d string, blob []byte) error {
 	}
 }
 
+// BenchmarkCompress compares Compress with the standard library's gzip.
 func BenchmarkCompress(b *testing.B) {
 	root := goroot(b)
-	for _, f := range []Form{{}, {Algorithm: Gzip, Level: 1}, {Algorithm: Zstd}, {Algorithm: Uncompressed}} {
+	for _, f := range []Compression{{}, {Algorithm: Gzip, Level: 1}, {Algorithm: Zstd}, {Algorithm: Uncompressed}} {
 		b.Run(f.String(), func(b *testing.B) {
 			for b.Loop() {
 				p, err := Compress(context.Background(), root, PackOptions{}, f, io.Discard)

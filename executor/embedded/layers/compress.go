@@ -18,54 +18,54 @@ import (
 // Algorithm is how a layer blob is compressed.
 type Algorithm string
 
-// The algorithms. Their names are those of the compression attribute of an output.
+// The algorithms, named as in the compression attribute of an output.
 const (
 	Gzip         Algorithm = "gzip"
 	Zstd         Algorithm = "zstd"
 	Uncompressed Algorithm = "uncompressed"
 )
 
-// gzipBlock is the input that is compressed at once, in bytes. It is a part of the result: changing it changes the
-// digest of every layer.
+// gzipBlock is the number of input bytes that gzip compresses as one block. The block size determines the output:
+// changing it changes the digest of every layer.
 const gzipBlock = 1 << 20
 
-// Form says what a blob is to be. The zero Form is gzip at its default level.
-type Form struct {
+// Compression is the compression of a layer blob. The zero value is gzip at its default level.
+type Compression struct {
 	Algorithm Algorithm
 	Level     int // 0: the algorithm's default; gzip 1 to 9, zstd 1 to 22
 }
 
-// Validate says what is wrong with f.
-func (f Form) Validate() error {
+// Validate reports an unknown algorithm or a level that the algorithm does not have.
+func (c Compression) Validate() error {
 	top := 9
-	switch f.Algorithm {
+	switch c.Algorithm {
 	case "", Gzip, Uncompressed:
 	case Zstd:
 		top = 22
 	default:
-		return fmt.Errorf("unknown compression %q: use gzip, zstd or uncompressed", f.Algorithm)
+		return fmt.Errorf("unknown compression %q: use gzip, zstd or uncompressed", c.Algorithm)
 	}
-	if f.Level < 0 || f.Level > top {
-		return fmt.Errorf("compression level %d of %s is not in 0 to %d", f.Level, f.Algorithm, top)
+	if c.Level < 0 || c.Level > top {
+		return fmt.Errorf("compression level %d of %s is out of range: use 0 to %d", c.Level, c.Algorithm, top)
 	}
 	return nil
 }
 
-// String names f shortly and completely: blobs of equal layers and equal names have equal bytes.
-func (f Form) String() string {
-	a := f.Algorithm
+// String returns a short and complete name of c: equal layers with equal names have equal blobs.
+func (c Compression) String() string {
+	a := c.Algorithm
 	if a == "" {
 		a = Gzip
 	}
-	if f.Level == 0 {
+	if c.Level == 0 {
 		return string(a)
 	}
-	return fmt.Sprintf("%s-%d", a, f.Level)
+	return fmt.Sprintf("%s-%d", a, c.Level)
 }
 
-// MediaType is the OCI media type of a layer of this form.
-func (f Form) MediaType() string {
-	switch f.Algorithm {
+// MediaType returns the OCI media type of a layer with this compression.
+func (c Compression) MediaType() string {
+	switch c.Algorithm {
 	case Zstd:
 		return ocispecs.MediaTypeImageLayerZstd
 	case Uncompressed:
@@ -83,11 +83,11 @@ type Packed struct {
 	Content   PackResult
 }
 
-// Compress writes the layer blob of the directory form dir to w in one pass: files to tar to compressor, each digest
-// taken on the way. Memory is bounded by a few blocks for each CPU.
-func Compress(ctx context.Context, dir string, opt PackOptions, f Form, w io.Writer) (Packed, error) {
+// Compress writes the layer in the overlayfs directory dir to w as a blob. One pass packs, hashes and compresses.
+// It buffers a few blocks for each CPU.
+func Compress(ctx context.Context, dir string, opt PackOptions, c Compression, w io.Writer) (Packed, error) {
 	var content PackResult
-	p, err := compress(w, f, func(tw io.Writer) (err error) {
+	p, err := compress(w, c, func(tw io.Writer) (err error) {
 		content, err = Pack(ctx, dir, tw, opt)
 		return err
 	})
@@ -95,34 +95,38 @@ func Compress(ctx context.Context, dir string, opt PackOptions, f Form, w io.Wri
 	return p, err
 }
 
-// Recompress writes the layer blob r, plain, gzip or zstd, to w in the form f. The tar inside keeps its bytes.
-func Recompress(ctx context.Context, r io.Reader, f Form, w io.Writer) (Packed, error) {
-	return Rewrite(ctx, r, f, w, func(from io.Reader, to io.Writer) error {
+// Recompress writes the layer blob r (plain, gzip or zstd) to w with another compression. The bytes of the tar in it
+// stay the same.
+func Recompress(ctx context.Context, r io.Reader, c Compression, w io.Writer) (Packed, error) {
+	return Rewrite(ctx, r, c, w, func(from io.Reader, to io.Writer) error {
 		_, err := io.Copy(to, from)
 		return err
 	})
 }
 
-// Rewrite writes the layer blob r, plain, gzip or zstd, to w in the form f, with what change makes of the tar inside.
-func Rewrite(ctx context.Context, r io.Reader, f Form, w io.Writer, change func(io.Reader, io.Writer) error) (Packed, error) {
+// Rewrite writes the layer blob r (plain, gzip or zstd) to w with the compression c. change copies the tar from its
+// first argument to its second and may edit it.
+func Rewrite(
+	ctx context.Context, r io.Reader, c Compression, w io.Writer, change func(io.Reader, io.Writer) error,
+) (Packed, error) {
 	s, err := openStream(ctx, r)
 	if err != nil {
 		return Packed{}, fmt.Errorf("recompress layer: %w", err)
 	}
 	defer s.Close()
-	p, err := compress(w, f, func(tw io.Writer) error { return change(s, tw) })
+	p, err := compress(w, c, func(tw io.Writer) error { return change(s, tw) })
 	if err != nil {
 		return Packed{}, fmt.Errorf("recompress layer: %w", err)
 	}
 	return p, nil
 }
 
-func compress(w io.Writer, f Form, write func(io.Writer) error) (Packed, error) {
-	if err := f.Validate(); err != nil {
+func compress(w io.Writer, c Compression, write func(io.Writer) error) (Packed, error) {
+	if err := c.Validate(); err != nil {
 		return Packed{}, err
 	}
-	blob := &counter{w: w, hash: sha256.New()}
-	z, err := f.writer(blob)
+	blob := &countingWriter{w: w, hash: sha256.New()}
+	z, err := c.writer(blob)
 	if err != nil {
 		return Packed{}, err
 	}
@@ -140,23 +144,23 @@ func compress(w io.Writer, f Form, write func(io.Writer) error) (Packed, error) 
 	}
 	return Packed{
 		DiffID: digest.NewDigest(digest.SHA256, diff), Digest: digest.NewDigest(digest.SHA256, blob.hash), Size: blob.n,
-		MediaType: f.MediaType(),
+		MediaType: c.MediaType(),
 	}, nil
 }
 
-// writer makes the compressor. Nothing in its output may depend on the number of CPUs.
-func (f Form) writer(w io.Writer) (io.WriteCloser, error) {
-	switch f.Algorithm {
+// writer returns the compressor. Its output must not depend on the number of CPUs.
+func (c Compression) writer(w io.Writer) (io.WriteCloser, error) {
+	switch c.Algorithm {
 	case Uncompressed:
 		return nopCloser{w}, nil
 	case Zstd:
 		level := zstd.SpeedDefault
-		if f.Level > 0 {
-			level = zstd.EncoderLevelFromZstd(f.Level)
+		if c.Level > 0 {
+			level = zstd.EncoderLevelFromZstd(c.Level)
 		}
 		return zstd.NewWriter(w, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(2))
 	}
-	level := f.Level
+	level := c.Level
 	if level == 0 {
 		level = 6
 	}
@@ -171,14 +175,14 @@ type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
 
-// counter hashes and counts what passes.
-type counter struct {
+// countingWriter hashes and counts the bytes written to w.
+type countingWriter struct {
 	w    io.Writer
 	hash hash.Hash
 	n    int64
 }
 
-func (c *counter) Write(p []byte) (int, error) {
+func (c *countingWriter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.hash.Write(p[:n])
 	c.n += int64(n)

@@ -12,24 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keptDirs is how many directories stay open between entries.
-const keptDirs = 64
+// maxOpenDirs is the number of directories that stay open between entries.
+const maxOpenDirs = 64
 
-// disk makes entries in a directory, by descriptor: each directory is opened from its parent's descriptor without
-// following links, and nothing is ever reached by a longer path.
+// disk is the target that writes to a directory. It opens each directory relative to its parent's descriptor, without
+// following links, and passes single names to system calls only.
 type disk struct {
 	root    *dirRef
 	below   Below
-	user    bool // xattrs and devices as a user namespace permits them
+	user    bool // in a user namespace: user.overlay.* attributes, no device nodes
 	uid     uint32
 	gid     uint32
-	setgid  bool // new files may get another group than ours
+	setgid  bool // the directory is setgid, so new files do not get our group
 	open    []*node
 	dirs    map[*node]*dirRef
 	writers *writers
 }
 
-// dirRef is an open directory, shared with writers that still make files in it.
+// dirRef is an open directory with a reference count, shared with the writers that still create files in it.
 type dirRef struct {
 	fd   int
 	refs atomic.Int32
@@ -67,7 +67,7 @@ func newDisk(ctx context.Context, dir string, below Below, user bool) (*disk, er
 	}, nil
 }
 
-// close waits for all writers and gives back every descriptor.
+// close waits for all writers and closes every descriptor.
 func (d *disk) close() error {
 	err := d.writers.wait()
 	for _, n := range d.open {
@@ -80,7 +80,8 @@ func (d *disk) close() error {
 	return err
 }
 
-// dir opens the directory n, which this layer has made. The caller does not own what it gets.
+// dir opens the directory n, which this layer has created. The result stays valid until the next call of dir or drop;
+// call hold to keep it longer.
 func (d *disk) dir(n *node) (*dirRef, error) {
 	if n.parent == nil {
 		return d.root, nil
@@ -92,13 +93,13 @@ func (d *disk) dir(n *node) (*dirRef, error) {
 	if err != nil {
 		return nil, err
 	}
-	up.hold() // opening may close what is kept
+	up.hold() // drop may close it otherwise
 	defer up.release()
 	fd, err := unix.Openat(up.fd, n.name, openDirFlags, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("openat", err)
 	}
-	if len(d.open) >= keptDirs {
+	if len(d.open) >= maxOpenDirs {
 		d.drop(d.open[0])
 	}
 	r := newDirRef(fd)
@@ -156,7 +157,7 @@ func (d *disk) mklink(n, old *node) error {
 	}
 	if err := unix.Linkat(from.fd, old.name, to.fd, n.name, 0); err != nil {
 		if werr := d.writers.failed(); werr != nil {
-			return werr // the target could not be written: say that
+			return werr // the link fails because writing the target failed
 		}
 		return os.NewSyscallError("link", err)
 	}
@@ -181,13 +182,13 @@ func (d *disk) mkspecial(n *node) error {
 	return d.attributes(up.fd, n.name, n.ino)
 }
 
-// wants leaves out device nodes in a user namespace, where nobody can make them: as containerd and rootless BuildKit
-// do, for any path.
-func (d *disk) wants(i *inode) bool {
+// supports returns false for device nodes in a user namespace, where they cannot be created. Containerd and rootless
+// BuildKit skip them too.
+func (d *disk) supports(i *inode) bool {
 	return !d.user || (i.kind() != unix.S_IFCHR && i.kind() != unix.S_IFBLK)
 }
 
-// remove deletes n from disk with all below it. Writers are waited for first: it is rare.
+// remove deletes n and everything below it from disk. It first waits for all writers; removals are rare.
 func (d *disk) remove(n *node) error {
 	d.writers.idle()
 	up, err := d.dir(n.parent)
@@ -217,8 +218,8 @@ func (d *disk) removeAt(fd int, n *node) error {
 	return os.NewSyscallError("rmdir", unix.Unlinkat(fd, n.name, unix.AT_REMOVEDIR))
 }
 
-// lower copies the file that the layers below have at n's path.
-func (d *disk) lower(n *node) error {
+// copyUp creates n as a copy of the file that the layers below have at its path.
+func (d *disk) copyUp(n *node) error {
 	if d.below == nil {
 		return errors.New("no such file in this layer")
 	}
@@ -233,7 +234,7 @@ func (d *disk) lower(n *node) error {
 		number: number,
 	}
 	if n.ino.isDir() {
-		return errors.New("it is a directory")
+		return errors.New("target is a directory")
 	}
 	if n.ino.xattrs, err = d.below.Xattrs(p); err != nil {
 		return err
@@ -249,7 +250,7 @@ func (d *disk) lower(n *node) error {
 	return d.mkfile(n, f)
 }
 
-// finish sets the attributes of all directories, children first, so that no time is touched afterwards.
+// finish sets the attributes of all directories, children first: creating a file would change the time of its parent.
 func (d *disk) finish(root *node) error {
 	if err := d.writers.wait(); err != nil {
 		return err
@@ -295,7 +296,7 @@ func (d *disk) opaqueName() string {
 	return "trusted.overlay.opaque"
 }
 
-// inherit gives a directory that no entry described the attributes of the one below.
+// inherit gives a directory without an entry of its own the attributes that it has in the layers below.
 func (d *disk) inherit(n *node) error {
 	if d.below == nil || n.hidden() {
 		return nil
@@ -309,7 +310,7 @@ func (d *disk) inherit(n *node) error {
 		return err
 	}
 	if e.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil // replaced by a directory of this layer
+		return nil // the lower path is not a directory
 	}
 	x, err := d.below.Xattrs(p)
 	if err != nil {

@@ -11,10 +11,12 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// FlattenTar writes the merged file system f as one tar without whiteouts: what an output of files holds. Equal trees
-// give equal bytes.
+// FlattenTar writes the merged file system f as one tar without whiteouts, for an output of files. Equal trees give
+// equal bytes. Sockets are left out.
 func FlattenTar(ctx context.Context, f tree.FS, w io.Writer, opt PackOptions) error {
-	fl := &flattener{ctx: ctx, fs: f, tw: tar.NewWriter(w), opt: opt, links: map[tree.FileID]string{}, buf: make([]byte, 256<<10)}
+	fl := &flattener{
+		ctx: ctx, fs: f, tw: tar.NewWriter(w), opt: opt, links: map[tree.FileID]string{}, buf: make([]byte, 256<<10),
+	}
 	if err := fl.children("/"); err != nil {
 		return fmt.Errorf("flatten image: %w", err)
 	}
@@ -29,7 +31,7 @@ type flattener struct {
 	fs    tree.FS
 	tw    *tar.Writer
 	opt   PackOptions
-	links map[tree.FileID]string
+	links map[tree.FileID]string // first name of each file with several names
 	buf   []byte
 }
 
@@ -86,6 +88,7 @@ func (f *flattener) entry(e *tree.Entry) error {
 	return nil
 }
 
+// linked turns h into a hard link, and reports true, if the file was written before under another name.
 func (f *flattener) linked(h *tar.Header, e *tree.Entry) bool {
 	id, ok := e.HardLinked()
 	if !ok || h.Typeflag == tar.TypeDir {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// FuzzUnpack looks for a tar that reaches outside of its directory, crashes, or whose index differs from what is on
-// disk: what unpacks must pack, and unpack again to the same bytes.
+// FuzzUnpack looks for a tar that reaches outside of its directory or crashes. What unpacks must pack, and a second
+// round trip must give the same bytes.
 func FuzzUnpack(f *testing.F) {
 	f.Add(mkTar(f, reg("a/b", "1"), hard("c", "a/b"), sym("d", "../.."), reg("d/e", "2")))
 	f.Add(mkTar(f, reg(".wh.a", ""), reg("a/b", "1"), reg("a/.wh..wh..opq", ""), dir("a"), reg("a", "x")))
@@ -22,7 +22,8 @@ func FuzzUnpack(f *testing.F) {
 		}
 		user := os.Geteuid() != 0
 		limits := Limits{Entries: 200, Content: 1 << 20, Names: 1 << 20, Trailing: 1 << 20}
-		_, err := Unpack(context.Background(), bytes.NewReader(data), UnpackOptions{Dir: d, UserXattr: user, Limits: limits})
+		opt := UnpackOptions{Dir: d, UserXattr: user, Limits: limits}
+		_, err := Unpack(context.Background(), bytes.NewReader(data), opt)
 		if entries, rerr := os.ReadDir(base); rerr != nil || len(entries) != 1 {
 			t.Fatalf("outside: %v %v", entries, rerr)
 		}
@@ -37,7 +38,8 @@ func FuzzUnpack(f *testing.F) {
 		if err := os.Mkdir(again, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Unpack(context.Background(), bytes.NewReader(first.Bytes()), UnpackOptions{Dir: again, UserXattr: user}); err != nil {
+		opt = UnpackOptions{Dir: again, UserXattr: user}
+		if _, err := Unpack(context.Background(), bytes.NewReader(first.Bytes()), opt); err != nil {
 			t.Fatalf("unpack again: %v", err)
 		}
 		var second bytes.Buffer

@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits bounds what one layer may hold. The zero value of a field means its default.
+// Limits bounds the size of one layer. The zero value of a field means its default.
 type Limits struct {
 	Entries  int   // tar entries; default 2,000,000
 	Names    int64 // bytes of all paths, link targets and xattrs together; default 512 MiB
 	Content  int64 // bytes of all files together, holes counted; default 256 GiB
-	Trailing int64 // bytes after the tar's end; default 64 MiB
+	Trailing int64 // bytes after the end of the tar; default 64 MiB
 }
 
 const maxPath = 4095 // bytes, as in Linux
@@ -38,7 +38,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// inode is what one or several paths of a layer share.
+// inode holds the attributes of one file, shared by all its hard links.
 type inode struct {
 	mode     uint32 // st_mode, type bits included
 	uid, gid uint32
@@ -55,15 +55,15 @@ type inode struct {
 func (i *inode) kind() uint32 { return i.mode & unix.S_IFMT }
 func (i *inode) isDir() bool  { return i.kind() == unix.S_IFDIR }
 
-// entry is one tar header after checks: names are clean, values fit their types.
+// entry is one checked tar header: names are clean, values fit their types.
 type entry struct {
 	dir, base string // dir is "/" or "/a/b"; base is "" for the root
 	hardlink  string // target of a hard link, absolute and clean, or ""
-	inode     *inode // nil for a hard link
-	skip      bool   // nothing to do for this header
+	inode     *inode
+	skip      bool // the header describes no file
 }
 
-// parseHeader checks one header. Names that climb above the root are clamped to it, as docker and containerd do.
+// parseHeader checks one header. It clamps names above the root to the root, as Docker and containerd do.
 func parseHeader(h *tar.Header) (entry, error) {
 	var e entry
 	if len(h.Name) > maxPath || len(h.Linkname) > maxPath {
@@ -98,7 +98,7 @@ func parseHeader(h *tar.Header) (entry, error) {
 	return e, nil
 }
 
-// checkName refuses names that no directory can hold and whiteouts that would remove a directory itself.
+// checkName rejects names that are too long and whiteouts of "", "." and "..".
 func checkName(base string) error {
 	if len(base) > 255 {
 		return errors.New("file name of more than 255 bytes")
@@ -162,7 +162,8 @@ func kindOf(flag byte) (uint32, error) {
 	return 0, fmt.Errorf("unknown entry type %q", flag)
 }
 
-// keptXattrs drops what overlayfs gives a meaning: a layer must not be able to redirect or hide anything with it.
+// keptXattrs returns the attributes in the PAX records, except those of overlayfs: with them a layer could redirect or
+// hide paths. Names over 255 bytes and values over 64 KiB, which Linux does not support, are dropped too.
 func keptXattrs(records map[string]string) map[string][]byte {
 	var kept map[string][]byte
 	for k, v := range records {
@@ -182,7 +183,7 @@ func isOverlayXattr(name string) bool {
 	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
-// boundTime keeps a time within what file systems hold in 34 bits of seconds; the zero time becomes 1970.
+// boundTime replaces a time that file systems with 34 bits of seconds cannot hold by 1970, and the zero time too.
 func boundTime(t time.Time) time.Time {
 	if s := t.Unix(); s < -1<<31 || s >= 1<<33 || t.IsZero() {
 		return time.Unix(0, 0)

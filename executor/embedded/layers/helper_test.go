@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// requireRoot skips what needs to make devices and set trusted xattrs.
+// requireRoot skips a test that creates devices and sets trusted xattrs.
 func requireRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() == 0 {
 		return
 	}
-	skip(t, "needs root, to make whiteout devices and trusted xattrs")
+	skip(t, "needs root to create whiteout devices and trusted xattrs")
 }
 
-// skip skips a test for what is missing; in CI that is a failure.
+// skip skips a test whose requirements are missing. In CI that is a failure.
 func skip(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -86,7 +86,7 @@ func pack(t testing.TB, d string, opt PackOptions) []byte {
 	return b.Bytes()
 }
 
-// list renders a tar as one line an entry.
+// list returns one line for each entry of a tar: its type, name, link target and content.
 func list(t testing.TB, b []byte) []string {
 	t.Helper()
 	var out []string

@@ -19,21 +19,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestUnpackPack(t *testing.T) {
-	requireRoot(t)
+// everyKind returns a tar with every kind of file, and the name of 255 bytes in it.
+func everyKind(t *testing.T) (tarBytes []byte, long string) {
 	xattrs := reg("bin/ping", "elf")
 	xattrs.PAXRecords = map[string]string{
-		"SCHILY.xattr.user.note": "x", "SCHILY.xattr.user.overlay.opaque": "y", "SCHILY.xattr.trusted.overlay.redirect": "/etc",
+		"SCHILY.xattr.user.note": "x", "SCHILY.xattr.user.overlay.opaque": "y",
+		"SCHILY.xattr.trusted.overlay.redirect": "/etc",
 	}
-	long := strings.Repeat("n", 255)
-	in := mkTar(t,
+	long = strings.Repeat("n", 255)
+	return mkTar(t,
 		dir("./bin/"), xattrs, hard("bin/ping6", "bin/ping"), sym("sh", "bin/ping"),
 		file{tar.Header{Name: "dev/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3, Mode: 0o666}, ""},
 		file{tar.Header{Name: "fifo", Typeflag: tar.TypeFifo, Mode: 0o600}, ""},
 		file{tar.Header{Name: "etc/" + long, Typeflag: tar.TypeReg, Mode: 0o4755, Uid: 12, Gid: 3_000_000}, "long"},
 		reg("etc/\xff\xfe", "raw"), reg("etc/.wh.gone", ""), reg("opt/x/.wh..wh..opq", ""), reg("opt/x/new", "1"),
 		reg("empty", ""), reg("big", strings.Repeat("0123456789abcdef", 100_000)),
-	)
+	), long
+}
+
+// TestUnpackPack: what Unpack writes has the attributes of the tar, without those of overlayfs, and packs again to the
+// same entries.
+func TestUnpackPack(t *testing.T) {
+	requireRoot(t)
+	in, long := everyKind(t)
 	d, res, err := unpack(t, in, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -48,9 +56,9 @@ func TestUnpackPack(t *testing.T) {
 		}
 	}
 	want := []string{
-		"0 big = 0123456789ab", "5 bin/", "0 bin/ping = elf", "1 bin/ping6 -> bin/ping", "5 dev/", "3 dev/null", "0 empty",
-		"5 etc/", "0 etc/.wh.gone", "0 etc/" + long + " = long", "0 etc/\xff\xfe = raw", "6 fifo", "5 opt/", "5 opt/x/",
-		"0 opt/x/.wh..wh..opq", "0 opt/x/new = 1", "2 sh -> bin/ping",
+		"0 big = 0123456789ab", "5 bin/", "0 bin/ping = elf", "1 bin/ping6 -> bin/ping", "5 dev/", "3 dev/null",
+		"0 empty", "5 etc/", "0 etc/.wh.gone", "0 etc/" + long + " = long", "0 etc/\xff\xfe = raw", "6 fifo",
+		"5 opt/", "5 opt/x/", "0 opt/x/.wh..wh..opq", "0 opt/x/new = 1", "2 sh -> bin/ping",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("packed again (-want +got):\n%s", diff)
@@ -70,8 +78,16 @@ func TestUnpackPack(t *testing.T) {
 	if st.Mode&0o7777 != 0o4755 || st.Uid != 12 || st.Gid != 3_000_000 || st.Mtim.Sec != 1_600_000_000 {
 		t.Errorf("mode %o owner %d:%d mtime %d", st.Mode, st.Uid, st.Gid, st.Mtim.Sec)
 	}
+}
 
-	// A second round gives the same bytes.
+// TestRoundTrip: a packed layer unpacks and packs to the same bytes, and BuildIndex returns the records of Unpack.
+func TestRoundTrip(t *testing.T) {
+	requireRoot(t)
+	in, _ := everyKind(t)
+	d, _, err := unpack(t, in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	first := pack(t, d, PackOptions{Epoch: time.Unix(1_700_000_000, 0)})
 	d2, res2, err := unpack(t, first, nil)
 	if err != nil {
@@ -89,18 +105,19 @@ func TestUnpackPack(t *testing.T) {
 	}
 }
 
-func TestUnpackForms(t *testing.T) {
+// TestUnpackEncodings: Unpack detects the compression, and a truncated blob is an error.
+func TestUnpackEncodings(t *testing.T) {
 	requireRoot(t)
 	in := mkTar(t, reg("a", "1"), reg("b/c", strings.Repeat("x", 2<<20)))
-	forms := map[string]func(io.Writer) io.WriteCloser{
+	encodings := map[string]func(io.Writer) io.WriteCloser{
 		"plain": func(w io.Writer) io.WriteCloser { return nopCloser{w} },
 		"gzip":  func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
 		"zstd":  func(w io.Writer) io.WriteCloser { z, _ := zstd.NewWriter(w); return z },
 	}
-	for name, form := range forms {
+	for name, encoder := range encodings {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
-			z := form(&b)
+			z := encoder(&b)
 			z.Write(in)
 			z.Close()
 			_, res, err := unpack(t, b.Bytes(), nil)
@@ -120,6 +137,7 @@ func TestUnpackForms(t *testing.T) {
 	}
 }
 
+// TestCompressIsDeterministic: equal layers have equal blobs, and BuildIndex reads what Compress reports.
 func TestCompressIsDeterministic(t *testing.T) {
 	d := t.TempDir()
 	for i := range 50 {
@@ -128,7 +146,7 @@ func TestCompressIsDeterministic(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, f := range []Form{{}, {Algorithm: Gzip, Level: 1}, {Algorithm: Zstd}, {Algorithm: Uncompressed}} {
+	for _, f := range []Compression{{}, {Algorithm: Gzip, Level: 1}, {Algorithm: Zstd}, {Algorithm: Uncompressed}} {
 		t.Run(f.String(), func(t *testing.T) {
 			var blobs [2]bytes.Buffer
 			var packed [2]Packed

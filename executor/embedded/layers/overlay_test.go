@@ -21,7 +21,7 @@ import (
 
 func setXattr(p, name, value string) error { return unix.Lsetxattr(p, name, []byte(value), 0) }
 
-// dirBelow is one directory as the layers below.
+// dirBelow is a Below of one directory.
 type dirBelow struct{ dir string }
 
 func (d dirBelow) Lookup(p string) (tree.Entry, error) {
@@ -53,8 +53,8 @@ func readXattrsPath(p string) (map[string][]byte, error) {
 	return out, err
 }
 
-// mountOverlay shows layers, bottom first, in a mount namespace that only this locked thread has. The thread is never
-// unlocked, so that it ends with the test's goroutine and takes the mounts with it.
+// mountOverlay mounts layers, bottom first, in a mount namespace of this locked thread. The thread is never unlocked,
+// so it ends with the test's goroutine, and the mounts end with it.
 func mountOverlay(t *testing.T, layers ...string) string {
 	t.Helper()
 	runtime.LockOSThread()
@@ -74,10 +74,12 @@ func mountOverlay(t *testing.T, layers ...string) string {
 	return m
 }
 
+// TestWhiteoutsInOverlay: the kernel hides in an overlay of two unpacked layers what the markers of the tar remove.
 func TestWhiteoutsInOverlay(t *testing.T) {
 	requireRoot(t)
 	lower, _, err := unpack(t, mkTar(t,
-		reg("etc/gone", "1"), reg("etc/kept", "1"), reg("opaque/old", "1"), reg("again/old", "1"), reg("tree/sub/x", "1"),
+		reg("etc/gone", "1"), reg("etc/kept", "1"), reg("opaque/old", "1"), reg("again/old", "1"),
+		reg("tree/sub/x", "1"),
 	), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +92,7 @@ func TestWhiteoutsInOverlay(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan []string)
-	go func() { // a goroutine of its own: its thread is not to be used again
+	go func() { // a separate goroutine, since its thread must not be reused
 		defer close(done)
 		var got []string
 		m := mountOverlay(t, lower, upper)
@@ -106,6 +108,8 @@ func TestWhiteoutsInOverlay(t *testing.T) {
 	}
 }
 
+// TestImpliedParentsAndLowerLinks: a directory that the tar does not list has the attributes of the lower layer, and a
+// hard link to a lower file copies it up, unless this layer hides it.
 func TestImpliedParentsAndLowerLinks(t *testing.T) {
 	requireRoot(t)
 	private := dir("srv/")
@@ -127,7 +131,8 @@ func TestImpliedParentsAndLowerLinks(t *testing.T) {
 		t.Error("LinksBelow is not set")
 	}
 	for p, want := range map[string][3]uint32{
-		"": {0o711, 0, 0}, "srv": {0o700, 33, 0}, "srv/new": {0o755, 0, 0}, "srv/su": {0o4755, 0, 0}, "link": {0o4755, 0, 0},
+		"": {0o711, 0, 0}, "srv": {0o700, 33, 0}, "srv/new": {0o755, 0, 0},
+		"srv/su": {0o4755, 0, 0}, "link": {0o4755, 0, 0},
 	} {
 		var st unix.Stat_t
 		if err := unix.Lstat(filepath.Join(upper, p), &st); err != nil {
@@ -143,15 +148,15 @@ func TestImpliedParentsAndLowerLinks(t *testing.T) {
 	}
 	_, _, err = unpack(t, mkTar(t, reg(".wh.srv", ""), hard("link", "srv/su")), dirBelow{lower})
 	if err == nil {
-		t.Error("a hard link to a file that the layer hides was made")
+		t.Error("Unpack accepted a hard link to a file that the layer hides")
 	}
 	if _, _, err = unpack(t, mkTar(t, hard("link", "srv/none")), dirBelow{lower}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("err = %v", err)
 	}
 }
 
-// The form for a user namespace has other marks, and no devices.
-func TestUserXattrForm(t *testing.T) {
+// TestUserXattrs: in a user namespace, opaque directories have the attribute user.overlay.opaque.
+func TestUserXattrs(t *testing.T) {
 	requireRoot(t)
 	d := t.TempDir()
 	in := mkTar(t, reg("a/.wh..wh..opq", ""), file{reg("dev/null", "").Header, ""})

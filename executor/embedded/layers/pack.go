@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PackOptions decides the times that a tar shows. The zero value keeps the files' own, in whole seconds.
+// PackOptions determines the times in a tar. The zero value keeps those of the files, truncated to seconds.
 type PackOptions struct {
-	Epoch time.Time // zero: times stay as they are
-	Clamp bool      // true: only times after Epoch become Epoch; false: all do
+	Epoch time.Time // if not zero, the time of all files
+	Clamp bool      // replace only times after Epoch
 }
 
 func (o PackOptions) time(t time.Time) time.Time {
@@ -28,18 +28,18 @@ func (o PackOptions) time(t time.Time) time.Time {
 	return t.Truncate(time.Second)
 }
 
-// PackResult counts what a tar holds.
+// PackResult counts the content of a tar.
 type PackResult struct {
 	Size  int64 // bytes of regular files
 	Files int64 // entries
 }
 
-// ErrUnrepresentable says that a file of the directory form cannot stand in a layer tar.
+// ErrUnrepresentable reports a file in a layer's directory that a layer tar cannot express.
 var ErrUnrepresentable = errors.New("cannot be represented in an image layer")
 
-// Pack writes the directory form dir as a layer tar. Equal trees give equal bytes: entries are sorted, owners are
-// numbers, and of xattrs only security.capability and user.* are kept, as no host leaves its own there. Sockets are
-// left out. The attributes of dir itself are not written: no base image builder does.
+// Pack writes the overlayfs directory dir as a layer tar. Equal trees give equal bytes: entries are sorted and owners
+// are numbers. Of the xattrs it keeps security.capability and user.*, which the host does not set by itself. It omits
+// sockets, and dir itself, as other image builders do.
 func Pack(ctx context.Context, dir string, w io.Writer, opt PackOptions) (PackResult, error) {
 	fd, err := unix.Open(dir, openDirFlags, 0)
 	if err != nil {
@@ -63,12 +63,12 @@ type packer struct {
 	ctx   context.Context
 	tw    *tar.Writer
 	opt   PackOptions
-	links map[inodeID]string // first name of each file with several
+	links map[inodeID]string // first name of each file with several names
 	buf   []byte
 	res   PackResult
 }
 
-// children writes all that the open directory fd holds. prefix is its path with a slash behind, or "".
+// children writes the files in the open directory fd. prefix is its path with a trailing slash, "" for the root.
 func (p *packer) children(fd int, prefix string) error {
 	names, err := readNames(fd)
 	if err != nil {
@@ -86,7 +86,7 @@ func (p *packer) children(fd int, prefix string) error {
 }
 
 func readNames(fd int) ([]string, error) {
-	dup, err := unix.Openat(fd, ".", openDirFlags, 0) // an offset of its own
+	dup, err := unix.Openat(fd, ".", openDirFlags, 0) // a duplicate would share the read offset
 	if err != nil {
 		return nil, os.NewSyscallError("openat", err)
 	}
@@ -161,19 +161,19 @@ func (p *packer) header(h *tar.Header) error {
 	return nil
 }
 
-// marker writes an empty file with a time that no option changes, as containerd does.
+// marker writes an empty file with the time 0, whatever the options, as containerd does.
 func (p *packer) marker(path string) error {
 	return p.header(&tar.Header{Typeflag: tar.TypeReg, Name: path, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
 }
 
 func (p *packer) whiteout(path, name string) error {
 	if strings.HasPrefix(name, whiteoutPrefix) {
-		return fmt.Errorf("/%s: the removal of a name that begins with %s %w", path, whiteoutPrefix, ErrUnrepresentable)
+		return fmt.Errorf("/%s: removal of a name that begins with %s %w", path, whiteoutPrefix, ErrUnrepresentable)
 	}
 	return p.marker(path[:len(path)-len(name)] + whiteoutPrefix + name)
 }
 
-// linked turns h into a hard link if its file has been written under another name.
+// linked turns h into a hard link, and reports true, if the file was written before under another name.
 func (p *packer) linked(h *tar.Header, st *unix.Stat_t) bool {
 	if st.Nlink < 2 {
 		return false
@@ -240,10 +240,10 @@ func (p *packer) file(fd int, name string, h *tar.Header, st *unix.Stat_t) error
 	return nil
 }
 
-// onlyWriter hides ReadFrom, so that the packer's buffer is used.
+// onlyWriter hides the ReadFrom method, so that io.CopyBuffer uses its buffer.
 type onlyWriter struct{ io.Writer }
 
-// fileXattrs is what a tar shows of a file's xattrs.
+// fileXattrs holds the xattrs of a file that a layer tar keeps.
 type fileXattrs struct {
 	pax    map[string]string
 	opaque bool
@@ -271,7 +271,7 @@ func (x *fileXattrs) add(fd int, name string) error {
 	if overlay {
 		switch name[strings.LastIndexByte(name, '.')+1:] {
 		case "redirect", "metacopy":
-			return fmt.Errorf("overlay mark %s %w", name, ErrUnrepresentable)
+			return fmt.Errorf("overlayfs attribute %s %w", name, ErrUnrepresentable)
 		case "opaque":
 		default:
 			return nil
@@ -292,7 +292,7 @@ func (x *fileXattrs) add(fd int, name string) error {
 	return nil
 }
 
-// xattrCall calls get until its buffer is big enough. A file system without xattrs has none.
+// xattrCall calls get with larger buffers until the value fits. It returns nil if there is none.
 func xattrCall(get func([]byte) (int, error)) ([]byte, error) {
 	for buf := make([]byte, 256); ; buf = make([]byte, 2*len(buf)) {
 		n, err := get(buf)

@@ -7,11 +7,11 @@ import (
 
 const (
 	aheadChunk = 64 << 10 // bytes
-	aheadDepth = 4        // chunks under way in one stage
+	aheadDepth = 4        // chunks that one stage holds
 )
 
-// readAhead reads its source in a goroutine of its own, so that two stages of a pipeline overlap. It holds at most
-// aheadDepth chunks. Close must be called; it returns once the goroutine no longer uses the source.
+// readAhead reads its source in a separate goroutine, so that two stages of a pipeline overlap. It buffers at most
+// aheadDepth chunks. The caller must call Close, which returns once the goroutine no longer uses the source.
 type readAhead struct {
 	full chan chunk
 	free chan []byte
@@ -31,7 +31,7 @@ type chunk struct {
 func newReadAhead(src io.Reader) *readAhead {
 	r := &readAhead{full: make(chan chunk, aheadDepth), free: make(chan []byte, aheadDepth), stop: make(chan struct{})}
 	for range aheadDepth {
-		r.free <- nil // allocated when first used: a small stream takes one chunk
+		r.free <- nil // run allocates on first use: a small stream needs one chunk
 	}
 	r.done.Go(func() { r.run(src) })
 	return r
@@ -86,7 +86,7 @@ func (r *readAhead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close ends the goroutine. A Read of the source that is under way is waited for.
+// Close stops the goroutine, after a Read of the source that is in progress.
 func (r *readAhead) Close() error {
 	r.once.Do(func() { close(r.stop) })
 	r.done.Wait()

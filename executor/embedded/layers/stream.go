@@ -15,11 +15,11 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// zstdWindow bounds what a hostile zstd frame makes the decoder allocate; 128 MiB is the window of level 22.
+// zstdWindow bounds the memory that a hostile zstd frame can request, in bytes. Level 22 has a window of 128 MiB.
 const zstdWindow = 128 << 20
 
-// stream is an uncompressed view of a layer blob. Reading the blob, inflating, hashing and the use of the tar each run
-// in a goroutine of their own.
+// stream reads the tar in a layer blob. Reading the blob, decompressing, hashing and using the tar each run in a
+// separate goroutine.
 type stream struct {
 	*readAhead
 	hash   hash.Hash
@@ -27,7 +27,7 @@ type stream struct {
 	closes []func()
 }
 
-// openStream detects gzip, zstd or no compression by the first bytes.
+// openStream detects the compression (gzip, zstd or none) from the first bytes.
 func openStream(ctx context.Context, r io.Reader) (*stream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &stream{hash: sha256.New(), cancel: cancel}
@@ -59,31 +59,31 @@ func (s *stream) decompress(br *bufio.Reader) (io.Reader, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
-		return named{"gzip", z}, nil
+		return namedReader{"gzip", z}, nil
 	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(zstdWindow))
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
 		s.closes = append(s.closes, z.Close)
-		return named{"zstd", z}, nil
+		return namedReader{"zstd", z}, nil
 	}
 	return br, nil
 }
 
-// finish reads what follows the tar's end, bounded, and returns the digest of the whole uncompressed stream.
+// finish reads the bytes after the end of the tar, at most limit, and returns the digest of the uncompressed stream.
 func (s *stream) finish(limit int64) (digest.Digest, error) {
 	n, err := io.Copy(io.Discard, io.LimitReader(s, limit+1))
 	if err != nil {
 		return "", err
 	}
 	if n > limit {
-		return "", fmt.Errorf("more than %d bytes follow the end of the tar", limit)
+		return "", fmt.Errorf("more than %d bytes after the end of the tar", limit)
 	}
 	return digest.NewDigest(digest.SHA256, s.hash), nil
 }
 
-// Close ends all goroutines, the last stage first.
+// Close stops all goroutines, the last stage first.
 func (s *stream) Close() error {
 	s.cancel()
 	if s.readAhead != nil {
@@ -95,13 +95,13 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// named says in errors which decoder found them.
-type named struct {
+// namedReader adds the name of a decoder to its errors.
+type namedReader struct {
 	name string
 	r    io.Reader
 }
 
-func (n named) Read(p []byte) (int, error) {
+func (n namedReader) Read(p []byte) (int, error) {
 	k, err := n.r.Read(p)
 	if err != nil && err != io.EOF {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -112,7 +112,7 @@ func (n named) Read(p []byte) (int, error) {
 	return k, err
 }
 
-// ctxReader ends a stream at the next read once its context is done.
+// ctxReader returns an error from Read once its context is done.
 type ctxReader struct {
 	ctx context.Context
 	r   io.Reader

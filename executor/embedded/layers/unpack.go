@@ -13,34 +13,34 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// Below is what an unpack asks of the layers below: the attributes of directories that a layer implies but does not
-// list, and files that it hard-links. A *layerfs.View is one.
+// Below is the tree of the layers below. Unpack reads the attributes of directories that a tar implies but does not
+// list, and the files of lower layers that a tar hard-links. *layerfs.View implements it.
 type Below interface {
 	Lookup(path string) (tree.Entry, error)
 	Xattrs(path string) (map[string][]byte, error)
 	Open(path string) (*os.File, error)
 }
 
-// UnpackOptions says where a layer goes.
+// UnpackOptions configures Unpack.
 type UnpackOptions struct {
-	Dir       string // an empty directory that nobody else writes to
+	Dir       string // an empty directory to which nothing else writes
 	Below     Below  // nil for the lowest layer
-	UserXattr bool   // user.overlay.* marks and no device nodes: a user namespace
+	UserXattr bool   // for a user namespace: user.overlay.* attributes and no device nodes
 	Limits    Limits
 }
 
-// UnpackResult is what Unpack found.
+// UnpackResult describes a layer that was unpacked or indexed.
 type UnpackResult struct {
-	DiffID  digest.Digest // sha256 of the uncompressed stream; the caller compares it with the wanted one
+	DiffID  digest.Digest // sha256 of the uncompressed stream; the caller must compare it with the expected one
 	Records []Record
 	Size    int64 // bytes of regular files
 	Files   int64 // paths
-	// LinksBelow says that the layer hard-links files of the layers below. Unpack copies these up; the records of
-	// BuildIndex then lack the attributes of such files.
+	// LinksBelow is set if the layer hard-links files of the layers below. Unpack copies these files up; BuildIndex
+	// cannot, so its records lack their attributes.
 	LinksBelow bool
 }
 
-// Record is one path of a layer, as its tar tells.
+// Record describes one path of a layer.
 type Record struct {
 	Path     string // absolute, clean, raw bytes
 	Mode     uint32 // st_mode with type bits
@@ -52,14 +52,15 @@ type Record struct {
 	Xattrs   map[string][]byte
 	Inode    uint64 // equal for hard links of one file
 	Nlink    uint32
-	Whiteout bool // the path is gone; all else is zero
-	Opaque   bool // a directory that hides the one below
-	Implied  bool // a directory the tar does not list: attributes are those of the layers below
+	Whiteout bool // the path is removed; all fields except Path are zero
+	Opaque   bool // a directory that hides the lower one
+	Implied  bool // a directory that the tar does not list: its attributes are those of the layers below
 }
 
-// Unpack reads one layer tar, plain, gzip or zstd, into opt.Dir. The tar is not trusted: no entry reaches outside of
-// opt.Dir, and what it holds is bounded by opt.Limits. Of entries with one path the last wins. After an error opt.Dir
-// holds a part of the layer and is to be deleted. r is not used any more once Unpack has returned.
+// Unpack unpacks the layer blob r (plain, gzip or zstd) into opt.Dir, in overlayfs's encoding. The blob may be
+// hostile: no entry reaches outside of opt.Dir, and opt.Limits bounds its size. If several entries have the same path,
+// the last one wins. After an error, opt.Dir holds a part of the layer, and the caller must delete it. Unpack does not
+// use r after it has returned.
 func Unpack(ctx context.Context, r io.Reader, opt UnpackOptions) (UnpackResult, error) {
 	d, err := newDisk(ctx, opt.Dir, opt.Below, opt.UserXattr)
 	if err != nil {
@@ -75,9 +76,9 @@ func Unpack(ctx context.Context, r io.Reader, opt UnpackOptions) (UnpackResult, 
 	return res, nil
 }
 
-// BuildIndex reads a layer tar like Unpack and keeps only what it lists.
+// BuildIndex reads a layer blob like Unpack but writes no files. It returns the same records.
 func BuildIndex(ctx context.Context, r io.Reader, limits Limits) (UnpackResult, error) {
-	res, err := apply(ctx, r, nowhere{}, limits, func(*node) error { return nil })
+	res, err := apply(ctx, r, discard{}, limits, func(*node) error { return nil })
 	if err != nil {
 		return UnpackResult{}, fmt.Errorf("index layer: %w", err)
 	}
@@ -107,7 +108,7 @@ func apply(ctx context.Context, r io.Reader, to target, limits Limits, finish fu
 	}, nil
 }
 
-// records lists all paths: siblings sorted, parents before their children.
+// records lists all paths: siblings in order, parents before their children.
 func (a *applier) records() []Record {
 	out := make([]Record, 0, a.inodes)
 	var walk func(n *node, p string)
@@ -140,13 +141,13 @@ func (n *node) record(p string) Record {
 	}
 }
 
-// nowhere is the target of BuildIndex.
-type nowhere struct{}
+// discard is the target of BuildIndex, which writes nothing.
+type discard struct{}
 
-func (nowhere) mkdir(*node) error             { return nil }
-func (nowhere) mkfile(*node, io.Reader) error { return nil }
-func (nowhere) mklink(*node, *node) error     { return nil }
-func (nowhere) mkspecial(*node) error         { return nil }
-func (nowhere) remove(*node) error            { return nil }
-func (nowhere) wants(*inode) bool             { return true }
-func (nowhere) lower(*node) error             { return nil }
+func (discard) mkdir(*node) error             { return nil }
+func (discard) mkfile(*node, io.Reader) error { return nil }
+func (discard) mklink(*node, *node) error     { return nil }
+func (discard) mkspecial(*node) error         { return nil }
+func (discard) remove(*node) error            { return nil }
+func (discard) supports(*inode) bool          { return true }
+func (discard) copyUp(*node) error            { return nil }

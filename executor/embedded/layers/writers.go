@@ -13,12 +13,12 @@ import (
 
 const (
 	writerCount = 4
-	queued      = 16      // small files that wait for a writer
-	smallFile   = 1 << 20 // bytes; bigger ones are written as they are read
-	hole        = 64 << 10
+	queued      = 16       // small files that can wait for a writer
+	smallFile   = 1 << 20  // bytes; larger files are written as they are read
+	hole        = 64 << 10 // bytes; zero blocks of this size become holes
 )
 
-// fileJob is one regular file to be made. done is closed when it is complete, or when it failed.
+// fileJob is one regular file to create. done is closed when the file is complete or has failed.
 type fileJob struct {
 	disk *disk
 	dir  *dirRef
@@ -28,7 +28,7 @@ type fileJob struct {
 	done chan struct{}
 }
 
-// writers makes small files side by side, while the next entries are being read. It holds at most
+// writers creates small files concurrently, while the next entries are read. It buffers at most
 // (queued + writerCount) * smallFile bytes.
 type writers struct {
 	ctx   context.Context
@@ -36,7 +36,7 @@ type writers struct {
 	group sync.WaitGroup // goroutines
 	busy  sync.WaitGroup // jobs
 	once  sync.Once
-	pools [8]sync.Pool // of buffers of 8 KiB << index
+	pools [8]sync.Pool // buffers of 8 KiB << index
 
 	mu  sync.Mutex
 	err error
@@ -67,7 +67,7 @@ func (j *fileJob) finish() {
 	close(j.done)
 }
 
-// file takes the next ino.size bytes of r for a new file. It returns the error of an earlier file if there was one.
+// file creates a file with the next ino.size bytes of r. It may return the error of an earlier file.
 func (w *writers) file(j *fileJob, r io.Reader) error {
 	if err := w.failed(); err != nil {
 		j.finish()
@@ -88,6 +88,7 @@ func (w *writers) file(j *fileJob, r io.Reader) error {
 	return nil
 }
 
+// noEOF replaces io.EOF, which would look like the end of the tar.
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -115,10 +116,10 @@ func (w *writers) fail(err error) {
 	}
 }
 
-// idle waits until no file is being written.
+// idle waits until all queued files are written.
 func (w *writers) idle() { w.busy.Wait() }
 
-// wait ends the writers and returns the first error.
+// wait stops the writers when the queue is empty, and returns the first error.
 func (w *writers) wait() error {
 	w.once.Do(func() { close(w.jobs) })
 	w.group.Wait()
@@ -148,7 +149,7 @@ func sizeClass(n int) int {
 
 const createFlags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
-// write makes the file. whole is its content where it is in memory already; else r is read.
+// write creates the file. Its content is whole if that is set, and is read from r otherwise.
 func (j *fileJob) write(r io.Reader, whole []byte) error {
 	fd, err := unix.Openat(j.dir.fd, j.name, createFlags, 0o600)
 	if err != nil {
@@ -186,7 +187,8 @@ func (j *fileJob) attributes(fd int) error {
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(j.dir.fd, j.name, ts[:], unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// copySparse copies size bytes and leaves holes where aligned blocks of hole bytes are all zero.
+// copySparse copies size bytes from r and leaves a hole for each aligned block of hole zero bytes. The final Truncate
+// is needed, since a hole at the end would leave the file too short.
 func copySparse(f *os.File, r io.Reader, size int64) error {
 	buf := make([]byte, min(size, 4*hole))
 	zeros := make([]byte, hole)

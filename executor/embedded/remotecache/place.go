@@ -20,7 +20,7 @@ type Place struct {
 	Ref string // of type=registry
 	// The fields below apply to cache-to.
 	Max         bool // mode=max: layers of all steps, not only of those that the image has
-	Compression layers.Form
+	Compression layers.Compression
 	Mounts      Mounts
 }
 

@@ -8,11 +8,10 @@ import (
 	"syscall"
 )
 
-// maxLinks bounds how many symbolic links one look-up follows, as in Linux.
+// maxLinks is the number of symbolic links that one lookup follows at most, as in Linux.
 const maxLinks = 40
 
-// node is one path of the layer that is being read. The tree of nodes mirrors exactly what is on disk, so that names
-// are resolved in memory and no system call ever follows a symbolic link.
+// node is one path of the layer that is being read. The tree of nodes mirrors the files on disk exactly; see applier.
 type node struct {
 	parent   *node
 	name     string
@@ -21,7 +20,7 @@ type node struct {
 	whiteout bool // hides the lower path; ino is nil
 	opaque   bool // a directory that hides the lower one
 	length   int  // bytes of the path; 0 for the root
-	implied  bool // a directory that no entry has described: its attributes come from the layers below
+	implied  bool // a directory without an entry of its own: its attributes come from the layers below
 }
 
 func (n *node) isDir() bool { return n.ino != nil && n.ino.isDir() }
@@ -38,7 +37,7 @@ func (n *node) path() string {
 	return string(b)
 }
 
-// hidden says whether what the layers below have at n's path is hidden by this layer.
+// hidden reports whether this layer hides the lower layers at n's path.
 func (n *node) hidden() bool {
 	for ; n != nil; n = n.parent {
 		if n.opaque || n.whiteout {
@@ -59,11 +58,16 @@ func (n *node) attach(c *node) {
 
 var (
 	errTooManyLinks = errors.New("too many levels of symbolic links")
-	errTooLong      = fmt.Errorf("resolved %w", syscall.ENAMETOOLONG)
+	errTooLong      = fmt.Errorf("path with links resolved: %w", syscall.ENAMETOOLONG)
 )
 
-// resolve splits p into the nearest existing directory of this layer and the names still missing below it. Symbolic
-// links of this layer are followed inside the root; links of other layers are not, as in containerd's overlay form.
+// resolve splits the directory p into the nearest existing directory of this layer and the names missing below it. It
+// follows symbolic links of this layer, which never lead out of the root. It does not follow links of other layers;
+// neither does containerd, which unpacks each overlayfs layer alone.
+//
+// resolve does not use tree.Resolve, since a hostile tar needs stricter rules. Its cost is linear in the length of the
+// path: tree.Resolve looks up every prefix from the root, which is quadratic for deep paths. It follows at most 40
+// links, bounds the remaining path, and rejects a file in the place of a directory, even before "..".
 func (root *node) resolve(p string) (dir *node, missing []string, err error) {
 	todo := strings.Split(strings.Trim(p, "/"), "/")
 	dir = root
