@@ -14,6 +14,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/affected"
+	"github.com/bakebuild/bake/executor/images"
 	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
@@ -104,7 +105,7 @@ func (a *app) compare(ctx context.Context, c *affected.Comparison, o affectedOpt
 	defer s.Close()
 	fingerprints := keys.NewFingerprints(s.store.StatIndexDir())
 	return c.Compare(ctx, project, affected.Sources{
-		Base: s.resolver.base, Fetcher: s.fetcher, Memo: s.memo(),
+		Base: s.storedBase, Fetcher: s.fetcher, Memo: s.memo(),
 		EarlierOptions: func(view config.View) (config.Options, error) {
 			earlier := o.project
 			earlier.view, earlier.targets = view, nil
@@ -117,13 +118,13 @@ func (a *app) compare(ctx context.Context, c *affected.Comparison, o affectedOpt
 	})
 }
 
-// base implements affected.Sources.Base: it answers from the store.
-func (r *resolver) base(ref string, p ocispecs.Platform) (planner.ResolvedImage, bool, error) {
-	known, _, err := r.known(ref, p)
+// storedBase implements affected.Sources.Base: it answers from the store.
+func (s *session) storedBase(ref string, p ocispecs.Platform) (planner.ResolvedImage, bool, error) {
+	known, _, err := s.resolver.Stored(ref, p)
 	if err == nil && known != nil {
 		return *known, true, nil
 	}
-	name, pinned := splitDigest(ref)
+	name, pinned := images.SplitDigest(ref)
 	return planner.ResolvedImage{Ref: name, Digest: pinned}, false, err
 }
 

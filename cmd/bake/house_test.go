@@ -32,6 +32,7 @@ var imports = map[string][]string{
 	"executor/registry":     {"config"},
 	"executor/tree":         {},
 	"executor/images":       {"planner", "executor/cache", "executor/registry"},
+	"executor/resolve":      {"planner", "executor/cache", "executor/images", "executor/registry"},
 	"executor/builds":       {"planner", "executor", "executor/cache", "executor/cache/key", "executor/report"},
 	"executor/telemetry":    {"executor", "executor/report"},
 	"executor/ci":           {"planner", "executor", "executor/report"},

@@ -6,17 +6,12 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
-	digest "github.com/opencontainers/go-digest"
 
-	"github.com/bakebuild/bake/executor/images"
 	"github.com/bakebuild/bake/planner"
 )
 
 // shownName returns the short spelling of a stored name: docker.io/library/x:latest is x:latest.
 func shownName(name string) string { return planner.FamiliarName(name) }
-
-// splitDigest splits a reference into its name and its digest.
-func splitDigest(ref string) (string, digest.Digest) { return images.SplitDigest(ref) }
 
 // shortID returns the first 12 digits of a digest, as Docker shows it.
 func shortID(digest string) string {

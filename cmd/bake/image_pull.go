@@ -42,7 +42,7 @@ func (a *app) pullImages(ctx context.Context, names []string, p ocispecs.Platfor
 		if _, err := images.FullName(name); err != nil {
 			return err
 		}
-		pulled, err := images.Pull(ctx, s.store, s.client, name, p, s.resolver.keep)
+		pulled, err := images.Pull(ctx, s.store, s.client, name, p, s.resolver.Keep)
 		if err != nil {
 			return err
 		}

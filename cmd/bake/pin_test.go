@@ -207,7 +207,7 @@ func TestPinsMove(t *testing.T) {
 	_, stderr := s.bake(3, moved+" no longer exists at HOST/team/base:1.2.3 (the tag now names ", "verify", "--online")
 	wantMatch(t, "what to do", stderr, "move the pin: bake update \\S+/team/base:1.2.3\n")
 	s.cache = t.TempDir()
-	s.bake(5, "bake update moves a pin", "plan", "a")
+	s.bake(5, "to move the pin: bake update", "plan", "a")
 	s.bake(0, "1 pin moved", "update", "team/base:1.2.3")
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/executor/resolve"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -23,7 +24,7 @@ type session struct {
 	store    *cache.Store
 	client   *registry.Client
 	engine   *embedded.Engine
-	resolver *resolver
+	resolver *resolve.Resolver
 	fetcher  *fetch.Fetcher
 }
 
@@ -44,7 +45,8 @@ func (a *app) open(pull bool) (*session, error) {
 	return &session{
 		app: a, store: store, client: client,
 		engine:   embedded.New(store, client, embedded.Options{Checkouts: fetcher, HTTP: a.newHTTP()}),
-		resolver: newResolver(a, store, client, pull), fetcher: fetcher,
+		resolver: resolve.New(store, client, resolve.Options{Pull: pull, Offline: a.offline, Note: a.note}),
+		fetcher:  fetcher,
 	}, nil
 }
 
