@@ -7,8 +7,8 @@ import (
 	"github.com/bakebuild/bake/executor/keys"
 )
 
-// fingerprintError turns a fault of the user's step that fingerprints found into an executor.StepError, so that its exit
-// code and message are those of a build.
+// fingerprintError turns a fault of the user's step that fingerprints found into an executor.StepError, so that its
+// exit code and message are those of a build.
 func fingerprintError(err error) error {
 	e, ok := errors.AsType[*keys.StepError](err)
 	if !ok {

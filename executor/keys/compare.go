@@ -16,8 +16,8 @@ type Difference struct {
 	Old, New []key.Part
 }
 
-// Compare returns the names whose parts differ: those of the second list in its order, then the rest. open reports whether
-// a part that the second list lacks is not known yet; such a part does not differ.
+// Compare returns the names whose parts differ: those of the second list in its order, then the rest. open reports
+// whether a part that the second list lacks is not known yet; such a part does not differ.
 func Compare(old, now []key.Part, open func(name string) bool) []Difference {
 	before, after := byName(old), byName(now)
 	var all []Difference

@@ -61,8 +61,8 @@ func (c *Contexts) Save() {
 	}
 }
 
-// Context is one build context: a directory without what its ignore patterns exclude. It is read when it is first needed,
-// and each selection is hashed once. It may be used by several goroutines.
+// Context is one build context: a directory without what its ignore patterns exclude. It is read when it is first
+// needed, and each selection is hashed once. It may be used by several goroutines.
 type Context struct {
 	Dir      string
 	excludes []string
@@ -112,7 +112,8 @@ func (l *Context) open(ctx context.Context) (*tree.Local, error) {
 	return files, nil
 }
 
-// refresh drops what was read when err says that a file has changed, unless another caller has done so. It returns err.
+// refresh drops what was read when err says that a file has changed, unless another caller has done so. It returns
+// err.
 func (l *Context) refresh(was *tree.Local, err error) error {
 	if !errors.Is(err, tree.ErrChanged) {
 		return err
@@ -127,8 +128,8 @@ func (l *Context) refresh(was *tree.Local, err error) error {
 	return err
 }
 
-// Age returns how often the context was read again because a file had changed. What was computed at another age may be
-// of other files.
+// Age returns how often the context was read again because a file had changed. What was computed at another age may
+// be of other files.
 func (l *Context) Age() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -42,7 +42,8 @@ func (e *placedError) Error() string { return e.at + ": " + e.err.Error() }
 // Unwrap returns the cause.
 func (e *placedError) Unwrap() error { return e.err }
 
-// At adds to an error which step it is about, and where that stands. An error that has a step already is returned as it is.
+// At adds to an error which step it is about, and where that stands. An error that has a step already is returned as
+// it is.
 func At(s *planner.Step, err error) error {
 	var placed *placedError
 	if errors.As(err, &placed) {
@@ -58,8 +59,8 @@ func At(s *planner.Step, err error) error {
 	return &placedError{b.String() + s.Name, err}
 }
 
-// ReadError reports that files which a step reads could not be read. in is where they were looked for; dir is the directory
-// of a build context, else "".
+// ReadError reports that files which a step reads could not be read. in is where they were looked for; dir is the
+// directory of a build context, else "".
 func ReadError(s *planner.Step, what string, in planner.Edge, dir string, err error) error {
 	var missing *tree.NotFoundError
 	if !errors.As(err, &missing) {
@@ -73,12 +74,15 @@ func ReadError(s *planner.Step, what string, in planner.Edge, dir string, err er
 	if in.Step != nil {
 		from = in.Step.Name
 	}
-	return &StepError{s, fmt.Errorf("%s is not in %s", missing.Path, from), "check the path and the stage that it is copied from"}
+	return &StepError{s, fmt.Errorf("%s is not in %s", missing.Path, from),
+		"check the path and the stage that it is copied from"}
 }
 
 // MachineFault reports whether an error is the system's rather than the step's.
 func MachineFault(err error) bool {
-	for _, no := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE} {
+	for _, no := range []syscall.Errno{
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE,
+	} {
 		if errors.Is(err, no) {
 			return true
 		}
@@ -86,11 +90,13 @@ func MachineFault(err error) bool {
 	return false
 }
 
-// failed adds the step to an error of a fingerprint. A fault of a file operation is the user's, unless it is the machine's.
+// failed adds the step to an error of a fingerprint. A fault of a file operation is the user's, unless it is the
+// machine's.
 func failed(s *planner.Step, err error) error {
 	var step *StepError
 	switch {
-	case errors.As(err, &step), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, tree.ErrChanged):
+	case errors.As(err, &step), errors.Is(err, context.Canceled),
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, tree.ErrChanged):
 		return err
 	case s.Op.GetFile() != nil && !MachineFault(err):
 		return &StepError{Step: s, Err: err}

@@ -8,8 +8,8 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 )
 
-// execParts returns the canonical form of an exec op without its inputs. Proxy settings, the cgroup, the resources and
-// where a cache mount keeps its files are not in it: none of them may change the result of a step.
+// execParts returns the canonical form of an exec op without its inputs. Proxy settings, the cgroup, the resources
+// and where a cache mount keeps its files are not in it: none of them may change the result of a step.
 func execParts(op *pb.Op) Parts {
 	exec := op.GetExec()
 	meta := exec.GetMeta()
@@ -64,10 +64,12 @@ func mountString(m *pb.Mount) string {
 		fmt.Fprintf(&b, " size=%d", m.GetTmpfsOpt().GetSize())
 	case pb.MountType_SECRET:
 		o := m.GetSecretOpt()
-		fmt.Fprintf(&b, " id=%q owner=%d:%d mode=%o optional=%t", o.GetID(), o.GetUid(), o.GetGid(), o.GetMode(), o.GetOptional())
+		fmt.Fprintf(&b, " id=%q owner=%d:%d mode=%o optional=%t",
+			o.GetID(), o.GetUid(), o.GetGid(), o.GetMode(), o.GetOptional())
 	case pb.MountType_SSH:
 		o := m.GetSSHOpt()
-		fmt.Fprintf(&b, " id=%q owner=%d:%d mode=%o optional=%t", o.GetID(), o.GetUid(), o.GetGid(), o.GetMode(), o.GetOptional())
+		fmt.Fprintf(&b, " id=%q owner=%d:%d mode=%o optional=%t",
+			o.GetID(), o.GetUid(), o.GetGid(), o.GetMode(), o.GetOptional())
 	}
 	return b.String()
 }
@@ -99,7 +101,8 @@ func checkExec(op *pb.Op) error {
 			return fmt.Errorf("mount %s names input %d of %d", m.GetDest(), m.GetInput(), len(op.GetInputs()))
 		}
 		if m.GetOutput() < int64(pb.SkipOutput) || m.GetOutput() >= int64(len(exec.GetMounts())) {
-			return fmt.Errorf("mount %s names output %d of %d mounts", m.GetDest(), m.GetOutput(), len(exec.GetMounts()))
+			return fmt.Errorf("mount %s names output %d of %d mounts",
+				m.GetDest(), m.GetOutput(), len(exec.GetMounts()))
 		}
 		if m.GetDest() == pb.RootMount {
 			roots++

@@ -12,8 +12,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Fingerprints computes the fingerprints of several graphs. It reads only once what is the same in all of them. The files of
-// build contexts must not change meanwhile. It is for one goroutine.
+// Fingerprints computes the fingerprints of several graphs. It reads only once what is the same in all of them. The
+// files of build contexts must not change meanwhile. It is for one goroutine.
 type Fingerprints struct {
 	contexts *Contexts
 	// read holds the digests of selections from contexts that no patch touches.
@@ -25,12 +25,14 @@ func NewFingerprints(statDir string) *Fingerprints {
 	return &Fingerprints{contexts: NewContexts(statDir), read: map[string]digest.Digest{}}
 }
 
-// Of returns, for each step of a graph in its order, a digest of everything that its result can depend on: its canonical op,
-// whether it runs at every build, the content that it reads from build contexts, and the fingerprints of its inputs. Steps of
-// two graphs with one fingerprint have one result, as far as their commands and the servers that they fetch from give one.
-// Nothing is run or fetched. patch overrides files of the contexts; it may be nil.
+// Of returns, for each step of a graph in its order, a digest of everything that its result can depend on: its
+// canonical op, whether it runs at every build, the content that it reads from build contexts, and the fingerprints
+// of its inputs. Steps of two graphs with one fingerprint have one result, as far as their commands and the servers
+// that they fetch from give one. Nothing is run or fetched. patch overrides files of the contexts; it may be nil.
 func (f *Fingerprints) Of(ctx context.Context, g *planner.Graph, patch tree.Patch) ([]digest.Digest, error) {
-	r := &fingerprinting{Fingerprints: f, patch: patch, locals: map[*planner.Step]*Context{}, steps: map[*planner.Step]digest.Digest{}}
+	r := &fingerprinting{
+		Fingerprints: f, patch: patch, locals: map[*planner.Step]*Context{}, steps: map[*planner.Step]digest.Digest{},
+	}
 	defer r.close()
 	steps := make([]*Step, len(g.Steps))
 	for i, s := range g.Steps {

@@ -38,7 +38,8 @@ func (p *Parts) Add(name, value string) {
 	}
 }
 
-// Hash appends the digest of a value of any size. shown is the value for people, "" where it is not text or is secret.
+// Hash appends the digest of a value of any size. shown is the value for people, "" where it is not text or is
+// secret.
 func (p *Parts) Hash(name string, value []byte, shown string) {
 	*p = append(*p, key.Part{Name: name, Digest: digest.FromBytes(value).String(), Value: ShortText(shown)})
 }

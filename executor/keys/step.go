@@ -36,8 +36,8 @@ type Read struct {
 // Everything returns the selection of all files of an input.
 func Everything() tree.Selection { return tree.Selection{Src: "/", DirContents: true} }
 
-// Of returns what enters the keys of a step: an exec op, a file op or a test. It returns nil for other steps, which have
-// no entry, and an error for an op that cannot be executed.
+// Of returns what enters the keys of a step: an exec op, a file op or a test. It returns nil for other steps, which
+// have no entry, and an error for an op that cannot be executed.
 func Of(s *planner.Step) (*Step, error) {
 	switch {
 	case s.Test != nil:
@@ -60,7 +60,8 @@ func ofExec(s *planner.Step) (*Step, error) {
 		switch {
 		case m.GetDest() == pb.RootMount:
 			k.Whole = append([]Whole{{"parent", in}}, k.Whole...)
-		case m.GetMountType() != pb.MountType_BIND && m.GetMountType() != pb.MountType_CACHE, InputOf(s, in).Step == nil:
+		case m.GetMountType() != pb.MountType_BIND && m.GetMountType() != pb.MountType_CACHE,
+			InputOf(s, in).Step == nil:
 		case m.GetOutput() == int64(pb.SkipOutput) || m.GetReadonly() || m.GetMountType() == pb.MountType_CACHE:
 			k.Reads = append(k.Reads, Read{"mount " + m.GetDest(), m.GetSelector(), in, MountSelection(m)})
 		default:
@@ -121,8 +122,8 @@ func InputOf(s *planner.Step, i int) planner.Edge {
 	return s.Inputs[i]
 }
 
-// SelectionName returns the name under which the digest of a selection from an output is kept. Only equal selections have
-// equal names.
+// SelectionName returns the name under which the digest of a selection from an output is kept. Only equal selections
+// have equal names.
 func SelectionName(output int, sel tree.Selection) string {
 	return digest.FromString(fmt.Sprintf("%d %q %t %t %t %t %q %q %q", output, sel.Src, sel.Follow, sel.DirContents,
 		sel.Wildcard, sel.AllowEmpty, sel.Include, sel.Exclude, sel.Required)).String()

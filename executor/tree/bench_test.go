@@ -10,8 +10,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// BenchmarkScan is a context of which nothing changed: it is opened, every file is looked at, and the digest of all comes from the
-// stat index.
+// BenchmarkScan is a context of which nothing changed: it is opened, every file is looked at, and the digest of all
+// comes from the stat index.
 func BenchmarkScan(b *testing.B) {
 	const files = 10_000
 	dir, index := b.TempDir(), filepath.Join(b.TempDir(), "index")

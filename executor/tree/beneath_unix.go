@@ -14,8 +14,8 @@ import (
 // openPath opens a file or directory as a place only.
 const openPath = unix.O_RDONLY
 
-// OpenBeneath opens a path below root. It follows no symbolic link, neither at the end of the path nor on the way: each
-// directory is opened in the one before it.
+// OpenBeneath opens a path below root. It follows no symbolic link, neither at the end of the path nor on the way:
+// each directory is opened in the one before it.
 func OpenBeneath(root *os.File, p string, flags int) (int, error) {
 	at := int(root.Fd())
 	names := strings.FieldsFunc(p, func(r rune) bool { return r == '/' })

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// SelectionDigest is the content digest of what a selection names: names, types, modes, owners, link targets, devices,
-// attributes that a copy keeps, which files are one by hard links, and contents. Times are not in it. It holds some files of
-// the selection at a time, however many there are.
+// SelectionDigest is the content digest of what a selection names: names, types, modes, owners, link targets,
+// devices, attributes that a copy keeps, which files are one by hard links, and contents. Times are not in it. It
+// holds some files of the selection at a time, however many there are.
 //
 // It is made of the totals of the directories, which a build context has once for all selections.
 func SelectionDigest(ctx context.Context, f FS, s Selection) (digest.Digest, error) {

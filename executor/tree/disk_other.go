@@ -23,8 +23,8 @@ func openDiskRoot(dir string) (*diskRoot, error) {
 	return &diskRoot{root}, nil
 }
 
-// openExactRoot opens a directory by its absolute path. Where that path does not exist, or leads through a link, the root
-// is an empty one.
+// openExactRoot opens a directory by its absolute path. Where that path does not exist, or leads through a link, the
+// root is an empty one.
 func openExactRoot(dir string) (*diskRoot, error) {
 	for at := dir; at != filepath.Dir(at); at = filepath.Dir(at) {
 		info, err := os.Lstat(at)
@@ -125,9 +125,9 @@ func (d *diskDir) names() ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-// stat returns what a name in the directory is. The error wraps fs.ErrNotExist when it has vanished. There is no inode
-// number, so that the stat index remembers nothing. Modes are what BuildKit's client sends from Windows: everything can be
-// executed, and only its owner writes it.
+// stat returns what a name in the directory is. The error wraps fs.ErrNotExist when it has vanished. There is no
+// inode number, so that the stat index remembers nothing. Modes are what BuildKit's client sends from Windows:
+// everything can be executed, and only its owner writes it.
 func (d *diskDir) stat(name string) (f foundFile, err error) {
 	info, err := d.root.Lstat(name)
 	if err != nil {

@@ -24,8 +24,8 @@ func openDiskRoot(dir string) (*diskRoot, error) {
 	return &diskRoot{f}, nil
 }
 
-// openExactRoot opens a directory by its absolute path. Where that path does not exist, or leads through a link, the root
-// is an empty one.
+// openExactRoot opens a directory by its absolute path. Where that path does not exist, or leads through a link, the
+// root is an empty one.
 func openExactRoot(dir string) (*diskRoot, error) {
 	slash, err := os.OpenFile("/", openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -1,4 +1,8 @@
-// Package tree reads one file tree, such as a build context. It never follows a link out of it.
+// Package tree reads one file tree, such as a build context, and digests selections of its files. It never follows a
+// link out of the tree.
+//
+// It is a leaf: it imports nothing of this module and builds on every system. Layers on disk are in
+// executor/embedded/layerfs.
 package tree
 
 import (
@@ -24,17 +28,17 @@ type Entry struct {
 	Nlink    uint32
 }
 
-// FileID is what all hard links of one file of a tree have in common, and no other file.
+// FileID identifies a file of a tree: all its hard links have it, and no other file has.
 type FileID struct{ Dev, Inode uint64 }
 
-// HardLinked is the file's identity, if it may have other names.
+// HardLinked returns the identity of a file that may have other names.
 func (e *Entry) HardLinked() (id FileID, ok bool) {
 	return FileID{e.Dev, e.Inode}, e.Nlink > 1 && e.Inode != 0
 }
 
 // FS is a tree that can be read.
 type FS interface {
-	// Lookup returns the entry of a path; symbolic links on the way are not followed. fs.ErrNotExist if there is none.
+	// Lookup returns the entry of a path, or an error that wraps fs.ErrNotExist. It follows no symbolic link.
 	Lookup(path string) (Entry, error)
 	// ReadDir returns the merged content of a directory, sorted by name.
 	ReadDir(path string) ([]Entry, error)
@@ -49,7 +53,8 @@ type FS interface {
 // MaxXattrs bounds the extended attributes of one file, in bytes, as Linux does.
 const MaxXattrs = 64 << 10
 
-// Kept says whether a copy keeps an extended attribute.
+// Kept reports whether a copy keeps an extended attribute.
 func Kept(name string) bool {
-	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+	return name == "security.capability" ||
+		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }

@@ -11,7 +11,8 @@ import (
 // FuzzIndex tries that whatever is decoded is bounded and encodes to an index with the same paths.
 func FuzzIndex(f *testing.F) {
 	raw, err := tree.NewIndex([]tree.Node{
-		{Entry: tree.Entry{Path: "/a", Mode: tree.ModeRegular | 0o644, Size: 3, Mtime: time.Unix(5, 6)}, Xattrs: map[string][]byte{"user.x": {1}}},
+		{Entry: tree.Entry{Path: "/a", Mode: tree.ModeRegular | 0o644, Size: 3, Mtime: time.Unix(5, 6)},
+			Xattrs: map[string][]byte{"user.x": {1}}},
 		{Entry: tree.Entry{Path: "/b"}, Whiteout: true},
 	}).MarshalBinary()
 	if err != nil {
@@ -38,7 +39,8 @@ func BenchmarkIndexCode(b *testing.B) {
 	var nodes []tree.Node
 	for i := range 10000 {
 		nodes = append(nodes, tree.Node{Entry: tree.Entry{
-			Path: fmt.Sprintf("/usr/lib/node_modules/p%d/index.js", i), Mode: tree.ModeRegular | 0o644, Size: int64(i), Nlink: 1,
+			Path: fmt.Sprintf("/usr/lib/node_modules/p%d/index.js", i), Mode: tree.ModeRegular | 0o644,
+			Size: int64(i), Nlink: 1,
 			Mtime: time.Unix(1700000000+int64(i), 5),
 		}})
 	}

@@ -56,7 +56,9 @@ func appendNode(b []byte, before, n Node) []byte {
 	if n.Whiteout {
 		return b
 	}
-	for _, v := range []uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.Size), uint64(e.Nlink), uint64(e.Mtime.Nanosecond())} {
+	for _, v := range []uint64{
+		uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.Size), uint64(e.Nlink), uint64(e.Mtime.Nanosecond()),
+	} {
 		b = binary.AppendUvarint(b, v)
 	}
 	b = binary.AppendVarint(b, e.Mtime.Unix())
@@ -108,8 +110,8 @@ func shared(a, b string) int {
 	return n
 }
 
-// UnmarshalBinary decodes what MarshalBinary encoded. What it takes of memory is bounded by a multiple of raw, whatever
-// raw is; paths are absolute, clean, and each there once.
+// UnmarshalBinary decodes what MarshalBinary encoded. What it takes of memory is bounded by a multiple of raw,
+// whatever raw is; paths are absolute, clean, and each there once.
 func (x *Index) UnmarshalBinary(raw []byte) error {
 	rest, ok := strings.CutPrefix(string(raw), indexMagic)
 	if !ok {

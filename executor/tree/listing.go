@@ -19,7 +19,7 @@ const (
 	maxListedBytes = 64 << 20
 )
 
-// Listing is what a selection holds, file by file, sorted by path: enough to say later which files differ.
+// Listing holds the files of a selection, sorted by path: enough to find later which files differ.
 type Listing []ListedFile
 
 // ListedFile is one file of a listing. Sum is a short hash of all but its name and mode.
@@ -29,7 +29,7 @@ type ListedFile struct {
 	Sum  uint64
 }
 
-// errTooMany says that a selection is more than a listing may hold.
+// errTooMany reports that a selection has more files than a listing may hold.
 var errTooMany = errors.New("too many files for a listing")
 
 // List lists what a selection holds. It is empty when that is more than a listing may hold.

@@ -16,25 +16,25 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// ErrChanged is wrapped when a file of a build context is no more what it was when it was first looked at.
+// ErrChanged is wrapped when a file of a build context is not what it was at the first look-up.
 var ErrChanged = errors.New("the file changed while it was read")
 
 // Local is a build context, read in place: a directory without what its ignore patterns exclude. Every owner is 0:0,
-// there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives. Directories are
-// read once, when they are first asked for; ignored ones never. It may be used by several goroutines. It keeps some 110 bytes
-// for each file that it has seen, and its name.
+// there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives. A
+// directory is read once, at its first look-up; an ignored one never. It may be used by several goroutines. It keeps
+// some 110 bytes for each file that it has seen, and its name.
 type Local struct {
 	root    *diskRoot
 	ignore  *patternmatcher.PatternMatcher // nil when nothing is ignored
 	negated []string                       // the patterns that start with "!", without it
 	stat    *StatIndex
 	opened  time.Time
-	patch   Patch  // nil when the disk is what counts
+	patch   Patch  // nil: only the disk counts
 	at      string // the directory as the patch names it
 	top     localDir
 	// hashing keeps a file from being hashed twice at once; files share a lock by inode.
 	hashing [64]sync.Mutex
-	// recorders are those that no directory's total is made with.
+	// recorders are free for the totals of further directories.
 	recorders sync.Pool
 }
 
@@ -48,17 +48,18 @@ type localDir struct {
 	below []*localDir              // the directories among the files
 
 	totalling sync.Mutex
-	total     *total // of the files, once it was asked for; guarded by totalling
+	total     *total // of the files, computed at its first use; guarded by totalling
 }
 
-// localFile is a visible name in a directory. There are many of them: it has no pointers, so that a collection of memory looks into none.
+// localFile is a visible name in a directory. There are many of them: it has no pointers, so that a collection of
+// memory looks into none.
 type localFile struct {
 	at                 int    // of its name in the directory's text; the target of a link follows
 	nameSize, linkSize uint32 // bytes
 	below              int32  // of a directory, its place among those below, from 1
 	// hashed and sum are guarded by hashing; known files have them from the start.
 	hashed, known bool
-	patched       bool     // it is of the patch, not on the disk
+	patched       bool     // from the patch, not on the disk
 	sum           [32]byte // of the content, once that was hashed
 
 	mode, nlink        uint32
@@ -78,7 +79,7 @@ func (d *localDir) name(i int) string     { return d.file(i).name() }
 func (f placedFile) name() string { return f.in.text[f.at:][:f.nameSize] }
 func (f placedFile) link() string { return f.in.text[f.at+int(f.nameSize):][:f.linkSize] }
 
-// directory is what a directory holds; nil of another file.
+// directory returns the content of a directory; nil for another file.
 func (f placedFile) directory() *localDir {
 	if f.below == 0 {
 		return nil
@@ -129,7 +130,7 @@ func (l *Local) Lookup(p string) (Entry, error) {
 	return f.entry(p), nil
 }
 
-// itself is the directory: whatever it is on the disk, everybody may read it. It has its time, since copies of it have.
+// itself returns the entry of the root: always mode 0755; mtime is kept because copies preserve it.
 func (l *Local) itself() (Entry, error) {
 	mtime, err := l.root.mtime()
 	if err != nil {
@@ -169,8 +170,8 @@ func (l *Local) Open(p string) (*os.File, error) {
 	return r, changedIf(err, p)
 }
 
-// Changed is the error that a regular file's content is not what its digest says. The stat index forgets what it knows of it: its
-// times need not have changed, as when it is written through a mapping into memory.
+// Changed returns the error that the content of a regular file does not have its digest. The stat index forgets the
+// file: its times need not have changed, as when it is written through a memory mapping.
 func (l *Local) Changed(p string) error {
 	p = Rooted(p)
 	if f, err := l.file(p); err == nil && l.stat != nil {
@@ -183,10 +184,10 @@ var errNotRegular = errors.New("not a regular file")
 
 func notExist(p string) error { return &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrNotExist} }
 
-// changedIf says of an error about a file or directory that was there that it has gone, or become something else.
+// changedIf turns an error about a file that existed before, and is gone or of another type now, into ErrChanged.
 func changedIf(err error, p string) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
-		return fmt.Errorf("%s: %w", p, ErrChanged) // to whoever asks, it is not missing
+		return fmt.Errorf("%s: %w", p, ErrChanged) // to the caller it is not missing
 	}
 	return err
 }
@@ -208,7 +209,7 @@ func (l *Local) Digest(ctx context.Context, p string) (digest.Digest, error) {
 	return digestOfSum(sum), nil
 }
 
-// sum is the digest of a file's content.
+// sum returns the digest of a file's content.
 func (l *Local) sum(ctx context.Context, p string, f *localFile) (sum [32]byte, err error) {
 	one := l.hashingOf(f)
 	one.Lock()
@@ -289,12 +290,12 @@ func (l *Local) dir(p string) (*localDir, error) {
 	return d, l.enter(p, d)
 }
 
-// hasContent says that it is a regular file to a copy.
+// hasContent reports whether a copy of it is a regular file.
 func (f *localFile) hasContent() bool {
 	return f.mode&ModeType == ModeRegular || f.mode&ModeType == ModeSocket
 }
 
-// childOf is the path of a name in the directory at a clean path.
+// childOf returns the path of a name in the directory at a clean path.
 func childOf(dir, name string) string {
 	if dir == "/" {
 		return "/" + name
@@ -302,10 +303,11 @@ func childOf(dir, name string) string {
 	return dir + "/" + name
 }
 
-// entry is the file at a path as a context shows it.
+// entry returns the file as the entry of a path of the context.
 func (f placedFile) entry(p string) Entry {
 	e := Entry{
-		Path: p, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link(), Rdev: f.rdev, Inode: f.inode, Dev: f.dev, Nlink: f.nlink,
+		Path: p, Mode: f.mode, Mtime: time.Unix(0, f.mtime), Link: f.link(),
+		Rdev: f.rdev, Inode: f.inode, Dev: f.dev, Nlink: f.nlink,
 	}
 	switch e.Type() {
 	case ModeRegular:

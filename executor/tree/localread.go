@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// preload reads a directory and all below it, several at a time, and shows each. What cannot be read is told when it is asked for.
+// preload reads a directory and all below it, several at a time, and shows each. Errors are
+// dropped; the caller meets them again when it uses the directory.
 func (l *Local) preload(ctx context.Context, p string, show func(p string, d *localDir)) {
 	top, err := l.dir(p)
 	if err != nil {
@@ -54,7 +55,7 @@ func (l *Local) read(p string, d *localDir) error {
 	changed := l.changed(p)
 	on, err := l.root.dir(p)
 	if l.patch != nil && errors.Is(err, fs.ErrNotExist) {
-		return l.list(nil, p, d, nil, changed) // all of it is of the patch
+		return l.list(nil, p, d, nil, changed) // only the patch has it
 	}
 	if err != nil {
 		return changedIf(err, p)
@@ -67,7 +68,7 @@ func (l *Local) read(p string, d *localDir) error {
 	return l.list(on, p, d, names, changed)
 }
 
-// list fills a directory with the names that the disk has, other than the changed ones, and with those of the patch.
+// list fills a directory with the unchanged names on the disk and with those of the patch.
 func (l *Local) list(on *diskDir, p string, d *localDir, names []string, changed map[string]*Entry) error {
 	if len(changed) > 0 {
 		names = slices.DeleteFunc(names, func(name string) bool { _, other := changed[name]; return other })
@@ -97,13 +98,13 @@ func (l *Local) list(on *diskDir, p string, d *localDir, names []string, changed
 
 // named is a name in a directory.
 type named struct {
-	on        *diskDir // nil where all of the directory is of the patch
+	on        *diskDir // nil where only the patch has the directory
 	dir, name string
 }
 
 func (n named) path() string { return childOf(n.dir, n.name) }
 
-// reading is what was found of a directory so far.
+// reading holds the files of a directory found so far.
 type reading struct {
 	files []localFile
 	text  strings.Builder
@@ -121,15 +122,15 @@ func (r *reading) add(name string, f foundFile) {
 	r.files = append(r.files, f.localFile)
 }
 
-// foundFile is a file that has no place yet.
+// foundFile is a file that is in no directory yet.
 type foundFile struct {
 	localFile
 	link string
 	dir  *localDir // of a directory
 }
 
-// visible adds one name of a directory to what was found, unless it is ignored or has just vanished. It is looked at on the disk, unless
-// the patch has it as changed.
+// visible adds one name of a directory to what was found, unless it is ignored or has just vanished. It is looked at
+// on the disk, unless the patch has it as changed.
 func (l *Local) visible(at named, above patternmatcher.MatchInfo, changed *Entry, r *reading) error {
 	ignored, match, err := l.ignored(at, above)
 	if err != nil || ignored && len(l.negated) == 0 {
@@ -176,7 +177,7 @@ func (l *Local) ignored(at named, above patternmatcher.MatchInfo) (bool, pattern
 	return ignored, match, nil
 }
 
-// mayHold says whether a "!" pattern can name anything below an ignored directory. Patterns with wildcards can.
+// mayHold reports whether a "!" pattern can name anything below an ignored directory. Patterns with wildcards can.
 func (l *Local) mayHold(p string) bool {
 	below := strings.TrimPrefix(p, "/") + "/"
 	for _, n := range l.negated {
@@ -184,7 +185,8 @@ func (l *Local) mayHold(p string) bool {
 		if i := strings.IndexAny(literal, "?[\\"); i >= 0 {
 			literal, wild = literal[:i], true
 		}
-		if strings.HasPrefix(n+"/", below) || wild && (strings.HasPrefix(below, literal) || strings.HasPrefix(literal, below)) {
+		if strings.HasPrefix(n+"/", below) ||
+			wild && (strings.HasPrefix(below, literal) || strings.HasPrefix(literal, below)) {
 			return true
 		}
 	}

@@ -7,20 +7,20 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Patch is what directories have otherwise than this machine's disk shows, as in another revision. Its paths are absolute
-// ones of the machine without links in them. It may be used by several goroutines.
+// Patch overrides files of directories, as another revision has them. Its paths are absolute paths of this machine
+// without links. It may be used by several goroutines.
 type Patch interface {
-	// Changed are the names in a directory that are otherwise: what each is, nil for one that is not there. Of an entry Mode, Size and
-	// Link count.
+	// Changed returns the overridden names in a directory; nil stands for a file that does not exist. Of an entry,
+	// only Mode, Size and Link count.
 	Changed(dir string) map[string]*Entry
-	// Touches says whether anything at a path, above or below it is otherwise.
+	// Touches reports whether anything at, above or below a path is overridden.
 	Touches(path string) bool
-	// Digest is the content digest of a regular file that is otherwise.
+	// Digest returns the content digest of an overridden regular file.
 	Digest(ctx context.Context, path string) (digest.Digest, error)
 }
 
-// OpenPatched is OpenLocal with a patch on the directory, which need not be on the disk where the patch has it, and of which the disk
-// may have a link there. Files of the patch cannot be opened.
+// OpenPatched is OpenLocal with a patch. The directory need not exist on the disk when the patch has it, and the disk
+// may have a link in its place. Files of the patch cannot be opened.
 func OpenPatched(ctx context.Context, dir string, excludes []string, stat *StatIndex, patch Patch) (*Local, error) {
 	if patch == nil {
 		return OpenLocal(ctx, dir, excludes, stat)
@@ -44,7 +44,7 @@ func OpenPatched(ctx context.Context, dir string, excludes []string, stat *StatI
 	return l, nil
 }
 
-// replaces says whether a patch has a directory, or one that it is in, where the disk has something else.
+// replaces reports whether a patch overrides a directory or one above it.
 func replaces(patch Patch, dir string) bool {
 	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
 		if _, other := patch.Changed(filepath.Dir(dir))[filepath.Base(dir)]; other {
@@ -54,7 +54,7 @@ func replaces(patch Patch, dir string) bool {
 	return false
 }
 
-// changed are the names in a directory of the context that are otherwise.
+// changed returns the overridden names in a directory of the context.
 func (l *Local) changed(p string) map[string]*Entry {
 	if l.patch == nil {
 		return nil
@@ -62,7 +62,7 @@ func (l *Local) changed(p string) map[string]*Entry {
 	return l.patch.Changed(filepath.Join(l.at, p))
 }
 
-// fileOf is an entry of the patch as a file of the context.
+// fileOf returns an entry of the patch as a file of the context.
 func fileOf(e *Entry) foundFile {
 	return foundFile{localFile: localFile{mode: e.Mode, size: e.Size, nlink: 1, patched: true}, link: e.Link}
 }

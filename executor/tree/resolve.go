@@ -14,7 +14,7 @@ const maxLinks = 255
 // ErrLoop is wrapped when a path leads through too many symbolic links.
 var ErrLoop = errors.New("too many symbolic links")
 
-// Rooted is a clean path from the root. One that is that already takes no memory.
+// Rooted returns p as a clean path from the root. It does not allocate for a path that is one already.
 func Rooted(p string) string {
 	if strings.HasPrefix(p, "/") {
 		return path.Clean(p)
@@ -31,8 +31,8 @@ type Lookuper interface {
 }
 
 // Resolve follows the symbolic links of a path inside the tree and returns the absolute path without any; the last
-// component is followed only with followLast. ".." at the root stays there. A part that does not exist is returned as
-// it is written, so that what a dangling link points to can be made.
+// component is followed only with followLast. ".." at the root stays there. A component that
+// does not exist stays as it is written, so that the target of a dangling link can be created.
 func Resolve(f Lookuper, name string, followLast bool) (string, error) {
 	rest := strings.Split(name, "/")
 	at, links := "/", 0
@@ -71,7 +71,7 @@ func Resolve(f Lookuper, name string, followLast bool) (string, error) {
 	return at, nil
 }
 
-// onlyDots says that no component is left that names anything.
+// onlyDots reports whether the remaining components name nothing.
 func onlyDots(rest []string) bool {
 	for _, c := range rest {
 		if c != "" && c != "." {

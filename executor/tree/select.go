@@ -45,11 +45,11 @@ type Match struct {
 type Selected struct {
 	Rel   string // path below the match's root; "" for the root
 	Entry Entry
-	// Implied is a directory that no pattern selects, but something below it.
+	// Implied is set for a directory that no pattern selects but that has selected files below it.
 	Implied bool
 }
 
-// NotFoundError says that a tree has not what a selection names.
+// NotFoundError reports that a tree lacks a path that a selection names.
 type NotFoundError struct{ Path string }
 
 func (e *NotFoundError) Error() string { return fmt.Sprintf("%q is not there", e.Path) }
@@ -69,11 +69,12 @@ func Select(ctx context.Context, f FS, s Selection) ([]Match, error) {
 	return all, err
 }
 
-// viewer is shown what a selection names: each match without its files, then these.
+// viewer receives what a selection names: each match without its files, then the files.
 type viewer struct {
 	match func(Match) error
 	file  func(Selected) error
-	// whole, when not nil, is shown a directory of a build context of which everything is selected, in place of the files below it.
+	// whole, when not nil, is shown a directory of a build context of which everything is selected, in place of the
+	// files below it.
 	whole func(l *Local, dir string) error
 }
 
@@ -122,7 +123,8 @@ type Lister interface {
 	ReadDir(path string) ([]Entry, error)
 }
 
-// Glob lists the paths that a pattern with wildcards names, sorted. Links on the way to the first wildcard are followed.
+// Glob lists the paths that a pattern with wildcards names, sorted. Links on the way to the first wildcard are
+// followed.
 func Glob(f Lister, pattern string) ([]string, error) {
 	return sources(f, Selection{Src: pattern, Wildcard: true})
 }
@@ -239,7 +241,8 @@ type walker struct {
 	include, exclude *patternmatcher.PatternMatcher
 	show             func(Selected) error
 	whole            func(*Local, string) error // of viewer
-	// pending are directories that no pattern selects, each in the one before: they are shown before the first file below them.
+	// pending are directories that no pattern selects, each in the one before: they are shown before the first file
+	// below them.
 	pending []Selected
 }
 
@@ -314,9 +317,11 @@ func (w *walker) walk(dir Entry, rel string, in, out patternmatcher.MatchInfo) e
 	return nil
 }
 
-// below is the path of an entry of a directory, given the directory's own: most often the end of the entry's, which takes no memory.
+// below is the path of an entry of a directory, given the directory's own: most often the end of the entry's, which
+// takes no memory.
 func below(rel string, e Entry) string {
-	if n := len(e.Path) - len(e.Name()) - len(rel) - 1; rel != "" && n > 0 && e.Path[n:n+len(rel)] == rel && e.Path[n+len(rel)] == '/' {
+	n := len(e.Path) - len(e.Name()) - len(rel) - 1
+	if rel != "" && n > 0 && e.Path[n:n+len(rel)] == rel && e.Path[n+len(rel)] == '/' {
 		return e.Path[n:]
 	}
 	return path.Join(rel, e.Name())
@@ -334,7 +339,9 @@ func (w *walker) shown(file Selected) error {
 }
 
 // matches asks a matcher about a path, given what it said of the directory above; without a matcher it is absent.
-func matches(m *patternmatcher.PatternMatcher, p string, above patternmatcher.MatchInfo, absent bool) (bool, patternmatcher.MatchInfo, error) {
+func matches(
+	m *patternmatcher.PatternMatcher, p string, above patternmatcher.MatchInfo, absent bool,
+) (bool, patternmatcher.MatchInfo, error) {
 	if m == nil {
 		return absent, patternmatcher.MatchInfo{}, nil
 	}

@@ -14,22 +14,22 @@ import (
 	"time"
 )
 
-// racyFor is how old a change must be for a file's times to tell its content: an edit within the granularity of the
-// clock leaves them as they are.
+// racyFor is how old the last change of a file must be before its times identify its content: two edits within the
+// granularity of the clock leave equal times.
 const racyFor = 2 * time.Second
 
 // maxStatIndex bounds the file of an index, in bytes.
 const maxStatIndex = 1 << 30
 
-// statValue is what the digest was computed of. Times are nanoseconds.
+// statValue is the file that a digest was computed of. Times are in nanoseconds.
 type statValue struct {
 	size, mtime, ctime int64
 	sum                [32]byte
 }
 
-// StatIndex remembers content digests of files by what lstat says of them. It only saves time: a damaged or missing
-// file is an empty index, and the last of two processes that save wins. What was read stays in the form of the file and
-// is searched there, so that an index takes no more memory than its file.
+// StatIndex stores content digests of files by their lstat attributes. It only saves time: a damaged or missing file
+// is an empty index, and the last of two processes that save wins. What was read stays in the form of the file and is
+// searched there, so that an index takes no more memory than its file.
 type StatIndex struct {
 	path string
 	now  func() time.Time
@@ -83,7 +83,8 @@ func (x *StatIndex) decode(raw []byte) {
 func (x *StatIndex) key(i int) FileID { return FileID{x.number(i, 0), x.number(i, 1)} }
 
 func (x *StatIndex) value(i int) statValue {
-	return statValue{int64(x.number(i, 2)), int64(x.number(i, 3)), int64(x.number(i, 4)), [32]byte(x.known[i*statRecord+40 : (i+1)*statRecord])}
+	sum := [32]byte(x.known[i*statRecord+40 : (i+1)*statRecord])
+	return statValue{int64(x.number(i, 2)), int64(x.number(i, 3)), int64(x.number(i, 4)), sum}
 }
 
 func (x *StatIndex) number(i, field int) uint64 {
@@ -99,7 +100,7 @@ func (x *StatIndex) find(k FileID) (int, bool) {
 	return sort.Find(len(x.used), func(i int) int { return k.compare(x.key(i)) })
 }
 
-// Save writes the index back when something was learnt, with the files that were asked for and nothing else.
+// Save writes the index back if it has new digests. It drops the files that this run did not look up.
 func (x *StatIndex) Save() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -176,7 +177,8 @@ func (x *StatIndex) forget(f *localFile) {
 	x.fresh[FileID{f.dev, f.inode}] = statValue{size: -1}
 }
 
-// near finds a key as find does. It looks first behind the record found last: files of one directory are often made one after another.
+// near finds a key as find does. It looks first behind the record found last: files of one directory are often made
+// one after another.
 func (x *StatIndex) near(last int, k FileID) (int, bool) {
 	if last+1 < len(x.used) && x.key(last+1) == k {
 		return last + 1, true
@@ -184,13 +186,13 @@ func (x *StatIndex) near(last int, k FileID) (int, bool) {
 	return x.find(k)
 }
 
-// describes says whether the digest is that of a file, by its size and times.
+// describes reports whether the digest is that of a file, by its size and times.
 func (v statValue) describes(f *localFile) bool {
 	return v.size == f.size && v.mtime == f.mtime && v.ctime == f.ctime
 }
 
-// put remembers the digest of a file unless it had changed too recently for its times to tell. f is of before it was read, and of
-// after since.
+// put remembers the digest of a file unless it had changed too recently for its times to tell. f is of before it was
+// read, and of after since.
 func (x *StatIndex) put(f *localFile, sum [32]byte, since time.Time) {
 	limit := since.Add(-racyFor).UnixNano()
 	if f.inode == 0 || f.mtime >= limit || f.ctime >= limit {

@@ -10,8 +10,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// TestFileThatIsReadForLong: how long a file is read says nothing about how old its last change was when it was looked at, and another
-// one within the granularity of the clock leaves its times as they are.
+// TestFileThatIsReadForLong: how long a file is read says nothing about how old its last change was when it was
+// looked at, and another one within the granularity of the clock leaves its times as they are.
 func TestFileThatIsReadForLong(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o644); err != nil {
@@ -47,8 +47,8 @@ func TestFileThatIsReadForLong(t *testing.T) {
 	}
 }
 
-// TestMappedFile: a file that was written without a change of its times, as through a mapping, is hashed again once a copy has found so;
-// in the next run too.
+// TestMappedFile: a file that was written without a change of its times, as through a mapping, is hashed again once a
+// copy has found so; in the next run too.
 func TestMappedFile(t *testing.T) {
 	dir := t.TempDir()
 	index := filepath.Join(dir, "index")

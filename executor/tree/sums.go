@@ -25,7 +25,7 @@ func digestOfSum(sum [32]byte) digest.Digest {
 
 func sumOfDigest(d digest.Digest) (sum [32]byte, err error) {
 	if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
-		return sum, fmt.Errorf("%q is no digest of the kind that is used here", d)
+		return sum, fmt.Errorf("unsupported digest %q: expected sha256", d)
 	}
 	_, err = hex.Decode(sum[:], []byte(d.Encoded()))
 	return sum, err

@@ -11,7 +11,7 @@ import (
 	"slices"
 )
 
-// total tells all files of a directory, not of those below it.
+// total identifies all files of one directory, without those of its subdirectories.
 type total struct {
 	sum   [sha256.Size]byte
 	links []linked // files that have other names somewhere
@@ -23,7 +23,7 @@ type linked struct {
 	name string
 }
 
-// record is what a copy makes of one file.
+// record is one file as a copy would write it.
 type record struct {
 	name    string // "" of the root of a match
 	entry   Entry  // without its path and times
@@ -58,7 +58,9 @@ func (r *recorder) file(f *record) {
 	if f.implied {
 		implied = 1
 	}
-	for _, n := range [...]uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), e.Rdev * deviceBit(e), implied, uint64(len(f.content))} {
+	for _, n := range [...]uint64{
+		uint64(e.Mode), uint64(e.UID), uint64(e.GID), e.Rdev * deviceBit(e), implied, uint64(len(f.content)),
+	} {
 		r.buf = binary.AppendUvarint(r.buf, n)
 	}
 	r.buf = append(r.buf, f.content...)
@@ -118,7 +120,7 @@ func (l linkNames) write(r *recorder) {
 	}
 }
 
-// deviceBit is 1 for devices, whose Rdev counts.
+// deviceBit returns 1 for devices, whose Rdev counts.
 func deviceBit(e *Entry) uint64 {
 	if e.Type() == ModeChar || e.Type() == ModeBlock {
 		return 1
@@ -132,7 +134,7 @@ func (l *Local) totals(ctx context.Context, p string, show func(rel string, t *t
 	if err != nil {
 		return err
 	}
-	l.preload(ctx, p, func(p string, d *localDir) { _, _ = l.totalOf(ctx, p, d) }) // what is wrong is told below
+	l.preload(ctx, p, func(p string, d *localDir) { _, _ = l.totalOf(ctx, p, d) }) // errors return below
 	return l.showTotals(ctx, dirAt{p, "", top}, show)
 }
 
@@ -166,7 +168,7 @@ func (l *Local) showTotals(ctx context.Context, at dirAt, show func(rel string, 
 	return nil
 }
 
-// recorder is one that another directory is done with, or a new one.
+// recorder returns a free recorder, or a new one.
 func (l *Local) recorder() *recorder {
 	if r, ok := l.recorders.Get().(*recorder); ok {
 		r.hash.Reset()
@@ -175,7 +177,7 @@ func (l *Local) recorder() *recorder {
 	return newRecorder()
 }
 
-// totalOf is the total of a directory that was read, made once.
+// totalOf returns the total of a directory that was read. It is computed once.
 func (l *Local) totalOf(ctx context.Context, p string, d *localDir) (*total, error) {
 	d.totalling.Lock()
 	defer d.totalling.Unlock()

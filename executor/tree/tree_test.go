@@ -25,7 +25,8 @@ func TestResolve(t *testing.T) {
 	dir := t.TempDir()
 	check(t, os.MkdirAll(dir+"/a/b", 0o755))
 	for name, target := range map[string]string{
-		"/abs": "/a", "/a/up": "../../..", "/a/rel": "b", "/loop": "loop", "/dangling": "/none/x", "/escape": "/../../etc",
+		"/abs": "/a", "/a/up": "../../..", "/a/rel": "b", "/loop": "loop",
+		"/dangling": "/none/x", "/escape": "/../../etc",
 	} {
 		check(t, os.Symlink(target, dir+name))
 	}
@@ -38,7 +39,8 @@ func TestResolve(t *testing.T) {
 		want   string
 	}{
 		{"/a/b", true, "/a/b"}, {"abs/rel", true, "/a/b"}, {"/abs/rel", false, "/a/rel"}, {"/a/up/a", true, "/a"},
-		{"/dangling", true, "/none/x"}, {"/dangling", false, "/dangling"}, {"/../../a", true, "/a"}, {"/escape", true, "/etc"},
+		{"/dangling", true, "/none/x"}, {"/dangling", false, "/dangling"}, {"/../../a", true, "/a"},
+		{"/escape", true, "/etc"},
 		{"/a/./b/../b/", true, "/a/b"}, {"", true, "/"}, {"/none/deep", true, "/none/deep"},
 	}
 	for _, c := range cases {
@@ -101,7 +103,8 @@ func files(t *testing.T, f tree.FS, dir string) []string {
 	return all
 }
 
-// TestLocalStaysInside: a context never shows what its links point to, and a file that was swapped for a link is not read.
+// TestLocalStaysInside: a context never shows what its links point to, and a file that was swapped for a link is not
+// read.
 func TestLocalStaysInside(t *testing.T) {
 	outside := t.TempDir()
 	check(t, os.WriteFile(outside+"/secret", []byte("secret"), 0o644))

@@ -1,6 +1,7 @@
 // Package key has the named parts of a cache key and their hash.
 //
-// It is a leaf: it imports nothing of this module and builds on every system, so that keys can be computed without a cache.
+// It is a leaf: it imports nothing of this module and builds on every system, so that keys can be computed without a
+// cache.
 package key
 
 import (
@@ -19,7 +20,8 @@ type Part struct {
 	Value        string `json:",omitempty"`
 }
 
-// Of hashes parts in the given order. Names and digests are length-prefixed, so that no two lists give the same bytes.
+// Of hashes parts in the given order. Names and digests are length-prefixed, so that no two lists give the same
+// bytes.
 func Of(parts []Part) digest.Digest {
 	h := sha256.New()
 	for _, p := range parts {

@@ -71,8 +71,8 @@ func entryOf(p string, st *unix.Stat_t) tree.Entry {
 	return e
 }
 
-// Touches says whether a layer's directory form has anything at one of some names of its root, or hides all that is below it. What cannot
-// be told counts as touched.
+// Touches reports whether a layer's directory form has an entry at one of the names in its root, or hides everything
+// below it. It reports true for a layer that cannot be read.
 func Touches(dir string, names map[string]bool) bool {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -88,7 +88,7 @@ func Touches(dir string, names map[string]bool) bool {
 	return isOpaque(root, "")
 }
 
-// isOpaque says whether a directory has overlayfs's opaque mark.
+// isOpaque reports whether a directory has overlayfs's opaque mark.
 func isOpaque(fd int, name string) bool {
 	self := procPath(fd, name)
 	var buf [8]byte
@@ -100,8 +100,8 @@ func isOpaque(fd int, name string) bool {
 	return false
 }
 
-// procPath names an open file, or a name in an open directory, for calls that take no descriptor. Its last component is
-// never followed when name is set.
+// procPath names an open file, or a name in an open directory, for calls that take no descriptor. Its last component
+// is never followed when name is set.
 func procPath(fd int, name string) string {
 	self := "/proc/self/fd/" + strconv.Itoa(fd)
 	if name == "" {

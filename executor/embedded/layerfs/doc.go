@@ -1,4 +1,5 @@
-// Package layerfs reads stacked image layers as one file tree, as overlayfs would show them, without mounting anything.
+// Package layerfs reads stacked image layers as one file tree, as overlayfs would show them, without mounting
+// anything.
 //
 // It is for Linux, and it may import executor/tree only.
 package layerfs

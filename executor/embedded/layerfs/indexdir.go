@@ -12,8 +12,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// IndexDir makes the index of a layer from its directory form; "/" is listed as the directory itself is. Sockets are left
-// out, as they are of archives, and inode numbers are drawn anew, so that equal trees have equal indexes.
+// IndexDir returns the index of a layer in directory form; "/" is the directory itself. Sockets are left out, as in
+// archives. Inode numbers are replaced by a count, so that equal trees have equal indexes.
 func IndexDir(ctx context.Context, dir string) (*tree.Index, error) {
 	l, err := openDirLayer(dir)
 	if err != nil {

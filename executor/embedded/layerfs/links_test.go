@@ -12,7 +12,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// TestHardLinksOfLayers: packed layers count their inodes each from the beginning, so one number in two layers is not one file.
+// TestHardLinksOfLayers: packed layers count their inodes each from the beginning, so one number in two layers is not
+// one file.
 func TestHardLinksOfLayers(t *testing.T) {
 	for _, c := range []struct{ layers, want [][]string }{
 		{[][]string{{"/a", "/b"}, {"/c", "/d"}}, [][]string{{"/a", "/b"}, {"/c", "/d"}}},
@@ -23,7 +24,9 @@ func TestHardLinksOfLayers(t *testing.T) {
 		for _, names := range c.layers {
 			var nodes []tree.Node
 			for _, name := range names {
-				nodes = append(nodes, tree.Node{Entry: tree.Entry{Path: name, Mode: unix.S_IFREG | 0o644, Inode: 1, Nlink: uint32(len(names))}})
+				nodes = append(nodes, tree.Node{Entry: tree.Entry{
+					Path: name, Mode: unix.S_IFREG | 0o644, Inode: 1, Nlink: uint32(len(names)),
+				}})
 			}
 			stack = append(stack, layerfs.Layer{Index: tree.NewIndex(nodes)})
 		}

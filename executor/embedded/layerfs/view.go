@@ -23,7 +23,7 @@ type Layer struct {
 	Index *tree.Index
 }
 
-// PackedError says that the content of a file is needed whose layer has no directory form yet.
+// PackedError reports that a file cannot be opened because its layer has no directory form yet.
 type PackedError struct {
 	LayerID digest.Digest
 	Path    string
@@ -41,8 +41,8 @@ type source interface {
 	list(p string) ([]tree.Node, error)
 }
 
-// View is the merged tree of stacked layers, as overlayfs would show it. It reads layers only when asked and keeps what
-// it has learnt of directories, so the layers must not change. It may be used by several goroutines.
+// View is the merged tree of stacked layers, as overlayfs would show it. It reads layers only when asked and keeps
+// what it has learnt of directories, so the layers must not change. It may be used by several goroutines.
 type View struct {
 	layers []Layer // bottom first
 
@@ -159,7 +159,8 @@ func (v *View) child(above *mergedDir, p string) (tree.Entry, int, error) {
 	return d.entry, d.at[0], nil
 }
 
-// inView is a node's entry in the view. Hard links are of one layer, and layers that are packed count their inodes each by itself.
+// inView is a node's entry in the view. Hard links are of one layer, and layers that are packed count their inodes
+// each by itself.
 func inView(n tree.Node, layer int) tree.Entry {
 	e := n.Entry
 	e.Dev = uint64(layer) + 1

@@ -180,7 +180,8 @@ func TestIndex(t *testing.T) {
 	}
 	x := tree.NewIndex([]tree.Node{
 		node("/", unix.S_IFDIR|0o755, ""), node("/d", unix.S_IFDIR|0o755, ""), node("/d/e", unix.S_IFDIR|0o755, ""),
-		node("/d/f", unix.S_IFREG|0o640, ""), node("/d/l", unix.S_IFLNK|0o777, "f"), {Entry: tree.Entry{Path: "/d/gone"}, Whiteout: true},
+		node("/d/f", unix.S_IFREG|0o640, ""), node("/d/l", unix.S_IFLNK|0o777, "f"),
+		{Entry: tree.Entry{Path: "/d/gone"}, Whiteout: true},
 	})
 	raw, err := x.MarshalBinary()
 	check(t, err)

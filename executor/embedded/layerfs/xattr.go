@@ -50,5 +50,6 @@ func keptXattrs(path string) (map[string][]byte, error) {
 
 // noXattrs says that a file system or a kind of file has no attributes, or not this one any more.
 func noXattrs(err error) bool {
-	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ELOOP)
+	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENODATA) ||
+		errors.Is(err, unix.EPERM) || errors.Is(err, unix.ELOOP)
 }
