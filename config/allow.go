@@ -169,7 +169,7 @@ func realPath(dir, path string) (string, error) {
 		}
 		missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 		if !missing || path == "/" {
-			return "", fmt.Errorf("look at %s: %w", path, err)
+			return "", fmt.Errorf("resolve %s: %w", path, err)
 		}
 		rest = filepath.Join(filepath.Base(path), rest)
 		path = filepath.Dir(path)

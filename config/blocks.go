@@ -96,8 +96,8 @@ func (k blockKind) attribute(name string) attribute {
 	return k.attrs[i]
 }
 
-// admits says whether a block may hold another, and what is to be said if not.
-func (b *block) admits(kind string, at hcl.Range) (bool, hcl.Diagnostics) {
+// allows says whether a block may hold another, and what is to be said if not.
+func (b *block) allows(kind string, at hcl.Range) (bool, hcl.Diagnostics) {
 	k := b.file.kinds[b.kind]
 	allowed := slices.DeleteFunc([]string{k.inner, k.folded}, func(kind string) bool { return kind == "" })
 	if b.kind == "" {
@@ -106,11 +106,11 @@ func (b *block) admits(kind string, at hcl.Range) (bool, hcl.Diagnostics) {
 	if slices.Contains(allowed, kind) {
 		return true, nil
 	}
-	where := "here"
+	where := ""
 	if b.kind != "" {
-		where = "in a " + b.kind
+		where = " in " + b.kind + " block"
 	}
-	d := problem(&at, "there is no block %q %s%s", kind, where, nearest(kind, allowed))
+	d := problem(&at, "unknown block %q%s%s", kind, where, nearest(kind, allowed))
 	if !b.file.strict {
 		d.Severity = hcl.DiagWarning
 	}
@@ -121,7 +121,7 @@ func (b *block) admits(kind string, at hcl.Range) (bool, hcl.Diagnostics) {
 func (l *loader) checkBlock(b *block) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	if (b.kind == "target" || b.kind == "group") && !validName(b.label) {
-		diags = append(diags, problem(&b.at, "%q cannot be the name of a %s: it may hold letters, digits, _ and -", b.label, b.kind))
+		diags = append(diags, problem(&b.at, "invalid %s name %q; use letters, digits, _ and -", b.kind, b.label))
 	}
 	k := b.file.kinds[b.kind]
 	known := k.attrNames()
@@ -130,7 +130,7 @@ func (l *loader) checkBlock(b *block) hcl.Diagnostics {
 			continue
 		}
 		at := a.NameRange
-		one := problem(&at, "a %s has no attribute %q%s", b.kind, name, nearest(name, known))
+		one := problem(&at, "unknown attribute %q in %s block%s", name, b.kind, nearest(name, known))
 		if !b.file.strict {
 			one.Severity = hcl.DiagWarning
 			l.warnings = append(l.warnings, one)

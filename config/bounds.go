@@ -43,9 +43,10 @@ func checkText(name string, raw []byte, from hcl.Pos, most int) hcl.Diagnostics 
 		what := ""
 		switch {
 		case depth > maxDepth:
-			what = fmt.Sprintf("more than %d brackets are open here", maxDepth)
+			what = fmt.Sprintf("more than %d nested brackets", maxDepth)
 		case signs > most:
-			what = fmt.Sprintf("more than %d signs (brackets, quotes, operators, separators) come to too much: make several files or blocks", most)
+			what = fmt.Sprintf(
+				"more than %d brackets, quotes, operators and separators; split the file or the block", most)
 		}
 		if what != "" {
 			pos := hcl.Pos{Line: line, Column: i - lineStart + 1, Byte: from.Byte + i}
@@ -103,7 +104,7 @@ func checkTokens(tokens hclsyntax.Tokens) hcl.Diagnostics {
 		}
 		if total > maxOps {
 			at := t.Range
-			return hcl.Diagnostics{problem(&at, "more than %d operators stand in one expression", maxOps)}
+			return hcl.Diagnostics{problem(&at, "more than %d operators in one expression", maxOps)}
 		}
 	}
 	return nil
@@ -139,7 +140,7 @@ func checkJSON(name string, raw []byte) hcl.Diagnostics {
 // checkStrings refuses a value with a string that is too long.
 func checkStrings(v cty.Value, at hcl.Range) hcl.Diagnostics {
 	if n := longest(v); n > maxString {
-		return hcl.Diagnostics{problem(&at, "a string of %d bytes comes out here; at most %d are allowed", n, maxString)}
+		return hcl.Diagnostics{problem(&at, "the value has a string of %d bytes; at most %d are allowed", n, maxString)}
 	}
 	return nil
 }

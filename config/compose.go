@@ -36,7 +36,7 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 	if err != nil {
 		return d, hcl.Diagnostics{problem(nil, "%v", err)}
 	}
-	named := &composeNames{paths: map[string]bool{}}
+	named := &pathRecorder{paths: map[string]bool{}}
 	p, err := loadCompose(ctx, l.opts.Dir, files, env, l.remote != nil, named)
 	l.included = append(l.included, named.files(l.opts.Dir)...)
 	if err != nil {
@@ -87,10 +87,10 @@ func (l *loader) composeEnv() (map[string]string, error) {
 
 // loadCompose reads compose files with all that they include and extend; of those from elsewhere alone brings nothing from this
 // machine. Paths stay as they are written, relative to dir. named gets those of what was included and extended.
-func loadCompose(ctx context.Context, dir string, files []*document, env map[string]string, alone bool, named *composeNames) (_ *types.Project, err error) {
+func loadCompose(ctx context.Context, dir string, files []*document, env map[string]string, alone bool, named *pathRecorder) (_ *types.Project, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("the file makes the reader of compose files stop: %v", r)
+			err = fmt.Errorf("the compose parser panicked: %v", r)
 		}
 	}()
 	details := types.ConfigDetails{WorkingDir: dir, Environment: env}
@@ -114,7 +114,7 @@ func loadCompose(ctx context.Context, dir string, files []*document, env map[str
 	}
 	model := buildModel(raw, dir)
 	if len(model) == 0 {
-		return nil, errors.New("a compose file without services")
+		return nil, errors.New("the compose file has no services")
 	}
 	if err := composeschema.Validate(model); err != nil {
 		return nil, err
@@ -122,14 +122,14 @@ func loadCompose(ctx context.Context, dir string, files []*document, env map[str
 	return composeloader.ModelToProject(model, composeloader.ToOptions(&details, []func(*composeloader.Options){options}), details)
 }
 
-// composeNames notes the paths that compose files name of others: it is asked for each of them first, and brings none.
-type composeNames struct {
+// pathRecorder notes the paths that compose files name of others: it is asked for each of them first, and brings none.
+type pathRecorder struct {
 	mu    sync.Mutex
 	paths map[string]bool // as they are written, each relative to the file that names it
 }
 
 // Accept implements composeloader.ResourceLoader.
-func (m *composeNames) Accept(path string) bool {
+func (m *pathRecorder) Accept(path string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.paths[path] = true
@@ -137,16 +137,16 @@ func (m *composeNames) Accept(path string) bool {
 }
 
 // Load implements composeloader.ResourceLoader. It is not asked.
-func (m *composeNames) Load(context.Context, string) (string, error) {
+func (m *pathRecorder) Load(context.Context, string) (string, error) {
 	return "", errors.ErrUnsupported
 }
 
 // Dir implements composeloader.ResourceLoader. It is not asked.
-func (m *composeNames) Dir(path string) string { return filepath.Dir(path) }
+func (m *pathRecorder) Dir(path string) string { return filepath.Dir(path) }
 
 // files are the files that the paths can name, of compose files in dir and of those that they name: all that was read, and perhaps more,
 // since which file wrote a path is not known.
-func (m *composeNames) files(dir string) []string {
+func (m *pathRecorder) files(dir string) []string {
 	found := map[string]bool{}
 	dirs := []string{dir}
 	for i := 0; i < len(dirs); i++ {
@@ -217,7 +217,7 @@ func composeProblem(files []*document, err error) *hcl.Diagnostic {
 			continue
 		}
 		for _, f := range files {
-			if at, n := f.placeOf(path); n > depth {
+			if at, n := f.keyRange(path); n > depth {
 				best, depth = at, n
 			}
 		}
@@ -230,7 +230,7 @@ func composeProblem(files []*document, err error) *hcl.Diagnostic {
 }
 
 // placeOf is where a path of keys, as far as it exists, is written, and how many keys that are.
-func (d *document) placeOf(path []string) (*hcl.Range, int) {
+func (d *document) keyRange(path []string) (*hcl.Range, int) {
 	n := d.compose
 	var found *hcl.Range
 	for depth, key := range path {

@@ -165,7 +165,8 @@ func (c *composeReader) secrets(s types.ServiceConfig) ([]cty.Value, hcl.Diagnos
 		secret := c.project.Secrets[used.Source]
 		if secret.External {
 			at := c.at("secrets", used.Source)
-			return nil, hcl.Diagnostics{problem(&at, "service %s uses the external secret %q, which nothing here can look up: give it a file or an environment variable", s.Name, used.Source)}
+			return nil, hcl.Diagnostics{problem(&at, "service %s uses external secret %q, which is not supported; "+
+				"give it a file or an environment variable", s.Name, used.Source)}
 		}
 		all = append(all, stringMap(map[string]string{"id": used.Source, "src": c.path(secret.File), "env": secret.Environment}))
 	}
@@ -233,7 +234,7 @@ func (c *composeReader) at(path ...string) hcl.Range {
 	best := hcl.Range{Filename: c.doc.name, Start: hcl.InitialPos, End: hcl.InitialPos}
 	depth := 0
 	for _, f := range c.files {
-		if at, n := f.placeOf(path); at != nil && n >= depth {
+		if at, n := f.keyRange(path); at != nil && n >= depth {
 			best, depth = *at, n
 		}
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -130,4 +131,53 @@ func distance(a, b string) int {
 		before, row = row, next
 	}
 	return row[len(b)]
+}
+
+func (l *loader) failed(diags hcl.Diagnostics) error {
+	d := Diagnostics{files: l.files}
+	seen := map[string]bool{}
+	for _, one := range diags {
+		key := one.Summary + "\x00" + one.Detail
+		if one.Subject != nil {
+			key += one.Subject.String()
+		}
+		if one.Severity == hcl.DiagError && !seen[key] {
+			seen[key] = true
+			d.list = append(d.list, one)
+		}
+	}
+	slices.SortStableFunc(d.list, byPlace)
+	return d
+}
+
+// byPlace orders diagnostics as they stand in a file; those without a place come first.
+func byPlace(a, b *hcl.Diagnostic) int {
+	if a.Subject == nil || b.Subject == nil {
+		return cmp.Compare(btoi(a.Subject != nil), btoi(b.Subject != nil))
+	}
+	return cmp.Or(cmp.Compare(a.Subject.Filename, b.Subject.Filename), cmp.Compare(a.Subject.Start.Line, b.Subject.Start.Line),
+		cmp.Compare(a.Subject.Start.Column, b.Subject.Start.Column))
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (l *loader) warned() []Warning {
+	var all []Warning
+	for _, one := range l.warnings {
+		w := Warning{Message: sentence(one)}
+		if one.Subject != nil {
+			w.Range = rangeOf(*one.Subject)
+		}
+		all = append(all, w)
+	}
+	return all
+}
+
+func rangeOf(r hcl.Range) Range {
+	return Range{File: r.Filename, Line: r.Start.Line, Col: r.Start.Column}
 }

@@ -96,7 +96,7 @@ func (p *Project) addBlock(b *block, bag map[string]any) hcl.Diagnostics {
 		one := Policy{Name: b.label, Rule: get[string](bag, "rule"), Message: get[string](bag, "message"), Range: rangeOf(b.at)}
 		level := get[string](bag, "level")
 		if one.Warn = level == "warn"; one.Rule == "" || level != "" && level != "warn" && level != "deny" {
-			return hcl.Diagnostics{problem(&b.at, "policy %q needs a rule, and its level is warn or deny", b.label)}
+			return hcl.Diagnostics{problem(&b.at, "policy %q needs a rule, and a level of warn or deny", b.label)}
 		}
 		p.Policies[b.label] = one
 	case "registry":

@@ -45,9 +45,9 @@ func composeFiles() []string {
 
 // findFiles reads the named files, else BUILDX_BAKE_FILE's, else the usual ones.
 func findFiles(ctx context.Context, o Options) ([]source, error) {
-	files := o.named()
+	files := o.explicitFiles()
 	if len(files) == 0 {
-		return usual(func(name string) ([]byte, error) { return readFile(o, name) }, o.Dir)
+		return readUsual(func(name string) ([]byte, error) { return readFile(o, name) }, o.Dir)
 	}
 	var all []source
 	for _, name := range files {
@@ -65,7 +65,7 @@ func findFiles(ctx context.Context, o Options) ([]source, error) {
 }
 
 // named are the files of -f, else those of BUILDX_BAKE_FILE.
-func (o Options) named() []string {
+func (o Options) explicitFiles() []string {
 	v := o.Env["BUILDX_BAKE_FILE"]
 	if len(o.Files) > 0 || v == "" {
 		return o.Files
@@ -78,7 +78,7 @@ func (o Options) named() []string {
 }
 
 // usual reads the usual files of a place.
-func usual(read func(name string) ([]byte, error), place string) ([]source, error) {
+func readUsual(read func(name string) ([]byte, error), place string) ([]source, error) {
 	ours, theirs := usualFiles()
 	for _, name := range ours {
 		raw, err := read(name)
@@ -101,8 +101,8 @@ func usual(read func(name string) ([]byte, error), place string) ([]source, erro
 		all = append(all, source{name, raw})
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("there is no project file in %s: write a bake.hcl (bake init makes one), name one with -f, or build one Dockerfile with bake image build -t NAME .",
-			place)
+		return nil, fmt.Errorf("no project file in %s; create one with bake init, name one with -f, "+
+			"or build a single Dockerfile (bake image build -t NAME .)", place)
 	}
 	return all, nil
 }
@@ -126,7 +126,7 @@ func readFile(o Options, name string) ([]byte, error) {
 		r = f
 	}
 	if r == nil {
-		return nil, errors.New("there is no standard input")
+		return nil, errors.New("no standard input")
 	}
 	return readAll(r)
 }
@@ -135,7 +135,7 @@ func readFile(o Options, name string) ([]byte, error) {
 func readAll(r io.Reader) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err == nil && len(raw) > maxFile {
-		err = fmt.Errorf("it is larger than %d bytes", maxFile)
+		err = fmt.Errorf("larger than %d bytes", maxFile)
 	}
 	return raw, err
 }

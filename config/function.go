@@ -16,7 +16,7 @@ func (s *scope) userFunction(b *block) (function.Function, hcl.Diagnostics) {
 	if a := b.attrs["variadic_params"]; a != nil {
 		if variadic = hcl.ExprAsKeyword(a.Expr); variadic == "" {
 			at := a.Expr.Range()
-			diags = append(diags, problem(&at, "variadic_params is one name"))
+			diags = append(diags, problem(&at, "variadic_params: expected one name"))
 		}
 	}
 	result := b.attrs["result"]
@@ -28,10 +28,10 @@ func (s *scope) userFunction(b *block) (function.Function, hcl.Diagnostics) {
 	}
 	spec := &function.Spec{}
 	for _, p := range params {
-		spec.Params = append(spec.Params, anything(p))
+		spec.Params = append(spec.Params, anyParam(p))
 	}
 	if variadic != "" {
-		v := anything(variadic)
+		v := anyParam(variadic)
 		spec.VarParam = &v
 	}
 	call := func(args []cty.Value) (cty.Value, error) {
@@ -61,7 +61,7 @@ func (s *scope) userFunction(b *block) (function.Function, hcl.Diagnostics) {
 	return function.New(spec), nil
 }
 
-func anything(name string) function.Parameter {
+func anyParam(name string) function.Parameter {
 	return function.Parameter{Name: name, Type: cty.DynamicPseudoType, AllowNull: true, AllowDynamicType: true}
 }
 
@@ -76,7 +76,7 @@ func inFunction(diags hcl.Diagnostics) error {
 		}
 		return fmt.Errorf("%s:%d: %s", d.Subject.Filename, d.Subject.Start.Line, sentence(d))
 	}
-	return errors.New("it has no value")
+	return errors.New("no value")
 }
 
 // names reads a list of bare names, or, in JSON and YAML, of strings.
@@ -98,7 +98,7 @@ func names(a *hcl.Attribute) ([]string, hcl.Diagnostics) {
 		}
 		if name == "" {
 			at := e.Range()
-			diags = append(diags, problem(&at, "a name is expected"))
+			diags = append(diags, problem(&at, "expected a name"))
 			continue
 		}
 		all = append(all, name)

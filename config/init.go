@@ -26,7 +26,7 @@ func Init(ctx context.Context, dir string, env map[string]string) (content strin
 		return "", 0, "", err
 	}
 	if len(found) == 0 {
-		return "", 0, "", fmt.Errorf("there is no compose file in %s, and no Dockerfile in it or below: %w", dir, os.ErrNotExist)
+		return "", 0, "", fmt.Errorf("no compose file in %s, and no Dockerfile in or below it: %w", dir, os.ErrNotExist)
 	}
 	return projectFile(dir, found), len(found), "", nil
 }

@@ -20,7 +20,7 @@ type Listed struct {
 
 // List lists "targets", with groups, or "variables". Names that start with an underscore are for the file itself.
 func List(ctx context.Context, opts Options, what string) ([]Listed, error) {
-	return inTime(ctx, opts, func(l *loader) ([]Listed, hcl.Diagnostics) {
+	return runBounded(ctx, opts, func(l *loader) ([]Listed, hcl.Diagnostics) {
 		switch what {
 		case "targets":
 			return l.listTargets()

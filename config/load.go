@@ -1,62 +1,13 @@
 package config
 
 import (
-	"cmp"
 	"context"
-	"io"
-	"maps"
-	"path/filepath"
-	"runtime"
-	"runtime/debug"
-	"runtime/metrics"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 )
-
-// Options says what to load.
-type Options struct {
-	Dir      string   // absolute; where project files and relative paths of targets are looked for
-	Files    []string // -f, in order of rank; empty: the usual names
-	Set      []string // --set
-	Vars     []string // --var NAME=VALUE
-	Targets  []string // names or patterns of targets and groups; empty: "default"
-	Env      map[string]string
-	EnvFiles []string  // files of NAME=VALUE lines below the environment in rank; none: .env, for compose files alone
-	Stdin    io.Reader // for -f -
-	// Definition is where the files are; nil is Dir.
-	Definition *Definition
-	View       View          // what the files of this machine are read of; nil is the disk
-	Limit      time.Duration // how long the evaluation may take; 0 is 20 seconds
-}
-
-// Bounds of the memory of an evaluation, in bytes above what is used when it begins, and how often it is looked at.
-const (
-	maxHeap   = 288 << 20
-	softHeap  = 384 << 20 // of the whole process, from which on garbage is collected often
-	heapPause = 5 * time.Millisecond
-)
-
-// evaluationLimit is how long an evaluation may take: hundreds of times what thousands of targets need.
-const evaluationLimit = 20 * time.Second
-
-func (o Options) view() View {
-	if o.View == nil {
-		return Disk{}
-	}
-	return o.View
-}
-
-func (o Options) platform() string { return "linux/" + runtime.GOARCH }
-
-// Warning is something in a file that has no effect, or not the one that it seems to have.
-type Warning struct {
-	Range   Range
-	Message string
-}
 
 // loader is one evaluation.
 type loader struct {
@@ -73,10 +24,10 @@ type loader struct {
 	groups    map[string]*groupDef
 	overrides []*override
 	values    map[attrKey]attrValue
-	asked     []string
-	sound     map[string]bool // targets whose parents form no circle
-	selfish   map[attrKey]bool
-	anySelf   bool // the word stands somewhere in the files
+	requested []string         // see Project.RequestedNames
+	acyclic   map[string]bool  // targets whose ancestors were checked for cycles
+	selfUse   map[attrKey]bool // results of usesSelf
+	anySelf   bool             // "self" occurs somewhere in the files
 	warnings  hcl.Diagnostics
 }
 
@@ -106,125 +57,11 @@ func Load(ctx context.Context, opts Options) (*Project, []Warning, error) {
 		project  *Project
 		warnings []Warning
 	}
-	r, err := inTime(ctx, opts, func(l *loader) (result, hcl.Diagnostics) {
+	r, err := runBounded(ctx, opts, func(l *loader) (result, hcl.Diagnostics) {
 		p, diags := l.project()
 		return result{p, l.warned()}, diags
 	})
 	return r.project, r.warnings, err
-}
-
-// inTime reads the files and evaluates until the time is up or ctx is cancelled. An evaluation that is given up goes on
-// beside, since nothing can stop one in the middle of an expression; the caller is about to end.
-func inTime[T any](ctx context.Context, opts Options, evaluate func(*loader) (T, hcl.Diagnostics)) (T, error) {
-	limit := opts.Limit
-	if limit == 0 {
-		limit = evaluationLimit
-	}
-	var none T
-	var far *remote
-	if opts.Definition != nil {
-		var err error
-		if far, err = opts.Definition.open(ctx); err != nil {
-			return none, Diagnostics{list: hcl.Diagnostics{problem(nil, "%v", err)}, cause: err}
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		if far != nil {
-			defer far.root.Close()
-		}
-		l, diags := newLoader(ctx, opts, far)
-		value := none
-		if !diags.HasErrors() {
-			value, diags = evaluate(l)
-		}
-		if diags.HasErrors() {
-			done <- result{none, l.failed(diags)}
-			return
-		}
-		done <- result{value, nil}
-	}()
-	if old := debug.SetMemoryLimit(-1); old > softHeap {
-		debug.SetMemoryLimit(softHeap)
-		defer debug.SetMemoryLimit(old)
-	}
-	for before := heapBytes(); ; {
-		var one *hcl.Diagnostic
-		select {
-		case r := <-done:
-			return r.value, r.err
-		case <-ctx.Done():
-			one = problem(nil, "the project files were not evaluated within %v: look for loops within loops (for … in)", limit)
-		case <-time.After(heapPause):
-			if now := heapBytes(); now < before+maxHeap {
-				continue
-			}
-			one = problem(nil, "the project files take more than %d MiB to evaluate: look for loops within loops (for … in) and values that double", maxHeap>>20)
-		}
-		return none, Diagnostics{list: hcl.Diagnostics{one}}
-	}
-}
-
-// heapBytes is what this process had in use when its garbage was last collected, in bytes.
-func heapBytes() uint64 {
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(s)
-	return s[0].Value.Uint64()
-}
-
-func (l *loader) failed(diags hcl.Diagnostics) error {
-	d := Diagnostics{files: l.files}
-	seen := map[string]bool{}
-	for _, one := range diags {
-		key := one.Summary + "\x00" + one.Detail
-		if one.Subject != nil {
-			key += one.Subject.String()
-		}
-		if one.Severity == hcl.DiagError && !seen[key] {
-			seen[key] = true
-			d.list = append(d.list, one)
-		}
-	}
-	slices.SortStableFunc(d.list, byPlace)
-	return d
-}
-
-// byPlace orders diagnostics as they stand in a file; those without a place come first.
-func byPlace(a, b *hcl.Diagnostic) int {
-	if a.Subject == nil || b.Subject == nil {
-		return cmp.Compare(btoi(a.Subject != nil), btoi(b.Subject != nil))
-	}
-	return cmp.Or(cmp.Compare(a.Subject.Filename, b.Subject.Filename), cmp.Compare(a.Subject.Start.Line, b.Subject.Start.Line),
-		cmp.Compare(a.Subject.Start.Column, b.Subject.Start.Column))
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func (l *loader) warned() []Warning {
-	var all []Warning
-	for _, one := range l.warnings {
-		w := Warning{Message: sentence(one)}
-		if one.Subject != nil {
-			w.Range = rangeOf(*one.Subject)
-		}
-		all = append(all, w)
-	}
-	return all
-}
-
-func rangeOf(r hcl.Range) Range {
-	return Range{File: r.Filename, Line: r.Start.Line, Col: r.Start.Column}
 }
 
 // newLoader reads the files and notes all definitions, without evaluating any that need not be.
@@ -232,7 +69,7 @@ func newLoader(ctx context.Context, opts Options, far *remote) (*loader, hcl.Dia
 	opts, err := opts.withEnvFiles()
 	l := &loader{
 		opts: opts, remote: far, schema: newSchema(), files: map[string]*hcl.File{}, defs: map[string][]targetDef{},
-		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, sound: map[string]bool{}, selfish: map[attrKey]bool{},
+		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, acyclic: map[string]bool{}, selfUse: map[attrKey]bool{},
 	}
 	l.scope = &scope{
 		opts: opts, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{}, functions: library(),
@@ -282,7 +119,7 @@ func (l *loader) checkVars() hcl.Diagnostics {
 		case !ok:
 			diags = append(diags, problem(nil, "--var %s: expected NAME=VALUE", v))
 		case !slices.Contains(known, name):
-			diags = append(diags, problem(nil, "--var %s: no project file has a variable %q%s", v, name, nearest(name, known)))
+			diags = append(diags, problem(nil, "--var %s: unknown variable %q%s", v, name, nearest(name, known)))
 		}
 	}
 	return diags
@@ -323,7 +160,7 @@ func (l *loader) defineFunctions() hcl.Diagnostics {
 				continue
 			}
 			if own[b.label] {
-				one := problem(&b.at, "the built-in function %q goes before this one", b.label)
+				one := problem(&b.at, "function %q is ignored: a built-in function has this name", b.label)
 				one.Severity = hcl.DiagWarning
 				l.warnings = append(l.warnings, one)
 				continue
@@ -383,7 +220,7 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 			t.Outputs = []Attrs{{"type": "cacheonly"}}
 		}
 	}
-	p.Asked = unique(l.asked)
+	p.RequestedNames = unique(l.requested)
 	diags = append(diags, l.fillBlocks(p)...)
 	diags = append(diags, l.checkLinks(p)...)
 	if !diags.HasErrors() {
@@ -397,94 +234,4 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 		p.Groups[name] = &Group{Name: name, Targets: members, Description: l.groupDescription(name)}
 	}
 	return p, append(diags, l.unusedOverrides()...)
-}
-
-// shareEntitlements gives each target what the targets that it links to need.
-func (p *Project) shareEntitlements() {
-	done := map[string]bool{}
-	var visit func(name string)
-	visit = func(name string) {
-		t := p.Targets[name]
-		if t == nil || done[name] {
-			return
-		}
-		for _, key := range slices.Sorted(maps.Keys(t.Contexts)) {
-			linked, ok := strings.CutPrefix(t.Contexts[key], "target:")
-			if !ok || p.Targets[linked] == nil {
-				continue
-			}
-			visit(linked)
-			if more := p.Targets[linked].Entitlements; len(more) > 0 {
-				t.Entitlements = unique(append(slices.Clone(t.Entitlements), more...))
-			}
-		}
-		done[name] = true
-	}
-	for name := range p.Targets {
-		visit(name)
-	}
-}
-
-// links are the targets that a target's contexts name.
-func (l *loader) links(t *Target) ([]string, hcl.Diagnostics) {
-	var all []string
-	var diags hcl.Diagnostics
-	for _, value := range t.Contexts {
-		name, ok := strings.CutPrefix(value, "target:")
-		if !ok {
-			continue
-		}
-		if _, known := l.defs[name]; !known {
-			at := l.placeOf(t.Name, "contexts")
-			diags = append(diags, problem(&at, "target %s links to target %q, which no file defines%s", t.Name, name, nearest(name, l.order)))
-			continue
-		}
-		all = append(all, name)
-	}
-	slices.Sort(all)
-	return all, diags
-}
-
-// checkLinks finds targets that link to themselves, directly or not.
-func (l *loader) checkLinks(p *Project) hcl.Diagnostics {
-	state := map[string]int{} // 1: on the way, 2: done
-	var diags hcl.Diagnostics
-	var visit func(name string, way []string)
-	visit = func(name string, way []string) {
-		way = append(way, name)
-		if state[name] == 1 {
-			at := l.placeOf(name, "contexts")
-			diags = append(diags, problem(&at, "targets link in a circle: %s", strings.Join(way[slices.Index(way, name):], " → ")))
-			return
-		}
-		if state[name] == 2 || p.Targets[name] == nil {
-			return
-		}
-		state[name] = 1
-		linked, _ := l.links(p.Targets[name])
-		for _, next := range linked {
-			visit(next, way)
-		}
-		state[name] = 2
-	}
-	for _, name := range p.Requested {
-		visit(name, nil)
-	}
-	return diags
-}
-
-// Absolute returns a clean absolute path. A relative path is below dir.
-func Absolute(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return filepath.Clean(path)
-	}
-	return filepath.Join(dir, path)
-}
-
-// absolute is a path relative to the project's directory.
-func (o Options) absolute(p string) string {
-	if filepath.IsAbs(p) {
-		return p
-	}
-	return filepath.Join(o.Dir, p)
 }

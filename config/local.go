@@ -22,7 +22,7 @@ func (s *scope) addLocals(file string, b *block) hcl.Diagnostics {
 	for name, a := range b.attrs {
 		if _, twice := known[name]; twice {
 			at := a.NameRange
-			diags = append(diags, problem(&at, "local.%s is set twice in this file", name))
+			diags = append(diags, problem(&at, "duplicate local.%s in this file", name))
 		}
 		known[name] = a
 	}
@@ -37,7 +37,7 @@ func (s *scope) localValues(file string, asked []hcl.Traversal) (cty.Value, hcl.
 		at := t.SourceRange()
 		name, ok := attrStep(t, 1)
 		if !ok {
-			diags = append(diags, problem(&at, "name the value: local.NAME"))
+			diags = append(diags, problem(&at, "incomplete reference; write local.NAME"))
 			continue
 		}
 		v, more := s.local(file, name, &at)
@@ -51,7 +51,7 @@ func (s *scope) local(file, name string, at *hcl.Range) (cty.Value, hcl.Diagnost
 	a := s.locals[file][name]
 	if a == nil {
 		known := slices.Collect(maps.Keys(s.locals[file]))
-		return cty.DynamicVal, hcl.Diagnostics{problem(at, "the locals of this file have no %q%s", name, nearest(name, known))}
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown local %q in this file%s", name, nearest(name, known))}
 	}
 	key := fmt.Sprintf("local.%s in %s", name, file)
 	if v, ok := s.values[key]; ok {
@@ -78,10 +78,10 @@ func (l *loader) usesSelf(name string, a attribute) bool {
 		return false
 	}
 	key := attrKey{target: name, attribute: a.name}
-	if uses, ok := l.selfish[key]; ok {
+	if uses, ok := l.selfUse[key]; ok {
 		return uses
 	}
-	l.selfish[key] = false // for those that inherit in a circle
+	l.selfUse[key] = false // for those that inherit in a circle
 	uses := false
 	for _, d := range l.defs[name] {
 		if written := d.block.attrs[a.name]; written != nil && mentions(written.Expr, selfName) {
@@ -92,7 +92,7 @@ func (l *loader) usesSelf(name string, a attribute) bool {
 		parents, _ := l.parents(name)
 		uses = slices.ContainsFunc(parents, func(p string) bool { return l.usesSelf(p, a) })
 	}
-	l.selfish[key] = uses
+	l.selfUse[key] = uses
 	return uses
 }
 
@@ -114,7 +114,7 @@ func (l *loader) withSelf(locals map[string]cty.Value, self string) map[string]c
 }
 
 // placeOf is where an attribute of a target was last written.
-func (l *loader) placeOf(target, attribute string) hcl.Range {
+func (l *loader) attrRange(target, attribute string) hcl.Range {
 	v, _ := l.value(target, l.schema[attribute], nil)
 	return v.at
 }

@@ -147,10 +147,11 @@ func readLockFile(dir string, view View) ([]byte, error) {
 // ParseLock reads a lock file. name is its name in messages.
 func ParseLock(name string, src []byte) (*Lock, error) {
 	if len(src) > maxLock {
-		return nil, Diagnostics{list: hcl.Diagnostics{problem(nil, "%s has more than %d bytes", name, maxLock)}}
+		return nil, Diagnostics{list: hcl.Diagnostics{problem(nil, "%s is larger than %d bytes", name, maxLock)}}
 	}
 	if bytes.Contains(src, []byte(markOurs)) {
-		return nil, Diagnostics{list: hcl.Diagnostics{problem(nil, "%s has the marks of a merge conflict: bake pin --resolve keeps what both sides agree on and asks for the rest", name)}}
+		return nil, Diagnostics{list: hcl.Diagnostics{problem(nil,
+			"%s has merge conflicts; to resolve them, run: bake pin --resolve", name)}}
 	}
 	file, diags := hclsyntax.ParseConfig(src, name, hcl.InitialPos)
 	files := map[string]*hcl.File{name: file}
@@ -163,7 +164,8 @@ func ParseLock(name string, src []byte) (*Lock, error) {
 	}
 	if written.Version != lockVersion {
 		at := hcl.Range{Filename: name, Start: hcl.InitialPos, End: hcl.InitialPos}
-		return nil, Diagnostics{list: hcl.Diagnostics{problem(&at, "version %d of the lock is unknown: this bake knows %d", written.Version, lockVersion)}, files: files}
+		one := problem(&at, "unsupported lock version %d; this bake supports version %d", written.Version, lockVersion)
+		return nil, Diagnostics{list: hcl.Diagnostics{one}, files: files}
 	}
 	l := NewLock()
 	if diags = l.fill(written); diags.HasErrors() {
@@ -177,7 +179,7 @@ func (l *Lock) fill(written lockFile) (diags hcl.Diagnostics) {
 	seen := map[string]bool{}
 	add := func(at hcl.Range, kind, key string, problems ...error) bool {
 		if seen[kind+key] {
-			problems = append(problems, fmt.Errorf("%s is locked twice: keep one of the blocks", key))
+			problems = append(problems, fmt.Errorf("duplicate pin of %s; keep one of the blocks", key))
 		}
 		seen[kind+key] = true
 		err := errors.Join(problems...)
@@ -209,20 +211,20 @@ func (l *Lock) fill(written lockFile) (diags hcl.Diagnostics) {
 func checkLockRef(ref string) error {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return fmt.Errorf("%q is no reference of an image: %w", ref, err)
+		return fmt.Errorf("invalid image reference %q: %w", ref, err)
 	}
 	if _, digested := named.(reference.Digested); digested {
-		return fmt.Errorf("%q has a digest, and needs no entry: take the block away", ref)
+		return fmt.Errorf("%q has a digest and needs no pin; remove the block", ref)
 	}
 	if full := reference.TagNameOnly(named).String(); full != ref {
-		return fmt.Errorf("a lock has references in full: write %q, not %q", full, ref)
+		return fmt.Errorf("image reference %q is not normalised; write %q", ref, full)
 	}
 	return nil
 }
 
 func checkLockDigest(key string, d digest.Digest) error {
 	if err := d.Validate(); err != nil {
-		return fmt.Errorf("the digest of %s is not like sha256:…: %w", key, err)
+		return fmt.Errorf("invalid digest of %s: %w", key, err)
 	}
 	return nil
 }
@@ -233,17 +235,17 @@ func checkLockFrom(ref, from string) error {
 	}
 	named, err := reference.ParseNormalizedNamed(from)
 	if err != nil || !reference.IsNameOnly(named) {
-		return fmt.Errorf("from = %q of %s is no repository like registry.example.com/mirror/golang", from, ref)
+		return fmt.Errorf("%s: from = %q is not a repository; use one such as registry.example.com/mirror/golang", ref, from)
 	}
 	return nil
 }
 
-// commitNumber is the number of a commit.
-var commitNumber = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+// commitHash is the number of a commit.
+var commitHash = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 func checkLockCommit(key, commit string) error {
-	if !commitNumber.MatchString(commit) {
-		return fmt.Errorf("the commit of %s is not the whole number of one", key)
+	if !commitHash.MatchString(commit) {
+		return fmt.Errorf("%s: not a full commit hash", key)
 	}
 	return nil
 }
@@ -251,7 +253,7 @@ func checkLockCommit(key, commit string) error {
 func checkLockURL(url string) error {
 	odd := func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == unicode.ReplacementChar }
 	if url == "" || strings.IndexFunc(url, odd) >= 0 {
-		return fmt.Errorf("%q is no URL", url)
+		return fmt.Errorf("invalid URL %q", url)
 	}
 	return nil
 }

@@ -93,17 +93,17 @@ func TestLockRefuses(t *testing.T) {
 	good := string(lockOf("docker.io/library/a:1").Format())
 	d := digest.FromString("x").String()
 	for want, text := range map[string]string{
-		"bake.lock:1":          "x",
-		"version 2":            "version = 2\n",
-		"is locked twice":      good + strings.SplitN(good, "\n\n", 2)[1],
-		"is not like sha256":   "version = 1\nimage \"docker.io/library/a:1\" {\n  digest = \"x\"\n}\n",
-		"more than":            strings.Repeat(" ", maxLock+1),
-		"in full: write":       "version = 1\nimage \"a\" {\n  digest = \"" + d + "\"\n}\n",
-		"needs no entry":       "version = 1\nimage \"docker.io/library/a:1@" + d + "\" {\n  digest = \"" + d + "\"\n}\n",
-		"is no repository":     "version = 1\nimage \"docker.io/library/a:1\" {\n  digest = \"" + d + "\"\n  from = \"x:1\"\n}\n",
-		"not the whole number": "version = 1\ngit \"https://x/y.git\" {\n  commit = \"abc\"\n}\n",
-		"is no URL":            "version = 1\nhttp \"https://x y\" {\n  checksum = \"" + d + "\"\n}\n",
-		"merge conflict":       "<<<<<<< HEAD\n" + good,
+		"bake.lock:1":            "x",
+		"version 2":              "version = 2\n",
+		"duplicate pin":          good + strings.SplitN(good, "\n\n", 2)[1],
+		"invalid digest":         "version = 1\nimage \"docker.io/library/a:1\" {\n  digest = \"x\"\n}\n",
+		"is larger than":         strings.Repeat(" ", maxLock+1),
+		"not normalised; write":  "version = 1\nimage \"a\" {\n  digest = \"" + d + "\"\n}\n",
+		"needs no pin":           "version = 1\nimage \"docker.io/library/a:1@" + d + "\" {\n  digest = \"" + d + "\"\n}\n",
+		"is not a repository":    "version = 1\nimage \"docker.io/library/a:1\" {\n  digest = \"" + d + "\"\n  from = \"x:1\"\n}\n",
+		"not a full commit hash": "version = 1\ngit \"https://x/y.git\" {\n  commit = \"abc\"\n}\n",
+		"invalid URL":            "version = 1\nhttp \"https://x y\" {\n  checksum = \"" + d + "\"\n}\n",
+		"merge conflicts":        "<<<<<<< HEAD\n" + good,
 	} {
 		if _, err := ParseLock("bake.lock", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)

@@ -32,7 +32,7 @@ func ReadConflictedLock(dir string) (lock *Lock, conflicted []string, err error)
 	for _, key := range theirs.Keys() {
 		switch pin := ours.Pin(key); {
 		case pin == "":
-			ours.take(theirs, key)
+			ours.copyPin(theirs, key)
 		case pin != theirs.Pin(key) || ours.Images[key].From != theirs.Images[key].From:
 			conflicted = append(conflicted, key)
 			ours.Delete(key)
@@ -42,7 +42,7 @@ func ReadConflictedLock(dir string) (lock *Lock, conflicted []string, err error)
 }
 
 // take copies the pin of a key.
-func (l *Lock) take(from *Lock, key string) {
+func (l *Lock) copyPin(from *Lock, key string) {
 	if p, ok := from.Images[key]; ok {
 		l.Images[key] = p
 	}

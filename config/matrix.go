@@ -29,11 +29,11 @@ func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 	}
 	nameAttr := b.attrs["name"]
 	if nameAttr == nil {
-		return hcl.Diagnostics{problem(&b.at, "a target with a matrix needs name = an expression that differs for each combination")}
+		return hcl.Diagnostics{problem(&b.at, "a target with a matrix needs a name attribute with a different value for each combination")}
 	}
 	at := nameAttr.Expr.Range()
 	var members []string
-	taken := map[string]bool{}
+	used := map[string]bool{}
 	all, diags := m.combinations()
 	if diags.HasErrors() {
 		return diags
@@ -47,11 +47,12 @@ func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 		name, err := asString(v)
 		switch {
 		case err != nil || !validName(name):
-			return append(diags, problem(&at, "%s cannot be the name of a target: it may hold letters, digits, _ and - (sanitize() makes such names)", friendlyType(v)))
-		case taken[name]:
-			return append(diags, problem(&at, "two combinations of the matrix have the name %q", name))
+			return append(diags, problem(&at,
+				"invalid target name, %s; use letters, digits, _ and - (sanitize() replaces all others)", friendlyType(v)))
+		case used[name]:
+			return append(diags, problem(&at, "matrix: two combinations are named %q", name))
 		}
-		members, taken[name] = append(members, name), true
+		members, used[name] = append(members, name), true
 		l.defineTarget(name, targetDef{block: b, locals: locals})
 	}
 	if len(members) == 1 && members[0] == b.label || len(members) == 0 {
@@ -74,14 +75,14 @@ func (l *loader) matrix(b *block) (*matrix, hcl.Diagnostics) {
 		return nil, diags
 	}
 	if t := v.Type(); v.IsNull() || !t.IsObjectType() && !t.IsMapType() {
-		return nil, hcl.Diagnostics{problem(&m.at, "matrix: an object of lists is expected, found %s", friendlyType(v))}
+		return nil, hcl.Diagnostics{problem(&m.at, "matrix: expected an object of lists, got %s", friendlyType(v))}
 	}
 	total := 1
 	for _, name := range slices.Sorted(maps.Keys(v.AsValueMap())) {
 		list := v.AsValueMap()[name]
 		t := list.Type()
 		if list.IsNull() || !t.IsTupleType() && !t.IsListType() && !t.IsSetType() {
-			return nil, hcl.Diagnostics{problem(&m.at, "matrix: %s must be a list, it is %s", name, friendlyType(list))}
+			return nil, hcl.Diagnostics{problem(&m.at, "matrix: %s: expected a list, got %s", name, friendlyType(list))}
 		}
 		values := list.AsValueSlice()
 		if total > maxTargets || len(values) > maxTargets {
@@ -104,7 +105,7 @@ func (l *loader) matrix(b *block) (*matrix, hcl.Diagnostics) {
 }
 
 func (m *matrix) tooMany() *hcl.Diagnostic {
-	return problem(&m.at, "matrix: it makes more than %d targets", maxTargets)
+	return problem(&m.at, "matrix: more than %d targets", maxTargets)
 }
 
 // asObjects are the values as objects, nil if one of them is none.
@@ -128,7 +129,7 @@ func (m *matrix) checkExclude() hcl.Diagnostics {
 	for _, e := range m.exclude {
 		for _, name := range slices.Sorted(maps.Keys(e)) {
 			if !slices.Contains(names, name) {
-				return hcl.Diagnostics{problem(&m.at, "matrix: exclude names %q, which is not in the matrix%s", name, nearest(name, names))}
+				return hcl.Diagnostics{problem(&m.at, "matrix: unknown axis %q in exclude%s", name, nearest(name, names))}
 			}
 		}
 	}

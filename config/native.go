@@ -71,7 +71,7 @@ func (d *document) parsePiece(root *block, piece []byte, pos hcl.Pos) hcl.Diagno
 	for name, a := range b.attrs {
 		if old, twice := root.attrs[name]; twice {
 			at := a.NameRange
-			diags = append(diags, problem(&at, "%q was set before, in line %d", name, old.NameRange.Start.Line))
+			diags = append(diags, problem(&at, "%q is already set on line %d", name, old.NameRange.Start.Line))
 		}
 		root.attrs[name] = a
 	}
@@ -105,7 +105,7 @@ func (d *document) readNative(kind string, body *hclsyntax.Body, at hcl.Range) (
 	}
 	var diags hcl.Diagnostics
 	for _, inner := range body.Blocks {
-		known, err := b.admits(inner.Type, inner.TypeRange)
+		known, err := b.allows(inner.Type, inner.TypeRange)
 		diags = append(diags, err...)
 		if !known {
 			continue
@@ -116,11 +116,11 @@ func (d *document) readNative(kind string, body *hclsyntax.Body, at hcl.Range) (
 		switch {
 		case wantLabel && len(inner.Labels) != 1:
 			at := inner.DefRange()
-			diags = append(diags, problem(&at, "a %s block needs one label: %s \"NAME\" { … }", inner.Type, inner.Type))
+			diags = append(diags, problem(&at, "block needs exactly one label: %s \"NAME\" { … }", inner.Type))
 			continue
 		case !wantLabel && len(inner.Labels) > 0:
 			at := inner.DefRange()
-			diags = append(diags, problem(&at, "a %s block has no label: %s { … }", inner.Type, inner.Type))
+			diags = append(diags, problem(&at, "block takes no label: %s { … }", inner.Type))
 			continue
 		case wantLabel:
 			next.label, next.at = inner.Labels[0], hcl.RangeBetween(inner.TypeRange, inner.LabelRanges[0])

@@ -47,18 +47,18 @@ func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
 	}
 	a, ok := s.bySet(parts[1])
 	if !ok {
-		return nil, badOverride(text, "there is no key \""+parts[1]+"\""+nearest(parts[1], s.names()))
+		return nil, badOverride(text, "unknown key \""+parts[1]+"\""+nearest(parts[1], s.names()))
 	}
 	o.attribute = a
 	if _, err := path.Match(o.pattern, ""); err != nil {
-		return nil, badOverride(text, "the pattern \""+o.pattern+"\" is not valid")
+		return nil, badOverride(text, "invalid pattern \""+o.pattern+"\"")
 	}
 	takesSub := a.kind == kindMap || a.kind == kindSecrets || a.kind == kindTests
 	switch {
 	case a.kind == kindMap && o.sub == "":
 		return nil, badOverride(text, "expected TARGET."+parts[1]+".NAME=VALUE")
 	case !takesSub && o.sub != "":
-		return nil, badOverride(text, "\""+parts[1]+"\" has no parts")
+		return nil, badOverride(text, "key \""+parts[1]+"\" has no sub-keys")
 	case !hasValue && a.name != "args":
 		return nil, badOverride(text, "expected =VALUE")
 	}
@@ -70,7 +70,7 @@ func (o *override) parseToggle(key string, s schema) (*override, hcl.Diagnostics
 	on, err := parseBool(o.value)
 	switch {
 	case o.sub != "":
-		return nil, badOverride(o.text, "\""+key+"\" has no parts")
+		return nil, badOverride(o.text, "key \""+key+"\" has no sub-keys")
 	case err != nil || o.add:
 		return nil, badOverride(o.text, "expected =true or =false")
 	}
@@ -112,7 +112,7 @@ func (l *loader) overrideMatches(o *override, name string) bool {
 	if _, isTarget := l.defs[o.pattern]; isTarget {
 		return false
 	}
-	return l.groupHolds(o.pattern, name)
+	return l.groupContains(o.pattern, name)
 }
 
 func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl.Diagnostics) {
@@ -204,7 +204,7 @@ func (l *loader) unusedOverrides() hcl.Diagnostics {
 		if _, ok := l.defs[o.pattern]; ok || l.groups[o.pattern] != nil {
 			continue
 		}
-		diags = append(diags, badOverride(o.text, "there is no target \""+o.pattern+"\""+nearest(o.pattern, l.allNames()))...)
+		diags = append(diags, badOverride(o.text, "unknown target \""+o.pattern+"\""+nearest(o.pattern, l.allNames()))...)
 	}
 	return diags
 }

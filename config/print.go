@@ -55,12 +55,12 @@ type printedGroup struct {
 
 // Print is a project as the JSON that Docker Bake prints. It can be fed back as a project file.
 func Print(p *Project) ([]byte, error) {
-	first := printedGroup{Targets: slices.Sorted(slices.Values(p.Asked))}
+	first := printedGroup{Targets: slices.Sorted(slices.Values(p.RequestedNames))}
 	if g := p.Groups["default"]; g != nil {
 		first.Description = g.Description
 	}
 	groups := map[string]printedGroup{"default": first}
-	p.addGroups(groups, p.Asked)
+	p.addGroups(groups, p.RequestedNames)
 	targets := map[string]printedTarget{}
 	for name, t := range p.Targets {
 		targets[name] = t.printed()
@@ -92,9 +92,9 @@ func (t *Target) printed() printedTarget {
 	out := printedTarget{
 		Description: t.Description, Annotations: escaped(t.Annotations), Attest: printedAttest(t.Attest), Context: t.Context, Contexts: t.Contexts,
 		Dockerfile: t.Dockerfile, Args: escapedMap(t.Args), Labels: escapedMap(t.Labels), Tags: t.Tags,
-		CacheFrom: t.CacheFrom, CacheTo: t.CacheTo, Target: t.said("target", t.Stage), Platforms: t.Platforms, Output: t.Outputs,
-		Pull: t.Pull, NoCache: t.NoCache, Network: t.said("network", t.Network), NoCacheFilter: t.NoCacheFilter, ShmSize: t.ShmSize,
-		Ulimits: t.Ulimits, Call: t.said("call", t.Call), Entitlements: t.Entitlements,
+		CacheFrom: t.CacheFrom, CacheTo: t.CacheTo, Target: t.explicit("target", t.Stage), Platforms: t.Platforms, Output: t.Outputs,
+		Pull: t.Pull, NoCache: t.NoCache, Network: t.explicit("network", t.Network), NoCacheFilter: t.NoCacheFilter, ShmSize: t.ShmSize,
+		Ulimits: t.Ulimits, Call: t.explicit("call", t.Call), Entitlements: t.Entitlements,
 		ExtraHosts: escapedMap(t.ExtraHosts), Policy: t.Policy,
 	}
 	if t.DockerfileInline != nil {
@@ -123,7 +123,7 @@ func (t *Target) printed() printedTarget {
 }
 
 // said is a value that is printed also when it is empty, if somebody wrote it.
-func (t *Target) said(name, value string) *string {
+func (t *Target) explicit(name, value string) *string {
 	if _, written := t.Ranges[name]; value == "" && !written {
 		return nil
 	}

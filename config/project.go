@@ -19,10 +19,11 @@ type Project struct {
 	Policies   map[string]Policy
 	Registries map[string]Registry
 	Engines    map[string]Engine
-	// Requested are the target names asked for, groups expanded, in the order asked, without repetition.
+	// Requested lists the requested targets once each, in the requested order, with groups and patterns expanded.
 	Requested []string
-	// Asked are the names as they were asked for, groups as such, patterns expanded; of "default" its members.
-	Asked []string
+	// RequestedNames lists the requested names once each, with patterns expanded but groups kept. The group "default"
+	// is replaced by its members.
+	RequestedNames []string
 }
 
 // Group is a named list of targets or groups.

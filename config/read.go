@@ -82,14 +82,15 @@ func (r *reader) add(ctx context.Context, s source, by *document) hcl.Diagnostic
 		r.seen[path] = true
 	}
 	if r.total += len(s.content); r.total > maxTotal || len(r.seen) > maxFiles {
-		return hcl.Diagnostics{problem(nil, "project file %s: with it there are more than %d files or %d bytes", s.name, maxFiles, maxTotal)}
+		return hcl.Diagnostics{problem(nil,
+			"project file %s: more than %d project files or %d bytes in total", s.name, maxFiles, maxTotal)}
 	}
 	d, file, parsed := parse(s.name, s.content, by != nil)
 	r.files[s.name] = file
-	diags := r.sort(parsed)
+	diags := r.splitWarnings(parsed)
 	if d.compose != nil {
 		if by != nil {
-			return append(diags, problem(nil, "%s: a compose file cannot be included: name it with -f", s.name))
+			return append(diags, problem(nil, "%s: a compose file cannot be included; name it with -f", s.name))
 		}
 		r.compose = append(r.compose, d)
 		return diags
@@ -108,7 +109,7 @@ func (r *reader) add(ctx context.Context, s source, by *document) hcl.Diagnostic
 }
 
 // sort keeps the warnings and returns the errors.
-func (r *reader) sort(all hcl.Diagnostics) hcl.Diagnostics {
+func (r *reader) splitWarnings(all hcl.Diagnostics) hcl.Diagnostics {
 	var errs hcl.Diagnostics
 	for _, one := range all {
 		if one.Severity == hcl.DiagWarning {
@@ -131,7 +132,8 @@ func (r *reader) include(ctx context.Context, d *document) hcl.Diagnostics {
 	at := a.Expr.Range()
 	if refs := a.Expr.Variables(); len(refs) > 0 {
 		at := refs[0].SourceRange()
-		return hcl.Diagnostics{problem(&at, "include is read before %s has a value: write the paths themselves, or patterns", refs[0].RootName())}
+		return hcl.Diagnostics{problem(&at,
+			"include cannot use %s: it is read before variables are evaluated; write paths or patterns", refs[0].RootName())}
 	}
 	v, diags := a.Expr.Value(&hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: r.functions})
 	if diags.HasErrors() {
@@ -147,7 +149,7 @@ func (r *reader) include(ctx context.Context, d *document) hcl.Diagnostics {
 
 func (r *reader) includePath(ctx context.Context, d *document, written string, at *hcl.Range) hcl.Diagnostics {
 	if strings.Contains(written, "://") {
-		return hcl.Diagnostics{problem(at, "include %q: only files beside or below can be included", written)}
+		return hcl.Diagnostics{problem(at, "include %q: a URL cannot be included; use a path", written)}
 	}
 	beside := func(dir string) string {
 		if filepath.IsAbs(written) {
@@ -158,8 +160,8 @@ func (r *reader) includePath(ctx context.Context, d *document, written string, a
 	found := []string{beside(filepath.Dir(d.name))}
 	if strings.ContainsAny(written, "*?[") {
 		var err error
-		if found, err = r.glob(beside(literally.Replace(filepath.Dir(d.name)))); err != nil {
-			return hcl.Diagnostics{problem(at, "include %q: the pattern is not valid", written)}
+		if found, err = r.glob(beside(escapeGlob.Replace(filepath.Dir(d.name)))); err != nil {
+			return hcl.Diagnostics{problem(at, "include %q: invalid pattern", written)}
 		}
 		if len(found) == 0 {
 			return hcl.Diagnostics{problem(at, "include %q: no file matches", written)}
@@ -191,13 +193,13 @@ func (r *reader) glob(pattern string) ([]string, error) {
 		return fs.Glob(r.remote.root.FS(), filepath.ToSlash(pattern))
 	}
 	if !filepath.IsAbs(pattern) {
-		pattern = filepath.Join(literally.Replace(r.opts.Dir), pattern)
+		pattern = filepath.Join(escapeGlob.Replace(r.opts.Dir), pattern)
 	}
 	return r.opts.view().Glob(pattern)
 }
 
-// literally makes a path a pattern that names it alone.
-var literally = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
+// escapeGlob makes a path a pattern that names it alone.
+var escapeGlob = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
 
 func (r *reader) read(name string) ([]byte, error) {
 	if r.remote != nil {

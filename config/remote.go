@@ -62,7 +62,7 @@ func (d *Definition) open(ctx context.Context) (*remote, error) {
 func (r *remote) sources(ctx context.Context, o Options) ([]source, error) {
 	local := Options{Dir: o.Dir, Stdin: o.Stdin}
 	var all []source
-	for _, name := range o.named() {
+	for _, name := range o.explicitFiles() {
 		if path, ok := strings.CutPrefix(name, "cwd://"); ok {
 			local.Files = append(local.Files, path)
 			continue
@@ -82,7 +82,7 @@ func (r *remote) sources(ctx context.Context, o Options) ([]source, error) {
 			all = append(all, source{r.file, raw})
 		}
 	default:
-		all, err = usual(r.read, o.Definition.URL)
+		all, err = readUsual(r.read, o.Definition.URL)
 	}
 	if err != nil || len(local.Files) == 0 {
 		return all, err
@@ -106,7 +106,7 @@ func (r *remote) read(name string) ([]byte, error) {
 }
 
 // place is where a context of the definition is: its URL, unless the context is of this machine or a URL itself.
-func (r *remote) place(context string) (string, error) {
+func (r *remote) resolveContext(context string) (string, error) {
 	if r.url == "" || strings.HasPrefix(context, "cwd://") || rebased("x", context) == context {
 		return context, nil
 	}
@@ -115,7 +115,7 @@ func (r *remote) place(context string) (string, error) {
 		return r.url, nil
 	}
 	if sub == ".." || strings.HasPrefix(sub, "../") {
-		return "", fmt.Errorf("the context %s leads out of %s", context, r.url)
+		return "", fmt.Errorf("context %s is outside of %s", context, r.url)
 	}
 	return withSubdir(r.url, sub), nil
 }

@@ -22,13 +22,13 @@ func (l *loader) request() ([]string, hcl.Diagnostics) {
 		found, more := l.expand(name, nil)
 		diags = append(diags, more...)
 		all = append(all, found...)
-		l.asked = append(l.asked, l.askedNames(name)...)
+		l.requested = append(l.requested, l.requestedNames(name)...)
 	}
 	return unique(all), diags
 }
 
-// askedNames is what a name on the command line stands for, with groups not expanded.
-func (l *loader) askedNames(name string) []string {
+// requestedNames is what a name on the command line stands for, with groups not expanded.
+func (l *loader) requestedNames(name string) []string {
 	if name == "default" && l.groups[name] != nil {
 		members, _ := l.members(name)
 		return members
@@ -46,16 +46,17 @@ func (l *loader) askedNames(name string) []string {
 }
 
 // expand is a name or pattern as target names. In a group its own name means the target.
-func (l *loader) expand(name string, way []string) ([]string, hcl.Diagnostics) {
+func (l *loader) expand(name string, parents []string) ([]string, hcl.Diagnostics) {
 	_, isTarget := l.defs[name]
-	if l.groups[name] != nil && !(isTarget && slices.Contains(way, name)) {
-		if slices.Contains(way, name) {
-			return nil, hcl.Diagnostics{problem(l.groups[name].at(), "groups hold each other: %s", strings.Join(append(way, name), " → "))}
+	if l.groups[name] != nil && !(isTarget && slices.Contains(parents, name)) {
+		if i := slices.Index(parents, name); i >= 0 {
+			cycle := strings.Join(append(parents[i:], name), " → ")
+			return nil, hcl.Diagnostics{problem(l.groups[name].at(), "cycle: group %s contains itself (%s)", name, cycle)}
 		}
 		members, diags := l.members(name)
 		var all []string
 		for _, m := range members {
-			found, more := l.expand(m, append(slices.Clone(way), name))
+			found, more := l.expand(m, append(slices.Clone(parents), name))
 			diags = append(diags, more...)
 			all = append(all, found...)
 		}
@@ -64,20 +65,21 @@ func (l *loader) expand(name string, way []string) ([]string, hcl.Diagnostics) {
 	if isTarget {
 		return []string{name}, nil
 	}
-	if len(way) == 0 && strings.ContainsAny(name, "*?[") {
+	if len(parents) == 0 && strings.ContainsAny(name, "*?[") {
 		return l.glob(name)
 	}
 	var at *hcl.Range
-	if len(way) > 0 {
-		at = l.groups[way[len(way)-1]].at()
+	if len(parents) > 0 {
+		at = l.groups[parents[len(parents)-1]].at()
 	}
-	if name == "default" && len(way) == 0 && len(l.allNames()) == 0 {
-		return nil, hcl.Diagnostics{problem(nil, "no project file has a target: a matrix with an empty axis makes none")}
+	if name == "default" && len(parents) == 0 && len(l.allNames()) == 0 {
+		return nil, hcl.Diagnostics{problem(nil, "no project file defines a target; a matrix with an empty axis defines none")}
 	}
-	if name == "default" && len(way) == 0 {
-		return nil, hcl.Diagnostics{problem(nil, "no project file has a target or group \"default\": name what to build (%s)", someOf(l.allNames()))}
+	if name == "default" && len(parents) == 0 {
+		return nil, hcl.Diagnostics{problem(nil,
+			"no target requested, and no target or group \"default\"; choose from: %s", someOf(l.allNames()))}
 	}
-	return nil, hcl.Diagnostics{problem(at, "there is no target or group %q%s", name, orList(nearest(name, l.allNames()), l.allNames()))}
+	return nil, hcl.Diagnostics{problem(at, "unknown target or group %q%s", name, orList(nearest(name, l.allNames()), l.allNames()))}
 }
 
 // orList is the suggestion, or else what there is.
@@ -85,7 +87,7 @@ func orList(suggestion string, all []string) string {
 	if suggestion != "" || len(all) == 0 {
 		return suggestion
 	}
-	return "; there are " + someOf(all)
+	return "; available: " + someOf(all)
 }
 
 // someOf lists up to ten names.
@@ -103,7 +105,7 @@ func (l *loader) glob(pattern string) ([]string, hcl.Diagnostics) {
 	for _, name := range slices.Sorted(slices.Values(l.allNames())) {
 		ok, err := path.Match(pattern, name)
 		if err != nil {
-			return nil, hcl.Diagnostics{problem(nil, "the pattern %q is not valid", pattern)}
+			return nil, hcl.Diagnostics{problem(nil, "invalid pattern %q", pattern)}
 		}
 		if ok {
 			found, more := l.expand(name, nil)
@@ -112,7 +114,7 @@ func (l *loader) glob(pattern string) ([]string, hcl.Diagnostics) {
 		}
 	}
 	if len(all) == 0 {
-		diags = append(diags, problem(nil, "no target or group matches %q; there are %s", pattern, someOf(l.allNames())))
+		diags = append(diags, problem(nil, "no target or group matches %q; available: %s", pattern, someOf(l.allNames())))
 	}
 	return all, diags
 }

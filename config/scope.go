@@ -21,7 +21,7 @@ type scope struct {
 	locals    map[string]hcl.Attributes // of locals blocks, by the file that alone sees them
 	values    map[string]cty.Value
 	failed    map[string]bool
-	way       []string // names under evaluation, outermost first
+	path      []string // names under evaluation, outermost first
 	target    func(name string, attrs []string, at *hcl.Range) (cty.Value, hcl.Diagnostics)
 }
 
@@ -48,7 +48,7 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 		}
 		if name == "local" && s.variables[name] == nil && s.globals[name] == nil && len(s.locals[e.Range().Filename]) == 0 {
 			at := t.SourceRange()
-			diags = append(diags, problem(&at, "this file has no locals; those of other files are not seen here"))
+			diags = append(diags, problem(&at, "this file has no locals block; locals of other files are not visible here"))
 			continue
 		}
 		if name == "local" && len(s.locals[e.Range().Filename]) > 0 {
@@ -80,7 +80,7 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 	total := 0
 	for _, t := range e.Variables() {
 		if total += size(ctx.Variables[t.RootName()]); total > maxValue {
-			return cty.DynamicVal, hcl.Diagnostics{problem(&at, "the names in this expression stand for more than %d bytes", maxValue)}
+			return cty.DynamicVal, hcl.Diagnostics{problem(&at, "the values used in this expression exceed %d bytes", maxValue)}
 		}
 	}
 	v, more := e.Value(ctx)
@@ -101,7 +101,7 @@ func (s *scope) suggestFunctions(diags hcl.Diagnostics) {
 		if n, err := fmt.Sscanf(d.Detail, "There is no function named %q", &name); n != 1 || err != nil {
 			continue
 		}
-		d.Summary, d.Detail = fmt.Sprintf("there is no function %q%s", name, nearest(name, slices.Collect(maps.Keys(s.functions)))), ""
+		d.Summary, d.Detail = fmt.Sprintf("unknown function %q%s", name, nearest(name, slices.Collect(maps.Keys(s.functions)))), ""
 	}
 }
 
@@ -116,29 +116,29 @@ func (s *scope) isType(name string) bool {
 
 // targets is the object that target.NAME.ATTRIBUTE looks into, with no more in it than is asked for.
 func (s *scope) targets(asked []hcl.Traversal) (cty.Value, hcl.Diagnostics) {
-	wanted := map[string][]string{}
-	places := map[string]*hcl.Range{}
+	attrs := map[string][]string{}
+	ranges := map[string]*hcl.Range{}
 	var order []string
 	var diags hcl.Diagnostics
 	for _, t := range asked {
 		at := t.SourceRange()
 		name, ok := attrStep(t, 1)
 		if !ok {
-			diags = append(diags, problem(&at, "name the target and the attribute: target.NAME.ATTRIBUTE"))
+			diags = append(diags, problem(&at, "incomplete reference; write target.NAME.ATTRIBUTE"))
 			continue
 		}
-		if _, seen := wanted[name]; !seen {
+		if _, seen := attrs[name]; !seen {
 			order = append(order, name)
-			places[name] = &at
-			wanted[name] = nil
+			ranges[name] = &at
+			attrs[name] = nil
 		}
 		if attr, ok := attrStep(t, 2); ok {
-			wanted[name] = append(wanted[name], attr)
+			attrs[name] = append(attrs[name], attr)
 		}
 	}
 	object := map[string]cty.Value{}
 	for _, name := range order {
-		v, more := s.target(name, wanted[name], places[name])
+		v, more := s.target(name, attrs[name], ranges[name])
 		diags = append(diags, more...)
 		object[name] = v
 	}
@@ -167,7 +167,7 @@ func (s *scope) variable(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics
 		return v, nil
 	}
 	if s.failed[name] {
-		return cty.DynamicVal, hcl.Diagnostics{problem(at, "%q has no value because of the error in its definition", name)}
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "%q has no value: its definition has an error", name)}
 	}
 	done, diags := s.enter("variable "+name, at)
 	if diags != nil {
@@ -206,19 +206,19 @@ func (s *scope) define(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) 
 	for k := range s.globals {
 		known = append(known, k)
 	}
-	return cty.DynamicVal, hcl.Diagnostics{problem(at, "there is no variable %q%s", name, nearest(name, known))}
+	return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown variable %q%s", name, nearest(name, known))}
 }
 
 // enter notes that something is under evaluation; an error when it is already.
 func (s *scope) enter(what string, at *hcl.Range) (func(), hcl.Diagnostics) {
-	for i, w := range s.way {
+	for i, w := range s.path {
 		if w == what {
-			round := append(append([]string(nil), s.way[i:]...), what)
-			return nil, hcl.Diagnostics{problem(at, "%s needs itself: %s", what, strings.Join(round, " → "))}
+			cycle := append(slices.Clone(s.path[i:]), what)
+			return nil, hcl.Diagnostics{problem(at, "cycle: %s depends on itself (%s)", what, strings.Join(cycle, " → "))}
 		}
 	}
-	s.way = append(s.way, what)
-	return func() { s.way = s.way[:len(s.way)-1] }, nil
+	s.path = append(s.path, what)
+	return func() { s.path = s.path[:len(s.path)-1] }, nil
 }
 
 // text evaluates an attribute to a string; ok is false when it is not set or null.
@@ -234,7 +234,7 @@ func (s *scope) text(b *block, name string) (text string, ok bool, diags hcl.Dia
 	text, err := asString(v)
 	if err != nil {
 		at := a.Expr.Range()
-		diags = append(diags, problem(&at, "%s: a string is expected, found %s", name, friendlyType(v)))
+		diags = append(diags, problem(&at, "%s: expected a string, got %s", name, friendlyType(v)))
 	}
 	return text, true, diags
 }

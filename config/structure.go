@@ -30,7 +30,7 @@ func (l *loader) expandTests(t *Target) hcl.Diagnostics {
 	}
 	t.Tests = all
 	if len(all) > maxTests {
-		at := l.placeOf(t.Name, "test")
+		at := l.attrRange(t.Name, "test")
 		diags = append(diags, problem(&at, "target %s has %d tests; at most %d are allowed", t.Name, len(all), maxTests))
 	}
 	return diags
@@ -41,7 +41,7 @@ func (l *loader) structure(of Test) ([]Test, hcl.Diagnostics) {
 	at := hcl.Range{Filename: of.At.File, Start: hcl.Pos{Line: of.At.Line, Column: of.At.Col}, End: hcl.Pos{Line: of.At.Line, Column: of.At.Col}}
 	read := func(name string) ([]byte, error) {
 		if name == "-" {
-			return nil, errors.New("standard input is no file of tests")
+			return nil, errors.New("standard input is not supported")
 		}
 		return readFile(l.opts, name)
 	}
@@ -77,7 +77,7 @@ func (s *structureReader) read(raw []byte) {
 		return
 	}
 	if len(doc.Content) == 0 {
-		s.diags = append(s.diags, problem(nil, "%s is empty: it needs schemaVersion: %s", s.name, structureVersion))
+		s.diags = append(s.diags, problem(nil, "%s is empty; expected schemaVersion: %s", s.name, structureVersion))
 		return
 	}
 	r := &yamlReader{doc: &document{name: s.name}}
@@ -89,10 +89,10 @@ func (s *structureReader) read(raw []byte) {
 		"schemaVersion": s.text(&version), "globalEnvVars": s.variables(&s.env),
 		"commandTests": s.each(s.command), "fileExistenceTests": s.each(s.existence), "fileContentTests": s.each(s.content),
 		"metadataTest": s.metadata, "containerRunOptions": s.runOptions,
-		"licenseTests": s.refuse("licenses are not looked at: test the files that hold them with fileContentTests"),
+		"licenseTests": s.refuse("licenseTests are not supported; use fileContentTests"),
 	})
 	if version != structureVersion && len(s.diags) == 0 {
-		s.problem(doc.Content[0], "schemaVersion is %q; %q is read here", version, structureVersion)
+		s.problem(doc.Content[0], "unsupported schemaVersion %q; use %q", version, structureVersion)
 	}
 	for i := range s.tests { // also said after the commands
 		t := &s.tests[i]
@@ -121,14 +121,15 @@ func (s *structureReader) refuse(why string) func(*yaml.Node) {
 func (s *structureReader) mapping(n *yaml.Node, what string, known keys) {
 	n = resolved(n)
 	if n.Kind != yaml.MappingNode {
-		s.problem(n, "a mapping is expected, found %s", yamlKind(n))
+		s.problem(n, "expected a mapping, got %s", yamlKind(n))
 		return
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
 		read, ok := known[key.Value]
 		if !ok {
-			s.problem(key, "a %s has no field %q%s", what, key.Value, nearest(key.Value, slices.Collect(maps.Keys(known))))
+			hint := nearest(key.Value, slices.Collect(maps.Keys(known)))
+			s.problem(key, "unknown field %q in %s%s", key.Value, what, hint)
 			continue
 		}
 		read(resolved(n.Content[i+1]))
@@ -141,7 +142,7 @@ func (s *structureReader) each(one func(*yaml.Node)) func(*yaml.Node) {
 			return
 		}
 		if n.Kind != yaml.SequenceNode {
-			s.problem(n, "a list is expected, found %s", yamlKind(n))
+			s.problem(n, "expected a list, got %s", yamlKind(n))
 			return
 		}
 		for _, item := range n.Content {
@@ -153,7 +154,7 @@ func (s *structureReader) each(one func(*yaml.Node)) func(*yaml.Node) {
 func (s *structureReader) text(to *string) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		if n.Kind != yaml.ScalarNode {
-			s.problem(n, "a string is expected, found %s", yamlKind(n))
+			s.problem(n, "expected a string, got %s", yamlKind(n))
 			return
 		}
 		*to = n.Value
@@ -164,7 +165,7 @@ func (s *structureReader) number(to *int) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		v, err := strconv.Atoi(n.Value)
 		if n.Kind != yaml.ScalarNode || err != nil {
-			s.problem(n, "a number is expected, found %s", yamlKind(n))
+			s.problem(n, "expected a number, got %s", yamlKind(n))
 		}
 		*to = v
 	}
@@ -173,7 +174,7 @@ func (s *structureReader) number(to *int) func(*yaml.Node) {
 func (s *structureReader) switched(to *bool) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		if err := n.Decode(to); err != nil {
-			s.problem(n, "true or false is expected, found %s", yamlKind(n))
+			s.problem(n, "expected true or false, got %s", yamlKind(n))
 		}
 	}
 }
@@ -191,9 +192,9 @@ func (s *structureReader) texts(to *[]string) func(*yaml.Node) {
 
 func (s *structureReader) commands(to *[][]string) func(*yaml.Node) {
 	return s.each(func(n *yaml.Node) {
-		var words []string
-		s.texts(&words)(n)
-		*to = append(*to, words)
+		var argv []string
+		s.texts(&argv)(n)
+		*to = append(*to, argv)
 	})
 }
 
@@ -219,7 +220,7 @@ func (s *structureReader) variables(to *map[string]string) func(*yaml.Node) {
 		var expressions map[string]string
 		s.pairs(to, &expressions)(n)
 		if len(expressions) > 0 {
-			s.problem(n, "isRegex has no meaning for a variable that is set")
+			s.problem(n, "isRegex is not supported for a variable that is set")
 		}
 	}
 }
@@ -230,15 +231,18 @@ func (s *structureReader) add(n *yaml.Node, t Test) {
 	if t.Name == "" {
 		t.Name = t.subject()
 	}
-	if err := t.validate(); err != nil && !s.toldOf(n) {
+	if err := t.validate(); err != nil && !s.reported(n) {
 		s.problem(n, "test %s: %v", t.Name, err)
 	}
 	s.tests = append(s.tests, t)
 }
 
-// toldOf says whether something was told of a node already.
-func (s *structureReader) toldOf(n *yaml.Node) bool {
-	return slices.ContainsFunc(s.diags, func(d *hcl.Diagnostic) bool { return d.Subject != nil && d.Subject.Start.Line >= n.Line })
+// reported reports whether the diagnostics already contain one for a node: one at or below its line. Items are read in
+// the order of the file, so no later item has a diagnostic yet.
+func (s *structureReader) reported(n *yaml.Node) bool {
+	return slices.ContainsFunc(s.diags, func(d *hcl.Diagnostic) bool {
+		return d.Subject != nil && d.Subject.Start.Line >= n.Line
+	})
 }
 
 // command reads a command test. Its root goes with it, so that there is nothing for teardown to undo.
@@ -289,7 +293,7 @@ func (s *structureReader) content(n *yaml.Node) {
 
 func (s *structureReader) file(n *yaml.Node, t Test) {
 	if t.File == "" {
-		s.problem(n, "the test has no path")
+		s.problem(n, "test has no path")
 		return
 	}
 	if !strings.HasPrefix(t.File, "/") {
@@ -299,7 +303,7 @@ func (s *structureReader) file(n *yaml.Node, t Test) {
 }
 
 func (s *structureReader) metadata(n *yaml.Node) {
-	c := &WantedConfig{}
+	c := &ConfigCheck{}
 	var user, workdir string
 	pointer := func(to **string, value *string) func(*yaml.Node) {
 		return func(n *yaml.Node) { s.text(value)(n); *to = value }
@@ -323,7 +327,7 @@ func (s *structureReader) metadata(n *yaml.Node) {
 func (s *structureReader) runOptions(n *yaml.Node) {
 	known := keys{"user": s.text(&s.user)}
 	for _, name := range []string{"privileged", "allocateTty", "envFile", "envVars", "capabilities", "bindMounts"} {
-		known[name] = s.refuse(fmt.Sprintf("%s is an option of docker run: what a test may do is what a step may", name))
+		known[name] = s.refuse(fmt.Sprintf("%s is not supported: a test runs with the permissions of a step", name))
 	}
 	s.mapping(n, "set of run options", known)
 }

@@ -18,7 +18,7 @@ func (l *loader) defineTargets() hcl.Diagnostics {
 				continue
 			}
 			if len(l.order) > maxTargets {
-				return append(diags, problem(&b.at, "there are more than %d targets", maxTargets))
+				return append(diags, problem(&b.at, "more than %d targets", maxTargets))
 			}
 			if b.attrs["matrix"] != nil {
 				diags = append(diags, l.defineMatrix(b)...)
@@ -26,7 +26,7 @@ func (l *loader) defineTargets() hcl.Diagnostics {
 			}
 			if a := b.attrs["name"]; a != nil {
 				at := a.NameRange
-				diags = append(diags, problem(&at, "name is for a target with a matrix; the name of this one is %q", b.label))
+				diags = append(diags, problem(&at, "name needs a matrix; this target is named %q by its label", b.label))
 			}
 			l.defineTarget(b.label, targetDef{block: b})
 		}
@@ -70,8 +70,8 @@ func (l *loader) groupDescription(name string) string {
 	return text
 }
 
-// groupHolds says whether a group holds a target, directly or not.
-func (l *loader) groupHolds(group, target string) bool {
+// groupContains says whether a group holds a target, directly or not.
+func (l *loader) groupContains(group, target string) bool {
 	if l.groups[group] == nil {
 		return false
 	}
@@ -111,7 +111,7 @@ func (l *loader) valueFor(key attrKey, a attribute, at *hcl.Range) (attrValue, h
 				return v, diags
 			}
 			if all, ok := from.value.([]Attrs); !ok || len(all) > 0 { // what a parent cleared counts for itself alone
-				v.take(a, from.value, from.at)
+				v.merge(a, from.value, from.at)
 			}
 		}
 	}
@@ -119,9 +119,9 @@ func (l *loader) valueFor(key attrKey, a attribute, at *hcl.Range) (attrValue, h
 	if diags.HasErrors() {
 		return v, diags
 	}
-	v.take(a, own.value, own.at)
+	v.merge(a, own.value, own.at)
 	v.value, diags = l.overrideValue(name, a, v.value)
-	v.value = a.settled(v.value)
+	v.value = a.normalised(v.value)
 	if a.name == "entitlements" && !diags.HasErrors() {
 		diags = l.hostNetwork(key, &v, at)
 	}
@@ -143,7 +143,7 @@ func (l *loader) hostNetwork(key attrKey, entitlements *attrValue, at *hcl.Range
 }
 
 // take puts a value of higher rank over the one so far. A description that is empty is none.
-func (v *attrValue) take(a attribute, value any, at hcl.Range) {
+func (v *attrValue) merge(a attribute, value any, at hcl.Range) {
 	if a.name == "description" && value == "" {
 		return
 	}
@@ -168,7 +168,7 @@ func (l *loader) own(name string, a attribute, self string) (attrValue, hcl.Diag
 		if !isContextReference(written.Expr) {
 			value = d.block.file.rebase(a, value)
 		}
-		own.take(a, value, written.NameRange)
+		own.merge(a, value, written.NameRange)
 	}
 	return own, nil
 }
@@ -196,7 +196,7 @@ func (l *loader) parents(name string) ([]string, hcl.Diagnostics) {
 	for _, p := range all {
 		if _, ok := l.defs[p]; !ok {
 			at := v.at
-			return nil, hcl.Diagnostics{problem(&at, "target %s inherits from %q, which no file defines%s", name, p, nearest(p, l.order))}
+			return nil, hcl.Diagnostics{problem(&at, "target %s inherits from unknown target %q%s", name, p, nearest(p, l.order))}
 		}
 	}
 	return all, nil
@@ -205,7 +205,7 @@ func (l *loader) parents(name string) ([]string, hcl.Diagnostics) {
 // reference is target.NAME as expressions see it, with the attributes asked for.
 func (l *loader) reference(name string, attrs []string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
 	if _, ok := l.defs[name]; !ok {
-		return cty.DynamicVal, hcl.Diagnostics{problem(at, "there is no target %q%s", name, nearest(name, l.order))}
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown target %q%s", name, nearest(name, l.order))}
 	}
 	if len(attrs) == 0 {
 		attrs = l.schema.names()
@@ -214,7 +214,7 @@ func (l *loader) reference(name string, attrs []string, at *hcl.Range) (cty.Valu
 	for _, attr := range attrs {
 		a, ok := l.schema[attr]
 		if !ok {
-			return cty.DynamicVal, hcl.Diagnostics{problem(at, "a target has no attribute %q%s", attr, nearest(attr, l.schema.names()))}
+			return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown target attribute %q%s", attr, nearest(attr, l.schema.names()))}
 		}
 		v, diags := l.value(name, a, at)
 		if diags.HasErrors() {
@@ -250,21 +250,21 @@ func (l *loader) resolve(name string) (*Target, hcl.Diagnostics) {
 		t.Context = defs[len(defs)-1].block.file.contextDir
 	}
 	if l.remote != nil {
-		diags = append(diags, l.placeContexts(t)...)
+		diags = append(diags, l.resolveContexts(t)...)
 	}
 	t.defaults(l.opts)
 	return t, diags
 }
 
-// placeContexts makes the contexts of a definition that is elsewhere those that are there.
-func (l *loader) placeContexts(t *Target) hcl.Diagnostics {
+// resolveContexts makes the contexts of a definition that is elsewhere those that are there.
+func (l *loader) resolveContexts(t *Target) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	place := func(attribute, context string) string {
-		at := l.placeOf(t.Name, attribute)
+		at := l.attrRange(t.Name, attribute)
 		if context == "" {
 			context = "."
 		}
-		placed, err := l.remote.place(context)
+		placed, err := l.remote.resolveContext(context)
 		if err != nil {
 			diags = append(diags, problem(&at, "%v", err))
 		}
@@ -279,21 +279,22 @@ func (l *loader) placeContexts(t *Target) hcl.Diagnostics {
 }
 
 // checkParents finds targets that inherit from themselves, directly or not.
-func (l *loader) checkParents(name string, way []string) hcl.Diagnostics {
+func (l *loader) checkParents(name string, path []string) hcl.Diagnostics {
 	parents, diags := l.parents(name)
-	if diags.HasErrors() || l.sound[name] {
+	if diags.HasErrors() || l.acyclic[name] {
 		return diags
 	}
-	if i := slices.Index(way, name); i >= 0 {
+	if i := slices.Index(path, name); i >= 0 {
 		v, _ := l.value(name, l.schema["inherits"], nil)
-		return hcl.Diagnostics{problem(&v.at, "targets inherit in a circle: %s", strings.Join(append(way[i:], name), " → "))}
+		cycle := strings.Join(append(path[i:], name), " → ")
+		return hcl.Diagnostics{problem(&v.at, "cycle: target %s inherits from itself (%s)", name, cycle)}
 	}
 	for _, p := range parents {
-		if diags := l.checkParents(p, append(slices.Clone(way), name)); diags.HasErrors() {
+		if diags := l.checkParents(p, append(slices.Clone(path), name)); diags.HasErrors() {
 			return diags
 		}
 	}
-	l.sound[name] = true
+	l.acyclic[name] = true
 	return nil
 }
 

@@ -26,29 +26,29 @@ type Test struct {
 	Env      map[string]string `json:",omitempty"` // beside the image's; $NAME and ${NAME} are the image's variables
 	User     string            `json:",omitempty"` // "" is the image's
 	ExitCode int               `json:",omitempty"`
-	Stdout   Wanted            `json:",omitzero"`
-	Stderr   Wanted            `json:",omitzero"`
+	Stdout   TextCheck         `json:",omitzero"`
+	Stderr   TextCheck         `json:",omitzero"`
 
-	File         string `json:",omitempty"` // absolute; links are followed
-	Absent       bool   `json:",omitempty"` // the file must not be there
-	Mode         string `json:",omitempty"` // octal, or as ls shows it: -rwxr-xr-x
-	Owner        string `json:",omitempty"` // USER, USER:GROUP or :GROUP, by name or number
-	ExecutableBy string `json:",omitempty"` // owner, group, other or any
-	Content      Wanted `json:",omitzero"`
+	File         string    `json:",omitempty"` // absolute; links are followed
+	Absent       bool      `json:",omitempty"` // the file must not be there
+	Mode         string    `json:",omitempty"` // octal, or as ls shows it: -rwxr-xr-x
+	Owner        string    `json:",omitempty"` // USER, USER:GROUP or :GROUP, by name or number
+	ExecutableBy string    `json:",omitempty"` // owner, group, other or any
+	Content      TextCheck `json:",omitzero"`
 
-	Config    *WantedConfig `json:",omitempty"`
-	Structure string        `json:",omitempty"` // path of a file of container-structure-test, relative to Project.Dir
+	Config    *ConfigCheck `json:",omitempty"`
+	Structure string       `json:",omitempty"` // path of a file of container-structure-test, relative to Project.Dir
 }
 
-// Wanted is what a text must be like. Expressions match lines: ^ and $ are those of a line.
-type Wanted struct {
+// TextCheck is what a text must be like. Expressions match lines: ^ and $ are those of a line.
+type TextCheck struct {
 	Exact                       *string  `json:",omitempty"`
 	Contains, Matches, Excludes []string `json:",omitempty"` // the last two are regular expressions
 }
 
-// WantedConfig is what an image's config must say. What is nil is not looked at; maps and lists must be part of what the
+// ConfigCheck is what an image's config must say. What is nil is not looked at; maps and lists must be part of what the
 // image has, but for Entrypoint and Cmd, which must be equal.
-type WantedConfig struct {
+type ConfigCheck struct {
 	User, Workdir        *string           `json:",omitempty"`
 	Entrypoint, Cmd      []string          // nil: not looked at
 	Env, EnvMatches      map[string]string `json:",omitempty"`
@@ -68,7 +68,7 @@ func testAttributes() []attribute {
 		{name: "exit-code", kind: kindString, doc: "The exit code that the command must have; 0 when not set."},
 	}
 	for _, stream := range []string{"stdout", "stderr"} {
-		rows = append(rows, wantedRows(stream, "What the command writes to "+stream)...)
+		rows = append(rows, textRows(stream, "What the command writes to "+stream)...)
 	}
 	rows = append(rows,
 		attribute{name: "file", kind: kindString, doc: "The absolute path of a file or directory to look at; links are followed."},
@@ -76,13 +76,13 @@ func testAttributes() []attribute {
 		attribute{name: "mode", kind: kindString, doc: "Its mode: octal such as `0755`, or as `ls` shows it."},
 		attribute{name: "owner", kind: kindString, doc: "Its owner: `USER`, `USER:GROUP` or `:GROUP`, by name or number."},
 		attribute{name: "executable-by", kind: kindString, doc: "Who may execute it: `owner`, `group`, `other` or `any`."})
-	rows = append(rows, wantedRows("content", "What is in the file")...)
+	rows = append(rows, textRows("content", "What is in the file")...)
 	return append(rows,
 		attribute{name: "config", kind: kindConfig, doc: "What the image's config must say: an object or a block, see below."},
 		attribute{name: "structure", kind: kindString, doc: "A file of tests in container-structure-test's schema 2.0.0."})
 }
 
-func wantedRows(name, what string) []attribute {
+func textRows(name, what string) []attribute {
 	return []attribute{
 		{name: name, kind: kindString, doc: what + ", exactly."},
 		{name: name + "-contains", kind: kindStrings, merge: mergeRepeat, doc: what + " must hold each of these."},
@@ -139,7 +139,8 @@ func decodeFields(what string, rows []attribute, fields []field) (map[string]any
 	for _, f := range fields {
 		if !slices.Contains(known.attrNames(), f.name) {
 			if !strings.HasPrefix(f.name, "x-") {
-				diags = append(diags, problem(&f.at, "a %s has no attribute %q%s", what, f.name, nearest(f.name, known.attrNames())))
+				hint := nearest(f.name, known.attrNames())
+				diags = append(diags, problem(&f.at, "unknown attribute %q in %s%s", f.name, what, hint))
 			}
 			continue
 		}
@@ -157,13 +158,13 @@ func (t *Test) fill(bag map[string]any) {
 	t.Command, t.Setup = get[[]string](bag, "command"), get[[][]string](bag, "setup")
 	t.Env, t.User = get[map[string]string](bag, "env"), get[string](bag, "user")
 	t.ExitCode, _ = strconv.Atoi(get[string](bag, "exit-code"))
-	t.Stdout, t.Stderr, t.Content = wantedOf(bag, "stdout"), wantedOf(bag, "stderr"), wantedOf(bag, "content")
+	t.Stdout, t.Stderr, t.Content = textCheckOf(bag, "stdout"), textCheckOf(bag, "stderr"), textCheckOf(bag, "content")
 	t.File, t.Mode, t.Owner = get[string](bag, "file"), get[string](bag, "mode"), get[string](bag, "owner")
 	t.ExecutableBy = get[string](bag, "executable-by")
 	if exists := set[bool](bag, "exists"); exists != nil {
 		t.Absent = !*exists
 	}
-	t.Config, t.Structure = get[*WantedConfig](bag, "config"), get[string](bag, "structure")
+	t.Config, t.Structure = get[*ConfigCheck](bag, "config"), get[string](bag, "structure")
 	if t.Name = get[string](bag, "name"); t.Name == "" {
 		t.Name = t.subject()
 	}
@@ -182,8 +183,8 @@ func (t *Test) subject() string {
 	return "config"
 }
 
-func wantedOf(bag map[string]any, name string) Wanted {
-	return Wanted{
+func textCheckOf(bag map[string]any, name string) TextCheck {
+	return TextCheck{
 		Exact: set[string](bag, name), Contains: get[[]string](bag, name+"-contains"),
 		Matches: get[[]string](bag, name+"-matches"), Excludes: get[[]string](bag, name+"-excludes"),
 	}
@@ -217,21 +218,21 @@ func (t *Test) check(bag map[string]any) error {
 			continue
 		}
 		if subject != "" {
-			return fmt.Errorf("it is about one of command, file, config and structure: write another test for the rest")
+			return fmt.Errorf("command, file, config and structure cannot be combined; write one test for each")
 		}
 		subject = name
 	}
 	if subject == "" {
-		return fmt.Errorf("it needs a command, a file, a config or a structure")
+		return fmt.Errorf("needs a command, file, config or structure")
 	}
 	for _, name := range slices.Sorted(maps.Keys(bag)) {
 		if name != subject && name != "name" && !slices.Contains(all[subject], name) {
-			return fmt.Errorf("%s has no meaning beside %s", name, subject)
+			return fmt.Errorf("%s cannot be combined with %s", name, subject)
 		}
 	}
 	if code, ok := bag["exit-code"]; ok {
 		if n, err := strconv.Atoi(code.(string)); err != nil || n < 0 || n > 255 {
-			return fmt.Errorf("exit-code %q is no number from 0 to 255", code)
+			return fmt.Errorf("exit-code %q is not a number from 0 to 255", code)
 		}
 	}
 	return t.validate()
@@ -239,7 +240,7 @@ func (t *Test) check(bag map[string]any) error {
 
 // validate checks values, whatever file they come from.
 func (t *Test) validate() error {
-	for _, w := range []Wanted{t.Stdout, t.Stderr, t.Content} {
+	for _, w := range []TextCheck{t.Stdout, t.Stderr, t.Content} {
 		if err := checkExpressions(slices.Concat(w.Matches, w.Excludes)); err != nil {
 			return err
 		}
@@ -256,7 +257,7 @@ func (t *Test) validate() error {
 	}
 	if t.File == "" {
 		if slices.ContainsFunc(append(t.Setup, t.Command), func(c []string) bool { return len(c) == 0 || c[0] == "" }) && t.Structure == "" {
-			return fmt.Errorf("a command is empty")
+			return fmt.Errorf("empty command")
 		}
 		return nil
 	}
@@ -265,35 +266,35 @@ func (t *Test) validate() error {
 
 func (t *Test) validateFile() error {
 	if !strings.HasPrefix(t.File, "/") {
-		return fmt.Errorf("file %q is no absolute path", t.File)
+		return fmt.Errorf("file %q is not an absolute path", t.File)
 	}
 	if t.Mode != "" {
 		_, err := strconv.ParseUint(t.Mode, 8, 12)
 		if symbolic := len(t.Mode) == 10 && strings.Trim(t.Mode[1:], "rwxsStT-") == ""; err != nil && !symbolic {
-			return fmt.Errorf("mode %q is neither octal, such as 0755, nor like -rwxr-xr-x", t.Mode)
+			return fmt.Errorf("invalid mode %q; use octal, such as 0755, or symbolic, such as -rwxr-xr-x", t.Mode)
 		}
 	}
 	switch t.ExecutableBy {
 	case "", "owner", "group", "other", "any":
 	default:
-		return fmt.Errorf("executable-by %q is none of owner, group, other and any", t.ExecutableBy)
+		return fmt.Errorf("unknown executable-by %q; use owner, group, other or any", t.ExecutableBy)
 	}
 	more := t.Mode != "" || t.Owner != "" || t.ExecutableBy != "" || !t.Content.Empty()
 	if t.Absent && more {
-		return fmt.Errorf("what must not exist has no mode, owner or content")
+		return fmt.Errorf("exists = false cannot be combined with mode, owner, executable-by or content")
 	}
 	return nil
 }
 
 // Empty says that anything is as wanted.
-func (w Wanted) Empty() bool {
+func (w TextCheck) Empty() bool {
 	return w.Exact == nil && len(w.Contains)+len(w.Matches)+len(w.Excludes) == 0
 }
 
 func checkExpressions(all []string) error {
 	for _, e := range all {
 		if _, err := regexp.Compile(e); err != nil {
-			return fmt.Errorf("%q is no regular expression: %w", clip(e), err)
+			return fmt.Errorf("invalid regular expression %q: %w", clip(e), err)
 		}
 	}
 	return nil
@@ -302,10 +303,10 @@ func checkExpressions(all []string) error {
 // Expression compiles a regular expression of a test.
 func Expression(e string) (*regexp.Regexp, error) { return regexp.Compile("(?m)" + e) }
 
-// wantedConfig makes a test's config of its attributes.
-func wantedConfig(fields []field) (*WantedConfig, hcl.Diagnostics) {
-	bag, diags := decodeFields("test's config", configAttributes(), fields)
-	c := &WantedConfig{
+// configCheckOf makes a test's config of its attributes.
+func configCheckOf(fields []field) (*ConfigCheck, hcl.Diagnostics) {
+	bag, diags := decodeFields("test config", configAttributes(), fields)
+	c := &ConfigCheck{
 		User: set[string](bag, "user"), Workdir: set[string](bag, "workdir"),
 		Entrypoint: get[[]string](bag, "entrypoint"), Cmd: get[[]string](bag, "cmd"),
 		Env: get[map[string]string](bag, "env"), EnvMatches: get[map[string]string](bag, "env-matches"), NoEnv: get[[]string](bag, "no-env"),

@@ -38,13 +38,13 @@ func (b *block) foldBlocks() hcl.Diagnostics {
 		return nil
 	}
 	if old := b.attrs[kind]; old != nil {
-		return hcl.Diagnostics{problem(&at, "%q was set before, in line %d", kind, old.NameRange.Start.Line)}
+		return hcl.Diagnostics{problem(&at, "%q is already set on line %d", kind, old.NameRange.Start.Line)}
 	}
 	a := &hcl.Attribute{Name: kind, NameRange: at, Range: at, Expr: &yamlExpr{at: at, items: list}}
 	if !b.file.kinds[kind].labelled {
 		if len(list) > 1 {
 			at = list[1].Range()
-			return hcl.Diagnostics{problem(&at, "there is one %s block in a %s", kind, b.kind)}
+			return hcl.Diagnostics{problem(&at, "duplicate %s block: a %s may have only one", kind, b.kind)}
 		}
 		a.Expr = list[0]
 	}
@@ -129,7 +129,7 @@ func (r testReader) read(e hcl.Expression) (any, hcl.Diagnostics) {
 	seen := map[string]bool{}
 	for i, t := range tests {
 		if seen[t.Name] && !diags.HasErrors() {
-			diags = append(diags, problem(&places[i], "two tests of the target have the name %q", t.Name))
+			diags = append(diags, problem(&places[i], "duplicate test %q in the target", t.Name))
 		}
 		seen[t.Name] = true
 	}
@@ -255,8 +255,8 @@ func asCommand(v cty.Value) ([]string, error) {
 		return []string{shell, "-c", v.AsString()}, nil
 	}
 	list, err := attribute{merge: mergeRepeat}.strings(v)
-	words, _ := list.([]string)
-	return words, err
+	argv, _ := list.([]string)
+	return argv, err
 }
 
 func asCommands(v cty.Value) ([][]string, error) {
@@ -266,21 +266,21 @@ func asCommands(v cty.Value) ([][]string, error) {
 	}
 	var all [][]string
 	for _, item := range items {
-		words, err := asCommand(item)
+		argv, err := asCommand(item)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, words)
+		all = append(all, argv)
 	}
 	return all, nil
 }
 
 // asConfig reads the object of a test's config.
-func asConfig(v cty.Value) (*WantedConfig, error) {
+func asConfig(v cty.Value) (*ConfigCheck, error) {
 	if t := v.Type(); !v.IsKnown() || !t.IsObjectType() && !t.IsMapType() {
-		return nil, fmt.Errorf("an object is expected, found %s", friendlyType(v))
+		return nil, fmt.Errorf("expected an object, got %s", friendlyType(v))
 	}
-	c, diags := wantedConfig(fieldsOf(v, hcl.Range{}))
+	c, diags := configCheckOf(fieldsOf(v, hcl.Range{}))
 	if diags.HasErrors() {
 		return nil, fmt.Errorf("%s", sentence(diags[0]))
 	}
@@ -319,7 +319,7 @@ func (t Test) printed() map[string]any {
 	return m
 }
 
-func (w Wanted) print(name string, put func(string, any, bool)) {
+func (w TextCheck) print(name string, put func(string, any, bool)) {
 	if w.Exact != nil {
 		put(name, escape(*w.Exact), true)
 	}
@@ -328,7 +328,7 @@ func (w Wanted) print(name string, put func(string, any, bool)) {
 	put(name+"-excludes", escaped(w.Excludes), len(w.Excludes) > 0)
 }
 
-func (c *WantedConfig) printed() map[string]any {
+func (c *ConfigCheck) printed() map[string]any {
 	m := map[string]any{}
 	for name, s := range map[string]*string{"user": c.User, "workdir": c.Workdir} {
 		if s != nil {

@@ -3,8 +3,6 @@ package config
 import (
 	"encoding/csv"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -33,7 +31,7 @@ func (a attribute) convert(v cty.Value) (any, error) {
 	case kindString:
 		s, err := asString(v)
 		if err != nil {
-			return nil, fmt.Errorf("a string is expected, found %s", friendlyType(v))
+			return nil, fmt.Errorf("expected a string, got %s", friendlyType(v))
 		}
 		return s, nil
 	case kindBool:
@@ -74,13 +72,13 @@ func asBool(v cty.Value) (any, error) {
 	case v.Type() == cty.String && v.IsKnown():
 		return parseBool(v.AsString())
 	}
-	return nil, fmt.Errorf("true or false is expected, found %s", friendlyType(v))
+	return nil, fmt.Errorf("expected true or false, got %s", friendlyType(v))
 }
 
 func parseBool(s string) (bool, error) {
 	b, err := strconv.ParseBool(s)
 	if err != nil {
-		return false, fmt.Errorf("true or false is expected, found %q", clip(s))
+		return false, fmt.Errorf("expected true or false, got %q", clip(s))
 	}
 	return b, nil
 }
@@ -90,11 +88,11 @@ func elements(v cty.Value) ([]cty.Value, error) {
 	t := v.Type()
 	switch {
 	case !v.IsKnown():
-		return nil, fmt.Errorf("the value is not known")
+		return nil, fmt.Errorf("the value is unknown")
 	case t.IsTupleType(), t.IsListType(), t.IsSetType():
 		return v.AsValueSlice(), nil
 	case t == cty.Number || t == cty.Bool:
-		return nil, fmt.Errorf("a list is expected, found %s", friendlyType(v))
+		return nil, fmt.Errorf("expected a list, got %s", friendlyType(v))
 	}
 	return []cty.Value{v}, nil
 }
@@ -111,10 +109,10 @@ func (a attribute) strings(v cty.Value) (any, error) {
 		}
 		s, err := asString(item)
 		if err != nil {
-			return nil, fmt.Errorf("element %d: a string is expected, found %s", i+1, friendlyType(item))
+			return nil, fmt.Errorf("element %d: expected a string, got %s", i+1, friendlyType(item))
 		}
 		if a.name == "annotations" && !strings.Contains(s, "=") {
-			return nil, fmt.Errorf("%q is not KEY=VALUE", clip(s))
+			return nil, fmt.Errorf("expected KEY=VALUE, got %q", clip(s))
 		}
 		all = append(all, s)
 	}
@@ -124,22 +122,9 @@ func (a attribute) strings(v cty.Value) (any, error) {
 	return unique(all), nil
 }
 
-// unique drops empty strings and repetitions.
-func unique(all []string) []string {
-	seen := map[string]bool{"": true}
-	kept := make([]string, 0, len(all))
-	for _, s := range all {
-		if !seen[s] {
-			seen[s] = true
-			kept = append(kept, s)
-		}
-	}
-	return kept
-}
-
 func asMap(v cty.Value) (map[string]string, error) {
 	if t := v.Type(); !v.IsKnown() || !t.IsObjectType() && !t.IsMapType() {
-		return nil, fmt.Errorf("an object is expected, found %s", friendlyType(v))
+		return nil, fmt.Errorf("expected an object, got %s", friendlyType(v))
 	}
 	all := map[string]string{}
 	for name, item := range v.AsValueMap() {
@@ -148,7 +133,7 @@ func asMap(v cty.Value) (map[string]string, error) {
 		}
 		s, err := asString(item)
 		if err != nil {
-			return nil, fmt.Errorf("%s: a string is expected, found %s", name, friendlyType(item))
+			return nil, fmt.Errorf("%s: expected a string, got %s", name, friendlyType(item))
 		}
 		all[name] = s
 	}
@@ -162,7 +147,7 @@ func (a attribute) attrs(v cty.Value) ([]Attrs, error) {
 		return []Attrs{m}, err
 	}
 	if v.Type() != cty.String || !v.IsKnown() {
-		return nil, fmt.Errorf("a string or an object is expected, found %s", friendlyType(v))
+		return nil, fmt.Errorf("expected a string or an object, got %s", friendlyType(v))
 	}
 	return a.parse(v.AsString())
 }
@@ -179,7 +164,7 @@ func (a attribute) object(v cty.Value) (Attrs, error) {
 			for _, p := range list {
 				s, err := asString(p)
 				if err != nil {
-					return nil, fmt.Errorf("paths: a string is expected, found %s", friendlyType(p))
+					return nil, fmt.Errorf("paths: expected a string, got %s", friendlyType(p))
 				}
 				paths = append(paths, s)
 			}
@@ -188,7 +173,7 @@ func (a attribute) object(v cty.Value) (Attrs, error) {
 		}
 		s, err := asString(item)
 		if err != nil {
-			return nil, fmt.Errorf("%s: a string is expected, found %s", name, friendlyType(item))
+			return nil, fmt.Errorf("%s: expected a string, got %s", name, friendlyType(item))
 		}
 		all[name] = s
 	}
@@ -206,7 +191,7 @@ func (a attribute) parse(s string) ([]Attrs, error) {
 	}
 	fields, err := csv.NewReader(strings.NewReader(s)).Read()
 	if err != nil {
-		return nil, fmt.Errorf("%q is not a list KEY=VALUE,KEY=VALUE", clip(s))
+		return nil, fmt.Errorf("expected KEY=VALUE,KEY=VALUE, got %q", clip(s))
 	}
 	if bare := a.bare(s, fields); bare != nil {
 		return bare, nil
@@ -215,7 +200,7 @@ func (a attribute) parse(s string) ([]Attrs, error) {
 	for _, f := range fields {
 		key, value, ok := strings.Cut(f, "=")
 		if !ok {
-			return nil, fmt.Errorf("%q is not KEY=VALUE", clip(f))
+			return nil, fmt.Errorf("expected KEY=VALUE, got %q", clip(f))
 		}
 		all[strings.ToLower(strings.TrimSpace(key))] = value
 	}
@@ -281,7 +266,7 @@ func (a attribute) fromAttrs(lists []Attrs) (any, error) {
 	}
 	for _, m := range lists {
 		if m["type"] == "" && a.name != "policy" {
-			return nil, fmt.Errorf("an entry has no type: write type=… first")
+			return nil, fmt.Errorf("entry has no type: add type=…")
 		}
 	}
 	return lists, nil
@@ -296,7 +281,7 @@ func secretOf(m Attrs) (Secret, error) {
 		switch key {
 		case "id", "src", "source", "env", "type":
 		default:
-			return s, fmt.Errorf("a secret has no %q%s", key, nearest(key, []string{"id", "src", "env", "type"}))
+			return s, fmt.Errorf("unknown key %q%s", key, nearest(key, []string{"id", "src", "env", "type"}))
 		}
 	}
 	switch m["type"] {
@@ -306,7 +291,7 @@ func secretOf(m Attrs) (Secret, error) {
 			s.Env, s.Src = s.Src, ""
 		}
 	default:
-		return s, fmt.Errorf("a secret is of type file or env, not %q", m["type"])
+		return s, fmt.Errorf("unknown secret type %q; use file or env", m["type"])
 	}
 	if s.ID == "" {
 		return s, fmt.Errorf("a secret needs an id")
@@ -315,92 +300,6 @@ func secretOf(m Attrs) (Secret, error) {
 		s.Env = s.ID
 	}
 	return s, nil
-}
-
-// combine is what two values come to, the second being of higher rank. Neither is changed.
-func (a attribute) combine(low, high any) any {
-	if high == nil {
-		return low
-	}
-	if low == nil || a.merge == mergeReplace {
-		return high
-	}
-	switch h := high.(type) {
-	case []string:
-		if a.merge == mergeRepeat {
-			return append(slices.Clone(low.([]string)), h...)
-		}
-		return unique(append(slices.Clone(low.([]string)), h...))
-	case map[string]string:
-		all := maps.Clone(low.(map[string]string))
-		maps.Copy(all, h)
-		return all
-	case []Secret:
-		return byID(low.([]Secret), h, func(s Secret) string { return s.ID })
-	case []SSH:
-		return byID(low.([]SSH), h, func(s SSH) string { return s.ID })
-	case []Test:
-		return byID(low.([]Test), h, func(t Test) string { return t.Name })
-	case []Attrs:
-		if a.merge == mergeID {
-			return byID(low.([]Attrs), h, func(m Attrs) string { return m["type"] })
-		}
-		return distinct(append(slices.Clone(low.([]Attrs)), h...))
-	}
-	return high
-}
-
-// settled is a value when all that says something of it was combined: entries with one id are one, and contexts that are
-// empty are none.
-func (a attribute) settled(value any) any {
-	switch v := value.(type) {
-	case map[string]string:
-		if a.name == "contexts" {
-			v = maps.Clone(v)
-			maps.DeleteFunc(v, func(_, context string) bool { return context == "" })
-			return v
-		}
-	case []Secret:
-		return byID(nil, v, func(s Secret) string { return s.ID })
-	case []SSH:
-		return byID(nil, v, func(s SSH) string { return s.ID })
-	case []Test:
-		return byID(nil, v, func(t Test) string { return t.Name })
-	case []Attrs:
-		if a.merge != mergeID {
-			return distinct(slices.Clone(v))
-		}
-		return byID(nil, v, func(m Attrs) string { return m["type"] })
-	}
-	return value
-}
-
-// distinct leaves of equal entries one, in the order that Docker Bake has then: from the end, the last entry takes the place
-// of a later equal one.
-func distinct(all []Attrs) []Attrs {
-	for i := len(all) - 2; i >= 0; i-- {
-		same := slices.IndexFunc(all[i+1:], func(m Attrs) bool { return maps.Equal(m, all[i]) })
-		if same < 0 {
-			continue
-		}
-		last := len(all) - 1
-		all[i+1+same] = all[last]
-		all = all[:last]
-	}
-	return all
-}
-
-// byID adds the elements of high to low; one with the id of an earlier one takes its place.
-func byID[T any](low, high []T, id func(T) string) []T {
-	all := []T{}
-	for _, h := range slices.Concat(low, high) {
-		if i := slices.IndexFunc(all, func(l T) bool { return id(l) == id(h) }); i >= 0 {
-			all[i] = h
-			continue
-		}
-		all = append(all, h)
-	}
-	return all
 }
 
 // toCty is a value as expressions see it in target.NAME.ATTRIBUTE.

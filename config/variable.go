@@ -33,7 +33,8 @@ func (s *scope) variableBlock(name string, b *block) (cty.Value, hcl.Diagnostics
 		}
 		v, err := parseValue(given, typ, asJSON)
 		if err != nil {
-			return cty.DynamicVal, hcl.Diagnostics{problem(&b.at, "variable %s, set by %s to %q: %v", name, from, clip(given), err)}
+			return cty.DynamicVal, hcl.Diagnostics{problem(&b.at,
+				"variable %s: invalid value %q from %s: %v", name, clip(given), from, err)}
 		}
 		value = v
 	}
@@ -72,7 +73,8 @@ func (s *scope) defaultOf(name string, b *block, want cty.Type) (cty.Value, hcl.
 	converted, err := convert.Convert(v, want)
 	if err != nil {
 		at := a.Expr.Range()
-		return v, hcl.Diagnostics{problem(&at, "variable %s is of type %s, its default is %s", name, want.FriendlyNameForConstraint(), friendlyType(v))}
+		typ := want.FriendlyNameForConstraint()
+		return v, hcl.Diagnostics{problem(&at, "variable %s has type %s, but its default is %s", name, typ, friendlyType(v))}
 	}
 	return converted, nil
 }
@@ -120,19 +122,20 @@ func parseValue(text string, typ cty.Type, asJSON bool) (cty.Value, error) {
 	case typ == cty.Bool:
 		v, err := strconv.ParseBool(text)
 		if err != nil {
-			return cty.NilVal, errors.New("true or false is expected")
+			return cty.NilVal, errors.New("expected true or false")
 		}
 		return cty.BoolVal(v), nil
 	case typ == cty.Number:
 		v, err := strconv.ParseFloat(text, 64)
 		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-			return cty.NilVal, errors.New("a number is expected")
+			return cty.NilVal, errors.New("expected a number")
 		}
 		return number(text)
 	case typ.IsListType(), typ.IsSetType(), typ.IsTupleType(), typ.IsMapType():
 		return parseCSV(text, typ)
 	}
-	return cty.NilVal, fmt.Errorf("a value of type %s is given as JSON, in the variable's name with _JSON", typ.FriendlyNameForConstraint())
+	return cty.NilVal, fmt.Errorf("a value of type %s must be JSON, in the environment variable NAME_JSON",
+		typ.FriendlyNameForConstraint())
 }
 
 // parseCSV reads a list "a,b" or a map "k:v,k:v".
@@ -149,7 +152,7 @@ func parseCSV(text string, typ cty.Type) (cty.Value, error) {
 		for _, f := range fields {
 			key, value, ok := strings.Cut(f, ":")
 			if !ok {
-				return cty.NilVal, fmt.Errorf("%q is not KEY:VALUE", f)
+				return cty.NilVal, fmt.Errorf("expected KEY:VALUE, got %q", f)
 			}
 			object[key] = cty.StringVal(value)
 		}
@@ -179,13 +182,13 @@ func (s *scope) validate(name string, value cty.Value, b *block) hcl.Diagnostics
 		at := condition.Expr.Range()
 		ok, err := convert.Convert(result, cty.Bool)
 		if err != nil || ok.IsNull() || !ok.IsKnown() {
-			diags = append(diags, problem(&at, "the condition must be true or false, it is %s", friendlyType(result)))
+			diags = append(diags, problem(&at, "condition: expected true or false, got %s", friendlyType(result)))
 			continue
 		}
 		if ok.True() {
 			continue
 		}
-		text := "the value is not valid"
+		text := "invalid value"
 		if m := v.attrs["error_message"]; m != nil {
 			said, more := s.eval(m.Expr, map[string]cty.Value{name: value})
 			diags = append(diags, more...)

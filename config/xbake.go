@@ -40,7 +40,7 @@ func (c *composeReader) extend(s types.ServiceConfig, values targetValues) hcl.D
 		at := c.at("services", s.Name, "build", "x-bake", key)
 		change, known := all[key]
 		if !known {
-			d := problem(&at, "x-bake has no attribute %q%s", key, nearest(key, slices.Collect(maps.Keys(all))))
+			d := problem(&at, "unknown attribute %q in x-bake%s", key, nearest(key, slices.Collect(maps.Keys(all))))
 			d.Severity = hcl.DiagWarning
 			c.warnings = append(c.warnings, d)
 			continue
@@ -63,7 +63,7 @@ func extendList(_ *composeReader, _ types.ServiceConfig, values targetValues, e 
 func extendSwitch(_ *composeReader, _ types.ServiceConfig, values targetValues, e extension) error {
 	on, ok := e.value.(bool)
 	if !ok {
-		return fmt.Errorf("true or false is expected, found %v", e.value)
+		return fmt.Errorf("expected true or false, got %v", e.value)
 	}
 	values[e.name] = cty.BoolVal(on)
 	return nil
@@ -73,7 +73,7 @@ func extendSwitch(_ *composeReader, _ types.ServiceConfig, values targetValues, 
 func extendContexts(c *composeReader, s types.ServiceConfig, values targetValues, e extension) error {
 	m, ok := e.value.(map[string]any)
 	if !ok {
-		return errors.New("a mapping is expected")
+		return errors.New("expected a mapping")
 	}
 	all := map[string]string{}
 	for name, value := range m {
@@ -97,11 +97,11 @@ func fields(v any) ([]string, error) {
 		for _, one := range v {
 			s, ok := one.(string)
 			if !ok {
-				return nil, fmt.Errorf("a string is expected, found %v", one)
+				return nil, fmt.Errorf("expected a string, got %v", one)
 			}
 			all = append(all, s)
 		}
 		return all, nil
 	}
-	return nil, fmt.Errorf("a list of strings is expected, found %v", v)
+	return nil, fmt.Errorf("expected a list of strings, got %v", v)
 }

@@ -20,6 +20,9 @@ const (
 	maxYAMLValues = 1 << 20
 )
 
+// tooLarge is the message for a file beyond these bounds.
+const tooLarge = "the file is nested too deeply, or its aliases expand to too many values"
+
 // yamlReader turns YAML nodes into blocks and expressions.
 type yamlReader struct {
 	doc    *document
@@ -77,7 +80,8 @@ func (r *yamlReader) isCompose(top *yaml.Node) (bool, hcl.Diagnostics) {
 	}
 	if services && ours != nil {
 		at := r.at(ours)
-		return false, hcl.Diagnostics{problem(&at, "a file with services is a compose file, and %q is of a project file: put them into two files", ours.Value)}
+		return false, hcl.Diagnostics{problem(&at,
+			"%q belongs in a project file, but a file with services is a compose file; use two files", ours.Value)}
 	}
 	return services || ours == nil && (theirs != nil || !r.doc.strict), nil
 }
@@ -87,7 +91,7 @@ func (r *yamlReader) bounded(n *yaml.Node, depth int) hcl.Diagnostics {
 	n = resolved(n)
 	if r.values++; r.values > maxYAMLValues || depth > maxYAMLDepth {
 		at := r.at(n)
-		return hcl.Diagnostics{problem(&at, "the file nests too deep or its aliases come to too much")}
+		return hcl.Diagnostics{problem(&at, tooLarge)}
 	}
 	for _, inner := range n.Content {
 		if diags := r.bounded(inner, depth+1); diags.HasErrors() {
@@ -111,7 +115,7 @@ func (r *yamlReader) body(b *block, n *yaml.Node) hcl.Diagnostics {
 	n = resolved(n)
 	at := r.at(n)
 	if n.Kind != yaml.MappingNode {
-		return hcl.Diagnostics{problem(&at, "a mapping is expected here, found %s", yamlKind(n))}
+		return hcl.Diagnostics{problem(&at, "expected a mapping, got %s", yamlKind(n))}
 	}
 	var diags hcl.Diagnostics
 	inner := b.file.kinds[b.kind].inner
@@ -128,7 +132,7 @@ func (r *yamlReader) body(b *block, n *yaml.Node) hcl.Diagnostics {
 			diags = append(diags, more...)
 			if _, twice := b.attrs[key.Value]; twice {
 				keyAt := r.at(key)
-				diags = append(diags, problem(&keyAt, "%q stands here twice", key.Value))
+				diags = append(diags, problem(&keyAt, "duplicate key %q", key.Value))
 			}
 			b.attrs[key.Value] = &hcl.Attribute{Name: key.Value, Expr: expr, NameRange: r.at(key), Range: r.at(key)}
 		}
@@ -141,7 +145,7 @@ func (r *yamlReader) labelled(b *block, kind string, n *yaml.Node) hcl.Diagnosti
 	n = resolved(n)
 	at := r.at(n)
 	if n.Kind != yaml.MappingNode {
-		return hcl.Diagnostics{problem(&at, "%s is a mapping from names to %ss, found %s", kind, kind, yamlKind(n))}
+		return hcl.Diagnostics{problem(&at, "%s: expected a mapping from name to %s, got %s", kind, kind, yamlKind(n))}
 	}
 	var diags hcl.Diagnostics
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -195,7 +199,7 @@ func (r *yamlReader) expr(n *yaml.Node, depth int) (hcl.Expression, hcl.Diagnost
 	n = resolved(n)
 	at := r.at(n)
 	if r.values++; r.values > maxYAMLValues || depth > maxYAMLDepth {
-		return hcl.StaticExpr(cty.DynamicVal, at), hcl.Diagnostics{problem(&at, "the file nests too deep or its aliases come to too much")}
+		return hcl.StaticExpr(cty.DynamicVal, at), hcl.Diagnostics{problem(&at, tooLarge)}
 	}
 	switch n.Kind {
 	case yaml.SequenceNode:

@@ -150,7 +150,7 @@ func TestRemoteDefinition(t *testing.T) {
 		{[]string{repo + "#" + git(t, site.work, "rev-parse", "main") + ":team"}, 0, ""},
 		{[]string{repo + "#nope"}, 5, "no branch or tag nope"},
 		{[]string{repo + "#:nope"}, 5, "no directory nope"},
-		{[]string{repo, "escape"}, 2, "leads out of"},
+		{[]string{repo, "escape"}, 2, "is outside of"},
 		{[]string{repo, "leak"}, 2, "a link to a file outside"},
 		{[]string{repo, "link"}, 5, "leads out of"},
 		{[]string{repo, "greedy"}, 2, "--allow fs.read=/etc"},

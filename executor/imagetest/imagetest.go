@@ -59,7 +59,7 @@ func (d differences) err() error {
 }
 
 // text compares a text with what a test requires of it.
-func (d *differences) text(what string, w config.Wanted, got string) {
+func (d *differences) text(what string, w config.TextCheck, got string) {
 	if w.Exact != nil && *w.Exact != got {
 		d.add(what, shown(*w.Exact), shown(got))
 	}
