@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/embedded/seccomp"
 )
@@ -89,7 +90,7 @@ func severalIDs(t testing.TB) {
 		t.Fatal(err)
 	}
 	if fields := strings.Fields(string(raw)); len(fields) == 3 && fields[2] == "1" {
-		lack(t, "needs subordinate ids: entries of this user in /etc/subuid and /etc/subgid, and newuidmap")
+		lack(t, "needs more than one id: "+idmap.Remedy)
 	}
 }
 

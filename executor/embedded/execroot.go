@@ -50,9 +50,9 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 	spec := sandbox.Spec{
 		Root: root, Args: meta.GetArgs(), Cwd: meta.GetCwd(), Hostname: hostname(meta),
 		Hosts: hostsFile(meta), Network: networkOf(s.x.exec), Limits: limitsOf(s.x.n.step.Resources),
-		ResolvConf: resolvConf(s.x.exec.GetNetwork()),
-		Points:     filepath.Join(s.x.n.b.store.Dir(), "points"),
-		Insecure:   s.x.exec.GetSecurity() == pb.SecurityMode_INSECURE,
+		ResolvConf:    resolvConf(s.x.exec.GetNetwork()),
+		MountpointDir: filepath.Join(s.x.n.b.store.Dir(), "points"),
+		Insecure:      s.x.exec.GetSecurity() == pb.SecurityMode_INSECURE,
 	}
 	if spec.Cwd == "" {
 		spec.Cwd = "/"

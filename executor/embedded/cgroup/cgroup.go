@@ -1,5 +1,5 @@
-// Package cgroup limits what a step takes of the machine, in control groups of version 1 or 2 inside the one that this
-// process is in, so that what limits this process limits its steps too.
+// Package cgroup limits the resources of steps with control groups, version 1 or 2. It creates them where the limits of
+// this process apply too. Groups implements sandbox.Limiter.
 package cgroup
 
 import (
@@ -13,26 +13,28 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
-// prefix begins the names of our groups: then come the process that made one, and a number.
+// prefix is the start of the names of our groups. The id of the process that created the group, "-" and a number
+// follow.
 const prefix = "bake-"
 
-// Groups makes a group for each step.
+// Groups creates the control groups of steps. Its methods may be called at the same time.
 type Groups struct {
 	next  atomic.Int64
 	sweep sync.Once
 
 	mu  sync.Mutex
-	own map[string]string // of version 1: where this process is, by controller
+	own map[string]string // version 1: the group of this process, by controller
 }
 
-// manager is what the two versions have in common.
+// manager holds the operations that both versions have.
 type manager interface {
 	Apply(pid int) error
 	Set(r *cgroups.Resources) error
@@ -41,13 +43,14 @@ type manager interface {
 	Destroy() error
 }
 
-// group is the group of one step.
+// group is the control group of one step.
 type group struct {
 	manager
-	memory bool
+	memory bool // it has a memory limit
 }
 
-// Limit puts a process and all that it will start into a new group. The error is about what cannot be written here.
+// Limit moves a process to a new group, in which all its descendants start. The error says which file cannot be
+// written.
 func (g *Groups) Limit(pid int, limits sandbox.Limits) (sandbox.Group, error) {
 	r := resources(limits)
 	needed := controllers(limits)
@@ -56,7 +59,8 @@ func (g *Groups) Limit(pid int, limits sandbox.Limits) (sandbox.Group, error) {
 		return nil, err
 	}
 	if err := m.Apply(pid); err != nil {
-		return nil, errors.Join(fmt.Errorf("make a control group for %s: %w", strings.Join(needed, ", "), err), m.Destroy())
+		err = fmt.Errorf("create a control group for %s: %w", strings.Join(needed, ", "), err)
+		return nil, errors.Join(err, m.Destroy())
 	}
 	if err := m.Set(r); err != nil {
 		return nil, errors.Join(fmt.Errorf("set limits: %w", err), m.Destroy())
@@ -64,7 +68,7 @@ func (g *Groups) Limit(pid int, limits sandbox.Limits) (sandbox.Group, error) {
 	return &group{m, limits.Memory > 0}, nil
 }
 
-// Exceeded says whether a process was killed because the group took more memory than it may.
+// Exceeded reports whether the kernel killed a process because the group exceeded its memory limit.
 func (g *group) Exceeded() bool {
 	if !g.memory {
 		return false
@@ -73,12 +77,14 @@ func (g *group) Exceeded() bool {
 	return err == nil && n > 0
 }
 
-// Close removes the group, whose processes have ended.
+// Close removes the group. Its processes must have ended.
 func (g *group) Close() error { return g.Destroy() }
 
-// Standing makes a group that bounds the number of processes and threads of what the calling thread starts. In version 1 the
-// thread itself is in it, since a process that joins a group later waits for the kernel, and counts as one.
-func (g *Groups) Standing(pids int64) (sandbox.Standing, error) {
+// WorkerGroup creates a group that limits the number of processes and threads that the calling thread starts. In
+// version 1 it moves the thread itself to the group, because moving a process later has to wait for the kernel; the
+// limit is one higher, for the thread. The caller must be locked to its thread, or unrelated goroutines would run in
+// the group.
+func (g *Groups) WorkerGroup(pids int64) (sandbox.WorkerGroup, error) {
 	limits := sandbox.Limits{Pids: pids}
 	unified := cgroups.IsCgroup2UnifiedMode()
 	if !unified {
@@ -89,64 +95,66 @@ func (g *Groups) Standing(pids int64) (sandbox.Standing, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &standing{manager: m}
-	if err = m.Apply(-1); err == nil { // which makes it and puts nobody in
+	w := &workerGroup{manager: m}
+	if err = m.Apply(-1); err == nil { // creates the group without a process
 		err = m.Set(r)
 	}
 	if err == nil {
-		err = s.enter(unified)
+		err = w.enter(unified)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make a control group for pids: %w", err), s.Close())
+		return nil, errors.Join(fmt.Errorf("create a control group for pids: %w", err), w.Close())
 	}
-	return s, nil
+	return w, nil
 }
 
-// standing is a group for one step after another.
-type standing struct {
+// workerGroup implements sandbox.WorkerGroup.
+type workerGroup struct {
 	manager
-	dir    *os.File // of version 2
-	thread string   // of version 1: the file that takes back the thread
+	dir   *os.File // version 2: the group, for FD
+	tasks string   // version 1: the tasks file of the parent group, to which Close moves the thread back
 }
 
-// enter gets ready what makes processes start in the group.
-func (s *standing) enter(unified bool) (err error) {
+// enter makes processes that the calling thread starts, start in the group: with FD, or by moving the thread.
+func (w *workerGroup) enter(unified bool) (err error) {
 	if unified {
-		s.dir, err = os.Open(s.Path(""))
+		w.dir, err = os.Open(w.Path(""))
 		return err
 	}
-	p := s.Path("pids")
+	p := w.Path("pids")
 	if err := os.WriteFile(filepath.Join(p, "tasks"), []byte(strconv.Itoa(unix.Gettid())), 0); err != nil {
 		return err
 	}
-	s.thread = filepath.Join(filepath.Dir(p), "tasks")
+	w.tasks = filepath.Join(filepath.Dir(p), "tasks")
 	return nil
 }
 
-// FD implements sandbox.Standing.
-func (s *standing) FD() int {
-	if s.dir == nil {
+// FD implements sandbox.WorkerGroup.
+func (w *workerGroup) FD() int {
+	if w.dir == nil {
 		return -1
 	}
-	return int(s.dir.Fd())
+	return int(w.dir.Fd())
 }
 
-// Close takes the thread out of the group and removes it.
-func (s *standing) Close() error {
+// Close moves the thread out of the group and removes the group. The thread that created it must call it.
+func (w *workerGroup) Close() error {
 	var err error
-	if s.dir != nil {
-		err = s.dir.Close()
+	if w.dir != nil {
+		err = w.dir.Close()
 	}
-	if s.thread != "" {
-		err = os.WriteFile(s.thread, []byte(strconv.Itoa(unix.Gettid())), 0)
+	if w.tasks != "" {
+		err = os.WriteFile(w.tasks, []byte(strconv.Itoa(unix.Gettid())), 0)
 	}
-	return errors.Join(err, s.Destroy())
+	return errors.Join(err, w.Destroy())
 }
 
 func resources(l sandbox.Limits) *cgroups.Resources {
 	r := &cgroups.Resources{
-		Memory: l.Memory, MemorySwap: l.MemorySwap, CpuShares: l.CPUShares, CpuPeriod: l.CPUPeriod, CpuQuota: l.CPUQuota,
-		CpusetCpus: l.CPUs, CpusetMems: l.Mems, CpuWeight: cgroups.ConvertCPUSharesToCgroupV2Value(l.CPUShares),
+		Memory: l.Memory, MemorySwap: l.MemorySwap,
+		CpuShares: l.CPUShares, CpuPeriod: l.CPUPeriod, CpuQuota: l.CPUQuota,
+		CpuWeight:  cgroups.ConvertCPUSharesToCgroupV2Value(l.CPUShares),
+		CpusetCpus: l.CPUs, CpusetMems: l.Mems,
 		SkipDevices: true,
 	}
 	if l.Pids > 0 {
@@ -155,7 +163,7 @@ func resources(l sandbox.Limits) *cgroups.Resources {
 	return r
 }
 
-// controllers lists what limits need.
+// controllers returns the controllers that limits need.
 func controllers(l sandbox.Limits) []string {
 	var list []string
 	if l.Pids > 0 {
@@ -173,7 +181,8 @@ func controllers(l sandbox.Limits) []string {
 	return list
 }
 
-// newManager makes the manager of a group that does not exist yet.
+// newManager returns the manager of a new group, which does not exist yet. The first call removes groups that killed
+// processes left behind.
 func (g *Groups) newManager(r *cgroups.Resources, needed []string) (manager, error) {
 	name := prefix + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatInt(g.next.Add(1), 10)
 	if cgroups.IsCgroup2UnifiedMode() {
@@ -181,7 +190,7 @@ func (g *Groups) newManager(r *cgroups.Resources, needed []string) (manager, err
 		if err != nil {
 			return nil, err
 		}
-		if err := has(filepath.Join(parent, "cgroup.controllers"), needed); err != nil {
+		if err := requireControllers(filepath.Join(parent, "cgroup.controllers"), needed); err != nil {
 			return nil, err
 		}
 		g.sweep.Do(func() { sweep(parent) })
@@ -204,8 +213,9 @@ func (g *Groups) newManager(r *cgroups.Resources, needed []string) (manager, err
 	return &version1{m, needed}, err
 }
 
-// ownPath is where this process is for a controller of version 1, as it was first found: what the kernel says of the process is said of
-// its first thread, which may be in a standing group since.
+// ownPath returns this process's group for a controller of version 1, as it was at the first call. Later calls must not
+// ask the kernel: it reports the group of the process's first thread, which may be in a worker group by then. A group
+// inside that one would share its limit and could not be removed (TestWorkerGroupOfFirstThread).
 func (g *Groups) ownPath(controller string) (string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -223,8 +233,9 @@ func (g *Groups) ownPath(controller string) (string, error) {
 	return p, nil
 }
 
-// version1 sets the limits of the controllers that have a group and asks no other: one of the library's remembers what it
-// found of the machine in a variable of the package, which several steps at once may not touch.
+// version1 sets only the limits of the controllers that have a group. The library's own Set visits all controllers, and
+// one of them stores facts about the machine in a package variable without a lock, which is a data race of concurrent
+// steps.
 type version1 struct {
 	*fs.Manager
 	needed []string
@@ -252,8 +263,9 @@ func (v *version1) Set(r *cgroups.Resources) error {
 	return nil
 }
 
-// parent2 is where groups of version 2 are made: beside the one of this process, since one that has processes can have no
-// limited groups in it; in it, if it is the root of the tree, for which that does not hold.
+// parent2 returns the directory in which groups of version 2 are created: the parent of this process's group, because a
+// group with processes cannot contain limited groups. If this process is in the root group, to which that rule does not
+// apply, it is the root group.
 func parent2() (string, error) {
 	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
 	if err != nil {
@@ -262,8 +274,8 @@ func parent2() (string, error) {
 	return filepath.Join("/sys/fs/cgroup", filepath.Dir(own[""])), nil
 }
 
-// has checks that controllers are listed in a file.
-func has(file string, needed []string) error {
+// requireControllers returns an error if the file does not list all needed controllers.
+func requireControllers(file string, needed []string) error {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("list the controllers: %w", err)
@@ -277,7 +289,7 @@ func has(file string, needed []string) error {
 	return nil
 }
 
-// sweep removes groups that were left behind by processes which were killed.
+// sweep removes the groups of processes that do not exist any more, because they were killed.
 func sweep(parent string) {
 	list, err := filepath.Glob(filepath.Join(parent, prefix+"*-*"))
 	if err != nil {
@@ -287,7 +299,7 @@ func sweep(parent string) {
 		text, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), prefix), "-")
 		if pid, err := strconv.Atoi(text); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 			sweep(dir)
-			_ = unix.Rmdir(dir) // refused where processes are left
+			_ = unix.Rmdir(dir) // the kernel refuses it if the group has processes
 		}
 	}
 }

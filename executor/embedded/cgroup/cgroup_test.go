@@ -10,10 +10,11 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
-// TestSweep: groups of processes that are gone go with the groups in them, and no others.
+// TestSweep checks that sweep removes the groups of processes that do not exist, with the groups in them, and no
+// others.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
-	const gone = 1<<22 + 1 // more than any process's number
+	const gone = 1<<22 + 1 // higher than any process id
 	kept := []string{fmt.Sprintf("bake-%d-1/bake-%d-2", os.Getpid(), os.Getpid()), "bake-x-1", "other"}
 	for _, d := range append(kept, fmt.Sprintf("bake-%d-1/bake-%d-2", gone, gone), fmt.Sprintf("bake-%d-7", gone)) {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
@@ -31,7 +32,8 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// onFirst takes what the process's first thread is to do: a goroutine that locks its thread while packages are initialised is on that.
+// onFirst sends functions to the process's first thread. A goroutine that locks its thread while packages are
+// initialized is on that thread.
 var onFirst = lockFirst()
 
 func lockFirst() chan func() {
@@ -52,30 +54,31 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// TestStandingOfFirstThread: a group stands beside that of the process's first thread, not in it, where it would share its bound and
-// keep it from being removed.
-func TestStandingOfFirstThread(t *testing.T) {
+// TestWorkerGroupOfFirstThread checks that a group is not created inside the worker group of the process's first
+// thread. There it would share that group's limit, and prevent its removal.
+func TestWorkerGroupOfFirstThread(t *testing.T) {
 	g := &Groups{}
-	var one sandbox.Standing
+	var one sandbox.WorkerGroup
 	var err error
 	first := func(do func()) {
 		done := make(chan struct{})
 		onFirst <- func() { defer close(done); do() }
 		<-done
 	}
-	first(func() { one, err = g.Standing(100) })
+	first(func() { one, err = g.WorkerGroup(100) })
 	if err != nil {
-		skip(t, "needs to make control groups: "+err.Error())
+		skip(t, "needs writable control groups: "+err.Error())
 	}
 	defer first(func() { _ = one.Close() })
-	runtime.LockOSThread() // another one
+	runtime.LockOSThread() // another thread
 	defer runtime.UnlockOSThread()
-	two, err := g.Standing(100)
+	two, err := g.WorkerGroup(100)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if is, want := filepath.Dir(two.(*standing).Path("pids")), filepath.Dir(one.(*standing).Path("pids")); is != want {
-		t.Errorf("the second group is in %s, the first is in %s", is, want)
+	got, want := filepath.Dir(two.(*workerGroup).Path("pids")), filepath.Dir(one.(*workerGroup).Path("pids"))
+	if got != want {
+		t.Errorf("the second group is in %s, the first is in %s", got, want)
 	}
 	if err := two.Close(); err != nil {
 		t.Error(err)

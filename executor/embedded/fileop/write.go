@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -389,12 +390,11 @@ func futimens(fd int, ts [2]unix.Timespec) error {
 	return nil
 }
 
-// chown changes an owner. An id that a user's namespace does not have is an error that says what is needed.
+// chown changes an owner. The error for an id that the user namespace does not map says what is needed.
 func chown(o owner, set func(uid, gid int) error) error {
 	err := set(int(o.uid), int(o.gid))
 	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("owner %d:%d does not exist in this user namespace: it needs subordinate ids "+
-			"(newuidmap, and entries of this user in /etc/subuid and /etc/subgid)", o.uid, o.gid)
+		return errors.New(idmap.Unmapped(fmt.Sprintf("owner %d:%d", o.uid, o.gid)))
 	}
 	return err
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 )
 
 // OwnerError reports a file of a layer whose owner is not mapped in this user namespace.
@@ -16,8 +18,7 @@ type OwnerError struct {
 
 // Error implements error.
 func (e *OwnerError) Error() string {
-	return fmt.Sprintf("owner %d:%d is not mapped in this user namespace: it needs subordinate ids "+
-		"(the newuidmap and newgidmap programs, and entries of this user in /etc/subuid and /etc/subgid)", e.UID, e.GID)
+	return idmap.Unmapped(fmt.Sprintf("owner %d:%d", e.UID, e.GID))
 }
 
 // attributes sets owner, xattrs, mode and times of the link, device or FIFO name in the directory fd. The order

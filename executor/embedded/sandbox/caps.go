@@ -8,17 +8,18 @@ import (
 // net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap.
 const defaultCaps = uint64(0xa80425fb)
 
-// lastCap is how far the bits are tried; the kernel says where they end.
+// lastCap is the highest possible capability; the kernel reports where its own end.
 const lastCap = 63
 
-// dropBounding takes all capabilities but keep from what any program of the step can ever get.
+// dropBounding removes all capabilities except keep from the bounding set, so that no program of the step can gain
+// them.
 func dropBounding(keep uint64) error {
 	for c := range uintptr(lastCap + 1) {
 		if keep&(1<<c) != 0 {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
-			return nil // the kernel knows no such one, nor any behind it
+			return nil // the kernel does not know this capability or any after it
 		} else if err != nil {
 			return err
 		}
@@ -26,9 +27,10 @@ func dropBounding(keep uint64) error {
 	return nil
 }
 
-// setCaps sets the effective and permitted set; nothing is inherited, and nothing ambient.
+// setCaps sets the effective and permitted sets and clears the inheritable and ambient sets.
 func setCaps(set uint64) error {
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil && err != unix.EINVAL {
+	err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	if err != nil && err != unix.EINVAL { // the kernel may be older than ambient capabilities
 		return err
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

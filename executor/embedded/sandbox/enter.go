@@ -15,12 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// userStageName is the name under which this program starts itself to get a user namespace.
-const userStageName = "bake-userns"
+// userInitName is the argument 0 with which this program starts itself in a user namespace.
+const userInitName = "bake-userns"
 
-// Enter gives an ordinary user a user namespace in which this program is root, by running it once more in there with the
-// same arguments. For root it does nothing. done says that the other process has run to its end, with that exit code, so
-// that this one has nothing left to do.
+// Enter runs this program again with the same arguments in a user namespace, in which an ordinary user is root. For
+// root it does nothing. done reports that the other process has ended, with the given exit code, so that the caller
+// must exit too.
+//
+// It takes two starts. Enter starts the program as bake-userns in new user and mount namespaces. That process waits
+// until its parent has written the id maps, since only a process outside can map more than one id. Then it executes the
+// program with its original arguments: a process gets the namespace's capabilities when user id 0 executes a file, and
+// without the maps it has no user id 0. Terminal signals reach the parent, which forwards them, because the child is in
+// its own process group.
 func Enter(_ context.Context) (code int, done bool, err error) {
 	if os.Geteuid() == 0 {
 		return 0, false, nil
@@ -31,7 +37,7 @@ func Enter(_ context.Context) (code int, done bool, err error) {
 	}
 	defer goW.Close()
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: append([]string{userStageName}, os.Args...), Env: os.Environ(),
+		Path: "/proc/self/exe", Args: append([]string{userInitName}, os.Args...), Env: os.Environ(),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: []*os.File{goR},
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL, Setpgid: true,
@@ -42,7 +48,7 @@ func Enter(_ context.Context) (code int, done bool, err error) {
 	defer signal.Stop(signals)
 	err = errors.Join(cmd.Start(), goR.Close())
 	if err != nil {
-		return 0, false, unavailable("make a user namespace", err)
+		return 0, false, unavailable("create a user namespace", err)
 	}
 	go func() {
 		for sig := range signals {
@@ -77,9 +83,10 @@ func ignoreExit(err error) error {
 	return err
 }
 
-// mapIDs gives the process its ids: all subordinate ones of the user if the machine has newuidmap, else just one.
+// mapIDs writes the id maps of the process's user namespace. Root in it is this user. The other ids are the user's
+// subordinate ids, if there are any and the machine has newuidmap and newgidmap; otherwise there are no other ids.
 func mapIDs(pid int) error {
-	uids, gids := subordinate("/etc/subuid"), subordinate("/etc/subgid")
+	uids, gids := subordinateIDs("/etc/subuid"), subordinateIDs("/etc/subgid")
 	_, uidErr := exec.LookPath("newuidmap")
 	_, gidErr := exec.LookPath("newgidmap")
 	if uidErr == nil && gidErr == nil && len(uids) > 0 && len(gids) > 0 {
@@ -95,14 +102,14 @@ func mapIDs(pid int) error {
 		{"gid_map", fmt.Sprintf("0 %d 1\n", os.Getegid())},
 	} {
 		if err := os.WriteFile(proc+"/"+f.name, []byte(f.content), 0); err != nil {
-			return unavailable("map a user into the namespace", err)
+			return unavailable("map the user into the namespace", err)
 		}
 	}
 	return nil
 }
 
-// subordinate are the ranges that a file of subordinate ids has for this user, by name or number.
-func subordinate(file string) []sysuser.SubID {
+// subordinateIDs returns this user's ranges in /etc/subuid or /etc/subgid. An entry names the user by name or number.
+func subordinateIDs(file string) []sysuser.SubID {
 	uid := strconv.Itoa(os.Geteuid())
 	name := ""
 	if u, err := user.LookupId(uid); err == nil {
@@ -117,6 +124,7 @@ func subordinate(file string) []sysuser.SubID {
 	return ranges
 }
 
+// runMap maps id 0 to own, and the ids from 1 to the ranges, with newuidmap or newgidmap.
 func runMap(tool string, pid, own int, ranges []sysuser.SubID) error {
 	args := []string{strconv.Itoa(pid), "0", strconv.Itoa(own), "1"}
 	next := int64(1)
@@ -128,21 +136,20 @@ func runMap(tool string, pid, own int, ranges []sysuser.SubID) error {
 	if err != nil {
 		return &UnavailableError{
 			What: "map subordinate ids with " + tool, Err: fmt.Errorf("%w: %s", err, out),
-			Hint: "Check the ranges of this user in /etc/subuid and /etc/subgid, and that " + tool + " is setuid root.",
+			Hint: "Check this user's ranges in /etc/subuid and /etc/subgid, and that " + tool + " is setuid root",
 		}
 	}
 	return nil
 }
 
-// runUserStage waits until this process has its ids and then starts the program again: only what a user id of 0 executes
-// gets the namespace's capabilities.
-func runUserStage() int {
+// runUserInit is the main function of bake-userns, see Enter. It returns only after an error.
+func runUserInit() int {
 	wait := os.NewFile(configFD, "go")
 	if n, err := wait.Read(make([]byte, 1)); n != 1 || err != nil {
 		return 125
 	}
 	wait.Close()
 	err := syscall.Exec("/proc/self/exe", os.Args[1:], os.Environ())
-	fmt.Fprintln(os.Stderr, "bake: start again in the user namespace:", err)
+	fmt.Fprintln(os.Stderr, "bake: execute the program in the user namespace:", err)
 	return 125
 }

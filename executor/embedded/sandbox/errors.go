@@ -7,33 +7,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// UnavailableError says that this machine, or this user on it, cannot have a sandbox.
+// UnavailableError reports that this machine, or this user on it, cannot create a sandbox.
 type UnavailableError struct {
-	What string // what was tried
-	Hint string // how to get it
+	What string // the operation, such as "create a user namespace"
+	Hint string // how the machine can allow it
 	Err  error
 }
 
 func (e *UnavailableError) Error() string {
-	return fmt.Sprintf("no sandbox for steps can be made here: %s: %v\n%s", e.What, e.Err, e.Hint)
+	return fmt.Sprintf("cannot create a sandbox for steps: %s: %v\n%s", e.What, e.Err, e.Hint)
 }
 
 // Unwrap returns the cause.
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
-// hintNamespaces says how namespaces are allowed.
-const hintNamespaces = "Run as root, or let ordinary users make namespaces: sysctl user.max_user_namespaces must not be 0, " +
-	"and kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0 where the kernel has them. " +
-	"Inside a container it needs: --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined, or --privileged."
+// hintNamespaces explains how to allow namespaces.
+const hintNamespaces = "Run as root, or let ordinary users create namespaces: " +
+	"sysctl user.max_user_namespaces must not be 0, and kernel.unprivileged_userns_clone=1 and " +
+	"kernel.apparmor_restrict_unprivileged_userns=0 where the kernel has them. " +
+	"Inside a container use --privileged, or " +
+	"--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
 
-// hintNetwork says what a network of a step's own needs.
-const hintNetwork = "A network of the step's own needs the kernel's virtual cables: load the module veth, or build with --network none."
+// hintNetwork explains what the network of a step needs.
+const hintNetwork = "The network of a step needs virtual Ethernet devices: load the kernel module veth, " +
+	"or build with --network none"
 
-// hintLimits says where limits can be set.
-const hintLimits = "Limits need control groups that can be written: run as root, or as a user to whom they are delegated " +
-	"(systemd-run --user --scope --property=Delegate=yes bake ...), or leave out the target's resources."
+// hintLimits explains what limits need.
+const hintLimits = "Limits need writable control groups: run as root, remove the target's resources, " +
+	"or delegate control groups to this user: systemd-run --user --scope --property=Delegate=yes bake ..."
 
-// refused says whether an error means that the machine does not allow something, rather than that it failed.
+// refused reports whether an error means that the machine does not allow an operation, rather than that the operation
+// failed.
 func refused(err error) bool {
 	for _, e := range []error{unix.EPERM, unix.EACCES, unix.ENOSYS, unix.ENODEV, unix.EUSERS, unix.ENOSPC} {
 		if errors.Is(err, e) {
@@ -43,18 +47,18 @@ func refused(err error) bool {
 	return false
 }
 
-// setupError is what the init stage could not do, as it travels to the parent.
+// setupError is an error of the init process, which sends it to its parent as JSON.
 type setupError struct {
-	What    string
+	What    string // the operation that failed
 	Err     string
-	Errno   int
-	Refused bool // a matter of what the machine allows
-	Exec    bool // the command itself could not be started
+	Errno   int  // 0 if it was not an error of the system
+	Refused bool // the machine does not allow the operation
+	Exec    bool // the operation is the start of the command
 }
 
 func (e *setupError) Error() string { return e.What + ": " + e.Err }
 
-// Unwrap is the system's error, if it was one.
+// Unwrap returns the system's error, or nil.
 func (e *setupError) Unwrap() error {
 	if e.Errno == 0 {
 		return nil
@@ -62,8 +66,8 @@ func (e *setupError) Unwrap() error {
 	return unix.Errno(e.Errno)
 }
 
-// stageError names a step of the set-up.
-func stageError(what string, err error) error {
+// wrapSetup returns a setupError for a failed operation, or nil if err is nil.
+func wrapSetup(what string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -75,12 +79,12 @@ func stageError(what string, err error) error {
 	return s
 }
 
-// mountRefused marks a failure to mount, which is mostly a matter of permission.
-func mountRefused(what string, err error) error {
+// wrapMount is wrapSetup for an operation that needs privileges, such as a mount.
+func wrapMount(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	s := stageError(what, err).(*setupError)
+	s := wrapSetup(what, err).(*setupError)
 	s.Refused = refused(err)
 	return s
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
-// limiter is the real one, and remembers what the files of the last group said when it was made.
+// limiter is the real Limiter. It records the contents of the last group's files when the group was created.
 type limiter struct {
 	next  cgroup.Groups
 	files map[string]string
@@ -32,9 +32,11 @@ func (l *limiter) Limit(pid int, limits sandbox.Limits) (sandbox.Group, error) {
 	return g, err
 }
 
-func (l *limiter) Standing(pids int64) (sandbox.Standing, error) { return l.next.Standing(pids) }
+func (l *limiter) WorkerGroup(pids int64) (sandbox.WorkerGroup, error) {
+	return l.next.WorkerGroup(pids)
+}
 
-// groupFiles lists the files of this process's groups.
+// groupFiles returns the paths of the files of this process's groups.
 func groupFiles() []string {
 	var all []string
 	for _, depth := range []string{"", "*/", "*/*/", "*/*/*/", "*/*/*/*/"} {
@@ -61,6 +63,8 @@ func newLimited(t *testing.T) (*box, *limiter) {
 	return b, l
 }
 
+// TestLimits checks that limits are applied, that the step's cgroup namespace hides its group, and that groups are
+// removed.
 func TestLimits(t *testing.T) {
 	b, l := newLimited(t)
 	for _, c := range []struct {
@@ -68,7 +72,8 @@ func TestLimits(t *testing.T) {
 		limits              sandbox.Limits
 	}{
 		{"processes", "for i in $(seq 80); do sleep 9 & done; echo all", "can't fork", sandbox.Limits{Pids: 64}},
-		{"processors", "grep Cpus_allowed_list: /proc/self/status", "Cpus_allowed_list:\t0\n", sandbox.Limits{CPUs: "0"}},
+		{"processors", "grep Cpus_allowed_list: /proc/self/status", "Cpus_allowed_list:\t0\n",
+			sandbox.Limits{CPUs: "0"}},
 		{"own group", "grep -v :/$ /proc/self/cgroup | grep bake-; echo none", "none\n", sandbox.Limits{Pids: 64}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -87,7 +92,8 @@ func TestLimits(t *testing.T) {
 	}
 	want := map[string]string{"cpu.shares": "512", "cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000"}
 	if cgroups.IsCgroup2UnifiedMode() {
-		want = map[string]string{"cpu.weight": strconv.FormatUint(cgroups.ConvertCPUSharesToCgroupV2Value(512), 10), "cpu.max": "50000 100000"}
+		weight := cgroups.ConvertCPUSharesToCgroupV2Value(512)
+		want = map[string]string{"cpu.weight": strconv.FormatUint(weight, 10), "cpu.max": "50000 100000"}
 	}
 	for name, value := range want {
 		if l.files[name] != value {
@@ -103,6 +109,7 @@ func TestLimits(t *testing.T) {
 	t.Errorf("groups are left: %v", groupFiles())
 }
 
+// TestMemoryLimit checks that a step killed for its memory limit is reported, and that the next one is not affected.
 func TestMemoryLimit(t *testing.T) {
 	b, _ := newLimited(t)
 	s := b.spec("dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null; true")
@@ -119,18 +126,18 @@ func TestMemoryLimit(t *testing.T) {
 	}
 }
 
-// noGroups is a machine on which no group can be written.
+// noGroups is the Limiter of a machine without writable control groups.
 type noGroups struct{}
 
 func (noGroups) Limit(int, sandbox.Limits) (sandbox.Group, error) {
 	return nil, errors.New("read-only file system")
 }
 
-func (noGroups) Standing(int64) (sandbox.Standing, error) {
+func (noGroups) WorkerGroup(int64) (sandbox.WorkerGroup, error) {
 	return nil, errors.New("read-only file system")
 }
 
-// TestNoLimits is refused only where limits were asked for.
+// TestNoLimits checks that a step is refused without control groups only if it has limits other than Pids.
 func TestNoLimits(t *testing.T) {
 	b := newBox(t)
 	b.sandbox.Limiter = noGroups{}
@@ -141,7 +148,8 @@ func TestNoLimits(t *testing.T) {
 	}
 	s.Limits.Memory = 1 << 30
 	var no *sandbox.UnavailableError
-	if out, err := b.runSpec(t, s); !errors.As(err, &no) || !strings.Contains(err.Error(), "limit the step's resources") {
+	out, err := b.runSpec(t, s)
+	if !errors.As(err, &no) || !strings.Contains(err.Error(), "limit the step's resources") {
 		t.Errorf("got %q %v", out, err)
 	}
 }

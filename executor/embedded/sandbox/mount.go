@@ -11,13 +11,13 @@ import (
 // Attributes of mounts.
 const (
 	attrReadonly = unix.MOUNT_ATTR_RDONLY
-	attrPlain    = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	attrNoExec   = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 )
 
 // option is one setting of a new file system; a flag has no value.
 type option struct{ key, value string }
 
-// newMount makes a file system that is not attached anywhere yet and returns its descriptor.
+// newMount creates a detached mount of a new file system and returns its descriptor.
 func newMount(kind string, attrs int, options ...option) (int, error) {
 	ctx, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -44,7 +44,7 @@ func newMount(kind string, attrs int, options ...option) (int, error) {
 	return fd, nil
 }
 
-// kernelMessage is what the kernel has to say about a file system that it did not make.
+// kernelMessage returns the kernel's messages about a file system that it did not create, in parentheses, or "".
 func kernelMessage(ctx int) string {
 	var all []string
 	buf := make([]byte, 512)
@@ -61,7 +61,7 @@ func kernelMessage(ctx int) string {
 	return " (" + strings.Join(all, "; ") + ")"
 }
 
-// clone copies the mount of what an open descriptor names, without what is mounted below it.
+// clone returns a detached copy of the mount at an open file or directory, without the mounts below it.
 func clone(fd int) (int, error) {
 	return unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 }
@@ -74,12 +74,14 @@ func setAttrs(fd int, attrs uint64) error {
 	return unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: attrs})
 }
 
-// attach puts a mount on an open directory or file.
+// attach attaches a detached mount to an open directory or file. It takes descriptors, not paths, so that no link is
+// followed.
 func attach(mount, at int) error {
 	return unix.MoveMount(mount, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
-// openPath opens a path of the machine, which this process was given by its caller.
+// openPath opens a path of the machine. The path must come from the caller of Run, not from the root, since links are
+// followed.
 func openPath(p string) (int, error) {
 	fd, err := unix.Open(p, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -88,24 +90,35 @@ func openPath(p string) (int, error) {
 	return fd, nil
 }
 
-// fdPath is a short path of an open descriptor.
+// fdPath returns a short path of an open descriptor.
 func fdPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
-// maxStacked is how many layers the kernel stacks.
+// maxStacked is the number of lower layers that the kernel accepts in an overlay.
 const maxStacked = 500
 
-// overlayMount makes an overlay that is not attached yet. Layers are named by descriptor, so that neither the length of
-// their paths nor their number matters.
-func overlayMount(o Overlay, points string, userXattr bool) (int, error) {
+// overlayMount creates a detached overlay mount. mountpoints is a directory that becomes the lowest layer; "" is none.
+// userXattr makes overlayfs use attributes named user.overlay.*; in a user namespace it may not set trusted.overlay.*.
+//
+// A RUN step writes its layer in overlayfs's format: a removed file is a whiteout (a character device 0:0), and a
+// replaced directory is opaque. The rest of the program reads that format, so the options keep layers independent of
+// each other and of the machine. Without redirect_dir=off a renamed directory would be a reference to a path in a lower
+// layer; without metacopy=off a chmod would store a file without its content; with index=on the kernel would refuse to
+// mount a layer above other lower layers. volatile skips syncs; the cache syncs what it keeps. TestLayer shows a
+// whiteout.
+//
+// Layers are passed by descriptor, because the value of a mount option has at most 255 bytes; TestManyLayers mounts
+// 120.
+func overlayMount(o Overlay, mountpoints string, userXattr bool) (int, error) {
 	lower := o.Lower
-	if points != "" {
-		lower = append(append([]string(nil), lower...), points)
+	if mountpoints != "" {
+		lower = append(append([]string(nil), lower...), mountpoints)
 	}
 	if o.Upper == "" && len(lower) == 1 {
 		return readonlyDir(lower[0])
 	}
 	if len(lower) > maxStacked {
-		return -1, fmt.Errorf("the step stands on more layers than the %d that Linux stacks: join commands that follow each other", maxStacked-1)
+		return -1, fmt.Errorf("the step has more layers than the %d that Linux stacks: "+
+			"join consecutive commands", maxStacked-1)
 	}
 	var fds []int
 	defer func() {
@@ -130,7 +143,7 @@ func overlayMount(o Overlay, points string, userXattr bool) (int, error) {
 	}
 	options := []option{{"metacopy", "off"}, {"index", "off"}}
 	if userXattr {
-		options = append(options, option{"userxattr", ""}) // which turns redirects off by itself
+		options = append(options, option{"userxattr", ""}) // implies redirect_dir=off
 	} else {
 		options = append(options, option{"redirect_dir", "off"})
 	}
@@ -145,14 +158,15 @@ func overlayMount(o Overlay, points string, userXattr bool) (int, error) {
 		}
 		options = append(options, option{"upperdir", upper}, option{"workdir", work}, option{"volatile", ""})
 	}
-	attrs := unix.MOUNT_ATTR_NODEV // whatever nodes a layer holds or a step makes, they open no device
+	attrs := unix.MOUNT_ATTR_NODEV // device nodes of layers, or that a step creates, cannot be opened
 	if o.Upper == "" {
 		attrs |= attrReadonly
 	}
 	return stacked(lowers, options, attrs)
 }
 
-// stacked mounts with one option a layer; a kernel before 6.5 wants them all in one.
+// stacked creates an overlay mount with one option for each layer. Before Linux 6.5 all layers must fit into one option
+// of 255 bytes.
 func stacked(lowers []string, options []option, attrs int) (int, error) {
 	each := append([]option(nil), options...)
 	for _, l := range lowers {
@@ -164,7 +178,7 @@ func stacked(lowers []string, options []option, attrs int) (int, error) {
 	}
 	joined := strings.Join(lowers, ":")
 	if len(joined) > 255 {
-		return -1, fmt.Errorf("%w; with %d layers a step needs Linux 6.5", err, len(lowers))
+		return -1, fmt.Errorf("%w: a step with %d layers needs Linux 6.5 or later", err, len(lowers))
 	}
 	if old, oldErr := newMount("overlay", attrs, append(options, option{"lowerdir", joined})...); oldErr == nil {
 		return old, nil
@@ -172,7 +186,7 @@ func stacked(lowers []string, options []option, attrs int) (int, error) {
 	return -1, err
 }
 
-// readonlyDir is a directory as a mount that cannot be written.
+// readonlyDir returns a detached read-only bind mount of a directory. An overlay needs at least two layers.
 func readonlyDir(dir string) (int, error) {
 	src, err := openPath(dir)
 	if err != nil {

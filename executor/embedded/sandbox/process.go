@@ -12,18 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is an init stage: this program, started once more in namespaces of its own, which becomes a step.
+// process is an init process: this program, started again in namespaces of its own, which becomes the command of a
+// step.
 type process struct {
 	cmd            *exec.Cmd
-	config         *os.File // to the stage; one that was told nothing ends when it is closed
-	report         *os.File // from it, as are the command's outputs
-	stdout, stderr *os.File
+	config         *os.File // write end of a pipe; an init process without a step ends when it is closed
+	report         *os.File // read end of a pipe
+	stdout, stderr *os.File // read ends of pipes
 	copies         sync.WaitGroup
 	copyErrs       [2]error
 }
 
-// startProcess starts a stage from exe. It dies with the calling thread. group is a descriptor of the control group in which
-// it starts; -1 is that of the thread. A terminal, when not nil, is all its streams.
+// startProcess starts an init process from exe. The process dies with the calling thread. It starts in the control
+// group with the descriptor group; -1 is the group of the calling thread. If terminal is not nil, it is the process's
+// standard input, output and error, and its controlling terminal.
 func startProcess(exe *os.File, n Network, group int, terminal *os.File) (_ *process, err error) {
 	var ours, theirs []*os.File
 	defer func() {
@@ -43,11 +45,11 @@ func startProcess(exe *os.File, n Network, group int, terminal *os.File) (_ *pro
 		}
 		ours, theirs = append(ours, r), append(theirs, w)
 	}
-	ours[0], theirs[0] = theirs[0], ours[0] // the first one leads to the stage
+	ours[0], theirs[0] = theirs[0], ours[0] // the first pipe leads to the process
 	cmd := &exec.Cmd{
-		// Not by /proc/self: in the child this number may be taken by the pipes.
+		// Not /proc/self/fd: in the child one of the pipes may have that number.
 		Path: "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(exe.Fd())),
-		Args: []string{stageName}, Env: []string{"GOMAXPROCS=2", "GOGC=off"}, Dir: "/",
+		Args: []string{initName}, Env: []string{"GOMAXPROCS=2", "GOGC=off"}, Dir: "/",
 		Stdout: theirs[2], Stderr: theirs[3], ExtraFiles: theirs[:2],
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags: namespaces(n), Pdeathsig: unix.SIGKILL, Setsid: true, UseCgroupFD: group >= 0, CgroupFD: group,
@@ -58,7 +60,7 @@ func startProcess(exe *os.File, n Network, group int, terminal *os.File) (_ *pro
 		cmd.SysProcAttr.Setctty = true // of descriptor 0
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, unavailable("start a process in namespaces of its own", err)
+		return nil, unavailable("start a process in new namespaces", err)
 	}
 	return &process{cmd: cmd, config: ours[0], report: ours[1], stdout: ours[2], stderr: ours[3]}, nil
 }
@@ -71,7 +73,7 @@ func namespaces(n Network) uintptr {
 	return flags
 }
 
-// output has what the command says written to two writers, nil for none, until it has ended.
+// output starts to copy the command's output to two writers; nil discards it. wait waits for the copies.
 func (p *process) output(stdout, stderr io.Writer) {
 	for i, o := range []struct {
 		from *os.File
@@ -82,19 +84,20 @@ func (p *process) output(stdout, stderr io.Writer) {
 		}
 		p.copies.Go(func() {
 			_, p.copyErrs[i] = io.Copy(o.to, o.from)
-			_ = o.from.Close() // it was only read; who still writes is told by a signal
+			_ = o.from.Close() // a process that still writes gets SIGPIPE
 		})
 	}
 }
 
-// wait waits for the end of the process and of its output. The error is about the waiting, not about how the process ended.
+// wait waits for the end of the process and of its output. It returns an error only if waiting or copying failed, not
+// if the process did.
 func (p *process) wait() error {
 	err := ignoreExit(p.cmd.Wait())
 	p.copies.Wait()
 	return errors.Join(err, p.copyErrs[0], p.copyErrs[1])
 }
 
-// discard ends a stage that was told nothing.
+// discard ends an init process that has no step.
 func (p *process) discard() {
 	for _, f := range []*os.File{p.config, p.report, p.stdout, p.stderr} {
 		_ = f.Close() // nothing was written to it

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// devices are the nodes of /dev that every step has.
+// devices returns the device numbers of the nodes in the /dev of every step.
 func devices() map[string]uint64 {
 	return map[string]uint64{
 		"null": unix.Mkdev(1, 3), "zero": unix.Mkdev(1, 5), "full": unix.Mkdev(1, 7),
@@ -17,80 +17,84 @@ func devices() map[string]uint64 {
 	}
 }
 
-// hostFiles are descriptors of what a root takes from the machine, opened before anything is covered.
+// hostFiles holds descriptors of the machine's files and of detached mounts. They are opened before the first mount is
+// attached, while all paths still lead to the machine's files.
 type hostFiles struct {
-	root    int   // the root's mount
-	mounts  []int // of Spec.Mounts; -1 for those that come from memory
+	root    int   // the detached mount of the root
+	mounts  []int // detached mounts of Spec.Mounts; -1 for a File
 	devices map[string]int
 	null    int
-	sys     int // for a fall-back; -1 if it cannot be cloned
+	sys     int // a copy of /sys as a fallback; -1 if it cannot be cloned
 }
 
-// buildRoot mounts everything: first the root, on a place of this stage's own, then what belongs into it.
-func (s *stage) buildRoot() error {
+// buildRoot attaches all mounts of the step. All mounts are created detached and attached by descriptor, see walk. The
+// mount namespace is private to the step, so that all mounts disappear with it; nothing has to be unmounted.
+func (s *setup) buildRoot() error {
 	if err := s.openHost(); err != nil {
 		return err
 	}
-	scratch, err := s.scratch()
+	scratch, err := s.mountScratch()
 	if err != nil {
 		return err
 	}
 	at, err := unix.Openat(scratch, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return stageError("open the place of the root", err)
+		return wrapSetup("open the mountpoint of the root", err)
 	}
 	if err := attach(s.host.root, at); err != nil {
-		return mountRefused("mount the root", err)
+		return wrapMount("mount the root", err)
 	}
 	s.root = s.host.root
 	if s.walk, err = newWalk(s.root); err != nil {
-		return stageError("open the root", err)
+		return wrapSetup("open the root", err)
 	}
 	defer func() { s.created = s.walk.created }()
 	if err := s.systemMounts(scratch); err != nil {
 		return err
 	}
-	if err := s.generated(scratch); err != nil {
+	if err := s.mountGenerated(scratch); err != nil {
 		return err
 	}
 	for i, m := range s.cfg.Spec.Mounts {
 		if err := s.mount(i, m, scratch); err != nil {
-			return mountRefused("mount "+m.Dest, err)
+			return wrapMount("mount "+m.Dest, err)
 		}
 	}
 	return nil
 }
 
-// openHost opens all that lies outside of the root.
-func (s *stage) openHost() error {
+// openHost opens everything that the step uses from outside its root.
+func (s *setup) openHost() error {
 	spec := &s.cfg.Spec
 	h := &s.host
 	var err error
-	if h.root, err = overlayMount(spec.Root, s.cfg.Points, s.cfg.InUser); err != nil {
-		return mountRefused("mount the layers", err)
+	if h.root, err = overlayMount(spec.Root, s.cfg.MountpointLayer, s.cfg.InUser); err != nil {
+		return wrapMount("mount the layers", err)
 	}
 	for _, m := range spec.Mounts {
-		fd, err := s.detached(m)
+		fd, err := s.detachedMount(m)
 		if err != nil {
-			return mountRefused("mount "+m.Dest, err)
+			return wrapMount("mount "+m.Dest, err)
 		}
 		h.mounts = append(h.mounts, fd)
 	}
 	h.devices = map[string]int{}
 	for name, number := range devices() {
-		if h.devices[name], err = openDevice("/dev/"+name, number); err != nil && (s.cfg.InUser || name == "null") {
-			return stageError("open /dev/"+name, err)
+		h.devices[name], err = openDevice("/dev/"+name, number)
+		if err != nil && (s.cfg.InUser || name == "null") { // otherwise device creates the node
+			return wrapSetup("open /dev/"+name, err)
 		}
 	}
 	h.null = h.devices["null"]
 	h.sys = -1
-	if fd, err := unix.OpenTree(unix.AT_FDCWD, "/sys", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE); err == nil {
+	const recursive = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE
+	if fd, err := unix.OpenTree(unix.AT_FDCWD, "/sys", recursive); err == nil {
 		h.sys = fd
 	}
 	return nil
 }
 
-// openDevice opens a device of the machine and checks that it is the one.
+// openDevice opens a device of the machine and checks its number.
 func openDevice(p string, number uint64) (int, error) {
 	fd, err := openPath(p)
 	if err != nil {
@@ -101,13 +105,13 @@ func openDevice(p string, number uint64) (int, error) {
 		return -1, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR || uint64(st.Rdev) != number {
-		return -1, fmt.Errorf("%s is not the device that it should be", p)
+		return -1, fmt.Errorf("%s is not character device %d:%d", p, unix.Major(number), unix.Minor(number))
 	}
 	return fd, nil
 }
 
-// detached makes a mount of Spec.Mounts that is not attached yet.
-func (s *stage) detached(m Mount) (int, error) {
+// detachedMount creates a mount of Spec.Mounts without attaching it. It returns -1 for a File, which mount creates.
+func (s *setup) detachedMount(m Mount) (int, error) {
 	attrs := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
 	if m.Readonly {
 		attrs |= attrReadonly
@@ -138,25 +142,28 @@ func (s *stage) detached(m Mount) (int, error) {
 	return fd, setAttrs(fd, attrs)
 }
 
-// scratch covers the machine's /dev with memory that only this stage sees, and that goes with the old root.
-func (s *stage) scratch() (int, error) {
-	mount, err := newMount("tmpfs", unix.MOUNT_ATTR_NOSUID, option{"mode", "0755"}) // it holds the step's device nodes
+// mountScratch mounts a tmpfs over the machine's /dev, in this mount namespace only. It holds the mountpoint of the
+// root, the step's device nodes and generated files, and disappears with the old root. It must not be nodev, because
+// bind mounts of the nodes inherit that.
+func (s *setup) mountScratch() (int, error) {
+	const what = "create the mountpoint of the root"
+	mount, err := newMount("tmpfs", unix.MOUNT_ATTR_NOSUID, option{"mode", "0755"})
 	if err != nil {
-		return -1, mountRefused("make a place for the root", err)
+		return -1, wrapMount(what, err)
 	}
 	at, err := openPath("/dev")
 	if err != nil {
-		return -1, stageError("make a place for the root", err)
+		return -1, wrapSetup(what, err)
 	}
 	defer unix.Close(at)
 	if err := attach(mount, at); err != nil {
-		return -1, mountRefused("make a place for the root", err)
+		return -1, wrapMount(what, err)
 	}
-	return mount, stageError("make a place for the root", unix.Mkdirat(mount, "root", 0o755))
+	return mount, wrapSetup(what, unix.Mkdirat(mount, "root", 0o755))
 }
 
 // mount attaches one of Spec.Mounts.
-func (s *stage) mount(i int, m Mount, scratch int) error {
+func (s *setup) mount(i int, m Mount, scratch int) error {
 	fd := s.host.mounts[i]
 	if m.Kind == File {
 		name := "file" + strconv.Itoa(i)
@@ -172,7 +179,7 @@ func (s *stage) mount(i int, m Mount, scratch int) error {
 	if err != nil {
 		return err
 	}
-	at, err := s.walk.to(m.Dest, isDir, makePoint)
+	at, err := s.walk.to(m.Dest, isDir, createMountpoint)
 	if err != nil {
 		return err
 	}
@@ -184,36 +191,36 @@ func (s *stage) mount(i int, m Mount, scratch int) error {
 	if err := attach(fd, at); err != nil {
 		return err
 	}
-	s.walk.toRoot() // what it has open lies below the mount
+	s.walk.toRoot() // its descriptors lead below the new mount
 	return nil
 }
 
-// generated mounts the files that are made for the step.
-func (s *stage) generated(scratch int) error {
+// mountGenerated mounts /etc/hosts and /etc/resolv.conf, read-only.
+func (s *setup) mountGenerated(scratch int) error {
 	for _, f := range []struct {
 		name, dest string
 		content    []byte
 	}{{"hosts", "/etc/hosts", s.cfg.Spec.Hosts}, {"resolv.conf", "/etc/resolv.conf", s.cfg.Spec.ResolvConf}} {
 		if err := writeFile(scratch, f.name, Mount{Content: f.content, Mode: 0o644}); err != nil {
-			return stageError("make "+f.dest, err)
+			return wrapSetup("create "+f.dest, err)
 		}
 		fd, err := cloneFile(scratch, f.name, true)
 		if err != nil {
-			return mountRefused("mount "+f.dest, err)
+			return wrapMount("mount "+f.dest, err)
 		}
-		at, err := s.walk.to(f.dest, false, makePoint)
+		at, err := s.walk.to(f.dest, false, createMountpoint)
 		if err != nil {
-			return stageError("mount "+f.dest, err)
+			return wrapSetup("mount "+f.dest, err)
 		}
 		if err := attach(fd, at); err != nil {
-			return mountRefused("mount "+f.dest, err)
+			return wrapMount("mount "+f.dest, err)
 		}
 		s.walk.toRoot()
 	}
 	return nil
 }
 
-// writeFile makes a file in memory.
+// writeFile creates the file name in the tmpfs dir.
 func writeFile(dir int, name string, m Mount) error {
 	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -233,6 +240,7 @@ func writeFile(dir int, name string, m Mount) error {
 	return unix.Fchmod(fd, m.Mode)
 }
 
+// cloneFile returns a detached bind mount of the file name in the tmpfs dir.
 func cloneFile(dir int, name string, readonly bool) (int, error) {
 	fd, err := unix.OpenTree(dir, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
@@ -251,20 +259,22 @@ func isDirectory(fd int) (bool, error) {
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, err
 }
 
-// plain opens a path in which no component may be a link: the places of /proc, /sys and /dev.
-func (s *stage) plain(p string) (int, error) {
+// openNoSymlinks opens a path below the root in which no component may be a link.
+func (s *setup) openNoSymlinks(p string) (int, error) {
 	return unix.Openat2(s.root, strings.TrimPrefix(p, "/"), &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
 }
 
-// attachPlain mounts a file system of the kernel's at a directory that is made where it is missing.
-func (s *stage) attachPlain(mount int, p string) error {
-	if _, err := s.walk.to(p, true, makePoint); err != nil {
+// attachNoSymlinks attaches /proc, /sys or /dev, and creates the directory if it is missing. None of them may be a
+// link: it would redirect the masks below the mount as well, so that a step could read an unmasked /proc
+// (TestHostileRoot).
+func (s *setup) attachNoSymlinks(mount int, p string) error {
+	if _, err := s.walk.to(p, true, createMountpoint); err != nil {
 		return err
 	}
 	s.walk.toRoot()
-	at, err := s.plain(p)
+	at, err := s.openNoSymlinks(p)
 	if errors.Is(err, unix.ELOOP) {
 		return fmt.Errorf("%s is a symbolic link in the step's root", p)
 	}

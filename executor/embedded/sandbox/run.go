@@ -19,102 +19,106 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// grace is how long a step that handles SIGTERM may take to end.
+// grace is the default of Sandbox.Grace.
 const grace = 5 * time.Second
 
-// Sandbox runs processes. What is the same for all of them is made once, when the first one runs.
+// Sandbox runs processes. Its methods may be called at the same time. The fields must not change after the first Run.
 type Sandbox struct {
-	// Grace is how long a cancelled step that handles SIGTERM may take to end; 0 means 5 seconds.
+	// Grace is how long a cancelled step that handles SIGTERM may take to end; 0 means 5 seconds. Then it is killed.
 	Grace time.Duration
 
-	// Filters makes the programs that steps' system calls must pass, but for insecure steps; each is the kernel's array of
-	// sock_filter. The last one's answer counts first.
+	// Filters returns the seccomp filters of all steps except insecure ones. Each is an array of the kernel's struct
+	// sock_filter. They are loaded in order, and the kernel applies the strictest result; see package seccomp.
 	Filters func() ([][]byte, error)
 
-	// Outside connects the steps whose network is Connected. Nil: they are isolated.
+	// Outside connects steps whose network is Connected. If nil, they are isolated.
 	Outside Outside
 
-	// Limiter applies Limits. Nil: there are none.
+	// Limiter applies Limits. If nil, there are no limits.
 	Limiter Limiter
 
-	// Idle is how long what is ready for a next step is kept; 0 means 1 second.
+	// Idle is how long an idle worker and its pre-started init process are kept; 0 means 1 second.
 	Idle time.Duration
 
 	mu   sync.Mutex
-	free []*berth // those that no step has, the one used last at the end
+	free []*worker // idle workers; the last one was used last
 
 	once    sync.Once
 	err     error
-	exe     *os.File // this program, on a mount that cannot be written
+	exe     *os.File // this program, read-only; see protectedSelf
 	filters [][]byte
-	inUser  bool // in a user namespace of an ordinary user
+	inUser  bool // this process is in a user namespace
 	groups  bool // setgroups is allowed
 }
 
-// Outside connects the network namespace of a process, which has nothing but its loopback until then. It does so while the
-// process is set up; closing what it gives ends all connections.
+// Outside connects network namespaces to the outside.
 type Outside interface {
+	// Attach connects the network namespace of a process, which has only a loopback device. Closing the result ends all
+	// connections. It is called while the init process sets up the root.
 	Attach(pid int) (io.Closer, error)
 }
 
-// Limiter puts processes into groups whose members together have limits. The errors say what the machine does not allow.
+// Limiter creates control groups. An error means that the machine does not allow it.
 type Limiter interface {
-	// Limit puts one process into a new group.
+	// Limit moves a process to a new group.
 	Limit(pid int, limits Limits) (Group, error)
-	// Standing makes a group of at most so many processes for what the calling thread starts from now on.
-	Standing(pids int64) (Standing, error)
+	// WorkerGroup creates a group of at most pids processes and threads, for processes that the calling thread starts.
+	WorkerGroup(pids int64) (WorkerGroup, error)
 }
 
-// Group is the processes of one step. It is closed when they have ended.
+// Group is the control group of one step. It is closed after the step's processes have ended.
 type Group interface {
-	Exceeded() bool // the limit of memory, so that one was killed
+	// Exceeded reports whether the kernel killed a process of the group for its memory limit.
+	Exceeded() bool
 	io.Closer
 }
 
-// stageConfig is what the init stage is told, through a pipe: it holds secrets.
-type stageConfig struct {
-	Spec    Spec
-	Points  string
-	Filters [][]byte
-	InUser  bool
-	Groups  bool
+// initConfig is the input of an init process. It goes through a pipe, not through arguments or the environment, because
+// it holds secrets.
+type initConfig struct {
+	Spec            Spec
+	MountpointLayer string // "" if there is none
+	Filters         [][]byte
+	InUser          bool // see Sandbox
+	Groups          bool // see Sandbox
 }
 
-// stageReport is what the init stage says, just before the command starts.
-type stageReport struct {
-	Created []point
+// initReport is the output of an init process. The process sends one before it executes the command, and another one
+// with an Error if that fails.
+type initReport struct {
+	Created []createdMountpoint
 	Error   *setupError
 }
 
-// Run runs one process to its end. The error is about the sandbox, never about the command: how that ended is the Result.
-// When ctx is cancelled all processes of the step are gone before Run returns its cause.
+// Run runs one process to its end. An error is about the sandbox; how the command ended is in the Result. If ctx is
+// cancelled, Run returns the cause after all processes of the step have ended.
 func (s *Sandbox) Run(ctx context.Context, spec Spec) (Result, error) {
-	s.once.Do(s.prepare)
+	s.once.Do(s.initialize)
 	if s.err != nil {
 		return Result{}, s.err
 	}
-	cfg := stageConfig{Spec: spec, InUser: s.inUser, Groups: s.groups}
+	cfg := initConfig{Spec: spec, InUser: s.inUser, Groups: s.groups}
 	if !spec.Insecure {
 		cfg.Filters = s.filters
 	}
-	if spec.Points != "" {
-		all, err := wantedPoints(&spec)
+	if spec.MountpointDir != "" {
+		all, err := specMountpoints(&spec)
 		if err != nil {
 			return Result{}, err
 		}
-		if cfg.Points, err = pointsLayer(spec.Points, all); err != nil {
-			return Result{}, fmt.Errorf("make mount points: %w", err)
+		if cfg.MountpointLayer, err = mountpointLayer(spec.MountpointDir, all); err != nil {
+			return Result{}, fmt.Errorf("create the layer of mountpoints: %w", err)
 		}
 	}
 	res, report, err := s.start(ctx, cfg)
 	if spec.Root.Upper != "" {
-		err = errors.Join(err, cleanUpper(spec.Root.Upper, report.Created))
+		err = errors.Join(err, removeMountpoints(spec.Root.Upper, report.Created))
 	}
 	return res, err
 }
 
-// prepare makes what all runs share.
-func (s *Sandbox) prepare() {
+// initialize sets the fields that all runs share.
+func (s *Sandbox) initialize() {
 	if s.filters, s.err = s.Filters(); s.err != nil {
 		return
 	}
@@ -124,8 +128,9 @@ func (s *Sandbox) prepare() {
 	s.exe, s.err = protectedSelf()
 }
 
-// protectedSelf opens this program in a way that no step can write through, should it find the file behind its own first
-// process: on a read-only mount of its own, or as a sealed copy in memory.
+// protectedSelf opens this program so that no step can write to it: from a read-only bind mount or, where that is not
+// allowed, as a sealed copy in memory. A step can reach the file of its init process through /proc/self/exe; if it
+// could write to it, it would replace the program that root runs next (CVE-2019-5736). TestSelf shows it.
 func protectedSelf() (*os.File, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err == nil {
@@ -137,6 +142,7 @@ func protectedSelf() (*os.File, error) {
 	return sealedSelf()
 }
 
+// sealedSelf copies this program to a memfd that cannot be changed.
 func sealedSelf() (*os.File, error) {
 	from, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -155,50 +161,53 @@ func sealedSelf() (*os.File, error) {
 	if _, err := unix.FcntlInt(to.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return nil, errors.Join(err, to.Close())
 	}
-	// A descriptor that can be written to would make its execution fail as busy.
+	// While a descriptor is open for writing, executing the file fails with ETXTBSY.
 	ro, err := os.Open(fdPath(fd))
 	return ro, errors.Join(err, to.Close())
 }
 
-// start has a stage become the step, and waits for its end.
-func (s *Sandbox) start(ctx context.Context, cfg stageConfig) (Result, stageReport, error) {
+// start runs the step in a worker. A pre-started init process may have died while it waited, for example because the
+// machine had no memory. Sending it the step then fails with EPIPE, and start tries once more with a new one. The
+// command cannot have run at that point, because the process did not receive the permission to start it, see setup.
+func (s *Sandbox) start(ctx context.Context, cfg initConfig) (Result, initReport, error) {
 	if ctx.Err() != nil {
-		return Result{}, stageReport{}, context.Cause(ctx)
+		return Result{}, initReport{}, context.Cause(ctx)
 	}
-	b := s.berth(cfg.Spec.Limits.Pids)
-	defer b.leave()
-	if t := cfg.Spec.Terminal; t != nil { // of no stage that was started before
-		p, err := b.begin(cfg.Spec.Network, t)
+	w := s.worker(cfg.Spec.Limits.Pids)
+	defer w.release()
+	if t := cfg.Spec.Terminal; t != nil { // a pre-started process does not have this terminal
+		p, err := w.newInitProcess(cfg.Spec.Network, t)
 		if err != nil {
-			return Result{}, stageReport{}, err
+			return Result{}, initReport{}, err
 		}
-		return s.tell(ctx, b, p, cfg)
+		return s.runIn(ctx, w, p, cfg)
 	}
-	p, ready, err := b.stage(cfg.Spec.Network)
+	p, prestarted, err := w.initProcess(cfg.Spec.Network)
 	if err != nil {
-		return Result{}, stageReport{}, err
+		return Result{}, initReport{}, err
 	}
-	res, report, err := s.tell(ctx, b, p, cfg)
-	if ready && errors.Is(err, unix.EPIPE) && len(report.Created) == 0 && report.Error == nil && ctx.Err() == nil {
-		// A stage that had ended while it waited, for want of memory perhaps.
-		if p, err = b.begin(cfg.Spec.Network, nil); err != nil {
-			return Result{}, stageReport{}, err
+	res, report, err := s.runIn(ctx, w, p, cfg)
+	noReport := len(report.Created) == 0 && report.Error == nil
+	if prestarted && errors.Is(err, unix.EPIPE) && noReport && ctx.Err() == nil {
+		if p, err = w.newInitProcess(cfg.Spec.Network, nil); err != nil {
+			return Result{}, initReport{}, err
 		}
-		return s.tell(ctx, b, p, cfg)
+		return s.runIn(ctx, w, p, cfg)
 	}
 	return res, report, err
 }
 
-// tell tells a stage what to become, and waits for its end.
-func (s *Sandbox) tell(ctx context.Context, b *berth, p *process, cfg stageConfig) (Result, stageReport, error) {
+// runIn runs the step in an init process and waits for its end. As soon as the command runs, the worker pre-starts the
+// init process of its next step.
+func (s *Sandbox) runIn(ctx context.Context, w *worker, p *process, cfg initConfig) (Result, initReport, error) {
 	stop := context.AfterFunc(ctx, func() { s.end(p.cmd.Process) })
 	defer stop()
 	p.output(cfg.Spec.Stdout, cfg.Spec.Stderr)
-	reports := make(chan stageReport, 1)
-	go func() { reports <- readReport(p.report, b.prepare) }()
-	var ties ties
-	defer ties.cut()
-	sendErr := s.instruct(p, cfg, b.pids, &ties)
+	reports := make(chan initReport, 1)
+	go func() { reports <- readReport(p.report, w.prestart) }()
+	var host hostResources
+	defer host.close()
+	sendErr := s.send(p, cfg, w.pids, &host)
 	waitErr := p.wait()
 	report := <-reports
 	if ctx.Err() != nil {
@@ -208,38 +217,40 @@ func (s *Sandbox) tell(ctx context.Context, b *berth, p *process, cfg stageConfi
 		return Result{}, report, unavailable
 	}
 	res, err := outcome(p.cmd, waitErr, report, cfg.Spec.Stderr)
-	res.Exceeded = ties.group != nil && ties.group.Exceeded()
+	res.Exceeded = host.group != nil && host.group.Exceeded()
 	if err == nil && report.Error == nil {
 		err = sendErr
 	}
 	return res, report, err
 }
 
-// ties are what a step is bound to outside of its namespaces.
-type ties struct {
+// hostResources holds what a step has outside of its namespaces. Either may be nil.
+type hostResources struct {
 	group   Group
 	network io.Closer
 }
 
-func (t *ties) cut() {
-	if t.network != nil {
-		_ = t.network.Close()
+func (h *hostResources) close() {
+	if h.network != nil {
+		_ = h.network.Close()
 	}
-	if t.group != nil {
-		_ = t.group.Close() // one that stays is removed by a later process
+	if h.group != nil {
+		_ = h.group.Close() // a group that remains is removed by a later process
 	}
 }
 
-// instruct tells the stage what to do, and limits and connects it meanwhile. The pipe is closed in any case, which ends a
-// stage that waits for more.
-func (s *Sandbox) instruct(p *process, cfg stageConfig, pids int64, t *ties) error {
+// send sends the step to the init process. While that sets up the root, send applies the limits and connects the
+// network. Then it sends true, which permits the command to start. It always closes the pipe: after an error, that
+// makes the init process end without starting the command. pids is the limit of the worker's group, which applies to
+// the process already.
+func (s *Sandbox) send(p *process, cfg initConfig, pids int64, h *hostResources) error {
 	e := json.NewEncoder(p.config)
 	err := e.Encode(cfg)
 	if err == nil {
 		if cfg.Spec.Limits.Pids == pids {
 			cfg.Spec.Limits.Pids = 0
 		}
-		err = s.tie(p.cmd.Process.Pid, &cfg.Spec, t)
+		err = s.connectAndLimit(p.cmd.Process.Pid, &cfg.Spec, h)
 	}
 	if err == nil {
 		err = e.Encode(true)
@@ -247,41 +258,44 @@ func (s *Sandbox) instruct(p *process, cfg stageConfig, pids int64, t *ties) err
 	return errors.Join(err, p.config.Close())
 }
 
-// tie limits and connects a process, side by side: each waits for the kernel most of its time.
-func (s *Sandbox) tie(pid int, spec *Spec, t *ties) error {
+// connectAndLimit does both at the same time, because each mostly waits for the kernel.
+func (s *Sandbox) connectAndLimit(pid int, spec *Spec, h *hostResources) error {
 	limited := make(chan error, 1)
-	go func() { limited <- s.limit(pid, spec, t) }()
-	err := s.connect(pid, spec, t)
+	go func() { limited <- s.limit(pid, spec, h) }()
+	err := s.connect(pid, spec, h)
 	return errors.Join(<-limited, err)
 }
 
-func (s *Sandbox) limit(pid int, spec *Spec, t *ties) (err error) {
+// limit applies the step's limits. If the machine does not allow it, that is an error only for required limits.
+func (s *Sandbox) limit(pid int, spec *Spec, h *hostResources) (err error) {
 	if s.Limiter == nil || spec.Limits == (Limits{}) {
 		return nil
 	}
-	if t.group, err = s.Limiter.Limit(pid, spec.Limits); err != nil && spec.Limits.asked() {
+	if h.group, err = s.Limiter.Limit(pid, spec.Limits); err != nil && spec.Limits.required() {
 		return &UnavailableError{What: "limit the step's resources", Hint: hintLimits, Err: err}
 	}
 	return nil
 }
 
-func (s *Sandbox) connect(pid int, spec *Spec, t *ties) (err error) {
+func (s *Sandbox) connect(pid int, spec *Spec, h *hostResources) (err error) {
 	if s.Outside == nil || spec.Network != Connected {
 		return nil
 	}
-	if t.network, err = s.Outside.Attach(pid); err != nil {
-		return &UnavailableError{What: "give the step a network", Hint: hintNetwork, Err: err}
+	if h.network, err = s.Outside.Attach(pid); err != nil {
+		return &UnavailableError{What: "connect the step's network", Hint: hintNetwork, Err: err}
 	}
 	return nil
 }
 
-// readReport reads what the stage says: a report, and an error if one came after it. It calls started once the command was.
-func readReport(r io.ReadCloser, started func()) stageReport {
+// readReport reads the reports of the init process until the pipe is closed, and joins them. The pipe is close-on-exec.
+// So its end after exactly one report without an error means that the command was executed; then readReport calls
+// started.
+func readReport(r io.ReadCloser, started func()) initReport {
 	defer r.Close()
-	var all stageReport
+	var all initReport
 	d := json.NewDecoder(io.LimitReader(r, 4<<20))
 	for i := 0; ; i++ {
-		var next stageReport
+		var next initReport
 		if err := d.Decode(&next); err != nil {
 			if i == 1 && all.Error == nil {
 				started()
@@ -295,9 +309,9 @@ func readReport(r io.ReadCloser, started func()) stageReport {
 	}
 }
 
-// outcome turns the end of the process into a result. A command that could not be started is told in the step's output, as
-// a shell does.
-func outcome(cmd *exec.Cmd, waitErr error, report stageReport, stderr io.Writer) (Result, error) {
+// outcome returns the result of a process that ended. If the command could not be started, it writes the reason to the
+// step's output, and returns exit code 127 (not found) or 126, as a shell does.
+func outcome(cmd *exec.Cmd, waitErr error, report initReport, stderr io.Writer) (Result, error) {
 	if e := report.Error; e != nil {
 		if !e.Exec {
 			if e.Refused {
@@ -329,32 +343,35 @@ func outcome(cmd *exec.Cmd, waitErr error, report stageReport, stderr io.Writer)
 	return Result{ExitCode: status.ExitStatus()}, nil
 }
 
+// unavailable returns an error for a failed operation. It is an UnavailableError if the machine does not allow the
+// operation.
 func unavailable(what string, err error) error {
 	if !refused(err) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	var path *fs.PathError
 	if errors.As(err, &path) {
-		err = path.Err // the path is that of a descriptor
+		err = path.Err // the path is only a descriptor in /proc
 	}
 	return &UnavailableError{What: what, Hint: hintNamespaces, Err: err}
 }
 
-// end ends a step. The first process of a pid namespace gets no signal that it does not handle, so a step that handles
-// none is killed at once; the kernel ends all others with it.
+// end ends a step. The first process of a pid namespace receives only signals that it handles. So a step that does not
+// handle SIGTERM is killed at once; waiting for it would only delay Ctrl-C. The kernel then kills the namespace's other
+// processes. TestCancel shows the four cases.
 func (s *Sandbox) end(p *os.Process) {
 	if handlesTerm(p.Pid) && p.Signal(unix.SIGTERM) == nil {
 		wait := s.Grace
 		if wait == 0 {
 			wait = grace
 		}
-		time.AfterFunc(wait, func() { _ = p.Kill() }) // does nothing once the process was waited for
+		time.AfterFunc(wait, func() { _ = p.Kill() }) // does nothing after Wait has returned
 		return
 	}
 	_ = p.Kill()
 }
 
-// handlesTerm says whether a process has a handler for SIGTERM.
+// handlesTerm reports whether a process has a handler for SIGTERM.
 func handlesTerm(pid int) bool {
 	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package sandbox runs one process in a root of its own: its own mount, pid, ipc, uts, network and cgroup namespaces,
-// Docker's default capabilities and system call filter, and nothing of this process's descriptors or environment. What the
-// machine cannot give is an error; the wall is never made lower to get through.
+// Package sandbox runs one process in its own root file system: with its own mount, pid, ipc, uts, network and cgroup
+// namespaces, Docker's default capabilities and seccomp filter, and none of this process's descriptors or environment.
+// If the machine does not allow one of these, Run returns an error; the sandbox is never weakened silently.
 package sandbox
 
 import (
@@ -8,25 +8,25 @@ import (
 	"os"
 )
 
-// Overlay is a stack of directories. An empty Upper means that nothing can be written.
+// Overlay is a stack of layers. If Upper is empty, it is read-only.
 type Overlay struct {
-	Lower       []string // top first; absolute paths
-	Upper, Work string   // on one file system
+	Lower       []string // absolute paths, top layer first
+	Upper, Work string   // on the same file system; Work is empty, and serves one mount only
 }
 
-// Kind says what is mounted.
+// Kind is the kind of a Mount.
 type Kind int
 
 // The kinds of Mount.
 const (
-	Bind         Kind = iota // Source, a directory or a file
+	Bind         Kind = iota // the directory or file Source
 	OverlayMount             // Overlay
-	Tmpfs                    // memory, of Size bytes at most; 0 is half of the machine's
+	Tmpfs                    // a tmpfs of at most Size bytes; 0 is half of the machine's memory
 	File                     // a file in memory with Content
 )
 
-// Mount is one mount besides the root. Dest is resolved inside the root; what is missing of it is made and taken away
-// again after the step. The mounts are made in order, so that of two with one Dest the last shows.
+// Mount is a mount in addition to the root. Dest is resolved inside the root; a missing mountpoint is created, and
+// removed after the step. Mounts are attached in order, so that a later one hides an earlier one with the same Dest.
 type Mount struct {
 	Dest     string
 	Kind     Kind
@@ -39,40 +39,40 @@ type Mount struct {
 	Content  []byte
 }
 
-// Network says what a process can reach.
+// Network is the network that a process can reach.
 type Network int
 
-// The kinds of Network. All but Host are a network namespace of the step's own.
+// The kinds of Network. All except Host have their own network namespace.
 const (
-	Connected Network = iota // what Sandbox.Outside connects it to
+	Connected Network = iota // connected by Sandbox.Outside
 	Isolated                 // its own loopback only
-	Host                     // all that the machine can
+	Host                     // the machine's network
 )
 
-// Rlimit is one limit by its name without RLIMIT_, in lower case, such as "nofile".
+// Rlimit is a resource limit. Name is without RLIMIT_ and in lower case, such as "nofile".
 type Rlimit struct {
 	Name       string
 	Soft, Hard uint64
 }
 
-// Limits is what a process and all that it starts may take of the machine. A zero is no limit.
+// Limits holds the limits of a process and its descendants together. Zero means no limit.
 type Limits struct {
 	Pids                 int64 // processes and threads
-	Memory, MemorySwap   int64 // bytes; MemorySwap counts both, -1 is as much swap as there is
+	Memory, MemorySwap   int64 // bytes; MemorySwap is memory and swap together, -1 is no limit of swap
 	CPUShares, CPUPeriod uint64
-	CPUQuota             int64  // microseconds a CPUPeriod
-	CPUs, Mems           string // such as "0-3"
+	CPUQuota             int64  // microseconds in each CPUPeriod
+	CPUs, Mems           string // lists such as "0-3"
 }
 
-// asked says whether there are limits besides that of processes, which is kept only where it can be.
-func (l Limits) asked() bool { l.Pids = 0; return l != Limits{} }
+// required reports whether there are limits other than Pids. Pids alone is applied only where the machine allows it.
+func (l Limits) required() bool { l.Pids = 0; return l != Limits{} }
 
-// Spec is one process to run.
+// Spec describes one process to run.
 type Spec struct {
 	Root              Overlay
 	Mounts            []Mount
-	Args, Env         []string // Env is all that the process sees
-	Cwd               string   // made when missing, owned by the user
+	Args, Env         []string // Env is the complete environment
+	Cwd               string   // created if it is missing, owned by the user
 	UID, GID          uint32
 	Groups            []uint32
 	Hostname          string
@@ -80,20 +80,20 @@ type Spec struct {
 	Limits            Limits
 	Hosts, ResolvConf []byte // content of /etc/hosts and /etc/resolv.conf
 	Rlimits           []Rlimit
-	ShmSize           int64 // of /dev/shm in bytes; 0 is 64 MiB
-	Insecure          bool  // all capabilities, no filter, nothing masked
-	// Points is a directory on the file system of the layers, of this user alone. It keeps the mount points that roots
-	// lack, as a lowest layer that many steps share, so that no step's own layer shows them. Empty: they are made in Upper
-	// and removed again.
-	Points         string
+	ShmSize           int64 // size of /dev/shm in bytes; 0 is 64 MiB
+	Insecure          bool  // all capabilities, no seccomp filter, no masked paths
+	// MountpointDir is a directory on the file system of the layers that only this user can write. It holds the layers
+	// of mountpoints that steps share. If it is empty, missing mountpoints are created in Upper and removed after the
+	// step.
+	MountpointDir  string
 	Stdout, Stderr io.Writer `json:"-"`
-	// Terminal, when not nil, takes the place of both and is the standard input and the controlling terminal too.
+	// Terminal, if not nil, replaces Stdout and Stderr, and is the standard input and the controlling terminal.
 	Terminal *os.File `json:"-"`
 }
 
-// Result says how the process ended.
+// Result describes how the process ended.
 type Result struct {
-	ExitCode int  // 128 and the signal's number when a signal ended it
-	Signal   int  // 0 when none did
-	Exceeded bool // a process was killed because all of them took more memory than Limits allows
+	ExitCode int  // 128 plus the signal's number if a signal ended the process
+	Signal   int  // 0 if no signal did
+	Exceeded bool // the kernel killed a process because the step exceeded Limits.Memory
 }

@@ -9,73 +9,77 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultShm is the size of /dev/shm in bytes.
+// defaultShm is the default size of /dev/shm in bytes.
 const defaultShm = 64 << 20
 
-// masked is what no step may read; readonly is what none may write. They are the OCI runtimes' lists.
-func masked() []string {
+// maskedPaths returns the paths that no step may read. It is the list of OCI runtimes.
+func maskedPaths() []string {
 	return []string{
-		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+		"/sys/firmware",
 	}
 }
 
-func readonly() []string {
+// readonlyPaths returns the paths that no step may write. It is the list of OCI runtimes.
+func readonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
 // systemMounts mounts /proc, /sys and /dev.
-func (s *stage) systemMounts(scratch int) error {
+func (s *setup) systemMounts(scratch int) error {
 	insecure := s.cfg.Spec.Insecure
-	proc, err := newMount("proc", attrPlain)
+	proc, err := newMount("proc", attrNoExec)
 	if err == nil {
-		err = s.attachPlain(proc, "/proc")
+		err = s.attachNoSymlinks(proc, "/proc")
 	}
 	if err != nil {
-		return mountRefused("mount /proc", err)
+		return wrapMount("mount /proc", err)
 	}
 	if err := s.mountSys(insecure); err != nil {
-		return mountRefused("mount /sys", err)
+		return wrapMount("mount /sys", err)
 	}
 	if err := s.mountDev(scratch); err != nil {
-		return mountRefused("mount /dev", err)
+		return wrapMount("mount /dev", err)
 	}
 	if insecure {
 		return nil
 	}
-	for _, p := range masked() {
+	for _, p := range maskedPaths() {
 		if err := s.mask(p); err != nil {
-			return mountRefused("mask "+p, err)
+			return wrapMount("mask "+p, err)
 		}
 	}
-	for _, p := range readonly() {
-		if err := s.protect(p); err != nil {
-			return mountRefused("protect "+p, err)
+	for _, p := range readonlyPaths() {
+		if err := s.makeReadonly(p); err != nil {
+			return wrapMount("make "+p+" read-only", err)
 		}
 	}
 	return nil
 }
 
-// mountSys mounts /sys: that of the step's own network, or, where a user may not have that, the machine's, read-only.
-func (s *stage) mountSys(insecure bool) error {
-	attrs := attrPlain
+// mountSys mounts a new sysfs, which shows the step's own network. If the kernel does not allow that to an ordinary
+// user, it mounts the machine's /sys read-only.
+func (s *setup) mountSys(insecure bool) error {
+	attrs := attrNoExec
 	if !insecure {
 		attrs |= attrReadonly
 	}
 	sys, err := newMount("sysfs", attrs)
 	if err != nil && s.host.sys >= 0 {
 		sys = s.host.sys
-		err = unix.MountSetattr(sys, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: uint64(attrPlain | attrReadonly)})
+		attrs := &unix.MountAttr{Attr_set: uint64(attrNoExec | attrReadonly)}
+		err = unix.MountSetattr(sys, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attrs)
 	}
 	if err != nil {
 		return err
 	}
-	return s.attachPlain(sys, "/sys")
+	return s.attachNoSymlinks(sys, "/sys")
 }
 
-// mask covers a path: a file with /dev/null, a directory with an empty one.
-func (s *stage) mask(p string) error {
-	at, err := s.plain(p)
+// mask mounts /dev/null over a file, or an empty directory over a directory. A missing path is not an error.
+func (s *setup) mask(p string) error {
+	at, err := s.openNoSymlinks(p)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -89,7 +93,7 @@ func (s *stage) mask(p string) error {
 	}
 	var cover int
 	if isDir {
-		cover, err = newMount("tmpfs", attrPlain|attrReadonly, option{"nr_inodes", "2"})
+		cover, err = newMount("tmpfs", attrNoExec|attrReadonly, option{"nr_inodes", "2"})
 	} else {
 		cover, err = clone(s.host.null)
 	}
@@ -99,9 +103,9 @@ func (s *stage) mask(p string) error {
 	return attach(cover, at)
 }
 
-// protect makes a path read-only.
-func (s *stage) protect(p string) error {
-	at, err := s.plain(p)
+// makeReadonly mounts a path over itself, read-only. A missing path is not an error.
+func (s *setup) makeReadonly(p string) error {
+	at, err := s.openNoSymlinks(p)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -113,21 +117,21 @@ func (s *stage) protect(p string) error {
 	if err != nil {
 		return err
 	}
-	if err := setAttrs(fd, attrPlain|attrReadonly); err != nil {
+	if err := setAttrs(fd, attrNoExec|attrReadonly); err != nil {
 		return err
 	}
 	return attach(fd, at)
 }
 
-// mountDev makes a /dev of the step's own. Like the root it does not let device nodes be opened that the step makes; those
-// that it has are mounts, each from where that is allowed.
-func (s *stage) mountDev(scratch int) error {
+// mountDev mounts the step's own /dev. It is nodev like the root, so that a device node that the step creates cannot be
+// opened. The standard devices are bind mounts of nodes on a mount without nodev. TestRefused shows both.
+func (s *setup) mountDev(scratch int) error {
 	attrs := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_STRICTATIME
 	dev, err := newMount("tmpfs", attrs, option{"mode", "0755"}, option{"size", "65536k"})
 	if err != nil {
 		return err
 	}
-	if err := s.attachPlain(dev, "/dev"); err != nil {
+	if err := s.attachNoSymlinks(dev, "/dev"); err != nil {
 		return err
 	}
 	for name, number := range devices() {
@@ -136,12 +140,18 @@ func (s *stage) mountDev(scratch int) error {
 		}
 	}
 	for name, target := range map[string]string{
-		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
+		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+		"ptmx": "pts/ptmx",
 	} {
 		if err := unix.Symlinkat(target, dev, name); err != nil {
 			return err
 		}
 	}
+	return s.mountInDev(dev)
+}
+
+// mountInDev mounts the file systems below /dev.
+func (s *setup) mountInDev(dev int) error {
 	pts := []option{{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}}
 	if !s.cfg.InUser || s.cfg.Groups {
 		pts = append(pts, option{"gid", "5"})
@@ -156,8 +166,8 @@ func (s *stage) mountDev(scratch int) error {
 		options    []option
 	}{
 		{"pts", "devpts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, pts},
-		{"shm", "tmpfs", attrPlain, []option{{"mode", "1777"}, {"size", strconv.FormatInt(shm, 10)}}},
-		{"mqueue", "mqueue", attrPlain, nil},
+		{"shm", "tmpfs", attrNoExec, []option{{"mode", "1777"}, {"size", strconv.FormatInt(shm, 10)}}},
+		{"mqueue", "mqueue", attrNoExec, nil},
 	} {
 		if err := mountIn(dev, m.name, m.kind, m.attrs, m.options); err != nil {
 			return err
@@ -166,6 +176,7 @@ func (s *stage) mountDev(scratch int) error {
 	return nil
 }
 
+// mountIn creates the directory name in dir and mounts a new file system there.
 func mountIn(dir int, name, kind string, attrs int, options []option) error {
 	if err := unix.Mkdirat(dir, name, 0o755); err != nil {
 		return err
@@ -178,10 +189,11 @@ func mountIn(dir int, name, kind string, attrs int, options []option) error {
 	return unix.MoveMount(fd, "", dir, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// device mounts a node: one that is made for this step, so that its mode is the step's own affair, or, where a user may not
-// make any, the machine's.
-func (s *stage) device(scratch, dev int, name string, number uint64) error {
-	if err := makePoint(dev, name, false); err != nil {
+// device mounts a device node in /dev. It creates a new node, so that a chmod by the step does not change the machine's
+// node (TestDevicesAreItsOwn). An ordinary user must not create nodes, so there it mounts the machine's, which that
+// user cannot chmod.
+func (s *setup) device(scratch, dev int, name string, number uint64) error {
+	if err := createMountpoint(dev, name, false); err != nil {
 		return err
 	}
 	from := s.host.devices[name]
@@ -204,7 +216,7 @@ func (s *stage) device(scratch, dev int, name string, number uint64) error {
 	return unix.MoveMount(fd, "", dev, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// loopbackUp starts lo, the only interface that a new network has.
+// loopbackUp brings up lo, the only interface of a new network namespace.
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -219,33 +231,35 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
 }
 
-// limitNumbers are the limits by name.
-func limitNumbers() map[string]int {
+// rlimitNumbers maps the names of resource limits to their numbers.
+func rlimitNumbers() map[string]int {
 	return map[string]int{
-		"as": unix.RLIMIT_AS, "core": unix.RLIMIT_CORE, "cpu": unix.RLIMIT_CPU, "data": unix.RLIMIT_DATA, "fsize": unix.RLIMIT_FSIZE,
-		"locks": unix.RLIMIT_LOCKS, "memlock": unix.RLIMIT_MEMLOCK, "msgqueue": unix.RLIMIT_MSGQUEUE, "nice": unix.RLIMIT_NICE,
-		"nofile": unix.RLIMIT_NOFILE, "nproc": unix.RLIMIT_NPROC, "rss": unix.RLIMIT_RSS, "rtprio": unix.RLIMIT_RTPRIO,
-		"rttime": unix.RLIMIT_RTTIME, "sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
+		"as": unix.RLIMIT_AS, "core": unix.RLIMIT_CORE, "cpu": unix.RLIMIT_CPU, "data": unix.RLIMIT_DATA,
+		"fsize": unix.RLIMIT_FSIZE, "locks": unix.RLIMIT_LOCKS, "memlock": unix.RLIMIT_MEMLOCK,
+		"msgqueue": unix.RLIMIT_MSGQUEUE, "nice": unix.RLIMIT_NICE, "nofile": unix.RLIMIT_NOFILE,
+		"nproc": unix.RLIMIT_NPROC, "rss": unix.RLIMIT_RSS, "rtprio": unix.RLIMIT_RTPRIO, "rttime": unix.RLIMIT_RTTIME,
+		"sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
 	}
 }
 
-// setLimits sets the step's limits. How many files it may open does not depend on who started the build.
+// setLimits sets the step's resource limits. nofile has a fixed default (1024 soft, up to 2^20 hard), so that a step
+// does not depend on the limits of the shell that started the build.
 func setLimits(limits []Rlimit) error {
 	var own syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil {
-		return stageError("read the limits", err)
+		return wrapSetup("read the limit nofile", err)
 	}
 	hard := min(own.Max, 1<<20)
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: min(1024, hard), Max: hard}); err != nil {
-		return stageError("set the limit nofile", err)
+		return wrapSetup("set the limit nofile", err)
 	}
 	for _, l := range limits {
-		number, ok := limitNumbers()[l.Name]
+		number, ok := rlimitNumbers()[l.Name]
 		if !ok {
-			return stageError("set the limit "+l.Name, errors.New("there is no such limit"))
+			return wrapSetup("set the limit "+l.Name, errors.New("unknown limit"))
 		}
 		if err := syscall.Setrlimit(number, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
-			return stageError("set the limit "+l.Name, err)
+			return wrapSetup("set the limit "+l.Name, err)
 		}
 	}
 	return nil

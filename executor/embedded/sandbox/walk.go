@@ -9,39 +9,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLinks bounds how many symbolic links one walk follows.
+// maxLinks is the number of symbolic links that the walks of one step follow.
 const maxLinks = 255
 
-// walk is a way through a root by descriptor, one component at a time, in which no link leads out. Nothing else changes
-// the root while it goes on: the step has not started.
+// walk resolves paths inside a root.
+//
+// The problem: the root is hostile. An image may hold a symbolic link from the destination of a mount to a path of the
+// machine, such as /run/secrets -> /etc. If the kernel resolved the path, the mountpoint would be created there, or the
+// mount attached there.
+//
+// The idea: walk opens one component at a time with O_NOFOLLOW, relative to the descriptor of its parent. It reads
+// links itself and resolves them against the root; ".." at the root stays there. A mount is attached to the descriptor,
+// never to a path.
+//
+// The invariant: each descriptor of the stack is a directory or file below the root. Between two system calls nothing
+// changes the root, because the step has not started. TestLinks shows that absolute and relative links end inside the
+// root, and that a loop is an error. The case CVE-2021-30465 of the hostile tests in cmd/bake is an attack.
 type walk struct {
-	fds     []int // of the root and each directory below it on the way
+	fds     []int // the root, then each component down to the current location
 	names   []string
 	links   int
-	created []point
+	created []createdMountpoint
 }
 
-// point is a mount point that was made in the root.
-type point struct {
-	Path  string // in the root
-	Dir   bool
-	Owned bool // part of the step's result, such as its working directory
-	// Above are the directories on the way to it as they were before, from the root to the one that holds it.
-	Above []dirStat
+// createdMountpoint is a mountpoint that was missing in the root and that a walk created.
+type createdMountpoint struct {
+	Path   string // in the root, without links
+	Dir    bool
+	Result bool // part of the step's result, such as its working directory: it is not removed
+	// Parents are the parent directories as they were before, from the root to the one that holds the mountpoint.
+	Parents []dirStat
 }
 
-// dirStat is what a layer keeps of a directory, apart from its xattrs.
+// dirStat holds the attributes of a directory that a layer stores, except the values of its xattrs.
 type dirStat struct {
 	Mode, UID, GID uint32
 	Sec, Nsec      int64 // mtime
-	Xattrs         bool  // it has some
+	Xattrs         bool  // the directory has xattrs
 }
 
 func statDir(st *unix.Stat_t, xattrs bool) dirStat {
 	return dirStat{Mode: st.Mode, UID: st.Uid, GID: st.Gid, Sec: st.Mtim.Sec, Nsec: st.Mtim.Nsec, Xattrs: xattrs}
 }
 
-// newWalk starts at an open root.
+// newWalk returns a walk at an open root.
 func newWalk(root int) (*walk, error) {
 	fd, err := unix.Openat(root, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -50,8 +61,8 @@ func newWalk(root int) (*walk, error) {
 	return &walk{fds: []int{fd}}, nil
 }
 
-// here is where the walk stands.
-func (w *walk) here() string { return "/" + strings.Join(w.names, "/") }
+// location returns the current path in the root, without links.
+func (w *walk) location() string { return "/" + strings.Join(w.names, "/") }
 
 func (w *walk) top() int { return w.fds[len(w.fds)-1] }
 
@@ -62,19 +73,20 @@ func (w *walk) up() {
 	}
 }
 
-// toRoot goes back to the start.
+// toRoot returns to the root and closes the descriptors below it.
 func (w *walk) toRoot() {
 	for len(w.fds) > 1 {
 		w.up()
 	}
 }
 
-// maker makes what is missing on a walk; nil means that it is an error.
-type maker func(dir int, name string, isDir bool) error
+// createFunc creates a missing component in the directory dir.
+type createFunc func(dir int, name string, isDir bool) error
 
-// to goes to a path and returns a descriptor of what is there, which belongs to the walk. What is missing is made: the
-// last component as a directory or an empty file, all before as directories.
-func (w *walk) to(p string, wantDir bool, make maker) (int, error) {
+// to walks from the root to a path and returns a descriptor of the file there. The walk owns the descriptor and closes
+// it with the next call. Missing components are created: the last one as a directory or an empty file, the others as
+// directories. If create is nil, a missing component is an error.
+func (w *walk) to(p string, wantDir bool, create createFunc) (int, error) {
 	w.toRoot()
 	rest := strings.Split(p, "/")
 	for len(rest) > 0 {
@@ -87,7 +99,7 @@ func (w *walk) to(p string, wantDir bool, make maker) (int, error) {
 			w.up()
 			continue
 		}
-		target, err := w.step(name, wantDir || !last(rest), make)
+		target, err := w.step(name, wantDir || !last(rest), create)
 		if err != nil {
 			return -1, err
 		}
@@ -105,6 +117,7 @@ func (w *walk) to(p string, wantDir bool, make maker) (int, error) {
 	return w.top(), nil
 }
 
+// last reports whether no component follows.
 func last(rest []string) bool {
 	for _, c := range rest {
 		if c != "" && c != "." {
@@ -114,17 +127,17 @@ func last(rest []string) bool {
 	return true
 }
 
-// step enters one component; it returns a link's target instead of entering it.
-func (w *walk) step(name string, wantDir bool, make maker) (link string, err error) {
+// step enters one component. If that is a link, it returns the target and does not enter.
+func (w *walk) step(name string, wantDir bool, create createFunc) (link string, err error) {
 	fd, err := unix.Openat(w.top(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) && make != nil {
-		if err := w.make(name, wantDir, make); err != nil {
+	if errors.Is(err, unix.ENOENT) && create != nil {
+		if err := w.create(name, wantDir, create); err != nil {
 			return "", err
 		}
 		fd, err = unix.Openat(w.top(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", path.Join(w.here(), name), err)
+		return "", fmt.Errorf("%s: %w", path.Join(w.location(), name), err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -137,7 +150,8 @@ func (w *walk) step(name string, wantDir bool, make maker) (link string, err err
 		return readlink(fd)
 	case wantDir != (kind == unix.S_IFDIR):
 		unix.Close(fd)
-		return "", fmt.Errorf("%s: %w", path.Join(w.here(), name), map[bool]error{true: unix.ENOTDIR, false: unix.EISDIR}[wantDir])
+		kindErr := map[bool]error{true: unix.ENOTDIR, false: unix.EISDIR}[wantDir]
+		return "", fmt.Errorf("%s: %w", path.Join(w.location(), name), kindErr)
 	}
 	w.fds, w.names = append(w.fds, fd), append(w.names, name)
 	return "", nil
@@ -149,21 +163,22 @@ func readlink(fd int) (string, error) {
 	return string(buf[:n]), err
 }
 
-func (w *walk) make(name string, isDir bool, make maker) error {
-	above, err := w.above()
+// create creates a missing component and records it.
+func (w *walk) create(name string, isDir bool, create createFunc) error {
+	parents, err := w.parents()
 	if err != nil {
 		return err
 	}
-	full := path.Join(w.here(), name)
-	if err := make(w.top(), name, isDir); err != nil {
-		return fmt.Errorf("make mount point %s: %w", full, err)
+	full := path.Join(w.location(), name)
+	if err := create(w.top(), name, isDir); err != nil {
+		return fmt.Errorf("create mountpoint %s: %w", full, err)
 	}
-	w.created = append(w.created, point{Path: full, Dir: isDir, Above: above})
+	w.created = append(w.created, createdMountpoint{Path: full, Dir: isDir, Parents: parents})
 	return nil
 }
 
-// above describes the directories that the walk stands in.
-func (w *walk) above() ([]dirStat, error) {
+// parents describes the directories from the root to the current location.
+func (w *walk) parents() ([]dirStat, error) {
 	var all []dirStat
 	for _, fd := range w.fds {
 		var st unix.Stat_t
@@ -177,8 +192,8 @@ func (w *walk) above() ([]dirStat, error) {
 	return all, nil
 }
 
-// makePoint makes a mount point.
-func makePoint(dir int, name string, isDir bool) error {
+// createMountpoint creates an empty directory or file. It is a createFunc.
+func createMountpoint(dir int, name string, isDir bool) error {
 	if isDir {
 		return unix.Mkdirat(dir, name, 0o755)
 	}

@@ -1,4 +1,5 @@
-// Package seccomp makes the system call filter of steps. It is apart from the sandbox, whose start waits for what that imports.
+// Package seccomp assembles the system call filters of steps. It is not part of package sandbox, because the init
+// process of a step waits for everything that sandbox imports.
 package seccomp
 
 import (
@@ -14,13 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errnoENOSYS is what a program sees of a system call that the profile knows and hides, or that is newer than it.
+// errnoENOSYS is the action for system calls that are newer than the profile.
 const errnoENOSYS = bpfpolicy.ActionErrno | bpfpolicy.Action(unix.ENOSYS)
 
-// Filters assembles Docker's default profile for the default capabilities. Each program is the kernel's array of
-// sock_filter, byte for byte. two: what the profile allows,
-// and one, whose answer counts first, that says "no such system call" of those that are newer than the profile, so that
-// programs fall back to older ones instead of giving up.
+// Filters returns two seccomp filters, each as the bytes of an array of the kernel's struct sock_filter.
+//
+// The first is Docker's default profile for the default capabilities: it allows listed system calls and returns EPERM
+// for others. But a C library that tries a new system call falls back to an older one only after ENOSYS; after EPERM
+// the program fails. So the second filter returns ENOSYS for numbers above the newest one that the tables of this
+// program know. Both are loaded in this order. The kernel runs all filters and takes the strictest action; of equal
+// actions, that of the filter loaded last. Both actions are "return an error", so ENOSYS wins.
+//
+// The first filter also refuses 32-bit system calls on a 64-bit kernel, whose numbers mean other calls. TestRun
+// (capabilities) and TestRefused in package sandbox run steps under these filters.
 func Filters() ([][]byte, error) {
 	spec := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: capNames()}}}
 	p, err := profile.GetDefaultProfile(spec)
@@ -51,6 +58,7 @@ func Filters() ([][]byte, error) {
 	return [][]byte{allowed, newer}, nil
 }
 
+// assemble returns the bytes of a program. It passes on an error of the call that created the program.
 func assemble(program []bpf.Instruction, err error) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("assemble filter: %w", err)
@@ -68,25 +76,27 @@ func assemble(program []bpf.Instruction, err error) ([]byte, error) {
 	return p, nil
 }
 
-// capNames are the names of the default capabilities, as the profile writes them.
+// capNames returns the names of the default capabilities, as the profile spells them. It matches sandbox.defaultCaps.
 func capNames() []string {
 	return []string{
-		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
-		"CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE", "CAP_SETFCAP",
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
+		"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE",
+		"CAP_SETFCAP",
 	}
 }
 
-// policyOf turns the profile into groups by action, and says which system call is the newest of the tables.
+// policyOf converts the profile to a policy of the assembler. It also returns the highest system call number that the
+// assembler knows. It skips system calls that this architecture does not have.
 func policyOf(p *specs.LinuxSeccomp, native *arch.Info) (*bpfpolicy.Policy, int, error) {
 	if p.DefaultAction != specs.ActErrno {
-		return nil, 0, fmt.Errorf("default action %s", p.DefaultAction)
+		return nil, 0, fmt.Errorf("unsupported default action %s", p.DefaultAction)
 	}
 	policy := &bpfpolicy.Policy{DefaultAction: bpfpolicy.ActionErrno}
 	newest := 0
 	for n := range native.SyscallNumbers {
 		newest = max(newest, n)
 	}
-	seen := map[string]bool{} // unconditional names, which may stand in several rules
+	seen := map[string]bool{} // names without conditions; several rules may list one
 	for _, rule := range p.Syscalls {
 		action, err := actionOf(rule)
 		if err != nil {
@@ -102,7 +112,8 @@ func policyOf(p *specs.LinuxSeccomp, native *arch.Info) (*bpfpolicy.Policy, int,
 				continue
 			}
 			if conditions != nil {
-				group.NamesWithCondtions = append(group.NamesWithCondtions, bpfpolicy.NameWithConditions{Name: name, Conditions: conditions})
+				conditional := bpfpolicy.NameWithConditions{Name: name, Conditions: conditions}
+				group.NamesWithCondtions = append(group.NamesWithCondtions, conditional)
 				continue
 			}
 			seen[name] = true
@@ -129,7 +140,7 @@ func actionOf(rule specs.LinuxSyscall) (bpfpolicy.Action, error) {
 		}
 		return bpfpolicy.ActionErrno | bpfpolicy.Action(errno), nil
 	}
-	return 0, fmt.Errorf("action %s of %v", rule.Action, rule.Names)
+	return 0, fmt.Errorf("unsupported action %s for %v", rule.Action, rule.Names)
 }
 
 func conditionsOf(args []specs.LinuxSeccompArg) (bpfpolicy.ArgumentConditions, error) {
@@ -145,7 +156,7 @@ func conditionsOf(args []specs.LinuxSeccompArg) (bpfpolicy.ArgumentConditions, e
 			op, ok = bpfpolicy.BitsNotSet, true // arg & Value == 0
 		}
 		if !ok {
-			return nil, fmt.Errorf("operator %s", a.Op)
+			return nil, fmt.Errorf("unsupported operator %s", a.Op)
 		}
 		all = append(all, bpfpolicy.Condition{Argument: uint32(a.Index), Operation: op, Value: a.Value})
 	}

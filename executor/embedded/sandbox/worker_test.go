@@ -9,11 +9,10 @@ import (
 	"testing"
 )
 
-// TestClose: nothing that is ready for a next step outlives the sandbox, which somebody else would have to wait for; and what is asked
-// for later starts anew.
+// TestClose checks that Close ends the pre-started init processes, and that a closed sandbox can run another step.
 func TestClose(t *testing.T) {
 	b := newBox(t)
-	before := children(t) // those of other sandboxes may still be ready
+	before := children(t) // init processes of other sandboxes may still be waiting
 	for range 2 {
 		if out, err := b.run(t, "echo ran"); err != nil || out != "ran\n" {
 			t.Fatalf("%q, %v", out, err)
@@ -27,7 +26,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// children are the stages that are children of this process, those that ended too.
+// children returns the /proc stat files of this process's children, including those that ended and were not waited for.
 func children(t *testing.T) []string {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/stat")
