@@ -24,7 +24,8 @@ func TestAddGit(t *testing.T) {
 	dir, cache := t.TempDir(), t.TempDir()
 	build := func(dockerfile string) (int, string) {
 		writeFile(t, filepath.Join(dir, "Dockerfile"), "FROM scratch\n"+dockerfile+"\n")
-		writeFile(t, filepath.Join(dir, "bake.hcl"), "target \"default\" {\n  output = [\"type=tar,dest=out.tar\"]\n}\n")
+		writeFile(t, filepath.Join(dir, "bake.hcl"),
+			"target \"default\" {\n  output = [\"type=tar,dest=out.tar\"]\n}\n")
 		code, _, stderr := runIn(t, dir, cache, "build", "--progress=none")
 		return code, stderr
 	}
@@ -32,9 +33,11 @@ func TestAddGit(t *testing.T) {
 		dockerfile string
 		want       map[string]string
 	}{
-		{"ADD " + repo + "#main /r", map[string]string{"r/a.txt": "one", "r/sub/b.txt": "b", "r/sub/run.sh": "#!/bin/sh\n"}},
+		{"ADD " + repo + "#main /r", map[string]string{"r/a.txt": "one", "r/sub/b.txt": "b",
+			"r/sub/run.sh": "#!/bin/sh\n"}},
 		{"ADD " + repo + "#main:sub /r", map[string]string{"r/b.txt": "b", "r/run.sh": "#!/bin/sh\n"}},
-		{"ADD --checksum=" + first + " " + repo + "#main:sub /r", map[string]string{"r/b.txt": "b", "r/run.sh": "#!/bin/sh\n"}},
+		{"ADD --checksum=" + first + " " + repo + "#main:sub /r",
+			map[string]string{"r/b.txt": "b", "r/run.sh": "#!/bin/sh\n"}},
 		{"ADD " + repo + "#" + first + ":sub /r", map[string]string{"r/b.txt": "b", "r/run.sh": "#!/bin/sh\n"}},
 	} {
 		if code, stderr := build(c.dockerfile); code != 0 {
@@ -80,9 +83,12 @@ func TestAddGitPassword(t *testing.T) {
 	git(t, site.work, "push", "-q", "origin", "main")
 	dir, cache := t.TempDir(), t.TempDir()
 	repo := strings.Replace(closed, "://", "://"+registryUser+":"+registryPassword+"@", 1) + "/repo.git#main"
-	writeFile(t, filepath.Join(dir, "bake.hcl"), "target \"default\" {\n  dockerfile = \"Dockerfile\"\n  contexts = { n = \""+repo+"\" }\n"+
-		"  output = [\"type=local,dest=out\"]\n  attest = [\"type=provenance,mode=max\"]\n  args = { REPO = \""+repo+"\" }\n}\n")
-	writeFile(t, filepath.Join(dir, "Dockerfile"), "FROM scratch\nARG REPO\nADD --keep-git-dir=true $REPO /r\nCOPY --from=n a.txt /n\n")
+	writeFile(t, filepath.Join(dir, "bake.hcl"),
+		"target \"default\" {\n  dockerfile = \"Dockerfile\"\n  contexts = { n = \""+repo+"\" }\n"+
+			"  output = [\"type=local,dest=out\"]\n  attest = [\"type=provenance,mode=max\"]\n  args = { REPO = \""+
+			repo+"\" }\n}\n")
+	writeFile(t, filepath.Join(dir, "Dockerfile"),
+		"FROM scratch\nARG REPO\nADD --keep-git-dir=true $REPO /r\nCOPY --from=n a.txt /n\n")
 	if code, _, stderr := runIn(t, dir, cache, "build", "--progress=none"); code != 0 {
 		t.Fatal(stderr)
 	}
@@ -91,7 +97,8 @@ func TestAddGitPassword(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, name := range []string{filepath.Join(dir, "out", "r"), filepath.Join(cache, "entries"), filepath.Join(cache, "layers"), filepath.Join(cache, "statindex")} {
+	for _, name := range []string{filepath.Join(dir, "out", "r"), filepath.Join(cache, "entries"),
+		filepath.Join(cache, "layers"), filepath.Join(cache, "statindex")} {
 		for path, text := range filesBelow(t, name) {
 			if strings.Contains(text, registryPassword) {
 				t.Errorf("the password is in %s", filepath.Join(name, path))
@@ -103,7 +110,8 @@ func TestAddGitPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What an argument says is told in any case.
-	if text := strings.ReplaceAll(string(raw), "\"build-arg:REPO\": \""+repo, ""); strings.Contains(text, registryPassword) {
+	if text := strings.ReplaceAll(string(raw), "\"build-arg:REPO\": \""+repo, ""); strings.Contains(text,
+		registryPassword) {
 		t.Errorf("the password is in the provenance: %s", text)
 	}
 }
@@ -178,7 +186,8 @@ func TestAddGitStaysOutside(t *testing.T) {
 			git(t, site.work, "push", "-q", "--force", "origin", "HEAD:main")
 		}
 		writeFile(t, filepath.Join(dir, "Dockerfile"), "FROM scratch\nADD "+repo+"#"+c.reference+" /r\n")
-		writeFile(t, filepath.Join(dir, "bake.hcl"), "target \"default\" {\n  output = [\"type=tar,dest=out.tar\"]\n}\n")
+		writeFile(t, filepath.Join(dir, "bake.hcl"),
+			"target \"default\" {\n  output = [\"type=tar,dest=out.tar\"]\n}\n")
 		code, _, stderr := runIn(t, dir, cache, "build", "--progress=none")
 		if code == 0 || !strings.Contains(stderr, c.want) {
 			t.Errorf("%s: exit %d, want %q in:\n%s", name, code, c.want, stderr)

@@ -98,7 +98,8 @@ func dialer(t *testing.T, d *daemon) *cli {
 		skip(t, "needs buildctl (.ci/peers builds it)")
 	}
 	c := newCLI(t)
-	c.write(t, "bake.hcl", "target \"default\" {\n  context = \".\"\n  dockerfile-inline = \"FROM scratch\\nCOPY bake.hcl /\"\n}\n")
+	c.write(t, "bake.hcl", "target \"default\" {\n  context = \".\"\n"+
+		"  dockerfile-inline = \"FROM scratch\\nCOPY bake.hcl /\"\n}\n")
 	c.env["BUILDKIT_HOST"] = ""
 	there := "exec buildctl --addr " + d.address + " dial-stdio"
 	fakeCommand(t, c, "docker", `[ "$*" = "exec -i there buildctl dial-stdio" ] && `+there+`
@@ -121,7 +122,8 @@ func TestAddresses(t *testing.T) {
 	of := identity(t, ours, ours, soon, "builder.test", "127.0.0.1")
 	d := startDaemon(t, "", "--addr", "tcp://127.0.0.1:"+port)
 	closed := startDaemon(t, "", "--addr", "tcp://127.0.0.1:"+secure,
-		"--tlscacert", filepath.Join(of, "ca.pem"), "--tlscert", filepath.Join(of, "cert.pem"), "--tlskey", filepath.Join(of, "key.pem"))
+		"--tlscacert", filepath.Join(of, "ca.pem"), "--tlscert", filepath.Join(of, "cert.pem"), "--tlskey",
+		filepath.Join(of, "key.pem"))
 	late := startTLS(t, identity(t, ours, ours, gone, "127.0.0.1"))
 	me := identity(t, ours, ours, soon, "me")
 	named := identity(t, ours, ours, soon, "me")
@@ -135,7 +137,8 @@ func TestAddresses(t *testing.T) {
 	closedAt := "tcp+tls://127.0.0.1:" + secure
 	for _, address := range []string{
 		d.address, "tcp://127.0.0.1:" + port, "buildkit://localhost:" + port, "docker-container://there",
-		"kube-pod://there?context=c&namespace=n&container=b", "ssh://me@there:2222", "ssh://there" + socket, closed.address,
+		"kube-pod://there?context=c&namespace=n&container=b", "ssh://me@there:2222", "ssh://there" + socket,
+		closed.address,
 		closedAt + "?dir=" + me, closedAt + "?dir=" + named, closedAt + "?servername=builder.test&dir=" + me,
 		fmt.Sprintf("%s?ca=%[2]s/ca.pem&cert=%[2]s/cert.pem&key=%[2]s/key.pem", closedAt, me),
 	} {
@@ -150,8 +153,10 @@ func TestAddresses(t *testing.T) {
 		{closedAt, exitRegistry, "signed by unknown authority"},
 		{closedAt + "?ca=" + filepath.Join(me, "ca.pem"), exitRegistry, "certificate required"},
 		{closedAt + "?dir=" + identity(t, others, ours, soon, "me"), exitRegistry, "signed by unknown authority"},
-		{closedAt + "?dir=" + identity(t, ours, others, soon, "me"), exitRegistry, "(unknown certificate authority|bad certificate)"},
-		{closedAt + "?dir=" + identity(t, ours, ours, gone, "me"), exitRegistry, "(expired certificate|bad certificate)"},
+		{closedAt + "?dir=" + identity(t, ours, others, soon, "me"), exitRegistry,
+			"(unknown certificate authority|bad certificate)"},
+		{closedAt + "?dir=" + identity(t, ours, ours, gone, "me"), exitRegistry,
+			"(expired certificate|bad certificate)"},
 		{closedAt + "?servername=other.test&dir=" + me, exitRegistry, "not other.test"},
 		{"tcp+tls://" + late + "?dir=" + me, exitRegistry, "has expired"},
 		{"tcp+tls://127.0.0.1:" + port + "?dir=" + me, exitRegistry, "does not look like a TLS handshake"},
@@ -159,9 +164,11 @@ func TestAddresses(t *testing.T) {
 		{"tcp://127.0.0.1:" + freePort(t), exitRegistry, "connection refused"},
 		{closedAt + "?dir=" + t.TempDir(), exitUsage, "no ca.pem or ca.crt in"},
 		{closedAt + "?ca=/nowhere/ca.pem", exitUsage, "/nowhere/ca.pem: no such file"},
-		{closedAt + "?cert=" + filepath.Join(me, "cert.pem"), exitUsage, "a certificate and its key are needed together"},
+		{closedAt + "?cert=" + filepath.Join(me, "cert.pem"), exitUsage,
+			"a certificate and its key are needed together"},
 		{closedAt + "?ca=" + filepath.Join(me, "key.pem"), exitUsage, "no certificate in .*key.pem"},
-		{fmt.Sprintf("%s?ca=%[2]s/ca.pem&cert=%[2]s/cert.pem&key=%[3]s/key.pem", closedAt, me, of), exitUsage, "private key does not match"},
+		{fmt.Sprintf("%s?ca=%[2]s/ca.pem&cert=%[2]s/cert.pem&key=%[3]s/key.pem", closedAt, me, of), exitUsage,
+			"private key does not match"},
 		{"docker-container://elsewhere", exitRegistry, "No such container: elsewhere"},
 		{"kube-pod://elsewhere", exitRegistry, "pods .* not found"},
 		{"kube-pod://el_sewhere", exitUsage, `unsupported pod name`},

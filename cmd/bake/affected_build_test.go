@@ -52,7 +52,8 @@ func TestAffectedMissesNothing(t *testing.T) {
 			named := strings.Fields(out)
 			for _, target := range moved {
 				if !slices.Contains(named, target) {
-					t.Errorf("round %d: after %s, %v name %v, but %s was built again\n%s", round, strings.Join(edits, ", "), args, named, target, p.told(target))
+					t.Errorf("round %d: after %s, %v name %v, but %s was built again\n%s", round,
+						strings.Join(edits, ", "), args, named, target, p.told(target))
 				}
 			}
 			touched, spared = touched+len(named), spared+len(after)-len(named)
@@ -109,7 +110,8 @@ func (p *randomProject) target(t *testing.T, i int) string {
 	}
 	if p.r.IntN(3) == 0 {
 		from = p.folder()
-		attrs = strings.Replace(attrs, "dockerfile = \"", "dockerfile = \"../", 1) + fmt.Sprintf("  context = %q\n", from)
+		attrs = strings.Replace(attrs, "dockerfile = \"", "dockerfile = \"../", 1) + fmt.Sprintf("  context = %q\n",
+			from)
 		text.WriteString("COPY . /all/\n")
 	} else {
 		for range 1 + p.r.IntN(3) {
@@ -128,7 +130,8 @@ func (p *randomProject) folder() string { return fmt.Sprintf("d%d", p.r.IntN(ran
 // instruction reads something of the project.
 func (p *randomProject) instruction() string {
 	forms := []string{
-		"COPY D1 /copied/", "COPY D1/f0 /x", "COPY D1/f* /many/", "COPY --exclude=*.md D1 /some/", "COPY D1 D2 /both/", "COPY --chmod=600 D1/sub /s/",
+		"COPY D1 /copied/", "COPY D1/f0 /x", "COPY D1/f* /many/", "COPY --exclude=*.md D1 /some/", "COPY D1 D2 /both/",
+		"COPY --chmod=600 D1/sub /s/",
 		"ADD D1/f1 /added", "COPY --link D1 /linkedin/", "ARG V\nLABEL v=$V", "ARG V\nRUN [\"TOOL\", \"/v\"]",
 		"RUN --mount=type=bind,source=D1,target=/in [\"TOOL\", \"/made\"]", "COPY *.hcl /",
 	}
@@ -161,7 +164,8 @@ func (p *randomProject) edit(t *testing.T) string {
 		p.append(t, name, []string{"**/f1", "d2", "!d2/sub", "new"}[p.r.IntN(4)]+"\n")
 	case 5:
 		name = "bake.hcl"
-		p.append(t, name, fmt.Sprintf("target %q {\n  labels = { edited = \"%d\" }\n}\n", target(p.r.IntN(randomTargets)), p.r.IntN(100)))
+		p.append(t, name, fmt.Sprintf("target %q {\n  labels = { edited = \"%d\" }\n}\n",
+			target(p.r.IntN(randomTargets)), p.r.IntN(100)))
 	default:
 		err = os.RemoveAll(path) // it may be a link
 		p.write(t, name, fmt.Sprint(p.r.Uint64()))

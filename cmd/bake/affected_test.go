@@ -18,7 +18,8 @@ func newGit(t *testing.T) *cli {
 	}
 	c := newCLI(t)
 	c.env["GIT_CONFIG_GLOBAL"] = "/dev/null"
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"config", "user.email", "a@b"}, {"config", "user.name", "a"}} {
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"config", "user.email", "a@b"},
+		{"config", "user.name", "a"}} {
 		c.git(t, args...)
 	}
 	return c
@@ -68,7 +69,8 @@ target "inline" {
 		"a/Dockerfile": "FROM scratch\nARG NOTE\nLABEL note=$NOTE\nCOPY --from=lib /src /src\nCOPY *.txt /\n",
 		"a/a.txt":      "a", "a/other": "o",
 		"b/Dockerfile": "FROM scratch\nCOPY --exclude=*.log b shared /all/\n", "b/b": "b", "b/b.log": "l",
-		"c/Dockerfile": "FROM scratch AS unused\nCOPY unused /\nFROM scratch\nCOPY used /\n", "c/unused": "u", "c/used": "v",
+		"c/Dockerfile": "FROM scratch AS unused\nCOPY unused /\nFROM scratch\nCOPY used /\n", "c/unused": "u",
+		"c/used": "v",
 	} {
 		c.write(t, name, text)
 	}
@@ -156,7 +158,8 @@ func TestAffectedByWhatIsWritten(t *testing.T) {
 	const target = "target \"x\" {\n  dockerfile-inline = \"FROM scratch\\nCOPY shared/two /two\"\n"
 	c.write(t, "x.hcl", target+"}\n")
 	c.commit(t)
-	for _, line := range []string{`output = ["type=image,compression=zstd"]`, `attest = ["type=provenance,mode=max"]`, `no-cache = true`} {
+	for _, line := range []string{`output = ["type=image,compression=zstd"]`, `attest = ["type=provenance,mode=max"]`,
+		`no-cache = true`} {
 		c.write(t, "x.hcl", target+"  "+line+"\n}\n")
 		if got := c.affects(t, "HEAD", "-f", "x.hcl", "x"); got != "x" {
 			t.Errorf("%s: got %q, want x", line, got)
@@ -168,7 +171,8 @@ func TestAffectedByWhatIsWritten(t *testing.T) {
 func TestAffectedBySubmodule(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
-	for _, args := range [][]string{{"init", "-q", "-b", "main", "mod"}, {"-C", "mod", "config", "user.email", "a@b"}, {"-C", "mod", "config", "user.name", "a"}} {
+	for _, args := range [][]string{{"init", "-q", "-b", "main", "mod"}, {"-C", "mod", "config", "user.email", "a@b"},
+		{"-C", "mod", "config", "user.name", "a"}} {
 		c.git(t, args...)
 	}
 	commit := func() {
@@ -179,7 +183,8 @@ func TestAffectedBySubmodule(t *testing.T) {
 	c.write(t, "mod/sub/x", "x")
 	c.write(t, "mod/.gitignore", "*.o\n")
 	commit()
-	c.write(t, "m.hcl", "target \"whole\" {\n  dockerfile-inline = \"FROM scratch\\nCOPY mod /\"\n}\ntarget \"file\" {\n  dockerfile = \"mod/Dockerfile\"\n}\n"+
+	c.write(t, "m.hcl", "target \"whole\" {\n  dockerfile-inline = \"FROM scratch\\nCOPY mod /\"\n}\n"+
+		"target \"file\" {\n  dockerfile = \"mod/Dockerfile\"\n}\n"+
 		"target \"sub\" {\n  context = \"mod/sub\"\n  dockerfile-inline = \"FROM scratch\\nCOPY . /\"\n}\n")
 	c.write(t, ".gitmodules", "[submodule \"mod\"]\n\tpath = mod\n\turl = ./mod\n\tignore = all\n")
 	c.git(t, "add", "-f", "mod")
@@ -231,12 +236,14 @@ func TestAffectedByLinks(t *testing.T) {
 	for _, f := range []string{"one/sub/f", "two/sub/f", "three/sub/f", "four/a/b/f"} {
 		c.write(t, f, f)
 	}
-	c.write(t, "l.hcl", "target \"x\" {\n  context = \"ctx\"\n  dockerfile-inline = \"FROM scratch\\nCOPY sub/f /\"\n}\n"+
+	c.write(t, "l.hcl", "target \"x\" {\n  context = \"ctx\"\n  dockerfile-inline = \"FROM scratch\\nCOPY sub/f /\"\n"+
+		"}\n"+
 		"target \"y\" {\n  context = \"one/sub\"\n  dockerfile-inline = \"FROM scratch\\nCOPY f /\"\n}\n"+
 		"target \"z\" {\n  context = \"four\"\n  dockerfile-inline = \"FROM scratch\\nCOPY . /\"\n}\n")
 	link := func(to, name string) {
 		t.Helper()
-		if err := errors.Join(os.RemoveAll(filepath.Join(c.dir, name)), os.Symlink(to, filepath.Join(c.dir, name))); err != nil {
+		if err := errors.Join(os.RemoveAll(filepath.Join(c.dir, name)),
+			os.Symlink(to, filepath.Join(c.dir, name))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -246,7 +253,8 @@ func TestAffectedByLinks(t *testing.T) {
 			t.Errorf("%s, not committed: got %q, want %q", what, got, want)
 		}
 		c.commit(t)
-		for _, args := range [][]string{{"--since", "HEAD~1"}, {"--since", "HEAD~1", "--until", "HEAD"}, {"--since", "HEAD", "--until", "HEAD~1"}} {
+		for _, args := range [][]string{{"--since", "HEAD~1"}, {"--since", "HEAD~1", "--until", "HEAD"},
+			{"--since", "HEAD", "--until", "HEAD~1"}} {
 			out, _ := c.ok(t, append([]string{"affected", "-f", "l.hcl", "x", "y", "z"}, args...)...)
 			if got := strings.Join(strings.Fields(out), " "); got != want {
 				t.Errorf("%s, %v: got %q, want %q", what, args, got, want)
@@ -279,7 +287,8 @@ func TestAffectedByLinks(t *testing.T) {
 func TestAffectedByIncludedFiles(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
-	c.write(t, "compose.yaml", "include: [parts/more.json]\nservices:\n  ext:\n    extends: {file: base.conf, service: b}\n    image: ext\n")
+	c.write(t, "compose.yaml", "include: [parts/more.json]\nservices:\n  ext:\n"+
+		"    extends: {file: base.conf, service: b}\n    image: ext\n")
 	text := map[string]string{
 		"base.conf":        "services:\n  b:\n    extends: {file: parts/deep, service: d}\n",
 		"parts/deep":       "services:\n  d:\n    build: {dockerfile_inline: 'FROM scratch'}\n",
@@ -309,10 +318,12 @@ func TestAffectedByUnknownBase(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
 	pin := func(last string) {
-		c.write(t, "bake.lock", "version = 1\n\nimage \"registry.example.com/one:1\" {\n  digest = \"sha256:"+strings.Repeat("0", 63)+last+"\"\n}\n")
+		c.write(t, "bake.lock", "version = 1\n\nimage \"registry.example.com/one:1\" {\n  digest = \"sha256:"+
+			strings.Repeat("0", 63)+last+"\"\n}\n")
 	}
 	file := func(ref string) {
-		c.write(t, "y.hcl", "group \"default\" {\n  targets = [\"x\", \"y\"]\n}\ntarget \"x\" {\n  dockerfile-inline = \"FROM registry.example.com/one:1\\nCOPY shared/two /\"\n}\n"+
+		c.write(t, "y.hcl", "group \"default\" {\n  targets = [\"x\", \"y\"]\n}\ntarget \"x\" {\n"+
+			"  dockerfile-inline = \"FROM registry.example.com/one:1\\nCOPY shared/two /\"\n}\n"+
 			"target \"y\" {\n  dockerfile-inline = \"FROM "+ref+"\\nRUN true\"\n}\n")
 	}
 	pin("1")

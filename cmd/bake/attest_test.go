@@ -172,7 +172,8 @@ func TestAttestations(t *testing.T) {
 	c, host := attested(t)
 	c.ok(t, "build", "--progress=none")
 	s := readStatements(t, host+"/app:bake")
-	if d := s.index.Manifests[1]; d.Platform.OS != "unknown" || d.Annotations["vnd.docker.reference.type"] != "attestation-manifest" ||
+	if d := s.index.Manifests[1]; d.Platform.OS != "unknown" ||
+		d.Annotations["vnd.docker.reference.type"] != "attestation-manifest" ||
 		d.Annotations["vnd.docker.reference.digest"] != s.index.Manifests[0].Digest.String() {
 		t.Errorf("the attestations are described as %+v", d)
 	}
@@ -188,7 +189,8 @@ func TestAttestations(t *testing.T) {
 			t.Errorf("the SBOM lacks %s: %s", want, text(spdxType))
 		}
 	}
-	for _, want := range []string{"https://builder.example", `"build-arg:WHO":"secretive"`, "pkg:docker/" + host + "/scan@1", "llbDefinition"} {
+	for _, want := range []string{"https://builder.example", `"build-arg:WHO":"secretive"`,
+		"pkg:docker/" + host + "/scan@1", "llbDefinition"} {
 		if !strings.Contains(text(slsaType), want) {
 			t.Errorf("the provenance lacks %s: %s", want, text(slsaType))
 		}
@@ -213,7 +215,8 @@ func TestAttestations(t *testing.T) {
 		{[]string{"--set", "default.output=type=docker"}, 2, "holds no attestations"},
 		{[]string{"--provenance=complete-materials=true", "--sbom=false"}, 1, "complete-materials"},
 		{[]string{"--set", "default.attest=type=sbom,generator=" + host + "/none:1"}, 5, "none:1"},
-		{[]string{"--set", "default.attest=type=sbom,generator=" + host + "/scan:1,lie=yes"}, 1, "not an in-toto statement"},
+		{[]string{"--set", "default.attest=type=sbom,generator=" + host + "/scan:1,lie=yes"}, 1,
+			"not an in-toto statement"},
 	} {
 		_, stderr, code := c.run(t, append([]string{"build", "--progress=none"}, bad.args...)...)
 		if code != bad.code || !strings.Contains(stderr, bad.want) {
@@ -221,7 +224,8 @@ func TestAttestations(t *testing.T) {
 		}
 	}
 	// The local store keeps all of it, and a push from there is the same.
-	c.ok(t, "build", "--progress=none", "--set", "default.output=type=image", "--set", "default.tags="+host+"/app:stored")
+	c.ok(t, "build", "--progress=none", "--set", "default.output=type=image", "--set",
+		"default.tags="+host+"/app:stored")
 	c.ok(t, "image", "push", host+"/app:stored")
 	if s = readStatements(t, host+"/app:stored"); len(s.by) != 2 {
 		t.Errorf("attested: %v", s.by)
@@ -245,10 +249,13 @@ func TestAttestationsOfFiles(t *testing.T) {
 		{"type=local,dest=DEST", nil, []string{"provenance.json", "sbom.spdx.json"}},
 		{"type=tar,dest=DEST", nil, []string{"provenance.json", "sbom.spdx.json"}},
 		{"type=local,dest=DEST", two, []string{
-			"linux_amd64/provenance.json", "linux_amd64/sbom.spdx.json", "linux_arm64/provenance.json", "linux_arm64/sbom.spdx.json"}},
-		{"type=local,dest=DEST,attestation-prefix=of-", []string{"--set", "default.attest=type=provenance,mode=min,filename=made.json"},
+			"linux_amd64/provenance.json", "linux_amd64/sbom.spdx.json", "linux_arm64/provenance.json",
+			"linux_arm64/sbom.spdx.json"}},
+		{"type=local,dest=DEST,attestation-prefix=of-",
+			[]string{"--set", "default.attest=type=provenance,mode=min,filename=made.json"},
 			[]string{"of-made.json", "of-sbom.spdx.json"}},
-		{"type=local,dest=DEST", []string{"--set", "default.attest=type=provenance,inline-only=true"}, []string{"sbom.spdx.json"}},
+		{"type=local,dest=DEST", []string{"--set", "default.attest=type=provenance,inline-only=true"},
+			[]string{"sbom.spdx.json"}},
 	} {
 		results := map[string]map[string]string{}
 		for name, build := range map[string]func(args []string){
@@ -256,10 +263,12 @@ func TestAttestationsOfFiles(t *testing.T) {
 				c.ok(t, slices.Concat([]string{"build", "--progress=none", "--allow=fs=*"}, args)...)
 			},
 			"daemon": func(args []string) {
-				c.ok(t, slices.Concat([]string{"build", "--progress=none", "--allow=fs=*", "--engine", d.address}, args)...)
+				c.ok(t, slices.Concat([]string{"build", "--progress=none", "--allow=fs=*", "--engine", d.address},
+					args)...)
 			},
 			"buildx": func(args []string) {
-				peer := k.command(slices.Concat([]string{"bake", "--builder", "peer", "-f", "bake.hcl", "--allow=fs=*"}, args)...)
+				peer := k.command(slices.Concat([]string{"bake", "--builder", "peer", "-f", "bake.hcl", "--allow=fs=*"},
+					args)...)
 				peer.Dir = c.dir
 				if out, err := peer.CombinedOutput(); err != nil {
 					t.Fatalf("buildx bake: %v\n%s", err, out)
@@ -267,7 +276,8 @@ func TestAttestationsOfFiles(t *testing.T) {
 			},
 		} {
 			dest := filepath.Join(t.TempDir(), "out")
-			build(append([]string{"--set", "default.output=" + strings.Replace(one.output, "DEST", dest, 1)}, one.more...))
+			build(append([]string{"--set", "default.output=" + strings.Replace(one.output, "DEST", dest, 1)},
+				one.more...))
 			results[name] = writtenFiles(t, dest)
 		}
 		for name, files := range results {
@@ -285,7 +295,8 @@ func TestAttestationsOfFiles(t *testing.T) {
 		}
 	}
 	c.write(t, "b.txt", "b")
-	c.write(t, "bake.hcl", "target \"default\" {\n  context = \".\"\n  dockerfile-inline = \"FROM scratch\\nCOPY b.txt /provenance.json\"\n"+
+	c.write(t, "bake.hcl", "target \"default\" {\n  context = \".\"\n"+
+		"  dockerfile-inline = \"FROM scratch\\nCOPY b.txt /provenance.json\"\n"+
 		"  attest = [\"type=provenance\"]\n  output = [\"type=local,dest=taken\"]\n}\n")
 	if _, stderr, code := c.run(t, "build"); code == 0 || !strings.Contains(stderr, "attestation-prefix=PREFIX") {
 		t.Errorf("exit %d: %s", code, stderr)
@@ -379,7 +390,8 @@ func TestAttestationsAsBuildKit(t *testing.T) {
 	c, host := attested(t)
 	k := startBuildKit(t)
 	c.ok(t, "build", "--progress=none")
-	peer := k.command("bake", "--builder", "peer", "-f", "bake.hcl", "--set", "default.tags="+host+"/app:buildx", "--progress=plain")
+	peer := k.command("bake", "--builder", "peer", "-f", "bake.hcl", "--set", "default.tags="+host+"/app:buildx",
+		"--progress=plain")
 	peer.Dir = c.dir
 	if out, err := peer.CombinedOutput(); err != nil {
 		t.Fatalf("buildx bake: %v\n%s", err, out)

@@ -49,7 +49,8 @@ func TestThreeDaemons(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, said.String())
 	}
-	wantMatch(t, "the daemon was at work", said.String(), daemons[1].address+": connection lost.*other builders take over")
+	wantMatch(t, "the daemon was at work", said.String(),
+		daemons[1].address+": connection lost.*other builders take over")
 	for i := range n {
 		text, err := executortest.ReadImage(filepath.Join(c.dir, fmt.Sprintf("out/t%d.tar", i)))
 		if err != nil {

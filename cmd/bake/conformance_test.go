@@ -153,7 +153,8 @@ func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case, 
 		giveTo(t, c.user, c.dir)
 		giveTo(t, c.user, c.cache)
 	}
-	_, stderr, _ := c.run(t, append([]string{"build", "--progress=quiet", "-j", "defer-error", "--provenance=false"}, slices.Concat(grants, flags)...)...)
+	_, stderr, _ := c.run(t, append([]string{"build", "--progress=quiet", "-j", "defer-error", "--provenance=false"},
+		slices.Concat(grants, flags)...)...)
 	if log := os.Getenv("BAKE_OWN_LOG"); log != "" {
 		if err := os.WriteFile(log, []byte(stderr), 0o644); err != nil {
 			t.Fatal(err)
@@ -280,7 +281,8 @@ func cut(t *testing.T, name string) bool {
 // bake builds the project in dir, all of it where no target is named; targets that fail leave no output.
 func (k buildKit) bake(t *testing.T, dir string, targets ...string) {
 	t.Helper()
-	args := append([]string{"bake", "--builder", "peer", "--progress=plain", "-j", "defer-error", "--provenance=false"}, grants...)
+	args := append([]string{"bake", "--builder", "peer", "--progress=plain", "-j", "defer-error", "--provenance=false"},
+		grants...)
 	cmd := k.command(append(args, targets...)...)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()

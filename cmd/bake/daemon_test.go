@@ -43,7 +43,8 @@ func startDaemon(t *testing.T, config string, flags ...string) *daemon {
 		t.Fatal(err)
 	}
 	d := &daemon{address: "unix://" + socket}
-	d.process = exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
+	d.process = exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
+		"--mount-proc",
 		"sh", "-c", `mount -t tmpfs bake-test "$1" && shift && exec "$@"`, "sh", root,
 		"buildkitd", "--root", root, "--addr", d.address, "--config", filepath.Join(dir, "toml"),
 		"--oci-worker=true", "--containerd-worker=false",

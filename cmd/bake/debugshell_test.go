@@ -103,22 +103,27 @@ RUN --mount=type=secret,id=token,mode=0444 --mount=type=tmpfs,target=/scratch ec
 	build := func(args ...string) *exec.Cmd {
 		return bakeCommand(t, append([]string{"build", "--debug-shell"}, args...)...)
 	}
-	shown, code := onTerminal(t, c, build(), "exit continues the build", "echo $(id -u) $PWD $GREETING $(cat half-done) $(cat /run/secrets/token) $(stat -f -c %T /scratch) | tr a-z A-Z\n",
+	shown, code := onTerminal(t, c, build(), "exit continues the build",
+		"echo $(id -u) $PWD $GREETING $(cat half-done) $(cat /run/secrets/token) $(stat -f -c %T /scratch) | tr a-z A-Z\n",
 		"1000 /WORK HELLO PARTIAL S3CRET-VALUE TMPFS", "test -t 0 && stty size | tr ' ' x; exit 7\n")
 	if code != 1 || !strings.Contains(shown, "40x132") || !strings.Contains(shown, "exit code 42") {
 		t.Errorf("exit code %d of\n%s", code, shown)
 	}
-	if shown, code = onTerminal(t, c, build("tested"), "exit continues the build", "cat /made | tr a-z A-Z; exit\n"); code != 1 || !strings.Contains(shown, "MADE") {
+	if shown, code = onTerminal(t, c, build("tested"), "exit continues the build",
+		"cat /made | tr a-z A-Z; exit\n"); code != 1 || !strings.Contains(shown, "MADE") {
 		t.Errorf("of a test: exit code %d of\n%s", code, shown)
 	}
-	if shown, code = onTerminal(t, c, build("bare")); code != 1 || !strings.Contains(shown, "its root file system has no shell") {
+	if shown, code = onTerminal(t, c, build("bare")); code != 1 ||
+		!strings.Contains(shown, "its root file system has no shell") {
 		t.Errorf("without a shell: exit code %d of\n%s", code, shown)
 	}
-	if shown, code = onTerminal(t, c, build("--engine", "tcp://127.0.0.1:1")); code != 2 || !strings.Contains(shown, "--engine embedded") {
+	if shown, code = onTerminal(t, c, build("--engine", "tcp://127.0.0.1:1")); code != 2 ||
+		!strings.Contains(shown, "--engine embedded") {
 		t.Errorf("on a daemon: exit code %d of\n%s", code, shown)
 	}
 	c.env["BUILDX_BAKE_ENTITLEMENTS_FS"] = "0"
-	if _, stderr, code := c.run(t, "build", "--debug-shell"); code != 2 || !strings.Contains(stderr, "--debug-shell needs a terminal") {
+	if _, stderr, code := c.run(t, "build", "--debug-shell"); code != 2 ||
+		!strings.Contains(stderr, "--debug-shell needs a terminal") {
 		t.Errorf("without a terminal: exit code %d of\n%s", code, stderr)
 	}
 }

@@ -48,7 +48,8 @@ func startDocker(t *testing.T, before string, more ...string) string {
 	address := "unix://" + dir + "/d.sock"
 	script := fmt.Sprintf(`mount --make-rprivate / && %[3]s && mkdir %[1]s/data && mount -t tmpfs bake-test %[1]s/data && exec dockerd --data-root %[1]s/data --exec-root %[1]s/exec \
 		-H %[2]s --pidfile %[1]s/pid --iptables=false --ip6tables=false --ip-forward=false --bridge=none >%[1]s/log 2>&1`, dir, address, before)
-	args := slices.Concat(more, []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script})
+	args := slices.Concat(more, []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c",
+		script})
 	cmd := exec.Command("unshare", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -96,7 +97,8 @@ func TestTutorialRunsInDocker(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Fatalf("the container did not answer \"hello world!\" over HTTP within 10 s: %s\n%s", last, dockerCLI(t, address, "logs", "app"))
+	t.Fatalf("the container did not answer \"hello world!\" over HTTP within 10 s: %s\n%s", last,
+		dockerCLI(t, address, "logs", "app"))
 }
 
 // TestTutorialPushed pushes the tutorial's image; another client reads back the same digest.
@@ -141,7 +143,8 @@ func TestLoadFromDaemon(t *testing.T) {
 	script := fmt.Sprintf(`mount --make-rprivate / && containerd --root %[1]s/root --state %[1]s/state --address %[1]s/s >%[1]s/log 2>&1 &
 		for i in $(seq 300); do ctr -a %[1]s/s version >/dev/null 2>&1 && break; sleep 0.1; done
 		ctr -a %[1]s/s images import %[2]s && ctr -a %[1]s/s images ls -q; kill %%1; wait`, dir, filepath.Join(c.dir, "loaded.tar"))
-	out, err := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-mc", script).CombinedOutput()
+	out, err := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-mc",
+		script).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

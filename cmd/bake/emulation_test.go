@@ -27,8 +27,10 @@ func program(machine uint16, code []byte) []byte {
 	var b bytes.Buffer
 	b.WriteString("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 	for _, v := range []any{
-		uint16(2), machine, uint32(1), uint64(base + start), uint64(64), uint64(0), uint32(0), uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0),
-		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), uint64(start + len(text)), uint64(start + len(text)), uint64(0x1000),
+		uint16(2), machine, uint32(1), uint64(base + start), uint64(64), uint64(0), uint32(0), uint16(64), uint16(56),
+		uint16(1), uint16(0), uint16(0), uint16(0),
+		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), uint64(start + len(text)),
+		uint64(start + len(text)), uint64(0x1000),
 	} {
 		_ = bin.Write(&b, bin.LittleEndian, v) // into memory
 	}
@@ -38,7 +40,8 @@ func program(machine uint16, code []byte) []byte {
 // programs call mkdirat(AT_FDCWD, "/made", 0755) and exit with 0.
 func programs() map[string][]byte {
 	var arm []byte
-	for _, word := range []uint32{0x92800c60, 0x100000e1, 0xd2803da2, 0xd2800448, 0xd4000001, 0xd2800000, 0xd2800ba8, 0xd4000001} {
+	for _, word := range []uint32{0x92800c60, 0x100000e1, 0xd2803da2, 0xd2800448, 0xd4000001, 0xd2800000, 0xd2800ba8,
+		0xd4000001} {
 		arm = bin.LittleEndian.AppendUint32(arm, word)
 	}
 	amd := []byte("\xbf\x9c\xff\xff\xff\x48\x8d\x35\x15\x00\x00\x00\xba\xed\x01\x00\x00\xb8\x02\x01\x00\x00\x0f\x05\x31\xff\xb8\x3c\x00\x00\x00\x0f\x05")
@@ -64,7 +67,8 @@ func TestEmulatedSteps(t *testing.T) {
 	for name, content := range programs() {
 		c.write(t, name, string(content))
 	}
-	if own, err := os.ReadFile("/proc/sys/fs/binfmt_misc/status"); err != nil || !strings.Contains(string(own), "enabled") {
+	if own, err := os.ReadFile("/proc/sys/fs/binfmt_misc/status"); err != nil ||
+		!strings.Contains(string(own), "enabled") {
 		_, stderr, code := c.run(t, "build")
 		wantMatch(t, "how to register an emulator", stderr, "(?s)linux/arm64.*register an emulator with binfmt_misc")
 		if code != 1 {
@@ -72,7 +76,8 @@ func TestEmulatedSteps(t *testing.T) {
 		}
 	}
 	bake := bakeCommand(t, "build")
-	cmd := exec.Command("unshare", append([]string{"--user", "--map-root-user", "--mount", "sh", "-c", register, "sh"}, bake.Args...)...)
+	cmd := exec.Command("unshare", append([]string{"--user", "--map-root-user", "--mount", "sh", "-c", register, "sh"},
+		bake.Args...)...)
 	cmd.Dir, cmd.Env = c.dir, append(os.Environ(), "BAKE_CACHE_DIR="+t.TempDir())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if strings.Contains(string(out), "binfmt_misc: permission denied") {

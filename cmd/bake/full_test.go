@@ -64,8 +64,10 @@ target "run" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN head
 `,
 	})
 	for _, want := range []string{
-		"first exits 0\ncopy exits 7\nerror: target copy: dockerfile-inline of copy:2: [1/1] COPY big /big: write to " + small,
-		"no space left on device (", " MB free of ", "; bake cache prune --all frees 2 MB, or set BAKE_CACHE_DIR to another disk\nrun exits 1\n",
+		"first exits 0\ncopy exits 7\nerror: target copy: dockerfile-inline of copy:2: [1/1] COPY big /big: write to " +
+			small,
+		"no space left on device (", " MB free of ",
+		"; bake cache prune --all frees 2 MB, or set BAKE_CACHE_DIR to another disk\nrun exits 1\n",
 		"exit code 1; the disk of the cache is full (", "\nfirst exits 0\nnothing is damaged\n",
 	} {
 		if !strings.Contains(text, want) {
@@ -95,7 +97,8 @@ echo "build exits $?"
 		"big":      strings.Repeat("0123456789abcdef", 64<<10), // 1 MiB
 		"bake.hcl": `target "default" { dockerfile-inline = "FROM scratch\nCOPY big /big" }`,
 	})
-	for _, want := range []string{"du exits 0\n", "freed 1.", "prune exits 0\n", "build exits 0\n", "nothing is damaged\n"} {
+	for _, want := range []string{"du exits 0\n", "freed 1.", "prune exits 0\n", "build exits 0\n",
+		"nothing is damaged\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
@@ -116,7 +119,8 @@ for target in add git tar; do
   grep '^error' stderr
 done
 `, map[string]string{"bake.hcl": "target \"add\" { dockerfile-inline = \"FROM scratch\\nADD " + site.url + "/repo.git#main /\" }\n" +
-		"target \"git\" { context = \"" + site.url + "/repo.git#main\" }\n" + "target \"tar\" { context = \"" + site.url + "/files/big.tar\" }\n"})
+		"target \"git\" { context = \"" + site.url + "/repo.git#main\" }\n" + "target \"tar\" { context = \"" +
+		site.url + "/files/big.tar\" }\n"})
 	for _, target := range []string{"add", "git", "tar"} {
 		if !strings.Contains(out, target+" exits 7\n") {
 			t.Errorf("%s does not exit with 7:\n%s", target, out)

@@ -25,37 +25,63 @@ func hostileDockerfiles() []hostile {
 FROM REGISTRY/busybox:1
 RUN --mount=type=cache,from=0,source=/link,target=/c true
 `), fails: "0"},
-		{name: "CVE-2024-23651 seed of a cache mount is a link", files: one("FROM REGISTRY/busybox:1 AS s\nRUN mkdir /real && ln -s CANARY /real/d && ln -s CANARY/secret /real/f\n" + box +
-			"RUN --mount=type=cache,from=s,source=/real,target=/c echo x >/c/mine; cat /c/d/inner /c/f >/seen || true\n")},
+		{name: "CVE-2024-23651 seed of a cache mount is a link",
+			files: one("FROM REGISTRY/busybox:1 AS s\n" +
+				"RUN mkdir /real && ln -s CANARY /real/d && ln -s CANARY/secret /real/f\n" + box +
+				"RUN --mount=type=cache,from=s,source=/real,target=/c echo x >/c/mine; cat /c/d/inner /c/f >/seen || true\n")},
 		{name: "CVE-2024-23652 parent of a mount point becomes a link", files: one(box +
 			"RUN --mount=type=tmpfs,target=/a/b/secret mv /a /z 2>/dev/null; umount /a/b/secret 2>/dev/null; rm -rf /a 2>/dev/null; ln -s CANARY /a 2>/dev/null || true\n" +
 			"RUN --mount=type=secret,id=none,target=/x/secret mkdir -p /x && rm -rf /x && ln -s CANARY /x && ls /x/ >/seen 2>&1 || true\n")},
-		{name: "CVE-2024-23652 step removes all of its root", files: one(box + "RUN --mount=type=cache,target=/k/l/m ln -s CANARY /e && rm -rf /k /home /tmp /e/ 2>/dev/null || true\n")},
-		{name: "CVE-2024-23653 insecure without leave", files: one(box + "RUN --security=insecure true\n"), fails: "security.insecure"},
-		{name: "CVE-2024-23653 host network without leave", files: one(box + "RUN --network=host true\n"), fails: "network.host"},
-		{name: "CVE-2024-23653 host network of a target without leave", files: one(box + "RUN true\n"), target: `network = "host"`, fails: "network.host"},
-		{name: "CVE-2023-26054 password in a URL", files: one(box + "ADD http://user:pass-of-user@127.0.0.1:1/x.tar /x\n"), fails: "127.0.0.1:1", absent: "pass-of-user"},
-		{name: "CVE-2026-33747 front end of its own", files: one("# syntax=REGISTRY/evil/frontend:1\n" + box), fails: "evil/frontend"},
+		{name: "CVE-2024-23652 step removes all of its root",
+			files: one(box + "RUN --mount=type=cache,target=/k/l/m ln -s CANARY /e && rm -rf /k /home /tmp /e/ 2>/dev/null || true\n")},
+		{name: "CVE-2024-23653 insecure without leave", files: one(box + "RUN --security=insecure true\n"),
+			fails: "security.insecure"},
+		{name: "CVE-2024-23653 host network without leave", files: one(box + "RUN --network=host true\n"),
+			fails: "network.host"},
+		{name: "CVE-2024-23653 host network of a target without leave", files: one(box + "RUN true\n"),
+			target: `network = "host"`, fails: "network.host"},
+		{name: "CVE-2023-26054 password in a URL",
+			files: one(box + "ADD http://user:pass-of-user@127.0.0.1:1/x.tar /x\n"), fails: "127.0.0.1:1",
+			absent: "pass-of-user"},
+		{name: "CVE-2026-33747 front end of its own", files: one("# syntax=REGISTRY/evil/frontend:1\n" + box),
+			fails: "evil/frontend"},
 		{name: "CVE-2024-21626 working directory of a descriptor", files: one(box +
 			"WORKDIR /proc/self/fd/7\nRUN cat ../../../../../../CANARY/secret >/seen; cat ../../../../../../../../../../CANARY/secret >>/seen; true\n"), fails: "/proc/self/fd/7"},
-		{name: "CVE-2024-21626 working directory of the starter", files: one(box + "WORKDIR /proc/1/cwd/../../..\nRUN cat ./CANARY/secret >/seen 2>&1; pwd; true\n")},
-		{name: "CVE-2024-1753 bind of a link", files: one("FROM REGISTRY/busybox:1 AS s\nRUN ln -s CANARY /link && ln -s ../../../../../../../../CANARY /up\n" + box +
-			"RUN --mount=type=bind,from=s,source=/link,target=/m,rw echo x >/m/secret; cat /m/secret >/seen\n"), fails: "CANARY"},
-		{name: "CVE-2024-1753 bind from scratch with a link below", files: one("FROM REGISTRY/busybox:1 AS s\nRUN mkdir /d && ln -s CANARY /d/link\n" + box +
-			"RUN --mount=type=bind,from=s,source=/d,target=/m,rw echo x >/m/link/secret; cat /m/link/secret >/seen; true\n")},
-		{name: "CVE-2024-9407 raw mount options", files: one(box + "RUN --mount=type=bind,source=.,target=/m,bind-propagation=shared true\n"), fails: "bind-propagation"},
+		{name: "CVE-2024-21626 working directory of the starter",
+			files: one(box + "WORKDIR /proc/1/cwd/../../..\nRUN cat ./CANARY/secret >/seen 2>&1; pwd; true\n")},
+		{name: "CVE-2024-1753 bind of a link",
+			files: one("FROM REGISTRY/busybox:1 AS s\n" +
+				"RUN ln -s CANARY /link && ln -s ../../../../../../../../CANARY /up\n" + box +
+				"RUN --mount=type=bind,from=s,source=/link,target=/m,rw echo x >/m/secret; cat /m/secret >/seen\n"),
+			fails: "CANARY"},
+		{name: "CVE-2024-1753 bind from scratch with a link below",
+			files: one("FROM REGISTRY/busybox:1 AS s\nRUN mkdir /d && ln -s CANARY /d/link\n" + box +
+				"RUN --mount=type=bind,from=s,source=/d,target=/m,rw echo x >/m/link/secret; cat /m/link/secret >/seen; true\n")},
+		{name: "CVE-2024-9407 raw mount options",
+			files: one(box + "RUN --mount=type=bind,source=.,target=/m,bind-propagation=shared true\n"),
+			fails: "bind-propagation"},
 		{name: "CVE-2024-9675 id of a cache mount leads up", files: one(box +
-			"RUN --mount=type=cache,id=../../../../../../../../CANARY,target=/c echo x >/c/secret; ls -a /c >/seen\nRUN --mount=type=cache,id=/../../x/..,target=/c cat /c/secret || true\n")},
+			"RUN --mount=type=cache,id=../../../../../../../../CANARY,target=/c echo x >/c/secret; ls -a /c >/seen\n" +
+			"RUN --mount=type=cache,id=/../../x/..,target=/c cat /c/secret || true\n")},
 		{name: "CVE-2025-4953 writes to a bind of the context", files: map[string]string{
 			"Dockerfile": box + "RUN --mount=type=bind,target=/m,rw echo x >/m/kept && rm -f /m/Dockerfile && echo y >/m/new\nRUN --mount=type=bind,target=/m ! test -e /m/new && grep mine /m/kept\n",
 			"kept":       "mine\n"}},
-		{name: "CVE-2021-30465 mount point behind links", files: one(box + "RUN ln -s / /r && ln -s ../../../.. /up && ln -s CANARY /out\n" +
-			"RUN --mount=type=tmpfs,target=/r/up/out/deep --mount=type=tmpfs,target=/out/d echo x >/out/d/inner; ls /out >/seen\n")},
-		{name: "COPY from a link of a stage", files: one("FROM REGISTRY/busybox:1 AS s\nRUN ln -s CANARY /link && ln -s CANARY/secret /f\n" + box + "COPY --from=s /f /x\n"), fails: "is not in"},
-		{name: "COPY from below a link of a stage", files: one("FROM REGISTRY/busybox:1 AS s\nRUN ln -s CANARY /link\n" + box + "COPY --from=s /link/secret /x\n"), fails: "is not in"},
-		{name: "COPY to a link", files: map[string]string{"Dockerfile": box + "RUN ln -s CANARY /out && ln -s CANARY/secret /s && ln -s ../../../../../../../../../../CANARY /up\n" +
-			"COPY evil /out/secret\nCOPY evil /s\nCOPY evil /up/d/inner\nCOPY evil ../../../../../../../../../../CANARY/secret\nADD evil /out/new\nWORKDIR /out/made\n", "evil": "evil"}},
-		{name: "CVE-2024-24557 health check counts", files: one("FROM scratch\nHEALTHCHECK CMD /CANARY\nCOPY Dockerfile /\n")},
+		{name: "CVE-2021-30465 mount point behind links",
+			files: one(box + "RUN ln -s / /r && ln -s ../../../.. /up && ln -s CANARY /out\n" +
+				"RUN --mount=type=tmpfs,target=/r/up/out/deep --mount=type=tmpfs,target=/out/d echo x >/out/d/inner; ls /out >/seen\n")},
+		{name: "COPY from a link of a stage",
+			files: one("FROM REGISTRY/busybox:1 AS s\nRUN ln -s CANARY /link && ln -s CANARY/secret /f\n" + box +
+				"COPY --from=s /f /x\n"), fails: "is not in"},
+		{name: "COPY from below a link of a stage",
+			files: one("FROM REGISTRY/busybox:1 AS s\nRUN ln -s CANARY /link\n" + box +
+				"COPY --from=s /link/secret /x\n"), fails: "is not in"},
+		{name: "COPY to a link", files: map[string]string{"Dockerfile": box +
+			"RUN ln -s CANARY /out && ln -s CANARY/secret /s && ln -s ../../../../../../../../../../CANARY /up\n" +
+			"COPY evil /out/secret\nCOPY evil /s\nCOPY evil /up/d/inner\n" +
+			"COPY evil ../../../../../../../../../../CANARY/secret\nADD evil /out/new\nWORKDIR /out/made\n",
+			"evil": "evil"}},
+		{name: "CVE-2024-24557 health check counts",
+			files: one("FROM scratch\nHEALTHCHECK CMD /CANARY\nCOPY Dockerfile /\n")},
 	}
 }
 
@@ -69,36 +95,53 @@ func hostileBases() []hostile {
 	sys.fails = "/sys"
 	device := dev("CVE-2025-31133 dev is a link", layerLink("dev", "CANARY"))
 	device.fails = "/dev"
-	null := dev("CVE-2025-31133 null is a link", layerLink("dev/null", "CANARY/secret"), layerLink("dev/zero", "/proc/sys/kernel/core_pattern"))
+	null := dev("CVE-2025-31133 null is a link", layerLink("dev/null", "CANARY/secret"),
+		layerLink("dev/zero", "/proc/sys/kernel/core_pattern"))
 	null.files = one("FROM HOSTILE\nRUN echo x >/dev/null; cat /dev/null >/seen; test ! -L /dev/null\n")
-	console := dev("CVE-2025-52565 console is a link", layerLink("dev/console", "CANARY/secret"), layerLink("dev/pts", "CANARY"), layerLink("dev/shm", "CANARY"), layerLink("dev/ptmx", "CANARY/secret"))
-	console.files = one("FROM HOSTILE\nRUN echo x >/dev/console; echo x >/dev/shm/f; cat /dev/console >/seen; ls /dev/shm >>/seen; true\n")
+	console := dev("CVE-2025-52565 console is a link", layerLink("dev/console", "CANARY/secret"),
+		layerLink("dev/pts", "CANARY"), layerLink("dev/shm", "CANARY"), layerLink("dev/ptmx", "CANARY/secret"))
+	console.files = one("FROM HOSTILE\n" +
+		"RUN echo x >/dev/console; echo x >/dev/shm/f; cat /dev/console >/seen; ls /dev/shm >>/seen; true\n")
 	return []hostile{
 		proc, sys, device, null, console,
 		{name: "CVE-2021-43816 CVE-2022-23648 volumes lead up", layers: [][]tar.Header{}, config: func(c *v1.Config) {
 			c.Volumes = map[string]struct{}{"/../../../../../../../../CANARY": {}, "/proc/self/root": {}}
 			c.WorkingDir = "/../../../../CANARY"
 		}, files: one("FROM HOSTILE\nRUN ls -a . >/seen; cat secret >>/seen; true\n")},
-		{name: "GHSA-72x6 GHSA-jpcc huge passwd", layers: [][]tar.Header{{layerFile("etc/passwd", strings.Repeat("x:x:1:1::/:/bin/sh\n", 600_000))}},
-			files: one("FROM HOSTILE\nUSER x\nRUN true\n"), fails: "/etc/passwd"},
-		{name: "GHSA-72x6 huge group for an owner", layers: [][]tar.Header{{layerFile("etc/group", strings.Repeat("x:x:1:y\n", 1_500_000))}},
-			files: one("FROM HOSTILE\nCOPY --chown=root:x Dockerfile /\n"), fails: "/etc/group"},
-		{name: "CVE-2024-9676 passwd is a link", layers: [][]tar.Header{{layerLink("etc/passwd", "CANARY/passwd")}}, files: one("FROM HOSTILE\nUSER app\nRUN true\n"), fails: "app"},
-		{name: "CVE-2024-9676 passwd is a pipe", layers: [][]tar.Header{{{Name: "etc/passwd", Typeflag: tar.TypeFifo, Mode: 0o644}}},
-			files: one("FROM HOSTILE\nUSER app\nRUN true\n"), fails: "/etc/passwd"},
-		{name: "CVE-2024-9676 passwd is a device", layers: [][]tar.Header{{{Name: "etc/passwd", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 5, Mode: 0o644}}},
+		{name: "GHSA-72x6 GHSA-jpcc huge passwd",
+			layers: [][]tar.Header{{layerFile("etc/passwd", strings.Repeat("x:x:1:1::/:/bin/sh\n", 600_000))}},
+			files:  one("FROM HOSTILE\nUSER x\nRUN true\n"), fails: "/etc/passwd"},
+		{name: "GHSA-72x6 huge group for an owner",
+			layers: [][]tar.Header{{layerFile("etc/group", strings.Repeat("x:x:1:y\n", 1_500_000))}},
+			files:  one("FROM HOSTILE\nCOPY --chown=root:x Dockerfile /\n"), fails: "/etc/group"},
+		{name: "CVE-2024-9676 passwd is a link", layers: [][]tar.Header{{layerLink("etc/passwd", "CANARY/passwd")}},
+			files: one("FROM HOSTILE\nUSER app\nRUN true\n"), fails: "app"},
+		{name: "CVE-2024-9676 passwd is a pipe",
+			layers: [][]tar.Header{{{Name: "etc/passwd", Typeflag: tar.TypeFifo, Mode: 0o644}}},
+			files:  one("FROM HOSTILE\nUSER app\nRUN true\n"), fails: "/etc/passwd"},
+		{name: "CVE-2024-9676 passwd is a device",
+			layers: [][]tar.Header{{{Name: "etc/passwd", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 5,
+				Mode: 0o644}}},
 			files: one("FROM HOSTILE\nCOPY --chown=app Dockerfile /\n"), fails: "/etc/passwd"},
-		{name: "resolv.conf and hosts are links", layers: [][]tar.Header{{layerLink("etc/resolv.conf", "CANARY/secret"), layerLink("etc/hosts", "../../../../../CANARY/new")}},
+		{name: "resolv.conf and hosts are links", layers: [][]tar.Header{{layerLink("etc/resolv.conf", "CANARY/secret"),
+			layerLink("etc/hosts", "../../../../../CANARY/new")}},
 			files: one("FROM HOSTILE\nRUN cat /etc/resolv.conf /etc/hosts >/seen; echo x >>/etc/hosts; true\n")},
 		{name: "CVE-2026-42574 CVE-2026-50163 file behind a link of a lower layer", layers: [][]tar.Header{
-			{layerLink("a", "CANARY"), layerLink("b", "../../../../../../../../../../../..")}, {layerFile("a/secret", "evil"), layerFile("b/CANARY/new", "evil")}},
+			{layerLink("a", "CANARY"), layerLink("b", "../../../../../../../../../../../..")},
+			{layerFile("a/secret", "evil"), layerFile("b/CANARY/new", "evil")}},
 			files: one("FROM HOSTILE\nRUN true\n")},
-		{name: "CVE-2026-42574 file behind a link of the same layer", layers: [][]tar.Header{{layerLink("a", "CANARY"), layerFile("a/secret", "evil")}},
+		{name: "CVE-2026-42574 file behind a link of the same layer",
+			layers: [][]tar.Header{{layerLink("a", "CANARY"), layerFile("a/secret", "evil")}},
+			files:  one("FROM HOSTILE\nRUN true\n")},
+		{name: "CVE-2021-29136 hard link to the host", layers: [][]tar.Header{{hardLink("h", "/CANARY/secret")}},
+			files: one("FROM HOSTILE\nRUN cat /h >/seen\n"), fails: "layer"},
+		{name: "CVE-2021-29136 hard link through a link",
+			layers: [][]tar.Header{{layerLink("a", "CANARY"), hardLink("h", "a/secret")}},
+			files:  one("FROM HOSTILE\nRUN cat /h >/seen\n"), fails: "layer"},
+		{name: "names that lead up", layers: [][]tar.Header{{layerFile("../../../../../../../../CANARY/new", "evil")}},
 			files: one("FROM HOSTILE\nRUN true\n")},
-		{name: "CVE-2021-29136 hard link to the host", layers: [][]tar.Header{{hardLink("h", "/CANARY/secret")}}, files: one("FROM HOSTILE\nRUN cat /h >/seen\n"), fails: "layer"},
-		{name: "CVE-2021-29136 hard link through a link", layers: [][]tar.Header{{layerLink("a", "CANARY"), hardLink("h", "a/secret")}}, files: one("FROM HOSTILE\nRUN cat /h >/seen\n"), fails: "layer"},
-		{name: "names that lead up", layers: [][]tar.Header{{layerFile("../../../../../../../../CANARY/new", "evil")}}, files: one("FROM HOSTILE\nRUN true\n")},
-		{name: "whiteout of the root", layers: [][]tar.Header{{layerFile(".wh...", "")}}, files: one("FROM HOSTILE\nRUN true\n"), fails: "layer"},
+		{name: "whiteout of the root", layers: [][]tar.Header{{layerFile(".wh...", "")}},
+			files: one("FROM HOSTILE\nRUN true\n"), fails: "layer"},
 	}
 }
 
@@ -110,7 +153,8 @@ func hostileContexts() []hostile {
 			w := tar.NewWriter(z)
 			for _, e := range entries {
 				text := e.Uname
-				e.Uname, e.Name, e.Linkname = "", strings.ReplaceAll(e.Name, "CANARY", canary), strings.ReplaceAll(e.Linkname, "CANARY", canary)
+				e.Uname, e.Name, e.Linkname = "", strings.ReplaceAll(e.Name, "CANARY", canary),
+					strings.ReplaceAll(e.Linkname, "CANARY", canary)
 				if e.Typeflag == tar.TypeReg {
 					e.Size = int64(len(text))
 				}
@@ -127,26 +171,42 @@ func hostileContexts() []hostile {
 	}
 	add := one(box + "ADD a.tar.gz /\n")
 	return []hostile{
-		{name: "context with a link to a file", files: one(box + "COPY link /x\n"), setup: contextLink("CANARY/secret", "link"), fails: "is not in"},
-		{name: "context with a link to a directory", files: one(box + "COPY link/ /x/\n"), setup: contextLink("CANARY", "link"), fails: "is not in"},
-		{name: "context with a link that leads up", files: one(box + "COPY link/d/inner /x\n"), setup: contextLink("../../../../../../../../../../../..CANARY", "link"), fails: "is not in"},
-		{name: "context with a link that is copied as such", files: one(box + "COPY . /x/\nRUN cat /x/link >/seen; true\n"), setup: contextLink("CANARY/secret", "link")},
-		{name: "CVE-2018-15664 context that leads up", files: one(box + "COPY ../../../../../../../../../../CANARY/secret /x\n"), fails: "is not in"},
-		{name: "bind of a link of the context", files: one(box + "RUN --mount=type=bind,source=link,target=/m cat /m/secret >/seen\n"), setup: contextLink("CANARY", "link"), fails: "link"},
+		{name: "context with a link to a file", files: one(box + "COPY link /x\n"), setup: contextLink("CANARY/secret",
+			"link"), fails: "is not in"},
+		{name: "context with a link to a directory", files: one(box + "COPY link/ /x/\n"),
+			setup: contextLink("CANARY", "link"), fails: "is not in"},
+		{name: "context with a link that leads up", files: one(box + "COPY link/d/inner /x\n"),
+			setup: contextLink("../../../../../../../../../../../..CANARY", "link"), fails: "is not in"},
+		{name: "context with a link that is copied as such",
+			files: one(box + "COPY . /x/\nRUN cat /x/link >/seen; true\n"), setup: contextLink("CANARY/secret",
+				"link")},
+		{name: "CVE-2018-15664 context that leads up",
+			files: one(box + "COPY ../../../../../../../../../../CANARY/secret /x\n"), fails: "is not in"},
+		{name: "bind of a link of the context",
+			files: one(box + "RUN --mount=type=bind,source=link,target=/m cat /m/secret >/seen\n"),
+			setup: contextLink("CANARY", "link"), fails: "link"},
 		{name: "pipe in the context", files: one(box + "COPY . /x/\n"), setup: func(t *testing.T, dir, _ string) {
 			if err := unix.Mkfifo(filepath.Join(dir, "pipe"), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{name: "CVE-2026-28406 archive leads up", files: add, setup: make(layerFile("../../../../../../../../../../CANARY/secret", "evil"))},
-		{name: "CVE-2026-28406 archive with absolute names", files: add, setup: make(layerFile("CANARY/secret", "evil"), layerFile("//CANARY/new", "evil"))},
-		{name: "CVE-2026-28406 archive behind its own link", files: one(box + "ADD a.tar.gz /x/\n"), setup: make(layerLink("l", "CANARY"), layerFile("l/secret", "evil"))},
-		{name: "archive with a hard link to the host", files: one(box + "ADD a.tar.gz /x/\n"), setup: make(hardLink("h", "CANARY/secret")), fails: "h"},
-		{name: "archive deletes the host", files: one(box + "ADD a.tar.gz /x/\n"), setup: make(layerFile("../../../../../CANARY/.wh.secret", ""), layerFile("CANARY/.wh.d", ""))},
-		{name: "CVE-2019-14271 programs of the image unpack nothing", files: map[string]string{"Dockerfile": box + "ADD a.tar.gz /x/\n",
-			"bin/gzip": "#!/bin/sh\necho evil >CANARY/new\n", "bin/unpigz": "#!/bin/sh\necho evil >CANARY/new\n", "bin/tar": "#!/bin/sh\necho evil >CANARY/new\n"},
+		{name: "CVE-2026-28406 archive leads up", files: add,
+			setup: make(layerFile("../../../../../../../../../../CANARY/secret", "evil"))},
+		{name: "CVE-2026-28406 archive with absolute names", files: add, setup: make(layerFile("CANARY/secret", "evil"),
+			layerFile("//CANARY/new", "evil"))},
+		{name: "CVE-2026-28406 archive behind its own link", files: one(box + "ADD a.tar.gz /x/\n"),
+			setup: make(layerLink("l", "CANARY"), layerFile("l/secret", "evil"))},
+		{name: "archive with a hard link to the host", files: one(box + "ADD a.tar.gz /x/\n"),
+			setup: make(hardLink("h", "CANARY/secret")), fails: "h"},
+		{name: "archive deletes the host", files: one(box + "ADD a.tar.gz /x/\n"),
+			setup: make(layerFile("../../../../../CANARY/.wh.secret", ""), layerFile("CANARY/.wh.d", ""))},
+		{name: "CVE-2019-14271 programs of the image unpack nothing",
+			files: map[string]string{"Dockerfile": box + "ADD a.tar.gz /x/\n",
+				"bin/gzip": "#!/bin/sh\necho evil >CANARY/new\n", "bin/unpigz": "#!/bin/sh\necho evil >CANARY/new\n",
+				"bin/tar": "#!/bin/sh\necho evil >CANARY/new\n"},
 			setup: make(layerFile("f", "text")), env: map[string]string{"PATH": "bin:" + os.Getenv("PATH")}},
-		{name: "ignore file is a device of the host", files: one(box + "COPY . /x/\n"), setup: contextLink("/dev/zero", ".dockerignore")},
+		{name: "ignore file is a device of the host", files: one(box + "COPY . /x/\n"),
+			setup: contextLink("/dev/zero", ".dockerignore")},
 	}
 }
 
@@ -155,22 +215,32 @@ func hostileSteps(t *testing.T) []hostile {
 	step := func(name, script string) hostile {
 		return hostile{name: name, files: one(box + "RUN <<EOF\n" + script + "\nEOF\n")}
 	}
-	listeningStep := step("CVE-2020-15257 abstract sockets and loopback", "! grep "+abstract+" /proc/net/unix\n! wget -T 2 -O /seen http://"+address+"/")
-	environ := step("CVE-2021-3602 environment and descriptors", "! env | grep OF_THE_HOST\nfor f in /proc/1/fd/*; do case $f in */0|*/1|*/2|*/10) ;; *) test ! -e $f || readlink $f | grep -v ^/proc/ || true ;; esac; done >/seen\ntest ! -s /seen")
+	listeningStep := step("CVE-2020-15257 abstract sockets and loopback",
+		"! grep "+abstract+" /proc/net/unix\n! wget -T 2 -O /seen http://"+address+"/")
+	environ := step("CVE-2021-3602 environment and descriptors",
+		"! env | grep OF_THE_HOST\nfor f in /proc/1/fd/*; do case $f in */0|*/1|*/2|*/10) ;; *) test ! -e $f || readlink $f | grep -v ^/proc/ || true ;; esac; done >/seen\ntest ! -s /seen")
 	environ.env = map[string]string{"OF_THE_HOST": canaryText}
 	return []hostile{
 		listeningStep, environ,
 		step("CVE-2022-2990 supplementary groups", `test "$(id -G)" = 0`),
-		step("CVE-2019-5736 program of the starter", "ln -s /proc/self/exe /self; for p in /proc/self/exe /proc/1/exe; do (echo evil >$p) 2>/dev/null; done\nprintf '#!/proc/self/exe\\n' >/evil && chmod 755 /evil; /evil; true"),
-		step("mount", "! mount -t tmpfs none /tmp\n! mount --bind / /tmp\n! mount -o remount,rw /proc/sys\n! umount /proc\n! umount /etc/hosts"),
-		step("kernel settings", "! sh -c 'echo x >/proc/sys/kernel/core_pattern'\n! sh -c 'echo b >/proc/sysrq-trigger'\n! sh -c 'echo x >/sys/kernel/uevent_helper'\n! sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'\ntest -z \"$(cat /proc/kcore 2>/dev/null | head -c 1)\""),
+		step("CVE-2019-5736 program of the starter",
+			"ln -s /proc/self/exe /self; for p in /proc/self/exe /proc/1/exe; do (echo evil >$p) 2>/dev/null; done\n"+
+				"printf '#!/proc/self/exe\\n' >/evil && chmod 755 /evil; /evil; true"),
+		step("mount", "! mount -t tmpfs none /tmp\n! mount --bind / /tmp\n! mount -o remount,rw /proc/sys\n"+
+			"! umount /proc\n! umount /etc/hosts"),
+		step("kernel settings", "! sh -c 'echo x >/proc/sys/kernel/core_pattern'\n"+
+			"! sh -c 'echo b >/proc/sysrq-trigger'\n! sh -c 'echo x >/sys/kernel/uevent_helper'\n"+
+			"! sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'\ntest -z \"$(cat /proc/kcore 2>/dev/null | head -c 1)\""),
 		step("control groups", "! mkdir /sys/fs/cgroup/evil\n! find /sys/fs/cgroup -name release_agent | grep ."),
 		step("devices of the host", "for n in '8 0' '253 0' '254 0' '7 0' '1 1' '1 2' '10 237'; do rm -f /node; mknod /node b $n 2>/dev/null || mknod /node c $n 2>/dev/null || continue; ! head -c 1 /node >/dev/null 2>&1 || exit 1; done; rm -f /node"),
 		step("parents of the root", "cd /; cat ../../../../../../../CANARY/secret /proc/1/root/CANARY/secret /proc/self/root/../CANARY/secret >/seen 2>/dev/null\n! test -s /seen"),
 		step("processes of the host", "test $(ps | wc -l) -lt 8; kill -9 -1 2>/dev/null; true"),
 		step("a daemon that stays", "(while true; do sleep 1000; done) >/dev/null 2>&1 &\ntrue"),
 		step("chroot", "mkdir /j && cp /bin/busybox /j/ && cd / && true"),
-		{name: "CVE-2024-11218 stages race on a cache mount", files: one("FROM REGISTRY/busybox:1 AS a\nRUN --mount=type=cache,id=race,target=/c i=0; while [ $i -lt 300 ]; do rm -rf /c/d; ln -s CANARY /c/d; rm -rf /c/d; mkdir /c/d; i=$((i+1)); done; touch /a\n" +
-			"FROM REGISTRY/busybox:1 AS b\nRUN --mount=type=cache,id=race,target=/c --mount=type=tmpfs,target=/c/d/e touch /c/d/e/new; touch /b\n" + box + "COPY --from=a /a /\nCOPY --from=b /b /\n"), mayFail: "mount /c/d"},
+		{name: "CVE-2024-11218 stages race on a cache mount",
+			files: one("FROM REGISTRY/busybox:1 AS a\n" +
+				"RUN --mount=type=cache,id=race,target=/c i=0; while [ $i -lt 300 ]; do rm -rf /c/d; ln -s CANARY /c/d; rm -rf /c/d; mkdir /c/d; i=$((i+1)); done; touch /a\n" +
+				"FROM REGISTRY/busybox:1 AS b\n" +
+				"RUN --mount=type=cache,id=race,target=/c --mount=type=tmpfs,target=/c/d/e touch /c/d/e/new; touch /b\n" + box + "COPY --from=a /a /\nCOPY --from=b /b /\n"), mayFail: "mount /c/d"},
 	}
 }

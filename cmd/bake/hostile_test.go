@@ -90,7 +90,8 @@ func look(t *testing.T, canary string) world {
 func (w world) check(t *testing.T) {
 	t.Helper()
 	now := look(t, w.canary)
-	for _, d := range []string{cmp.Diff(w.mounts, now.mounts), cmp.Diff(w.tree, now.tree), cmp.Diff(w.binary, now.binary)} {
+	for _, d := range []string{cmp.Diff(w.mounts, now.mounts), cmp.Diff(w.tree, now.tree),
+		cmp.Diff(w.binary, now.binary)} {
 		if d != "" {
 			t.Errorf("the host was changed: %s", d)
 		}
@@ -108,7 +109,8 @@ func ownMounts(t *testing.T) bool {
 		}
 		return true
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v="+strconv.FormatBool(testing.Verbose()), "-test.timeout=20m")
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v="+strconv.FormatBool(testing.Verbose()),
+		"-test.timeout=20m")
 	cmd.Env = append(os.Environ(), "BAKE_TEST_OWN_MOUNTS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
@@ -131,7 +133,8 @@ func TestHostile(t *testing.T) {
 	}
 	registry := serveBases(t)
 	canary := filepath.Join(t.TempDir(), "host")
-	for name, text := range map[string]string{"secret": canaryText, "passwd": "app:x:" + canaryText + ":0::/:\n", "d/inner": canaryText} {
+	for name, text := range map[string]string{"secret": canaryText, "passwd": "app:x:" + canaryText + ":0::/:\n",
+		"d/inner": canaryText} {
 		file := filepath.Join(canary, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
@@ -162,7 +165,8 @@ func (h hostile) run(t *testing.T, registry string, before world) {
 	for name, text := range h.files {
 		c.write(t, name, fill.Replace(text))
 	}
-	c.write(t, "docker-bake.hcl", fmt.Sprintf("target \"default\" {\n  output = [\"type=local,dest=out\"]\n%s\n}\n", fill.Replace(h.target)))
+	c.write(t, "docker-bake.hcl", fmt.Sprintf("target \"default\" {\n  output = [\"type=local,dest=out\"]\n%s\n}\n",
+		fill.Replace(h.target)))
 	if h.setup != nil {
 		h.setup(t, c.dir, before.canary)
 	}
@@ -228,7 +232,10 @@ func (h hostile) push(t *testing.T, registry, base string, fill *strings.Replace
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw.Bytes())), nil })
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser,
+			error) {
+			return io.NopCloser(bytes.NewReader(raw.Bytes())), nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,7 +287,10 @@ func one(dockerfile string) map[string]string { return map[string]string{"Docker
 // listeners serves the canary's text on loopback over HTTP, and listens on an abstract socket, until the test ends.
 func listeners(t *testing.T) (address, abstract string) {
 	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, canaryText) }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_,
+			_ = io.WriteString(w, canaryText)
+	}))
 	t.Cleanup(server.Close)
 	abstract = fmt.Sprintf("bake-hostile-%d", os.Getpid())
 	l, err := net.Listen("unix", "@"+abstract)
@@ -307,7 +317,8 @@ func TestHostileOutput(t *testing.T) {
 	}
 	before := look(t, canary)
 	for link, to := range map[string]string{"link": canary, "file": filepath.Join(canary, "secret")} {
-		if err := errors.Join(os.MkdirAll(filepath.Join(c.dir, "out"), 0o755), os.Symlink(to, filepath.Join(c.dir, "out", link))); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Join(c.dir, "out"), 0o755),
+			os.Symlink(to, filepath.Join(c.dir, "out", link))); err != nil {
 			t.Fatal(err)
 		}
 	}

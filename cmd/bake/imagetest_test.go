@@ -129,8 +129,10 @@ var badTests = []struct{ test, said string }{
 	{`file = "/spool"
       content-contains = ["x"]`, `content: want a file, got a directory`},
 	{`config = { user = "root", cmd = [], env = { PORT = "1", MORE = "x" }, ports = ["22"], no-volumes = ["/data"], labels-match = { vendor = "x" } }`,
-		`user: want "root", got "app"\n  cmd: want \[\], got \["id"\]\n  env MORE: want "x", got none\n  env PORT: want "1", got "8080"\n  ` +
-			`label vendor: want a match of "x", got "acme"\n  port: want 22/tcp, got \["53/udp" "8080/tcp"\]\n  volume /data: want none, got one`},
+		`user: want "root", got "app"\n  cmd: want \[\], got \["id"\]\n  env MORE: want "x", got none\n` +
+			`  env PORT: want "1", got "8080"\n  ` +
+			`label vendor: want a match of "x", got "acme"\n  port: want 22/tcp, got \["53/udp" "8080/tcp"\]\n` +
+			`  volume /data: want none, got one`},
 }
 
 // TestImageTests holds both engines to the same tests of images.
@@ -168,7 +170,8 @@ func testImageTests(t *testing.T, engine string) {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 	for i, bad := range badTests {
-		wantMatch(t, bad.test, stderr, `error: target default: bake.hcl:\d+: \[test\] bad `+string(rune('a'+i))+`: (`+bad.said+`)`)
+		wantMatch(t, bad.test, stderr, `error: target default: bake.hcl:\d+: \[test\] bad `+string(rune('a'+i))+`: (`+
+			bad.said+`)`)
 	}
 	if stdout, _ = c.ok(t, "image", "ls"); digestOf(stdout) != before {
 		t.Errorf("the tag moved:\n%s", stdout)

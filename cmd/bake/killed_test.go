@@ -53,7 +53,8 @@ RUN ["/bin/busybox", "sh", "-c", "echo said by $N; exec /bin/busybox sleep 1000"
 	}
 	c.write(t, "Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
 	c.ok(t, "build", "--progress=none")
-	if out, _ := c.ok(t, "builds", "ls", "--json"); strings.Count(out, `"interrupted"`) != len(running) || strings.Count(out, `"built"`) != 1 {
+	if out, _ := c.ok(t, "builds", "ls", "--json"); strings.Count(out, `"interrupted"`) != len(running) ||
+		strings.Count(out, `"built"`) != 1 {
 		t.Errorf("later:\n%s", out)
 	}
 }

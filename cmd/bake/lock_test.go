@@ -62,10 +62,14 @@ func (p *pinned) move(t *testing.T, tag string) string {
 // project has twenty targets, of which the last stands on what is given.
 func (p *pinned) project(t *testing.T, last string) {
 	var b strings.Builder
-	b.WriteString("base \"shared\" {\n  image = \"" + p.host + "/team/base:1\"\n}\ngroup \"default\" {\n  targets = [\"many\", \"direct\", \"other\"]\n}\n")
-	b.WriteString("target \"many\" {\n  name = \"many-${n}\"\n  matrix = { n = range(18) }\n  dockerfile-inline = \"FROM shared\\nLABEL n=${n}\\nCOPY file /\"\n  output = [\"type=cacheonly\"]\n}\n")
-	b.WriteString("target \"direct\" {\n  dockerfile-inline = \"FROM scratch AS shared\\nFROM " + p.host + "/team/base:1\\nCOPY file /\"\n  output = [\"type=cacheonly\"]\n}\n")
-	b.WriteString("target \"other\" {\n  dockerfile-inline = \"FROM " + p.host + "/team/base:2\\nCOPY --from=" + last + " / /all/\"\n  output = [\"type=cacheonly\"]\n}\n")
+	b.WriteString("base \"shared\" {\n  image = \"" + p.host +
+		"/team/base:1\"\n}\ngroup \"default\" {\n  targets = [\"many\", \"direct\", \"other\"]\n}\n")
+	b.WriteString("target \"many\" {\n  name = \"many-${n}\"\n  matrix = { n = range(18) }\n" +
+		"  dockerfile-inline = \"FROM shared\\nLABEL n=${n}\\nCOPY file /\"\n  output = [\"type=cacheonly\"]\n}\n")
+	b.WriteString("target \"direct\" {\n  dockerfile-inline = \"FROM scratch AS shared\\nFROM " + p.host +
+		"/team/base:1\\nCOPY file /\"\n  output = [\"type=cacheonly\"]\n}\n")
+	b.WriteString("target \"other\" {\n  dockerfile-inline = \"FROM " + p.host + "/team/base:2\\nCOPY --from=" + last +
+		" / /all/\"\n  output = [\"type=cacheonly\"]\n}\n")
 	p.write(t, "bake.hcl", b.String())
 }
 
@@ -96,7 +100,10 @@ func TestLock(t *testing.T) {
 
 	fails(6, "1 pin out of date", "outdated", "--exit-code")
 	out, _ = p.ok(t, "outdated")
-	wantMatch(t, "the table", out, `(?s)REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1 +sha256:\S+ +`+old[:19]+` +- +2 +direct, many-0 and 18 more\n\nDrift\n\S+/team/base\n +\S+base:1 +\S+ +locked +direct.* dockerfile-inline of direct:2, dockerfile-inline of many-0:1 and 18 more\n +\S+base:2 .*locked +other +dockerfile-inline of other:1\n$`)
+	wantMatch(t, "the table", out,
+		`(?s)REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1 +sha256:\S+ +`+old[:19]+
+			` +- +2 +direct, many-0 and 18 more\n\nDrift\n\S+/team/base\n`+
+			` +\S+base:1 +\S+ +locked +direct.* dockerfile-inline of direct:2, dockerfile-inline of many-0:1 and 18 more\n +\S+base:2 .*locked +other +dockerfile-inline of other:1\n$`)
 	out, _ = p.ok(t, "outdated", "--format=json")
 	wantMatch(t, "JSON", out, `"version": 1`)
 

@@ -70,8 +70,10 @@ func TestSilentBuilder(t *testing.T) {
 	way := muteTo(t, startDaemon(t, ""))
 	other := startDaemon(t, "")
 	c := newCLI(t)
-	c.write(t, "bake.hcl", "target \"default\" {\n  dockerfile-inline = \"FROM "+bases+"/busybox:1\\nRUN echo go; sleep 3; echo done\"\n}\n")
-	a := &app{environ: map[string]string{"BAKE_CACHE_DIR": c.cache}, stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, dir: c.dir}
+	c.write(t, "bake.hcl", "target \"default\" {\n  dockerfile-inline = \"FROM "+bases+
+		"/busybox:1\\nRUN echo go; sleep 3; echo done\"\n}\n")
+	a := &app{environ: map[string]string{"BAKE_CACHE_DIR": c.cache}, stdin: strings.NewReader(""), stdout: io.Discard,
+		stderr: io.Discard, dir: c.dir}
 	project, err := a.loadProject(t.Context(), projectOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -16,9 +16,11 @@ func TestNamesAreInert(t *testing.T) {
 	c := newCLI(t)
 	c.write(t, name+"/Dockerfile", "FROM scratch AS x\nCOPY . /\nFROM scratch\nCOPY --from=x / /y\n")
 	c.write(t, "bake.hcl", "target \"default\" {\n  context = \"a|b\\u001b[31m\\n<i>\\\"`c\"\n}\n")
-	for _, args := range [][]string{{"plan"}, {"plan", "--all"}, {"explain"}, {"graph", "--format=dot"}, {"graph", "--format=mermaid"}} {
+	for _, args := range [][]string{{"plan"}, {"plan", "--all"}, {"explain"}, {"graph", "--format=dot"},
+		{"graph", "--format=mermaid"}} {
 		out, _ := c.ok(t, args...)
-		if strings.ContainsFunc(out, func(r rune) bool { return unicode.IsControl(r) && r != '\n' }) || strings.Contains(out, "31m\n") {
+		if strings.ContainsFunc(out, func(r rune) bool { return unicode.IsControl(r) && r != '\n' }) ||
+			strings.Contains(out, "31m\n") {
 			t.Errorf("%v prints %q", args, out)
 		}
 	}
@@ -31,14 +33,17 @@ func TestNamesAreInert(t *testing.T) {
 
 // TestDriftPlacesAreInert prints a place in a file with such a name as a table for people and one of Markdown.
 func TestDriftPlacesAreInert(t *testing.T) {
-	use := planner.DriftUse{Ref: "docker.io/library/a:1", Digest: "sha256:0", Pinned: "lock", Targets: []string{"t"}, Places: []string{"a|b\x1b\n<i>/Dockerfile:1"}}
-	v := outdatedView{Drift: []planner.Drift{{Repository: "docker.io/library/a", Uses: []planner.DriftUse{use}}}, now: time.Unix(0, 0)}
+	use := planner.DriftUse{Ref: "docker.io/library/a:1", Digest: "sha256:0", Pinned: "lock", Targets: []string{"t"},
+		Places: []string{"a|b\x1b\n<i>/Dockerfile:1"}}
+	v := outdatedView{Drift: []planner.Drift{{Repository: "docker.io/library/a", Uses: []planner.DriftUse{use}}},
+		now: time.Unix(0, 0)}
 	for format, lines := range map[string]int{"text": 3, "markdown": 8} {
 		var out bytes.Buffer
 		if err := v.print(&out, format); err != nil {
 			t.Fatal(err)
 		}
-		if got := out.String(); strings.Contains(got, "a|b") || strings.Contains(got, "\x1b") || strings.Contains(got, "<i>") || strings.Count(got, "\n") != lines {
+		if got := out.String(); strings.Contains(got, "a|b") || strings.Contains(got, "\x1b") ||
+			strings.Contains(got, "<i>") || strings.Count(got, "\n") != lines {
 			t.Errorf("%s: %q", format, got)
 		}
 	}

@@ -77,12 +77,14 @@ func (s *pinSite) push(tag, version string, days int, arches ...string) string {
 			s.t.Fatal(err)
 		}
 		c = c.DeepCopy()
-		c.OS, c.Architecture, c.Created = "linux", arch, v1.Time{Time: time.Now().Add(-time.Duration(days) * 24 * time.Hour)}
+		c.OS, c.Architecture, c.Created = "linux", arch,
+			v1.Time{Time: time.Now().Add(-time.Duration(days) * 24 * time.Hour)}
 		c.Config.Labels = map[string]string{"org.opencontainers.image.version": version}
 		if image, err = mutate.ConfigFile(image, c); err != nil {
 			s.t.Fatal(err)
 		}
-		adds = append(adds, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+		adds = append(adds, mutate.IndexAddendum{Add: image,
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
 	}
 	index := mutate.AppendManifests(empty.Index, adds...)
 	ref, err := name.ParseReference(s.host + "/" + tag)
@@ -134,7 +136,8 @@ target "a" { context = "a" }
 target "b" { context = "b" }
 `)
 	s.write("a/Dockerfile", "FROM shared\nCOPY Dockerfile /\n")
-	s.write("b/Dockerfile", "# not HOST/team/base:1.2.4\r\nARG TAG=1.2.4\r\nFROM HOST/team/base:1.2.4 AS one\r\nFROM HOST/team/base:${TAG}\r\nCOPY --from=one / /one\r\n")
+	s.write("b/Dockerfile", "# not HOST/team/base:1.2.4\r\nARG TAG=1.2.4\r\nFROM HOST/team/base:1.2.4 AS one\r\n"+
+		"FROM HOST/team/base:${TAG}\r\nCOPY --from=one / /one\r\n")
 }
 
 func (s *pinSite) lock() *config.Lock {
@@ -160,13 +163,18 @@ func TestPinsMove(t *testing.T) {
 	out, _ := s.bake(0, "", "outdated", "--exit-code")
 	asked := s.requests("/v2/team/")
 	slices.Sort(asked)
-	if d := cmp.Diff([]string{"GET /v2/team/base/tags/list", "HEAD /v2/team/base/manifests/1.2.3", "HEAD /v2/team/base/manifests/1.2.4"}, asked); d != "" {
+	if d := cmp.Diff([]string{"GET /v2/team/base/tags/list", "HEAD /v2/team/base/manifests/1.2.3",
+		"HEAD /v2/team/base/manifests/1.2.4"}, asked); d != "" {
 		t.Errorf("what outdated asks: %s", d)
 	}
-	wantMatch(t, "the table", out, `(?s)^REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1.2.3 +`+old[:19]+` +same +13 months ago +1.2.4 +a\n\nDrift\n\S+/team/base\n +\S+:1.2.3 +\S+ +locked +a +a/Dockerfile:1\n +\S+:1.2.4 +`+newer[:19]+` +locked +b +b/Dockerfile:3, b/Dockerfile:4\n$`)
+	wantMatch(t, "the table", out, `(?s)^REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1.2.3 +`+
+		old[:19]+` +same +13 months ago +1.2.4 +a\n\nDrift\n\S+/team/base\n`+
+		` +\S+:1.2.3 +\S+ +locked +a +a/Dockerfile:1\n +\S+:1.2.4 +`+newer[:19]+
+		` +locked +b +b/Dockerfile:3, b/Dockerfile:4\n$`)
 
 	moved := s.push("team/base:1.2.3", "1.2.3-again", 3, arch, "riscv64")
-	s.bake(3, "HOST/team/base:1.2.3: the version tag was pushed again: locked "+old+", now "+moved, "verify", "--online")
+	s.bake(3, "HOST/team/base:1.2.3: the version tag was pushed again: locked "+old+", now "+moved, "verify",
+		"--online")
 	s.bake(6, "1 pin out of date", "outdated", "--exit-code")
 	out, _ = s.bake(0, "", "outdated", "--format=json")
 	var view outdatedView
@@ -174,16 +182,21 @@ func TestPinsMove(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	view.Pins[0].Created = nil
-	want := pins.Status{Ref: s.host + "/team/base:1.2.3", Locked: old, Current: moved, Newer: []string{"1.2.4"}, UsedBy: []string{"a"}, Moved: true}
+	want := pins.Status{Ref: s.host + "/team/base:1.2.3", Locked: old, Current: moved, Newer: []string{"1.2.4"},
+		UsedBy: []string{"a"}, Moved: true}
 	if d := cmp.Diff(want, view.Pins[0]); d != "" {
 		t.Error(d)
 	}
 	out, _ = s.bake(0, "", "outdated", "--format=markdown")
-	wantMatch(t, "markdown", out, "(?s)\\| `\\S+/team/base:1.2.3` \\| `"+old[:19]+"` \\| `"+moved[:19]+"` \\| 13 months ago \\| 1.2.4 \\| a \\|\n.*### Drift.*a/Dockerfile:1")
+	wantMatch(t, "markdown", out, "(?s)\\| `\\S+/team/base:1.2.3` \\| `"+old[:19]+"` \\| `"+moved[:19]+
+		"` \\| 13 months ago \\| 1.2.4 \\| a \\|\n.*### Drift.*a/Dockerfile:1")
 
 	before := s.read("bake.lock")
 	out, _ = s.bake(0, "1 pin would move", "update", "--dry-run")
-	wantMatch(t, "what would move", out, `^\S+/team/base:1.2.3\n  from `+old+` \(created 13 months ago, version 1.2.3\)\n  to   `+moved+` \(created 3 days ago, version 1.2.3-again\)\n  platforms gained linux/riscv64; lost linux/s390x\n  rebuilds a\n$`)
+	wantMatch(t, "what would move", out, `^\S+/team/base:1.2.3\n  from `+old+
+		` \(created 13 months ago, version 1.2.3\)\n  to   `+moved+
+		` \(created 3 days ago, version 1.2.3-again\)\n  platforms gained linux/riscv64; lost linux/s390x\n`+
+		`  rebuilds a\n$`)
 	if s.read("bake.lock") != before {
 		t.Error("a dry run wrote the lock")
 	}
@@ -220,7 +233,8 @@ func TestPinCopies(t *testing.T) {
 	s.bake(2, "expected a repository", "pin", "--copy-to=mirror:1")
 	s.bake(2, "cannot be combined", "pin", "--in-place", "--copy-to=HOST/mirror")
 	s.bake(0, "> HOST/team/base:1.2.3 HOST/mirror/team/base", "pin", "--copy-to="+s.host+"/mirror")
-	if got := s.lock().Images[s.host+"/team/base:1.2.3"]; got.From != s.host+"/mirror/team/base" || got.Digest.String() != first {
+	if got := s.lock().Images[s.host+"/team/base:1.2.3"]; got.From != s.host+"/mirror/team/base" ||
+		got.Digest.String() != first {
 		t.Errorf("the lock has %v", got)
 	}
 	s.requests("")
@@ -230,13 +244,15 @@ func TestPinCopies(t *testing.T) {
 	}
 	s.cache = t.TempDir()
 	s.bake(0, "", "plan", "--frozen")
-	if asked := s.requests("/v2/"); !slices.ContainsFunc(asked, func(r string) bool { return strings.HasPrefix(r, "GET /v2/mirror/team/base/manifests/"+first) }) ||
+	if asked := s.requests("/v2/"); !slices.ContainsFunc(asked,
+		func(r string) bool { return strings.HasPrefix(r, "GET /v2/mirror/team/base/manifests/"+first) }) ||
 		slices.ContainsFunc(asked, func(r string) bool { return strings.Contains(r, " /v2/team/") }) {
 		t.Errorf("asked for %v", asked)
 	}
 	moved := s.push("team/base:1.2.3", "", 0, runtime.GOARCH)
 	s.bake(0, "1 pin moved", "update")
-	if got := s.lock().Images[s.host+"/team/base:1.2.3"]; got.From != s.host+"/mirror/team/base" || got.Digest.String() != moved {
+	if got := s.lock().Images[s.host+"/team/base:1.2.3"]; got.From != s.host+"/mirror/team/base" ||
+		got.Digest.String() != moved {
 		t.Errorf("after an update the lock has %v", got)
 	}
 	if _, err := crane.Head(s.host + "/mirror/team/base@" + moved); err != nil {
@@ -289,7 +305,8 @@ func TestFrozenInCI(t *testing.T) {
 	s.requests("")
 	s.bake(0, "", "plan")
 	asked := s.requests("/manifests/")
-	if len(asked) == 0 || slices.ContainsFunc(asked, func(r string) bool { return !strings.Contains(r, "/manifests/sha256:") }) {
+	if len(asked) == 0 || slices.ContainsFunc(asked,
+		func(r string) bool { return !strings.Contains(r, "/manifests/sha256:") }) {
 		t.Errorf("asked for %v", asked)
 	}
 	s.bake(0, "", "plan", "--lock=locked", "--pull")
@@ -324,7 +341,8 @@ func TestPinInPlace(t *testing.T) {
 	if out != "b/Dockerfile\n" {
 		t.Errorf("it says %q", out)
 	}
-	wantMatch(t, "what stays", stderr, `(?s)b/Dockerfile:4: \S+TAG\S+ not changed: .*bake.hcl:1: base shared not changed: `)
+	wantMatch(t, "what stays", stderr,
+		`(?s)b/Dockerfile:4: \S+TAG\S+ not changed: .*bake.hcl:1: base shared not changed: `)
 	want := strings.Replace(b, "FROM "+s.host+"/team/base:1.2.4", "FROM "+s.host+"/team/base:1.2.4@"+d, 1)
 	if diff := cmp.Diff(want, s.read("b/Dockerfile")) + cmp.Diff(a, s.read("a/Dockerfile")); diff != "" {
 		t.Error(diff)
@@ -343,7 +361,8 @@ func TestPinInPlace(t *testing.T) {
 	}
 	// A lock that says another thing than the Dockerfile is refused. What it says is there, so that nothing else fails.
 	l := config.NewLock()
-	l.Images[s.host+"/team/base:1.2.4"] = config.ImagePin{Digest: digest.Digest(s.push("team/base:1.2.4", "", 2, runtime.GOARCH))}
+	l.Images[s.host+"/team/base:1.2.4"] = config.ImagePin{Digest: digest.Digest(s.push("team/base:1.2.4", "", 2,
+		runtime.GOARCH))}
 	if err := l.Write(s.dir); err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +384,8 @@ func TestPinResolves(t *testing.T) {
 	s.bake(2, "bake pin --resolve", "plan")
 	s.requests("")
 	s.bake(0, "pin differently: HOST/team/base:1.2.4", "pin", "--resolve")
-	if asked := s.requests("/manifests/1.2"); slices.ContainsFunc(asked, func(r string) bool { return strings.HasSuffix(r, "1.2.3") }) || len(asked) == 0 {
+	if asked := s.requests("/manifests/1.2"); slices.ContainsFunc(asked,
+		func(r string) bool { return strings.HasSuffix(r, "1.2.3") }) || len(asked) == 0 {
 		t.Errorf("it asked %v", asked)
 	}
 	if d := cmp.Diff(want, s.read("bake.lock")); d != "" {

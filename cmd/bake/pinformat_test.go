@@ -60,19 +60,22 @@ func TestPinFormats(t *testing.T) {
 		args       []string
 	}{
 		{name: "by their tags", want: "new new new"},
-		{name: "source policy", want: "old old old", env: []string{"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=" + filepath.Join(s.dir, "policy.json")}},
+		{name: "source policy", want: "old old old",
+			env: []string{"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=" + filepath.Join(s.dir, "policy.json")}},
 		{name: "bake file", want: "old new old", args: []string{"-f", "docker-bake.hcl", "-f", "pins.hcl"}},
 	} {
 		if err := os.RemoveAll(filepath.Join(s.dir, "out")); err != nil {
 			t.Fatal(err)
 		}
-		cmd := k.command(append([]string{"bake", "--builder", "peer", "--progress=plain", "--allow=fs=" + s.dir}, c.args...)...)
+		cmd := k.command(append([]string{"bake", "--builder", "peer", "--progress=plain", "--allow=fs=" + s.dir},
+			c.args...)...)
 		cmd.Dir = s.dir
 		cmd.Env = append(cmd.Env, c.env...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", c.name, err, out)
 		}
-		if got := strings.Join([]string{s.read("out/who"), s.read("out/r/a.txt"), s.read("out/named")}, " "); got != c.want {
+		if got := strings.Join([]string{s.read("out/who"), s.read("out/r/a.txt"), s.read("out/named")},
+			" "); got != c.want {
 			t.Errorf("%s: built %q, want %q", c.name, got, c.want)
 		}
 	}

@@ -35,7 +35,8 @@ target "context" {
 	}
 	s.bake(0, "+ http://HOST/repo.git#main "+first, "pin")
 	lock := s.lock()
-	if d := cmp.Diff([]string{site.url + "/repo.git#main", site.url + "/files/other", site.url + "/files/tool"}, lock.Keys()); d != "" {
+	if d := cmp.Diff([]string{site.url + "/repo.git#main", site.url + "/files/other", site.url + "/files/tool"},
+		lock.Keys()); d != "" {
 		t.Error(d)
 	}
 	if got := build("--frozen"); got != "one 1 one" {

@@ -129,7 +129,8 @@ func TestImagePush(t *testing.T) {
 	c.login(t, r.host+"/team", ".config/containers/auth.json")
 	c.env["HOME"] = filepath.Join(c.cache, "podman")
 	auth := base64.StdEncoding.EncodeToString([]byte(registryUser + ":" + registryPassword))
-	writeFile(t, filepath.Join(c.cache, "podman/.config/containers/auth.json"), fmt.Sprintf(`{"auths":{"%s/team":{"auth":%q}}}`, r.host, auth))
+	writeFile(t, filepath.Join(c.cache, "podman/.config/containers/auth.json"),
+		fmt.Sprintf(`{"auths":{"%s/team":{"auth":%q}}}`, r.host, auth))
 	c.ok(t, "image", "tag", names[0], r.host+"/team/arm:1", r.host+"/other:1")
 	c.ok(t, "image", "push", "--platform", "linux/arm64", r.host+"/team/arm:1")
 	config, err := crane.Config(r.host+"/team/arm:1", crane.Insecure, keys)
@@ -157,7 +158,8 @@ func TestImagePushOfParts(t *testing.T) {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	c.ok(t, "image", "push", "--platform", "linux/amd64", ref)
-	if _, stderr, code = c.run(t, "image", "push", "nothing:1"); code != 2 || !strings.Contains(stderr, "no image nothing:1") {
+	if _, stderr, code = c.run(t, "image", "push", "nothing:1"); code != 2 ||
+		!strings.Contains(stderr, "no image nothing:1") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 }
@@ -200,7 +202,8 @@ func TestNameCanonical(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
 	project := func(text string) string {
-		return "target \"default\" {\n  dockerfile-inline = \"FROM scratch\\nLABEL is=" + text + "\"\n  tags = [\"kept/it:1\"]\n  output = [\"type=image,name-canonical=true\"]\n}\n"
+		return "target \"default\" {\n  dockerfile-inline = \"FROM scratch\\nLABEL is=" + text +
+			"\"\n  tags = [\"kept/it:1\"]\n  output = [\"type=image,name-canonical=true\"]\n}\n"
 	}
 	var names []string
 	for _, text := range []string{"first", "second"} {

@@ -61,7 +61,8 @@ func TestRandomDockerfiles(t *testing.T) {
 			continue
 		}
 		if d := cmp.Diff(strings.Split(t1, "\n"), strings.Split(t2, "\n")); d != "" {
-			t.Errorf("%s: BuildKit -, ours +\n%s\n%s\n%s\n%s", one.Name, d, one.Setup, one.Files["Dockerfile"], about(stderr, one.Name))
+			t.Errorf("%s: BuildKit -, ours +\n%s\n%s\n%s\n%s", one.Name, d, one.Setup, one.Files["Dockerfile"],
+				about(stderr, one.Name))
 		}
 	}
 	// BuildKit loses a hard link to a file that a lower layer has just so (executor/README.md). That is rare.

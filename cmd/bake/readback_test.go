@@ -38,7 +38,8 @@ func distributionRegistry(t *testing.T) string {
 	l.Close()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yml")
-	writeFile(t, config, fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s\nhttp:\n  addr: %s\n",
+	writeFile(t, config, fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n"+
+		"    rootdirectory: %s\nhttp:\n  addr: %s\n",
 		filepath.Join(dir, "data"), address))
 	cmd := exec.Command(program, "serve", config)
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
@@ -114,7 +115,8 @@ func readNames() []string { return []string{"gzip", "zstd", "plain", "multi", "n
 func TestReadersOfPushed(t *testing.T) {
 	needSandbox(t)
 	bases := serveBases(t)
-	for kind, serve := range map[string]func(*testing.T) string{"go-containerregistry": openRegistry, "distribution": distributionRegistry} {
+	for kind, serve := range map[string]func(*testing.T) string{"go-containerregistry": openRegistry,
+		"distribution": distributionRegistry} {
 		t.Run(kind, func(t *testing.T) {
 			host := serve(t)
 			c := newCLI(t)
@@ -277,7 +279,8 @@ func skopeoReads(t *testing.T, host string) {
 			t.Fatal(err)
 		}
 		to := filepath.Join(t.TempDir(), "copy")
-		out, err := exec.Command(program, "copy", "--insecure-policy", "--src-tls-verify=false", "--all", "--preserve-digests", ref, "dir:"+to).CombinedOutput()
+		out, err := exec.Command(program, "copy", "--insecure-policy", "--src-tls-verify=false", "--all",
+			"--preserve-digests", ref, "dir:"+to).CombinedOutput()
 		if err != nil {
 			t.Errorf("skopeo copy %s: %v\n%s", ref, err, out)
 			continue
@@ -289,7 +292,8 @@ func skopeoReads(t *testing.T, host string) {
 		if got := digest.FromBytes(raw).String(); got != want {
 			t.Errorf("skopeo has %s of %s, not %s", got, ref, want)
 		}
-		out, err = exec.Command(program, "inspect", "--tls-verify=false", "--override-arch=amd64", "--override-os=linux", "--format={{.Digest}}", ref).CombinedOutput()
+		out, err = exec.Command(program, "inspect", "--tls-verify=false", "--override-arch=amd64",
+			"--override-os=linux", "--format={{.Digest}}", ref).CombinedOutput()
 		if got := strings.TrimSpace(string(out)); err != nil || got != want {
 			t.Errorf("skopeo inspect %s: %s, %v; want %s", ref, got, err, want)
 		}
@@ -360,15 +364,18 @@ func dockerPulls(t *testing.T, engine, ref, arch string) {
 	case got.ID != id.String(), !slices.Contains(got.RepoDigests, repo+"@"+pushed):
 		t.Errorf("%s for %s: the engine has %s of %v, not %s of %s", ref, arch, got.ID, got.RepoDigests, id, pushed)
 	case !slices.Equal(got.RootFS.Layers, layers), got.Architecture != arch:
-		t.Errorf("%s for %s: the engine has layers %v of %s, not %v", ref, arch, got.RootFS.Layers, got.Architecture, layers)
-	case !slices.Equal(got.Config.Cmd, config.Config.Cmd), !slices.Equal(got.Config.Env, config.Config.Env), got.Config.Labels["a.label"] != config.Config.Labels["a.label"]:
+		t.Errorf("%s for %s: the engine has layers %v of %s, not %v", ref, arch, got.RootFS.Layers, got.Architecture,
+			layers)
+	case !slices.Equal(got.Config.Cmd, config.Config.Cmd), !slices.Equal(got.Config.Env, config.Config.Env),
+		got.Config.Labels["a.label"] != config.Config.Labels["a.label"]:
 		t.Errorf("%s for %s: the engine has config %+v, not %+v", ref, arch, got.Config, config.Config)
 	}
 	var history []string
 	for _, h := range slices.Backward(config.History) {
 		history = append(history, h.CreatedBy)
 	}
-	if said := dockerCLI(t, engine, "history", "--no-trunc", "--format", "{{.CreatedBy}}", ref); said != strings.TrimSpace(strings.Join(history, "\n")) {
+	if said := dockerCLI(t, engine, "history", "--no-trunc", "--format", "{{.CreatedBy}}",
+		ref); said != strings.TrimSpace(strings.Join(history, "\n")) {
 		t.Errorf("%s for %s: the engine's history is\n%s\nnot\n%s", ref, arch, said, strings.Join(history, "\n"))
 	}
 }

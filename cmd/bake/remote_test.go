@@ -37,7 +37,8 @@ func newRemoteSite(t *testing.T) *remoteSite {
 	git(t, root, "-C", "repo.git", "config", "uploadpack.allowAnySHA1InWant", "true")
 	git(t, root, "clone", "-q", filepath.Join(root, "repo.git"), s.work)
 	mux := http.NewServeMux()
-	mux.Handle("/repo.git/", &cgi.Handler{Path: backend, Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"}})
+	mux.Handle("/repo.git/", &cgi.Handler{Path: backend, Env: []string{"GIT_PROJECT_ROOT=" + root,
+		"GIT_HTTP_EXPORT_ALL=1"}})
 	mux.HandleFunc("/files/", func(w http.ResponseWriter, r *http.Request) {
 		raw, ok := s.files[strings.TrimPrefix(r.URL.Path, "/files/")]
 		if !ok {
@@ -54,9 +55,11 @@ func newRemoteSite(t *testing.T) *remoteSite {
 
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("git", append([]string{"-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"}, args...)...)
+	cmd := exec.Command("git", append([]string{"-c", "user.name=t", "-c", "user.email=t@example.com", "-c",
+		"init.defaultBranch=main"}, args...)...)
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_COUNT=1",
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_CONFIG_COUNT=1",
 		"GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -115,7 +118,8 @@ func TestRemoteDefinition(t *testing.T) {
 		"docker-bake.hcl": remoteBake, "app/a.txt": "one", "shared/s.txt": "shared",
 		"app/Dockerfile": "FROM scratch\nCOPY a.txt /\nCOPY --from=shared s.txt /\nCOPY --from=here l.txt /\n",
 		"team/bake.hcl":  "include = [\"more.hcl\"]\n", "team/more.hcl": "target \"default\" {}\n",
-		"team/Dockerfile": "FROM scratch\nCOPY more.hcl /\n", "evil/bake.hcl": "include = [\"../../../../../../etc/hostname\"]\n",
+		"team/Dockerfile": "FROM scratch\nCOPY more.hcl /\n",
+		"evil/bake.hcl":   "include = [\"../../../../../../etc/hostname\"]\n",
 	})
 	if err := os.Symlink("/etc", filepath.Join(site.work, "outside")); err != nil {
 		t.Fatal(err)
@@ -130,7 +134,8 @@ func TestRemoteDefinition(t *testing.T) {
 	if code, _, stderr := runIn(t, dir, cache, "build", "--progress=none", repo); code != 0 {
 		t.Fatal(code, stderr)
 	}
-	if got, want := tarFiles(t, filepath.Join(dir, "out.tar")), map[string]string{"a.txt": "one", "s.txt": "shared", "l.txt": "local"}; !cmp.Equal(got, want) {
+	if got, want := tarFiles(t, filepath.Join(dir, "out.tar")), map[string]string{"a.txt": "one", "s.txt": "shared",
+		"l.txt": "local"}; !cmp.Equal(got, want) {
 		t.Error(cmp.Diff(want, got))
 	}
 	site.commit(t, "dev", map[string]string{"app/a.txt": "two"})
@@ -172,7 +177,8 @@ func TestRemotePrint(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "mine.hcl"), "target \"default\" { labels = { a = \"b\" } }\n")
 	repo := site.url + "/repo.git#main:x"
-	code, stdout, stderr := runIn(t, dir, t.TempDir(), "build", "--print", "-f", "docker-bake.hcl", "-f", "cwd://mine.hcl", repo, "default", "root")
+	code, stdout, stderr := runIn(t, dir, t.TempDir(), "build", "--print", "-f", "docker-bake.hcl", "-f",
+		"cwd://mine.hcl", repo, "default", "root")
 	if code != 0 {
 		t.Fatal(code, stderr)
 	}
@@ -188,7 +194,8 @@ func TestRemotePrint(t *testing.T) {
 	}
 	base := site.url + "/repo.git#main:x"
 	d, r := got.Target["default"], got.Target["root"]
-	if d.Context != base+"/app" || d.Contexts["shared"] != base+"/shared" || d.Contexts["here"] != "cwd://local" || d.Labels["a"] != "b" {
+	if d.Context != base+"/app" || d.Contexts["shared"] != base+"/shared" || d.Contexts["here"] != "cwd://local" ||
+		d.Labels["a"] != "b" {
 		t.Errorf("default: %+v", d)
 	}
 	if r.Context != base || r.Contexts["here"] != "cwd://" {
@@ -223,7 +230,8 @@ func TestRemoteFiles(t *testing.T) {
 	if got := tarFiles(t, filepath.Join(dir, "out.tar")); got["a.txt"] != "archived" {
 		t.Error(got)
 	}
-	if code, _, stderr := runIn(t, dir, cache, "build", site.url+"/files/none"); code != 5 || !strings.Contains(stderr, "404") {
+	if code, _, stderr := runIn(t, dir, cache, "build", site.url+"/files/none"); code != 5 ||
+		!strings.Contains(stderr, "404") {
 		t.Error(code, stderr)
 	}
 }
@@ -234,7 +242,8 @@ func archive(t *testing.T, files map[string]string) []byte {
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
 	for name, content := range files {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Format: tar.FormatPAX}); err != nil {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)),
+			Format: tar.FormatPAX}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.Write([]byte(content)); err != nil {

@@ -106,14 +106,16 @@ func outputsAgree(t *testing.T, d *daemon, bases string) {
 			}
 			results[name] = append(results[name], out+"\n"+text)
 		}
-		if layers := fmt.Sprint(tarFiles(t, filepath.Join(c.dir, "out/zstd.tar"))); !strings.Contains(layers, "tar+zstd") {
+		if layers := fmt.Sprint(tarFiles(t, filepath.Join(c.dir, "out/zstd.tar"))); !strings.Contains(layers,
+			"tar+zstd") {
 			t.Errorf("%s: no layer is compressed with zstd", name)
 		}
 		files, err := os.ReadFile(filepath.Join(c.dir, "out/files/app/read"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		results[name] = append(results[name], string(files), tarFiles(t, filepath.Join(c.dir, "out/files.tar"))["app/read"])
+		results[name] = append(results[name], string(files),
+			tarFiles(t, filepath.Join(c.dir, "out/files.tar"))["app/read"])
 		stdout, _ := c.ok(t, "image", "inspect", "second/kept:1")
 		results[name] = append(results[name], regexp.MustCompile(`"digest": "sha256:\w+"`).FindString(stdout)+"\n")
 		_, again := c.ok(t, args...)
@@ -142,7 +144,8 @@ func exampleBuilds(t *testing.T, d *daemon) {
 // TestExampleFlaskOnDaemon builds the tutorial's project with a daemon that has the same mirror as the other engine.
 func TestExampleFlaskOnDaemon(t *testing.T) {
 	registry := realBases(t)
-	d := startDaemon(t, fmt.Sprintf("[registry.\"docker.io\"]\nmirrors = [%[1]q]\n[registry.%[1]q]\nhttp = true\n", registry))
+	d := startDaemon(t, fmt.Sprintf("[registry.\"docker.io\"]\nmirrors = [%[1]q]\n[registry.%[1]q]\nhttp = true\n",
+		registry))
 	c := builderOn(t, d)
 	buildFlask(t, c, registry)
 }
@@ -202,7 +205,8 @@ func pushInOrder(t *testing.T, d *daemon, bases string) {
 	project := func(last string) string {
 		text := `group "default" { targets = ["a", "b", "c"] }` + "\n"
 		for name, run := range map[string]string{"a": "echo a >/x", "b": "echo b >/x", "c": last} {
-			text += fmt.Sprintf("target %q {\n  dockerfile-inline = \"FROM %s/busybox:1\\nRUN %s\"\n  tags = [\"%s/push/%s:1\"]\n}\n", name, bases, run, address, name)
+			text += fmt.Sprintf("target %q {\n  dockerfile-inline = \"FROM %s/busybox:1\\nRUN %s\"\n"+
+				"  tags = [\"%s/push/%s:1\"]\n}\n", name, bases, run, address, name)
 		}
 		return text
 	}
@@ -247,10 +251,13 @@ func errorsOfDaemon(t *testing.T, d *daemon, bases string) {
 		want                     string
 	}{
 		{"step", "FROM BASE\nRUN echo out; exit 7", "", 1, `(?s)\| out\n.*RUN echo out; exit 7: exit code 7`},
-		{"missing file", "FROM scratch\nCOPY nowhere /", "", 1, `COPY nowhere /: /nowhere not found in the source of the copy`},
+		{"missing file", "FROM scratch\nCOPY nowhere /", "", 1,
+			`COPY nowhere /: /nowhere not found in the source of the copy`},
 		{"address", "FROM scratch", "nonsense", 2, `"nonsense" is not a builder address`},
-		{"nobody", "FROM scratch\nCOPY bake.hcl /", "unix:///nowhere/sock", 5, `builder unix:///nowhere/sock: cannot connect`},
-		{"platform", "FROM --platform=linux/s390x BASE\nRUN true", "one=" + d.address, 5, `no builder runs commands for linux/s390x.*runs linux/amd64`},
+		{"nobody", "FROM scratch\nCOPY bake.hcl /", "unix:///nowhere/sock", 5,
+			`builder unix:///nowhere/sock: cannot connect`},
+		{"platform", "FROM --platform=linux/s390x BASE\nRUN true", "one=" + d.address, 5,
+			`no builder runs commands for linux/s390x.*runs linux/amd64`},
 		{"entitlement", "FROM BASE\nRUN --network=host true", "", 1, `build with --allow network.host`},
 		{"secret", "FROM BASE\nRUN --mount=type=secret,id=x,required true", "", 1, `no secret "x" is given`},
 	} {
@@ -273,7 +280,8 @@ func errorsOfDaemon(t *testing.T, d *daemon, bases string) {
 // cancelled: an interrupted build ends soon, with its code, and the daemon's step too.
 func cancelled(t *testing.T, d *daemon, bases string) {
 	c := builderOn(t, d)
-	c.write(t, "bake.hcl", fmt.Sprintf("target \"default\" {\n  dockerfile-inline = \"FROM %s/busybox:1\\nRUN echo go; sleep 600\"\n}\n", bases))
+	c.write(t, "bake.hcl", fmt.Sprintf("target \"default\" {\n"+
+		"  dockerfile-inline = \"FROM %s/busybox:1\\nRUN echo go; sleep 600\"\n}\n", bases))
 	cmd := bakeCommand(t, "build", "--progress=plain")
 	cmd.Dir, cmd.Env = c.dir, append(os.Environ(), "BAKE_CACHE_DIR="+c.cache, "BAKE_ENGINE="+d.address)
 	out, err := cmd.StderrPipe()
@@ -307,7 +315,8 @@ func cachesTravel(t *testing.T, d *daemon, bases string) {
 	c := newCLI(t)
 	project := ""
 	for name, cache := range map[string]string{
-		"reg":    fmt.Sprintf(`cache-to = ["type=registry,ref=%[1]s/cache:1,mode=max"]`+"\n  "+`cache-from = ["type=registry,ref=%[1]s/cache:1"]`, address),
+		"reg": fmt.Sprintf(`cache-to = ["type=registry,ref=%[1]s/cache:1,mode=max"]`+"\n  "+
+			`cache-from = ["type=registry,ref=%[1]s/cache:1"]`, address),
 		"dir":    `cache-to = ["type=local,dest=kept"]` + "\n  " + `cache-from = ["type=local,src=kept"]`,
 		"inline": fmt.Sprintf(`cache-to = ["type=inline"]`+"\n  "+`cache-from = ["%s/inline:1"]`, address),
 	} {
@@ -370,7 +379,8 @@ func privateBase(t *testing.T, d *daemon) {
 	if err := crane.Push(image, address+"/private:1", crane.Insecure); err != nil {
 		t.Fatal(err)
 	}
-	c.write(t, "bake.hcl", fmt.Sprintf("target \"default\" {\n  dockerfile-inline = \"FROM %s/private:1\\nRUN true\"\n}\n", address))
+	c.write(t, "bake.hcl", fmt.Sprintf("target \"default\" {\n  dockerfile-inline = \"FROM %s/private:1\\nRUN true\"\n"+
+		"}\n", address))
 	c.ok(t, "build")
 	daemons := 0
 	asked.Range(func(agent, _ any) bool {

@@ -72,7 +72,8 @@ func testSSHMount(t *testing.T, user *syscall.Credential) {
 		name, mount, offer, socket, want, fails string
 	}{
 		{"agent", "", `"default"`, socket, "600 0:0\nmine signs: <nil>\nremove all: true, lock: true\n", ""},
-		{"look", ",mode=0664,uid=5,gid=6", `"default"`, socket, "664 5:6\nmine signs: <nil>\nremove all: true, lock: true\n", ""},
+		{"look", ",mode=0664,uid=5,gid=6", `"default"`, socket,
+			"664 5:6\nmine signs: <nil>\nremove all: true, lock: true\n", ""},
 		{"socket", ",id=s", `"s=` + socket + `"`, "", "600 0:0\nmine signs: <nil>\nremove all: true, lock: true\n", ""},
 		{"key", ",id=k", `"k=` + file + `"`, "", "600 0:0\nkey signs: <nil>\nremove all: true, lock: true\n", ""},
 		{"optional", "", "", "", "no such file or directory\n", ""},
@@ -81,8 +82,10 @@ func testSSHMount(t *testing.T, user *syscall.Credential) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c.env["SSH_AUTH_SOCK"] = test.socket
-			c.write(t, "Dockerfile", "FROM scratch\nCOPY agent /agent\nRUN --mount=type=ssh"+test.mount+" [\"/agent\"]\nLABEL test="+test.name+"\n")
-			c.write(t, "bake.hcl", "target \"default\" {\n  ssh = ["+test.offer+"]\n  output = [\"type=tar,dest=out.tar\"]\n}\n")
+			c.write(t, "Dockerfile", "FROM scratch\nCOPY agent /agent\nRUN --mount=type=ssh"+test.mount+
+				" [\"/agent\"]\nLABEL test="+test.name+"\n")
+			c.write(t, "bake.hcl", "target \"default\" {\n  ssh = ["+test.offer+
+				"]\n  output = [\"type=tar,dest=out.tar\"]\n}\n")
 			_, stderr, code := c.run(t, "build", "--progress=none", "--no-cache", "--allow=ssh", "--allow=fs=*")
 			if test.fails != "" {
 				if code == 0 || !strings.Contains(stderr, test.fails) {

@@ -74,7 +74,8 @@ func TestTutorial(t *testing.T) {
 	wantMatch(t, "the base is listed", stdout, `(?m)^python:3\.8-alpine +[0-9a-f]{12} +\S.* base$`)
 
 	stdout, _ = c.ok(t, "history", "python-hello-world")
-	wantMatch(t, "newest first", stdout, `(?s)COPY app\.py /app\.py.*CMD \["python" "app\.py"\].*RUN /bin/sh -c pip install flask`)
+	wantMatch(t, "newest first", stdout,
+		`(?s)COPY app\.py /app\.py.*CMD \["python" "app\.py"\].*RUN /bin/sh -c pip install flask`)
 	c.ok(t, "history", "python:3.8-alpine")
 
 	stdout, _ = c.ok(t, "image", "inspect", "python-hello-world")
@@ -128,7 +129,8 @@ func TestTutorialTwoCommands(t *testing.T) {
 	c := newTutorial(t)
 	c.write(t, "Dockerfile", tutorialDockerfile+"CMD [\"python\",\"-V\"]\n")
 	_, stderr := c.ok(t, "image", "build", "-t", "two:1", ".")
-	wantMatch(t, "a second CMD is warned of, with its place", stderr, `warning: Dockerfile:\d+: MultipleInstructionsDisallowed: .*CMD`)
+	wantMatch(t, "a second CMD is warned of, with its place", stderr,
+		`warning: Dockerfile:\d+: MultipleInstructionsDisallowed: .*CMD`)
 	stdout, _ := c.ok(t, "image", "inspect", "two:1")
 	wantMatch(t, "the last CMD holds", stdout, `(?s)"Cmd": \[\s+"python",\s+"-V"\s+\]`)
 }

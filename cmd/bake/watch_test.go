@@ -76,7 +76,8 @@ target "b" {
   tags     = ["b:1"]
 }
 `)
-	const dockerfile = "FROM scratch\nCOPY --from=host busybox /bin/sh\nCOPY b /b\nRUN read x </b/y; test $x != long || /bin/sh -c 'usleep 2000000 2>/dev/null || sleep 2'\n"
+	const dockerfile = "FROM scratch\nCOPY --from=host busybox /bin/sh\nCOPY b /b\n" +
+		"RUN read x </b/y; test $x != long || /bin/sh -c 'usleep 2000000 2>/dev/null || sleep 2'\n"
 	c.write(t, "Dockerfile", dockerfile)
 	c.write(t, ".dockerignore", "out\n**/*.swp\n")
 	c.write(t, "a/x", "1")
@@ -130,7 +131,8 @@ target "b" {
 func TestWatchLinks(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
-	c.write(t, "bake.hcl", "target \"default\" {\n  context = \"deep/ctx\"\n  dockerfile = \"../linked\"\n  tags = [\"a:1\"]\n}\n")
+	c.write(t, "bake.hcl", "target \"default\" {\n  context = \"deep/ctx\"\n  dockerfile = \"../linked\"\n"+
+		"  tags = [\"a:1\"]\n}\n")
 	const dockerfile = "FROM scratch\nCOPY link/f /\nCOPY sub/*.txt /\n"
 	c.write(t, "common/x/Dockerfile", dockerfile)
 	for _, dir := range []string{"one", "two"} {
@@ -141,7 +143,8 @@ func TestWatchLinks(t *testing.T) {
 	link := func(to, name string) {
 		t.Helper()
 		path := filepath.Join(c.dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.RemoveAll(path), os.Symlink(to, path)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.RemoveAll(path),
+			os.Symlink(to, path)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,7 +193,8 @@ func TestWatchIncluded(t *testing.T) {
 
 func TestWatchRefuses(t *testing.T) {
 	c := newCLI(t)
-	for _, args := range [][]string{{"--print"}, {"--check"}, {"--call=outline"}, {"-f", "-"}, {"https://example.com/x.git"}} {
+	for _, args := range [][]string{{"--print"}, {"--check"}, {"--call=outline"}, {"-f", "-"},
+		{"https://example.com/x.git"}} {
 		if _, stderr, code := c.run(t, append([]string{"build", "--watch"}, args...)...); code != 2 {
 			t.Errorf("%q: exit code %d\n%s", args, code, stderr)
 		}
