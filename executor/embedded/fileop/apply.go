@@ -1,5 +1,5 @@
-// Package fileop executes LLB's file operations: it makes the layer in which copies, directories, files, links and
-// removals on a tree result, without mounting anything.
+// Package fileop executes LLB file operations. It writes the layer that results from copies, new directories, files
+// and links, and removals in a tree. It mounts nothing.
 package fileop
 
 import (
@@ -15,26 +15,26 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// Request is one file operation.
+// Request describes one file operation.
 type Request struct {
 	Op     *pb.FileOp
 	Inputs []tree.FS // the trees that copies read from, by op input
 	Parent tree.FS   // the tree that the actions change
-	// Upper is an empty directory of nobody else. It becomes the layer in directory form: overlayfs's conventions.
+	// Upper is an empty directory to which nothing else writes. It becomes the layer, encoded for overlayfs.
 	Upper string
-	// UserXattr marks opaque directories as an ordinary user's namespace needs it.
+	// UserXattr selects the attribute user.overlay.opaque, for a user namespace.
 	UserXattr bool
 }
 
-// Result is what an operation did.
+// Result is the result of an operation.
 type Result struct {
-	// Lookups are all questions that were asked of Parent, with their answers: on another tree that gives the same
-	// answers the operation results in the same layer.
+	// Lookups are all lookups in Parent with their answers. On a tree that gives the same answers, the operation
+	// results in the same layer; see Recheck.
 	Lookups []Lookup
-	Changed bool // Upper holds something
+	Changed bool // Upper is not empty
 }
 
-// Error says which action of an operation could not be done.
+// Error reports the action of an operation that failed.
 type Error struct {
 	Action string // such as "copy /src"
 	Err    error
@@ -45,8 +45,8 @@ func (e *Error) Error() string { return e.Action + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Apply runs the actions one after the other. After an error Upper holds a part and is to be deleted. A *layerfs.PackedError
-// says that the content of a packed layer is needed.
+// Apply runs the actions in order. After an error, Upper holds a part of the layer, and the caller must delete it. A
+// *layerfs.PackedError means that the caller must unpack a layer and call Apply again.
 func Apply(ctx context.Context, r Request) (Result, error) {
 	parent := newRecorder(r.Parent)
 	s, err := newStage(parent, r.Upper, r.UserXattr)
@@ -55,9 +55,9 @@ func Apply(ctx context.Context, r Request) (Result, error) {
 	}
 	defer s.close()
 	for _, a := range r.Op.GetActions() {
-		what, err := act(ctx, s, r.Inputs, a)
+		name, err := act(ctx, s, r.Inputs, a)
 		if err != nil {
-			return Result{}, &Error{Action: what, Err: err}
+			return Result{}, &Error{Action: name, Err: err}
 		}
 	}
 	if err := s.finish(); err != nil {
@@ -66,7 +66,7 @@ func Apply(ctx context.Context, r Request) (Result, error) {
 	return Result{Lookups: parent.lookups(), Changed: s.changed}, nil
 }
 
-// act runs one action and says what it was.
+// act runs one action and returns its name for an Error.
 func act(ctx context.Context, s *stage, inputs []tree.FS, a *pb.FileAction) (string, error) {
 	switch {
 	case a.GetCopy() != nil:
@@ -85,7 +85,7 @@ func act(ctx context.Context, s *stage, inputs []tree.FS, a *pb.FileAction) (str
 	case a.GetRm() != nil:
 		return "remove " + a.GetRm().GetPath(), remove(s, a.GetRm())
 	}
-	return "file action", errors.New("it is of no known kind")
+	return "file action", errors.New("unknown kind of action")
 }
 
 func mkdir(s *stage, a *pb.FileActionMkDir) error {
@@ -97,14 +97,14 @@ func mkdir(s *stage, a *pb.FileActionMkDir) error {
 	if err != nil {
 		return err
 	}
-	look := attrs{mode: uint32(a.GetMode()) & 0o777, owner: o.orRoot(), mtime: timeOf(a.GetTimestamp())}
+	attr := attrs{mode: uint32(a.GetMode()) & 0o777, owner: o.orRoot(), mtime: timeOf(a.GetTimestamp())}
 	if a.GetMakeParents() {
-		return s.mkdirAll(p, look)
+		return s.mkdirAll(p, attr)
 	}
 	if _, err := s.Lookup(p); err == nil {
 		return nil
 	}
-	return s.mkdir(p, look)
+	return s.mkdir(p, attr)
 }
 
 func mkfile(s *stage, a *pb.FileActionMkFile) error {
@@ -119,8 +119,8 @@ func mkfile(s *stage, a *pb.FileActionMkFile) error {
 	if err := s.clear(p); err != nil {
 		return err
 	}
-	look := attrs{mode: uint32(a.GetMode()) & 0o777, owner: o.orRoot(), mtime: timeOf(a.GetTimestamp())}
-	return s.file(p, look, strings.NewReader(string(a.GetData())))
+	attr := attrs{mode: uint32(a.GetMode()) & 0o777, owner: o.orRoot(), mtime: timeOf(a.GetTimestamp())}
+	return s.file(p, attr, strings.NewReader(string(a.GetData())))
 }
 
 func symlink(s *stage, a *pb.FileActionSymlink) error {
@@ -133,7 +133,7 @@ func symlink(s *stage, a *pb.FileActionSymlink) error {
 		return err
 	}
 	if _, err := s.Lookup(p); err == nil {
-		return fmt.Errorf("%s is there already", p)
+		return fmt.Errorf("%s already exists", p)
 	}
 	return s.symlink(p, a.GetOldpath(), attrs{owner: o.orRoot(), mtime: timeOf(a.GetTimestamp())})
 }
@@ -141,7 +141,7 @@ func symlink(s *stage, a *pb.FileActionSymlink) error {
 func remove(s *stage, a *pb.FileActionRm) error {
 	src := path.Clean("/" + a.GetPath())
 	if src == "/" {
-		return errors.New("the root cannot be removed")
+		return errors.New("cannot remove the root directory")
 	}
 	paths := []string{src}
 	if a.GetAllowWildcard() {

@@ -18,20 +18,27 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// copier runs one copy action. Names are made one after the other by the caller's goroutine; contents are written by a few
-// more.
+// copier runs one copy action. The caller's goroutine creates the files in order; other goroutines write their content.
+//
+// A copy follows symbolic links in two trees, and hostile ones must not lead out of either. In the source, tree.Select
+// resolves the path inside the source tree. At the destination, the copier resolves links in the stage, which is the
+// parent with the changes so far: COPY x /link/ writes to the directory that /link names in the image. The invariant:
+// every path passed to the stage is free of links, and the stage opens it below upper with RESOLVE_NO_SYMLINKS. A link
+// that is wrong or dangling thus fails the step or creates its target in the image; it never touches the host. A link
+// that is itself copied stays a link and is not followed. TestActions ("through a link"), TestUnpack ("links stay
+// inside") and TestCopyAsBuildKit, which compares random trees with BuildKit's copy, check this.
 type copier struct {
-	ctx     context.Context
-	stage   *stage
-	from    tree.FS
-	look    look
-	replace bool // what is in the way goes, of whatever kind
-	content *errgroup.Group
-	filler  filler
+	ctx       context.Context
+	stage     *stage
+	from      tree.FS
+	overrides overrides
+	replace   bool // replace existing files of another kind
+	content   *errgroup.Group
+	filler    filler
 }
 
 func doCopy(ctx context.Context, s *stage, from tree.FS, a *pb.FileActionCopy) error {
-	l, err := newLook(s, a)
+	l, err := newOverrides(s, a)
 	if err != nil {
 		return err
 	}
@@ -39,7 +46,7 @@ func doCopy(ctx context.Context, s *stage, from tree.FS, a *pb.FileActionCopy) e
 	if err != nil {
 		return err
 	}
-	c := &copier{stage: s, from: from, look: l, replace: a.GetAlwaysReplaceExistingDestPaths()}
+	c := &copier{stage: s, from: from, overrides: l, replace: a.GetAlwaysReplaceExistingDestPaths()}
 	c.content, c.ctx = errgroup.WithContext(ctx)
 	c.filler.ctx = c.ctx
 	c.content.SetLimit(runtime.GOMAXPROCS(0) + 1)
@@ -50,7 +57,7 @@ func doCopy(ctx context.Context, s *stage, from tree.FS, a *pb.FileActionCopy) e
 	return err
 }
 
-// matches copies what the source names, one match after the other.
+// matches copies all matches of the source, in order.
 func (c *copier) matches(matches []tree.Match, a *pb.FileActionCopy) error {
 	if err := c.checkDest(a); err != nil {
 		return err
@@ -72,7 +79,7 @@ func (c *copier) matches(matches []tree.Match, a *pb.FileActionCopy) error {
 	return nil
 }
 
-// checkDest makes sure that the folder of a destination is there which may not be made.
+// checkDest returns an error if the directory of the destination is missing and the action must not create it.
 func (c *copier) checkDest(a *pb.FileActionCopy) error {
 	if a.GetCreateDestPath() {
 		return nil
@@ -82,7 +89,7 @@ func (c *copier) checkDest(a *pb.FileActionCopy) error {
 		return err
 	}
 	if _, err := c.stage.Lookup(path.Dir(p)); err != nil {
-		return fmt.Errorf("folder of the destination %s: %w", a.GetDest(), err)
+		return fmt.Errorf("directory of the destination %s: %w", a.GetDest(), err)
 	}
 	return nil
 }
@@ -108,23 +115,24 @@ func (c *copier) match(m tree.Match, a *pb.FileActionCopy) error {
 	return nil
 }
 
-// dest makes the folder of a destination, or all of one that ends in a slash, and follows its links.
+// dest resolves the links in a destination and creates its directory: the destination itself if it ends in a slash,
+// its parent otherwise.
 func (c *copier) dest(dest string) (string, error) {
-	folder := dest
+	dir := dest
 	if !strings.HasSuffix(dest, "/") && path.Base(dest) != "." {
-		folder = path.Dir(dest)
+		dir = path.Dir(dest)
 	}
-	folder, err := tree.Resolve(c.stage, folder, true)
+	dir, err := tree.Resolve(c.stage, dir, true)
 	if err != nil {
 		return "", err
 	}
-	if err := c.stage.mkdirAll(folder, c.look.made()); err != nil {
+	if err := c.stage.mkdirAll(dir, c.overrides.parentDir()); err != nil {
 		return "", err
 	}
 	return tree.Resolve(c.stage, path.Clean("/"+dest), true)
 }
 
-// target is where a match goes: to the destination, or into it. The folder that holds it is made.
+// target returns the path of a match: the destination, or a name in it. It creates the directory that holds the path.
 func (c *copier) target(dest string, m tree.Match, contents bool) (string, error) {
 	at, err := c.stage.Lookup(dest)
 	exists := err == nil
@@ -135,14 +143,14 @@ func (c *copier) target(dest string, m tree.Match, contents bool) (string, error
 	if isDir && exists && !contents || !isDir && exists && at.IsDir() {
 		dest = path.Join(dest, m.Name)
 	}
-	folder := path.Dir(dest)
+	dir := path.Dir(dest)
 	if contents && isDir && !exists {
-		folder = dest
+		dir = dest
 	}
-	return dest, c.stage.mkdirAll(folder, c.look.made())
+	return dest, c.stage.mkdirAll(dir, c.overrides.parentDir())
 }
 
-// file copies one selected file to p. links tells where the hard-linked files of this match went.
+// file copies one selected file to p. links holds the first path of each hard-linked file of this match.
 func (c *copier) file(p string, f tree.Selected, links map[tree.FileID]string) error {
 	at, err := c.stage.Lookup(p)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -161,7 +169,7 @@ func (c *copier) file(p string, f tree.Selected, links map[tree.FileID]string) e
 	if err := c.stage.clear(p); err != nil {
 		return err
 	}
-	l, err := c.look.of(c.from, f.Entry)
+	l, err := c.overrides.attrsOf(c.from, f.Entry)
 	if err != nil {
 		return err
 	}
@@ -175,10 +183,10 @@ func (c *copier) file(p string, f tree.Selected, links map[tree.FileID]string) e
 	}
 }
 
-// dir copies a directory itself. The root of a match that is there already keeps how it looks; one that no pattern
-// selects but something below takes its mode alone.
+// dir copies a directory without its content. If the root of a match exists, it keeps its attributes except the time. A
+// directory that is copied only because a pattern selects a file below it gets the mode of the source.
 func (c *copier) dir(p string, f tree.Selected, at tree.Entry, exists bool) error {
-	l, err := c.look.of(c.from, f.Entry)
+	l, err := c.overrides.attrsOf(c.from, f.Entry)
 	if err != nil {
 		return err
 	}
@@ -186,21 +194,21 @@ func (c *copier) dir(p string, f tree.Selected, at tree.Entry, exists bool) erro
 	case !exists:
 		return c.stage.mkdir(p, l)
 	case !at.IsDir():
-		return fmt.Errorf("%s is no directory, a directory cannot take its place", p)
+		return fmt.Errorf("%s is not a directory: a directory cannot replace it", p)
 	case f.Rel == "":
 		c.stage.times[p] = *l.mtime
 		return nil
 	case f.Implied:
 		return c.stage.chmod(p, f.Entry.Mode&0o7777)
 	}
-	return c.stage.relook(p, l)
+	return c.stage.setDirAttrs(p, l)
 }
 
-// regular copies a regular file, or links it to one that this match has copied.
+// regular copies a regular file, or makes a hard link if this match has copied the file under another name.
 func (c *copier) regular(p string, e tree.Entry, l attrs, links map[tree.FileID]string) error {
 	if id, ok := e.HardLinked(); ok {
 		if first, ok := links[id]; ok {
-			if m := c.stage.made[first]; m != nil && !m.gone {
+			if m := c.stage.upper[first]; m != nil && !m.whiteout {
 				return c.stage.link(p, first)
 			}
 		}
@@ -220,7 +228,7 @@ func (c *copier) regular(p string, e tree.Entry, l attrs, links map[tree.FileID]
 	return nil
 }
 
-// timeOf is an action's time; nil when it has none.
+// timeOf returns the time of an action, nil if it has none.
 func timeOf(nanoseconds int64) *time.Time {
 	if nanoseconds == -1 {
 		return nil

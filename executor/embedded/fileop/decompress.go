@@ -11,10 +11,10 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// maxWindow bounds what one decompressor keeps in memory, in bytes.
+// maxWindow is the memory that a hostile zstd frame can request for its window, in bytes.
 const maxWindow = 128 << 20
 
-// decompress undoes the compression that the first bytes show: gzip, bzip2, xz, zstd or none.
+// decompress detects the compression from the first bytes (gzip, bzip2, xz, zstd or none) and reverses it.
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	head, err := b.Peek(6)

@@ -24,8 +24,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// TestCopyAsBuildKit makes random trees and copies between them, and does the same with the library that BuildKit copies
-// with: the outcome must be the same tree, or an error of both.
+// TestCopyAsBuildKit makes random copies between random trees, and the same copies with the library that BuildKit uses.
+// Both must result in the same tree, or both must fail.
 func TestCopyAsBuildKit(t *testing.T) {
 	needRoot(t)
 	rounds := 300
@@ -47,7 +47,8 @@ func TestCopyAsBuildKit(t *testing.T) {
 
 func oneCopy(t *testing.T, r *rand.Rand) {
 	dir := t.TempDir()
-	parent, src, upper, theirs := filepath.Join(dir, "parent"), filepath.Join(dir, "src"), filepath.Join(dir, "upper"), filepath.Join(dir, "theirs")
+	parent, src := filepath.Join(dir, "parent"), filepath.Join(dir, "src")
+	upper, theirs := filepath.Join(dir, "upper"), filepath.Join(dir, "theirs")
 	for _, d := range []string{parent, src, upper, theirs} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -59,14 +60,17 @@ func oneCopy(t *testing.T, r *rand.Rand) {
 	a := randomCopy(r)
 	t.Logf("%v", a)
 
-	from, to := layerfs.NewView([]layerfs.Layer{{ID: "src", Dir: src}}), layerfs.NewView([]layerfs.Layer{{ID: "p", Dir: parent}})
+	from := layerfs.NewView([]layerfs.Layer{{ID: "src", Dir: src}})
 	defer from.Close()
+	to := layerfs.NewView([]layerfs.Layer{{ID: "p", Dir: parent}})
 	defer to.Close()
 	op := &pb.FileOp{Actions: []*pb.FileAction{{Input: 0, SecondaryInput: 1, Action: &pb.FileAction_Copy{Copy: a}}}}
-	_, ourErr := fileop.Apply(t.Context(), fileop.Request{Op: op, Inputs: []tree.FS{to, from}, Parent: to, Upper: upper})
+	_, ourErr := fileop.Apply(t.Context(), fileop.Request{
+		Op: op, Inputs: []tree.FS{to, from}, Parent: to, Upper: upper,
+	})
 	theirErr := peerCopy(t.Context(), src, theirs, a)
 	if ourErr == nil && errors.Is(theirErr, unix.ENOTDIR) {
-		return // the peer looks below a file for what it then does not copy
+		return // BuildKit looks below a file and fails; here such a path does not exist
 	}
 	if (ourErr == nil) != (theirErr == nil) {
 		t.Fatalf("ours: %v\ntheirs: %v", ourErr, theirErr)
@@ -85,7 +89,7 @@ func oneCopy(t *testing.T, r *rand.Rand) {
 	}
 }
 
-// peerCopy does what BuildKit's file backend does for a copy.
+// peerCopy copies as BuildKit's file backend does.
 func peerCopy(ctx context.Context, src, dest string, a *pb.FileActionCopy) error {
 	clean := func(p string) string {
 		q := path.Join("/", p)
@@ -139,11 +143,12 @@ func randomPath(r *rand.Rand) string {
 	return p
 }
 
-// grow makes the same random tree in every root.
+// grow creates the same random tree in every root.
 func grow(t *testing.T, r *rand.Rand, roots ...string) {
 	t.Helper()
 	for range r.IntN(14) {
-		p, kind, mode, id, link := randomPath(r), r.IntN(10), pick(r, os.FileMode(0o644), 0o600, 0o755, 0o750), r.IntN(3), pick(r, "a", "/b", "../c", "nowhere", "d.txt", ".", "/a/b")
+		p, kind, mode, id := randomPath(r), r.IntN(10), pick(r, os.FileMode(0o644), 0o600, 0o755, 0o750), r.IntN(3)
+		link := pick(r, "a", "/b", "../c", "nowhere", "d.txt", ".", "/a/b")
 		at := time.Unix(1_000_000_000+int64(r.IntN(1000)), 0)
 		for _, root := range roots {
 			full := filepath.Join(root, p)
@@ -153,7 +158,7 @@ func grow(t *testing.T, r *rand.Rand, roots ...string) {
 			if _, err := os.Lstat(full); err == nil {
 				continue
 			}
-			// A link that stands on the way would lead out of the tree of this test.
+			// A link above the path could lead out of the tree of this test.
 			if real, err := filepath.EvalSymlinks(filepath.Dir(full)); err != nil || real != filepath.Dir(full) {
 				continue
 			}
@@ -177,9 +182,11 @@ func grow(t *testing.T, r *rand.Rand, roots ...string) {
 }
 
 func randomCopy(r *rand.Rand) *pb.FileActionCopy {
+	src := pick(r, "/", randomPath(r), randomPath(r), "/a", "/b", "/*", "/a/*", "/*/*", "/?.txt", "/d*")
+	dest := pick(r, "/", "/x", "/x/", "/x/y", randomPath(r), randomPath(r)+"/", "/a", "/b/")
 	a := &pb.FileActionCopy{
-		Src:                            pick(r, "/", randomPath(r), randomPath(r), "/a", "/b", "/*", "/a/*", "/*/*", "/?.txt", "/d*"),
-		Dest:                           pick(r, "/", "/x", "/x/", "/x/y", randomPath(r), randomPath(r)+"/", "/a", "/b/"),
+		Src:                            src,
+		Dest:                           dest,
 		Mode:                           pick[int32](r, -1, -1, -1, 0o640, 0o2755),
 		ModeStr:                        pick(r, "", "", "", "u+x,go-w", "a=rX"),
 		FollowSymlink:                  r.IntN(3) > 0,
@@ -203,7 +210,7 @@ func randomCopy(r *rand.Rand) *pb.FileActionCopy {
 	return a
 }
 
-// list shows all of a tree.
+// list returns one line for each path of a tree.
 func list(t *testing.T, f tree.FS) []string {
 	t.Helper()
 	var all []string
@@ -256,7 +263,7 @@ func check(t *testing.T, err error) {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		skip(t, "needs root, to make files of other owners")
+		skip(t, "needs root to create files of other owners")
 	}
 }
 

@@ -15,19 +15,19 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// piece is how much is copied before a cancelled build is noticed, in bytes.
-const piece = 16 << 20
+// copyChunk is the number of bytes copied between two checks for a cancelled context.
+const copyChunk = 16 << 20
 
-// hashSize is the size of the buffers through which files of build contexts are copied and hashed, in bytes.
-const hashSize = 64 << 10
+// bufferSize is the size in bytes of the buffers for copying and hashing files of build contexts.
+const bufferSize = 64 << 10
 
-// filler writes the content of files. Its buffers serve one file after another; it may be used by several goroutines.
+// filler writes the content of files and reuses its buffers. It is safe for concurrent use.
 type filler struct {
 	ctx     context.Context
-	buffers sync.Pool // of *[hashSize]byte
+	buffers sync.Pool // of *[bufferSize]byte
 }
 
-// fill writes the content of an entry to a new file. What comes from a build context must be what the step was keyed by.
+// fill writes the content of an entry to a new file. A file of a build context is copied with copyVerified.
 func (f *filler) fill(to *os.File, from tree.FS, e tree.Entry) error {
 	r, err := from.Open(e.Path)
 	if err != nil {
@@ -35,15 +35,15 @@ func (f *filler) fill(to *os.File, from tree.FS, e tree.Entry) error {
 	}
 	defer r.Close()
 	if local, ok := from.(*tree.Local); ok {
-		return f.checked(to, r, local, e.Path)
+		return f.copyVerified(to, r, local, e.Path)
 	}
 	if sparse(r) {
 		return copySparse(f.ctx, to, r)
 	}
-	return copyPieces(f.ctx, to, r)
+	return copyChunks(f.ctx, to, r)
 }
 
-func (f *filler) checked(to *os.File, r *os.File, from *tree.Local, p string) error {
+func (f *filler) copyVerified(to *os.File, r *os.File, from *tree.Local, p string) error {
 	want, err := from.Digest(f.ctx, p)
 	if err != nil {
 		return err
@@ -58,11 +58,11 @@ func (f *filler) checked(to *os.File, r *os.File, from *tree.Local, p string) er
 	return nil
 }
 
-// copyHashed copies until the end, and hashes what it copies.
+// copyHashed copies from until its end and adds the bytes to h.
 func (f *filler) copyHashed(to *os.File, h hash.Hash, from *os.File) error {
-	buffer, ok := f.buffers.Get().(*[hashSize]byte)
+	buffer, ok := f.buffers.Get().(*[bufferSize]byte)
 	if !ok {
-		buffer = new([hashSize]byte)
+		buffer = new([bufferSize]byte)
 	}
 	defer f.buffers.Put(buffer)
 	for {
@@ -85,32 +85,38 @@ func (f *filler) copyHashed(to *os.File, h hash.Hash, from *os.File) error {
 	}
 }
 
-// copyPieces copies until the end. Between two files the kernel copies, where it can without reading.
-func copyPieces(ctx context.Context, to io.Writer, from io.Reader) error {
+// copyChunks copies from until its end. Between two files io.CopyN lets the kernel copy, by reference where it can.
+func copyChunks(ctx context.Context, to io.Writer, from io.Reader) error {
 	for {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		n, err := io.CopyN(to, from, piece)
+		n, err := io.CopyN(to, from, copyChunk)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if n < piece {
+		if n < copyChunk {
 			return nil
 		}
 	}
 }
 
-// sparse says that a file takes less room than its size.
+// sparse reports whether a file has fewer blocks than its size needs.
 func sparse(f *os.File) bool {
 	var st unix.Stat_t
 	return unix.Fstat(int(f.Fd()), &st) == nil && st.Blocks*512 < st.Size
 }
 
-// copySparse copies the parts of a file that hold data and leaves holes between them.
+// copySparse copies a file and keeps its holes.
+//
+// An image may hold a sparse file whose size is far above its blocks, such as /var/log/lastlog with 300 GB. Copying it
+// byte by byte would fill the disk. SEEK_DATA and SEEK_HOLE return the ranges that hold data; the file gets its full
+// size first, so everything between the ranges is a hole that reads as zeros. The invariant: the copy has the same
+// bytes as the source, so the content digest does not depend on holes. A file system without holes reports the whole
+// file as data, which costs only space. TestSparse checks the bytes and the blocks of a copy.
 func copySparse(ctx context.Context, to, from *os.File) error {
 	info, err := from.Stat()
 	if err != nil {
@@ -121,7 +127,7 @@ func copySparse(ctx context.Context, to, from *os.File) error {
 	}
 	for at := int64(0); ; {
 		start, err := from.Seek(at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // no data behind at
+		if errors.Is(err, unix.ENXIO) { // no data after at
 			return nil
 		}
 		if err != nil {
@@ -145,5 +151,5 @@ func copyRange(ctx context.Context, to, from *os.File, start, end int64) error {
 	if _, err := to.Seek(start, io.SeekStart); err != nil {
 		return err
 	}
-	return copyPieces(ctx, to, io.LimitReader(from, end-start))
+	return copyChunks(ctx, to, io.LimitReader(from, end-start))
 }

@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPasswd bounds /etc/passwd and /etc/group, in bytes.
+// maxPasswd is the maximum size of /etc/passwd and /etc/group, in bytes.
 const maxPasswd = 10 << 20
 
-// owner is who files of an action shall belong to; nil keeps them as they are.
+// owner is the owner that an action gives to files. A nil *owner keeps the owner of the source.
 type owner struct{ uid, gid uint32 }
 
-// orRoot is who new files belong to.
+// orRoot returns the owner of new files: root unless o is set.
 func (o *owner) orRoot() owner {
 	if o == nil {
 		return owner{}
@@ -25,7 +25,7 @@ func (o *owner) orRoot() owner {
 	return *o
 }
 
-// ownerOf finds the ids of an action's owner in the tree's own passwd and group files.
+// ownerOf returns the ids of an action's owner. It looks up names in the passwd and group files of the tree.
 func ownerOf(s *stage, c *pb.ChownOpt) (*owner, error) {
 	if c == nil {
 		return nil, nil
@@ -48,8 +48,8 @@ func ownerOf(s *stage, c *pb.ChownOpt) (*owner, error) {
 	return &o, nil
 }
 
-// userID finds a user and its group. A name that the files have not, or that has no file to be in, is 0, as in BuildKit; on scratch
-// a name is an error.
+// userID returns the ids of a user and its group. As in BuildKit, a name that is not in the file, or has no file, is 0;
+// on scratch, a name is an error.
 func userID(s *stage, u *pb.UserOpt) (uid, gid uint32, err error) {
 	if u == nil {
 		return 0, 0, nil
@@ -58,21 +58,23 @@ func userID(s *stage, u *pb.UserOpt) (uid, gid uint32, err error) {
 	if named == nil {
 		return u.GetByID(), u.GetByID(), nil
 	}
-	raw, err := names(s, named, "user", "/etc/passwd")
+	raw, err := accountFile(s, named, "user", "/etc/passwd")
 	if err != nil {
 		return 0, 0, err
 	}
-	users, err := user.ParsePasswdFilter(bytes.NewReader(raw), func(u user.User) bool { return u.Name == named.GetName() })
+	users, err := user.ParsePasswdFilter(bytes.NewReader(raw), func(u user.User) bool {
+		return u.Name == named.GetName()
+	})
 	if err != nil || len(users) == 0 {
 		return 0, 0, err
 	}
 	return uint32(users[0].Uid), uint32(users[0].Gid), nil
 }
 
-// names is the file that a name is looked up in, empty where it is missing.
-func names(s *stage, n *pb.NamedUserOpt, what, file string) ([]byte, error) {
+// accountFile returns the content of the file that lists the name, nil if the file is missing.
+func accountFile(s *stage, n *pb.NamedUserOpt, kind, file string) ([]byte, error) {
 	if n.GetInput() == int64(pb.Empty) {
-		return nil, fmt.Errorf("%s %q cannot be looked up: there is no %s; name it by number", what, n.GetName(), file)
+		return nil, fmt.Errorf("unknown %s %q: there is no %s; use a numeric id", kind, n.GetName(), file)
 	}
 	raw, err := s.content(file)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -82,7 +84,7 @@ func names(s *stage, n *pb.NamedUserOpt, what, file string) ([]byte, error) {
 }
 
 func groupID(s *stage, n *pb.NamedUserOpt, fallback uint32) (uint32, error) {
-	raw, err := names(s, n, "group", "/etc/group")
+	raw, err := accountFile(s, n, "group", "/etc/group")
 	if err != nil {
 		return 0, err
 	}

@@ -14,10 +14,20 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// Lookup is a question that an operation asked of the tree that it stands on, and the answer.
+// Lookup is one lookup of an operation in its parent tree, with the answer.
 type Lookup struct{ Path, Answer string }
 
-// recorder asks a tree and notes every question.
+// recorder looks paths up in a tree and records every lookup with its answer.
+//
+// The purpose is to share layers between bases. The group key of a file operation has everything but the parent, so
+// layers built on other parents are candidates for this step. A COPY rarely depends on more of its parent than the
+// directories on the way to the destination. So a candidate is stored with the lookups that it made, and Recheck
+// repeats them on the new parent. The invariant: an operation reads its parent through the recorder only, and an answer
+// contains everything that can change the layer. If a lookup were missing, or an answer left something out, the step
+// would get a layer built for another base, such as a wrong owner of a parent directory. An answer must not contain
+// more either, such as times or sizes: candidates would never match. A file that is copied whole from the parent
+// (kindCopyUp) is never equal. Recheck costs a few lookups and no content, apart from /etc/passwd and /etc/group.
+// TestRecheck shows parents on which a candidate matches and on which it does not.
 type recorder struct {
 	fs tree.FS
 
@@ -27,12 +37,12 @@ type recorder struct {
 
 func newRecorder(f tree.FS) *recorder { return &recorder{fs: f, answers: map[string]string{}} }
 
-// The kinds of questions, as a prefix of Lookup.Path.
+// The kinds of lookups, stored as the first byte of Lookup.Path.
 const (
-	askEntry   = "e"
-	askList    = "l"
-	askContent = "c"
-	askWhole   = "w" // a whole file and its attributes were taken; no two parents are alike in that
+	kindEntry   = "e"
+	kindList    = "l"
+	kindContent = "c"
+	kindCopyUp  = "w" // a whole file of the parent was copied into the layer: Recheck always fails
 )
 
 func (r *recorder) note(kind, path, answer string) {
@@ -41,7 +51,7 @@ func (r *recorder) note(kind, path, answer string) {
 	r.answers[kind+path] = answer
 }
 
-// lookups lists what was asked, sorted.
+// lookups returns all recorded lookups in order.
 func (r *recorder) lookups() []Lookup {
 	all := make([]Lookup, 0, len(r.answers))
 	for p, a := range r.answers {
@@ -51,16 +61,16 @@ func (r *recorder) lookups() []Lookup {
 	return all
 }
 
-// Lookup asks for an entry.
+// Lookup looks up an entry.
 func (r *recorder) Lookup(p string) (tree.Entry, error) {
 	e, answer, err := entryAnswer(r.fs, p)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		r.note(askEntry, p, answer)
+		r.note(kindEntry, p, answer)
 	}
 	return e, err
 }
 
-// entryAnswer is what an operation can depend on in an entry: neither times nor sizes.
+// entryAnswer returns an entry, and the part of it that a layer can depend on: no times and no sizes.
 func entryAnswer(f tree.FS, p string) (tree.Entry, string, error) {
 	e, err := f.Lookup(p)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -96,11 +106,11 @@ func xattrAnswer(attrs map[string][]byte) string {
 	return b.String()
 }
 
-// ReadDir asks for the names in a directory.
+// ReadDir lists a directory. The answer is the names in it.
 func (r *recorder) ReadDir(p string) ([]tree.Entry, error) {
 	entries, answer, err := listAnswer(r.fs, p)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		r.note(askList, p, answer)
+		r.note(kindList, p, answer)
 	}
 	return entries, err
 }
@@ -117,11 +127,11 @@ func listAnswer(f tree.FS, p string) ([]tree.Entry, string, error) {
 	return entries, strings.Join(names, "/"), err
 }
 
-// content asks for the whole of a small regular file, with its links inside the tree followed.
+// content reads a small regular file and follows links inside the tree. The answer is its digest.
 func (r *recorder) content(p string, limit int64) ([]byte, error) {
 	raw, answer, err := contentAnswer(r.fs, p, limit)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		r.note(askContent, p, answer)
+		r.note(kindContent, p, answer)
 	}
 	return raw, err
 }
@@ -139,7 +149,7 @@ func contentAnswer(f tree.FS, p string, limit int64) ([]byte, string, error) {
 		return nil, "", err
 	}
 	if !e.IsRegular() || e.Size > limit {
-		return nil, "", fmt.Errorf("%s is no regular file of at most %d bytes", p, limit)
+		return nil, "", fmt.Errorf("%s is not a regular file of at most %d bytes", p, limit)
 	}
 	file, err := f.Open(at)
 	if err != nil {
@@ -150,8 +160,8 @@ func contentAnswer(f tree.FS, p string, limit int64) ([]byte, string, error) {
 	return raw, digest.FromBytes(raw).String(), err
 }
 
-// Recheck says whether another tree gives the same answers to all look-ups, so that a layer which was made on one tree
-// is the layer for the other too.
+// Recheck reports whether a parent gives the recorded answer to every lookup. If so, the operation that recorded them
+// would write the same layer on this parent.
 func Recheck(parent tree.FS, lookups []Lookup) bool {
 	for _, l := range lookups {
 		if l.Path == "" {
@@ -161,14 +171,14 @@ func Recheck(parent tree.FS, lookups []Lookup) bool {
 		var answer string
 		var err error
 		switch kind {
-		case askEntry:
+		case kindEntry:
 			_, answer, err = entryAnswer(parent, p)
-		case askList:
+		case kindList:
 			_, answer, err = listAnswer(parent, p)
-		case askContent:
+		case kindContent:
 			_, answer, err = contentAnswer(parent, p, maxPasswd)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) || answer != l.Answer || answer == "" && kind != askList {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) || answer != l.Answer || answer == "" && kind != kindList {
 			return false
 		}
 	}

@@ -14,27 +14,34 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// stage is a tree that is being changed: what the layer in upper says, on top of parent. Only this stage writes to upper,
-// so what it has made is known without reading it back.
+// stage is the tree that the actions change: the new layer in the directory upper, on top of the parent. Nothing else
+// writes to upper, so the map upper has all its paths, and the stage never lists the directory.
+//
+// The layer is encoded for overlayfs: a removed path of the parent is a whiteout (a device 0:0), and a directory that
+// replaces one of the parent is opaque. The invariant: Lookup and ReadDir return what overlayfs will show when upper is
+// mounted on the parent. So a whiteout is written only if the parent shows the path, a new directory is opaque if it
+// would otherwise be merged with one of the parent, and creating a file at a whiteout removes the whiteout first.
+// Otherwise files of the base would reappear in a directory that an action has replaced. TestActions ("remove and make
+// again") and TestCopyAsBuildKit check the merged tree.
 type stage struct {
 	parent    *recorder
 	root      *os.File // of upper
 	userXattr bool
-	made      map[string]*made
+	upper     map[string]*upperEntry
 	changed   bool
-	// times are set last, since making something in a directory changes its time.
+	// times are the times of directories. finish sets them, since creating a file changes the time of its directory.
 	times map[string]time.Time
 }
 
-// made is a path of upper.
-type made struct {
-	entry tree.Entry
-	gone  bool // a whiteout
-	// fresh is a directory that shows nothing of the parent.
+// upperEntry is a path of upper.
+type upperEntry struct {
+	entry    tree.Entry
+	whiteout bool
+	// fresh marks a directory that shows nothing of the parent.
 	fresh bool
 }
 
-// attrs is how a new file looks.
+// attrs holds the attributes of a new file.
 type attrs struct {
 	mode   uint32 // permission bits with setuid, setgid and sticky
 	owner  owner
@@ -47,16 +54,19 @@ func newStage(parent *recorder, upper string, userXattr bool) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{parent: parent, root: root, userXattr: userXattr, made: map[string]*made{}, times: map[string]time.Time{}}
+	s := &stage{
+		parent: parent, root: root, userXattr: userXattr,
+		upper: map[string]*upperEntry{}, times: map[string]time.Time{},
+	}
 	e, err := parent.Lookup("/")
 	if err == nil {
-		err = s.lookLike(int(root.Fd()), e)
+		err = s.copyAttrs(int(root.Fd()), e)
 	}
 	if err != nil {
 		root.Close()
 		return nil, err
 	}
-	s.made["/"] = &made{entry: e}
+	s.upper["/"] = &upperEntry{entry: e}
 	return s, nil
 }
 
@@ -65,8 +75,8 @@ func (s *stage) close() { s.root.Close() }
 // finish sets the times of directories.
 func (s *stage) finish() error {
 	for p, t := range s.times {
-		if m := s.made[p]; m == nil || m.gone {
-			continue // nothing came into it
+		if m := s.upper[p]; m == nil || m.whiteout {
+			continue // upper does not hold it
 		}
 		dir, name, err := s.openParent(p)
 		if err != nil {
@@ -81,11 +91,11 @@ func (s *stage) finish() error {
 	return nil
 }
 
-// Lookup shows a path as the stage has it now.
+// Lookup looks up a path in the tree as changed so far.
 func (s *stage) Lookup(p string) (tree.Entry, error) {
 	p = path.Clean("/" + p)
-	if m, ok := s.made[p]; ok {
-		if m.gone {
+	if m, ok := s.upper[p]; ok {
+		if m.whiteout {
 			return tree.Entry{}, notExist(p)
 		}
 		return m.entry, nil
@@ -96,18 +106,18 @@ func (s *stage) Lookup(p string) (tree.Entry, error) {
 	return s.parent.Lookup(p)
 }
 
-// hidden says that upper leaves nothing of the parent at a path that it has not itself.
+// hidden reports whether upper hides the parent at a path that upper itself does not hold.
 func (s *stage) hidden(p string) bool {
 	for dir := path.Dir(p); ; dir = path.Dir(dir) {
-		if m, ok := s.made[dir]; ok {
-			return m.gone || m.fresh || !m.entry.IsDir()
+		if m, ok := s.upper[dir]; ok {
+			return m.whiteout || m.fresh || !m.entry.IsDir()
 		}
 	}
 }
 
 func notExist(p string) error { return &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrNotExist} }
 
-// ReadDir lists a directory as the stage has it now.
+// ReadDir lists a directory of the tree as changed so far.
 func (s *stage) ReadDir(p string) ([]tree.Entry, error) {
 	p = path.Clean("/" + p)
 	e, err := s.Lookup(p)
@@ -118,7 +128,7 @@ func (s *stage) ReadDir(p string) ([]tree.Entry, error) {
 		return nil, notExist(p)
 	}
 	names := map[string]bool{}
-	if m, ok := s.made[p]; !ok || !m.fresh {
+	if m, ok := s.upper[p]; !ok || !m.fresh {
 		below, err := s.parent.ReadDir(p)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -127,7 +137,7 @@ func (s *stage) ReadDir(p string) ([]tree.Entry, error) {
 			names[e.Path] = true
 		}
 	}
-	for q := range s.made {
+	for q := range s.upper {
 		if q != "/" && path.Dir(q) == p {
 			names[q] = true
 		}
@@ -150,17 +160,17 @@ func (s *stage) lookupAll(names map[string]bool) ([]tree.Entry, error) {
 	return all, nil
 }
 
-// content reads a small file that an action depends on: of the parent, or as an earlier action left it.
+// content reads a small file on which an action depends, from upper or from the parent.
 func (s *stage) content(p string) ([]byte, error) {
 	at, err := tree.Resolve(s, p, true)
 	if err != nil {
 		return nil, err
 	}
-	m, ok := s.made[at]
+	m, ok := s.upper[at]
 	if !ok && !s.hidden(at) {
 		return s.parent.content(p, maxPasswd)
 	}
-	if !ok || m.gone {
+	if !ok || m.whiteout {
 		return nil, notExist(p)
 	}
 	dir, name, err := s.openParent(at)
@@ -183,14 +193,14 @@ func readRegular(f *os.File) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxPasswd {
-		return nil, fmt.Errorf("%s is no regular file of at most %d bytes", f.Name(), maxPasswd)
+		return nil, fmt.Errorf("%s is not a regular file of at most %d bytes", f.Name(), maxPasswd)
 	}
 	raw := make([]byte, info.Size())
 	_, err = f.ReadAt(raw, 0)
 	return raw, err
 }
 
-// openParent opens the directory of upper that holds a path, which is there, and returns the last component.
+// openParent opens the directory of upper that holds a path, and returns the last component. The directory must exist.
 func (s *stage) openParent(p string) (fd int, name string, err error) {
 	if p == "/" {
 		fd, err = s.openDir("/")
@@ -200,7 +210,7 @@ func (s *stage) openParent(p string) (fd int, name string, err error) {
 	return fd, path.Base(p), err
 }
 
-// openDir opens a directory of upper, which is there. Nothing leads out of upper.
+// openDir opens an existing directory of upper. No link and no ".." leads out of upper.
 func (s *stage) openDir(p string) (int, error) {
 	rel := strings.TrimPrefix(p, "/")
 	if rel == "" {
@@ -216,15 +226,15 @@ func (s *stage) openDir(p string) (int, error) {
 	return fd, nil
 }
 
-// need makes sure that upper has a directory that the tree shows, looking as it does there.
-func (s *stage) need(p string) error {
-	if m, ok := s.made[p]; ok {
-		if m.gone || !m.entry.IsDir() {
+// copyUpDir creates a directory of the tree in upper, with its attributes, unless upper has it.
+func (s *stage) copyUpDir(p string) error {
+	if m, ok := s.upper[p]; ok {
+		if m.whiteout || !m.entry.IsDir() {
 			return &fs.PathError{Op: "open directory", Path: p, Err: unix.ENOTDIR}
 		}
 		return nil
 	}
-	if err := s.need(path.Dir(p)); err != nil {
+	if err := s.copyUpDir(path.Dir(p)); err != nil {
 		return err
 	}
 	e, err := s.Lookup(p)
@@ -239,11 +249,11 @@ func (s *stage) need(p string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	s.made[p] = &made{entry: e}
-	return s.lookLike(fd, e)
+	s.upper[p] = &upperEntry{entry: e}
+	return s.copyAttrs(fd, e)
 }
 
-// makeDirAt makes a directory in upper and opens it. The one above it is there.
+// makeDirAt creates a directory in upper and opens it. Its parent must exist.
 func (s *stage) makeDirAt(p string) (int, error) {
 	dir, name, err := s.openParent(p)
 	if err != nil {
@@ -261,8 +271,8 @@ func (s *stage) makeDirAt(p string) (int, error) {
 	return fd, nil
 }
 
-// lookLike gives an open directory the owner, mode and attributes that the tree shows for it.
-func (s *stage) lookLike(fd int, e tree.Entry) error {
+// copyAttrs gives an open directory the owner, mode and xattrs of the parent's directory e.
+func (s *stage) copyAttrs(fd int, e tree.Entry) error {
 	xattrs, err := s.parent.fs.Xattrs(e.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -17,14 +17,14 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// Bounds of an archive that ADD unpacks.
+// Limits of an archive that ADD unpacks.
 const (
 	maxArchiveFiles = 4 << 20
 	maxArchivePath  = 4096
 )
 
-// unpack unpacks a match into dest when it is an archive, and says whether it was. What is an archive is told by its
-// content: a tar, plain or compressed, with at least one entry.
+// unpack unpacks a match into dest if it is an archive, and reports whether it was. Like Docker, it looks at the
+// content, not the name: an archive is a tar, plain or compressed, with at least one entry.
 func (c *copier) unpack(m tree.Match, dest string) (bool, error) {
 	if !m.Root.IsRegular() {
 		return false, nil
@@ -37,7 +37,8 @@ func (c *copier) unpack(m tree.Match, dest string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if err := c.stage.mkdirAll(root, attrs{mode: 0o755, owner: c.look.owner.orRoot(), mtime: c.look.mtime}); err != nil {
+	dir := attrs{mode: 0o755, owner: c.overrides.owner.orRoot(), mtime: c.overrides.mtime}
+	if err := c.stage.mkdirAll(root, dir); err != nil {
 		return false, err
 	}
 	if err := c.extract(m.Root.Path, root); err != nil {
@@ -75,7 +76,7 @@ func (c *copier) extract(p, root string) error {
 		return err
 	}
 	defer r.Close()
-	if err := (&extractor{c: c, root: root, made: map[string]bool{}}).run(tar.NewReader(r)); err != nil {
+	if err := (&extractor{c: c, root: root, extracted: map[string]bool{}}).run(tar.NewReader(r)); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, whole); err != nil {
@@ -92,15 +93,22 @@ func (c *copier) extract(p, root string) error {
 	return err
 }
 
-// extractor unpacks one archive. It is a tree of its own: links lead nowhere out of root.
+// extractor unpacks one archive below the directory root of the stage.
+//
+// An archive is hostile: it may contain a link out of the destination and then a file "through" that link, or a hard
+// link to a file of the host. So the extractor is a tree.Lookuper whose root is the destination. locate resolves each
+// name, and each target of a hard link, in this tree: ".." and absolute links end at the destination. The invariant:
+// every path that the extractor passes to the stage lies below root and has no links in it. Otherwise an ADD could
+// replace files anywhere in the image. The last component is not followed, so an entry replaces a link instead of
+// writing through it. TestUnpack has dots, links and hard links that lead out.
 type extractor struct {
 	c    *copier
 	root string
-	// made are the paths that came out of the archive: what hides a directory's files spares them.
-	made map[string]bool
+	// extracted has the paths of the archive. An opaque marker does not remove them.
+	extracted map[string]bool
 }
 
-// Lookup shows a path below root.
+// Lookup implements tree.Lookuper for the tree below root.
 func (x *extractor) Lookup(p string) (tree.Entry, error) {
 	return x.c.stage.Lookup(path.Join(x.root, p))
 }
@@ -118,7 +126,8 @@ func (x *extractor) run(t *tar.Reader) error {
 			return err
 		}
 		if n >= maxArchiveFiles || len(h.Name) > maxArchivePath || len(h.Linkname) > maxArchivePath {
-			return fmt.Errorf("entry %d: more than %d files, or a path of more than %d bytes", n+1, maxArchiveFiles, maxArchivePath)
+			return fmt.Errorf("entry %d: more than %d files, or a path of more than %d bytes",
+				n+1, maxArchiveFiles, maxArchivePath)
 		}
 		if err := x.entry(h, t); err != nil {
 			return fmt.Errorf("entry %q: %w", h.Name, err)
@@ -126,18 +135,19 @@ func (x *extractor) run(t *tar.Reader) error {
 	}
 }
 
-// entry makes one entry of the archive. What is in its way goes, but a directory stays where one comes.
+// entry extracts one entry. It replaces what exists at its path, except that a directory keeps its content when the
+// entry is a directory.
 func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	kind, ok := kindOf(h.Typeflag)
 	if !ok {
 		return nil // a global header
 	}
-	p, err := x.place(h.Name)
+	p, err := x.locate(h.Name)
 	if err != nil {
 		return err
 	}
 	if path.Base(p) == ".wh..wh..opq" && p != x.root {
-		return x.hide(path.Dir(p))
+		return x.removeOthers(path.Dir(p))
 	}
 	if name, ok := strings.CutPrefix(path.Base(p), ".wh."); ok && p != x.root {
 		return x.whiteout(path.Dir(p), name)
@@ -146,27 +156,27 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	x.made[p] = true
+	x.extracted[p] = true
 	exists := err == nil
 	if kind == unix.S_IFDIR && exists && at.IsDir() {
 		if p == x.root {
 			return nil
 		}
-		return x.c.stage.relook(p, x.look(h))
+		return x.c.stage.setDirAttrs(p, x.attrs(h))
 	}
 	if p == x.root {
-		return errors.New("it is the destination itself, which is a directory")
+		return errors.New("cannot replace the destination directory")
 	}
 	if exists {
 		if err := x.c.stage.remove(p); err != nil {
 			return err
 		}
 	}
-	return x.make(p, kind, h, content)
+	return x.create(p, kind, h, content)
 }
 
-func (x *extractor) make(p string, kind uint32, h *tar.Header, content io.Reader) error {
-	s, l := x.c.stage, x.look(h)
+func (x *extractor) create(p string, kind uint32, h *tar.Header, content io.Reader) error {
+	s, l := x.c.stage, x.attrs(h)
 	switch {
 	case kind == unix.S_IFDIR:
 		return s.mkdir(p, l)
@@ -180,9 +190,10 @@ func (x *extractor) make(p string, kind uint32, h *tar.Header, content io.Reader
 	return s.node(p, kind, unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)), l)
 }
 
-// link makes a hard link to a file below root, which then looks as the link says. One of the parent is copied up first.
+// link creates a hard link to a file below root and gives the file the attributes of the entry. A file of the parent is
+// copied up first.
 func (x *extractor) link(p, target string, l attrs) error {
-	first, err := x.place(target)
+	first, err := x.locate(target)
 	if err != nil {
 		return err
 	}
@@ -193,7 +204,7 @@ func (x *extractor) link(p, target string, l attrs) error {
 	if e.IsDir() {
 		return fmt.Errorf("hard link to the directory %s", target)
 	}
-	if _, ok := x.c.stage.made[first]; !ok {
+	if _, ok := x.c.stage.upper[first]; !ok {
 		if err := x.copyUp(first, e); err != nil {
 			return err
 		}
@@ -201,13 +212,13 @@ func (x *extractor) link(p, target string, l attrs) error {
 	if err := x.c.stage.link(p, first); err != nil || !e.IsRegular() {
 		return err
 	}
-	return x.c.stage.relookFile(l, first, p)
+	return x.c.stage.setFileAttrs(l, first, p)
 }
 
-// copyUp brings a file of the parent into the layer as it is.
+// copyUp copies a file of the parent into the layer with its attributes.
 func (x *extractor) copyUp(p string, e tree.Entry) error {
 	parent := x.c.stage.parent.fs
-	a, err := (look{mode: -1}).of(parent, e)
+	a, err := (overrides{mode: -1}).attrsOf(parent, e)
 	if err != nil {
 		return err
 	}
@@ -217,7 +228,7 @@ func (x *extractor) copyUp(p string, e tree.Entry) error {
 	if !e.IsRegular() {
 		return x.c.stage.node(p, e.Type(), e.Rdev, a)
 	}
-	x.c.stage.parent.note(askWhole, p, "")
+	x.c.stage.parent.note(kindCopyUp, p, "")
 	f, err := x.c.stage.create(p, a)
 	if err != nil {
 		return err
@@ -229,8 +240,8 @@ func (x *extractor) copyUp(p string, e tree.Entry) error {
 	return setFd(int(f.Fd()), p, a)
 }
 
-// hide deletes what a directory has that did not come out of the archive.
-func (x *extractor) hide(dir string) error {
+// removeOthers removes the files in a directory that are not from the archive.
+func (x *extractor) removeOthers(dir string) error {
 	all, err := x.c.stage.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -239,7 +250,7 @@ func (x *extractor) hide(dir string) error {
 		return err
 	}
 	for _, e := range all {
-		if x.made[e.Path] {
+		if x.extracted[e.Path] {
 			continue
 		}
 		if err := x.c.stage.remove(e.Path); err != nil {
@@ -249,16 +260,16 @@ func (x *extractor) hide(dir string) error {
 	return nil
 }
 
-// whiteout deletes what a marker names.
+// whiteout removes the file that a marker names.
 func (x *extractor) whiteout(dir, name string) error {
 	if name == "" || name == "." || name == ".." || strings.HasPrefix(name, ".wh.") {
-		return nil // markers of a layer format, which name nothing here
+		return nil // other bookkeeping of a layer, which names no file
 	}
 	return x.c.stage.remove(path.Join(dir, name))
 }
 
-// place finds where a name of the archive lies: below root, whatever dots and links say. Missing folders are made.
-func (x *extractor) place(name string) (string, error) {
+// locate returns the path of an archive name. It creates missing directories above it.
+func (x *extractor) locate(name string) (string, error) {
 	clean := path.Clean("/" + name)
 	if clean == "/" {
 		return x.root, nil
@@ -268,16 +279,16 @@ func (x *extractor) place(name string) (string, error) {
 		return "", err
 	}
 	dir = path.Join(x.root, dir)
-	if err := x.c.stage.mkdirAll(dir, attrs{mode: 0o755, mtime: x.c.look.mtime}); err != nil {
+	if err := x.c.stage.mkdirAll(dir, attrs{mode: 0o755, mtime: x.c.overrides.mtime}); err != nil {
 		return "", err
 	}
 	return path.Join(dir, path.Base(clean)), nil
 }
 
-// look is how an entry looks: as the archive says, but for an owner that the action names.
-func (x *extractor) look(h *tar.Header) attrs {
+// attrs returns the attributes of an entry: those in the archive, with the owner of the action if it has one.
+func (x *extractor) attrs(h *tar.Header) attrs {
 	a := attrs{mode: uint32(h.Mode) & 0o7777, owner: owner{uint32(h.Uid), uint32(h.Gid)}, mtime: &h.ModTime}
-	if o := x.c.look.owner; o != nil {
+	if o := x.c.overrides.owner; o != nil {
 		a.owner = *o
 	}
 	for key, value := range h.PAXRecords {
@@ -293,7 +304,7 @@ func (x *extractor) look(h *tar.Header) attrs {
 	return a
 }
 
-// kindOf is the st_mode type of an entry; false for what is no file.
+// kindOf returns the st_mode type of an entry. It reports false for an entry that is not a file.
 func kindOf(flag byte) (uint32, bool) {
 	switch flag {
 	case tar.TypeDir:

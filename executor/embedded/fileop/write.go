@@ -18,8 +18,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// mkdirAll makes a directory and all that are missing above it, each looking the same. The path has no links.
-func (s *stage) mkdirAll(p string, look attrs) error {
+// mkdirAll creates a directory and the missing ones above it, all with the same attributes. The path has no links.
+func (s *stage) mkdirAll(p string, attr attrs) error {
 	e, err := s.Lookup(p)
 	if err == nil {
 		if !e.IsDir() {
@@ -30,21 +30,21 @@ func (s *stage) mkdirAll(p string, look attrs) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := s.mkdirAll(path.Dir(p), look); err != nil {
+	if err := s.mkdirAll(path.Dir(p), attr); err != nil {
 		return err
 	}
-	return s.mkdir(p, look)
+	return s.mkdir(p, attr)
 }
 
-// mkdir makes a directory where nothing is.
-func (s *stage) mkdir(p string, look attrs) error {
-	if err := s.need(path.Dir(p)); err != nil {
+// mkdir creates a directory at a path that the tree does not have.
+func (s *stage) mkdir(p string, attr attrs) error {
+	if err := s.copyUpDir(path.Dir(p)); err != nil {
 		return err
 	}
 	if err := s.dropWhiteout(p); err != nil {
 		return err
 	}
-	hides, err := s.covers(p)
+	hides, err := s.hidesLower(p)
 	if err != nil {
 		return err
 	}
@@ -58,17 +58,17 @@ func (s *stage) mkdir(p string, look attrs) error {
 			return &fs.PathError{Op: "mark opaque", Path: p, Err: err}
 		}
 	}
-	s.made[p] = &made{entry: newEntry(p, unix.S_IFDIR, look), fresh: true}
-	if look.mtime != nil {
-		s.times[p] = *look.mtime
+	s.upper[p] = &upperEntry{entry: newEntry(p, unix.S_IFDIR, attr), fresh: true}
+	if attr.mtime != nil {
+		s.times[p] = *attr.mtime
 	}
-	return setFd(fd, p, look)
+	return setFd(fd, p, attr)
 }
 
-// dropWhiteout removes the whiteout at a path, if there is one.
+// dropWhiteout removes the whiteout at a path, if any.
 func (s *stage) dropWhiteout(p string) error {
-	m, ok := s.made[p]
-	if !ok || !m.gone {
+	m, ok := s.upper[p]
+	if !ok || !m.whiteout {
 		return nil
 	}
 	dir, name, err := s.openParent(p)
@@ -79,12 +79,13 @@ func (s *stage) dropWhiteout(p string) error {
 	if err := unix.Unlinkat(dir, name, 0); err != nil {
 		return &fs.PathError{Op: "unlink", Path: p, Err: err}
 	}
-	delete(s.made, p)
+	delete(s.upper, p)
 	return nil
 }
 
-// covers says that a new directory at a path would show the content of one that the parent has there.
-func (s *stage) covers(p string) (bool, error) {
+// hidesLower reports whether the parent has a directory at a path that a new one must hide. Unless it is opaque,
+// overlayfs would merge the two.
+func (s *stage) hidesLower(p string) (bool, error) {
 	if s.hidden(p) {
 		return false, nil
 	}
@@ -103,7 +104,8 @@ func (s *stage) markOpaque(fd int) error {
 	return unix.Fsetxattr(fd, name, []byte("y"), 0)
 }
 
-// clear makes room for a file that is not a directory: what is there goes, unless it is a directory.
+// clear removes the file at a path from upper, so that a file that is not a directory can replace it. A directory is an
+// error.
 func (s *stage) clear(p string) error {
 	e, err := s.Lookup(p)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,14 +115,14 @@ func (s *stage) clear(p string) error {
 		return err
 	}
 	if e.IsDir() {
-		return fmt.Errorf("%s is a directory, a file cannot take its place", p)
+		return fmt.Errorf("%s is a directory: a file cannot replace it", p)
 	}
-	return s.removeMade(p)
+	return s.removeUpper(p)
 }
 
-// removeMade removes a path from upper, with all below it. It says nothing of the parent.
-func (s *stage) removeMade(p string) error {
-	if m, ok := s.made[p]; !ok || m.gone {
+// removeUpper removes a path and everything below it from upper. It does not hide the path of the parent.
+func (s *stage) removeUpper(p string) error {
+	if m, ok := s.upper[p]; !ok || m.whiteout {
 		return nil
 	}
 	dir, name, err := s.openParent(p)
@@ -128,15 +130,15 @@ func (s *stage) removeMade(p string) error {
 		return err
 	}
 	defer unix.Close(dir)
-	if s.made[p].entry.IsDir() {
-		for q := range s.made {
+	if s.upper[p].entry.IsDir() {
+		for q := range s.upper {
 			if strings.HasPrefix(q, p+"/") {
-				delete(s.made, q)
+				delete(s.upper, q)
 				delete(s.times, q)
 			}
 		}
 	}
-	delete(s.made, p)
+	delete(s.upper, p)
 	delete(s.times, p)
 	if err := removeAllAt(dir, name); err != nil {
 		return &fs.PathError{Op: "remove", Path: p, Err: err}
@@ -144,7 +146,7 @@ func (s *stage) removeMade(p string) error {
 	return nil
 }
 
-// removeAllAt removes a tree by descriptor.
+// removeAllAt removes name and everything below it from the open directory dir.
 func removeAllAt(dir int, name string) error {
 	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir))
 	if err != nil {
@@ -154,9 +156,9 @@ func removeAllAt(dir int, name string) error {
 	return root.RemoveAll(name)
 }
 
-// remove deletes a path of the tree: from upper, and with a whiteout if the parent has it.
+// remove removes a path from the tree: from upper, and with a whiteout if the parent has it.
 func (s *stage) remove(p string) error {
-	if err := s.removeMade(p); err != nil {
+	if err := s.removeUpper(p); err != nil {
 		return err
 	}
 	if s.hidden(p) {
@@ -168,7 +170,7 @@ func (s *stage) remove(p string) error {
 		}
 		return err
 	}
-	if err := s.need(path.Dir(p)); err != nil {
+	if err := s.copyUpDir(path.Dir(p)); err != nil {
 		return err
 	}
 	dir, name, err := s.openParent(p)
@@ -177,44 +179,44 @@ func (s *stage) remove(p string) error {
 	}
 	defer unix.Close(dir)
 	if err := unix.Mknodat(dir, name, unix.S_IFCHR, 0); err != nil {
-		return &fs.PathError{Op: "white out", Path: p, Err: err}
+		return &fs.PathError{Op: "create whiteout", Path: p, Err: err}
 	}
 	s.changed = true
-	s.made[p] = &made{gone: true}
+	s.upper[p] = &upperEntry{whiteout: true}
 	return nil
 }
 
-// place is an open directory of upper and a free name in it.
-type place struct {
+// location is a path of upper as an open directory and a free name in it. The owner must close dir.
+type location struct {
 	dir  int
 	name string
 	path string
 }
 
-// at prepares a path for a new file that is not a directory. Close the place's dir afterwards.
-func (s *stage) at(p string, kind uint32, look attrs) (place, error) {
-	if err := s.need(path.Dir(p)); err != nil {
-		return place{}, err
+// prepare returns the location for a new file at p and enters it in the map upper. It removes a whiteout there.
+func (s *stage) prepare(p string, kind uint32, attr attrs) (location, error) {
+	if err := s.copyUpDir(path.Dir(p)); err != nil {
+		return location{}, err
 	}
 	if err := s.dropWhiteout(p); err != nil {
-		return place{}, err
+		return location{}, err
 	}
 	dir, name, err := s.openParent(p)
 	if err != nil {
-		return place{}, err
+		return location{}, err
 	}
 	s.changed = true
-	s.made[p] = &made{entry: newEntry(p, kind, look)}
-	return place{dir, name, p}, nil
+	s.upper[p] = &upperEntry{entry: newEntry(p, kind, attr)}
+	return location{dir, name, p}, nil
 }
 
-func newEntry(p string, kind uint32, look attrs) tree.Entry {
-	return tree.Entry{Path: p, Mode: kind | look.mode, UID: look.owner.uid, GID: look.owner.gid}
+func newEntry(p string, kind uint32, attr attrs) tree.Entry {
+	return tree.Entry{Path: p, Mode: kind | attr.mode, UID: attr.owner.uid, GID: attr.owner.gid}
 }
 
-// file makes a regular file with the content of r.
-func (s *stage) file(p string, look attrs, r io.Reader) error {
-	f, err := s.create(p, look)
+// file creates a regular file with the content of r.
+func (s *stage) file(p string, attr attrs, r io.Reader) error {
+	f, err := s.create(p, attr)
 	if err != nil {
 		return err
 	}
@@ -222,12 +224,12 @@ func (s *stage) file(p string, look attrs, r io.Reader) error {
 	if _, err := io.Copy(f, r); err != nil {
 		return err
 	}
-	return setFd(int(f.Fd()), p, look)
+	return setFd(int(f.Fd()), p, attr)
 }
 
-// create makes an empty regular file that only its owner can open. setFd gives it its look.
-func (s *stage) create(p string, look attrs) (*os.File, error) {
-	at, err := s.at(p, unix.S_IFREG, look)
+// create creates an empty regular file with mode 0600. The caller sets its attributes with setFd after writing.
+func (s *stage) create(p string, attr attrs) (*os.File, error) {
+	at, err := s.prepare(p, unix.S_IFREG, attr)
 	if err != nil {
 		return nil, err
 	}
@@ -239,9 +241,9 @@ func (s *stage) create(p string, look attrs) (*os.File, error) {
 	return os.NewFile(uintptr(fd), p), nil
 }
 
-// relook changes how a directory looks that is there already.
-func (s *stage) relook(p string, look attrs) error {
-	if err := s.need(p); err != nil {
+// setDirAttrs changes the attributes of an existing directory.
+func (s *stage) setDirAttrs(p string, attr attrs) error {
+	if err := s.copyUpDir(p); err != nil {
 		return err
 	}
 	fd, err := s.openDir(p)
@@ -249,17 +251,17 @@ func (s *stage) relook(p string, look attrs) error {
 		return err
 	}
 	defer unix.Close(fd)
-	m := s.made[p]
-	m.entry.Mode, m.entry.UID, m.entry.GID = unix.S_IFDIR|look.mode, look.owner.uid, look.owner.gid
+	m := s.upper[p]
+	m.entry.Mode, m.entry.UID, m.entry.GID = unix.S_IFDIR|attr.mode, attr.owner.uid, attr.owner.gid
 	s.changed = true
-	if look.mtime != nil {
-		s.times[p] = *look.mtime
+	if attr.mtime != nil {
+		s.times[p] = *attr.mtime
 	}
-	return setFd(fd, p, look)
+	return setFd(fd, p, attr)
 }
 
-// relookFile changes how a regular file of upper looks, under all its names.
-func (s *stage) relookFile(look attrs, names ...string) error {
+// setFileAttrs changes the attributes of a regular file of upper that has the given names.
+func (s *stage) setFileAttrs(attr attrs, names ...string) error {
 	dir, name, err := s.openParent(names[0])
 	if err != nil {
 		return err
@@ -271,40 +273,40 @@ func (s *stage) relookFile(look attrs, names ...string) error {
 	}
 	defer unix.Close(fd)
 	for _, p := range names {
-		if m := s.made[p]; m != nil {
-			m.entry.Mode, m.entry.UID, m.entry.GID = unix.S_IFREG|look.mode, look.owner.uid, look.owner.gid
+		if m := s.upper[p]; m != nil {
+			m.entry.Mode, m.entry.UID, m.entry.GID = unix.S_IFREG|attr.mode, attr.owner.uid, attr.owner.gid
 		}
 	}
-	return setFd(fd, names[0], look)
+	return setFd(fd, names[0], attr)
 }
 
-// chmod changes the mode of a directory that is there already.
+// chmod changes the mode of an existing directory.
 func (s *stage) chmod(p string, mode uint32) error {
 	e, err := s.Lookup(p)
 	if err != nil {
 		return err
 	}
-	return s.relook(p, attrs{mode: mode, owner: owner{e.UID, e.GID}})
+	return s.setDirAttrs(p, attrs{mode: mode, owner: owner{e.UID, e.GID}})
 }
 
-// symlink makes a symbolic link.
-func (s *stage) symlink(p, target string, look attrs) error {
-	look.mode = 0o777
-	at, err := s.at(p, unix.S_IFLNK, look)
+// symlink creates a symbolic link.
+func (s *stage) symlink(p, target string, attr attrs) error {
+	attr.mode = 0o777
+	at, err := s.prepare(p, unix.S_IFLNK, attr)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(at.dir)
-	s.made[p].entry.Link = target
+	s.upper[p].entry.Link = target
 	if err := unix.Symlinkat(target, at.dir, at.name); err != nil {
 		return &fs.PathError{Op: "symlink", Path: p, Err: err}
 	}
-	return at.setAt(look)
+	return at.setAttrs(attr)
 }
 
-// node makes a device or a FIFO.
-func (s *stage) node(p string, kind uint32, device uint64, look attrs) error {
-	at, err := s.at(p, kind, look)
+// node creates a device or a FIFO.
+func (s *stage) node(p string, kind uint32, device uint64, attr attrs) error {
+	at, err := s.prepare(p, kind, attr)
 	if err != nil {
 		return err
 	}
@@ -312,18 +314,19 @@ func (s *stage) node(p string, kind uint32, device uint64, look attrs) error {
 	if err := unix.Mknodat(at.dir, at.name, kind|0o600, int(device)); err != nil {
 		return &fs.PathError{Op: "mknod", Path: p, Err: err}
 	}
-	if err := at.setAt(look); err != nil {
+	if err := at.setAttrs(attr); err != nil {
 		return err
 	}
-	if err := unix.Fchmodat(at.dir, at.name, look.mode&0o7777, 0); err != nil { // after the owner, which clears bits of it
+	// The mode comes after the owner: chown clears setuid and setgid bits.
+	if err := unix.Fchmodat(at.dir, at.name, attr.mode&0o7777, 0); err != nil {
 		return &fs.PathError{Op: "chmod", Path: p, Err: err}
 	}
 	return nil
 }
 
-// link makes p another name of the file at first, which upper has.
+// link makes p a hard link to the file at first, which upper must hold.
 func (s *stage) link(p, first string) error {
-	at, err := s.at(p, 0, attrs{})
+	at, err := s.prepare(p, 0, attrs{})
 	if err != nil {
 		return err
 	}
@@ -333,25 +336,25 @@ func (s *stage) link(p, first string) error {
 		return err
 	}
 	defer unix.Close(dir)
-	s.made[p].entry = s.made[first].entry
-	s.made[p].entry.Path = p
+	s.upper[p].entry = s.upper[first].entry
+	s.upper[p].entry.Path = p
 	if err := unix.Linkat(dir, name, at.dir, at.name, 0); err != nil {
 		return &fs.PathError{Op: "link", Path: p, Err: err}
 	}
 	return nil
 }
 
-// setAt sets owner and time of a link, device or FIFO.
-func (at place) setAt(look attrs) error {
-	if err := chown(look.owner, func(uid, gid int) error {
+// setAttrs sets owner and time of a symbolic link, device or FIFO.
+func (at location) setAttrs(attr attrs) error {
+	if err := chown(attr.owner, func(uid, gid int) error {
 		return unix.Fchownat(at.dir, at.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
 	}); err != nil {
 		return &fs.PathError{Op: "chown", Path: at.path, Err: err}
 	}
-	if look.mtime == nil {
+	if attr.mtime == nil {
 		return nil
 	}
-	return os.NewSyscallError("utimensat", setTime(at.dir, at.name, *look.mtime))
+	return os.NewSyscallError("utimensat", setTime(at.dir, at.name, *attr.mtime))
 }
 
 func setTime(dir int, name string, t time.Time) error {
@@ -359,29 +362,30 @@ func setTime(dir int, name string, t time.Time) error {
 	return unix.UtimesNanoAt(dir, name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// setFd sets all attributes of an open file or directory.
-func setFd(fd int, p string, look attrs) error {
-	if err := chown(look.owner, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) }); err != nil {
+// setFd sets all attributes of an open file or directory. The owner comes first: chown clears mode bits and
+// capabilities.
+func setFd(fd int, p string, attr attrs) error {
+	if err := chown(attr.owner, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) }); err != nil {
 		return &fs.PathError{Op: "chown", Path: p, Err: err}
 	}
-	for name, value := range look.xattrs {
+	for name, value := range attr.xattrs {
 		err := unix.Fsetxattr(fd, name, value, 0)
-		// What the file system or a user's own namespace cannot hold is left out, as in an unpacked base.
+		// Skip what the file system does not support or a user namespace does not permit, as layers.Unpack does.
 		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) {
 			return &fs.PathError{Op: "set " + name + " of", Path: p, Err: err}
 		}
 	}
-	if err := unix.Fchmod(fd, look.mode&0o7777); err != nil {
+	if err := unix.Fchmod(fd, attr.mode&0o7777); err != nil {
 		return &fs.PathError{Op: "chmod", Path: p, Err: err}
 	}
-	if look.mtime == nil {
+	if attr.mtime == nil {
 		return nil
 	}
-	ts := unix.NsecToTimespec(look.mtime.UnixNano())
+	ts := unix.NsecToTimespec(attr.mtime.UnixNano())
 	return os.NewSyscallError("futimens", futimens(fd, [2]unix.Timespec{ts, ts}))
 }
 
-// futimens sets the times of an open file. utimensat without a path means that, on every kernel.
+// futimens sets the times of an open file: utimensat with a nil path, which package unix cannot express.
 func futimens(fd int, ts [2]unix.Timespec) error {
 	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
 	if errno != 0 {

@@ -12,16 +12,16 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// look says how the files that a copy makes look.
-type look struct {
-	owner *owner // nil keeps the source's
-	mode  int32  // -1 keeps the source's
-	set   *mode.Set
-	mtime *time.Time // nil keeps the source's
+// overrides holds the attributes that a copy sets instead of keeping those of the source.
+type overrides struct {
+	owner *owner     // nil keeps the owner of the source
+	mode  int32      // -1 keeps the mode of the source
+	set   *mode.Set  // changes to the mode of the source, such as u+x; nil for none
+	mtime *time.Time // nil keeps the time of the source
 }
 
-func newLook(s *stage, a *pb.FileActionCopy) (look, error) {
-	l := look{mode: a.GetMode(), mtime: timeOf(a.GetTimestamp())}
+func newOverrides(s *stage, a *pb.FileActionCopy) (overrides, error) {
+	l := overrides{mode: a.GetMode(), mtime: timeOf(a.GetTimestamp())}
 	var err error
 	if l.owner, err = ownerOf(s, a.GetOwner()); err != nil {
 		return l, err
@@ -37,8 +37,8 @@ func newLook(s *stage, a *pb.FileActionCopy) (look, error) {
 	return l, nil
 }
 
-// made is how a folder looks that is made on the way to the destination.
-func (l look) made() attrs {
+// parentDir returns the attributes of a directory that is created above the destination.
+func (l overrides) parentDir() attrs {
 	a := attrs{mode: 0o755, owner: l.owner.orRoot(), mtime: l.mtime}
 	if l.mode >= 0 {
 		a.mode = uint32(l.mode) & 0o777
@@ -46,8 +46,8 @@ func (l look) made() attrs {
 	return a
 }
 
-// of is how the copy of an entry looks.
-func (l look) of(from tree.FS, e tree.Entry) (attrs, error) {
+// attrsOf returns the attributes of the copy of an entry.
+func (l overrides) attrsOf(from tree.FS, e tree.Entry) (attrs, error) {
 	a := attrs{mode: e.Mode & 0o7777, owner: owner{e.UID, e.GID}, mtime: l.mtime}
 	if l.owner != nil {
 		a.owner = *l.owner
@@ -68,7 +68,7 @@ func (l look) of(from tree.FS, e tree.Entry) (attrs, error) {
 	return a, err
 }
 
-// goMode turns st_mode bits into Go's.
+// goMode converts st_mode bits to an fs.FileMode.
 func goMode(m uint32) fs.FileMode {
 	g := fs.FileMode(m & 0o777)
 	if m&unix.S_IFMT == unix.S_IFDIR {
@@ -86,7 +86,7 @@ func goMode(m uint32) fs.FileMode {
 	return g
 }
 
-// unixMode turns Go's permission bits into st_mode's.
+// unixMode converts the permission bits of an fs.FileMode to st_mode bits.
 func unixMode(g fs.FileMode) uint32 {
 	m := uint32(g.Perm())
 	if g&fs.ModeSetuid != 0 {
