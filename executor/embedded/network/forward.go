@@ -15,25 +15,27 @@ import (
 )
 
 const (
-	// maxDials is how many connections of a step may be on their way; those that come then are asked to come again.
+	// maxDials is the number of TCP connections of a step that wait for the host's connection. The stack drops the SYN
+	// of further ones, and the step's kernel sends it again.
 	maxDials = 256
-	// maxUDP is how many UDP conversations a step may have; what comes then is dropped.
+	// maxUDP is the number of UDP conversations of a step. Packets of further ones are dropped.
 	maxUDP = 1024
-	// idleUDP ends a conversation in which nothing was said.
+	// idleUDP is how long a UDP conversation without packets is kept.
 	idleUDP = 90 * time.Second
-	// dialTimeout is how long the host may take to connect: as long as Linux tries by default.
+	// dialTimeout is how long the host tries to connect. Linux's default is about as long.
 	dialTimeout = 130 * time.Second
 )
 
-// forward opens a connection of the host for each one that the step opens.
+// forward makes the stack forward all TCP connections and UDP packets to other hosts.
 func (l *link) forward(s *stack.Stack) {
 	t := tcp.NewForwarder(s, 0, maxDials, func(r *tcp.ForwarderRequest) { l.flows.Go(func() { l.forwardTCP(r) }) })
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, t.HandlePacket)
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, l.udpHandler()).HandlePacket)
 }
 
-// udpHandler starts a conversation for each request. A request over the limit counts as handled as well: otherwise the
-// stack would answer it with an ICMP error, and the step would give up instead of sending the packet again.
+// udpHandler returns a handler that starts a conversation for each request. It reports requests over the limit as
+// handled too: otherwise the stack would answer with an ICMP error, and the step would fail instead of sending the
+// packet again.
 func (l *link) udpHandler() udp.ForwarderHandler {
 	var conversations atomic.Int64
 	return func(r *udp.ForwarderRequest) (handled bool) {
@@ -56,7 +58,8 @@ func (l *link) udpHandler() udp.ForwarderHandler {
 	}
 }
 
-// forwardTCP connects to where the step wants to, and only then lets the step believe that it is connected.
+// forwardTCP dials the step's destination. It completes the handshake with the step only after that has succeeded, and
+// resets the connection otherwise.
 func (l *link) forwardTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	ctx, cancel := context.WithTimeout(l.ctx, dialTimeout)
@@ -76,10 +79,11 @@ func (l *link) forwardTCP(r *tcp.ForwarderRequest) {
 	l.join(gonet.NewTCPConn(&wq, end), out)
 }
 
-// halfCloser is a connection of which one direction can end before the other.
+// halfCloser is a connection of which one direction can be closed before the other.
 type halfCloser interface{ CloseWrite() error }
 
-// join carries bytes both ways until both directions have ended, or the link has.
+// join copies bytes in both directions until both have ended or the link is closed. The end of one direction is passed
+// on with CloseWrite, while the other continues (TestHalfClosed).
 func (l *link) join(a, b net.Conn) {
 	stop := context.AfterFunc(l.ctx, func() { _, _ = a.Close(), b.Close() })
 	defer stop()
@@ -98,7 +102,7 @@ func (l *link) join(a, b net.Conn) {
 	_ = a.Close()
 }
 
-// forwardUDP carries the packets of one conversation both ways, until none came for a while.
+// forwardUDP copies the packets of one conversation in both directions, until there was none for idleUDP.
 func (l *link) forwardUDP(r *udp.ForwarderRequest, in net.Conn) {
 	defer in.Close()
 	id := r.ID()
@@ -120,7 +124,8 @@ func (l *link) forwardUDP(r *udp.ForwarderRequest, in net.Conn) {
 	<-back
 }
 
-// packets carries packets from one connection to another; each puts off the end of both.
+// packets copies packets from one connection to another. Each packet renews the deadlines of both connections, so that
+// a conversation with packets in one direction only is kept.
 func packets(to, from net.Conn, both ...net.Conn) {
 	p := make([]byte, 1<<16)
 	for {

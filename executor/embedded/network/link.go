@@ -18,43 +18,43 @@ import (
 )
 
 const (
-	nic = 1
-	// queue is how many packets may wait for the cable.
+	nic = 1 // the stack's id for the link
+	// queue is the number of packets that wait for the link.
 	queue = 256
 )
 
-// link is one step's connection to the outside.
+// link is the connection of one step to the outside.
 type link struct {
 	net    *Network
 	wire   *wire
-	ctx    context.Context
+	ctx    context.Context // done when the link is closed
 	cancel context.CancelFunc
-	done   chan struct{} // closed when nothing of the link runs any more
-	flows  sync.WaitGroup
+	done   chan struct{}  // closed when run and all flows have ended
+	flows  sync.WaitGroup // the goroutines of connections
 }
 
-// Close ends the link and all connections over it. What it takes to take the cable down is not waited for: the kernel lets
-// all processors pass before it lets go of a packet socket.
+// Close ends the link and all its connections. It does not wait until the packet socket is closed, because the kernel
+// does that only after an RCU grace period.
 func (l *link) Close() error {
 	l.cancel()
-	// Ends reads and writes. What is closed is told from what is broken by the context alone.
+	// The deadline ends reads and writes that wait. They return without looking at the error.
 	err := l.wire.file.SetDeadline(time.Unix(1, 0))
 	<-l.done
 	go func() { _ = l.wire.file.Close() }()
 	return err
 }
 
-// run carries packets until the link is closed.
+// run passes packets of the step to the stack until the link is closed. It creates the stack at the first packet.
 func (l *link) run() {
 	defer close(l.done)
 	packet := make([]byte, 1<<16)
 	n, err := l.wire.read(packet)
 	if err != nil {
-		return // the step sent nothing
+		return // closed before the step sent a packet
 	}
 	end, s, err := l.stack()
 	if err != nil {
-		return // packets get no answer, as on a network that is down
+		return // packets get no answer, as if the network were down
 	}
 	var out sync.WaitGroup
 	out.Go(func() { l.send(end) })
@@ -68,11 +68,15 @@ func (l *link) run() {
 	l.flows.Wait()
 }
 
-// deliver gives the stack a packet of the step. Echo requests to other hosts are dropped: the stack, which speaks for
-// all of them, would answer for a host that may not be there.
+// deliver passes a packet of the step to the stack. It drops ICMP packets to other hosts: the stack accepts packets to
+// all addresses, so it would answer a ping to a host that does not exist.
 func deliver(end *channel.Endpoint, packet []byte) {
-	if ip := header.IPv4(packet); !ip.IsValid(len(packet)) ||
-		ip.TransportProtocol() == header.ICMPv4ProtocolNumber && ip.DestinationAddress() != tcpip.AddrFrom4(gateway().As4()) {
+	ip := header.IPv4(packet)
+	if !ip.IsValid(len(packet)) {
+		return
+	}
+	toGateway := ip.DestinationAddress() == tcpip.AddrFrom4(gateway().As4())
+	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && !toGateway {
 		return
 	}
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
@@ -80,7 +84,7 @@ func deliver(end *channel.Endpoint, packet []byte) {
 	end.InjectInbound(ipv4.ProtocolNumber, p)
 }
 
-// send carries the stack's packets to the step.
+// send passes packets of the stack to the step until the link is closed.
 func (l *link) send(end *channel.Endpoint) {
 	for {
 		p := end.ReadContext(l.ctx)
@@ -88,13 +92,14 @@ func (l *link) send(end *channel.Endpoint) {
 			return
 		}
 		view := p.ToView()
-		_ = l.wire.write(view.AsSlice()) // what is lost is sent again, as on any network
+		_ = l.wire.write(view.AsSlice()) // a lost packet is sent again by the protocol above
 		view.Release()
 		p.DecRef()
 	}
 }
 
-// stack makes the network stack: it takes every address for its own, and forwards what is sent there.
+// stack creates the network stack. It accepts packets to every address (promiscuous mode), and sends from every address
+// (spoofing), because it stands in for all hosts.
 func (l *link) stack() (*channel.Endpoint, *stack.Stack, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
@@ -109,13 +114,15 @@ func (l *link) stack() (*channel.Endpoint, *stack.Stack, error) {
 		}
 	}
 	end := channel.New(queue, mtu, "")
-	end.LinkEPCapabilities = stack.CapabilityRXChecksumOffload // the cable is memory: the step's kernel leaves sums out
+	end.LinkEPCapabilities = stack.CapabilityRXChecksumOffload // the step's kernel sends no checksums on veth
 	if err := s.CreateNIC(nic, end); err != nil {
 		return nil, nil, stackError(err)
 	}
 	own := tcpip.ProtocolAddress{
-		Protocol:          ipv4.ProtocolNumber,
-		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(gateway().As4()), PrefixLen: stepAddress().Bits()},
+		Protocol: ipv4.ProtocolNumber,
+		AddressWithPrefix: tcpip.AddressWithPrefix{
+			Address: tcpip.AddrFrom4(gateway().As4()), PrefixLen: stepAddress().Bits(),
+		},
 	}
 	if err := s.AddProtocolAddress(nic, own, stack.AddressProperties{}); err != nil {
 		return nil, nil, stackError(err)
@@ -134,7 +141,7 @@ func (l *link) stack() (*channel.Endpoint, *stack.Stack, error) {
 	return end, s, nil
 }
 
-// stackError is an error of the network stack, which has a type of its own for them.
+// stackError converts an error of the network stack, which is not a Go error.
 func stackError(err tcpip.Error) error { return errors.New(err.String()) }
 
 func address(a tcpip.Address, port uint16) netip.AddrPort {

@@ -19,16 +19,16 @@ import (
 
 const (
 	namePort = 53
-	// maxQuestions is how many questions of a step may wait for an answer.
-	maxQuestions = 128
+	// maxQueries is the number of DNS queries and TCP connections of a step that are served at a time.
+	maxQueries = 128
 	// answerTimeout is how long one name server may take.
 	answerTimeout = 5 * time.Second
-	// maxServers is how many of the host's name servers are asked, as in the C library.
+	// maxServers is the number of the host's name servers that are used, as in the C library.
 	maxServers = 3
 )
 
-// serveNames answers the step's questions for names, by asking the host's name servers: also those on its loopback, which
-// the step cannot ask itself.
+// serveNames serves DNS at the gateway's address, over UDP and TCP. It forwards queries unchanged to the host's name
+// servers, including those on the host's loopback, which the step cannot reach itself.
 func (l *link) serveNames(s *stack.Stack) error {
 	at := tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(gateway().As4()), Port: namePort}
 	packets, err := gonet.DialUDP(s, &at, nil, ipv4.ProtocolNumber)
@@ -40,7 +40,7 @@ func (l *link) serveNames(s *stack.Stack) error {
 		return err
 	}
 	context.AfterFunc(l.ctx, func() { _, _ = packets.Close(), conns.Close() })
-	slots := make(chan struct{}, maxQuestions)
+	slots := make(chan struct{}, maxQueries)
 	l.flows.Go(func() { l.answerPackets(packets, slots) })
 	l.flows.Go(func() { l.answerConns(conns, slots) })
 	return nil
@@ -53,18 +53,18 @@ func (l *link) answerPackets(conn net.PacketConn, slots chan struct{}) {
 		if err != nil {
 			return
 		}
-		question := append([]byte(nil), p[:n]...)
-		if !isQuestion(question) {
+		query := append([]byte(nil), p[:n]...)
+		if !isQuery(query) {
 			continue
 		}
 		select {
 		case slots <- struct{}{}:
 		default:
-			continue // it is asked again
+			continue // the step repeats the query
 		}
 		l.flows.Go(func() {
 			defer func() { <-slots }()
-			if answer := l.ask(question); answer != nil {
+			if answer := l.forwardQuery(query); answer != nil {
 				_, _ = conn.WriteTo(answer, from)
 			}
 		})
@@ -90,7 +90,7 @@ func (l *link) answerConns(conns net.Listener, slots chan struct{}) {
 	}
 }
 
-// answerConn joins a step's TCP connection with one to the first name server that can be reached.
+// answerConn connects a step's TCP connection to the first name server that can be reached.
 func (l *link) answerConn(in net.Conn) {
 	defer in.Close()
 	for _, server := range l.net.servers() {
@@ -105,22 +105,24 @@ func (l *link) answerConn(in net.Conn) {
 	}
 }
 
-// isQuestion says whether a message has a header, asks, and is no answer.
-func isQuestion(p []byte) bool {
+// isQuery reports whether a DNS message has a header, is not an answer, and has at least one question.
+func isQuery(p []byte) bool {
 	return len(p) > 12 && p[2]&0x80 == 0 && binary.BigEndian.Uint16(p[4:]) > 0
 }
 
-// ask asks the host's name servers, one after another; nil if none answers.
-func (l *link) ask(question []byte) []byte {
+// forwardQuery sends a query to the host's name servers, one after another, and returns the first answer. It returns
+// nil if none answers (TestNames).
+func (l *link) forwardQuery(query []byte) []byte {
 	for _, server := range l.net.servers() {
-		if answer, err := l.askOne(server, question); err == nil {
+		if answer, err := l.exchange(server, query); err == nil {
 			return answer
 		}
 	}
 	return nil
 }
 
-func (l *link) askOne(server netip.AddrPort, question []byte) ([]byte, error) {
+// exchange sends a query to one name server over UDP and returns its answer.
+func (l *link) exchange(server netip.AddrPort, query []byte) ([]byte, error) {
 	conn, err := l.net.dialHost(l.ctx, "udp", server)
 	if err != nil {
 		return nil, err
@@ -131,7 +133,7 @@ func (l *link) askOne(server netip.AddrPort, question []byte) ([]byte, error) {
 	if err := conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return nil, err
 	}
-	if _, err := conn.Write(question); err != nil {
+	if _, err := conn.Write(query); err != nil {
 		return nil, err
 	}
 	p := make([]byte, 1<<16)
@@ -139,7 +141,7 @@ func (l *link) askOne(server netip.AddrPort, question []byte) ([]byte, error) {
 	return p[:n], err
 }
 
-// servers lists the host's name servers; where none is named it is the one on its loopback, as for the C library.
+// servers returns the host's name servers. If none is listed, it is the one on the loopback, as in the C library.
 func (n *Network) servers() []netip.AddrPort {
 	name := n.ResolvConf
 	if name == "" {

@@ -1,7 +1,22 @@
-// Package network connects the network namespace of a step to the outside: a virtual cable leads from the step to a
-// network stack in this process, which opens a connection of the host's own for each one of the step's. Nothing has to be
-// installed or allowed for it, as root or not, and a step gets no further than an ordinary client of the host would: the
-// host itself, its loopback and the link-local services of clouds refuse it.
+// Package network connects the network namespace of a step to the outside. It needs nothing installed, and works for
+// ordinary users.
+//
+// The problem: a step has its own network namespace with only a loopback device. It must reach the internet, but not
+// the services of the host (its loopback, its own addresses, the link-local metadata services of clouds), which trust
+// local clients. Bridges and NAT need root and change the host's firewall.
+//
+// The idea: a veth pair leads from the step's namespace to a network stack in this process (gVisor's). The stack
+// accepts packets to all addresses. For each connection of the step, this process opens one of its own and copies
+// bytes.
+//
+// The invariants: allowed checks the address that is dialed, at the time of the dial, so that no name gets around the
+// check. A step's connection is accepted only after the host's connection is established, so that a step sees
+// "connection refused" and not a connection that ends at once. What a step can occupy is limited by maxDials, maxUDP
+// and maxQueries. Closing the link ends all its goroutines and connections. TestHostIsRefused shows the addresses,
+// TestTransfers a refused connection and 300 connections at once, TestUnplug the end of the link.
+//
+// The cost: one copy in user space. A step that sends no packet pays for the veth pair only, because the stack is
+// created at the first packet.
 package network
 
 import (
@@ -13,25 +28,28 @@ import (
 	"os"
 )
 
-// Network connects steps.
+// Network connects steps. It implements sandbox.Outside. The zero value uses the host's network.
 type Network struct {
-	// Dial opens the connections of steps, as net.Dialer.DialContext does. Nil: with the host's network.
+	// Dial opens the host's connections, like net.Dialer.DialContext. If nil, a net.Dialer does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// ResolvConf is the file that names the host's name servers, which steps' questions go to. Empty: /etc/resolv.conf.
+	// ResolvConf is the file that lists the name servers for steps. If empty, it is /etc/resolv.conf.
 	ResolvConf string
-	// Own says which addresses are the host's. Nil: those of its interfaces.
+	// Own returns the host's own addresses. If nil, they are those of its interfaces.
 	Own func() ([]netip.Addr, error)
 }
 
-// Nameserver is the address at which a step finds a name server: it is asked the way the host would ask.
+// Nameserver returns the address of the name server of steps. It forwards queries to the host's name servers.
 func Nameserver() netip.Addr { return gateway() }
 
-// The cable has two ends. The range is kept for such links (RFC 7335), so that it hides no network which the host may reach.
-func gateway() netip.Addr       { return netip.AddrFrom4([4]byte{192, 0, 0, 1}) }
+// gateway returns the address of this process's end of the link. The range is reserved for such links (RFC 7335), so
+// that it hides no network that the host can reach.
+func gateway() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 0, 1}) }
+
+// stepAddress returns the address of the step's end of the link.
 func stepAddress() netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 0, 2}), 29) }
 
-// Attach connects the network namespace of a process, whose only interface is its loopback until then. Closing what it
-// gives ends all connections. A stack is made when the step sends its first packet; until then the cable costs nothing.
+// Attach connects the network namespace of a process, which must have only a loopback device. Closing the result ends
+// all connections.
 func (n *Network) Attach(pid int) (io.Closer, error) {
 	target, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
@@ -48,7 +66,7 @@ func (n *Network) Attach(pid int) (io.Closer, error) {
 	return l, nil
 }
 
-// dial opens a connection of the host's for a step.
+// dial opens a connection for a step, if allowed permits the address.
 func (n *Network) dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	if err := n.allowed(to.Addr()); err != nil {
 		return nil, err
@@ -56,6 +74,7 @@ func (n *Network) dial(ctx context.Context, network string, to netip.AddrPort) (
 	return n.dialHost(ctx, network, to)
 }
 
+// dialHost opens a connection of the host. It does not check the address.
 func (n *Network) dialHost(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	if n.Dial != nil {
 		return n.Dial(ctx, network, to.String())
@@ -64,19 +83,19 @@ func (n *Network) dialHost(ctx context.Context, network string, to netip.AddrPor
 	return d.DialContext(ctx, network, to.String())
 }
 
-// allowed refuses the addresses that a step may not reach: this host's, by whatever name, and those that mean no single
-// other host. It is asked when a connection is made, with the address that it is made to.
+// allowed returns an error for an address that a step must not reach: an address of this host, or one that is not a
+// single other host. It must be called with the address that is dialed, right before the dial.
 func (n *Network) allowed(a netip.Addr) error {
 	a = a.Unmap()
 	switch {
 	case a.IsLoopback(), a.IsUnspecified(), a.Is4() && a.As4()[0] == 0:
 		return fmt.Errorf("%s is this host itself", a)
 	case a.IsLinkLocalUnicast():
-		return fmt.Errorf("%s is a service of this host's link", a)
+		return fmt.Errorf("%s is a link-local address", a)
 	case a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return fmt.Errorf("%s is not a single host", a)
 	case stepAddress().Masked().Contains(a):
-		return fmt.Errorf("%s is the step's own link", a)
+		return fmt.Errorf("%s is an address of the step's own link", a)
 	}
 	own := n.Own
 	if own == nil {
@@ -94,7 +113,7 @@ func (n *Network) allowed(a netip.Addr) error {
 	return nil
 }
 
-// interfaceAddrs lists the addresses of the host's interfaces.
+// interfaceAddrs returns the addresses of the host's interfaces.
 func interfaceAddrs() ([]netip.Addr, error) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {

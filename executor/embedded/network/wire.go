@@ -13,17 +13,18 @@ import (
 )
 
 const (
-	stepDevice = "eth0"
-	hubDevice  = "bake"
-	// mtu is the longest packet that the cable carries: as long as one can be, since it never leaves the machine.
+	stepDevice = "eth0" // in the step's namespace
+	hubDevice  = "bake" // in the namespace of the wire
+	// mtu is the size of the largest packet in bytes. It can be large, because no packet leaves the machine.
 	mtu = 65520
 )
 
-// wire is our end of a step's cable: a packet socket in a network namespace that has nothing else, and lives as long as
-// the socket does. A TUN device would need a file of the host that ordinary users may not open.
+// wire is this process's end of the veth pair: a packet socket in a network namespace that contains nothing else. The
+// namespace exists as long as the socket does, and closing the socket removes both devices. A TUN device would need
+// /dev/net/tun, which an ordinary user may not be allowed to open.
 type wire struct {
 	file *os.File
-	step unix.SockaddrLinklayer // the step's device, as the address of what is sent
+	step unix.SockaddrLinklayer // destination of all packets: the step's device
 }
 
 // read reads one IP packet.
@@ -43,8 +44,8 @@ func (w *wire) write(p []byte) error {
 	return errors.Join(err, sent)
 }
 
-// plug makes a cable between a network namespace and a new one. It works on a thread that ends with it, because a
-// thread's namespace is its own.
+// plug connects a network namespace to a new one with a veth pair. It uses a new thread that ends afterwards, because
+// setns and unshare change the namespace of the thread; no other goroutine may run on it.
 func plug(target *os.File) (*wire, error) {
 	type result struct {
 		wire *wire
@@ -52,7 +53,7 @@ func plug(target *os.File) (*wire, error) {
 	}
 	done := make(chan result)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
 		w, err := plugHere(target)
 		done <- result{w, err}
 	}()
@@ -60,20 +61,24 @@ func plug(target *os.File) (*wire, error) {
 	return r.wire, r.err
 }
 
+// plugHere does the work of plug and leaves the calling thread in another network namespace.
 func plugHere(target *os.File) (*wire, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("make a network namespace: %w", err)
+		return nil, fmt.Errorf("create a network namespace: %w", err)
 	}
 	hub, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("talk to the kernel: %w", err)
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
 	defer hub.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = hubDevice, mtu
-	err = hub.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: stepDevice, PeerNamespace: netlink.NsFd(int(target.Fd())), PeerMTU: mtu})
+	err = hub.LinkAdd(&netlink.Veth{
+		LinkAttrs: attrs,
+		PeerName:  stepDevice, PeerNamespace: netlink.NsFd(int(target.Fd())), PeerMTU: mtu,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("make a virtual cable: %w", err)
+		return nil, fmt.Errorf("create a veth pair: %w", err)
 	}
 	ours, err := bringUp(hub, hubDevice)
 	if err != nil {
@@ -90,30 +95,30 @@ func plugHere(target *os.File) (*wire, error) {
 	return w, nil
 }
 
-// bringUp starts a device that resolves no addresses of neighbours: there is only one.
+// bringUp brings up a device without ARP, since there is only one neighbor.
 func bringUp(h *netlink.Handle, name string) (netlink.Link, error) {
 	l, err := h.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", name, err)
 	}
-	_ = h.LinkSetIP6AddrGenMode(l, 1) // none; without IPv6 there is nothing to set
+	_ = h.LinkSetIP6AddrGenMode(l, 1) // 1 is none; fails on a kernel without IPv6, which needs no setting
 	if err := h.LinkSetARPOff(l); err != nil {
-		return nil, fmt.Errorf("set up %s: %w", name, err)
+		return nil, fmt.Errorf("turn off ARP of %s: %w", name, err)
 	}
 	if err := h.LinkSetUp(l); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("bring up %s: %w", name, err)
 	}
 	return l, nil
 }
 
-// ipProtocol is IPv4 in the byte order of networks, as packet sockets want it.
+// ipProtocol returns the protocol number of IPv4 in network byte order, as packet sockets expect it.
 func ipProtocol() uint16 {
 	var b [2]byte
 	binary.BigEndian.PutUint16(b[:], unix.ETH_P_IP)
 	return binary.NativeEndian.Uint16(b[:])
 }
 
-// packetSocket takes what comes in at a device. Only IPv4 is looked at.
+// packetSocket opens a packet socket that receives the IPv4 packets of a device.
 func packetSocket(device int) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -122,18 +127,19 @@ func packetSocket(device int) (*os.File, error) {
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: ipProtocol(), Ifindex: device}); err != nil {
 		return nil, errors.Join(fmt.Errorf("bind a packet socket: %w", err), unix.Close(fd))
 	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20) // more is only faster
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20) // a smaller buffer works too
 	return os.NewFile(uintptr(fd), "step"), nil
 }
 
-// configure gives the step's end its address and route.
+// configure moves the calling thread to the step's namespace and sets the address and default route of the step's
+// device. device is the index of this process's device.
 func (w *wire) configure(target *os.File, device int) error {
 	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter the step's network: %w", err)
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("talk to the kernel: %w", err)
+		return fmt.Errorf("open a netlink socket: %w", err)
 	}
 	defer h.Close()
 	l, err := bringUp(h, stepDevice)
