@@ -16,18 +16,19 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// app is what every command needs from the process around it.
+// app holds what every command needs from the process: streams, environment and working directory. It also holds the
+// settings of the running command that its flags and project decide.
 type app struct {
 	stdin   io.Reader
-	stdout  io.Writer // only what was asked for
+	stdout  io.Writer // only what was requested
 	stderr  io.Writer // progress, notes, errors
 	environ map[string]string
 	dir     string         // working directory; "" is the process's own
-	fetcher *fetch.Fetcher // of this command, once something was fetched
-	offline bool           // of this command: nothing is asked for elsewhere
-	// registries are those of the project's blocks, once it is loaded.
+	fetcher *fetch.Fetcher // fetches the files of a remote project; nil for a local one
+	offline bool           // request nothing from registries and servers
+	// registries are the registry blocks of the project. loadProject sets them.
 	registries []registry.Registry
-	// enter gives an ordinary user a user namespace, as sandbox.Enter does; nil does nothing.
+	// enter runs an ordinary user's command again in a user namespace, as sandbox.Enter does; nil does nothing.
 	enter func(ctx context.Context) (code int, done bool, err error)
 }
 
@@ -56,10 +57,12 @@ func (a *app) run(ctx context.Context, args []string) int {
 	return code
 }
 
+// root returns the command tree.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "bake",
 		Short:         "Build container images from a project file, without a daemon",
+		Example:       "  bake build\n  bake image build -t hello .",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -96,6 +99,7 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
+// allCommands returns c and all its subcommands.
 func allCommands(c *cobra.Command) []*cobra.Command {
 	all := []*cobra.Command{c}
 	for _, sub := range c.Commands() {
@@ -104,7 +108,7 @@ func allCommands(c *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// usageArgs makes the complaints of an argument check usage errors.
+// usageArgs turns the errors of an argument check into usage errors.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	if check == nil {
 		check = cobra.ArbitraryArgs
@@ -117,18 +121,18 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// env is the value of an environment variable, empty when unset.
+// env returns the value of an environment variable, "" if it is not set.
 func (a *app) env(name string) string {
 	return a.environ[name]
 }
 
-// getenv is an environment variable, and whether it is set.
+// getenv returns the value of an environment variable, and reports whether it is set.
 func (a *app) getenv(name string) (string, bool) {
 	v, ok := a.environ[name]
 	return v, ok
 }
 
-// environment is the process's, by name.
+// environment returns the environment of the process, by name.
 func environment() map[string]string {
 	all := map[string]string{}
 	for _, pair := range os.Environ() {
@@ -139,7 +143,7 @@ func environment() map[string]string {
 	return all
 }
 
-// workDir is the absolute working directory.
+// workDir returns the absolute working directory.
 func (a *app) workDir() (string, error) {
 	if a.dir != "" {
 		return a.dir, nil
@@ -151,7 +155,7 @@ func (a *app) workDir() (string, error) {
 	return dir, nil
 }
 
-// cacheDir is where everything is kept between runs: BAKE_CACHE_DIR, else bake in the user's cache directory.
+// cacheDir returns the cache directory: BAKE_CACHE_DIR, else bake in XDG_CACHE_HOME, else ~/.cache/bake.
 func (a *app) cacheDir() (string, error) {
 	if dir := a.env("BAKE_CACHE_DIR"); dir != "" {
 		abs, err := filepath.Abs(dir)
@@ -165,12 +169,12 @@ func (a *app) cacheDir() (string, error) {
 	}
 	home := a.env("HOME")
 	if home == "" {
-		return "", usagef("neither BAKE_CACHE_DIR, XDG_CACHE_HOME nor HOME says where the cache is: set BAKE_CACHE_DIR")
+		return "", usagef("no cache directory: none of BAKE_CACHE_DIR, XDG_CACHE_HOME and HOME is set; set BAKE_CACHE_DIR")
 	}
 	return filepath.Join(home, ".cache", "bake"), nil
 }
 
-// openStore opens the cache and the images in it.
+// openStore opens the cache. The caller must close it.
 func (a *app) openStore() (*cache.Store, error) {
 	dir, err := a.cacheDir()
 	if err != nil {
@@ -179,7 +183,7 @@ func (a *app) openStore() (*cache.Store, error) {
 	return cache.Open(dir)
 }
 
-// newClient makes the registry client of this run.
+// newClient returns a registry client with the configuration of the user and the project.
 func (a *app) newClient() (*registry.Client, error) {
 	conf, err := registry.LoadConfig(registry.ConfigPaths(a.getenv))
 	if err != nil {
@@ -191,7 +195,7 @@ func (a *app) newClient() (*registry.Client, error) {
 	}), nil
 }
 
-// note tells the user something on stderr that is not an error.
+// note prints a message to stderr that is not an error.
 func (a *app) note(format string, args ...any) {
 	fmt.Fprintf(a.stderr, "note: "+format+"\n", args...)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// buildOptions are the flags of `bake build`; they mean what they mean in Docker Bake.
+// buildOptions are the flags of `bake build`; they mean the same as in Docker Bake.
 type buildOptions struct {
 	project projectOptions
 	run     runOptions
@@ -29,9 +29,10 @@ func newBuildCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build [URL [CONTEXT-URL]] [TARGET…]",
 		Short: "Build the targets of a project file",
-		Long: "Build builds targets or groups of the project file, \"default\" when none is named, and keeps the images in\n" +
-			"the local store or wherever their outputs say. Tags move only when every target has succeeded.\n" +
-			"With the URL of a git repository, an archive or a file, the project is read from there.",
+		Long: "Build builds the named targets and groups, or \"default\". It stores the images in the local store, or writes\n" +
+			"them to the outputs of their targets. Tags move only after every target has succeeded.\n\n" +
+			"URL is a git repository, an archive or a file from which the project is read. CONTEXT-URL sets BAKE_CMD_CONTEXT.",
+		Example: "  bake build\n  bake build --push --set api.tags=registry.example.com/api:1.2 api",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args
 			return a.build(cmd.Context(), o)
@@ -41,15 +42,16 @@ func newBuildCommand(a *app) *cobra.Command {
 	o.project.addFlags(f)
 	o.run.addFlags(f)
 	o.lock.addFlags(f)
-	f.BoolVar(&o.print, "print", false, "print the evaluated targets as JSON and build nothing")
-	f.BoolVar(&o.watch, "watch", false, "build again what a saved file affects, until Ctrl-C")
-	f.StringVar(&o.list, "list", "", "list targets or variables and build nothing")
-	f.BoolVar(&o.check, "check", false, "only check the Dockerfiles; the same as --call=check")
-	f.StringVar(&o.call, "call", "build", "what to do with the targets: build, check, outline or targets; with ,format=json and ,ignorestatus=true")
+	f.BoolVar(&o.print, "print", false, "print the evaluated targets as JSON, and build nothing")
+	f.BoolVar(&o.watch, "watch", false, "rebuild the affected targets whenever a file is saved, until Ctrl-C")
+	f.StringVar(&o.list, "list", "", "list targets or variables, and build nothing; for JSON: type=targets,format=json")
+	f.BoolVar(&o.check, "check", false, "check the Dockerfiles, and build nothing; shorthand for --call=check")
+	f.StringVar(&o.call, "call", "build",
+		"request to the Dockerfiles: build, check, outline or targets; options: ,format=json and ,ignorestatus=true")
 	return cmd
 }
 
-// build loads the project, plans it and runs the graph.
+// build loads the project, builds it, and prints the answers of targets with another --call.
 func (a *app) build(ctx context.Context, o buildOptions) error {
 	if o.list != "" {
 		return a.list(ctx, o.project, o.list)
@@ -87,7 +89,7 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	return nil
 }
 
-// checkProject refuses what a project may not ask for.
+// checkProject returns an error if the project needs more access than the user allows, or has policies in Rego.
 func (a *app) checkProject(p *config.Project, o runOptions) error {
 	if err := a.checkGrants(p, o.allow); err != nil {
 		return err
@@ -95,7 +97,7 @@ func (a *app) checkProject(p *config.Project, o runOptions) error {
 	return o.checkPolicies(p)
 }
 
-// buildProject runs what `bake build` and `bake image build` have in common, and keeps a record of it.
+// buildProject plans and runs a project, and records the build. `bake build` and `bake image build` call it.
 func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions) error {
 	builders, err := a.builders(p, o.engine)
 	if err != nil {
@@ -103,10 +105,10 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	}
 	a.noteLatest(p)
 	if a.offline && len(builders) > 0 {
-		return usagef("--offline is for builds of this process: a BuildKit daemon asks registries by itself")
+		return usagef("--offline does not work with a BuildKit daemon, which requests bases itself; add --engine embedded")
 	}
 	if o.verify && len(builders) > 0 {
-		return usagef("--verify-cache is for builds of this process: a BuildKit daemon has a cache of its own")
+		return usagef("--verify-cache does not work with a BuildKit daemon, which has its own cache; add --engine embedded")
 	}
 	if o.terminal, err = a.debugTerminal(builders, o); err != nil {
 		return err
@@ -145,8 +147,10 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	return err
 }
 
-// buildRecorded plans and runs a project.
-func (a *app) buildRecorded(ctx context.Context, s *session, engine executor.Engine, p *config.Project, o runOptions, r *builds.Recording) error {
+// buildRecorded plans and runs a project. It adds the graph and the report to the recording.
+func (a *app) buildRecorded(
+	ctx context.Context, s *session, engine executor.Engine, p *config.Project, o runOptions, r *builds.Recording,
+) error {
 	if err := s.keepPins(p, o.pins); err != nil {
 		return err
 	}
@@ -171,18 +175,20 @@ func (a *app) buildRecorded(ctx context.Context, s *session, engine executor.Eng
 		a.summarize(done)
 	}
 	if err == nil && o.verify {
-		err = a.tellVerified(graph, done)
+		err = a.printVerified(graph, done)
 	}
 	return joinFailures(unplanned, err)
 }
 
-// joinFailures is what went wrong of a plan and of its run.
+// joinFailures joins the errors that are not nil: nil for none, the error itself for one, else *executor.Failures.
 func joinFailures(all ...error) error {
 	return executor.Failed(slices.DeleteFunc(all, func(e error) bool { return e == nil }))
 }
 
 // runGraph runs the graph with progress on stderr.
-func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.Graph, project string, o runOptions, r *builds.Recording) (*executor.Report, error) {
+func (a *app) runGraph(
+	ctx context.Context, engine executor.Engine, g *planner.Graph, project string, o runOptions, r *builds.Recording,
+) (*executor.Report, error) {
 	display, err := startProgress(ctx, a.stderr, o.progressMode(a), g)
 	if err != nil {
 		return nil, err
@@ -195,12 +201,11 @@ func (a *app) runGraph(ctx context.Context, engine executor.Engine, g *planner.G
 		r.Event(e)
 		display.Event(e)
 	}
-	var beside besideWarnings
-	defer beside.print(a.stderr)
+	var warnings engineWarnings
+	defer warnings.print(a.stderr)
 	opts := executor.Options{
-		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Verify: o.verify, Allow: o.allow, Events: events, Dir: dir, Stdout: a.stdout,
-		Project: project,
-		Warn:    beside.add,
+		Jobs: o.jobs.parallel, KeepGoing: o.jobs.keepGoing, NoCache: o.noCache, Verify: o.verify, Allow: o.allow,
+		Events: events, Dir: dir, Stdout: a.stdout, Project: project, Warn: warnings.add,
 	}
 	if o.terminal != nil {
 		opts.Debug = a.debug(o.terminal, display)

@@ -12,9 +12,9 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// call is --call: what is asked of the Dockerfiles instead of building them, and how the answer is shown.
+// call is the value of --call: a request to the Dockerfile front end instead of a build, and the format of its answer.
 type call struct {
-	name         string // as the front end calls it; "" builds
+	name         string // of the front end's method; "" builds
 	json         bool
 	ignoreStatus bool
 }
@@ -44,7 +44,7 @@ func parseCall(text string, check bool) (call, error) {
 				err = usagef("--call=%s: expected ignorestatus=true or false", text)
 			}
 		default:
-			err = usagef("--call=%s: there is no %q: known are format and ignorestatus", text, key)
+			err = usagef("--call=%s: unknown option %q; use format or ignorestatus", text, key)
 		}
 		if err != nil {
 			return c, err
@@ -53,6 +53,7 @@ func parseCall(text string, check bool) (call, error) {
 	return c, nil
 }
 
+// callName returns the front end's name of a method.
 func callName(name string) (string, error) {
 	switch name {
 	case "", "build":
@@ -65,6 +66,7 @@ func callName(name string) (string, error) {
 	return "", usagef("--call=%s: expected build, check, outline or targets", name)
 }
 
+// overrides returns --set values that request the call of every target.
 func (c call) overrides() []string {
 	if c.name == "" {
 		return nil
@@ -72,7 +74,7 @@ func (c call) overrides() []string {
 	return []string{"*.call=" + c.name}
 }
 
-// splitCalls parts the requested targets into those that are built and those whose Dockerfile is only asked about.
+// splitCalls splits the requested targets into those to build and those with another call.
 func splitCalls(p *config.Project) (built, called *config.Project) {
 	b, c := *p, *p
 	b.Requested, c.Requested = nil, nil
@@ -86,7 +88,8 @@ func splitCalls(p *config.Project) (built, called *config.Project) {
 	return &b, &c
 }
 
-// callProject shows what the front end says of the targets. What a check finds is an error, unless its status is ignored.
+// callProject prints the front end's answers about the targets. A target that cannot be built and a warning are errors,
+// unless the status is ignored.
 func (a *app) callProject(ctx context.Context, p *config.Project, c call, o runOptions) error {
 	s, err := a.open(o.pull)
 	if err != nil {
@@ -118,6 +121,7 @@ func (a *app) callProject(ctx context.Context, p *config.Project, c call, o runO
 	return nil
 }
 
+// showAnswers prints the answers as text.
 func (a *app) showAnswers(p *config.Project, answers []planner.Answer) error {
 	for i, one := range answers {
 		if i > 0 {
@@ -135,7 +139,7 @@ func (a *app) showAnswers(p *config.Project, answers []planner.Answer) error {
 	return nil
 }
 
-// printAnswers prints the targets as --print does, each under "build", with the answer beside it.
+// printAnswers prints each target as JSON: under "build" what --print prints, and the answer under the name of the call.
 func (a *app) printAnswers(p *config.Project, answers []planner.Answer) error {
 	raw, err := config.Print(p)
 	if err != nil {

@@ -20,22 +20,22 @@ import (
 // embeddedEngine is the name of the engine that runs in this process.
 const embeddedEngine = "embedded"
 
-// builders are the BuildKit daemons that build: those of --engine, else of BAKE_ENGINE, else of BUILDKIT_HOST, else the
-// engine blocks of the project; none means this process. Each may list several, with commas, by address or by the name
-// of a block. Blocks of a project from elsewhere must be named: whoever wrote it does not say where contexts and secrets
-// of this machine go.
+// builders returns the BuildKit daemons to build on: those of --engine, else BAKE_ENGINE, else BUILDKIT_HOST, else the
+// engine blocks of the project. None means this process. Flag and variables list addresses and names of blocks, separated
+// by commas. The blocks of a remote project must be named: its author must not decide where contexts and secrets of this
+// machine go.
 func (a *app) builders(p *config.Project, flag []string) ([]buildkitd.Builder, error) {
-	said := strings.Join(flag, ",")
+	list := strings.Join(flag, ",")
 	for _, name := range []string{"BAKE_ENGINE", "BUILDKIT_HOST"} {
-		if said == "" {
-			said = a.env(name)
+		if list == "" {
+			list = a.env(name)
 		}
 	}
-	if said == "" && a.fetcher == nil {
-		said = strings.Join(slices.Sorted(maps.Keys(p.Engines)), ",")
+	if list == "" && a.fetcher == nil {
+		list = strings.Join(slices.Sorted(maps.Keys(p.Engines)), ",")
 	}
 	var all []buildkitd.Builder
-	for _, name := range strings.Split(said, ",") {
+	for _, name := range strings.Split(list, ",") {
 		name = strings.TrimSpace(name)
 		if name == "" || name == embeddedEngine {
 			continue
@@ -51,7 +51,7 @@ func (a *app) builders(p *config.Project, flag []string) ([]buildkitd.Builder, e
 	return all, nil
 }
 
-// builder is a daemon by its address or by the name of an engine block.
+// builder returns the daemon with an address or the name of an engine block.
 func builder(p *config.Project, name string) (buildkitd.Builder, error) {
 	if e, ok := p.Engines[name]; ok {
 		if err := buildkitd.CheckAddress(e.Address); err != nil {
@@ -62,14 +62,14 @@ func builder(p *config.Project, name string) (buildkitd.Builder, error) {
 	if err := buildkitd.CheckAddress(name); err != nil {
 		known := strings.Join(slices.Sorted(maps.Keys(p.Engines)), ", ")
 		if known != "" && !strings.Contains(name, "://") {
-			return buildkitd.Builder{}, usagef("engine %q: the project has no such engine block (it has %s), and %w", name, known, err)
+			return buildkitd.Builder{}, usagef("engine %q: no such engine block in the project, which has %s; %w", name, known, err)
 		}
 		return buildkitd.Builder{}, usagef("engine: %w", err)
 	}
 	return buildkitd.Builder{Address: name}, nil
 }
 
-// runner is the engine that runs graphs of a project: on builders, or in this process without any.
+// runner returns the engine for graphs of a project: on builders, or in this process if there are none.
 func (s *session) runner(p *config.Project, builders []buildkitd.Builder) (executor.Engine, error) {
 	if len(builders) == 0 {
 		return s.embedded(p), nil
@@ -86,13 +86,13 @@ func (s *session) runner(p *config.Project, builders []buildkitd.Builder) (execu
 	return buildkitd.New(opts), nil
 }
 
-// embedded is the engine of this process, with the caches from elsewhere that the project names.
+// embedded returns the engine of this process, with the remote caches of the project.
 func (s *session) embedded(p *config.Project) *embedded.Engine {
 	from, to := caches(p)
 	return s.engine.WithCaches(embedded.Caches{From: from, To: to})
 }
 
-// caches are the caches from elsewhere that targets read and write, by target.
+// caches returns the remote caches that targets import and export, by target.
 func caches(p *config.Project) (from, to map[string][]config.Attrs) {
 	from, to = map[string][]config.Attrs{}, map[string][]config.Attrs{}
 	for _, t := range p.Targets {
@@ -101,7 +101,7 @@ func caches(p *config.Project) (from, to map[string][]config.Attrs) {
 	return from, to
 }
 
-// passedTests keeps which tests passed on what daemons built beside the embedded engine's entries.
+// passedTests implements buildkitd.PassedTests: it stores tests that passed as entries of the cache.
 type passedTests struct{ store *cache.Store }
 
 // Passed implements buildkitd.PassedTests.
@@ -112,10 +112,12 @@ func (p passedTests) Passed(key digest.Digest) (bool, error) {
 
 // Pass implements buildkitd.PassedTests.
 func (p passedTests) Pass(key digest.Digest, s *planner.Step, took time.Duration) error {
-	return p.store.Put(&cache.Entry{ID: key, Key: key, Step: s.Digest, Name: s.Name, Seconds: took.Seconds(), Created: time.Now().UTC()})
+	return p.store.Put(&cache.Entry{
+		ID: key, Key: key, Step: s.Digest, Name: s.Name, Seconds: took.Seconds(), Created: time.Now().UTC(),
+	})
 }
 
-// layerBlobs keeps layers that daemons built where the embedded engine keeps its own.
+// layerBlobs implements buildkitd.Blobs: it stores layers from daemons with those of the embedded engine.
 type layerBlobs struct{ *cache.Store }
 
 // NewBlob implements buildkitd.Blobs.

@@ -29,20 +29,20 @@ import (
 // The exit codes of bake. Scripts rely on them; the top README lists them.
 const (
 	exitOK         = 0
-	exitStep       = 1 // a step failed, or a file that COPY names is missing
-	exitUsage      = 2 // usage, project file, Dockerfile
-	exitLock       = 3 // lock missing or out of date
-	exitPolicy     = 4 // a policy denies it
-	exitRegistry   = 5 // registry, network, credentials, an engine that does not answer
-	exitDifference = 6 // asked for with --exit-code
-	exitSystem     = 7 // cache or output I/O, no sandbox possible here
-	exitSignal     = 128
+	exitStep       = 1   // a step failed, or a file that COPY names is missing
+	exitUsage      = 2   // usage, project file, Dockerfile
+	exitLock       = 3   // lock missing or out of date
+	exitPolicy     = 4   // a policy denies the build
+	exitRegistry   = 5   // registry, network, credentials, an engine that does not respond
+	exitDifference = 6   // a difference: --exit-code, --verify-cache, bake cache check
+	exitSystem     = 7   // cache or output I/O, no sandbox on this machine
+	exitSignal     = 128 // plus the number of the signal
 )
 
-// maxErrorLines bounds what one error may print.
+// maxErrorLines is the maximum number of lines printed for one error.
 const maxErrorLines = 20
 
-// maxLastLines is how much of a failed step's output is repeated below it.
+// maxLastLines is the maximum number of lines of a failed step's output that are printed with its error.
 const maxLastLines = 10
 
 // signalError is the cause of a context that a signal cancelled.
@@ -50,15 +50,16 @@ type signalError struct{ signal syscall.Signal }
 
 func (e signalError) Error() string { return "interrupted (" + e.signal.String() + ")" }
 
-// ExitCode is 128 and the number of the signal.
+// ExitCode returns 128 plus the number of the signal.
 func (e signalError) ExitCode() int { return exitSignal + int(e.signal) }
 
 // usageError is a mistake on the command line.
 type usageError struct{ error }
 
+// usagef returns a usageError.
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// exitCodeOf is the one place that turns an error into the exit code of the process.
+// exitCodeOf returns the exit code for an error. No other function chooses one.
 func exitCodeOf(ctx context.Context, err error) int {
 	var several *executor.Failures
 	if errors.As(err, &several) {
@@ -117,7 +118,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 	return exitCodeOfUntyped(err)
 }
 
-// exitCodeOfUntyped sorts errors of the system: input and output failed, else it was what the user asked for.
+// exitCodeOfUntyped returns exitSystem for an error of the operating system, and exitStep for any other.
 func exitCodeOfUntyped(err error) int {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
@@ -126,17 +127,17 @@ func exitCodeOfUntyped(err error) int {
 	return exitStep
 }
 
-// checkError says that a check found something.
-type checkError struct{ what string }
+// checkError reports what --call=check found.
+type checkError struct{ text string }
 
-func (e checkError) Error() string { return e.what }
+func (e checkError) Error() string { return e.text }
 
-// differenceError says that --exit-code was given and something differs.
-type differenceError struct{ what string }
+// differenceError reports a difference, for a command that exits with 6 if there is one.
+type differenceError struct{ text string }
 
-func (e differenceError) Error() string { return e.what }
+func (e differenceError) Error() string { return e.text }
 
-// printError is the one place that shows an error to a person.
+// printError prints an error for people. No other function does.
 func printError(ctx context.Context, w io.Writer, err error) {
 	var sig signalError
 	if errors.As(context.Cause(ctx), &sig) {
@@ -164,11 +165,12 @@ func printError(ctx context.Context, w io.Writer, err error) {
 		fmt.Fprintf(w, "… and %d more lines\n", rest)
 	}
 	if step != nil && step.Log != "" {
-		fmt.Fprintf(w, "whole log: %s\n", step.Log)
+		fmt.Fprintf(w, "full log: %s\n", step.Log)
 	}
 }
 
-// shownText is text without what a terminal acts on, but for lines and tabs: names of files and what servers say are in it.
+// shownText removes control characters except newlines and tabs: error texts contain names of files and messages of
+// servers, which must not control the terminal.
 func shownText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) && r != '\n' && r != '\t' {
@@ -178,7 +180,7 @@ func shownText(s string) string {
 	}, s)
 }
 
-// printStep shows the last lines of a failed step's output and where it stands in its Dockerfile.
+// printStep prints the last lines of a failed step's output, and the lines of its Dockerfile around the step.
 func printStep(w io.Writer, e *executor.StepError) {
 	for _, line := range e.Last[max(0, len(e.Last)-maxLastLines):] {
 		fmt.Fprintf(w, "  | %s\n", shownText(line))
@@ -189,7 +191,7 @@ func printStep(w io.Writer, e *executor.StepError) {
 	at := e.Source[0]
 	raw, err := os.ReadFile(at.File)
 	if err != nil {
-		return // an inline Dockerfile, or a remote one: the message names it
+		return // an inline or remote Dockerfile; the message names it
 	}
 	lines := strings.Split(string(raw), "\n")
 	if at.Start < 1 || at.End > len(lines) {

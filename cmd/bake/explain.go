@@ -42,7 +42,7 @@ func (a *app) explain(ctx context.Context, o explainOptions) error {
 	if o.build != "" {
 		return a.explainBuild(o)
 	}
-	run, what, err := a.foreseeNamed(ctx, o)
+	run, what, err := a.previewNamed(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -57,9 +57,9 @@ func (a *app) explain(ctx context.Context, o explainOptions) error {
 	return a.printExplanation(found, o.json)
 }
 
-// foreseeNamed plans a build of the named targets, or of the whole project if a name is not a target. It returns the names
+// previewNamed plans a build of the named targets, or of the whole project if a name is not a target. It returns the names
 // with groups expanded.
-func (a *app) foreseeNamed(ctx context.Context, o explainOptions) (report.Run, []string, error) {
+func (a *app) previewNamed(ctx context.Context, o explainOptions) (report.Run, []string, error) {
 	opts, err := a.loadOptions(o.project)
 	if err != nil {
 		return report.Run{}, nil, err
@@ -72,11 +72,11 @@ func (a *app) foreseeNamed(ctx context.Context, o explainOptions) (report.Run, [
 		return name == "default" || slices.ContainsFunc(rows, func(r config.Listed) bool { return r.Name == name })
 	}
 	if slices.ContainsFunc(o.what, func(name string) bool { return !isTarget(name) }) {
-		run, err := a.foresee(ctx, o.planOptions, a.wholeProject)
+		run, err := a.preview(ctx, o.planOptions, a.wholeProject)
 		return run, o.what, err
 	}
 	o.project.targets = o.what
-	run, err := a.foresee(ctx, o.planOptions, a.loadProject)
+	run, err := a.preview(ctx, o.planOptions, a.loadProject)
 	return run, run.Targets, err
 }
 

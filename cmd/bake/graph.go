@@ -9,6 +9,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
+// graphOptions are the flags of `bake graph`.
 type graphOptions struct {
 	project projectOptions
 	lock    lockOptions
@@ -21,7 +22,9 @@ func newGraphCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "graph [TARGET…]",
 		Short: "Draw the merged graph of a build",
-		Long:  "Graph draws what a build is made of, each shared part once and marked: for Graphviz, for Mermaid or as JSON.",
+		Long: "Graph draws the targets, stages or steps of a build, each shared one once and marked: for Graphviz, for Mermaid or\n" +
+			"as JSON.",
+		Example: "  bake graph | dot -Tsvg > graph.svg\n  bake graph --format=mermaid --by=target",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args
 			return a.graphCommand(cmd.Context(), o)
@@ -30,8 +33,8 @@ func newGraphCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	o.project.addFlags(f)
 	o.lock.addFlags(f)
-	f.StringVar(&o.format, "format", "dot", "dot, mermaid or json")
-	f.StringVar(&o.by, "by", "stage", "what a box is: target, stage or step")
+	f.StringVar(&o.format, "format", "dot", "output format: dot, mermaid or json")
+	f.StringVar(&o.by, "by", "stage", "unit of a box: target, stage or step")
 	return cmd
 }
 

@@ -6,23 +6,23 @@ import (
 	"strings"
 )
 
-// jobs is the value of --jobs: how many steps run at once, and what a failure does to the others.
+// jobs is the value of --jobs: the number of steps that run at once, and the effect of a failure on other targets.
 type jobs struct {
 	text string
-	// parallel is how many steps run at once; 0 means the number of CPUs.
+	// parallel is the number of steps that run at once; 0 means the number of CPUs.
 	parallel int
-	// keepGoing lets independent targets finish after a failure.
+	// keepGoing makes independent targets continue after a failure.
 	keepGoing bool
 }
 
-// Type is how help texts name the value.
+// Type returns the name of the value in help texts.
 func (j *jobs) Type() string { return "N|MODE[,parallel=N]" }
 
-// String is the value as it was given.
+// String returns the value as it was set.
 func (j *jobs) String() string { return j.text }
 
-// Set reads N, or a mode and a number of parallel steps. Outputs always wait for all targets, unless independent targets
-// go on, so that defer-output says what fail-fast does anyway.
+// Set parses N, or a mode and a number of parallel steps. defer-output has the same effect as fail-fast, which writes no
+// output before all targets have succeeded.
 func (j *jobs) Set(text string) error {
 	*j = jobs{text: text}
 	modes := 0
@@ -36,24 +36,24 @@ func (j *jobs) Set(text string) error {
 		case named && name == "parallel":
 			n, err := strconv.ParseUint(value, 10, 31)
 			if err != nil {
-				return fmt.Errorf("parallel=%s: a whole number from 0 is expected", value)
+				return fmt.Errorf("parallel=%s: expected a number, 0 or more", value)
 			}
 			j.parallel = int(n)
 			continue
 		case named && name == "mode":
 			name = value
 		case named:
-			return fmt.Errorf("%s: only mode and parallel are known", name)
+			return fmt.Errorf("unknown option %q; use mode or parallel", name)
 		}
 		switch name {
 		case "fail-fast", "defer-output":
 		case "defer-error":
 			j.keepGoing = true
 		default:
-			return fmt.Errorf("%q is neither a number nor one of fail-fast, defer-output and defer-error", name)
+			return fmt.Errorf("%q: expected a number, fail-fast, defer-output or defer-error", name)
 		}
 		if modes++; modes > 1 {
-			return fmt.Errorf("%s: one mode is expected", text)
+			return fmt.Errorf("%s: more than one mode", text)
 		}
 	}
 	return nil

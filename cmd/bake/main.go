@@ -21,26 +21,26 @@ func main() {
 }
 
 const (
-	// firstCollection is how far the heap grows before memory is first collected, as a percentage of the runtime's least, 4 MB: 16 MB is
-	// what a large build needs in any case, and more than one that finds everything cached.
+	// firstCollection is the GC percentage until the first collection. The runtime's minimum heap is 4 MB, so the heap
+	// grows to 16 MB first: a large build needs that anyway, and a fully cached build needs less.
 	firstCollection = 400
-	// laterCollections is how far it grows then, as a percentage of what is in use. Of the memory of a build most is the program, and
-	// what is in use is little and costs little to look at.
+	// laterCollections is the GC percentage afterwards. Most memory of a build is the program itself; the live heap is
+	// small, so that collections are cheap.
 	laterCollections = 50
 )
 
-// collectLate puts the first collection off, unless the user's GOGC says when memory is collected.
+// collectLate delays the first garbage collection, unless the user has set GOGC.
 func collectLate() {
 	if usual := debug.SetGCPercent(firstCollection); usual != 100 {
 		debug.SetGCPercent(usual)
 		return
 	}
-	collected := new([1 << 10]byte) // too large to share its memory with something that lives on
-	runtime.SetFinalizer(collected, func(*[1 << 10]byte) { debug.SetGCPercent(laterCollections) })
+	sentinel := new([1 << 10]byte) // too large for the tiny allocator, whose blocks live as long as their other objects
+	runtime.SetFinalizer(sentinel, func(*[1 << 10]byte) { debug.SetGCPercent(laterCollections) })
 }
 
-// interruptible returns a context that the first interrupt or termination signal cancels with its signalError as the
-// cause; the second one ends the process at once.
+// interruptible returns a context that the first interrupt or termination signal cancels, with a signalError as the
+// cause. The second signal ends the process at once.
 func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)

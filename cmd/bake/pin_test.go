@@ -276,7 +276,7 @@ func TestOffline(t *testing.T) {
 	if asked := s.requests(""); len(asked) > 0 {
 		t.Errorf("offline it asked %v", asked)
 	}
-	s.bake(2, "--offline is for builds of this process", "build", "--offline", "--engine=tcp://127.0.0.1:1")
+	s.bake(2, "--offline does not work with a BuildKit daemon", "build", "--offline", "--engine=tcp://127.0.0.1:1")
 	s.cache = t.TempDir()
 	s.bake(5, "bake is offline (--offline)", "plan", "--offline", "a")
 	if asked := s.requests(""); len(asked) > 0 {

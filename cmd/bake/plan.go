@@ -13,7 +13,7 @@ import (
 	"github.com/bakebuild/bake/executor/report"
 )
 
-// planOptions are the flags of the commands that foresee a build.
+// planOptions are the flags of commands that preview a build.
 type planOptions struct {
 	project projectOptions
 	lock    lockOptions
@@ -26,9 +26,9 @@ func (o *planOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	o.project.addFlags(f)
 	o.lock.addFlags(f)
-	f.BoolVar(&o.noCache, "no-cache", false, "plan as if the cache held nothing")
-	f.BoolVar(&o.pull, "pull", false, "ask the registries for every base now")
-	f.StringArrayVar(&o.allow, "allow", nil, "what the project may ask of this machine, as for bake build")
+	f.BoolVar(&o.noCache, "no-cache", false, "plan as if the cache were empty")
+	f.BoolVar(&o.pull, "pull", false, usagePull)
+	f.StringArrayVar(&o.allow, "allow", nil, usageAllow)
 }
 
 func newPlanCommand(a *app) *cobra.Command {
@@ -36,12 +36,13 @@ func newPlanCommand(a *app) *cobra.Command {
 	var asJSON, exitCode, all bool
 	cmd := &cobra.Command{
 		Use:   "plan [TARGET…]",
-		Short: "Say what a build would do, step by step",
-		Long: "Plan says of every target which steps a build would find in the cache, run, or may run because they stand behind a\n" +
-			"COPY --from of something that runs first; why; and how long that is expected to take. It runs nothing.",
+		Short: "Show what a build would do, step by step",
+		Long: "Plan shows which steps of each target would be cached, would run, or may run because they copy files from a step\n" +
+			"that runs first. It adds why they would run, and the expected time. It runs nothing.",
+		Example: "  bake plan\n  bake plan --exit-code api",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args
-			run, err := a.foresee(cmd.Context(), o, a.loadProject)
+			run, err := a.preview(cmd.Context(), o, a.loadProject)
 			if err != nil {
 				return err
 			}
@@ -60,13 +61,15 @@ func newPlanCommand(a *app) *cobra.Command {
 	o.addFlags(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&asJSON, "json", false, "print JSON")
-	f.BoolVarP(&all, "all", "a", false, "also list what need not run")
-	f.BoolVar(&exitCode, "exit-code", false, "exit with 6 when something would or may run")
+	f.BoolVarP(&all, "all", "a", false, "also list steps that would not run")
+	f.BoolVar(&exitCode, "exit-code", false, "exit with 6 if a step would or may run")
 	return cmd
 }
 
-// foresee says what a build of a project would do, as a run that was not run.
-func (a *app) foresee(ctx context.Context, o planOptions, load func(context.Context, projectOptions) (*config.Project, error)) (report.Run, error) {
+// preview plans a project that load returns, and returns what a build would do in the form of a recorded run.
+func (a *app) preview(
+	ctx context.Context, o planOptions, load func(context.Context, projectOptions) (*config.Project, error),
+) (report.Run, error) {
 	project, err := load(ctx, o.project)
 	if err != nil {
 		return report.Run{}, err
@@ -96,20 +99,21 @@ func (a *app) foresee(ctx context.Context, o planOptions, load func(context.Cont
 	if err != nil {
 		return report.Run{}, err
 	}
-	var beside besideWarnings
-	steps, err := s.embedded(project).Preview(ctx, graph, executor.Options{NoCache: o.noCache, Dir: dir, Warn: beside.add})
+	var warnings engineWarnings
+	opts := executor.Options{NoCache: o.noCache, Dir: dir, Warn: warnings.add}
+	steps, err := s.embedded(project).Preview(ctx, graph, opts)
 	if err != nil {
 		return report.Run{}, err
 	}
-	beside.print(a.stderr)
+	warnings.print(a.stderr)
 	printWarnings(a.stderr, graph.Warnings)
 	return report.New(report.Facts{
-		Tool: version(), Engine: embeddedEngine, Dir: project.Dir, Targets: project.Requested, Started: now, Completed: time.Now(),
-		Graph: graph, Report: &executor.Report{Steps: steps},
+		Tool: version(), Engine: embeddedEngine, Dir: project.Dir, Targets: project.Requested,
+		Started: now, Completed: time.Now(), Graph: graph, Report: &executor.Report{Steps: steps},
 	}), nil
 }
 
-// namedTargets names up to three targets, or places, and counts the rest.
+// namedTargets lists up to three targets, or two and the number of the others.
 func namedTargets(targets []string) string {
 	if len(targets) <= 3 {
 		return strings.Join(targets, ", ")

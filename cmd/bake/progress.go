@@ -15,12 +15,12 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// progress shows the events of an engine in BuildKit's display.
+// progress shows the events of an engine with BuildKit's progress display.
 type progress struct {
-	ctx    context.Context // of the display, which outlives no build
+	ctx    context.Context // never cancelled: the display also shows how a cancelled build ends
 	w      io.Writer
 	mode   string
-	mu     sync.Mutex // held while something is shown, and while the display is away
+	mu     sync.Mutex // held while an event is sent, and during Suspend
 	status chan *client.SolveStatus
 	done   chan error
 	inputs map[digest.Digest][]digest.Digest
@@ -48,7 +48,7 @@ func (p *progress) start() error {
 	return nil
 }
 
-// Suspend takes the display away while f runs. Whoever has something to show waits.
+// Suspend closes the display while f runs. Events wait until f returns.
 func (p *progress) Suspend(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -56,12 +56,12 @@ func (p *progress) Suspend(f func()) {
 	<-p.done
 	f()
 	p.status, p.done = make(chan *client.SolveStatus), make(chan error, 1)
-	if p.start() != nil { // that could be opened before
+	if p.start() != nil { // unlikely, since the same display was opened before
 		p.silence()
 	}
 }
 
-// silence shows nothing more.
+// silence discards all further events.
 func (p *progress) silence() {
 	go func() {
 		for range p.status {
@@ -71,7 +71,7 @@ func (p *progress) silence() {
 	}()
 }
 
-// newDisplay opens a display. "none" is another word for quiet. A terminal is drawn on only if it can be.
+// newDisplay opens a display. "none" is a synonym of "quiet". "auto" is "plain" in CI and on a dumb terminal.
 func newDisplay(w io.Writer, mode string) (progressui.Display, error) {
 	switch {
 	case mode == "none":
@@ -86,9 +86,10 @@ func newDisplay(w io.Writer, mode string) (progressui.Display, error) {
 	return display, nil
 }
 
-// isTrue reads a switch such as CI: anything but empty, 0 and false.
+// isTrue reports whether an environment variable such as CI is on: not empty, 0 or false.
 func isTrue(v string) bool { return v != "" && v != "0" && v != "false" }
 
+// inputsOf returns the digests of each step's inputs.
 func inputsOf(g *planner.Graph) map[digest.Digest][]digest.Digest {
 	inputs := map[digest.Digest][]digest.Digest{}
 	if g == nil {
@@ -113,6 +114,7 @@ func (p *progress) Event(e executor.Event) {
 	}
 }
 
+// translate returns an event in the form of BuildKit's client; nil for events that are not displayed.
 func (p *progress) translate(e executor.Event) *client.SolveStatus {
 	at := e.Time
 	switch e.Kind {
@@ -145,6 +147,7 @@ func (p *progress) translate(e executor.Event) *client.SolveStatus {
 	return nil
 }
 
+// vertexStatus returns the status of a copy of v: the display keeps it, and a later event changes v.
 func vertexStatus(v *client.Vertex) *client.SolveStatus {
 	shown := *v
 	return &client.SolveStatus{Vertexes: []*client.Vertex{&shown}}
@@ -161,7 +164,7 @@ func transferStatus(e executor.Event) *client.SolveStatus {
 	return &client.SolveStatus{Statuses: []*client.VertexStatus{s}}
 }
 
-// Close ends the display and waits until all is drawn.
+// Close ends the display and waits until everything is drawn.
 func (p *progress) Close() error {
 	var err error
 	p.closed.Do(func() {

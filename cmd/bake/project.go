@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -15,23 +16,26 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// projectOptions are the flags that say what to read and which targets are meant.
+// projectOptions are the flags that select project files, override their values, and name targets.
 type projectOptions struct {
 	files    []string
 	set      []string
 	vars     []string
 	targets  []string
 	envFiles []string
-	view     config.View // nil is the disk
+	view     config.View // nil reads the disk
 }
 
 func (o *projectOptions) addFlags(f *pflag.FlagSet) {
-	f.StringArrayVarP(&o.files, "file", "f", nil, "project file (default: bake.hcl, bake.yaml, bake.json; else compose and docker-bake files); repeat to merge several")
+	f.StringArrayVarP(&o.files, "file", "f", nil, "project file; repeat to merge several "+
+		"(default bake.hcl, bake.yaml or bake.json, else compose and docker-bake files)")
 	f.StringArrayVar(&o.set, "set", nil, "override an attribute: TARGET.KEY=VALUE")
-	f.StringArrayVar(&o.envFiles, "env-file", nil, "file of NAME=VALUE lines, below the environment in rank; compose files use .env without one")
+	f.StringArrayVar(&o.envFiles, "env-file", nil,
+		"file of NAME=VALUE lines, with lower precedence than the environment (default .env for compose files)")
 	f.StringArrayVar(&o.vars, "var", nil, "set a variable: NAME=VALUE")
 }
 
+// loadOptions returns the options for package config. It opens the definition if the first target is a URL.
 func (a *app) loadOptions(o projectOptions) (config.Options, error) {
 	dir, err := a.workDir()
 	if err != nil {
@@ -49,12 +53,12 @@ func (a *app) loadOptions(o projectOptions) (config.Options, error) {
 		}
 	}
 	return config.Options{
-		Definition: definition, Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.environ, EnvFiles: o.envFiles, Stdin: a.stdin,
-		View: o.view,
+		Definition: definition, Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.environ,
+		EnvFiles: o.envFiles, Stdin: a.stdin, View: o.view,
 	}, err
 }
 
-// loadProject evaluates the project and tells what in it has no effect.
+// loadProject evaluates the project and prints its warnings.
 func (a *app) loadProject(ctx context.Context, o projectOptions) (*config.Project, error) {
 	opts, err := a.loadOptions(o)
 	if err != nil {
@@ -74,11 +78,11 @@ func (a *app) loadProject(ctx context.Context, o projectOptions) (*config.Projec
 	return p, a.useRegistries(p)
 }
 
-// useRegistries keeps what the project says about registries. Blocks of a project from elsewhere do not count: whoever
-// wrote it does not say where this machine's credentials and images go, nor how.
+// useRegistries keeps the registry blocks of the project. Those of a remote project are ignored: its author must not
+// decide where and how the credentials and images of this machine are sent.
 func (a *app) useRegistries(p *config.Project) error {
 	if a.fetcher != nil && len(p.Registries) > 0 {
-		a.note("the registry blocks of a project from elsewhere are not used: say it in registries.conf")
+		a.note("the registry blocks of a remote project are ignored; configure registries in registries.conf")
 		return nil
 	}
 	var err error
@@ -88,8 +92,8 @@ func (a *app) useRegistries(p *config.Project) error {
 	return nil
 }
 
-// checkGrants refuses a project that asks for more of this machine than the user allows. BUILDX_BAKE_ENTITLEMENTS_FS=0 leaves
-// files out of it.
+// checkGrants returns an error if a project needs more access to this machine than the user allows.
+// BUILDX_BAKE_ENTITLEMENTS_FS=0 allows access to all files, BAKE_ALLOW_REMOTE_FS_ACCESS=1 allows it to remote projects.
 func (a *app) checkGrants(p *config.Project, allow []string) error {
 	grants, err := config.ParseGrants(allow)
 	if err != nil {
@@ -112,11 +116,14 @@ func (a *app) checkGrants(p *config.Project, allow []string) error {
 	if err != nil {
 		return usagef("%w", err)
 	}
-	if len(missing) > 0 {
-		return usagef("the project asks for more of this machine than files below %s: if that is meant, add --allow %s",
-			p.Dir, strings.Join(missing, " --allow "))
+	if len(missing) == 0 {
+		return nil
 	}
-	return nil
+	where := "to " + strings.Join(missing, ", ")
+	if slices.ContainsFunc(missing, func(m string) bool { return strings.HasPrefix(m, "fs.") }) {
+		where = "outside " + p.Dir
+	}
+	return usagef("access denied %s; to permit it, add --allow %s", where, strings.Join(missing, " --allow "))
 }
 
 // printProject prints the evaluated targets.
@@ -129,13 +136,13 @@ func (a *app) printProject(p *config.Project) error {
 	return err
 }
 
-// list prints targets or variables: what is "targets", "variables", or "type=…,format=json".
-func (a *app) list(ctx context.Context, o projectOptions, what string) error {
+// list prints targets or variables. spec is "targets", "variables", or "type=…,format=json".
+func (a *app) list(ctx context.Context, o projectOptions, spec string) error {
 	opts, err := a.loadOptions(o)
 	if err != nil {
 		return err
 	}
-	kind, format, err := listArgs(what)
+	kind, format, err := listArgs(spec)
 	if err != nil {
 		return err
 	}
@@ -167,11 +174,12 @@ func (a *app) list(ctx context.Context, o projectOptions, what string) error {
 	return w.Flush()
 }
 
-func listArgs(what string) (kind, format string, err error) {
-	kind, format = what, "table"
-	if strings.Contains(what, "=") {
+// listArgs parses the value of --list.
+func listArgs(spec string) (kind, format string, err error) {
+	kind, format = spec, "table"
+	if strings.Contains(spec, "=") {
 		kind = ""
-		for part := range strings.SplitSeq(what, ",") {
+		for part := range strings.SplitSeq(spec, ",") {
 			key, value, _ := strings.Cut(part, "=")
 			switch key {
 			case "type":
@@ -179,22 +187,22 @@ func listArgs(what string) (kind, format string, err error) {
 			case "format":
 				format = value
 			default:
-				return "", "", usagef("--list=%s: expected type=… and format=…", what)
+				return "", "", usagef("--list=%s: expected type=… and format=…", spec)
 			}
 		}
 	}
 	if kind != "targets" && kind != "variables" || format != "table" && format != "json" {
-		return "", "", usagef("--list=%s: expected targets or variables, as table or json", what)
+		return "", "", usagef("--list=%s: expected targets or variables, as table or json", spec)
 	}
 	return kind, format, nil
 }
 
-// noteLatest tells of tags that are not written out.
+// noteLatest notes the requested image names that have no tag.
 func (a *app) noteLatest(p *config.Project) {
 	for _, name := range p.Requested {
 		for _, tag := range p.Targets[name].Tags {
 			if images.IsNameOnly(tag) {
-				a.note("%s has no tag: it becomes %s:latest, which moves with every build", tag, tag)
+				a.note("%s has no tag; using %s:latest, which moves with every build", tag, tag)
 			}
 		}
 	}

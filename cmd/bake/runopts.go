@@ -16,7 +16,7 @@ import (
 	"github.com/bakebuild/bake/planner/pins"
 )
 
-// runOptions are the flags that say how a graph runs, the same for every command that builds.
+// runOptions are the flags for how a graph runs, the same for every command that builds.
 type runOptions struct {
 	engine     []string
 	progress   string
@@ -38,26 +38,40 @@ type runOptions struct {
 	terminal   *terminal.Terminal // of --debug-shell
 }
 
+// Usage of flags that several commands have.
+const (
+	usageAllow = "permit access: network.host, security.insecure, ssh, device, fs=PATH, fs.read=PATH or fs.write=PATH; " +
+		"may be repeated"
+	usagePull = "request every base from its registry, even if the stored answer is fresh"
+)
+
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
-	f.StringArrayVar(&o.engine, "engine", nil, "address of a BuildKit daemon that builds instead of this process, such as tcp://HOST:1234; may be repeated")
-	f.BoolVar(&o.debugShell, "debug-shell", false, "when a command fails, open a shell in its root with all that it had")
-	f.StringVar(&o.progress, "progress", "", "auto, plain, tty, quiet, rawjson or none")
-	f.StringVar(&o.metadata, "metadata-file", "", "write what was built to this file, as JSON")
-	f.StringVar(&o.trace, "trace", "", "write what ran when to this file, in Chrome's trace format")
-	f.BoolVar(&o.explain, "explain", false, "say at the end why each step ran")
-	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever the cache holds")
-	f.BoolVar(&o.verify, "verify-cache", false, "run the steps again that the cache has, and say which come to something else (exit 6)")
-	f.BoolVar(&o.pull, "pull", false, "ask the registries for every base now")
-	f.BoolVar(&o.push, "push", false, "push the tags, once everything has succeeded")
+	f.StringArrayVar(&o.engine, "engine", nil,
+		"address of a BuildKit daemon to build on, such as tcp://HOST:1234, or name of an engine block; may be repeated")
+	f.BoolVar(&o.debugShell, "debug-shell", false,
+		"open a shell in the failed step's root file system, with its environment and mounts")
+	f.StringVar(&o.progress, "progress", "",
+		"progress display: auto, plain, tty, quiet, rawjson or none (default BUILDKIT_PROGRESS, else auto)")
+	f.StringVar(&o.metadata, "metadata-file", "", "write metadata of the results to this file, as JSON")
+	f.StringVar(&o.trace, "trace", "", "write when each step ran to this file, in Chrome's trace format")
+	f.BoolVar(&o.explain, "explain", false, "explain at the end why each step ran")
+	f.BoolVar(&o.noCache, "no-cache", false, "run every step, even if it is cached")
+	f.BoolVar(&o.verify, "verify-cache", false,
+		"re-run cached steps and report those whose result differs; exit with 6 if one does")
+	f.BoolVar(&o.pull, "pull", false, usagePull)
+	f.BoolVar(&o.push, "push", false, "push the tags after every target has succeeded")
 	f.BoolVar(&o.load, "load", false, "load the images into the Docker engine")
-	f.VarP(&o.jobs, "jobs", "j", "steps that run at once, 0 for the number of CPUs; or a mode (fail-fast, defer-output, defer-error) with ,parallel=N")
-	f.StringVar(&o.sbom, "sbom", "", "attest what the images are made of: true, false, or attributes")
-	f.StringVar(&o.provenance, "provenance", "", "attest how the images were made: true, false, or attributes such as mode=max")
-	f.StringArrayVar(&o.policy, "policy", nil, "options of the targets' BuildKit policies, which only buildx evaluates: disabled=true builds without")
-	f.StringArrayVar(&o.allow, "allow", nil, "what the project may ask of this machine: network.host, security.insecure, ssh, device, fs=PATH, fs.read=PATH, fs.write=PATH")
+	f.VarP(&o.jobs, "jobs", "j", "number of steps that run at once (default 0, the number of CPUs), "+
+		"or a mode: fail-fast, defer-output or defer-error, with ,parallel=N")
+	f.StringVar(&o.sbom, "sbom", "", "attest the SBOM of the images: true, false or attributes")
+	f.StringVar(&o.provenance, "provenance", "",
+		"attest the provenance of the images: true, false, or attributes such as mode=max")
+	f.StringArrayVar(&o.policy, "policy", nil,
+		"attributes of the targets' Rego policies, which only buildx evaluates; disabled=true builds without them")
+	f.StringArrayVar(&o.allow, "allow", nil, usageAllow)
 }
 
-// overrides are what the flags say of the targets, as --set would.
+// overrides returns the flags that set attributes of targets, as values of --set.
 func (o *runOptions) overrides() []string {
 	var all []string
 	for _, flag := range []struct {
@@ -79,20 +93,21 @@ func (o *runOptions) overrides() []string {
 	return all
 }
 
-// checkPolicies refuses targets with policies in BuildKit's language, Rego: a rule that nobody asks must not look kept.
+// checkPolicies rejects targets with policies in Rego, which bake does not evaluate: an unevaluated policy must not appear
+// to be enforced.
 func (o *runOptions) checkPolicies(p *config.Project) error {
 	for _, t := range p.Targets {
-		asked := slices.ContainsFunc(t.Policy, func(a config.Attrs) bool { return a["filename"] != "" })
+		rego := slices.ContainsFunc(t.Policy, func(a config.Attrs) bool { return a["filename"] != "" })
 		off := slices.ContainsFunc(t.Policy, func(a config.Attrs) bool { return a["disabled"] == "true" })
-		if asked && !off {
-			return usagef("target %s: its policy %s is in Rego, which only buildx evaluates: write the rule as a policy block, "+
-				"or build without with --policy disabled=true", t.Name, t.Policy[0]["filename"])
+		if rego && !off {
+			return usagef("target %s: policy %s is in Rego, which only buildx evaluates; use a policy block, "+
+				"or build without the policy: --policy disabled=true", t.Name, t.Policy[0]["filename"])
 		}
 	}
 	return nil
 }
 
-// progressMode is --progress, else BUILDKIT_PROGRESS.
+// progressMode returns --progress, else BUILDKIT_PROGRESS.
 func (o *runOptions) progressMode(a *app) string {
 	if o.progress != "" {
 		return o.progress
@@ -100,14 +115,14 @@ func (o *runOptions) progressMode(a *app) string {
 	return a.env("BUILDKIT_PROGRESS")
 }
 
-// writeMetadata writes the metadata file, also of a build that failed.
+// writeMetadata writes the file of --metadata-file, also for a failed build.
 func (o *runOptions) writeMetadata(g *planner.Graph, report *executor.Report, failure error) error {
 	if o.metadata == "" {
 		return nil
 	}
 	raw, err := executor.Metadata(report.Images, unfinished(g, report, failure))
 	if err != nil {
-		return fmt.Errorf("make the metadata: %w", err)
+		return fmt.Errorf("encode the metadata: %w", err)
 	}
 	if err := renameio.WriteFile(o.metadata, raw, os.FileMode(0o644)); err != nil {
 		return fmt.Errorf("write --metadata-file %s: %w", o.metadata, err)
@@ -115,7 +130,7 @@ func (o *runOptions) writeMetadata(g *planner.Graph, report *executor.Report, fa
 	return nil
 }
 
-// unfinished says of each target that came to nothing whether it failed or was not got to.
+// unfinished returns "failed" or "skipped" for each target without a result. A target is skipped if none of its steps failed.
 func unfinished(g *planner.Graph, report *executor.Report, failure error) map[string]string {
 	if failure == nil {
 		return nil
@@ -138,7 +153,7 @@ func unfinished(g *planner.Graph, report *executor.Report, failure error) map[st
 	return all
 }
 
-// failedTargets are the targets of the steps that failed; ok says that only steps did.
+// failedTargets returns the targets of the steps that failed. ok reports whether nothing but steps failed.
 func failedTargets(failure error) (targets map[string]bool, ok bool) {
 	all := []error{failure}
 	var several *executor.Failures

@@ -18,7 +18,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// session is one cache, one registry client and the engine on both.
+// session holds what a command that plans or builds uses. All of it shares one cache and one registry client. Close it.
 type session struct {
 	app      *app
 	store    *cache.Store
@@ -28,7 +28,8 @@ type session struct {
 	fetcher  *fetch.Fetcher
 }
 
-// open opens the cache for a command that plans or builds. pull asks registries for every base, however fresh.
+// open opens the cache for a command that plans or builds. With pull, each base is requested from its registry, even if
+// the stored answer is fresh.
 func (a *app) open(pull bool) (*session, error) {
 	store, err := a.openStore()
 	if err != nil {
@@ -58,15 +59,16 @@ func (s *session) memo() planner.Memo {
 	return builds.Plans(s.store)
 }
 
-// plan makes the graph of a project.
+// plan returns the graph of a project.
 func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*planner.Graph, error) {
 	return planner.Plan(ctx, p, planner.Options{
-		Resolver: s.resolver, Memo: s.memo(), Fetcher: s.fetcher, Lock: o.pins.File, Frozen: o.pins.Frozen(), NoCache: o.noCache, KeepGoing: o.jobs.keepGoing,
+		Resolver: s.resolver, Memo: s.memo(), Fetcher: s.fetcher, Lock: o.pins.File, Frozen: o.pins.Frozen(),
+		NoCache: o.noCache, KeepGoing: o.jobs.keepGoing,
 	})
 }
 
-// definition is the project whose files a URL names. What it fetches stays the same for the rest of the command. The
-// credentials of BUILDX_BAKE_GIT_AUTH_TOKEN and _HEADER are for its host alone.
+// definition returns the remote project at a URL. It sets a.fetcher, so that what was fetched once stays the same for
+// the rest of the command. BUILDX_BAKE_GIT_AUTH_TOKEN and _HEADER are sent only to the host of the URL.
 func (a *app) definition(rawURL, context string) (*config.Definition, error) {
 	store, err := a.openStore()
 	if err != nil {
@@ -83,7 +85,7 @@ func (a *app) definition(rawURL, context string) (*config.Definition, error) {
 	return &config.Definition{URL: rawURL, Context: context, Fetcher: a.fetcher}, nil
 }
 
-// newHTTP is what ADD of a URL uses; nil is the usual one.
+// newHTTP returns the client for ADD of a URL; nil stands for the default client.
 func (a *app) newHTTP() *http.Client {
 	if !a.offline {
 		return nil
@@ -91,7 +93,7 @@ func (a *app) newHTTP() *http.Client {
 	return &http.Client{Transport: offlineTransport{}}
 }
 
-// offlineTransport asks nobody.
+// offlineTransport fails every request.
 type offlineTransport struct{}
 
 // RoundTrip implements http.RoundTripper.
@@ -99,7 +101,7 @@ func (offlineTransport) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, errors.New("bake is offline (--offline), and this is not in the cache")
 }
 
-// newFetcher makes what brings URLs.
+// newFetcher returns a fetcher of git repositories and URLs. The git program gets the environment without GIT_ variables.
 func (a *app) newFetcher(store *cache.Store) *fetch.Fetcher {
 	f := &fetch.Fetcher{Store: store, Offline: a.offline}
 	for name, value := range a.environ {
@@ -113,4 +115,5 @@ func (a *app) newFetcher(store *cache.Store) *fetch.Fetcher {
 	return f
 }
 
+// Close closes the engine and the cache.
 func (s *session) Close() error { return errors.Join(s.engine.Close(), s.store.Close()) }

@@ -7,7 +7,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// summarize says on stderr what a build did, in one line, and where its images are.
+// summarize prints to stderr how many steps a build ran, in one line, and the names of its images.
 func (a *app) summarize(report *executor.Report) {
 	counts := map[executor.StepStatus]int{}
 	for _, s := range report.Steps {
@@ -19,7 +19,7 @@ func (a *app) summarize(report *executor.Report) {
 		fmt.Fprintf(a.stderr, "%s: %d ran, %d cached, %d failed, %d not started\n", plural(total, "step"), ran,
 			counts[executor.StatusCached], failed, counts[executor.StatusSkipped])
 	case ran == 0:
-		fmt.Fprintf(a.stderr, "nothing changed: %s, none had to run\n", plural(total, "step"))
+		fmt.Fprintf(a.stderr, "up to date (%s cached)\n", plural(total, "step"))
 	default:
 		fmt.Fprintf(a.stderr, "%s: %d ran, %d cached\n", plural(total, "step"), ran, counts[executor.StatusCached])
 	}
@@ -30,11 +30,12 @@ func (a *app) summarize(report *executor.Report) {
 	}
 }
 
-func plural(n int, what string) string {
+// plural returns a count with its noun, which takes an s in the plural.
+func plural(n int, noun string) string {
 	if n == 1 {
-		return "1 " + what
+		return "1 " + noun
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func firstLine(s string) string {

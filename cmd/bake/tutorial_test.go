@@ -82,7 +82,7 @@ func TestTutorial(t *testing.T) {
 	wantMatch(t, "the base's own CMD is overridden", stdout, `(?s)"Cmd": \[\s+"python",\s+"app.py"\s+\]`)
 
 	_, stderr = c.ok(t, build...)
-	wantMatch(t, "nothing changed", stderr, `nothing changed`)
+	wantMatch(t, "nothing changed", stderr, `up to date`)
 
 	c.write(t, "app.py", tutorialApp+"# changed\n")
 	_, stderr = c.ok(t, build...)

@@ -8,12 +8,12 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// maxDiffering bounds the paths that are listed of one step.
+// maxDiffering is the maximum number of paths listed for one step.
 const maxDiffering = 10
 
-// tellVerified says which steps came to something else than what the cache has of them. The error is a differenceError
-// when any did.
-func (a *app) tellVerified(g *planner.Graph, done *executor.Report) error {
+// printVerified prints the steps that --verify-cache ran again with a different result. It returns a differenceError if
+// there are any.
+func (a *app) printVerified(g *planner.Graph, done *executor.Report) error {
 	verified, differ := 0, 0
 	for i, r := range done.Steps {
 		if !r.Verified {
@@ -34,13 +34,13 @@ func (a *app) tellVerified(g *planner.Graph, done *executor.Report) error {
 		}
 	}
 	if differ > 0 {
-		return differenceError{fmt.Sprintf("%s of %d in the cache came to something else when run again", plural(differ, "step"), verified)}
+		return differenceError{fmt.Sprintf("re-ran %s: %d with a different result", plural(verified, "cached step"), differ)}
 	}
-	fmt.Fprintf(a.stderr, "%s in the cache came to the same when run again\n", plural(verified, "step"))
+	fmt.Fprintf(a.stderr, "re-ran %s: same results\n", plural(verified, "cached step"))
 	return nil
 }
 
-// placeOfStep is where a step stands, "" when nobody knows.
+// placeOfStep returns "FILE:LINE: " of a step, or "" if the place is unknown.
 func placeOfStep(s *planner.Step) string {
 	if len(s.Source) == 0 {
 		return ""

@@ -20,7 +20,7 @@ func newVersionCommand(a *app) *cobra.Command {
 	}
 }
 
-// version is the module version, or the revision that was built, as the Go toolchain recorded it.
+// version returns the module version or the revision, as the Go toolchain recorded it.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

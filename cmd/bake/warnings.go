@@ -9,7 +9,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// printWarnings lists what the linter and the planner found, one line each. They never stop a build.
+// printWarnings prints the warnings of the linter and the planner, one line each. They never stop a build.
 func printWarnings(w io.Writer, warnings []planner.Warning) {
 	for _, warning := range warnings {
 		rule := ""
@@ -20,13 +20,13 @@ func printWarnings(w io.Writer, warnings []planner.Warning) {
 	}
 }
 
-// besideWarnings collects what an engine warns of while the progress is drawn.
-type besideWarnings struct {
+// engineWarnings collects the distinct warnings of an engine, to print them when the progress display is closed.
+type engineWarnings struct {
 	mu    sync.Mutex
 	texts []string
 }
 
-func (w *besideWarnings) add(text string) {
+func (w *engineWarnings) add(text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !slices.Contains(w.texts, text) {
@@ -34,8 +34,8 @@ func (w *besideWarnings) add(text string) {
 	}
 }
 
-// print lists them, one line each.
-func (w *besideWarnings) print(to io.Writer) {
+// print prints the warnings, one line each.
+func (w *engineWarnings) print(to io.Writer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, text := range w.texts {
@@ -43,7 +43,7 @@ func (w *besideWarnings) print(to io.Writer) {
 	}
 }
 
-// placeOf is "FILE:LINE: ", or empty when the place is unknown.
+// placeOf returns "FILE:LINE: ", or "" if the place is unknown.
 func placeOf(l planner.Location) string {
 	switch {
 	case l.File == "":
