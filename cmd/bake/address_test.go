@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,21 +35,6 @@ func newAuthority(t *testing.T) *executortest.Authority {
 		t.Fatal(err)
 	}
 	return a
-}
-
-// freePort is a port of loopback that nobody has.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 // startTLS is a server that only shows its certificate; it returns HOST:PORT.
@@ -116,7 +100,7 @@ echo "me@there: Permission denied (publickey)." >&2; exit 255`)
 
 // TestAddresses: every kind of address reaches a daemon; who is not let in, and what leads nowhere, is told in one message.
 func TestAddresses(t *testing.T) {
-	port, secure := freePort(t), freePort(t)
+	port, secure := reservePort(t), reservePort(t)
 	ours, others := newAuthority(t), newAuthority(t)
 	soon, gone := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
 	of := identity(t, ours, ours, soon, "builder.test", "127.0.0.1")
@@ -161,7 +145,7 @@ func TestAddresses(t *testing.T) {
 		{"tcp+tls://" + late + "?dir=" + me, exitRegistry, "has expired"},
 		{"tcp+tls://127.0.0.1:" + port + "?dir=" + me, exitRegistry, "does not look like a TLS handshake"},
 		{"tcp://127.0.0.1:" + secure, exitRegistry, "cannot connect"},
-		{"tcp://127.0.0.1:" + freePort(t), exitRegistry, "connection refused"},
+		{"tcp://127.0.0.1:" + reservePort(t), exitRegistry, "connection refused"},
 		{closedAt + "?dir=" + t.TempDir(), exitUsage, "no ca.pem or ca.crt in"},
 		{closedAt + "?ca=/nowhere/ca.pem", exitUsage, "/nowhere/ca.pem: no such file"},
 		{closedAt + "?cert=" + filepath.Join(me, "cert.pem"), exitUsage,

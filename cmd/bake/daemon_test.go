@@ -2,24 +2,22 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 )
 
-// daemon is a buildkitd of the test's own.
+// daemon is a buildkitd that only this test uses.
 type daemon struct {
+	*service
+
 	address string
-	process *exec.Cmd
 }
 
-// startDaemon starts buildkitd on an empty root in memory, in namespaces of its own so that nothing is left of it, with a
-// configuration and more flags. It ends with the test. In memory, since it syncs all that it writes, and nobody reads that after a crash.
+// startDaemon starts buildkitd with a configuration and additional flags; it ends with the test. Its root is empty and
+// in memory, because buildkitd syncs everything it writes, which no test needs. Its namespaces remove what it leaves.
 func startDaemon(t *testing.T, config string, flags ...string) *daemon {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -33,42 +31,28 @@ func startDaemon(t *testing.T, config string, flags ...string) *daemon {
 	dir := shortDir(t)
 	socket := filepath.Join(dir, "s")
 	writeFile(t, filepath.Join(dir, "toml"), config)
-	said, err := os.Create(filepath.Join(dir, "log"))
+	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer said.Close()
+	defer log.Close()
 	root := filepath.Join(dir, "root")
 	if err := os.Mkdir(root, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{address: "unix://" + socket}
-	d.process = exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
+	address := "unix://" + socket
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
 		"--mount-proc",
 		"sh", "-c", `mount -t tmpfs bake-test "$1" && shift && exec "$@"`, "sh", root,
-		"buildkitd", "--root", root, "--addr", d.address, "--config", filepath.Join(dir, "toml"),
+		"buildkitd", "--root", root, "--addr", address, "--config", filepath.Join(dir, "toml"),
 		"--oci-worker=true", "--containerd-worker=false",
 		"--allow-insecure-entitlement=network.host", "--allow-insecure-entitlement=security.insecure")
-	d.process.Args = append(d.process.Args, flags...)
-	d.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	d.process.Stdout, d.process.Stderr = said, said
-	if err := d.process.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(d.kill)
-	for range 300 {
-		if conn, err := net.Dial("unix", socket); err == nil {
-			conn.Close()
-			return d
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	log, _ := os.ReadFile(said.Name())
-	t.Fatalf("buildkitd does not answer:\n%s", log)
-	return nil
+	cmd.Args = append(cmd.Args, flags...)
+	cmd.Stdout, cmd.Stderr = log, log
+	return &daemon{startService(t, cmd, log.Name(), answers("unix", socket)), address}
 }
 
-// shortDir is a folder with a path that is short enough for a socket; it goes when the test ends.
+// shortDir returns a directory whose path is short enough for a socket. It is removed when the test ends.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "bk")
@@ -83,13 +67,7 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// kill ends the daemon and all that it runs, at once.
-func (d *daemon) kill() {
-	_ = d.process.Process.Kill() // it may have ended
-	_ = d.process.Wait()         // its exit code after a signal says nothing
-}
-
-// builderOn is a command line that builds on daemons.
+// builderOn returns a command line that builds on daemons.
 func builderOn(t *testing.T, daemons ...*daemon) *cli {
 	t.Helper()
 	c := newCLI(t)
@@ -101,8 +79,8 @@ func builderOn(t *testing.T, daemons ...*daemon) *cli {
 	return c
 }
 
-// serviceProject is a project file of n targets on a base that share a stage; each makes the file /n with its number, after a
-// pause of that many times 0.1 s modulo ten.
+// serviceProject returns a project file with n targets that share a stage. Target i writes i to /n after a pause of
+// i modulo 20 tenths of a second.
 func serviceProject(registry string, n int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "group \"default\" { targets = [%s] }\n", quoted(n, "t%d"))
@@ -121,6 +99,7 @@ EOT
 	return b.String()
 }
 
+// quoted returns the numbers below n in a format, quoted and separated by commas.
 func quoted(n int, format string) string {
 	var all []string
 	for i := range n {

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containerd/console"
 )
@@ -52,7 +51,7 @@ func onTerminal(t *testing.T, c *cli, cmd *exec.Cmd, dialogue ...string) (string
 	}()
 	var all strings.Builder
 	seen := 0
-	timeout := time.After(2 * time.Minute)
+	end := untilDeadline(t)
 	for {
 		select {
 		case text, more := <-shown:
@@ -68,7 +67,7 @@ func onTerminal(t *testing.T, c *cli, cmd *exec.Cmd, dialogue ...string) (string
 				}
 				dialogue = dialogue[2:]
 			}
-		case <-timeout:
+		case <-end.Done():
 			_ = cmd.Process.Kill()
 			t.Fatalf("it does not end; shown was:\n%s", all.String())
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"io"
 	"net"
 	"path/filepath"
@@ -89,12 +88,10 @@ func TestSilentBuilder(t *testing.T) {
 	}
 	engine := buildkitd.New(buildkitd.Options{
 		Builders: []buildkitd.Builder{{Address: way.address}, {Address: other.address}}, Blobs: layerBlobs{s.store},
-		Store: embedded.ImageStore(s.store), CacheFrom: map[string][]config.Attrs{}, Patience: 3 * time.Second,
+		Store: embedded.ImageStore(s.store), CacheFrom: map[string][]config.Attrs{}, Patience: 10 * time.Second,
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
 	said := 0
-	report, err := engine.Run(ctx, graph, executor.Options{Dir: c.dir, Events: func(e executor.Event) {
+	report, err := engine.Run(untilDeadline(t), graph, executor.Options{Dir: c.dir, Events: func(e executor.Event) {
 		if e.Kind == executor.KindLog && strings.Contains(string(e.Log), "go") {
 			said++
 			way.silent.Store(true)

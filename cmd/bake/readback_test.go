@@ -5,15 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -23,19 +20,14 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// distributionRegistry is a real registry for anybody: distribution's.
+// distributionRegistry starts the registry of the distribution project, without authentication, and returns its address.
 func distributionRegistry(t *testing.T) string {
 	t.Helper()
 	program, err := exec.LookPath("registry")
 	if err != nil {
 		skip(t, "needs distribution's registry (.ci/peers builds it)")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := "127.0.0.1:" + reservePort(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yml")
 	writeFile(t, config, fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n"+
@@ -43,23 +35,14 @@ func distributionRegistry(t *testing.T) string {
 		filepath.Join(dir, "data"), address))
 	cmd := exec.Command(program, "serve", config)
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()         // its exit code after a signal says nothing
-	})
-	for range 300 {
-		if conn, err := net.Dial("tcp", address); err == nil {
-			conn.Close()
-			return address
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	t.Fatal("distribution's registry does not answer")
-	return ""
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	startService(t, cmd, log.Name(), answers("tcp", address))
+	return address
 }
 
 // readProject has an image of each kind that registries keep.

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // watched is a `bake build --watch` that runs.
@@ -49,13 +48,14 @@ func startWatch(t *testing.T, c *cli, args ...string) *watched {
 func (w *watched) expect(t *testing.T, patterns ...string) {
 	t.Helper()
 	var seen []string
+	end := untilDeadline(t)
 	for _, p := range patterns {
 		for re, found := regexp.MustCompile(p), false; !found; {
 			select {
 			case line := <-w.lines:
 				seen = append(seen, line)
 				found = re.MatchString(line)
-			case <-time.After(60 * time.Second):
+			case <-end.Done():
 				t.Fatalf("no line matches %s; seen were %q", p, seen)
 			}
 		}
@@ -122,7 +122,7 @@ target "b" {
 		if code != 130 {
 			t.Errorf("exit code %d after an interrupt", code)
 		}
-	case <-time.After(30 * time.Second):
+	case <-untilDeadline(t).Done():
 		t.Error("it does not end")
 	}
 }
