@@ -173,7 +173,7 @@ func TestAddGitStaysOutside(t *testing.T) {
 		"a submodule that is a path":    {secret, "main", "not allowed"},
 		"a submodule that is a command": {"ext::sh -c touch% " + witness, "main", "not allowed"},
 		"a submodule that is an option": {"--upload-pack=touch " + witness, "main", "ADD"},
-		"a reference that is an option": {"", "--upload-pack=touch${IFS}" + witness, "does not start with a dash"},
+		"a reference that is an option": {"", "--upload-pack=touch${IFS}" + witness, "must not start with a dash"},
 	} {
 		files := map[string]string{"a.txt": "one"}
 		if c.submodule != "" {

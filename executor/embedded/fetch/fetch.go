@@ -1,5 +1,5 @@
-// Package fetch brings what URLs name to this machine: git repositories, and files and archives over HTTP. What it brings
-// becomes a layer of the store, so that it is kept, measured and pruned like everything else.
+// Package fetch fetches URLs: git repositories, and files and archives over HTTP. The result is a layer of the store,
+// so the cache measures and evicts it like any other layer.
 package fetch
 
 import (
@@ -22,18 +22,18 @@ import (
 type Fetcher struct {
 	Store *cache.Store
 	HTTP  *http.Client
-	// Env is what git sees of the environment, NAME=VALUE each.
+	// Env is the environment of git, NAME=VALUE each.
 	Env []string
-	// Auth is the value of the Authorization header for git over HTTP with Host, and nowhere else.
+	// Auth is the value of the Authorization header that git sends to Host over HTTPS, and to no other host.
 	Auth, Host string
-	// Offline refuses what is not in the store.
+	// Offline makes everything that is not in the store an error.
 	Offline bool
 
 	mu   sync.Mutex
 	done map[string]*fetched
 }
 
-// fetched is one repository at one reference, or one URL.
+// fetched is the result for one repository at one reference, or for one URL.
 type fetched struct {
 	once sync.Once
 	dir  string
@@ -41,7 +41,7 @@ type fetched struct {
 	err  error
 }
 
-// Error says what could not be fetched.
+// Error reports a URL that could not be fetched.
 type Error struct {
 	URL string // without credentials
 	Err error
@@ -52,8 +52,8 @@ func (e *Error) Error() string { return "fetch " + e.URL + ": " + e.Err.Error() 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Fetch returns a directory that holds what a URL names. Nobody else writes to it, and it must not be written to. For a URL
-// of one file that is no archive, file is the file's name in dir. The error is an *Error.
+// Fetch returns a directory with the content of a URL. The directory belongs to the store; the caller must not write to
+// it. If the URL is a single file and not an archive, file is its name in dir. The error is an *Error.
 func (f *Fetcher) Fetch(ctx context.Context, rawURL string) (dir, file string, err error) {
 	ref, isGit, gitErr := dfgitutil.ParseGitRef(rawURL)
 	isHTTP := strings.HasPrefix(rawURL, "http://") || strings.HasPrefix(rawURL, "https://")
@@ -71,19 +71,22 @@ func (f *Fetcher) Fetch(ctx context.Context, rawURL string) (dir, file string, e
 		sub = strings.TrimPrefix(fragment, ":")
 		got = f.once(base, func(got *fetched) { got.dir, got.file, got.err = f.http(ctx, base, "") })
 	default:
-		return "", "", &Error{redact(rawURL), errors.New("neither git nor http")}
+		return "", "", &Error{redact(rawURL), errors.New("not a git or http URL")}
 	}
 	return got.below(rawURL, sub)
 }
 
-// FetchFile is Fetch of a URL over HTTP whose content must have the digest; what is in the store already is not asked for.
+// FetchFile is like Fetch, for an HTTP URL whose content must have the given digest. If the store has that content, it
+// makes no request.
 func (f *Fetcher) FetchFile(ctx context.Context, rawURL string, content digest.Digest) (dir, file string, err error) {
 	base, fragment, _ := strings.Cut(rawURL, "#")
-	got := f.once(base+" "+content.String(), func(got *fetched) { got.dir, got.file, got.err = f.http(ctx, base, content) })
+	got := f.once(base+" "+content.String(), func(got *fetched) {
+		got.dir, got.file, got.err = f.http(ctx, base, content)
+	})
 	return got.below(rawURL, strings.TrimPrefix(fragment, ":"))
 }
 
-// below is what was fetched, or a directory of it.
+// below returns the fetched directory, or the directory sub in it.
 func (got *fetched) below(rawURL, sub string) (dir, file string, err error) {
 	if got.err == nil && sub != "" {
 		dir, err = below(got.dir, sub)
@@ -98,6 +101,7 @@ func (got *fetched) below(rawURL, sub string) (dir, file string, err error) {
 	return got.dir, got.file, nil
 }
 
+// once returns the result for a key. The first call computes it with do; later calls wait for it.
 func (f *Fetcher) once(key string, do func(*fetched)) *fetched {
 	f.mu.Lock()
 	if f.done == nil {
@@ -116,7 +120,7 @@ func (f *Fetcher) once(key string, do func(*fetched)) *fetched {
 	return got
 }
 
-// disk makes an error of a full disk a fault of the cache, which what is fetched is written to, and not of what a URL names.
+// disk turns an error that a full disk causes into a *cache.Error: the cache needs space, and the URL is not at fault.
 func (f *Fetcher) disk(err error) error {
 	var already *cache.Error
 	if !cache.DiskFull(err) || errors.As(err, &already) {
@@ -125,7 +129,7 @@ func (f *Fetcher) disk(err error) error {
 	return &cache.Error{Op: "write to", Path: f.Store.Dir(), Err: err}
 }
 
-// below is a directory below another, wherever links lead: never out of it.
+// below returns the directory sub of dir with symbolic links resolved. A link that leads out of dir is an error.
 func below(dir, sub string) (string, error) {
 	root, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -133,21 +137,21 @@ func below(dir, sub string) (string, error) {
 	}
 	real, err := filepath.EvalSymlinks(filepath.Join(root, filepath.FromSlash(sub)))
 	if errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("there is no directory %s in it", sub)
+		return "", fmt.Errorf("directory %s does not exist", sub)
 	}
 	if err != nil {
 		return "", err
 	}
 	if rel, err := filepath.Rel(root, real); err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-		return "", fmt.Errorf("the directory %s leads out of it", sub)
+		return "", fmt.Errorf("directory %s is outside of what was fetched", sub)
 	}
 	if info, err := os.Stat(real); err != nil || !info.IsDir() {
-		return "", fmt.Errorf("%s is no directory", sub)
+		return "", fmt.Errorf("%s is not a directory", sub)
 	}
 	return real, nil
 }
 
-// redact takes a password out of a URL.
+// redact replaces the password in a URL by three asterisks.
 func redact(rawURL string) string {
 	scheme, rest, ok := strings.Cut(rawURL, "://")
 	if !ok {

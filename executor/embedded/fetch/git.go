@@ -20,7 +20,7 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// maxOutput bounds what is kept of git's output, in bytes.
+// maxOutput is the number of bytes of git's output that are kept.
 const maxOutput = 1 << 20
 
 func keepsGitDir(ref *dfgitutil.GitRef) bool { return ref.KeepGitDir != nil && *ref.KeepGitDir }
@@ -30,13 +30,13 @@ type Repository struct {
 	Remote string // URL
 	Ref    string // branch, tag or commit; "" is the default branch
 	SubDir string
-	// Checksum is what the commit's number must begin with.
+	// Checksum is a prefix that the commit must have.
 	Checksum                 string
 	KeepGitDir, NoSubmodules bool
 }
 
-// Public is the URL of a repository without the user and password that an http URL may have. This is what names it in keys, entries
-// and checkouts, so that none of them holds credentials.
+// Public returns the URL of a repository without the user and password of an http URL. Keys, entries and checkouts use
+// it, so that none of them contains credentials.
 func Public(remote string) string {
 	scheme, user, rest := credentials(remote)
 	if user == "" {
@@ -45,7 +45,7 @@ func Public(remote string) string {
 	return scheme + rest
 }
 
-// credentials cuts an http URL into its scheme, the user and password before the @, and the rest.
+// credentials splits an http URL into its scheme, the user and password before the @, and the rest.
 func credentials(remote string) (scheme, user, rest string) {
 	name, rest, ok := strings.Cut(remote, "://")
 	if !ok || name != "http" && name != "https" {
@@ -64,11 +64,13 @@ func credentials(remote string) (scheme, user, rest string) {
 func (r Repository) git() *dfgitutil.GitRef {
 	submodules := !r.NoSubmodules
 	return &dfgitutil.GitRef{
-		Remote: r.Remote, Ref: r.Ref, SubDir: r.SubDir, Checksum: r.Checksum, KeepGitDir: &r.KeepGitDir, Submodules: &submodules,
+		Remote: r.Remote, Ref: r.Ref, SubDir: r.SubDir, Checksum: r.Checksum,
+		KeepGitDir: &r.KeepGitDir, Submodules: &submodules,
 	}
 }
 
-// Commit is the commit that a reference stands for now; one that is a commit itself asks nobody. The error is an *Error.
+// Commit returns the commit to which a reference points now. A reference that is a commit needs no request. The error
+// is an *Error.
 func (f *Fetcher) Commit(ctx context.Context, r Repository) (string, error) {
 	commit, err := f.checked(ctx, r.git())
 	if err != nil {
@@ -77,10 +79,11 @@ func (f *Fetcher) Commit(ctx context.Context, r Repository) (string, error) {
 	return commit, nil
 }
 
-// Checkout makes a layer of a commit, or of a directory of it, and returns its id. Modes are 0755 and 0644, whatever the umask
-// is. The error is an *Error.
+// Checkout stores a commit, or a directory of it, as a layer and returns the layer's id. Modes are 0755 and 0644,
+// whatever the umask. The error is an *Error.
 func (f *Fetcher) Checkout(ctx context.Context, r Repository, commit string) (digest.Digest, error) {
-	id := digest.FromString(fmt.Sprintf("git layer\x00%s\x00%s\x00%s\x00%v\x00%v", Public(r.Remote), commit, r.SubDir, r.KeepGitDir, r.NoSubmodules))
+	id := digest.FromString(fmt.Sprintf("git layer\x00%s\x00%s\x00%s\x00%v\x00%v",
+		Public(r.Remote), commit, r.SubDir, r.KeepGitDir, r.NoSubmodules))
 	if err := f.checkOutLayer(ctx, r, commit, id); err != nil {
 		return "", &Error{redact(r.Remote), f.disk(err)}
 	}
@@ -119,7 +122,7 @@ func (f *Fetcher) checkOutLayer(ctx context.Context, r Repository, commit string
 	return err
 }
 
-// moveAll moves what a directory below from holds.
+// moveAll moves the files of the directory sub of from to the directory to.
 func moveAll(from, sub, to string) error {
 	dir, err := below(from, sub)
 	if err != nil {
@@ -132,7 +135,7 @@ func moveAll(from, sub, to string) error {
 	return err
 }
 
-// plainModes gives files of a checkout the modes that git knows.
+// plainModes sets the modes of a checkout to those that git records, independent of the umask.
 func plainModes(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type()&fs.ModeSymlink != 0 {
@@ -150,10 +153,10 @@ func plainModes(dir string) error {
 	})
 }
 
-// checked is the commit of a reference, which must be the one that its checksum names.
+// checked returns the commit of a reference, and an error if it does not match the checksum.
 func (f *Fetcher) checked(ctx context.Context, ref *dfgitutil.GitRef) (string, error) {
 	if strings.HasPrefix(ref.Remote, "-") || strings.HasPrefix(ref.Ref, "-") {
-		return "", errors.New("a repository or reference does not start with a dash")
+		return "", errors.New("a repository or reference must not start with a dash")
 	}
 	commit, err := f.commit(ctx, ref)
 	if err != nil {
@@ -165,14 +168,15 @@ func (f *Fetcher) checked(ctx context.Context, ref *dfgitutil.GitRef) (string, e
 	return commit, nil
 }
 
-// git checks a repository out, as a layer named by repository and commit.
+// git checks out a repository as a layer, named by repository and commit, and returns its directory.
 func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error) {
 	commit, err := f.checked(ctx, ref)
 	if err != nil {
 		return "", err
 	}
 	submodules := ref.Submodules == nil || *ref.Submodules
-	id := digest.FromString(fmt.Sprintf("git checkout\x00%s\x00%s\x00%v\x00%v", Public(ref.Remote), commit, keepsGitDir(ref), submodules))
+	id := digest.FromString(fmt.Sprintf("git checkout\x00%s\x00%s\x00%v\x00%v",
+		Public(ref.Remote), commit, keepsGitDir(ref), submodules))
 	unlock, err := f.Store.Lock(ctx, id)
 	if err != nil {
 		return "", err
@@ -191,7 +195,7 @@ func (f *Fetcher) git(ctx context.Context, ref *dfgitutil.GitRef) (string, error
 	return f.keep(draft, id, Public(ref.Remote)+" "+commit)
 }
 
-// keep commits a draft and returns the layer's directory.
+// keep commits a draft to the store, with an entry that keeps it, and returns the layer's directory.
 func (f *Fetcher) keep(draft *cache.Draft, id digest.Digest, name string) (string, error) {
 	meta, err := cache.MeasureLayer(draft.FS)
 	if err == nil {
@@ -208,12 +212,12 @@ func (f *Fetcher) keep(draft *cache.Draft, id digest.Digest, name string) (strin
 	}
 	dir, ok := f.Store.LayerDir(id)
 	if !ok {
-		return "", errors.New("what was fetched is gone from the cache again")
+		return "", errors.New("the fetched layer was removed from the cache; try again")
 	}
 	return dir, nil
 }
 
-// commit is the commit that a reference stands for now.
+// commit returns the commit to which a reference points now. Among equal names a tag precedes a branch, as in git.
 func (f *Fetcher) commit(ctx context.Context, ref *dfgitutil.GitRef) (string, error) {
 	if isCommit(ref.Ref) {
 		return ref.Ref, nil
@@ -251,7 +255,7 @@ func (f *Fetcher) commit(ctx context.Context, ref *dfgitutil.GitRef) (string, er
 		}
 	}
 	if best == "" {
-		return "", fmt.Errorf("the repository has no branch or tag %s", name)
+		return "", fmt.Errorf("repository has no branch or tag %s", name)
 	}
 	return best, nil
 }
@@ -261,7 +265,9 @@ func isCommit(s string) bool {
 }
 
 // checkOut fetches one commit with its submodules into an empty directory.
-func (f *Fetcher) checkOut(ctx context.Context, dir string, ref *dfgitutil.GitRef, commit string, submodules bool) error {
+func (f *Fetcher) checkOut(
+	ctx context.Context, dir string, ref *dfgitutil.GitRef, commit string, submodules bool,
+) error {
 	if f.Offline {
 		return errOffline
 	}
@@ -276,8 +282,10 @@ func (f *Fetcher) checkOut(ctx context.Context, dir string, ref *dfgitutil.GitRe
 		}
 	}
 	if _, err := f.run(ctx, dir, ref.Remote, steps[2]...); err != nil {
-		// A server may refuse to give a commit by its number; then everything is fetched.
-		if _, err2 := f.run(ctx, dir, ref.Remote, "fetch", "--quiet", "origin", "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"); err2 != nil {
+		// A server may refuse to serve a commit by its hash. Then fetch all branches and tags.
+		_, err2 := f.run(ctx, dir, ref.Remote, "fetch", "--quiet", "origin",
+			"+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
+		if err2 != nil {
 			return err
 		}
 	}
@@ -285,7 +293,8 @@ func (f *Fetcher) checkOut(ctx context.Context, dir string, ref *dfgitutil.GitRe
 		return err
 	}
 	if _, err := os.Lstat(filepath.Join(dir, ".gitmodules")); err == nil && submodules {
-		if _, err := f.run(ctx, dir, ref.Remote, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"); err != nil {
+		_, err := f.run(ctx, dir, ref.Remote, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
+		if err != nil {
 			return err
 		}
 	}
@@ -295,7 +304,7 @@ func (f *Fetcher) checkOut(ctx context.Context, dir string, ref *dfgitutil.GitRe
 	return removeGitDirs(dir)
 }
 
-// removeGitDirs takes away what git keeps for itself, in submodules too.
+// removeGitDirs removes .git, also in submodules.
 func removeGitDirs(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Name() != ".git" || path == dir {
@@ -311,8 +320,8 @@ func removeGitDirs(dir string) error {
 	})
 }
 
-// run runs git about a repository, away from the user's configuration and without questions to anybody. Arguments name the
-// repository by its Public URL.
+// run runs git for a repository, without the user's configuration and without prompts. args must name the repository by
+// its Public URL, since every user of the machine may read them.
 func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) ([]byte, error) {
 	base := []string{
 		"-c", "protocol.allow=never", "-c", "protocol.https.allow=always", "-c", "protocol.http.allow=always",
@@ -344,42 +353,50 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 		return nil, fmt.Errorf("git %s: %s: %w", args[0], m[1], syscall.ENOSPC)
 	}
 	if f.Auth != "" && redirected.MatchString(text) {
-		text += "; with credentials no redirect is followed: name the address that " + f.Host + " sends this on to"
+		text += "; git follows no redirect with credentials: use the URL to which " + f.Host + " redirects"
 	}
 	return nil, fmt.Errorf("git %s: %s", args[0], text)
 }
 
-// full is how git says that the disk is full; what the server says of its own disk stands behind "remote: ".
+// full matches git's message for a full disk. Messages about the server's disk have the prefix "remote: ".
 var full = regexp.MustCompile(`(?im)^(?:fatal|error): (.*): (?:No space left on device|Disk quota exceeded)$`)
 
-// redirected is how git says that it was sent elsewhere and did not go.
+// redirected matches git's message for a redirect that it did not follow.
 var redirected = regexp.MustCompile(`returned error: 30[1278]\b`)
 
-// gitEnv has what git may know of credentials, for the scheme, host and port that they are of: in the environment rather than
-// among the arguments, which every user of the machine may read, or in the configuration of a checkout, which an image may hold.
+// gitEnv returns the environment of git with the credentials for a repository.
+//
+// A repository is hostile: its submodules, and redirects of its server, name other hosts, and git would send them the
+// credentials. So both kinds of credentials are limited to one scheme, host and port. The token of Auth is an extra
+// header for https://Host/ only, without redirects, since git would repeat the header at the target of a redirect. The
+// user and password of an http URL are added by an insteadOf rule for URLs that begin with that scheme and host; git
+// gets the Public URL everywhere else. The invariant: credentials are in the environment of git only. As arguments,
+// every user of the machine could read them. In the configuration of a checkout, they would become part of an image.
+// TestCredentialsFollowNoRedirect shows that a redirect gets none.
 func (f *Fetcher) gitEnv(remote string) []string {
-	env := append(f.Env[:len(f.Env):len(f.Env)], "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
-		"LC_ALL=C", "GIT_SSH_COMMAND=ssh -o BatchMode=yes")
+	env := append(f.Env[:len(f.Env):len(f.Env)], "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_CONFIG_GLOBAL=/dev/null", "LC_ALL=C", "GIT_SSH_COMMAND=ssh -o BatchMode=yes")
 	if f.Auth != "" {
-		// git sends such a header on to whatever host a redirect names.
 		scope := "http.https://" + f.Host + "/"
-		env = append(env, "GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0="+scope+".extraHeader", "GIT_CONFIG_VALUE_0=Authorization: "+f.Auth,
+		env = append(env, "GIT_CONFIG_COUNT=2",
+			"GIT_CONFIG_KEY_0="+scope+".extraHeader", "GIT_CONFIG_VALUE_0=Authorization: "+f.Auth,
 			"GIT_CONFIG_KEY_1="+scope+".followRedirects", "GIT_CONFIG_VALUE_1=false")
 	}
 	if scheme, user, rest := credentials(remote); user != "" {
 		host, _, _ := strings.Cut(rest, "/")
-		// Of all that configures git by the environment only this reaches the git of submodules; -c adds to it.
-		env = append(env, "GIT_CONFIG_PARAMETERS="+quote("url."+scheme+user+"@"+host+"/.insteadOf")+"="+quote(scheme+host+"/"))
+		// Of git's configuration variables only this one is passed to the git of submodules. The option -c adds to it.
+		rule := quote("url."+scheme+user+"@"+host+"/.insteadOf") + "=" + quote(scheme+host+"/")
+		env = append(env, "GIT_CONFIG_PARAMETERS="+rule)
 	}
 	return env
 }
 
-// quote quotes as git does in GIT_CONFIG_PARAMETERS.
+// quote quotes a string as in GIT_CONFIG_PARAMETERS.
 func quote(s string) string {
 	return "'" + strings.NewReplacer("'", `'\''`, "!", `'\!'`).Replace(s) + "'"
 }
 
-// limited keeps the first bytes of what is written to it.
+// limited is a buffer that keeps the first maxOutput bytes and discards the rest.
 type limited struct{ bytes.Buffer }
 
 func (l *limited) Write(p []byte) (int, error) {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// TestCredentialsFollowNoRedirect: a git server that sends the client elsewhere does not send its credentials there.
+// TestCredentialsFollowNoRedirect: credentials for a git server are not sent to a host to which it redirects.
 func TestCredentialsFollowNoRedirect(t *testing.T) {
 	var mu sync.Mutex
 	got := map[string]bool{} // Authorization headers, by server
@@ -25,7 +25,8 @@ func TestCredentialsFollowNoRedirect(t *testing.T) {
 		seen("other", r)
 		w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 		packet := func(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
-		_, _ = fmt.Fprint(w, packet("# service=git-upload-pack\n")+"0000"+packet("version 2\n")+packet("ls-refs\n")+"0000")
+		_, _ = fmt.Fprint(w, packet("# service=git-upload-pack\n")+"0000"+
+			packet("version 2\n")+packet("ls-refs\n")+"0000")
 	}))
 	defer other.Close()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -43,13 +44,14 @@ func TestCredentialsFollowNoRedirect(t *testing.T) {
 		Auth: "basic hunter22", Host: strings.TrimPrefix(server.URL, "https://"),
 	}
 	_, err := f.Commit(t.Context(), Repository{Remote: server.URL + "/repo.git", Ref: "main"})
-	if want := "no redirect is followed: name the address that " + f.Host; err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("%q is not in the error: %v", want, err)
+	want := "follows no redirect with credentials: use the URL to which " + f.Host
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("err = %v, want %q", err, want)
 	}
 	if !got["server basic hunter22"] {
-		t.Errorf("the server itself did not get the credentials: %v", got)
+		t.Errorf("the server did not get the credentials: %v", got)
 	}
 	if got["other basic hunter22"] {
-		t.Errorf("they went elsewhere: %v", got)
+		t.Errorf("the redirect's target got the credentials: %v", got)
 	}
 }

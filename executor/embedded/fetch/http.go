@@ -26,10 +26,10 @@ const (
 	stallLimit  = 30 * time.Second
 )
 
-// errOffline says that something would have to be asked for.
+// errOffline reports that a request would be needed.
 var errOffline = errors.New("bake is offline (--offline), and this is not in the cache")
 
-// Content is the digest of what a URL answers now. The error is an *Error.
+// Content downloads a URL and returns the digest of its content. The error is an *Error.
 func (f *Fetcher) Content(ctx context.Context, url string) (content digest.Digest, err error) {
 	draft, err := f.Store.NewLayer()
 	if err != nil {
@@ -42,11 +42,12 @@ func (f *Fetcher) Content(ctx context.Context, url string) (content digest.Diges
 	return content, nil
 }
 
-// http downloads a file, and unpacks it when it is an archive. What has the content wanted, if any is, is not asked for again.
-func (f *Fetcher) http(ctx context.Context, url string, wanted digest.Digest) (dir, file string, err error) {
+// http downloads a file, and unpacks it if it is an archive. If want is set, the content must have that digest, and
+// http makes no request if the store has it.
+func (f *Fetcher) http(ctx context.Context, url string, want digest.Digest) (dir, file string, err error) {
 	name := fileName(url)
-	if wanted != "" {
-		if dir, ok := f.Store.LayerDir(unpackedID(name, wanted)); ok {
+	if want != "" {
+		if dir, ok := f.Store.LayerDir(unpackedID(name, want)); ok {
 			file, err := onlyFile(dir, name)
 			return dir, file, err
 		}
@@ -60,8 +61,8 @@ func (f *Fetcher) http(ctx context.Context, url string, wanted digest.Digest) (d
 	if err != nil {
 		return "", "", err
 	}
-	if wanted != "" && content != wanted {
-		return "", "", fmt.Errorf("it has the checksum %s, not %s", content, wanted)
+	if want != "" && content != want {
+		return "", "", fmt.Errorf("checksum is %s, want %s", content, want)
 	}
 	draft, err := f.Store.NewLayer()
 	if err != nil {
@@ -77,12 +78,12 @@ func (f *Fetcher) http(ctx context.Context, url string, wanted digest.Digest) (d
 	return dir, file, err
 }
 
-// unpackedID names the layer of a file, unpacked if it is an archive.
+// unpackedID returns the id of the layer that holds a downloaded file, or the files of a downloaded archive.
 func unpackedID(name string, content digest.Digest) digest.Digest {
 	return digest.FromString("content of\x00" + name + "\x00" + content.String())
 }
 
-// onlyFile is the name where the directory holds that file and nothing else.
+// onlyFile returns name if the directory holds that regular file and nothing else, and "" otherwise.
 func onlyFile(dir, name string) (string, error) {
 	found, err := os.ReadDir(dir)
 	if err == nil && len(found) == 1 && found[0].Name() == name && found[0].Type().IsRegular() {
@@ -91,7 +92,7 @@ func onlyFile(dir, name string) (string, error) {
 	return "", err
 }
 
-// fileName is what a downloaded file is called.
+// fileName returns the file name for a download.
 func fileName(url string) string {
 	name := path.Base(url)
 	if name == "." || name == "/" || name == ".." {
@@ -100,27 +101,35 @@ func fileName(url string) string {
 	return name
 }
 
-// unpack copies the one file of a draft into another, unpacked if it is an archive.
+// unpack copies the file name from one draft to another. It unpacks an archive.
 func unpack(ctx context.Context, from, to *cache.Draft, name string) error {
 	files, err := tree.OpenLocal(ctx, from.FS, nil, nil)
 	if err != nil {
 		return err
 	}
-	op := &pb.FileOp{Actions: []*pb.FileAction{{Input: int64(pb.Empty), Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{
-		Src: "/" + name, Dest: "/", Mode: -1, Timestamp: -1, CreateDestPath: true, AttemptUnpackDockerCompatibility: true,
-	}}}}}
-	_, err = fileop.Apply(ctx, fileop.Request{Op: op, Inputs: []tree.FS{files}, Parent: layerfs.NewView(nil), Upper: to.FS, UserXattr: userns.RunningInUserNS()})
+	action := &pb.FileActionCopy{
+		Src: "/" + name, Dest: "/", Mode: -1, Timestamp: -1, CreateDestPath: true,
+		AttemptUnpackDockerCompatibility: true,
+	}
+	op := &pb.FileOp{Actions: []*pb.FileAction{
+		{Input: int64(pb.Empty), Action: &pb.FileAction_Copy{Copy: action}},
+	}}
+	_, err = fileop.Apply(ctx, fileop.Request{
+		Op: op, Inputs: []tree.FS{files}, Parent: layerfs.NewView(nil), Upper: to.FS,
+		UserXattr: userns.RunningInUserNS(),
+	})
 	return errors.Join(err, files.Close())
 }
 
-// download saves what a URL answers, of bounded size, and gives up when no byte comes for a while.
+// download saves the content of a URL to the file to. It fails after maxDownload bytes, and when it receives nothing
+// for stallLimit.
 func (f *Fetcher) download(ctx context.Context, url, to string) (content digest.Digest, err error) {
 	if f.Offline {
 		return "", errOffline
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("no byte for %s", stallLimit)) })
+	stall := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("no data for %s", stallLimit)) })
 	defer stall.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -136,7 +145,7 @@ func (f *Fetcher) download(ctx context.Context, url, to string) (content digest.
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("the server answers %s", res.Status)
+		return "", fmt.Errorf("server responded %s", res.Status)
 	}
 	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -149,12 +158,12 @@ func (f *Fetcher) download(ctx context.Context, url, to string) (content digest.
 		return "", errors.Join(context.Cause(ctx), err)
 	}
 	if n > maxDownload {
-		return "", fmt.Errorf("it is larger than %d bytes", int64(maxDownload))
+		return "", fmt.Errorf("larger than %d bytes", int64(maxDownload))
 	}
 	return hash.Digest(), nil
 }
 
-// alive is told of every write.
+// alive is called for every write. It discards the bytes.
 type alive func()
 
 func (a alive) Write(p []byte) (int, error) { a(); return len(p), nil }

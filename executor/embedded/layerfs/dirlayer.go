@@ -13,8 +13,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// dirLayer reads a layer in directory form: overlayfs's conventions, every path by descriptor below root, no link
-// followed.
+// dirLayer reads a layer that is a directory in overlayfs's encoding. It opens every path below the descriptor root and
+// follows no links.
 type dirLayer struct{ root *os.File }
 
 func openDirLayer(dir string) (*dirLayer, error) {
@@ -42,7 +42,7 @@ func (l *dirLayer) node(p string) (tree.Node, bool, error) {
 	return n, err == nil, err
 }
 
-// nodeOf makes a node of a file: of fd itself when name is empty, else of name in the directory fd.
+// nodeOf returns the node of a file: of fd itself if name is empty, of name in the directory fd otherwise.
 func nodeOf(fd int, name, p string, st *unix.Stat_t) (tree.Node, error) {
 	n := tree.Node{Entry: entryOf(p, st)}
 	switch {
@@ -71,8 +71,8 @@ func entryOf(p string, st *unix.Stat_t) tree.Entry {
 	return e
 }
 
-// Touches reports whether a layer's directory form has an entry at one of the names in its root, or hides everything
-// below it. It reports true for a layer that cannot be read.
+// Touches reports whether a layer's directory has an entry with one of the names in its root, or hides the root of the
+// layers below. It reports true for a directory that cannot be read.
 func Touches(dir string, names map[string]bool) bool {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -88,7 +88,7 @@ func Touches(dir string, names map[string]bool) bool {
 	return isOpaque(root, "")
 }
 
-// isOpaque reports whether a directory has overlayfs's opaque mark.
+// isOpaque reports whether a directory has overlayfs's opaque attribute.
 func isOpaque(fd int, name string) bool {
 	self := procPath(fd, name)
 	var buf [8]byte
@@ -100,8 +100,8 @@ func isOpaque(fd int, name string) bool {
 	return false
 }
 
-// procPath names an open file, or a name in an open directory, for calls that take no descriptor. Its last component
-// is never followed when name is set.
+// procPath returns a path of an open file, or of a name in an open directory, for system calls that take no descriptor.
+// If name is set, the caller must not follow it.
 func procPath(fd int, name string) string {
 	self := "/proc/self/fd/" + strconv.Itoa(fd)
 	if name == "" {
@@ -140,7 +140,7 @@ func (l *dirLayer) list(p string) ([]tree.Node, error) {
 	return all, nil
 }
 
-// xattrs reads the attributes that a copy keeps.
+// xattrs reads the extended attributes of a path that a copy keeps.
 func (l *dirLayer) xattrs(p string) (map[string][]byte, error) {
 	fd, err := tree.OpenBeneath(l.root, p, unix.O_PATH)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package layerfs reads stacked image layers as one file tree, as overlayfs would show them, without mounting
 // anything.
 //
-// It is for Linux, and it may import executor/tree only.
+// The package is for Linux. Of this module it may import executor/tree only.
 package layerfs

@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// TestIndexDir lists a directory form, and compares what was encoded and decoded with it.
+// TestIndexDir compares the index of a directory with the same index after encoding and decoding.
 func TestIndexDir(t *testing.T) {
 	dir := t.TempDir()
 	at := time.Unix(1700000000, 123456789)
@@ -32,9 +32,9 @@ func TestIndexDir(t *testing.T) {
 	again := new(tree.Index)
 	check(t, again.UnmarshalBinary(raw))
 	for _, p := range []string{"/", "/d", "/d/e", "/d/f", "/d/g", "/d/\xff", "/pipe"} {
-		was, _ := first.At(p)
-		is, ok := again.At(p)
-		if d := cmp.Diff(was, is); d != "" || !ok {
+		want, _ := first.At(p)
+		got, ok := again.At(p)
+		if d := cmp.Diff(want, got); d != "" || !ok {
 			t.Errorf("%q: %s", p, d)
 		}
 	}
@@ -46,6 +46,6 @@ func TestIndexDir(t *testing.T) {
 	second, err := again.MarshalBinary()
 	check(t, err)
 	if string(second) != string(raw) {
-		t.Error("an index that was decoded has other bytes")
+		t.Error("encoding a decoded index gives other bytes")
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// IndexDir returns the index of a layer in directory form; "/" is the directory itself. Sockets are left out, as in
-// archives. Inode numbers are replaced by a count, so that equal trees have equal indexes.
+// IndexDir returns the path index of a layer's directory; "/" is the directory itself. It omits sockets, as layer tars
+// do. It replaces inode numbers by a count, so that equal trees have equal indexes.
 func IndexDir(ctx context.Context, dir string) (*tree.Index, error) {
 	l, err := openDirLayer(dir)
 	if err != nil {
@@ -30,15 +30,15 @@ func IndexDir(ctx context.Context, dir string) (*tree.Index, error) {
 	return tree.NewIndex(d.nodes), nil
 }
 
-// dirIndexer lists a directory form.
+// dirIndexer collects the nodes of a directory.
 type dirIndexer struct {
 	ctx    context.Context
 	layer  *dirLayer
 	nodes  []tree.Node
-	inodes map[uint64]uint64 // of files with several names
+	inodes map[uint64]uint64 // numbers of the files with several names, by inode number on disk
 }
 
-// add lists a node and all below it.
+// add adds a node and everything below it.
 func (d *dirIndexer) add(n tree.Node) error {
 	e := &n.Entry
 	switch {

@@ -12,8 +12,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// TestHardLinksOfLayers: packed layers count their inodes each from the beginning, so one number in two layers is not
-// one file.
+// TestHardLinksOfLayers: each packed layer numbers its inodes from one, so equal numbers in two layers are different
+// files.
 func TestHardLinksOfLayers(t *testing.T) {
 	for _, c := range []struct{ layers, want [][]string }{
 		{[][]string{{"/a", "/b"}, {"/c", "/d"}}, [][]string{{"/a", "/b"}, {"/c", "/d"}}},
@@ -45,7 +45,7 @@ func TestHardLinksOfLayers(t *testing.T) {
 		}
 		check(t, v.Close())
 		if d := cmp.Diff(c.want, slices.SortedFunc(maps.Values(files), slices.Compare)); d != "" {
-			t.Errorf("wanted -, got +\n%s", d)
+			t.Errorf("(-want +got)\n%s", d)
 		}
 	}
 }

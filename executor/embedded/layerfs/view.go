@@ -16,14 +16,14 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// Layer is one layer of a View: its directory form, or its path index while it is packed.
+// Layer is one layer of a View: a directory or, while the layer is packed, its path index.
 type Layer struct {
 	ID    digest.Digest
-	Dir   string // directory form with overlayfs's conventions; may be empty when Index is set
+	Dir   string // the directory in overlayfs's encoding; may be empty if Index is set
 	Index *tree.Index
 }
 
-// PackedError reports that a file cannot be opened because its layer has no directory form yet.
+// PackedError reports that a file cannot be opened because its layer is not unpacked yet.
 type PackedError struct {
 	LayerID digest.Digest
 	Path    string
@@ -33,16 +33,23 @@ func (e *PackedError) Error() string {
 	return fmt.Sprintf("%s: layer %s is packed", e.Path, e.LayerID)
 }
 
-// source is a layer as a View asks it.
+// source is one layer, as read by a View.
 type source interface {
-	// node is what the layer has at a path; ok is false when it says nothing about it.
+	// node returns the node at a path. It reports false if the layer does not have the path.
 	node(p string) (n tree.Node, ok bool, err error)
-	// list is what the layer has in a directory, whiteouts included.
+	// list returns the nodes in a directory, including whiteouts.
 	list(p string) ([]tree.Node, error)
 }
 
-// View is the merged tree of stacked layers, as overlayfs would show it. It reads layers only when asked and keeps
-// what it has learnt of directories, so the layers must not change. It may be used by several goroutines.
+// View is the merged tree of stacked layers, as overlayfs would show it. It reads the layers on demand and caches
+// directories, so the layers must not change. It is safe for concurrent use.
+//
+// For each path the View asks the layers from the top, but only those that have a part in the directory above. A
+// whiteout ends the search; an opaque directory hides the directories below it; other directories are merged. The
+// invariant: a path exists in the View exactly if the kernel's overlay mount of the same layers has it. Otherwise a
+// COPY would see files that a RUN step has removed. A directory that its layer only implies takes its attributes from
+// the layers below. A lookup costs a few system calls for each layer until the answer is known. TestViewAsOverlay
+// compares random stacks with the kernel.
 type View struct {
 	layers []Layer // bottom first
 
@@ -54,16 +61,16 @@ type View struct {
 // mergedDir is a directory of the view.
 type mergedDir struct {
 	entry tree.Entry
-	// at are the layers that have a part in it, top first.
-	at []int
+	// layers are the indexes of the layers that are merged in it, top first.
+	layers []int
 }
 
-// NewView stacks layers, bottom first. No layers make an empty tree.
+// NewView returns the view of layers, bottom first. Without layers it is an empty tree.
 func NewView(layers []Layer) *View {
 	return &View{layers: layers, sources: make([]source, len(layers)), dirs: map[string]*mergedDir{}}
 }
 
-// Close closes what the view has open.
+// Close closes the directories of the layers.
 func (v *View) Close() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -96,22 +103,22 @@ func (v *View) source(i int) (source, error) {
 
 func notExist(p string) error { return &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrNotExist} }
 
-// Lookup implements FS.
+// Lookup implements tree.FS.
 func (v *View) Lookup(p string) (tree.Entry, error) {
 	e, _, err := v.find(tree.Rooted(p))
 	return e, err
 }
 
-// find returns the entry of a path and the layer that has it, -1 for the root of no layers.
+// find returns the entry of a path and the index of its layer, -1 for the root of a view without layers.
 func (v *View) find(p string) (tree.Entry, int, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if p == "/" {
 		d, err := v.dir("/")
-		if err != nil || len(d.at) == 0 {
+		if err != nil || len(d.layers) == 0 {
 			return tree.Entry{Path: "/", Mode: unix.S_IFDIR | 0o755}, -1, err
 		}
-		return d.entry, d.at[0], nil
+		return d.entry, d.layers[0], nil
 	}
 	above, err := v.dir(path.Dir(p))
 	if err != nil {
@@ -120,14 +127,14 @@ func (v *View) find(p string) (tree.Entry, int, error) {
 	return v.child(above, p)
 }
 
-// child looks one path up in the layers of the directory above it.
+// child looks up the path p in the layers of the directory above it. v.mu must be locked.
 func (v *View) child(above *mergedDir, p string) (tree.Entry, int, error) {
 	if d, ok := v.dirs[p]; ok {
-		return d.entry, d.at[0], nil
+		return d.entry, d.layers[0], nil
 	}
 	d := &mergedDir{}
 	implied := false
-	for _, i := range above.at {
+	for _, i := range above.layers {
 		s, err := v.source(i)
 		if err != nil {
 			return tree.Entry{}, 0, err
@@ -139,35 +146,35 @@ func (v *View) child(above *mergedDir, p string) (tree.Entry, int, error) {
 		if !ok {
 			continue
 		}
-		if n.Whiteout || len(d.at) > 0 && !n.Entry.IsDir() {
+		if n.Whiteout || len(d.layers) > 0 && !n.Entry.IsDir() {
 			break
 		}
-		if len(d.at) == 0 || implied {
+		if len(d.layers) == 0 || implied {
 			d.entry, implied = inView(n, i), n.Implied
 		}
-		d.at = append(d.at, i)
+		d.layers = append(d.layers, i)
 		if !n.Entry.IsDir() || n.Opaque {
 			break
 		}
 	}
-	if len(d.at) == 0 {
+	if len(d.layers) == 0 {
 		return tree.Entry{}, 0, notExist(p)
 	}
 	if d.entry.IsDir() {
 		v.dirs[p] = d
 	}
-	return d.entry, d.at[0], nil
+	return d.entry, d.layers[0], nil
 }
 
-// inView is a node's entry in the view. Hard links are of one layer, and layers that are packed count their inodes
-// each by itself.
+// inView returns a node's entry in the view. The layer becomes its device, since hard links exist within one layer
+// only, and each packed layer numbers its inodes from one.
 func inView(n tree.Node, layer int) tree.Entry {
 	e := n.Entry
 	e.Dev = uint64(layer) + 1
 	return e
 }
 
-// dir returns a directory of the view.
+// dir returns a directory of the view. v.mu must be locked.
 func (v *View) dir(p string) (*mergedDir, error) {
 	if d, ok := v.dirs[p]; ok {
 		return d, nil
@@ -184,7 +191,7 @@ func (v *View) dir(p string) (*mergedDir, error) {
 	}
 	d, ok := v.dirs[p]
 	if !ok {
-		return nil, notExist(p) // a file or a link: there is nothing below it
+		return nil, notExist(p) // a file or a link
 	}
 	return d, nil
 }
@@ -201,7 +208,7 @@ func (v *View) rootDir() (*mergedDir, error) {
 		if err != nil {
 			return nil, err
 		}
-		d.at = append(d.at, i)
+		d.layers = append(d.layers, i)
 		if ok && implied {
 			d.entry, implied = n.Entry, n.Implied
 		}
@@ -213,7 +220,7 @@ func (v *View) rootDir() (*mergedDir, error) {
 	return d, nil
 }
 
-// ReadDir implements FS.
+// ReadDir implements tree.FS.
 func (v *View) ReadDir(p string) ([]tree.Entry, error) {
 	p = tree.Rooted(p)
 	v.mu.Lock()
@@ -224,7 +231,7 @@ func (v *View) ReadDir(p string) ([]tree.Entry, error) {
 	}
 	seen := map[string]bool{}
 	var all []tree.Entry
-	for _, i := range d.at {
+	for _, i := range d.layers {
 		s, err := v.source(i)
 		if err != nil {
 			return nil, err
@@ -254,7 +261,7 @@ func (v *View) ReadDir(p string) ([]tree.Entry, error) {
 	return all, nil
 }
 
-// fileLayer finds the layer that has a path, in directory form.
+// fileLayer returns the layer that has the file at a path. The error is a *PackedError if the layer is not unpacked.
 func (v *View) fileLayer(p string) (*dirLayer, error) {
 	_, i, err := v.find(p)
 	if err != nil {
@@ -276,7 +283,7 @@ func (v *View) fileLayer(p string) (*dirLayer, error) {
 	return d, nil
 }
 
-// Open implements FS. The error is a *PackedError when the file's layer is packed.
+// Open implements tree.FS. The error is a *PackedError if the file's layer is not unpacked.
 func (v *View) Open(p string) (*os.File, error) {
 	p = tree.Rooted(p)
 	l, err := v.fileLayer(p)
@@ -286,7 +293,7 @@ func (v *View) Open(p string) (*os.File, error) {
 	return tree.OpenFileBeneath(l.root, p)
 }
 
-// Xattrs implements FS.
+// Xattrs implements tree.FS.
 func (v *View) Xattrs(p string) (map[string][]byte, error) {
 	p = tree.Rooted(p)
 	_, i, err := v.find(p)
@@ -316,7 +323,7 @@ func keptOf(all map[string][]byte) map[string][]byte {
 	return kept
 }
 
-// Digest implements FS.
+// Digest implements tree.FS.
 func (v *View) Digest(ctx context.Context, p string) (digest.Digest, error) {
 	f, err := v.Open(p)
 	if err != nil {
@@ -326,7 +333,7 @@ func (v *View) Digest(ctx context.Context, p string) (digest.Digest, error) {
 	return tree.DigestOf(ctx, f, 64<<10)
 }
 
-// packed is a layer that is known by its path index only.
+// packed is a layer of which only the path index exists.
 type packed struct{ *tree.Index }
 
 func (x packed) node(p string) (tree.Node, bool, error) {

@@ -34,7 +34,7 @@ func skip(t *testing.T, why string) {
 	t.Skip(why)
 }
 
-// list shows all of a tree: names, modes, owners, links and contents.
+// list returns one line for each path of a tree: its name, mode, owner, link target and content digest.
 func list(t *testing.T, f tree.FS) []string {
 	t.Helper()
 	var all []string
@@ -62,7 +62,7 @@ func list(t *testing.T, f tree.FS) []string {
 	return all
 }
 
-// TestViewAsOverlay: what a view shows of random layers is what the kernel shows of them as an overlay.
+// TestViewAsOverlay compares a view of random layers with the kernel's overlay mount of them.
 func TestViewAsOverlay(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -85,12 +85,13 @@ func TestViewAsOverlay(t *testing.T) {
 		got, want := list(t, ours), listDisk(t, merged, "/")
 		check(t, errors.Join(ours.Close(), unix.Unmount(merged, unix.MNT_DETACH)))
 		if d := cmp.Diff(want, got); d != "" {
-			t.Fatalf("seed %d round %d: kernel -, ours +\n%s", seed, i, d)
+			t.Fatalf("seed %d round %d (-kernel +view)\n%s", seed, i, d)
 		}
 	}
 }
 
-// listDisk is list for a directory. The kernel lists a whiteout that hides nothing, but has no such file.
+// listDisk is like list, for a directory on disk. It skips a whiteout that hides nothing: the kernel lists its name,
+// but the file does not exist.
 func listDisk(t *testing.T, root, p string) []string {
 	t.Helper()
 	full := filepath.Join(root, p)
@@ -122,11 +123,11 @@ func listDisk(t *testing.T, root, p string) []string {
 func mountOverlay(t *testing.T, at string, lower []string) {
 	t.Helper()
 	if err := unix.Mount("overlay", at, "overlay", 0, "lowerdir="+strings.Join(lower, ":")); err != nil {
-		skip(t, "needs to mount overlays: "+err.Error())
+		skip(t, "cannot mount overlays: "+err.Error())
 	}
 }
 
-// grow makes random files, and the marks that hide what the layers below have.
+// grow creates random files, and whiteouts and opaque directories that hide files of the layers below.
 func grow(t *testing.T, r *rand.Rand, dir string, below []string) {
 	t.Helper()
 	names := []string{"a", "b", "c"}
@@ -142,7 +143,7 @@ func grow(t *testing.T, r *rand.Rand, dir string, below []string) {
 		if _, err := os.Lstat(p); err == nil {
 			continue
 		}
-		marks := slices.ContainsFunc(below, func(b string) bool {
+		hides := slices.ContainsFunc(below, func(b string) bool {
 			_, err := os.Lstat(b + strings.TrimPrefix(p, dir))
 			return err == nil
 		})
@@ -151,22 +152,23 @@ func grow(t *testing.T, r *rand.Rand, dir string, below []string) {
 			check(t, os.WriteFile(p, []byte(fmt.Sprint(r.IntN(100))), 0o600+os.FileMode(r.IntN(8))))
 		case k < 6:
 			check(t, os.Symlink(pick(), p))
-		case k < 8 || !marks:
+		case k < 8 || !hides:
 			check(t, os.Mkdir(p, 0o700+os.FileMode(r.IntN(8))))
 		case k < 9:
 			if err := unix.Mknod(p, unix.S_IFCHR, 0); err != nil {
-				skip(t, "needs to make whiteouts: "+err.Error())
+				skip(t, "cannot create whiteouts: "+err.Error())
 			}
 		default:
 			check(t, os.Mkdir(p, 0o755))
 			if err := unix.Setxattr(p, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
-				skip(t, "needs to mark opaque directories: "+err.Error())
+				skip(t, "cannot mark opaque directories: "+err.Error())
 			}
 		}
 	}
 }
 
-// TestIndex: the index of a layer shows what its directory does, and survives being stored.
+// TestIndex: a packed layer lists the files in its index, hides the files that it removes, and cannot open files. A
+// truncated index is an error.
 func TestIndex(t *testing.T) {
 	dir := t.TempDir()
 	check(t, os.MkdirAll(dir+"/d/e", 0o755))
@@ -200,16 +202,16 @@ func TestIndex(t *testing.T) {
 	}
 	var packed *layerfs.PackedError
 	if _, err := v.Open("/d/f"); !errors.As(err, &packed) || packed.LayerID != "packed" {
-		t.Errorf("the content of a packed layer: %v", err)
+		t.Errorf("open a file of a packed layer: %v", err)
 	}
 	for cut := range len(raw) {
 		if new(tree.Index).UnmarshalBinary(raw[:cut]) == nil {
-			t.Fatalf("a stored index cut at %d is taken", cut)
+			t.Fatalf("a stored index of %d bytes was accepted", cut)
 		}
 	}
 }
 
-// TestTouches: any entry at a name counts, also one that only hides what is below.
+// TestTouches: a directory and a link at a name count, and so does a root that hides everything below it.
 func TestTouches(t *testing.T) {
 	dir := t.TempDir()
 	check(t, os.Mkdir(filepath.Join(dir, "usr"), 0o755))
@@ -220,12 +222,12 @@ func TestTouches(t *testing.T) {
 		}
 	}
 	if !layerfs.Touches(filepath.Join(dir, "gone"), nil) {
-		t.Error("a layer that is not there touches nothing")
+		t.Error("Touches reports false for a missing directory")
 	}
 	if err := unix.Setxattr(dir, "user.overlay.opaque", []byte("y"), 0); errors.Is(err, unix.ENOTSUP) {
 		skip(t, "no extended attributes here")
 	}
 	if !layerfs.Touches(dir, map[string]bool{"etc": true}) {
-		t.Error("a root that hides all below touches nothing")
+		t.Error("Touches reports false for an opaque root")
 	}
 }

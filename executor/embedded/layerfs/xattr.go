@@ -9,7 +9,7 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// keptXattrs reads the attributes of the file that path names through an open descriptor: what a copy keeps.
+// keptXattrs reads the extended attributes that a copy keeps. path must name the file through an open descriptor.
 func keptXattrs(path string) (map[string][]byte, error) {
 	var buf [4096]byte
 	list := buf[:]
@@ -48,7 +48,7 @@ func keptXattrs(path string) (map[string][]byte, error) {
 	return kept, nil
 }
 
-// noXattrs says that a file system or a kind of file has no attributes, or not this one any more.
+// noXattrs reports whether the file system or the kind of file has no such attributes, or the attribute was removed.
 func noXattrs(err error) bool {
 	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENODATA) ||
 		errors.Is(err, unix.EPERM) || errors.Is(err, unix.ELOOP)

@@ -20,7 +20,7 @@ const maxLinks = 255
 //
 // The idea: walk opens one component at a time with O_NOFOLLOW, relative to the descriptor of its parent. It reads
 // links itself and resolves them against the root; ".." at the root stays there. A mount is attached to the descriptor,
-// never to a path.
+// never to a path. tree.Resolve does not suit: it returns a path, and the caller would have to open that path again.
 //
 // The invariant: each descriptor of the stack is a directory or file below the root. Between two system calls nothing
 // changes the root, because the step has not started. TestLinks shows that absolute and relative links end inside the
