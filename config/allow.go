@@ -12,19 +12,24 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 )
 
-// Grants are what a user lets a project ask of the machine: the values of --allow.
+// Grants are the permissions that a user gives a project: the values of --allow.
+//
+// A project file may name any path, and someone who builds a project that others wrote must not send them files of the
+// local machine. So a build reads and writes only below the directory of the project, and everything else must be
+// granted: more paths, SSH agents, the network of the host. Missing compares the needs of all targets with the grants
+// before anything runs. It resolves symbolic links, because a link inside of the project may point outside.
 type Grants struct {
 	names       []string // network.host, security.insecure, ssh, device, device=NAME
-	read, write []string // paths; "*" is all
+	read, write []string // paths; "*" is every path
 }
 
-// ParseGrants reads the values of --allow.
+// ParseGrants parses the values of --allow.
 func ParseGrants(values []string) (Grants, error) {
 	var g Grants
 	for _, v := range values {
 		key, path, hasPath := strings.Cut(v, "=")
 		switch {
-		case !hasPath && slices.Contains([]string{"network.host", "security.insecure", "ssh", "device", "buildx.local.delete"}, key), key == "device":
+		case !hasPath && slices.Contains(grantNames(), key), key == "device":
 			g.names = append(g.names, v)
 		case key == "fs.read" && path != "":
 			g.read = append(g.read, path)
@@ -34,25 +39,33 @@ func ParseGrants(values []string) (Grants, error) {
 			g.read, g.write = append(g.read, path), append(g.write, path)
 		case key == "image" || key == "image.push" || key == "image.load":
 		default:
-			return g, fmt.Errorf("--allow %s: expected network.host, security.insecure, ssh, device[=NAME], fs=PATH, fs.read=PATH or fs.write=PATH", v)
+			return g, fmt.Errorf("--allow %s: expected network.host, security.insecure, ssh, device[=NAME], "+
+				"fs=PATH, fs.read=PATH or fs.write=PATH", v)
 		}
 	}
 	return g, nil
 }
 
-// Missing lists what the requested targets of a project, and those that they link to, ask for and were not granted, as
-// values of --allow. Paths below the project's directory need no grant; with files false none does.
+// grantNames returns the values of --allow that take no argument.
+func grantNames() []string {
+	return []string{"network.host", "security.insecure", "ssh", "device", "buildx.local.delete"}
+}
+
+// Missing returns, as values of --allow, the permissions that the targets of a project need and that are not granted.
+// Paths below the directory of the project need no grant. If files is false, no path and no SSH agent does.
 func (g Grants) Missing(p *Project, files bool) ([]string, error) {
 	var missing []string
 	read, write := map[string]bool{}, map[string]bool{}
 	for _, t := range p.Targets {
 		for _, e := range t.Entitlements {
-			if !slices.Contains(g.names, e) && !(strings.HasPrefix(e, "device=") && slices.Contains(g.names, "device")) {
+			if !slices.Contains(g.names, e) && !(strings.HasPrefix(e, "device=") && slices.Contains(g.names,
+				"device")) {
 				missing = append(missing, e)
 			}
 		}
 		t.paths(read, write)
-		if agent := slices.ContainsFunc(t.SSH, func(s SSH) bool { return len(s.Paths) == 0 }); agent && files && !slices.Contains(g.names, "ssh") {
+		agent := slices.ContainsFunc(t.SSH, func(s SSH) bool { return len(s.Paths) == 0 })
+		if agent && files && !slices.Contains(g.names, "ssh") {
 			missing = append(missing, "ssh")
 		}
 	}
@@ -63,9 +76,9 @@ func (g Grants) Missing(p *Project, files bool) ([]string, error) {
 	for _, c := range []struct {
 		key     string
 		granted []string
-		asked   map[string]bool
+		needed  map[string]bool
 	}{{"fs.read", g.read, read}, {"fs.write", g.write, write}} {
-		for path := range c.asked {
+		for path := range c.needed {
 			ok, err := within(p.Dir, path, append(c.granted, "."))
 			if err != nil {
 				return nil, err
@@ -79,7 +92,7 @@ func (g Grants) Missing(p *Project, files bool) ([]string, error) {
 	return slices.Compact(missing), nil
 }
 
-// paths adds the paths of this machine that a target reads and writes, as they are written.
+// paths adds the local paths that a target reads and writes, as written.
 func (t *Target) paths(read, write map[string]bool) {
 	if p, ok := localPath(t.Context); ok {
 		read[p] = true
@@ -116,7 +129,7 @@ func (t *Target) paths(read, write map[string]bool) {
 	}
 }
 
-// localPath is the path that a context names, if it names one of this machine.
+// localPath returns the local path that a context names, if any.
 func localPath(context string) (string, bool) {
 	if p, ok := strings.CutPrefix(context, "cwd://"); ok {
 		return p, true
@@ -128,14 +141,15 @@ func localPath(context string) (string, bool) {
 		}
 		return p, true
 	}
-	if strings.Contains(context, "://") || strings.HasPrefix(context, "target:") || strings.HasPrefix(context, "docker-image:") {
+	if strings.Contains(context, "://") || strings.HasPrefix(context, "target:") || strings.HasPrefix(context,
+		"docker-image:") {
 		return "", false
 	}
 	ref, isGit, _ := dfgitutil.ParseGitRef(context)
 	return context, !isGit || ref != nil && ref.IndistinguishableFromLocal
 }
 
-// within says whether a path, with all its links followed as far as it exists, lies in one of the roots.
+// within reports whether a path is in one of the roots, with the symbolic links of all of them resolved.
 func within(dir, path string, roots []string) (bool, error) {
 	if slices.Contains(roots, "*") {
 		return true, nil
@@ -156,7 +170,8 @@ func within(dir, path string, roots []string) (bool, error) {
 	return false, nil
 }
 
-// realPath follows the links of a path; what does not exist is kept as it is written, also below what is no directory.
+// realPath resolves the symbolic links of a path. Components that do not exist, or whose parent is not a directory,
+// are kept as written: a path need not exist yet.
 func realPath(dir, path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)

@@ -12,70 +12,81 @@ const (
 	kindSecrets       // list of {id, src, env}
 	kindSSH           // list of id[=path,path] or {id, paths}
 	kindTests         // list of tests, or a mapping from their names
-	kindCommand       // words, or one string for the shell
+	kindCommand       // a list of arguments, or one string for the shell
 	kindCommands      // list of commands
-	kindConfig        // what an image's config must say
-	kindAny           // read by whoever needs it
+	kindConfig        // the expected config of an image
+	kindAny           // evaluated by the code that uses it
 )
 
-// merge is what becomes of an attribute that a parent, an earlier block and a later one all set.
+// merge is the rule by which a value is combined with one of higher precedence; see attribute.combine.
 type merge int
 
 const (
 	mergeReplace merge = iota
-	mergeAppend        // the later ones are added, without repetition
-	mergeRepeat        // the later ones are added
-	mergeKeys          // by key of the map
-	mergeID            // by id, by type or by name: the same one is replaced in its place
+	mergeAppend        // append, without duplicates
+	mergeRepeat        // append
+	mergeKeys          // replace by key of the map
+	mergeID            // replace by ID, type or name, in place
 )
 
-// attribute is one row of the schema of a target: all that reading, --set, --print, the JSON Schema and the
-// documentation know of it.
+// attribute is one row of a table of attributes. Parsing, merging, --set, the JSON Schema and the README are derived
+// from these tables.
 type attribute struct {
 	name  string
 	kind  kind
 	merge merge
-	set   string // other name in --set
+	set   string // alternative name in --set
 	doc   string
 }
 
-// attributes is the schema of a target, in the order of the documentation.
+// attributes returns the schema of a target, in the order of the README.
 func attributes() []attribute {
 	return []attribute{
-		{"description", kindString, mergeReplace, "", "What the target is for, shown by --list."},
-		{"inherits", kindStrings, mergeRepeat, "", "Targets whose attributes this one starts from, the last of them first in rank."},
-		{"context", kindString, mergeReplace, "", "Directory or URL of the build context; \".\" when not set."},
-		{"contexts", kindMap, mergeKeys, "", "Named contexts: a path, `target:NAME`, `docker-image://REF`, `oci-layout://DIR` or a URL each. An empty one takes an inherited one away."},
-		{"dockerfile", kindString, mergeReplace, "", "Path of the Dockerfile, relative to the context; `Dockerfile` when not set."},
-		{"dockerfile-inline", kindString, mergeReplace, "", "The Dockerfile itself."},
-		{"target", kindString, mergeReplace, "", "The stage of the Dockerfile to build; the last one when not set."},
+		{"description", kindString, mergeReplace, "", "The purpose of the target, shown by `--list`."},
+		{"inherits", kindStrings, mergeRepeat, "", "Targets to inherit attributes from. Later ones take precedence."},
+		{"context", kindString, mergeReplace, "", "Directory or URL of the build context; `.` by default."},
+		{"contexts", kindMap, mergeKeys, "", "Named contexts: a path, `target:NAME`, `docker-image://REF`, " +
+			"`oci-layout://DIR` or a URL. An empty value removes an inherited one."},
+		{"dockerfile", kindString, mergeReplace, "",
+			"Path of the Dockerfile, relative to the context; `Dockerfile` by default."},
+		{"dockerfile-inline", kindString, mergeReplace, "", "The content of the Dockerfile."},
+		{"target", kindString, mergeReplace, "", "The stage of the Dockerfile to build; the last one by default."},
 		{"args", kindMap, mergeKeys, "arg", "Build arguments."},
 		{"labels", kindMap, mergeKeys, "label", "Labels of the image."},
-		{"annotations", kindStrings, mergeAppend, "annotation", "OCI annotations, `[LEVELS:]KEY=VALUE` each."},
+		{"annotations", kindStrings, mergeAppend, "annotation", "OCI annotations: `[LEVELS:]KEY=VALUE`."},
 		{"tags", kindStrings, mergeReplace, "tag", "Names of the image."},
-		{"platforms", kindStrings, mergeReplace, "platform", "Platforms to build for, such as `linux/arm64`; this machine's when not set."},
-		{"output", kindAttrs, mergeReplace, "outputs", "Where the result goes: `type=oci,dest=out.tar` and the like; the local store when not set."},
-		{"cache-from", kindAttrs, mergeAppend, "", "Caches of other machines to read: `type=registry,ref=NAME`, for which `NAME` is short, or `type=local,src=DIR`."},
-		{"cache-to", kindAttrs, mergeReplace, "", "Caches to write: `type=registry,ref=NAME` or `type=local,dest=DIR`, with `mode=max` for all steps and `mounts=true` for cache mounts."},
-		{"secret", kindSecrets, mergeID, "secrets", "Secrets that steps may mount: `id=ID,src=FILE` or `id=ID,env=VARIABLE`."},
-		{"ssh", kindSSH, mergeID, "", "SSH agents or keys that steps may use: `ID[=PATH,PATH]`."},
+		{"platforms", kindStrings, mergeReplace, "platform", "Platforms to build for, such as `linux/arm64`; " +
+			"the local platform by default."},
+		{"output", kindAttrs, mergeReplace, "outputs", "Destinations of the result, such as `type=oci,dest=out.tar`; " +
+			"the local store by default."},
+		{"cache-from", kindAttrs, mergeAppend, "",
+			"Remote caches to import: `type=registry,ref=NAME`, or `NAME` for short, " +
+				"or `type=local,src=DIR`."},
+		{"cache-to", kindAttrs, mergeReplace, "", "Remote caches to export to: `type=registry,ref=NAME` or " +
+			"`type=local,dest=DIR`. `mode=max` exports all steps, `mounts=true` also cache mounts."},
+		{"secret", kindSecrets, mergeID, "secrets", "Secrets for RUN steps: `id=ID,src=FILE` or `id=ID,env=VARIABLE`."},
+		{"ssh", kindSSH, mergeID, "", "SSH agents or keys for RUN steps: `ID[=PATH,PATH]`."},
 		{"attest", kindAttrs, mergeID, "", "Attestations: `type=sbom`, `type=provenance`."},
-		{"no-cache", kindBool, mergeReplace, "", "Run every step of this target, whatever the cache holds."},
-		{"no-cache-filter", kindStrings, mergeAppend, "", "Stages whose steps run in any case."},
-		{"pull", kindBool, mergeReplace, "", "Ask the registry for the bases in any case."},
+		{"no-cache", kindBool, mergeReplace, "", "Run every step of this target, even if it is cached."},
+		{"no-cache-filter", kindStrings, mergeAppend, "", "Stages whose steps run even if they are cached."},
+		{"pull", kindBool, mergeReplace, "", "Resolve base images at the registry, even if they are in the local store."},
 		{"network", kindString, mergeReplace, "", "Network of RUN steps: `default`, `none` or `host`."},
 		{"shm-size", kindString, mergeReplace, "", "Size of /dev/shm in RUN steps."},
 		{"ulimits", kindStrings, mergeAppend, "ulimit", "Limits of RUN steps: `NAME=SOFT[:HARD]`."},
-		{"extra-hosts", kindMap, mergeKeys, "extra-host", "More lines of /etc/hosts in RUN steps: name to address."},
-		{"resources", kindMap, mergeKeys, "resource", "Limits of processor and memory of RUN steps."},
-		{"entitlements", kindStrings, mergeAppend, "entitlement", "What the build may need: `network.host`, `security.insecure`."},
-		{"call", kindString, mergeReplace, "", "What to do with the target: `build`, `check`, `outline` or `targets`."},
-		{"policy", kindAttrs, mergeAppend, "", "Policies that the sources must satisfy."},
-		{"test", kindTests, mergeID, "", "Tests that the image must pass before any tag moves: `test \"NAME\" { … }` blocks in HCL, see below."},
+		{"extra-hosts", kindMap, mergeKeys, "extra-host",
+			"Additional lines of /etc/hosts in RUN steps: name to address."},
+		{"resources", kindMap, mergeKeys, "resource", "CPU and memory limits of RUN steps."},
+		{"entitlements", kindStrings, mergeAppend, "entitlement",
+			"Permissions that the build needs: `network.host`, `security.insecure`."},
+		{"call", kindString, mergeReplace, "",
+			"The operation on the target: `build`, `check`, `outline` or `targets`."},
+		{"policy", kindAttrs, mergeAppend, "", "Policies in Rego that the sources must satisfy."},
+		{"test", kindTests, mergeID, "", "Tests that the image must pass before any tag moves: " +
+			"`test \"NAME\" { … }` blocks in HCL, see below."},
 	}
 }
 
-// schema is the attributes by name.
+// schema holds the attributes of a target by name.
 type schema map[string]attribute
 
 func newSchema() schema {
@@ -86,7 +97,7 @@ func newSchema() schema {
 	return s
 }
 
-// bySet finds an attribute by its name in --set.
+// bySet returns the attribute with a name in --set. inherits and description cannot be set.
 func (s schema) bySet(key string) (attribute, bool) {
 	if a, ok := s[key]; ok {
 		return a, key != "inherits" && key != "description"
@@ -99,7 +110,7 @@ func (s schema) bySet(key string) (attribute, bool) {
 	return attribute{}, false
 }
 
-// names lists the attribute names, in no order.
+// names returns the attribute names, in no order.
 func (s schema) names() []string {
 	all := make([]string, 0, len(s))
 	for name := range s {

@@ -8,17 +8,17 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// blockKind is one kind of block of a project file: whether it has a label, and what it may hold.
+// blockKind describes one kind of block in a project file.
 type blockKind struct {
 	labelled bool
 	attrs    []attribute
-	anyAttr  bool // attributes of any name
-	inner    string
-	folded   string // blocks that are another form of the attribute of that name
+	anyAttr  bool   // attributes may have any name
+	inner    string // the kind of nested blocks
+	folded   string // the kind of nested blocks that become an attribute of that name; see foldBlocks
 	doc      string
 }
 
-// kinds is the schema of a project file, by the kind of block. "" is the file itself; "validation" stands in variables,
+// kinds is the schema of a project file, by kind of block. "" is the file itself. "validation" is nested in variables,
 // "test" in targets and "config" in tests.
 type kinds map[string]blockKind
 
@@ -26,53 +26,59 @@ func blockKinds() kinds {
 	return kinds{
 		"": {anyAttr: true},
 		"target": {labelled: true, folded: "test", doc: "One image.", attrs: append(attributes(),
-			attribute{name: "matrix", kind: kindAny, doc: "Lists of values by variable: a target for each combination. `exclude` takes some away, `include` adds to them."},
-			attribute{name: "name", kind: kindString, doc: "The name of each target of a matrix."})},
+			attribute{name: "matrix", kind: kindAny,
+				doc: "Lists of values by variable, which define a target for each combination. " +
+					"`exclude` removes combinations, `include` extends or adds them."},
+			attribute{name: "name", kind: kindString, doc: "The name of each target of a matrix, an expression."})},
 		"test": {labelled: true, folded: "config", attrs: testAttributes(),
-			doc: "A test of the finished image, inside of a target: of a command, a file, its config, or those of a file."},
-		"config": {attrs: configAttributes(), doc: "What the config must say, inside of a test."},
-		"group": {labelled: true, doc: "Targets and groups under one name.", attrs: []attribute{
-			{name: "targets", kind: kindStrings, doc: "The names in the group."},
-			{name: "description", kind: kindString, doc: "What the group is for."},
+			doc: "A test of the built image, in a target: of a command, a file or the config, or a file of tests."},
+		"config": {attrs: configAttributes(), doc: "The expected config of the image, in a test."},
+		"group": {labelled: true, doc: "A named list of targets and groups.", attrs: []attribute{
+			{name: "targets", kind: kindStrings, doc: "The names of its targets and groups."},
+			{name: "description", kind: kindString, doc: "The purpose of the group."},
 		}},
-		"variable": {labelled: true, inner: "validation", doc: "A value that `--var`, the environment or its default gives.", attrs: []attribute{
-			{name: "type", kind: kindAny, doc: "Its type, such as `list(string)`."},
-			{name: "default", kind: kindAny, doc: "Its value when nothing else gives one."},
-			{name: "description", kind: kindString, doc: "What it is for."},
+		"variable": {labelled: true, inner: "validation",
+			doc: "A value from `--var`, the environment or its default.", attrs: []attribute{
+				{name: "type", kind: kindAny, doc: "Its type, such as `list(string)`."},
+				{name: "default", kind: kindAny, doc: "The value if it is set nowhere else."},
+				{name: "description", kind: kindString, doc: "The purpose of the variable."},
+			}},
+		"validation": {doc: "A condition on the value, in a variable.", attrs: []attribute{
+			{name: "condition", kind: kindAny, doc: "An expression that must be true."},
+			{name: "error_message", kind: kindString, doc: "The message if it is false."},
 		}},
-		"validation": {doc: "A condition, inside of a variable.", attrs: []attribute{
-			{name: "condition", kind: kindAny, doc: "What must be true of the variable."},
-			{name: "error_message", kind: kindString, doc: "What is said when it is not."},
+		"function": {labelled: true, doc: "A user-defined function.", attrs: []attribute{
+			{name: "params", kind: kindAny, doc: "The names of the parameters."},
+			{name: "variadic_params", kind: kindAny, doc: "The name of the list of additional arguments."},
+			{name: "result", kind: kindAny, doc: "The value, an expression."},
 		}},
-		"function": {labelled: true, doc: "A function of one's own.", attrs: []attribute{
-			{name: "params", kind: kindAny, doc: "The names of its parameters."},
-			{name: "variadic_params", kind: kindAny, doc: "The name of the list of all further arguments."},
-			{name: "result", kind: kindAny, doc: "What it comes to."},
-		}},
-		"locals": {anyAttr: true, doc: "Values that this file alone sees, as `local.NAME`."},
-		"base": {labelled: true, doc: "A base image by the name that FROM may use.", attrs: []attribute{
-			{name: "image", kind: kindString, doc: "Its reference."},
-			{name: "platforms", kind: kindStrings, doc: "The platforms that it must have."},
+		"locals": {anyAttr: true, doc: "Values that are visible only in this file, as `local.NAME`."},
+		"base": {labelled: true, doc: "A name for a base image, for use in FROM.", attrs: []attribute{
+			{name: "image", kind: kindString, doc: "The image reference."},
+			{name: "platforms", kind: kindStrings, doc: "Platforms that the image must have."},
 		}},
 		"policy": {labelled: true, doc: "A rule that bases, targets and images must satisfy.", attrs: []attribute{
 			{name: "rule", kind: kindString, doc: "A CEL expression that must be true."},
-			{name: "message", kind: kindString, doc: "What is said when it is not."},
-			{name: "level", kind: kindString, doc: "`deny`, the default, or `warn`."},
+			{name: "message", kind: kindString, doc: "The message if it is false."},
+			{name: "level", kind: kindString, doc: "`deny` (default) or `warn`."},
 		}},
-		"registry": {labelled: true, doc: "How a registry, or a part of one, is reached.", attrs: []attribute{
-			{name: "mirrors", kind: kindStrings, doc: "Where its images are looked for first."},
-			{name: "plain-http", kind: kindBool, doc: "Talk to it without TLS."},
-			{name: "ca", kind: kindStrings, doc: "Files of certificates that are trusted for it."},
-		}},
-		"engine": {labelled: true, doc: "A BuildKit daemon that builds, alone or beside others, instead of this machine.", attrs: []attribute{
-			{name: "address", kind: kindString, doc: "Where it is, such as `tcp://builder:1234`; what `--engine` takes."},
-			{name: "platforms", kind: kindStrings, doc: "The platforms whose images go to it first; what it says of itself unless given."},
-			{name: "weight", kind: kindString, doc: "Its share of the work beside others: a whole number, 1 unless given."},
+		"registry": {labelled: true, doc: "How to access a registry, or the part of it below a path.",
+			attrs: []attribute{
+				{name: "mirrors", kind: kindStrings, doc: "Mirrors to try first."},
+				{name: "plain-http", kind: kindBool, doc: "Connect without TLS."},
+				{name: "ca", kind: kindStrings, doc: "Files of CA certificates to trust."},
+			}},
+		"engine": {labelled: true, doc: "A BuildKit daemon to build with instead of the local machine.", attrs: []attribute{
+			{name: "address", kind: kindString, doc: "The address, such as `tcp://builder:1234`, as for `--engine`."},
+			{name: "platforms", kind: kindStrings,
+				doc: "The platforms to prefer it for; those that it reports by default."},
+			{name: "weight", kind: kindString,
+				doc: "Its share of the work relative to other engines, an integer; 1 by default."},
 		}},
 	}
 }
 
-// top are the kinds of blocks that stand in a file itself.
+// top returns the sorted kinds of top-level blocks.
 func (k kinds) top() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(k)), func(kind string) bool { return !k.isTop(kind) })
 }
@@ -82,7 +88,7 @@ func (k kinds) isTop(kind string) bool {
 	return ok && !slices.Contains([]string{"", "validation", "test", "config"}, kind)
 }
 
-// attrNames are the attributes that a block of this kind may have.
+// attrNames returns the names of the attributes that a block of this kind may have.
 func (k blockKind) attrNames() []string {
 	all := make([]string, 0, len(k.attrs))
 	for _, a := range k.attrs {
@@ -96,7 +102,7 @@ func (k blockKind) attribute(name string) attribute {
 	return k.attrs[i]
 }
 
-// allows says whether a block may hold another, and what is to be said if not.
+// allows reports whether a block may contain a block of another kind, and returns the diagnostic if not.
 func (b *block) allows(kind string, at hcl.Range) (bool, hcl.Diagnostics) {
 	k := b.file.kinds[b.kind]
 	allowed := slices.DeleteFunc([]string{k.inner, k.folded}, func(kind string) bool { return kind == "" })
@@ -117,7 +123,7 @@ func (b *block) allows(kind string, at hcl.Range) (bool, hcl.Diagnostics) {
 	return false, hcl.Diagnostics{d}
 }
 
-// checkBlock checks the name and the attribute names of a block.
+// checkBlock checks the name of a block and the names of its attributes.
 func (l *loader) checkBlock(b *block) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	if (b.kind == "target" || b.kind == "group") && !validName(b.label) {

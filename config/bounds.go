@@ -11,20 +11,25 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// Bounds of what a file may make this process do. They are far beyond what people write.
+// Bounds on parsing and evaluation. They are far above the needs of real projects.
+//
+// A project file may come from a remote repository, and a parser that exhausts the stack cannot be recovered. So
+// depth and size are checked on the text before a parser sees it. checkText ignores strings and comments, and may
+// therefore count too much but never too little. Loops are bounded from outside instead; see runBounded. TestBombs
+// has a file for each bound.
 const (
-	maxDepth   = 1000     // brackets within brackets
-	maxJSON    = 2 << 20  // brackets, quotes, operators and separators in one file of JSON
-	maxYAML    = 4 << 20  // the same in YAML, whose parser needs less memory
-	maxPiece   = 1 << 19  // the same in one piece of HCL
-	maxOps     = 10_000   // operators and brackets of one expression on the way to any part of it
-	maxString  = 1 << 20  // bytes of one string
-	maxValue   = 64 << 20 // bytes of all strings that one expression refers to, each as often as it stands there
+	maxDepth   = 1000     // nested brackets
+	maxJSON    = 2 << 20  // brackets, quotes, operators and separators in a JSON file
+	maxYAML    = 4 << 20  // the same in a YAML file, whose parser needs less memory
+	maxPiece   = 1 << 19  // the same in a piece of an HCL file; see parseNative
+	maxOps     = 10_000   // operators and brackets on the path to any part of one expression
+	maxString  = 1 << 20  // bytes of one string value
+	maxValue   = 64 << 20 // bytes of all strings used in one expression, counted once per reference
 	maxTargets = 10_000
 )
 
-// checkText refuses text whose parsing would need a stack or a memory without bound. It knows nothing of strings and comments,
-// so that it may count more than there is, never less.
+// checkText rejects text whose parsing would need unbounded stack or memory: more than maxDepth nested brackets, or
+// more than most brackets, quotes, operators and separators. from is the position of the text in the file.
 func checkText(name string, raw []byte, from hcl.Pos, most int) hcl.Diagnostics {
 	depth, signs, line, lineStart := 0, 0, from.Line, 0
 	for i, c := range raw {
@@ -56,7 +61,8 @@ func checkText(name string, raw []byte, from hcl.Pos, most int) hcl.Diagnostics 
 	return nil
 }
 
-// manyOps says whether an expression of the text may be worth a closer look: lists have their commas, and bodies their lines.
+// manyOps reports whether the text has so many operators and brackets that one expression may have more than maxOps.
+// Only then checkTokens is worth its cost.
 func manyOps(text []byte) bool {
 	n := 0
 	for _, c := range text {
@@ -70,7 +76,8 @@ func manyOps(text []byte) bool {
 	return false
 }
 
-// checkTokens refuses expressions that nest through their operators: a + b + c nests as deep as it is long.
+// checkTokens rejects expressions that nest too deeply through operators: the syntax tree of a + b + c is as deep as
+// the expression is long. The count of operators restarts at each comma and, in a body, at each line.
 func checkTokens(tokens hclsyntax.Tokens) hcl.Diagnostics {
 	counts := []int{0} // operators so far, for each open bracket
 	braces := []bool{true}
@@ -81,7 +88,8 @@ func checkTokens(tokens hclsyntax.Tokens) hcl.Diagnostics {
 	}
 	for _, t := range tokens {
 		switch t.Type {
-		case hclsyntax.TokenOParen, hclsyntax.TokenOBrack, hclsyntax.TokenOBrace, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
+		case hclsyntax.TokenOParen, hclsyntax.TokenOBrack, hclsyntax.TokenOBrace, hclsyntax.TokenTemplateInterp,
+			hclsyntax.TokenTemplateControl:
 			counts[len(counts)-1]++
 			total++
 			counts, braces = append(counts, 0), append(braces, t.Type == hclsyntax.TokenOBrace)
@@ -96,9 +104,11 @@ func checkTokens(tokens hclsyntax.Tokens) hcl.Diagnostics {
 			if braces[len(braces)-1] {
 				reset()
 			}
-		case hclsyntax.TokenPlus, hclsyntax.TokenMinus, hclsyntax.TokenStar, hclsyntax.TokenSlash, hclsyntax.TokenPercent,
+		case hclsyntax.TokenPlus, hclsyntax.TokenMinus, hclsyntax.TokenStar, hclsyntax.TokenSlash,
+			hclsyntax.TokenPercent,
 			hclsyntax.TokenAnd, hclsyntax.TokenOr, hclsyntax.TokenBang, hclsyntax.TokenQuestion, hclsyntax.TokenEqualOp,
-			hclsyntax.TokenNotEqual, hclsyntax.TokenLessThan, hclsyntax.TokenLessThanEq, hclsyntax.TokenGreaterThan, hclsyntax.TokenGreaterThanEq:
+			hclsyntax.TokenNotEqual, hclsyntax.TokenLessThan, hclsyntax.TokenLessThanEq, hclsyntax.TokenGreaterThan,
+			hclsyntax.TokenGreaterThanEq:
 			counts[len(counts)-1]++
 			total++
 		}
@@ -110,22 +120,22 @@ func checkTokens(tokens hclsyntax.Tokens) hcl.Diagnostics {
 	return nil
 }
 
-// checkTemplate does as checkTokens for a string in JSON or YAML.
+// checkTemplate is checkTokens for a string in JSON or YAML.
 func checkTemplate(text string, at hcl.Range) hcl.Diagnostics {
 	if len(text) <= maxOps || !strings.Contains(text, "${") && !strings.Contains(text, "%{") {
 		return nil
 	}
-	tokens, _ := hclsyntax.LexTemplate([]byte(text), at.Filename, at.Start) // the parser tells what is wrong with them
+	tokens, _ := hclsyntax.LexTemplate([]byte(text), at.Filename, at.Start) // the parser reports errors in them
 	return checkTokens(tokens)
 }
 
-// checkJSON does as checkTokens for the strings of a file.
+// checkJSON is checkTokens for the strings of a JSON file.
 func checkJSON(name string, raw []byte) hcl.Diagnostics {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	for {
 		t, err := d.Token()
 		if err != nil {
-			return nil // the parser tells what is wrong
+			return nil // the parser reports the error
 		}
 		if s, ok := t.(string); ok && len(s) > maxOps {
 			end := min(int(d.InputOffset()), len(raw))
@@ -137,7 +147,7 @@ func checkJSON(name string, raw []byte) hcl.Diagnostics {
 	}
 }
 
-// checkStrings refuses a value with a string that is too long.
+// checkStrings rejects a value with a string of more than maxString bytes.
 func checkStrings(v cty.Value, at hcl.Range) hcl.Diagnostics {
 	if n := longest(v); n > maxString {
 		return hcl.Diagnostics{problem(&at, "the value has a string of %d bytes; at most %d are allowed", n, maxString)}
@@ -145,21 +155,21 @@ func checkStrings(v cty.Value, at hcl.Range) hcl.Diagnostics {
 	return nil
 }
 
-// longest is the length of the longest string in a value.
+// longest returns the length of the longest string in a value.
 func longest(v cty.Value) int {
 	n := 0
 	each(v, func(s string) { n = max(n, len(s)) })
 	return n
 }
 
-// size is the length of all strings in a value, and something for each element.
+// size returns the total length of the strings in a value, plus 16 for each element.
 func size(v cty.Value) int {
 	n := 0
 	each(v, func(s string) { n += len(s) + 16 })
 	return n
 }
 
-// each calls f for every string in a value, and with "" for everything else in it.
+// each calls f for every string in a value, keys included, and with "" for every other element.
 func each(v cty.Value, f func(string)) {
 	switch {
 	case v == cty.NilVal || !v.IsKnown() || v.IsNull() || v.IsMarked():

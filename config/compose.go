@@ -19,13 +19,14 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// composeKeys are the top-level keys of compose files that project files do not have.
+// composeKeys returns the top-level keys of compose files, which project files do not have.
 func composeKeys() []string {
 	return []string{"name", "version", "services", "networks", "volumes", "secrets", "configs", "models"}
 }
 
-// readCompose turns compose files, merged as compose does it, into one document: a target for each service that is built,
-// and the group "default" of them.
+// readCompose converts compose files, merged by the rules of compose, to one document: a target for each service with
+// a build section, and the group "default" of them. All values are constants, so the rest of the package does not
+// distinguish them from other project files.
 func (l *loader) readCompose(ctx context.Context, files []*document) (*document, hcl.Diagnostics) {
 	d := &document{name: files[0].name, kinds: blockKinds()}
 	d.root = &block{attrs: hcl.Attributes{}, file: d}
@@ -36,9 +37,9 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 	if err != nil {
 		return d, hcl.Diagnostics{problem(nil, "%v", err)}
 	}
-	named := &pathRecorder{paths: map[string]bool{}}
-	p, err := loadCompose(ctx, l.opts.Dir, files, env, l.remote != nil, named)
-	l.included = append(l.included, named.files(l.opts.Dir)...)
+	recorder := &pathRecorder{paths: map[string]bool{}}
+	p, err := loadCompose(ctx, l.opts.Dir, files, env, l.remote != nil, recorder)
+	l.included = append(l.included, recorder.files(l.opts.Dir)...)
 	if err != nil {
 		return d, hcl.Diagnostics{composeProblem(files, err)}
 	}
@@ -55,7 +56,7 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 	return d, diags
 }
 
-// sortedServices are the services that are built, by name.
+// sortedServices returns the services with a build section, sorted by name.
 func sortedServices(p *types.Project) []types.ServiceConfig {
 	var all []types.ServiceConfig
 	for _, name := range slices.Sorted(maps.Keys(p.Services)) {
@@ -66,7 +67,8 @@ func sortedServices(p *types.Project) []types.ServiceConfig {
 	return all
 }
 
-// composeEnv is what interpolation sees: --var, the environment, .env beside, in this order.
+// composeEnv returns the variables for interpolation: from --var, the environment, and .env unless there are env
+// files, in this order of precedence.
 func (l *loader) composeEnv() (map[string]string, error) {
 	all := map[string]string{}
 	if !isTrue(l.opts.Env["BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP"]) {
@@ -85,9 +87,11 @@ func (l *loader) composeEnv() (map[string]string, error) {
 	return all, nil
 }
 
-// loadCompose reads compose files with all that they include and extend; of those from elsewhere alone brings nothing from this
-// machine. Paths stay as they are written, relative to dir. named gets those of what was included and extended.
-func loadCompose(ctx context.Context, dir string, files []*document, env map[string]string, alone bool, named *pathRecorder) (_ *types.Project, err error) {
+// loadCompose parses compose files and the files they include and extend. If isolated is true, it reads no other
+// files, since the files are remote. Paths stay as written, relative to dir. recorder gets the paths of other files.
+func loadCompose(
+	ctx context.Context, dir string, files []*document, env map[string]string, isolated bool, recorder *pathRecorder,
+) (_ *types.Project, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the compose parser panicked: %v", r)
@@ -95,7 +99,8 @@ func loadCompose(ctx context.Context, dir string, files []*document, env map[str
 	}()
 	details := types.ConfigDetails{WorkingDir: dir, Environment: env}
 	for _, f := range files {
-		details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: filepath.Join(dir, f.name), Content: f.raw})
+		file := types.ConfigFile{Filename: filepath.Join(dir, f.name), Content: f.raw}
+		details.ConfigFiles = append(details.ConfigFiles, file)
 	}
 	name := "bake"
 	if v := env[consts.ComposeProjectName]; v != "" {
@@ -104,9 +109,9 @@ func loadCompose(ctx context.Context, dir string, files []*document, env map[str
 	options := func(o *composeloader.Options) {
 		o.SetProjectName(name, false)
 		o.SkipNormalization, o.SkipValidation, o.ResolvePaths = true, true, false
-		o.SkipInclude, o.SkipExtends, o.SkipResolveEnvironment = alone, alone, alone
+		o.SkipInclude, o.SkipExtends, o.SkipResolveEnvironment = isolated, isolated, isolated
 		o.Profiles = []string{"*"}
-		o.ResourceLoaders = []composeloader.ResourceLoader{named}
+		o.ResourceLoaders = []composeloader.ResourceLoader{recorder}
 	}
 	raw, err := composeloader.LoadModelWithContext(ctx, details, options)
 	if err != nil {
@@ -119,13 +124,15 @@ func loadCompose(ctx context.Context, dir string, files []*document, env map[str
 	if err := composeschema.Validate(model); err != nil {
 		return nil, err
 	}
-	return composeloader.ModelToProject(model, composeloader.ToOptions(&details, []func(*composeloader.Options){options}), details)
+	all := composeloader.ToOptions(&details, []func(*composeloader.Options){options})
+	return composeloader.ModelToProject(model, all, details)
 }
 
-// pathRecorder notes the paths that compose files name of others: it is asked for each of them first, and brings none.
+// pathRecorder records the paths of other files in compose files. compose-go offers it each of them first, and it
+// accepts none, so that they are loaded as usual.
 type pathRecorder struct {
 	mu    sync.Mutex
-	paths map[string]bool // as they are written, each relative to the file that names it
+	paths map[string]bool // as written, each relative to the file that names it
 }
 
 // Accept implements composeloader.ResourceLoader.
@@ -136,16 +143,17 @@ func (m *pathRecorder) Accept(path string) bool {
 	return false
 }
 
-// Load implements composeloader.ResourceLoader. It is not asked.
+// Load implements composeloader.ResourceLoader. It is never called, since Accept returns false.
 func (m *pathRecorder) Load(context.Context, string) (string, error) {
 	return "", errors.ErrUnsupported
 }
 
-// Dir implements composeloader.ResourceLoader. It is not asked.
+// Dir implements composeloader.ResourceLoader. It is never called, since Accept returns false.
 func (m *pathRecorder) Dir(path string) string { return filepath.Dir(path) }
 
-// files are the files that the paths can name, of compose files in dir and of those that they name: all that was read, and perhaps more,
-// since which file wrote a path is not known.
+// files returns the existing files that the paths can name. It is unknown which file contains a path, so each path is
+// tried relative to dir and to the directory of each file found. The result has every file that was read, and perhaps
+// more.
 func (m *pathRecorder) files(dir string) []string {
 	found := map[string]bool{}
 	dirs := []string{dir}
@@ -167,8 +175,8 @@ func (m *pathRecorder) files(dir string) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// buildModel is what matters of a compose model for builds, with paths of env files that do not depend on where this
-// process runs.
+// buildModel returns the parts of a compose model that are relevant for builds. Paths of env files become absolute,
+// since compose-go would resolve them relative to the working directory of the process.
 func buildModel(raw map[string]any, dir string) map[string]any {
 	model := map[string]any{}
 	if secrets, ok := raw["secrets"]; ok {
@@ -203,7 +211,8 @@ func buildModel(raw map[string]any, dir string) map[string]any {
 	return model
 }
 
-// composeProblem puts an error of compose where it seems to be: at the line or at the path of keys that it names.
+// composeProblem returns the diagnostic for an error of compose-go. Its position is the line that the text names, or
+// the longest path of keys in it that exists in a file.
 func composeProblem(files []*document, err error) *hcl.Diagnostic {
 	text := strings.TrimSpace(err.Error())
 	if i := strings.Index(text, "yaml: "); i >= 0 {
@@ -229,7 +238,7 @@ func composeProblem(files []*document, err error) *hcl.Diagnostic {
 	return problem(best, "compose: %s", text)
 }
 
-// placeOf is where a path of keys, as far as it exists, is written, and how many keys that are.
+// keyRange returns the position of the longest existing prefix of a path of keys, and its length.
 func (d *document) keyRange(path []string) (*hcl.Range, int) {
 	n := d.compose
 	var found *hcl.Range

@@ -14,7 +14,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// composeReader turns services into targets.
+// composeReader converts services to targets.
 type composeReader struct {
 	project  *types.Project
 	files    []*document
@@ -23,10 +23,10 @@ type composeReader struct {
 	warnings hcl.Diagnostics
 }
 
-// targetValues are what a service says of its target, by the names that a target block has for them.
+// targetValues holds the attributes of the target of a service, by name.
 type targetValues map[string]cty.Value
 
-// target makes the block that a service stands for.
+// target returns the target block for a service.
 func (c *composeReader) target(s types.ServiceConfig) (*block, hcl.Diagnostics) {
 	values := c.texts(s)
 	addLists(values, s.Build)
@@ -43,7 +43,8 @@ func (c *composeReader) target(s types.ServiceConfig) (*block, hcl.Diagnostics) 
 		values["ssh"] = cty.TupleVal(keys)
 	}
 	b := &block{
-		kind: "target", label: strings.ReplaceAll(s.Name, ".", "_"), at: c.at("services", s.Name), attrs: hcl.Attributes{}, file: c.doc,
+		kind: "target", label: strings.ReplaceAll(s.Name, ".", "_"), at: c.at("services", s.Name),
+		attrs: hcl.Attributes{}, file: c.doc,
 	}
 	for name, v := range values {
 		at := c.at("services", s.Name, "build", strings.ReplaceAll(name, "-", "_"))
@@ -52,7 +53,7 @@ func (c *composeReader) target(s types.ServiceConfig) (*block, hcl.Diagnostics) 
 	return b, diags
 }
 
-// add puts items behind what the attribute has.
+// add appends items to the attribute.
 func (a targetValues) add(name string, items []cty.Value) {
 	if len(items) == 0 {
 		return
@@ -63,7 +64,7 @@ func (a targetValues) add(name string, items []cty.Value) {
 	a[name] = cty.TupleVal(items)
 }
 
-// addLists adds the lists of strings and the switches.
+// addLists adds the attributes that are lists of strings or bools.
 func addLists(values targetValues, b *types.BuildConfig) {
 	for name, list := range map[string][]string{
 		"tags": b.Tags, "platforms": b.Platforms, "cache-from": b.CacheFrom, "cache-to": b.CacheTo,
@@ -80,7 +81,7 @@ func addLists(values targetValues, b *types.BuildConfig) {
 	}
 }
 
-// texts are the attributes that are strings or maps of strings.
+// texts returns the attributes that are strings or maps of strings.
 func (c *composeReader) texts(s types.ServiceConfig) targetValues {
 	shm := ""
 	if s.Build.ShmSize > 0 {
@@ -88,8 +89,9 @@ func (c *composeReader) texts(s types.ServiceConfig) targetValues {
 	}
 	values := targetValues{}
 	for name, text := range map[string]string{
-		"context": c.path(s.Build.Context), "dockerfile": s.Build.Dockerfile, "dockerfile-inline": s.Build.DockerfileInline,
-		"target": s.Build.Target, "network": s.Build.Network, "shm-size": shm,
+		"context": c.path(s.Build.Context), "dockerfile": s.Build.Dockerfile,
+		"dockerfile-inline": s.Build.DockerfileInline,
+		"target":            s.Build.Target, "network": s.Build.Network, "shm-size": shm,
 	} {
 		if text != "" {
 			values[name] = cty.StringVal(text)
@@ -122,7 +124,7 @@ func (c *composeReader) texts(s types.ServiceConfig) targetValues {
 	return values
 }
 
-// path is a path as compose resolves it, relative to the project's directory.
+// path returns a path as compose resolves it, relative to the directory of the project.
 func (c *composeReader) path(p string) string {
 	if p == "" || strings.Contains(p, "://") || strings.HasPrefix(p, "git@") || strings.HasPrefix(p, "github.com/") {
 		return p
@@ -133,7 +135,7 @@ func (c *composeReader) path(p string) string {
 	return filepath.Clean(p)
 }
 
-// additional are the contexts that compose itself knows.
+// additional returns the additional_contexts of a service.
 func (c *composeReader) additional(s types.ServiceConfig) map[string]string {
 	all := c.contexts(s.Build.AdditionalContexts)
 	for name, value := range all {
@@ -168,7 +170,8 @@ func (c *composeReader) secrets(s types.ServiceConfig) ([]cty.Value, hcl.Diagnos
 			return nil, hcl.Diagnostics{problem(&at, "service %s uses external secret %q, which is not supported; "+
 				"give it a file or an environment variable", s.Name, used.Source)}
 		}
-		all = append(all, stringMap(map[string]string{"id": used.Source, "src": c.path(secret.File), "env": secret.Environment}))
+		all = append(all, stringMap(map[string]string{"id": used.Source, "src": c.path(secret.File),
+			"env": secret.Environment}))
 	}
 	return all, nil
 }
@@ -176,12 +179,13 @@ func (c *composeReader) secrets(s types.ServiceConfig) ([]cty.Value, hcl.Diagnos
 func sshKeys(b *types.BuildConfig) []cty.Value {
 	var all []cty.Value
 	for _, key := range b.SSH {
-		all = append(all, cty.ObjectVal(map[string]cty.Value{"id": cty.StringVal(key.ID), "paths": cty.StringVal(key.Path)}))
+		all = append(all, cty.ObjectVal(map[string]cty.Value{"id": cty.StringVal(key.ID),
+			"paths": cty.StringVal(key.Path)}))
 	}
 	return all
 }
 
-// sshOrder is by what ssh entries are sorted: their id, then their paths.
+// sshOrder returns the sort key of an ssh entry: its ID, then its paths.
 func sshOrder(v cty.Value) string {
 	if v.Type() == cty.String {
 		id, paths, _ := strings.Cut(v.AsString(), "=")
@@ -213,7 +217,7 @@ func attestations(b *types.BuildConfig) []string {
 	return all
 }
 
-// Attestation is the value of --sbom, --provenance and their like in compose as an attestation.
+// Attestation returns the attest entry for the value of --sbom, --provenance or their equivalents in compose.
 func Attestation(kind, value string) string {
 	if on, err := strconv.ParseBool(value); err == nil {
 		return fmt.Sprintf("type=%s,disabled=%t", kind, !on)
@@ -229,7 +233,7 @@ func stringTuple(all []string) cty.Value {
 	return cty.TupleVal(values)
 }
 
-// at is where a path of keys is written, as far as it is; in the last file that has it.
+// at returns the position of the longest existing prefix of a path of keys, in the last file that has it.
 func (c *composeReader) at(path ...string) hcl.Range {
 	best := hcl.Range{Filename: c.doc.name, Start: hcl.InitialPos, End: hcl.InitialPos}
 	depth := 0

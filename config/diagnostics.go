@@ -9,18 +9,18 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// Diagnostics is what is wrong with project files, command line included. As an error it is the complete text: for each
-// what, where, the lines of the file, and what to do.
+// Diagnostics lists the errors in project files and in the command line. Its text has, for each error, the position,
+// the message and an excerpt of the file.
 type Diagnostics struct {
 	list  hcl.Diagnostics
 	files map[string]*hcl.File
 	cause error
 }
 
-// Unwrap is why the files could not be got, where that is it.
+// Unwrap returns the error of fetching a remote definition, if that is the cause.
 func (d Diagnostics) Unwrap() error { return d.cause }
 
-// Len is how many errors there are.
+// Len returns the number of errors.
 func (d Diagnostics) Len() int { return len(d.list) }
 
 // Error implements error.
@@ -35,7 +35,7 @@ func (d Diagnostics) Error() string {
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// write shows one diagnostic: its place first, as compilers do.
+// write writes one diagnostic, with the position first, as compilers do.
 func (d Diagnostics) write(b *strings.Builder, one *hcl.Diagnostic) {
 	if one.Subject == nil {
 		fmt.Fprintf(b, "%s\n", sentence(one))
@@ -60,10 +60,11 @@ func (d Diagnostics) write(b *strings.Builder, one *hcl.Diagnostic) {
 	if at.End.Line == at.Start.Line {
 		width = max(1, at.End.Column-at.Start.Column)
 	}
-	fmt.Fprintf(b, "      | %s%s\n", strings.Repeat(" ", min(at.Start.Column-1, maxExcerpt)), strings.Repeat("^", min(width, maxExcerpt)))
+	fmt.Fprintf(b, "      | %s%s\n", strings.Repeat(" ", min(at.Start.Column-1, maxExcerpt)),
+		strings.Repeat("^", min(width, maxExcerpt)))
 }
 
-// maxExcerpt bounds a line of an excerpt, in bytes.
+// maxExcerpt is the maximum length of a line of an excerpt in bytes.
 const maxExcerpt = 160
 
 func clip(s string) string {
@@ -73,6 +74,7 @@ func clip(s string) string {
 	return s
 }
 
+// sentence returns the text of a diagnostic in one line, without a final full stop.
 func sentence(d *hcl.Diagnostic) string {
 	detail := strings.TrimSpace(d.Detail)
 	if detail == "" || detail == d.Summary {
@@ -81,7 +83,7 @@ func sentence(d *hcl.Diagnostic) string {
 	return strings.TrimSuffix(d.Summary, ".") + ": " + strings.TrimSuffix(detail, ".")
 }
 
-// problem is one error at a place; without one, at none.
+// problem returns an error at a position, which may be nil.
 func problem(at *hcl.Range, format string, args ...any) *hcl.Diagnostic {
 	d := &hcl.Diagnostic{Severity: hcl.DiagError, Summary: fmt.Sprintf(format, args...)}
 	if at != nil && at.Filename != "" {
@@ -90,7 +92,8 @@ func problem(at *hcl.Range, format string, args ...any) *hcl.Diagnostic {
 	return d
 }
 
-// nearest is the name that a mistyped one probably means, as the end of a sentence, or "".
+// nearest returns a hint such as `; did you mean "tags"?` if a known name is similar to a mistyped one, or "". It
+// sorts known.
 func nearest(name string, known []string) string {
 	slices.Sort(known)
 	best, bestAt := "", len(name)/3+2
@@ -105,7 +108,8 @@ func nearest(name string, known []string) string {
 	return fmt.Sprintf("; did you mean %q?", best)
 }
 
-// distance is how many letters must be added, taken away, changed or swapped with their neighbour.
+// distance returns the edit distance of two strings: the number of bytes to insert, delete, replace or swap with their
+// neighbour.
 func distance(a, b string) int {
 	if len(a) > 200 || len(b) > 200 {
 		return len(a) + len(b)
@@ -133,6 +137,7 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
+// failed returns the errors among diags as the error of the evaluation, sorted and without duplicates.
 func (l *loader) failed(diags hcl.Diagnostics) error {
 	d := Diagnostics{files: l.files}
 	seen := map[string]bool{}
@@ -150,12 +155,13 @@ func (l *loader) failed(diags hcl.Diagnostics) error {
 	return d
 }
 
-// byPlace orders diagnostics as they stand in a file; those without a place come first.
+// byPlace compares diagnostics by position. Those without a position come first.
 func byPlace(a, b *hcl.Diagnostic) int {
 	if a.Subject == nil || b.Subject == nil {
 		return cmp.Compare(btoi(a.Subject != nil), btoi(b.Subject != nil))
 	}
-	return cmp.Or(cmp.Compare(a.Subject.Filename, b.Subject.Filename), cmp.Compare(a.Subject.Start.Line, b.Subject.Start.Line),
+	return cmp.Or(cmp.Compare(a.Subject.Filename, b.Subject.Filename),
+		cmp.Compare(a.Subject.Start.Line, b.Subject.Start.Line),
 		cmp.Compare(a.Subject.Start.Column, b.Subject.Start.Column))
 }
 
@@ -166,6 +172,7 @@ func btoi(b bool) int {
 	return 0
 }
 
+// warned returns the warnings.
 func (l *loader) warned() []Warning {
 	var all []Warning
 	for _, one := range l.warnings {

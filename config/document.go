@@ -10,24 +10,25 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// document is one project file, whatever its syntax: attributes and blocks whose expressions are not evaluated yet.
+// document is one project file in any syntax: attributes and blocks with unevaluated expressions.
 type document struct {
 	name   string // as the user would name it
-	strict bool   // unknown things are errors; else warnings, as old files rely on that
+	strict bool   // unknown attributes and blocks are errors, not warnings
 	kinds  kinds
 	root   *block
 	raw    []byte
-	// compose is the content of a compose file, which has no root of its own.
+	// compose is the content of a compose file. Its root is nil: readCompose merges all compose files into one
+	// document.
 	compose *yaml.Node
-	// services are the targets of all compose files.
+	// services lists the target names of the services, in the document of readCompose.
 	services []string
-	// dir is the directory that the file's paths are relative to, seen from the project's; "" is that itself.
+	// dir is the base of the paths in the file, relative to Options.Dir; "" is Options.Dir itself.
 	dir string
-	// contextDir is the same for contexts alone.
+	// contextDir is the base of contexts, which BUILDX_BAKE_FILE_RELATIVE_PATHS changes.
 	contextDir string
 }
 
-// block is a body with its attributes and the blocks in it.
+// block is a block, or the whole file, with its attributes and nested blocks.
 type block struct {
 	kind   string
 	label  string
@@ -37,11 +38,12 @@ type block struct {
 	file   *document
 }
 
-// isStrict says that a file is one of ours, in which nothing unknown is meant for another tool.
+// isStrict reports whether a file is written for this tool alone, by its name. Other files may be shared with tools
+// that know more attributes.
 func isStrict(name string) bool { return strings.HasPrefix(filepath.Base(name), "bake.") }
 
-// parse reads a file: JSON, YAML or HCL by its name, or by what it holds where the name says nothing. One that a strict file
-// includes is strict.
+// parse reads a file as JSON, YAML or HCL; see syntaxOf. If strict is true, the file is strict whatever its name,
+// since a strict file includes it.
 func parse(name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diagnostics) {
 	d := &document{name: name, strict: strict || isStrict(name), kinds: blockKinds(), raw: raw}
 	syntax := syntaxOf(name, raw)
@@ -60,15 +62,15 @@ func parse(name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diag
 			return d, fileOf(file, raw), diags
 		}
 		diags = d.readJSON(file.Body)
-		return d, &hcl.File{Bytes: raw}, diags // without the body, which is large
+		return d, &hcl.File{Bytes: raw}, diags // drop the body, which needs much memory
 	case ".yaml":
 		return d, &hcl.File{Bytes: raw}, d.readYAML(raw)
 	}
 	return d, &hcl.File{Bytes: raw}, d.parseNative(raw)
 }
 
-// syntaxOf is ".json", ".yaml" or ".hcl". Text without one of these endings is YAML when it is a mapping with services, JSON
-// when it starts with a brace.
+// syntaxOf returns ".json", ".yaml" or ".hcl". If the name has no known extension, a mapping with services is YAML,
+// and text that starts with a brace is JSON.
 func syntaxOf(name string, raw []byte) string {
 	switch ext := strings.ToLower(filepath.Ext(name)); ext {
 	case ".yml", ".yaml":
@@ -95,7 +97,7 @@ func fileOf(f *hcl.File, raw []byte) *hcl.File {
 	return f
 }
 
-// readJSON takes over a body in JSON syntax.
+// readJSON reads a body in JSON syntax into d.root.
 func (d *document) readJSON(body hcl.Body) hcl.Diagnostics {
 	s := &hcl.BodySchema{}
 	for _, kind := range d.kinds.top() {

@@ -9,28 +9,35 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// Bounds of the memory of an evaluation, in bytes above what is used when it begins, and how often it is looked at.
+// Bounds of the memory of an evaluation.
 const (
-	maxHeap   = 288 << 20
-	softHeap  = 384 << 20 // of the whole process, from which on garbage is collected often
-	heapPause = 5 * time.Millisecond
+	maxHeap   = 288 << 20            // bytes of live heap above those at the start
+	softHeap  = 384 << 20            // bytes of the whole process; the garbage collector runs more often above it
+	heapPause = 5 * time.Millisecond // between two measurements
 )
 
-// evaluationLimit is how long an evaluation may take: hundreds of times what thousands of targets need.
+// evaluationLimit is the default time limit of an evaluation. Thousands of targets need less than a second.
 const evaluationLimit = 20 * time.Second
 
-// runBounded reads the files and evaluates until the time is up or ctx is cancelled. An evaluation that is given up goes on
-// beside, since nothing can stop one in the middle of an expression; the caller is about to end.
+// runBounded reads the files and calls evaluate, within limits of time and memory.
+//
+// Project files are programs: a few nested loops over short lists need unlimited time and memory. HCL offers no way
+// to interrupt an expression, so a limit inside of the evaluator is not possible. The evaluation therefore runs in
+// its own goroutine, and this function watches the clock, ctx and the live heap from outside. When a limit is reached
+// it returns a diagnostic and abandons the goroutine, which keeps running: the caller must end the process soon. The
+// soft memory limit makes the garbage collector run often enough for the heap measurements to be current. What
+// exhausts the stack or the memory within one parser call is refused before parsing: see checkText. TestBombs shows
+// both.
 func runBounded[T any](ctx context.Context, opts Options, evaluate func(*loader) (T, hcl.Diagnostics)) (T, error) {
 	limit := opts.Limit
 	if limit == 0 {
 		limit = evaluationLimit
 	}
 	var none T
-	var far *remote
+	var fetched *remote
 	if opts.Definition != nil {
 		var err error
-		if far, err = opts.Definition.open(ctx); err != nil {
+		if fetched, err = opts.Definition.open(ctx); err != nil {
 			return none, Diagnostics{list: hcl.Diagnostics{problem(nil, "%v", err)}, cause: err}
 		}
 	}
@@ -42,10 +49,10 @@ func runBounded[T any](ctx context.Context, opts Options, evaluate func(*loader)
 	}
 	done := make(chan result, 1)
 	go func() {
-		if far != nil {
-			defer far.root.Close()
+		if fetched != nil {
+			defer fetched.root.Close()
 		}
-		l, diags := newLoader(ctx, opts, far)
+		l, diags := newLoader(ctx, opts, fetched)
 		value := none
 		if !diags.HasErrors() {
 			value, diags = evaluate(l)
@@ -78,7 +85,7 @@ func runBounded[T any](ctx context.Context, opts Options, evaluate func(*loader)
 	}
 }
 
-// heapBytes is what this process had in use when its garbage was last collected, in bytes.
+// heapBytes returns the bytes of live heap objects at the last garbage collection.
 func heapBytes() uint64 {
 	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(s)

@@ -6,45 +6,45 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// maxWeight bounds the weight of an engine.
+// maxWeight is the maximum weight of an engine.
 const maxWeight = 1000
 
-// Base is a base image by the name that Dockerfiles may use.
+// Base is a base image with a name for use in Dockerfiles.
 type Base struct {
 	Name      string
-	Image     string   // its reference
-	Platforms []string // that it must have; empty: those of the targets
+	Image     string   // reference
+	Platforms []string // platforms that the image must have; empty: those of the targets
 	Range     Range
 }
 
-// Policy is a rule about bases, targets and images.
+// Policy is a rule that bases, targets and images must satisfy.
 type Policy struct {
 	Name    string
 	Rule    string // CEL
 	Message string
-	Warn    bool // a violation is told, and stops nothing
+	Warn    bool // a violation is a warning, not an error
 	Range   Range
 }
 
-// Registry says how a registry, or a part of one, is reached.
+// Registry configures access to a registry, or to the part of one below a path.
 type Registry struct {
 	Prefix    string // HOST[:PORT][/PATH]
 	Mirrors   []string
 	PlainHTTP bool
-	CA        []string // files, relative to Project.Dir
+	CA        []string // files of CA certificates, relative to Project.Dir
 	Range     Range
 }
 
-// Engine is a BuildKit daemon that builds.
+// Engine is a BuildKit daemon to build with.
 type Engine struct {
 	Name      string
 	Address   string
-	Platforms []string // empty: those that it has
+	Platforms []string // empty: those that the daemon reports
 	Weight    int      // at least 1
 	Range     Range
 }
 
-// fillBlocks evaluates the blocks that are not about one target. Of several with one label the last counts.
+// fillBlocks evaluates the base, policy, registry and engine blocks. The last block of a label replaces earlier ones.
 func (l *loader) fillBlocks(p *Project) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, d := range l.docs {
@@ -62,7 +62,7 @@ func (l *loader) fillBlocks(p *Project) hcl.Diagnostics {
 	return diags
 }
 
-// bag evaluates the attributes of a block.
+// bag evaluates the attributes of a block and returns their values by name.
 func (l *loader) bag(b *block) (map[string]any, hcl.Diagnostics) {
 	bag := map[string]any{}
 	var diags hcl.Diagnostics
@@ -87,13 +87,18 @@ func (l *loader) bag(b *block) (map[string]any, hcl.Diagnostics) {
 func (p *Project) addBlock(b *block, bag map[string]any) hcl.Diagnostics {
 	switch b.kind {
 	case "base":
-		base := Base{Name: b.label, Image: get[string](bag, "image"), Platforms: get[[]string](bag, "platforms"), Range: rangeOf(b.at)}
+		base := Base{
+			Name: b.label, Image: get[string](bag, "image"), Platforms: get[[]string](bag,
+				"platforms"), Range: rangeOf(b.at),
+		}
 		if base.Image == "" {
 			return hcl.Diagnostics{problem(&b.at, "base %q needs an image: image = \"golang:1.26\"", b.label)}
 		}
 		p.Bases[b.label] = base
 	case "policy":
-		one := Policy{Name: b.label, Rule: get[string](bag, "rule"), Message: get[string](bag, "message"), Range: rangeOf(b.at)}
+		one := Policy{
+			Name: b.label, Rule: get[string](bag, "rule"), Message: get[string](bag, "message"), Range: rangeOf(b.at),
+		}
 		level := get[string](bag, "level")
 		if one.Warn = level == "warn"; one.Rule == "" || level != "" && level != "warn" && level != "deny" {
 			return hcl.Diagnostics{problem(&b.at, "policy %q needs a rule, and a level of warn or deny", b.label)}
@@ -116,12 +121,14 @@ func (p *Project) addBlock(b *block, bag map[string]any) hcl.Diagnostics {
 
 func (p *Project) addEngine(b *block, bag map[string]any) hcl.Diagnostics {
 	one := Engine{
-		Name: b.label, Address: get[string](bag, "address"), Platforms: get[[]string](bag, "platforms"), Weight: 1, Range: rangeOf(b.at),
+		Name: b.label, Address: get[string](bag, "address"), Platforms: get[[]string](bag, "platforms"), Weight: 1,
+		Range: rangeOf(b.at),
 	}
 	if weight := get[string](bag, "weight"); weight != "" {
 		n, err := strconv.Atoi(weight)
 		if err != nil || n < 1 || n > maxWeight {
-			return hcl.Diagnostics{problem(&b.at, "engine %q: weight = %s is not a whole number from 1 to %d", b.label, weight, maxWeight)}
+			return hcl.Diagnostics{problem(&b.at, "engine %q: weight = %s is not an integer from 1 to %d", b.label,
+				weight, maxWeight)}
 		}
 		one.Weight = n
 	}

@@ -19,31 +19,32 @@ import (
 // maxFile bounds one project file, in bytes.
 const maxFile = 16 << 20
 
-// source is a project file as it was read.
+// source is the content of a project file.
 type source struct {
 	name    string
 	content []byte
 }
 
-// usualFiles are looked for when no file is named: ours first; if there is none, those of Docker Bake, which are read one
-// over the other.
+// usualFiles returns the files to look for if none is named. The first existing file of ours is read alone. If there
+// is none, all existing files of theirs, the names of Docker Bake, are read by increasing precedence.
 func usualFiles() (ours, theirs []string) {
 	return []string{"bake.hcl", "bake.yaml", "bake.yml", "bake.json"},
-		append(composeFiles(), "docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl")
+		append(composeFiles(), "docker-bake.json", "docker-bake.hcl", "docker-bake.override.json",
+			"docker-bake.override.hcl")
 }
 
-// UsualFiles are the names of the files that are read when none is named, some of them.
+// UsualFiles returns the names of all files that Load looks for if Options names none.
 func UsualFiles() []string {
 	ours, theirs := usualFiles()
 	return append(ours, theirs...)
 }
 
-// composeFiles are the usual compose files.
+// composeFiles returns the usual names of compose files.
 func composeFiles() []string {
 	return []string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"}
 }
 
-// findFiles reads the named files, else BUILDX_BAKE_FILE's, else the usual ones.
+// findFiles reads the files of -f, else those of BUILDX_BAKE_FILE, else the usual ones.
 func findFiles(ctx context.Context, o Options) ([]source, error) {
 	files := o.explicitFiles()
 	if len(files) == 0 {
@@ -64,7 +65,7 @@ func findFiles(ctx context.Context, o Options) ([]source, error) {
 	return all, nil
 }
 
-// named are the files of -f, else those of BUILDX_BAKE_FILE.
+// explicitFiles returns the files of -f, or else those of BUILDX_BAKE_FILE.
 func (o Options) explicitFiles() []string {
 	v := o.Env["BUILDX_BAKE_FILE"]
 	if len(o.Files) > 0 || v == "" {
@@ -77,7 +78,7 @@ func (o Options) explicitFiles() []string {
 	return slices.DeleteFunc(strings.Split(v, separator), func(s string) bool { return strings.TrimSpace(s) == "" })
 }
 
-// usual reads the usual files of a place.
+// readUsual reads the usual files with read. place describes their location in messages.
 func readUsual(read func(name string) ([]byte, error), place string) ([]source, error) {
 	ours, theirs := usualFiles()
 	for _, name := range ours {
@@ -131,7 +132,7 @@ func readFile(o Options, name string) ([]byte, error) {
 	return readAll(r)
 }
 
-// readAll reads a project file of bounded size.
+// readAll reads a project file of at most maxFile bytes.
 func readAll(r io.Reader) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err == nil && len(raw) > maxFile {
@@ -140,7 +141,7 @@ func readAll(r io.Reader) ([]byte, error) {
 	return raw, err
 }
 
-// withEnvFiles is o with the variables of its files in the environment, where that does not have them.
+// withEnvFiles returns o with the variables of its EnvFiles added to Env, which takes precedence over them.
 func (o Options) withEnvFiles() (Options, error) {
 	all := map[string]string{}
 	maps.Copy(all, o.Env)
@@ -153,7 +154,7 @@ func (o Options) withEnvFiles() (Options, error) {
 	return o, nil
 }
 
-// addEnvFile adds what a file of NAME=VALUE lines says to what env says already.
+// addEnvFile adds the variables of a file of NAME=VALUE lines to env, unless env has them.
 func (o Options) addEnvFile(env map[string]string, name string, required bool) error {
 	raw, err := readFile(o, name)
 	switch {
@@ -162,11 +163,12 @@ func (o Options) addEnvFile(env map[string]string, name string, required bool) e
 	case err != nil:
 		return fmt.Errorf("environment file %s: %w", name, err)
 	}
-	said, err := dotenv.UnmarshalBytesWithLookup(raw, func(name string) (string, bool) { v, ok := env[name]; return v, ok })
+	vars, err := dotenv.UnmarshalBytesWithLookup(raw,
+		func(name string) (string, bool) { v, ok := env[name]; return v, ok })
 	if err != nil {
 		return fmt.Errorf("environment file %s: %w", name, err)
 	}
-	for name, value := range said {
+	for name, value := range vars {
 		if _, ok := env[name]; !ok {
 			env[name] = value
 		}

@@ -9,7 +9,8 @@ import (
 	"github.com/zclconf/go-cty/cty/function"
 )
 
-// userFunction makes a function of a function block. Its result is evaluated in the scope, with the parameters on top.
+// userFunction returns the function that a function block defines. A call evaluates its result with the parameters as
+// locals.
 func (s *scope) userFunction(b *block) (function.Function, hcl.Diagnostics) {
 	params, diags := names(b.attrs["params"])
 	variadic := ""
@@ -65,7 +66,7 @@ func anyParam(name string) function.Parameter {
 	return function.Parameter{Name: name, Type: cty.DynamicPseudoType, AllowNull: true, AllowDynamicType: true}
 }
 
-// inFunction is the first error of a function's body, with its place, for the error of the call.
+// inFunction returns the first error in a function's body, with its position, as the error of the call.
 func inFunction(diags hcl.Diagnostics) error {
 	for _, d := range diags {
 		if d.Severity != hcl.DiagError {
@@ -79,7 +80,7 @@ func inFunction(diags hcl.Diagnostics) error {
 	return errors.New("no value")
 }
 
-// names reads a list of bare names, or, in JSON and YAML, of strings.
+// names reads a list of names. In JSON and YAML they are strings.
 func names(a *hcl.Attribute) ([]string, hcl.Diagnostics) {
 	if a == nil {
 		return nil, nil

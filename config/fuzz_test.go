@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// load evaluates one file, as the fuzz targets give it. Whatever it holds comes to a project or to diagnostics.
+// load evaluates one file for the fuzz targets. The result must be a project or diagnostics for any content.
 func load(t *testing.T, name string, content []byte, set ...string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -25,7 +25,7 @@ func load(t *testing.T, name string, content []byte, set ...string) {
 		t.Fatalf("the error is a %T: %v", err, err)
 	}
 	if err != nil && strings.TrimSpace(err.Error()) == "" {
-		t.Fatal("an error without words")
+		t.Fatal("the error has no text")
 	}
 	if err == nil {
 		if _, err := config.Print(p); err != nil {
@@ -34,7 +34,7 @@ func load(t *testing.T, name string, content []byte, set ...string) {
 	}
 }
 
-// seeds adds the files of the test cases that have an extension.
+// seeds adds the files of the test cases with an extension to the corpus.
 func seeds(f *testing.F, extension string) {
 	f.Helper()
 	archives, err := filepath.Glob("testdata/*.txtar")
@@ -69,7 +69,7 @@ func FuzzYAML(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content []byte) { load(t, "bake.yaml", content) })
 }
 
-// FuzzCompose starts from the compose files that are compared with the peer's reading.
+// FuzzCompose starts from the compose files of TestAsPeer.
 func FuzzCompose(f *testing.F) {
 	archive, err := txtar.ParseFile("testdata/peer/compose.txtar")
 	if err != nil {
@@ -84,7 +84,8 @@ func FuzzCompose(f *testing.F) {
 }
 
 func FuzzSet(f *testing.F) {
-	for _, s := range []string{"default.tags=x", "*.args.A=1", "default.output+=type=oci", "default.secret.a=env=B", "a", "..=", "default.no-cache="} {
+	for _, s := range []string{"default.tags=x", "*.args.A=1", "default.output+=type=oci", "default.secret.a=env=B",
+		"a", "..=", "default.no-cache="} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, set string) { load(t, "bake.hcl", []byte(`target "default" {}`), set) })

@@ -10,11 +10,12 @@ import (
 	"strings"
 )
 
-// Init makes a project file for what is in dir: for the services of its compose file, which go on being described there, or
-// else for the Dockerfiles in it and below, a target each and a group of them all. It returns the content, how many targets
-// there are, and the compose file if it is one. Directories whose names start with a dot are left out, and so are those of
-// packages.
-func Init(ctx context.Context, dir string, env map[string]string) (content string, count int, compose string, err error) {
+// Init returns the content of a project file for dir, the number of its targets, and the name of the compose file if
+// there is one. There is a target for each service of the compose file or, without one, for each Dockerfile in dir
+// and below, and the group "default" of all targets. It skips directories whose names start with a dot, node_modules
+// and vendor.
+func Init(ctx context.Context, dir string, env map[string]string) (content string, count int, compose string,
+	err error) {
 	for _, name := range composeFiles() {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			content, count, err = composeProject(ctx, dir, name, env)
@@ -31,17 +32,20 @@ func Init(ctx context.Context, dir string, env map[string]string) (content strin
 	return projectFile(dir, found), len(found), "", nil
 }
 
-// dockerfiles are the Dockerfiles in dir and below, with slashes, sorted.
+// dockerfiles returns the Dockerfiles in dir and below, as sorted relative paths with slashes.
 func dockerfiles(dir string) ([]string, error) {
 	var found []string
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && p != dir && (strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules" || d.Name() == "vendor") {
+		name := d.Name()
+		if d.IsDir() && p != dir && (strings.HasPrefix(name, ".") || name == "node_modules" || name == "vendor") {
 			return fs.SkipDir
 		}
-		if name := d.Name(); d.Type().IsRegular() && (name == "Dockerfile" || strings.HasSuffix(name, ".Dockerfile") || strings.HasPrefix(name, "Dockerfile.")) {
+		isDockerfile := name == "Dockerfile" || strings.HasSuffix(name, ".Dockerfile") || strings.HasPrefix(name,
+			"Dockerfile.")
+		if d.Type().IsRegular() && isDockerfile {
 			rel, err := filepath.Rel(dir, p)
 			if err != nil {
 				return err
@@ -80,7 +84,8 @@ func projectFile(dir string, found []string) string {
 	return fmt.Sprintf("group \"default\" {\n  targets = [%s]\n}\n", strings.Join(list, ", ")) + targets.String()
 }
 
-// targetName is what a Dockerfile's target is called: its folder, and what its own name adds.
+// targetName returns the name of the target for a Dockerfile: the name of its directory, and the prefix or suffix of
+// its own name.
 func targetName(dir, context, file string) string {
 	name := filepath.Base(context)
 	if context == "." {

@@ -11,8 +11,9 @@ import (
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 )
 
-// composeProject writes out the targets that a compose file stands for.
-func composeProject(ctx context.Context, dir, name string, env map[string]string) (content string, count int, err error) {
+// composeProject returns a project file with the targets of a compose file.
+func composeProject(ctx context.Context, dir, name string, env map[string]string) (content string, count int,
+	err error) {
 	p, _, err := Load(ctx, Options{Dir: dir, Files: []string{name}, Env: env})
 	if err != nil {
 		return "", 0, err
@@ -47,18 +48,20 @@ func composeProject(ctx context.Context, dir, name string, env map[string]string
 	return string(f.Bytes()), len(p.Requested), nil
 }
 
+// isDefault reports whether a printed attribute has its default value and can be omitted.
 func isDefault(attribute, text string) bool {
 	return attribute == "context" && text == `"."` || attribute == "dockerfile" && text == `"Dockerfile"`
 }
 
-// fromJSON is a printed value; those that are printed as templates are read as such.
+// fromJSON converts a printed attribute back to a value. It undoes escape for the attributes that Print escapes.
 func fromJSON(attribute string, raw []byte) (cty.Value, error) {
 	typ, err := ctyjson.ImpliedType(raw)
 	if err != nil {
 		return cty.NilVal, err
 	}
 	v, err := ctyjson.Unmarshal(raw, typ)
-	if err != nil || !slices.Contains([]string{"args", "labels", "annotations", "dockerfile-inline", "extra-hosts"}, attribute) {
+	if err != nil || !slices.Contains([]string{"args", "labels", "annotations", "dockerfile-inline", "extra-hosts"},
+		attribute) {
 		return v, err
 	}
 	return cty.Transform(v, func(_ cty.Path, v cty.Value) (cty.Value, error) {

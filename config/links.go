@@ -8,7 +8,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// shareEntitlements gives each target what the targets that it links to need.
+// shareEntitlements adds to each target the entitlements of the targets that it links to, since building it builds
+// them. The links must be free of cycles.
 func (p *Project) shareEntitlements() {
 	done := map[string]bool{}
 	var visit func(name string)
@@ -34,7 +35,7 @@ func (p *Project) shareEntitlements() {
 	}
 }
 
-// links are the targets that a target's contexts name.
+// links returns the sorted names of the targets that a target uses as contexts.
 func (l *loader) links(t *Target) ([]string, hcl.Diagnostics) {
 	var all []string
 	var diags hcl.Diagnostics
@@ -55,7 +56,7 @@ func (l *loader) links(t *Target) ([]string, hcl.Diagnostics) {
 	return all, diags
 }
 
-// checkLinks finds targets that link to themselves, directly or not.
+// checkLinks reports targets that link to themselves, directly or not.
 func (l *loader) checkLinks(p *Project) hcl.Diagnostics {
 	const onPath, done = 1, 2
 	state := map[string]int{}

@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// Listed is one line of --list: a target or group, or a variable with its value.
+// Listed is one entry of --list: a target, a group, or a variable.
 type Listed struct {
 	Name        string `json:"name"`
 	Description string `json:"description,omitempty"`
@@ -18,7 +18,8 @@ type Listed struct {
 	Type        string `json:"type,omitempty"`    // of a variable, when it is declared
 }
 
-// List lists "targets", with groups, or "variables". Names that start with an underscore are for the file itself.
+// List returns the "targets", including groups, or the "variables", sorted by name. Names that start with an
+// underscore are private to the project files and omitted.
 func List(ctx context.Context, opts Options, what string) ([]Listed, error) {
 	return runBounded(ctx, opts, func(l *loader) ([]Listed, hcl.Diagnostics) {
 		switch what {

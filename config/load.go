@@ -9,18 +9,28 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// loader is one evaluation.
+// loader evaluates project files once.
+//
+// Evaluation is lazy. newLoader only parses the files and records the definitions. An expression is evaluated when a
+// requested target needs its value, and only once: values holds the attributes of targets, scope the variables and
+// locals. So a reference such as target.a.tags sees the merged value with overrides applied, and an error in a target
+// that no requested target needs is not reported (lazy.txtar).
+//
+// Laziness makes recursion the control flow, so every cycle must be found or it exhausts the stack. scope.enter keeps
+// the path of names under evaluation and reports a name that is already on it, with the whole cycle. Groups, parents
+// and links between targets are graphs of names, checked by expand, checkParents and checkLinks
+// (errors/cycles.txtar has each kind).
 type loader struct {
 	opts      Options
 	schema    schema
 	files     map[string]*hcl.File
 	docs      []*document
-	names     []string // of all files that were read
+	names     []string // names of the files that were read
 	included  []string // see Project.Included
-	remote    *remote  // nil when the files are on this machine
+	remote    *remote  // nil if the files are local
 	scope     *scope
-	defs      map[string][]targetDef // blocks of each target, in order
-	order     []string               // target names as they are written
+	defs      map[string][]targetDef // the blocks of each target, by increasing precedence
+	order     []string               // target names in the written order
 	groups    map[string]*groupDef
 	overrides []*override
 	values    map[attrKey]attrValue
@@ -31,7 +41,8 @@ type loader struct {
 	warnings  hcl.Diagnostics
 }
 
-// attrKey is an attribute of a target, as it is for a target that inherits it when self is not empty.
+// attrKey identifies the value of an attribute of a target. If the value depends on self, self is the name of the
+// target that inherits it; otherwise it is empty, and all heirs share the value.
 type attrKey struct{ target, attribute, self string }
 
 type attrValue struct {
@@ -39,19 +50,19 @@ type attrValue struct {
 	at    hcl.Range
 }
 
-// targetDef is one block of a target, with the values of its matrix.
+// targetDef is one block of a target, with the variables of one combination of its matrix.
 type targetDef struct {
 	block  *block
 	locals map[string]cty.Value
 }
 
-// groupDef is a group: of a block, or the targets that a matrix made.
+// groupDef is a group: a block, or the targets of a matrix if block is nil.
 type groupDef struct {
 	block   *block
-	members []string // of a matrix
+	members []string // the targets of the matrix
 }
 
-// Load evaluates the project files for the requested targets, and what these link to. The error is of type Diagnostics.
+// Load evaluates the project files for the requested targets and those they link to. The error is of type Diagnostics.
 func Load(ctx context.Context, opts Options) (*Project, []Warning, error) {
 	type result struct {
 		project  *Project
@@ -64,12 +75,14 @@ func Load(ctx context.Context, opts Options) (*Project, []Warning, error) {
 	return r.project, r.warnings, err
 }
 
-// newLoader reads the files and notes all definitions, without evaluating any that need not be.
-func newLoader(ctx context.Context, opts Options, far *remote) (*loader, hcl.Diagnostics) {
+// newLoader reads the files and records all definitions. It evaluates only includes, and
+// matrices with the names of their targets.
+func newLoader(ctx context.Context, opts Options, fetched *remote) (*loader, hcl.Diagnostics) {
 	opts, err := opts.withEnvFiles()
 	l := &loader{
-		opts: opts, remote: far, schema: newSchema(), files: map[string]*hcl.File{}, defs: map[string][]targetDef{},
-		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, acyclic: map[string]bool{}, selfUse: map[attrKey]bool{},
+		opts: opts, remote: fetched, schema: newSchema(), files: map[string]*hcl.File{}, defs: map[string][]targetDef{},
+		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, acyclic: map[string]bool{},
+		selfUse: map[attrKey]bool{},
 	}
 	l.scope = &scope{
 		opts: opts, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{}, functions: library(),
@@ -102,7 +115,7 @@ func newLoader(ctx context.Context, opts Options, far *remote) (*loader, hcl.Dia
 	return l, diags
 }
 
-// checkVars checks that --var names what a file defines, once the files are known.
+// checkVars checks that each --var sets a variable that a file defines.
 func (l *loader) checkVars() hcl.Diagnostics {
 	var known []string
 	for _, d := range l.docs {
@@ -125,7 +138,7 @@ func (l *loader) checkVars() hcl.Diagnostics {
 	return diags
 }
 
-// define notes what a file defines.
+// define records the definitions of a file. A later file replaces earlier definitions of the same name.
 func (l *loader) define(d *document) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for name, a := range d.root.attrs {
@@ -148,6 +161,7 @@ func (l *loader) define(d *document) hcl.Diagnostics {
 	return diags
 }
 
+// defineFunctions adds the functions of the files to the scope. Built-in functions take precedence.
 func (l *loader) defineFunctions() hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	own := map[string]bool{}
@@ -175,7 +189,7 @@ func (l *loader) defineFunctions() hcl.Diagnostics {
 	return diags
 }
 
-// allNames are all names of targets and groups.
+// allNames returns the names of all targets and groups, in no order.
 func (l *loader) allNames() []string {
 	all := slices.Clone(l.order)
 	for name := range l.groups {
@@ -186,24 +200,26 @@ func (l *loader) allNames() []string {
 	return all
 }
 
-// project resolves the requested targets and all that they link to.
+// project evaluates the requested targets and those they link to. A target that is only linked to gets the output
+// cacheonly: its image is needed as a context, not as a result.
 func (l *loader) project() (*Project, hcl.Diagnostics) {
 	p := &Project{Dir: l.opts.Dir, Targets: map[string]*Target{}, Groups: map[string]*Group{},
-		Bases: map[string]Base{}, Policies: map[string]Policy{}, Registries: map[string]Registry{}, Engines: map[string]Engine{}}
+		Bases: map[string]Base{}, Policies: map[string]Policy{}, Registries: map[string]Registry{},
+		Engines: map[string]Engine{}}
 	p.Files, p.Included = l.names, l.included
 	requested, diags := l.request()
 	if diags.HasErrors() {
 		return nil, diags
 	}
 	p.Requested = requested
-	asked := map[string]bool{}
+	isRequested := map[string]bool{}
 	for _, name := range requested {
-		asked[name] = true
+		isRequested[name] = true
 	}
-	rest := slices.Clone(requested)
-	for len(rest) > 0 {
-		name := rest[0]
-		rest = rest[1:]
+	queue := slices.Clone(requested)
+	for len(queue) > 0 {
+		name := queue[0]
+		queue = queue[1:]
 		if p.Targets[name] != nil {
 			continue
 		}
@@ -215,8 +231,8 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 		}
 		linked, more := l.links(t)
 		diags = append(diags, more...)
-		rest = append(rest, linked...)
-		if !asked[name] {
+		queue = append(queue, linked...)
+		if !isRequested[name] {
 			t.Outputs = []Attrs{{"type": "cacheonly"}}
 		}
 	}
@@ -229,7 +245,7 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 	for name := range l.groups {
 		members, more := l.members(name)
 		if more.HasErrors() {
-			continue // nobody asked for it
+			continue // not requested: request has reported errors of those that are
 		}
 		p.Groups[name] = &Group{Name: name, Targets: members, Description: l.groupDescription(name)}
 	}

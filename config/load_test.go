@@ -16,8 +16,9 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// TestCases runs the cases of testdata: project files, what is asked for in "args" (one argument a line: names, and
-// --set, --var, -f, env:NAME=VALUE), and the JSON in "want" or the text in "error". BAKE_UPDATE=1 writes these two anew.
+// TestCases runs the cases in testdata. Each archive has project files, the arguments in "args", one per line (names,
+// --set, --var, --env-file, -f, env:NAME=VALUE), and the expected JSON in "want" or the expected text in "error".
+// BAKE_UPDATE=1 rewrites the expectations.
 func TestCases(t *testing.T) {
 	cases, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(cases) == 0 {
@@ -98,8 +99,8 @@ func readArgs(t *testing.T, opts *config.Options, env map[string]string, text st
 	}
 }
 
-// TestErrors runs the mistakes in testdata/errors: of each the place and the words are fixed. Each archive holds many, a folder
-// each, with what is said in "error". BAKE_UPDATE=1 writes that anew.
+// TestErrors runs the invalid projects in testdata/errors and compares text and position of the diagnostics. Each archive
+// has many cases, each in a folder with the expected text in "error". BAKE_UPDATE=1 rewrites it.
 func TestErrors(t *testing.T) {
 	archives, err := filepath.Glob("testdata/errors/*.txtar")
 	if err != nil {
@@ -125,16 +126,16 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	if count < 80 {
-		t.Errorf("%d mistakes; at least 80 are wanted", count)
+		t.Errorf("%d cases, want at least 80", count)
 	}
 }
 
-// oneError runs one case and returns its files with what was said.
+// oneError runs one case and returns its files with the actual error.
 func oneError(t *testing.T, name string, files []txtar.File) []txtar.File {
 	opts, want, kept := writeCase(t, files)
 	got, kind := outcome(t, opts)
 	if kind != "error" {
-		t.Errorf("it is no error:\n%s", got)
+		t.Errorf("no error:\n%s", got)
 	}
 	got = strings.ReplaceAll(got, opts.Dir, "DIR")
 	if os.Getenv("BAKE_UPDATE") == "" && got != want {
@@ -147,7 +148,7 @@ func oneError(t *testing.T, name string, files []txtar.File) []txtar.File {
 	return kept
 }
 
-// writeCase writes the files of a case, and returns what is asked for, what is wanted, and all files but that.
+// writeCase writes the files of a case. It returns the options, the expected output, and all files except that output.
 func writeCase(t *testing.T, files []txtar.File) (opts config.Options, want string, kept []txtar.File) {
 	t.Helper()
 	opts.Dir = t.TempDir()
@@ -173,7 +174,7 @@ func writeCase(t *testing.T, files []txtar.File) (opts config.Options, want stri
 	return opts, want, kept
 }
 
-// TestExamples: the examples load.
+// TestExamples checks that the examples load without warnings.
 func TestExamples(t *testing.T) {
 	for dir, vars := range map[string][]string{"../examples/hello": {"GOROOT=/go"}, "../examples/flask": nil} {
 		abs, err := filepath.Abs(dir)
@@ -186,45 +187,15 @@ func TestExamples(t *testing.T) {
 			continue
 		}
 		if len(p.Requested) == 0 {
-			t.Errorf("%s asks for nothing", dir)
+			t.Errorf("%s requests no target", dir)
 		}
 	}
 }
 
-// TestBombs: what would take a stack, a memory or a time without bound ends with a diagnostic.
+// TestBombs checks that files that would need unbounded stack, memory or time end with a diagnostic; see maxDepth and
+// runBounded.
 func TestBombs(t *testing.T) {
-	doubling := "v0 = \"xxxxxxxxxxxxxxxx\"\n"
-	for i := range 40 {
-		doubling += fmt.Sprintf("v%d = \"${v%d}${v%d}\"\n", i+1, i, i)
-	}
-	aliases := "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
-	for i, last := 0, "a"; i < 12; i++ {
-		name := fmt.Sprintf("b%d", i)
-		aliases += name + ": &" + name + " [" + strings.TrimSuffix(strings.Repeat("*"+last+",", 10), ",") + "]\n"
-		last = name
-	}
-	cases := map[string]struct{ file, content, want string }{
-		"brackets":  {"bake.hcl", `target "default" { tags = ` + strings.Repeat("[", 100_000), "nested brackets"},
-		"not":       {"bake.hcl", `target "default" { args = { A = ` + strings.Repeat("!", 100_000), "operators in one expression"},
-		"sum":       {"bake.hcl", `target "default" { args = { A = 1` + strings.Repeat("+1", 100_000) + "} }", "operators in one expression"},
-		"json":      {"docker-bake.json", `{"target":` + strings.Repeat(`{"a":`, 100_000), "nested brackets"},
-		"lines":     {"bake.hcl", "target \"default\" { args = { A = (1" + strings.Repeat("\n+1", 100_000) + ") } }", "operators in one expression"},
-		"choices":   {"bake.hcl", "target \"default\" { args = { A = (" + strings.Repeat("true ?\n1 : ", 50_000) + "1) } }", "operators in one expression"},
-		"indexes":   {"bake.hcl", "target \"default\" { args = { A = a" + strings.Repeat("[b]", 50_000) + " } }", "operators in one expression"},
-		"splats":    {"bake.hcl", "target \"default\" { args = { A = a" + strings.Repeat(".*", 50_000) + " } }", "operators in one expression"},
-		"nested":    {"bake.hcl", "target \"default\" { args = { A = " + strings.Repeat("1"+strings.Repeat("+1", 300)+"+(", 300) + strings.Repeat(")", 300) + " } }", "operators in one expression"},
-		"in JSON":   {"docker-bake.json", `{"target":{"default":{"args":{"A":"\u0024{1` + strings.Repeat("+1", 100_000) + `}"}}}}`, "operators in one expression"},
-		"in YAML":   {"bake.yaml", "target:\n  default:\n    args:\n      A: '${1" + strings.Repeat("+1", 100_000) + "}'\n", "operators in one expression"},
-		"elements":  {"bake.hcl", `target "default" { tags = [` + strings.Repeat("1,", 3_000_000) + "] }", "split the file or the block"},
-		"values":    {"bake.hcl", "pad = \"" + strings.Repeat("x", 2000) + "\"\nL = range(1000)\ntarget \"default\" { tags = [for a in L : [for b in L : \"${pad}${a}${b}\"]] }", "MiB to evaluate"},
-		"doubling":  {"bake.hcl", doubling + `target "default" { tags = [v40] }`, "at most 1048576 are allowed"},
-		"aliases":   {"bake.yaml", aliases + "target: {default: {}}\n", "aliases"},
-		"loops":     {"bake.hcl", "L = range(200)\ntarget \"default\" { tags = [for a in L : join(\"\", [for b in L : join(\"\", [for c in L : \"\"])])] }", "not evaluated within"},
-		"wide":      {"bake.hcl", "v = \"" + strings.Repeat("x", 900_000) + "\"\ntarget \"default\" { tags = [\"" + strings.Repeat("${v}", 1000) + "\"] }", "in this expression exceed"},
-		"matrix":    {"bake.hcl", "target \"default\" {\n name = \"a-${a}-${b}\"\n matrix = {\n a = range(1000)\n b = range(1000)\n }\n}", "more than 10000 targets"},
-		"too large": {"bake.hcl", strings.Repeat("#", 17<<20), "larger than"},
-	}
-	for name, c := range cases {
+	for name, c := range bombs() {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			if err := os.WriteFile(filepath.Join(dir, c.file), []byte(c.content), 0o644); err != nil {
@@ -239,5 +210,54 @@ func TestBombs(t *testing.T) {
 				t.Errorf("got %.300v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// bomb is a project file and a part of the expected diagnostic.
+type bomb struct{ file, content, want string }
+
+func bombs() map[string]bomb {
+	doubling := "v0 = \"xxxxxxxxxxxxxxxx\"\n"
+	for i := range 40 {
+		doubling += fmt.Sprintf("v%d = \"${v%d}${v%d}\"\n", i+1, i, i)
+	}
+	aliases := "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+	for i, last := 0, "a"; i < 12; i++ {
+		name := fmt.Sprintf("b%d", i)
+		aliases += name + ": &" + name + " [" + strings.TrimSuffix(strings.Repeat("*"+last+",", 10), ",") + "]\n"
+		last = name
+	}
+	return map[string]bomb{
+		"brackets": {"bake.hcl", `target "default" { tags = ` + strings.Repeat("[", 100_000), "nested brackets"},
+		"not": {"bake.hcl", `target "default" { args = { A = ` + strings.Repeat("!", 100_000),
+			"operators in one expression"},
+		"sum": {"bake.hcl", `target "default" { args = { A = 1` + strings.Repeat("+1", 100_000) + "} }",
+			"operators in one expression"},
+		"json": {"docker-bake.json", `{"target":` + strings.Repeat(`{"a":`, 100_000), "nested brackets"},
+		"lines": {"bake.hcl", "target \"default\" { args = { A = (1" + strings.Repeat("\n+1", 100_000) + ") } }",
+			"operators in one expression"},
+		"choices": {"bake.hcl", "target \"default\" { args = { A = (" + strings.Repeat("true ?\n1 : ",
+			50_000) + "1) } }", "operators in one expression"},
+		"indexes": {"bake.hcl", "target \"default\" { args = { A = a" + strings.Repeat("[b]", 50_000) + " } }",
+			"operators in one expression"},
+		"splats": {"bake.hcl", "target \"default\" { args = { A = a" + strings.Repeat(".*", 50_000) + " } }",
+			"operators in one expression"},
+		"nested": {"bake.hcl", "target \"default\" { args = { A = " + strings.Repeat("1"+strings.Repeat("+1",
+			300)+"+(", 300) + strings.Repeat(")", 300) + " } }", "operators in one expression"},
+		"in JSON": {"docker-bake.json", `{"target":{"default":{"args":{"A":"\u0024{1` + strings.Repeat("+1",
+			100_000) + `}"}}}}`, "operators in one expression"},
+		"in YAML": {"bake.yaml", "target:\n  default:\n    args:\n      A: '${1" + strings.Repeat("+1",
+			100_000) + "}'\n", "operators in one expression"},
+		"elements": {"bake.hcl", `target "default" { tags = [` + strings.Repeat("1,", 3_000_000) + "] }",
+			"split the file or the block"},
+		"values": {"bake.hcl", "pad = \"" + strings.Repeat("x",
+			2000) + "\"\nL = range(1000)\ntarget \"default\" { tags = [for a in L : [for b in L : \"${pad}${a}${b}\"]] }", "MiB to evaluate"},
+		"doubling": {"bake.hcl", doubling + `target "default" { tags = [v40] }`, "at most 1048576 are allowed"},
+		"aliases":  {"bake.yaml", aliases + "target: {default: {}}\n", "aliases"},
+		"loops":    {"bake.hcl", "L = range(200)\ntarget \"default\" { tags = [for a in L : join(\"\", [for b in L : join(\"\", [for c in L : \"\"])])] }", "not evaluated within"},
+		"wide": {"bake.hcl", "v = \"" + strings.Repeat("x",
+			900_000) + "\"\ntarget \"default\" { tags = [\"" + strings.Repeat("${v}", 1000) + "\"] }", "in this expression exceed"},
+		"matrix":    {"bake.hcl", "target \"default\" {\n name = \"a-${a}-${b}\"\n matrix = {\n a = range(1000)\n b = range(1000)\n }\n}", "more than 10000 targets"},
+		"too large": {"bake.hcl", strings.Repeat("#", 17<<20), "larger than"},
 	}
 }

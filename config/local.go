@@ -11,7 +11,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// addLocals notes the values of a locals block, which the file alone sees.
+// addLocals records the attributes of a locals block, which are visible only in its file.
 func (s *scope) addLocals(file string, b *block) hcl.Diagnostics {
 	known := s.locals[file]
 	if known == nil {
@@ -29,11 +29,11 @@ func (s *scope) addLocals(file string, b *block) hcl.Diagnostics {
 	return diags
 }
 
-// localValues is the object that local.NAME looks into, with no more in it than is asked for.
-func (s *scope) localValues(file string, asked []hcl.Traversal) (cty.Value, hcl.Diagnostics) {
+// localValues returns the value of "local" for an expression, with only the names that its references use.
+func (s *scope) localValues(file string, refs []hcl.Traversal) (cty.Value, hcl.Diagnostics) {
 	object := map[string]cty.Value{}
 	var diags hcl.Diagnostics
-	for _, t := range asked {
+	for _, t := range refs {
 		at := t.SourceRange()
 		name, ok := attrStep(t, 1)
 		if !ok {
@@ -51,7 +51,8 @@ func (s *scope) local(file, name string, at *hcl.Range) (cty.Value, hcl.Diagnost
 	a := s.locals[file][name]
 	if a == nil {
 		known := slices.Collect(maps.Keys(s.locals[file]))
-		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown local %q in this file%s", name, nearest(name, known))}
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown local %q in this file%s", name,
+			nearest(name, known))}
 	}
 	key := fmt.Sprintf("local.%s in %s", name, file)
 	if v, ok := s.values[key]; ok {
@@ -69,10 +70,11 @@ func (s *scope) local(file, name string, at *hcl.Range) (cty.Value, hcl.Diagnost
 	return v, diags
 }
 
-// selfName is the name by which a target knows itself: self.name.
+// selfName is the variable that describes the evaluated target: self.name.
 const selfName = "self"
 
-// usesSelf says whether the value of an attribute depends on which target asks for it.
+// usesSelf reports whether an attribute of a target, or of one it inherits from, refers to self. Then its value is
+// different for each target that inherits it.
 func (l *loader) usesSelf(name string, a attribute) bool {
 	if !l.anySelf {
 		return false
@@ -81,7 +83,7 @@ func (l *loader) usesSelf(name string, a attribute) bool {
 	if uses, ok := l.selfUse[key]; ok {
 		return uses
 	}
-	l.selfUse[key] = false // for those that inherit in a circle
+	l.selfUse[key] = false // ends the recursion if targets inherit in a cycle
 	uses := false
 	for _, d := range l.defs[name] {
 		if written := d.block.attrs[a.name]; written != nil && mentions(written.Expr, selfName) {
@@ -96,13 +98,15 @@ func (l *loader) usesSelf(name string, a attribute) bool {
 	return uses
 }
 
+// mentions reports whether an expression refers to a variable.
 func mentions(e hcl.Expression, name string) bool {
 	return slices.ContainsFunc(e.Variables(), func(t hcl.Traversal) bool { return t.RootName() == name })
 }
 
-// withSelf adds self to the names of a matrix, unless the files have a variable of that name.
+// withSelf adds the variable self to locals, unless the files define one of that name.
 func (l *loader) withSelf(locals map[string]cty.Value, self string) map[string]cty.Value {
-	if _, ok := locals[selfName]; ok || !l.anySelf || l.scope.variables[selfName] != nil || l.scope.globals[selfName] != nil {
+	defined := l.scope.variables[selfName] != nil || l.scope.globals[selfName] != nil
+	if _, ok := locals[selfName]; ok || !l.anySelf || defined {
 		return locals
 	}
 	all := maps.Clone(locals)
@@ -113,13 +117,14 @@ func (l *loader) withSelf(locals map[string]cty.Value, self string) map[string]c
 	return all
 }
 
-// placeOf is where an attribute of a target was last written.
+// attrRange returns the position of the last definition of an attribute of a target.
 func (l *loader) attrRange(target, attribute string) hcl.Range {
 	v, _ := l.value(target, l.schema[attribute], nil)
 	return v.at
 }
 
-// isContextReference says that an expression is target.NAME.context, whose value has its place already.
+// isContextReference reports whether an expression is target.NAME.context, whose value is already relative to the
+// project.
 func isContextReference(e hcl.Expression) bool {
 	refs := e.Variables()
 	if len(refs) != 1 || refs[0].RootName() != "target" {
@@ -129,7 +134,7 @@ func isContextReference(e hcl.Expression) bool {
 	return ok && attr == "context" && len(refs[0]) == 3
 }
 
-// rebase makes paths that are relative to the file relative to the project.
+// rebase returns a value with its paths relative to the project instead of to the file.
 func (d *document) rebase(a attribute, value any) any {
 	switch v := value.(type) {
 	case string:
@@ -179,7 +184,7 @@ func (d *document) rebase(a attribute, value any) any {
 	return value
 }
 
-// rebaseAttrs rebases the paths of outputs, caches and policies.
+// rebaseAttrs is rebase for outputs, caches and policies.
 func (d *document) rebaseAttrs(list []Attrs) []Attrs {
 	var all []Attrs
 	for _, m := range list {
@@ -194,7 +199,8 @@ func (d *document) rebaseAttrs(list []Attrs) []Attrs {
 	return all
 }
 
-// rebased is a path seen from the project, unless it is absolute or no path.
+// rebased returns p relative to the project instead of to dir. Absolute paths, URLs and other references stay as they
+// are.
 func rebased(dir, p string) string {
 	if dir == "" || p == "" || filepath.IsAbs(p) || strings.Contains(p, "://") || strings.HasPrefix(p, "target:") ||
 		strings.HasPrefix(p, "docker-image:") || strings.HasPrefix(p, "git@") {

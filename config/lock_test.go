@@ -46,12 +46,13 @@ func TestLockRoundTrip(t *testing.T) {
 		t.Fatalf("with CRLF: %v %v", got, err)
 	}
 	if text := got.Format(); strings.Contains(string(text), "\r") || string(text) != string(want.Format()) {
-		t.Errorf("what was read with CRLF is written as %q", text)
+		t.Errorf("a lock read with CRLF is written as %q", text)
 	}
 }
 
-// TestLockIsWrittenWhole: a reader sees the old file or the new one, and a file that cannot be written stays.
-func TestLockIsWrittenWhole(t *testing.T) {
+// TestLockIsWrittenAtomically checks that a concurrent reader sees a complete old or new file, and that no temporary file
+// remains.
+func TestLockIsWrittenAtomically(t *testing.T) {
 	dir := t.TempDir()
 	one, many := lockOf("docker.io/library/a:1"), NewLock()
 	for i := range 2000 {
@@ -89,7 +90,7 @@ func TestLockIsWrittenWhole(t *testing.T) {
 	}
 }
 
-func TestLockRefuses(t *testing.T) {
+func TestLockRejects(t *testing.T) {
 	good := string(lockOf("docker.io/library/a:1").Format())
 	d := digest.FromString("x").String()
 	for want, text := range map[string]string{
@@ -111,7 +112,7 @@ func TestLockRefuses(t *testing.T) {
 	}
 }
 
-// TestLockMerges merges every pair of bumps of ten images with git, each a commit of its own.
+// TestLockMerges changes the pins of ten images in separate commits and merges every pair of them with git.
 func TestLockMerges(t *testing.T) {
 	repo := newMergeRepo(t)
 	var refs []string
@@ -139,7 +140,8 @@ func TestLockMerges(t *testing.T) {
 			}
 			merged, err := ParseLock(LockName, []byte(file))
 			want := lockOf(refs...)
-			want.Images[refs[i]], want.Images[refs[j]] = ImagePin{Digest: digest.FromString("new")}, ImagePin{Digest: digest.FromString("new")}
+			bump := ImagePin{Digest: digest.FromString("new")}
+			want.Images[refs[i]], want.Images[refs[j]] = bump, bump
 			if err != nil || !cmp.Equal(want, merged) {
 				t.Errorf("%d and %d: %v", i, j, err)
 			}
@@ -151,7 +153,7 @@ func TestLockMerges(t *testing.T) {
 	}
 }
 
-// TestConflictedLock: what only one side of a conflict has, or both agree on, is kept.
+// TestConflictedLock checks that pins remain that only one side of a conflict has or on which both sides agree.
 func TestConflictedLock(t *testing.T) {
 	for _, style := range []string{"merge", "diff3"} {
 		repo := newMergeRepo(t)
@@ -195,7 +197,8 @@ func newMergeRepo(t *testing.T) mergeRepo {
 }
 
 func (r mergeRepo) try(args ...string) (string, error) {
-	cmd := exec.Command("git", append([]string{"-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgSign=false"}, args...)...)
+	cmd := exec.Command("git", append([]string{"-c", "user.name=t", "-c", "user.email=t@example.com", "-c",
+		"commit.gpgSign=false"}, args...)...)
 	cmd.Dir = r.dir
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
 	out, err := cmd.CombinedOutput()
@@ -209,7 +212,7 @@ func (r mergeRepo) git(args ...string) {
 	}
 }
 
-// commit commits a lock, and puts a branch there unless it has no name.
+// commit commits a lock and creates a branch at the commit, unless branch is empty.
 func (r mergeRepo) commit(l *Lock, branch string) {
 	r.t.Helper()
 	if err := l.Write(r.dir); err != nil {
@@ -222,7 +225,7 @@ func (r mergeRepo) commit(l *Lock, branch string) {
 	}
 }
 
-// FuzzLock: whatever is read as a lock is written as one that is read the same, and written the same again.
+// FuzzLock checks that every valid lock is the same after Format and ParseLock.
 func FuzzLock(f *testing.F) {
 	full := lockOf("docker.io/library/a:1")
 	full.Images["ghcr.io/x/y:z"] = ImagePin{digest.FromString("y"), "registry.example.com/mirror"}
@@ -239,7 +242,7 @@ func FuzzLock(f *testing.F) {
 		}
 		again, err := ParseLock(LockName, l.Format())
 		if err != nil {
-			t.Fatalf("what was written cannot be read: %v\n%s", err, l.Format())
+			t.Fatalf("the formatted lock is invalid: %v\n%s", err, l.Format())
 		}
 		if d := cmp.Diff(l, again); d != "" {
 			t.Error(d)
@@ -247,7 +250,7 @@ func FuzzLock(f *testing.F) {
 	})
 }
 
-// TestRenovate tries the pattern of the README on a lock.
+// TestRenovate matches the pattern in the README with a lock.
 func TestRenovate(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
@@ -262,7 +265,7 @@ func TestRenovate(t *testing.T) {
 		}
 	}
 	if len(manager.MatchStrings) != 1 {
-		t.Fatal("the README has no manager")
+		t.Fatal("the README has no custom manager")
 	}
 	l := lockOf("docker.io/library/golang:1.26", "localhost:5000/a/b:1")
 	l.Images["localhost:5000/a/b:1"] = ImagePin{digest.FromString("b"), "registry.example.com/mirror/b"}

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// The marks that git leaves where two sides of a merge changed the same lines.
+// The markers that git writes around conflicting lines.
 const (
 	markOurs   = "<<<<<<<"
 	markBase   = "|||||||"
@@ -13,8 +13,13 @@ const (
 	markTheirs = ">>>>>>>"
 )
 
-// ReadConflictedLock reads a lock file in which a merge left its marks: what one side has or both agree on is kept, and the
-// keys that they pin to different things are given apart. Without marks nothing is conflicted; nil where there is no file.
+// ReadConflictedLock reads a lock file with the conflict markers of a merge. The returned lock has the pins that only
+// one side has or on which both agree. conflicted lists the keys with different pins, which the caller must resolve
+// again. Without markers conflicted is empty. If there is no file, lock is nil.
+//
+// Both sides are parsed as complete files, so a marker inside of a block is harmless. Keeping a pin that only one side
+// has is safe: bake pin removes it if no target uses it. Choosing a side for a conflicting pin is not, because the
+// file does not say which one is newer. TestConflictedLock covers both conflict styles of git.
 func ReadConflictedLock(dir string) (lock *Lock, conflicted []string, err error) {
 	src, err := readLockFile(dir, Disk{})
 	if src == nil || err != nil {
@@ -41,7 +46,7 @@ func ReadConflictedLock(dir string) (lock *Lock, conflicted []string, err error)
 	return ours, conflicted, nil
 }
 
-// take copies the pin of a key.
+// copyPin copies the pin of a key from another lock.
 func (l *Lock) copyPin(from *Lock, key string) {
 	if p, ok := from.Images[key]; ok {
 		l.Images[key] = p
@@ -54,7 +59,7 @@ func (l *Lock) copyPin(from *Lock, key string) {
 	}
 }
 
-// splitConflict gives both sides of a text with the marks of a merge; what git shows of their common ancestor is left out.
+// splitConflict returns both sides of a text with conflict markers. The common ancestor of the diff3 style is dropped.
 func splitConflict(src []byte) (sides [2][]byte) {
 	const both, ours, base, theirs = 0, 1, 2, 3
 	at := both

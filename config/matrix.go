@@ -8,20 +8,22 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// axis is one variable of a matrix.
+// axis is one variable of a matrix and its values.
 type axis struct {
 	name   string
 	values []cty.Value
 }
 
-// matrix is the axes of a target, sorted by name, so that the targets come in the same order every time.
+// matrix is the matrix of a target. Its axes are sorted by name, so that the order of the targets is the same in each
+// run.
 type matrix struct {
 	axes    []axis
-	include []map[string]cty.Value // more values for combinations, or combinations of their own
-	exclude []map[string]cty.Value // combinations that are left out
+	include []map[string]cty.Value // additional variables of combinations, or additional combinations
+	exclude []map[string]cty.Value // combinations to remove
 	at      hcl.Range
 }
 
+// defineMatrix defines a target for each combination of a matrix, and a group of them with the label of the block.
 func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 	m, diags := l.matrix(b)
 	if diags.HasErrors() {
@@ -29,7 +31,8 @@ func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 	}
 	nameAttr := b.attrs["name"]
 	if nameAttr == nil {
-		return hcl.Diagnostics{problem(&b.at, "a target with a matrix needs a name attribute with a different value for each combination")}
+		return hcl.Diagnostics{problem(&b.at,
+			"a target with a matrix needs a name attribute with a different value for each combination")}
 	}
 	at := nameAttr.Expr.Range()
 	var members []string
@@ -48,7 +51,7 @@ func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 		switch {
 		case err != nil || !validName(name):
 			return append(diags, problem(&at,
-				"invalid target name, %s; use letters, digits, _ and - (sanitize() replaces all others)", friendlyType(v)))
+				"invalid target name, %s; use letters, digits, _ and - (sanitize() replaces others)", friendlyType(v)))
 		case used[name]:
 			return append(diags, problem(&at, "matrix: two combinations are named %q", name))
 		}
@@ -66,7 +69,7 @@ func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 	return diags
 }
 
-// matrix reads the attribute. A list of objects under the name include or exclude is no axis.
+// matrix evaluates the attribute matrix. include and exclude are axes unless they are lists of objects.
 func (l *loader) matrix(b *block) (*matrix, hcl.Diagnostics) {
 	expr := b.attrs["matrix"].Expr
 	m := &matrix{at: expr.Range()}
@@ -108,7 +111,7 @@ func (m *matrix) tooMany() *hcl.Diagnostic {
 	return problem(&m.at, "matrix: more than %d targets", maxTargets)
 }
 
-// asObjects are the values as objects, nil if one of them is none.
+// asObjects returns the values as objects, or nil if one is not an object.
 func asObjects(values []cty.Value) []map[string]cty.Value {
 	var all []map[string]cty.Value
 	for _, v := range values {
@@ -120,7 +123,7 @@ func asObjects(values []cty.Value) []map[string]cty.Value {
 	return all
 }
 
-// checkExclude finds names in exclude that are no axis, which would never exclude anything.
+// checkExclude reports names in exclude that are not axes. They would have no effect.
 func (m *matrix) checkExclude() hcl.Diagnostics {
 	var names []string
 	for _, a := range m.axes {
@@ -129,15 +132,17 @@ func (m *matrix) checkExclude() hcl.Diagnostics {
 	for _, e := range m.exclude {
 		for _, name := range slices.Sorted(maps.Keys(e)) {
 			if !slices.Contains(names, name) {
-				return hcl.Diagnostics{problem(&m.at, "matrix: unknown axis %q in exclude%s", name, nearest(name, names))}
+				return hcl.Diagnostics{problem(&m.at, "matrix: unknown axis %q in exclude%s", name,
+					nearest(name, names))}
 			}
 		}
 	}
 	return nil
 }
 
-// combinations are all choices of one value an axis, the last axis changing first, without the excluded ones. What is included
-// adds to those that agree with it, or is one of its own. A variable that a combination lacks is null in it.
+// combinations returns the product of the axes, with the last axis changing fastest, without the excluded
+// combinations. An included object is added to the combinations that agree with it; if there is none, it is a
+// combination of its own. Variables that a combination lacks are null.
 func (m *matrix) combinations() ([]map[string]cty.Value, hcl.Diagnostics) {
 	all := []map[string]cty.Value{{}}
 	if len(m.axes) == 0 && len(m.include) > 0 {
@@ -157,10 +162,10 @@ func (m *matrix) combinations() ([]map[string]cty.Value, hcl.Diagnostics) {
 	all = slices.DeleteFunc(all, func(c map[string]cty.Value) bool {
 		return slices.ContainsFunc(m.exclude, func(e map[string]cty.Value) bool { return len(e) > 0 && m.agrees(c, e) })
 	})
-	written := len(all)
+	product := len(all)
 	for _, more := range m.include {
 		added := false
-		for _, c := range all[:written] {
+		for _, c := range all[:product] {
 			if m.agrees(c, more) {
 				maps.Copy(c, more)
 				added = true
@@ -177,8 +182,8 @@ func (m *matrix) combinations() ([]map[string]cty.Value, hcl.Diagnostics) {
 	return all, nil
 }
 
-// agrees says whether a combination has the values of the axes that an object names. With none of them it agrees with
-// everything.
+// agrees reports whether a combination has the values that an object gives for axes. An object without axes agrees
+// with every combination.
 func (m *matrix) agrees(c, with map[string]cty.Value) bool {
 	for _, a := range m.axes {
 		if v, ok := with[a.name]; ok && !v.RawEquals(c[a.name]) {
@@ -188,7 +193,7 @@ func (m *matrix) agrees(c, with map[string]cty.Value) bool {
 	return true
 }
 
-// complete gives every combination all names that one of them has.
+// complete sets variables that only other combinations have to null.
 func (m *matrix) complete(all []map[string]cty.Value) {
 	if len(m.include) == 0 {
 		return

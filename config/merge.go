@@ -5,7 +5,14 @@ import (
 	"slices"
 )
 
-// combine is what two values come to, the second being of higher rank. Neither is changed.
+// combine merges two values of an attribute and changes neither. high takes precedence over low.
+//
+// The value of an attribute has up to four sources, by increasing precedence: the parents in the written order, the
+// blocks of the target in the order of the files, and --set in the order of the command line. loader.valueFor applies
+// them with combine, which follows the merge rule in the table of attributes, and finally calls normalised. Entries
+// are deduplicated after each step, because the order of the result must be the same as Docker Bake's: TestAsPeer
+// compares it. nil means not set and changes nothing; an empty list is a value and, where the rule is mergeReplace,
+// clears.
 func (a attribute) combine(low, high any) any {
 	if high == nil {
 		return low
@@ -38,8 +45,8 @@ func (a attribute) combine(low, high any) any {
 	return high
 }
 
-// normalised is a value when all that says something of it was combined: entries with one id are one, and contexts that are
-// empty are none.
+// normalised returns the final value after all sources are combined. Of entries with the same ID the last one remains,
+// and contexts with an empty value are removed.
 func (a attribute) normalised(value any) any {
 	switch v := value.(type) {
 	case map[string]string:
@@ -63,8 +70,8 @@ func (a attribute) normalised(value any) any {
 	return value
 }
 
-// distinct leaves of equal entries one, in the order that Docker Bake has then: from the end, the last entry takes the place
-// of a later equal one.
+// distinct removes duplicates from all, which it overwrites. The order is Docker Bake's: scanning from the end, the
+// last entry moves into the place of a later duplicate.
 func distinct(all []Attrs) []Attrs {
 	for i := len(all) - 2; i >= 0; i-- {
 		same := slices.IndexFunc(all[i+1:], func(m Attrs) bool { return maps.Equal(m, all[i]) })
@@ -78,7 +85,7 @@ func distinct(all []Attrs) []Attrs {
 	return all
 }
 
-// byID adds the elements of high to low; one with the id of an earlier one takes its place.
+// byID returns the elements of low and high. An element replaces an earlier one with the same ID, in its place.
 func byID[T any](low, high []T, id func(T) string) []T {
 	all := []T{}
 	for _, h := range slices.Concat(low, high) {
@@ -91,7 +98,7 @@ func byID[T any](low, high []T, id func(T) string) []T {
 	return all
 }
 
-// unique drops empty strings and repetitions.
+// unique returns the strings without empty ones and repetitions.
 func unique(all []string) []string {
 	seen := map[string]bool{"": true}
 	kept := make([]string, 0, len(all))

@@ -7,11 +7,17 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
-// pieceSize is about how much of a file in HCL's own syntax is parsed at once, in bytes. The parser needs a hundred times as
-// much memory while it is at it.
+// pieceSize is the approximate size in bytes of the pieces in which an HCL file is parsed.
 const pieceSize = 512 << 10
 
-// parseNative parses a file piece by piece, into one block.
+// parseNative parses a file in HCL's native syntax, piece by piece, into d.root.
+//
+// The HCL parser needs about a hundred times the memory of its input while it parses, so a file of maxFile bytes
+// would need more than a gigabyte. A piece ends after a line that contains only a closing brace, which normally ends
+// a block. That line may also be inside of a heredoc or a comment; then the piece has a syntax error, and it is
+// parsed again together with the rest of the file, if the rest is small enough. So splitting never changes the result
+// for a valid file of at most 8 pieces; its positions are those in the whole file. BenchmarkPrint has files of
+// several pieces.
 func (d *document) parseNative(raw []byte) hcl.Diagnostics {
 	root := &block{attrs: hcl.Attributes{}, file: d, at: hcl.Range{Filename: d.name}}
 	pos := hcl.InitialPos
@@ -20,7 +26,7 @@ func (d *document) parseNative(raw []byte) hcl.Diagnostics {
 		piece := rest[:pieceEnd(rest, pieceSize)]
 		more := d.parsePiece(root, piece, pos)
 		if more.HasErrors() && len(piece) < len(rest) && len(rest) <= 8*pieceSize {
-			// It may have been cut inside of a text or a comment.
+			// The cut may be inside of a heredoc or a comment.
 			piece = rest
 			more = d.parsePiece(root, piece, pos)
 		}
@@ -35,7 +41,8 @@ func (d *document) parseNative(raw []byte) hcl.Diagnostics {
 	return diags
 }
 
-// pieceEnd is where a piece of about size bytes ends: after a line that holds a closing brace and nothing else.
+// pieceEnd returns the length of the first piece of raw: it ends after the first line past size bytes that contains
+// only a closing brace.
 func pieceEnd(raw []byte, size int) int {
 	if len(raw) <= size {
 		return len(raw)
@@ -47,13 +54,14 @@ func pieceEnd(raw []byte, size int) int {
 	return len(raw)
 }
 
-// parsePiece adds what a piece holds to the root, unless it has errors.
+// parsePiece parses a piece that starts at pos and adds its attributes and blocks to root. After a syntax error it
+// adds nothing, so that the caller can try a longer piece.
 func (d *document) parsePiece(root *block, piece []byte, pos hcl.Pos) hcl.Diagnostics {
 	if diags := checkText(d.name, piece, pos, maxPiece); diags.HasErrors() {
 		return diags
 	}
 	if manyOps(piece) {
-		tokens, _ := hclsyntax.LexConfig(piece, d.name, pos) // the parser tells what is wrong with them
+		tokens, _ := hclsyntax.LexConfig(piece, d.name, pos) // the parser reports errors in them
 		if diags := checkTokens(tokens); diags.HasErrors() {
 			return diags
 		}
@@ -82,22 +90,23 @@ func (d *document) parsePiece(root *block, piece []byte, pos hcl.Pos) hcl.Diagno
 	return diags
 }
 
-// compact replaces expressions of a target that say one value alone by that value, which takes a tenth of the memory.
+// compact replaces constant expressions of a target by their values, which need a tenth of the memory.
 func (b *block) compact() {
 	if b.kind != "target" {
 		return
 	}
 	for name, a := range b.attrs {
 		if b.file.kinds[b.kind].folded == name {
-			continue // each element has a place of its own
+			continue // its diagnostics need the position of each element
 		}
-		if v, diags := a.Expr.Value(&hcl.EvalContext{}); len(a.Expr.Variables()) == 0 && !diags.HasErrors() && v.IsWhollyKnown() {
+		v, diags := a.Expr.Value(&hcl.EvalContext{})
+		if len(a.Expr.Variables()) == 0 && !diags.HasErrors() && v.IsWhollyKnown() {
 			a.Expr = hcl.StaticExpr(v, a.Expr.Range())
 		}
 	}
 }
 
-// readNative takes over a body in HCL's own syntax.
+// readNative reads a body in HCL's native syntax.
 func (d *document) readNative(kind string, body *hclsyntax.Body, at hcl.Range) (*block, hcl.Diagnostics) {
 	b := &block{kind: kind, at: at, attrs: hcl.Attributes{}, file: d}
 	for name, a := range body.Attributes {

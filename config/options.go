@@ -7,20 +7,21 @@ import (
 	"time"
 )
 
-// Options says what to load.
+// Options are the arguments of Load.
 type Options struct {
-	Dir      string   // absolute; where project files and relative paths of targets are looked for
-	Files    []string // -f, in order of rank; empty: the usual names
-	Set      []string // --set
-	Vars     []string // --var NAME=VALUE
-	Targets  []string // names or patterns of targets and groups; empty: "default"
-	Env      map[string]string
-	EnvFiles []string  // files of NAME=VALUE lines below the environment in rank; none: .env, for compose files alone
+	Dir     string   // absolute; the base of relative paths
+	Files   []string // -f, by increasing precedence; empty: the usual names, see UsualFiles
+	Set     []string // --set
+	Vars    []string // --var NAME=VALUE
+	Targets []string // names or patterns of targets and groups; empty: "default"
+	Env     map[string]string
+	// EnvFiles are files of NAME=VALUE lines with lower precedence than Env. If empty, compose files use .env.
+	EnvFiles []string
 	Stdin    io.Reader // for -f -
-	// Definition is where the files are; nil is Dir.
+	// Definition is the remote source of the files. If nil, they are in Dir.
 	Definition *Definition
-	View       View          // what the files of this machine are read of; nil is the disk
-	Limit      time.Duration // how long the evaluation may take; 0 is 20 seconds
+	View       View          // the source of local files; nil is the disk
+	Limit      time.Duration // of the evaluation; 0 is evaluationLimit
 }
 
 func (o Options) view() View {
@@ -32,13 +33,13 @@ func (o Options) view() View {
 
 func (o Options) platform() string { return "linux/" + runtime.GOARCH }
 
-// Warning is something in a file that has no effect, or not the one that it seems to have.
+// Warning describes a part of a project file that has no effect, or not the effect it seems to have.
 type Warning struct {
 	Range   Range
 	Message string
 }
 
-// Absolute returns a clean absolute path. A relative path is below dir.
+// Absolute returns path as a clean absolute path. A relative path is relative to dir.
 func Absolute(dir, path string) string {
 	if filepath.IsAbs(path) {
 		return filepath.Clean(path)
@@ -46,7 +47,7 @@ func Absolute(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// absolute is a path relative to the project's directory.
+// absolute returns p joined to the directory of the project, unless p is absolute already.
 func (o Options) absolute(p string) string {
 	if filepath.IsAbs(p) {
 		return p

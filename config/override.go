@@ -10,7 +10,7 @@ import (
 
 // override is one --set: PATTERN.KEY[.SUB][+]=VALUE.
 type override struct {
-	text      string // as it was written
+	text      string // as written
 	pattern   string
 	attribute attribute
 	sub       string
@@ -18,15 +18,15 @@ type override struct {
 	value     string
 	hasValue  bool
 	used      bool
-	toggle    string // "push" or "load": changes the outputs that there are
-	on        bool
+	toggle    string // "push" or "load": modifies the outputs
+	on        bool   // the value of toggle
 }
 
 func badOverride(text, why string) hcl.Diagnostics {
 	return hcl.Diagnostics{problem(nil, "--set %s: %s", text, why)}
 }
 
-// parseOverride takes a --set apart.
+// parseOverride parses the argument of --set.
 func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
 	o := &override{text: text}
 	left, value, hasValue := strings.Cut(text, "=")
@@ -65,7 +65,7 @@ func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
 	return o, nil
 }
 
-// parseToggle reads PATTERN.push=BOOL and PATTERN.load=BOOL.
+// parseToggle parses PATTERN.push=BOOL and PATTERN.load=BOOL.
 func (o *override) parseToggle(key string, s schema) (*override, hcl.Diagnostics) {
 	on, err := parseBool(o.value)
 	switch {
@@ -78,11 +78,12 @@ func (o *override) parseToggle(key string, s schema) (*override, hcl.Diagnostics
 	return o, nil
 }
 
-// overrideValue is what the command line makes of an attribute of a target. Of lists the first "=" replaces what the
-// files say, all further ones and "+=" add; an empty value clears.
+// overrideValue applies --set to an attribute of a target. For lists the first "=" replaces the value of the files;
+// further ones and "+=" append; an empty value clears. Toggles apply after all others, wherever they are on the
+// command line.
 func (l *loader) overrideValue(name string, a attribute, value any) (any, hcl.Diagnostics) {
 	var diags hcl.Diagnostics
-	var toggles []*override // after all others, whatever their order
+	var toggles []*override
 	replaced := false
 	for _, o := range l.overrides {
 		if o.attribute.name != a.name || !l.overrideMatches(o, name) {
@@ -104,7 +105,7 @@ func (l *loader) overrideValue(name string, a attribute, value any) (any, hcl.Di
 	return value, diags
 }
 
-// overrideMatches says whether a --set is for a target: by name, by pattern, or by a group that holds it.
+// overrideMatches reports whether a --set applies to a target: by its name, a pattern, or a group that contains it.
 func (l *loader) overrideMatches(o *override, name string) bool {
 	if ok, err := path.Match(o.pattern, name); err == nil && ok {
 		return true
@@ -161,7 +162,7 @@ func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl
 	return added.combine(value, next), nil
 }
 
-// empty is the empty value of a list.
+// empty returns the empty value of an attribute that is a list.
 func (a attribute) empty() any {
 	switch a.kind {
 	case kindStrings:
@@ -194,7 +195,7 @@ func (a attribute) overrideItems(o *override) (any, error) {
 	return a.fromAttrs(lists)
 }
 
-// unusedOverrides tells of every --set that no requested target takes.
+// unusedOverrides reports each --set that names neither a target nor a group.
 func (l *loader) unusedOverrides() hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, o := range l.overrides {
@@ -204,7 +205,8 @@ func (l *loader) unusedOverrides() hcl.Diagnostics {
 		if _, ok := l.defs[o.pattern]; ok || l.groups[o.pattern] != nil {
 			continue
 		}
-		diags = append(diags, badOverride(o.text, "unknown target \""+o.pattern+"\""+nearest(o.pattern, l.allNames()))...)
+		diags = append(diags, badOverride(o.text,
+			"unknown target \""+o.pattern+"\""+nearest(o.pattern, l.allNames()))...)
 	}
 	return diags
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// buildx is the path of the peer, without which a test is skipped.
+// buildx returns the path of buildx, the peer. Without it the test is skipped, except in CI.
 func buildx(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("buildx")
 	if err != nil && os.Getenv("CI") == "true" {
-		t.Fatal("CI must not skip: there is no buildx")
+		t.Fatal("no buildx, and CI must not skip")
 	}
 	if err != nil {
 		t.Skip("needs buildx (.ci/peers builds it)")
@@ -28,8 +28,8 @@ func buildx(t *testing.T) string {
 	return path
 }
 
-// TestAsPeer: what is printed for the project files in testdata/peer is what `buildx bake --print` prints. Each archive holds
-// many cases, a folder each; "args" is as in TestCases.
+// TestAsPeer compares the printed projects in testdata/peer with the output of `buildx bake --print`. Each archive has many
+// cases, a folder each. "args" is as in TestCases.
 func TestAsPeer(t *testing.T) {
 	peer := buildx(t)
 	archives, err := filepath.Glob("testdata/peer/*.txtar")
@@ -52,11 +52,11 @@ func TestAsPeer(t *testing.T) {
 		}
 	}
 	if count < 150 {
-		t.Errorf("%d cases; at least 150 are wanted", count)
+		t.Errorf("%d cases, want at least 150", count)
 	}
 }
 
-// casesOf groups the files of an archive by their first folder.
+// casesOf groups the files of an archive by their first path component.
 func casesOf(a *txtar.Archive) map[string][]txtar.File {
 	all := map[string][]txtar.File{}
 	for _, f := range a.Files {

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// printedTarget is a target in the JSON of --print, in the peer's order of keys.
+// printedTarget is a target in the JSON of --print. The fields are in the order of Docker Bake.
 type printedTarget struct {
 	Description      string            `json:"description,omitempty"`
 	Annotations      []string          `json:"annotations,omitempty"`
@@ -53,7 +53,7 @@ type printedGroup struct {
 	Targets     []string `json:"targets"`
 }
 
-// Print is a project as the JSON that Docker Bake prints. It can be fed back as a project file.
+// Print returns a project as JSON in the format of docker buildx bake --print. The result is a valid project file.
 func Print(p *Project) ([]byte, error) {
 	first := printedGroup{Targets: slices.Sorted(slices.Values(p.RequestedNames))}
 	if g := p.Groups["default"]; g != nil {
@@ -76,7 +76,7 @@ func Print(p *Project) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// addGroups adds the groups among names, and those in them.
+// addGroups adds the groups in names, and their member groups, to all.
 func (p *Project) addGroups(all map[string]printedGroup, names []string) {
 	for _, name := range names {
 		g := p.Groups[name]
@@ -90,10 +90,13 @@ func (p *Project) addGroups(all map[string]printedGroup, names []string) {
 
 func (t *Target) printed() printedTarget {
 	out := printedTarget{
-		Description: t.Description, Annotations: escaped(t.Annotations), Attest: printedAttest(t.Attest), Context: t.Context, Contexts: t.Contexts,
+		Description: t.Description, Annotations: escaped(t.Annotations), Attest: printedAttest(t.Attest),
+		Context: t.Context, Contexts: t.Contexts,
 		Dockerfile: t.Dockerfile, Args: escapedMap(t.Args), Labels: escapedMap(t.Labels), Tags: t.Tags,
-		CacheFrom: t.CacheFrom, CacheTo: t.CacheTo, Target: t.explicit("target", t.Stage), Platforms: t.Platforms, Output: t.Outputs,
-		Pull: t.Pull, NoCache: t.NoCache, Network: t.explicit("network", t.Network), NoCacheFilter: t.NoCacheFilter, ShmSize: t.ShmSize,
+		CacheFrom: t.CacheFrom, CacheTo: t.CacheTo, Target: t.explicit("target",
+			t.Stage), Platforms: t.Platforms, Output: t.Outputs,
+		Pull: t.Pull, NoCache: t.NoCache, Network: t.explicit("network",
+			t.Network), NoCacheFilter: t.NoCacheFilter, ShmSize: t.ShmSize,
 		Ulimits: t.Ulimits, Call: t.explicit("call", t.Call), Entitlements: t.Entitlements,
 		ExtraHosts: escapedMap(t.ExtraHosts), Policy: t.Policy,
 	}
@@ -122,7 +125,7 @@ func (t *Target) printed() printedTarget {
 	return out
 }
 
-// said is a value that is printed also when it is empty, if somebody wrote it.
+// explicit returns nil for an empty value, unless the attribute was written.
 func (t *Target) explicit(name, value string) *string {
 	if _, written := t.Ranges[name]; value == "" && !written {
 		return nil
@@ -130,7 +133,7 @@ func (t *Target) explicit(name, value string) *string {
 	return &value
 }
 
-// printedAttest has "disabled" as a bool, where it is true.
+// printedAttest returns attestations with "disabled" as a bool if it is true, and without it if it is false.
 func printedAttest(all []Attrs) []map[string]any {
 	var out []map[string]any
 	for _, m := range all {
@@ -149,7 +152,7 @@ func printedAttest(all []Attrs) []map[string]any {
 	return out
 }
 
-// printedResources has numbers where they are meant.
+// printedResources returns resources with the cpu- limits as numbers.
 func printedResources(m map[string]string) map[string]any {
 	out := map[string]any{}
 	for key, value := range m {
@@ -161,7 +164,7 @@ func printedResources(m map[string]string) map[string]any {
 	return out
 }
 
-// cleanContext is a context without detours, when it is a path.
+// cleanContext returns a cleaned path; URLs stay as they are.
 func cleanContext(c string) string {
 	switch {
 	case c == "":
@@ -172,7 +175,7 @@ func cleanContext(c string) string {
 	return path.Clean(c)
 }
 
-// escape protects what would be a template when the JSON is read again.
+// escape escapes template sequences, so that reading the printed JSON gives s again.
 func escape(s string) string {
 	return strings.NewReplacer("${", "$${", "%{", "%%{").Replace(s)
 }

@@ -1,20 +1,23 @@
-// Package config reads everything that a person writes or commits for a build: project files now, bake.lock beside
-// them. It turns them into one immutable Project, or into diagnostics that name a place. It imports nothing of ours.
+// Package config reads what a user writes or commits for a build: project files and bake.lock. Load turns project
+// files into one immutable Project, or into Diagnostics with a position. The package imports no other package of this
+// module.
 package config
 
-// Project is the evaluated content of all project files of one invocation. It is never written after Load returned it.
+// Project is the evaluated content of all project files of one invocation. It must not be changed after Load returns
+// it.
 type Project struct {
-	// Dir is the absolute directory that relative paths of targets refer to.
+	// Dir is the absolute directory to which the paths of targets are relative.
 	Dir string
-	// Files are the project files that were read, in the order of precedence, as the user would name them.
+	// Files lists the project files that were read, by increasing precedence, as the user would name them.
 	Files []string
-	// Included are the files that compose files include or extend, absolute; there may be others among them that these name.
+	// Included lists the absolute paths of files that compose files may include or extend. It never misses one but may
+	// list too many: see pathRecorder.files.
 	Included []string
-	// Targets holds every target that was evaluated, by name: the requested ones and all that they link to.
+	// Targets holds every evaluated target by name: the requested ones and those they link to, directly or not.
 	Targets map[string]*Target
-	// Groups holds the groups by name, members in the written order.
+	// Groups holds the groups by name, with their members in the written order.
 	Groups map[string]*Group
-	// Bases, Policies, Registries and Engines are the blocks of these kinds, by label.
+	// Bases, Policies, Registries and Engines hold the blocks of these kinds by label.
 	Bases      map[string]Base
 	Policies   map[string]Policy
 	Registries map[string]Registry
@@ -33,21 +36,22 @@ type Group struct {
 	Targets     []string
 }
 
-// Range is where something stands in a project file. The zero Range is unknown.
+// Range is a position in a project file. The zero Range means unknown.
 type Range struct {
 	File      string
 	Line, Col int // from 1
 }
 
-// Target is one image to build: the mirror of the schema's attributes, evaluated. Paths are as written and relative
-// to Project.Dir (Dockerfile: relative to the context). The empty value of an attribute means "not set" unless said.
+// Target is one image to build: the evaluated attributes of the schema. Paths are as written and relative to
+// Project.Dir, except Dockerfile, which is relative to the context. An empty field is not set, unless it says
+// otherwise.
 type Target struct {
 	Name        string
 	Description string
 
-	Context          string            // "." when not set; a path or URL
+	Context          string            // a path or URL; never empty, the default is "."
 	Contexts         map[string]string // name -> path, target:NAME, docker-image://REF, oci-layout://DIR, URL
-	Dockerfile       string            // "Dockerfile" when not set
+	Dockerfile       string            // never empty, the default is "Dockerfile"
 	DockerfileInline *string           // nil when not set
 	Stage            string            // attribute "target": the Dockerfile stage to build
 	Args             map[string]string
@@ -55,7 +59,7 @@ type Target struct {
 	Annotations      []string // "[levels:]key=value"
 	Tags             []string
 	Platforms        []string
-	Outputs          []Attrs // each with "type"
+	Outputs          []Attrs // each has a "type"
 	CacheFrom        []Attrs
 	CacheTo          []Attrs
 	Attest           []Attrs
@@ -72,23 +76,23 @@ type Target struct {
 	Entitlements     []string
 	Call             string
 	Policy           []Attrs
-	Tests            []Test // in the order in which they are written
+	Tests            []Test // in the written order
 
-	// Ranges says where each attribute that was set was last written, by attribute name; "" is the block itself.
+	// Ranges holds the position of the last definition of each attribute that is set, by name; "" is the block itself.
 	Ranges map[string]Range
 }
 
-// Attrs is a list of key=value pairs such as an output: {"type": "oci", "dest": "out.tar"}.
+// Attrs is a set of KEY=VALUE pairs, such as an output: {"type": "oci", "dest": "out.tar"}.
 type Attrs map[string]string
 
-// Secret is where the value of a build secret comes from: a file or an environment variable of the caller.
+// Secret is the source of a build secret: a file, or an environment variable of the caller.
 type Secret struct {
 	ID  string
 	Src string // file, relative to Project.Dir
-	Env string // variable name; used when Src is empty
+	Env string // name of the variable; used if Src is empty
 }
 
-// SSH is an agent socket, or keys, that RUN --mount=type=ssh may use.
+// SSH is an agent socket, or a list of keys, for RUN --mount=type=ssh.
 type SSH struct {
 	ID    string
 	Paths []string // empty: the caller's SSH_AUTH_SOCK

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestRandomAsPeer compares what is printed for random project files with what `buildx bake --print` prints. BAKE_SEED repeats
-// a run from the seed that it printed, BAKE_RANDOM_TIME (a duration, 10s when not set) bounds it.
+// TestRandomAsPeer compares random project files with the output of `buildx bake --print`. BAKE_SEED repeats a run with
+// the seed that it logged. BAKE_RANDOM_TIME is its duration, 10s by default.
 func TestRandomAsPeer(t *testing.T) {
 	peer := buildx(t)
 	var err error
@@ -45,14 +45,14 @@ func TestRandomAsPeer(t *testing.T) {
 	t.Logf("%d project files up to BAKE_SEED=%d", count, seed-1)
 }
 
-// generator writes random project files of which most are right.
+// generator writes random project files, most of them valid.
 type generator struct{ *rand.Rand }
 
 func (g *generator) chance(percent int) bool { return g.IntN(100) < percent }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
 
-// times is make called up to max times, one a line.
+// times concatenates the results of up to max calls of make, one per line.
 func (g *generator) times(max int, make func(int) string) string {
 	var b strings.Builder
 	for i := range g.IntN(max + 1) {
@@ -61,7 +61,7 @@ func (g *generator) times(max int, make func(int) string) string {
 	return b.String()
 }
 
-// project is two files, arguments and variables of the environment.
+// project returns two project files, arguments and environment variables.
 func (g *generator) project() []txtar.File {
 	targets := 2 + g.IntN(4)
 	main := g.variables()
@@ -82,16 +82,18 @@ func (g *generator) project() []txtar.File {
 	}
 	return []txtar.File{
 		{Name: "docker-bake.hcl", Data: []byte(main)}, {Name: "docker-bake.override.hcl", Data: []byte(second)},
-		{Name: "args", Data: []byte(g.args(targets))}, {Name: "key", Data: g.key()}, {Name: "f"}, {Name: "w"}, {Name: "n"}, {Name: "dir/x"},
+		{Name: "args", Data: []byte(g.args(targets))}, {Name: "key",
+			Data: g.key()}, {Name: "f"}, {Name: "w"}, {Name: "n"}, {Name: "dir/x"},
 	}
 }
 
-// variables are v0 and v1, texts, v2, a number, v3, a list, and v4, a map; each may have a type. What is
-// validated is not compared: the peer validates also what nothing uses.
+// variables returns the variables v0 and v1 (strings), v2 (number), v3 (list) and v4 (map), some with a declared type.
+// There are no validations, since the peer also evaluates those of unused variables.
 func (g *generator) variables() string {
 	all := []struct{ kind, value string }{
 		{"string", g.literal()}, {"string", g.literal()}, {"number", strconv.Itoa(g.IntN(200) - 100)},
-		{"list(string)", "[" + g.literal() + ", " + g.literal() + "]"}, {"map(string)", "{ a = " + g.literal() + ", b = \"2\" }"},
+		{"list(string)", "[" + g.literal() + ", " + g.literal() + "]"}, {"map(string)",
+			"{ a = " + g.literal() + ", b = \"2\" }"},
 	}
 	var b strings.Builder
 	for i, v := range all {
@@ -105,12 +107,13 @@ func (g *generator) variables() string {
 	return b.String()
 }
 
-// literal is a quoted text.
+// literal returns a quoted string.
 func (g *generator) literal() string {
-	return pick(g, `""`, `"a"`, `"b-c"`, `"x y"`, `"1"`, `"true"`, `"1.5"`, `"ä€"`, `"a,b"`, `"k=v"`, `"%%{x"`, `"$${y}"`)
+	return pick(g, `""`, `"a"`, `"b-c"`, `"x y"`, `"1"`, `"true"`, `"1.5"`, `"ä€"`, `"a,b"`, `"k=v"`, `"%%{x"`,
+		`"$${y}"`)
 }
 
-// text is an expression of which the value is a text, with what fits behind it.
+// text returns an expression whose value is a string that ends with suffix.
 func (g *generator) text(suffix string) string {
 	switch g.IntN(12) {
 	case 0:
@@ -137,7 +140,7 @@ func (g *generator) text(suffix string) string {
 	return fmt.Sprintf(`"t%d%s"`, g.IntN(3), suffix)
 }
 
-// list is up to three of what make gives.
+// list returns a list of up to three results of make.
 func (g *generator) list(make func() string) string {
 	all := []string{}
 	for range g.IntN(4) {
@@ -146,7 +149,7 @@ func (g *generator) list(make func() string) string {
 	return "[" + strings.Join(all, ", ") + "]"
 }
 
-// dict is a map of texts.
+// dict returns a map of strings.
 func (g *generator) dict() string {
 	var b strings.Builder
 	for _, key := range []string{"A", "B", `"c.d"`} {
@@ -157,31 +160,37 @@ func (g *generator) dict() string {
 	return "{ " + strings.TrimSuffix(b.String(), ", ") + " }"
 }
 
-// attribute is one of a target, by name, so that none comes twice in a block.
+// attribute returns a value for an attribute of a target.
 func (g *generator) attribute(name string) string {
 	switch name {
 	case "args", "labels":
 		return g.dict()
 	case "contexts":
-		return fmt.Sprintf(`{ one = "%s", two = "%s" }`, pick(g, "docker-image://alpine:3", "./dir", "", "target:t0"), pick(g, "https://example.com/r.git#main", "../x/./y"))
+		return fmt.Sprintf(`{ one = "%s", two = "%s" }`, pick(g, "docker-image://alpine:3", "./dir", "", "target:t0"),
+			pick(g, "https://example.com/r.git#main", "../x/./y"))
 	case "tags":
 		return g.list(func() string { return pick(g, `"r/i:1"`, `"r/i:${lower(v1 == "" ? "e" : "f")}"`, `"x"`, `""`) })
 	case "platforms":
 		return g.list(func() string { return pick(g, `"linux/amd64"`, `"linux/arm64"`, `"linux/arm/v7"`) })
 	case "output":
 		return g.list(func() string {
-			return pick(g, `"type=docker"`, `"type=local,dest=out"`, `"./plain"`, `{ type = "oci", dest = "x.tar" }`, `"type=image,push=true,name=r/n"`, `"type=cacheonly"`)
+			return pick(g, `"type=docker"`, `"type=local,dest=out"`, `"./plain"`, `{ type = "oci", dest = "x.tar" }`,
+				`"type=image,push=true,name=r/n"`, `"type=cacheonly"`)
 		})
 	case "cache-to":
 		return g.list(func() string {
-			return pick(g, `"type=local,src=c,dest=d"`, `"r/cache:1"`, `{ type = "registry", ref = "r/c" }`, `"type=gha,scope=${v2}"`, `"type=inline"`)
+			return pick(g, `"type=local,src=c,dest=d"`, `"r/cache:1"`, `{ type = "registry", ref = "r/c" }`,
+				`"type=gha,scope=${v2}"`, `"type=inline"`)
 		})
 	case "secret":
 		return g.list(func() string {
 			return pick(g, `"id=s,src=f"`, `{ id = "s", env = "E" }`, `"id=e,env=X"`, `"type=file,id=q,src=./w"`)
 		})
 	case "ssh":
-		return g.list(func() string { return pick(g, `"default=key"`, `{ id = "k", paths = ["key", "key"] }`, `"k=key"`) })
+		return g.list(func() string {
+			return pick(g, `"default=key"`, `{ id = "k", paths = ["key", "key"] }`,
+				`"k=key"`)
+		})
 	case "attest":
 		return g.list(func() string {
 			return pick(g, `"type=sbom"`, `{ type = "provenance", mode = "max" }`, `"type=provenance,disabled=true"`)
@@ -207,10 +216,12 @@ func (g *generator) attribute(name string) string {
 }
 
 func (g *generator) attributes(indent string) string {
-	// Of cache-from, which targets inherit, the peer mixes up the lists of several targets: it is left to the written cases.
+	// cache-from is not compared here: the peer mixes up the lists of several targets that inherit it.
 	names := []string{
-		"args", "labels", "contexts", "tags", "platforms", "output", "cache-to", "secret", "ssh", "attest", "annotations",
-		"no-cache-filter", "entitlements", "ulimits", "extra-hosts", "no-cache", "pull", "shm-size", "network", "context", "dockerfile",
+		"args", "labels", "contexts", "tags", "platforms", "output", "cache-to", "secret", "ssh", "attest",
+		"annotations",
+		"no-cache-filter", "entitlements", "ulimits", "extra-hosts", "no-cache", "pull", "shm-size", "network",
+		"context", "dockerfile",
 		"dockerfile-inline", "target", "description",
 	}
 	var b strings.Builder
@@ -222,16 +233,17 @@ func (g *generator) attributes(indent string) string {
 	return b.String()
 }
 
-// target is a block of target i, which inherits from earlier ones.
+// target returns a block of target i, which may inherit from earlier targets.
 func (g *generator) target(i, of int) string {
 	inherits := ""
 	if i > 0 && g.chance(50) {
-		inherits = fmt.Sprintf("  inherits = %s\n", g.list(func() string { return fmt.Sprintf("%q", "t"+strconv.Itoa(g.IntN(i))) }))
+		inherits = fmt.Sprintf("  inherits = %s\n",
+			g.list(func() string { return fmt.Sprintf("%q", "t"+strconv.Itoa(g.IntN(i))) }))
 	}
 	return fmt.Sprintf("target \"t%d\" {\n%s%s}\n", i, inherits, g.attributes("  "))
 }
 
-// matrix is a block that stands for several targets.
+// matrix returns a target with a matrix, or "".
 func (g *generator) matrix(targets int) string {
 	if g.chance(40) {
 		return ""
@@ -240,7 +252,8 @@ func (g *generator) matrix(targets int) string {
 	if g.chance(40) {
 		axes, name = `{ item = [{ tgt = "lint", v = "1" }, { tgt = "test", v = null }] }`, "item.tgt"
 	}
-	return fmt.Sprintf("target \"m\" {\n  matrix = %s\n  name = %s\n  inherits = [\"t%d\"]\n%s}\n", axes, name, g.IntN(targets), g.attributes("  "))
+	return fmt.Sprintf("target \"m\" {\n  matrix = %s\n  name = %s\n  inherits = [\"t%d\"]\n%s}\n", axes, name,
+		g.IntN(targets), g.attributes("  "))
 }
 
 func (g *generator) group(targets int) string {
@@ -249,12 +262,13 @@ func (g *generator) group(targets int) string {
 	return fmt.Sprintf("group \"some\" {\n  targets = concat([\"t%s\"], %s)\n}\ngroup \"default\" {\n  targets = [\"t0\", %s, \"some\"]\n}\n", first, g.list(member), member())
 }
 
-// args are those of a command line, one a line, as readArgs reads them.
+// args returns the arguments of a command line for readArgs, one per line.
 func (g *generator) args(targets int) string {
 	var lines []string
 	if g.chance(40) {
 		lines = append(lines, "--set "+pick(g, "*", "t*", "t0")+"."+pick(g,
-			"args.A=set", "labels.z=1", "platform=linux/s390x", "tags=one", "tags+=more", "output=type=tar,dest=-", "no-cache=true", "pull=false",
+			"args.A=set", "labels.z=1", "platform=linux/s390x", "tags=one", "tags+=more", "output=type=tar,dest=-",
+			"no-cache=true", "pull=false",
 			"context=elsewhere", "target=final", "secret=id=n,src=n", "cache-to+=type=inline", "contexts.three=dir", "args.A=", "dockerfile=D"))
 	}
 	if g.chance(40) {
@@ -269,7 +283,7 @@ func (g *generator) args(targets int) string {
 	return strings.Join(lines, "\n")
 }
 
-// key is a private key: the peer reads those that it is told of.
+// key returns a private key, since the peer reads the files of keys.
 func (g *generator) key() []byte {
 	var seed [ed25519.SeedSize]byte
 	block, err := ssh.MarshalPrivateKey(ed25519.NewKeyFromSeed(seed[:]), "")

@@ -14,28 +14,29 @@ import (
 	"github.com/zclconf/go-cty/cty/function"
 )
 
-// Bounds of what includes may read.
+// Bounds of all project files together, since includes may read many.
 const (
 	maxFiles = 10_000
 	maxTotal = 64 << 20 // bytes of all files
 )
 
-// reader reads project files and what they include, each once.
+// reader reads project files and the files they include, each file once.
 type reader struct {
 	opts      Options
 	functions map[string]function.Function
 	seen      map[string]bool // by path
 	total     int             // bytes
 	remote    *remote
-	relative  bool // contexts are relative to the file that says so
+	relative  bool // contexts are relative to the file that defines them
 	docs      []*document
 	compose   []*document
 	files     map[string]*hcl.File
 	warnings  hcl.Diagnostics
 }
 
-// read reads and parses all files. Compose files come first, merged into one document; a file comes after those that it
-// includes.
+// read reads and parses all files and puts them into l.docs by increasing precedence: the compose files merged into
+// one document, then the others in the requested order. A file comes after the files that it includes, so it can
+// override them.
 func (l *loader) read(ctx context.Context) hcl.Diagnostics {
 	find := func() ([]source, error) { return findFiles(ctx, l.opts) }
 	if l.remote != nil {
@@ -69,7 +70,7 @@ func (l *loader) read(ctx context.Context) hcl.Diagnostics {
 	return diags
 }
 
-// add parses a file and reads what it includes. by is the file that includes it, nil for one that was asked for.
+// add parses a file and reads the files that it includes. by is the including file, or nil for a requested file.
 func (r *reader) add(ctx context.Context, s source, by *document) hcl.Diagnostics {
 	if err := ctx.Err(); err != nil {
 		return hcl.Diagnostics{problem(nil, "%v", err)}
@@ -108,7 +109,7 @@ func (r *reader) add(ctx context.Context, s source, by *document) hcl.Diagnostic
 	return diags
 }
 
-// sort keeps the warnings and returns the errors.
+// splitWarnings appends the warnings to r.warnings and returns the errors.
 func (r *reader) splitWarnings(all hcl.Diagnostics) hcl.Diagnostics {
 	var errs hcl.Diagnostics
 	for _, one := range all {
@@ -121,8 +122,8 @@ func (r *reader) splitWarnings(all hcl.Diagnostics) hcl.Diagnostics {
 	return errs
 }
 
-// include reads what the attribute "include" of a file lists: paths and patterns, relative to the file. They are known before
-// any variable has a value.
+// include reads the files that the attribute "include" of d lists: paths and patterns relative to d. It cannot use
+// variables, because an included file may define or override them.
 func (r *reader) include(ctx context.Context, d *document) hcl.Diagnostics {
 	a := d.root.attrs["include"]
 	if a == nil {
@@ -133,7 +134,8 @@ func (r *reader) include(ctx context.Context, d *document) hcl.Diagnostics {
 	if refs := a.Expr.Variables(); len(refs) > 0 {
 		at := refs[0].SourceRange()
 		return hcl.Diagnostics{problem(&at,
-			"include cannot use %s: it is read before variables are evaluated; write paths or patterns", refs[0].RootName())}
+			"include cannot use %s: it is read before variables are evaluated; write paths or patterns",
+			refs[0].RootName())}
 	}
 	v, diags := a.Expr.Value(&hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: r.functions})
 	if diags.HasErrors() {
@@ -151,16 +153,16 @@ func (r *reader) includePath(ctx context.Context, d *document, written string, a
 	if strings.Contains(written, "://") {
 		return hcl.Diagnostics{problem(at, "include %q: a URL cannot be included; use a path", written)}
 	}
-	beside := func(dir string) string {
+	join := func(dir string) string {
 		if filepath.IsAbs(written) {
 			return written
 		}
 		return filepath.Join(dir, written)
 	}
-	found := []string{beside(filepath.Dir(d.name))}
+	found := []string{join(filepath.Dir(d.name))}
 	if strings.ContainsAny(written, "*?[") {
 		var err error
-		if found, err = r.glob(beside(escapeGlob.Replace(filepath.Dir(d.name)))); err != nil {
+		if found, err = r.glob(join(escapeGlob.Replace(filepath.Dir(d.name)))); err != nil {
 			return hcl.Diagnostics{problem(at, "include %q: invalid pattern", written)}
 		}
 		if len(found) == 0 {
@@ -198,7 +200,7 @@ func (r *reader) glob(pattern string) ([]string, error) {
 	return r.opts.view().Glob(pattern)
 }
 
-// escapeGlob makes a path a pattern that names it alone.
+// escapeGlob turns a path into a pattern that matches only this path.
 var escapeGlob = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
 
 func (r *reader) read(name string) ([]byte, error) {

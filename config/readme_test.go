@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestReadme: the table in the README is the one that the code goes by. BAKE_UPDATE=1 writes it anew.
+// TestReadme checks that the tables in the README match the code. BAKE_UPDATE=1 rewrites them.
 func TestReadme(t *testing.T) {
 	raw, err := os.ReadFile("README.md")
 	if err != nil {
@@ -16,14 +16,14 @@ func TestReadme(t *testing.T) {
 	const rule = "|---|---|---|---|\n"
 	head, _, ok := strings.Cut(string(raw), rule)
 	if !ok {
-		t.Fatal("the README has no table")
+		t.Fatal("the README has no table of attributes")
 	}
 	want := head + rule + table()
 	if want == string(raw) {
 		return
 	}
 	if os.Getenv("BAKE_UPDATE") == "" {
-		t.Fatal("the table of attributes is out of date: run BAKE_UPDATE=1 go test ./config")
+		t.Fatal("the tables are out of date; run BAKE_UPDATE=1 go test ./config -run TestReadme")
 	}
 	if err := os.WriteFile("README.md", []byte(want), 0o644); err != nil {
 		t.Fatal(err)
@@ -33,10 +33,12 @@ func TestReadme(t *testing.T) {
 func table() string {
 	kinds := map[kind]string{
 		kindString: "string", kindBool: "bool", kindStrings: "list of strings", kindMap: "map of strings",
-		kindAttrs: "list of `KEY=VALUE,…` or objects", kindSecrets: "list of `id=…,src=…` or objects", kindSSH: "list of `ID[=PATH,…]` or objects", kindTests: "list of objects, or objects by name",
+		kindAttrs: "list of `KEY=VALUE,…` or objects", kindSecrets: "list of `id=…,src=…` or objects",
+		kindSSH: "list of `ID[=PATH,…]` or objects", kindTests: "list of objects, or objects by name",
 	}
 	merges := map[merge]string{
-		mergeReplace: "the last one counts", mergeAppend: "added up, each once", mergeRepeat: "added up", mergeKeys: "by key", mergeID: "by id, type or name",
+		mergeReplace: "replace", mergeAppend: "append, without duplicates", mergeRepeat: "append",
+		mergeKeys: "replace by key", mergeID: "replace by id, type or name",
 	}
 	var b strings.Builder
 	for _, a := range attributes() {

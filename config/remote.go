@@ -13,21 +13,26 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 )
 
-// Fetcher brings what a URL names to this machine: a directory that nobody else writes to, and, for a URL of one file that is
-// no archive, the file's name in it.
+// Fetcher fetches the content of a URL into a local directory to which no other process writes. If the URL names a
+// single file that is not an archive, file is its name in dir.
 type Fetcher interface {
 	Fetch(ctx context.Context, url string) (dir, file string, err error)
 }
 
-// Definition is a project whose files are elsewhere.
+// Definition is a project whose files are at a URL.
+//
+// Its author is not trusted. Its files are read through an os.Root, so that no link or ".." leaves the fetched
+// directory. Relative contexts become URLs of the definition, never local paths; only a context that starts with
+// cwd:// is local, and it needs a grant. Its compose files cannot include, extend or read env files. Only the user
+// can add local project files to it, with -f cwd://FILE.
 type Definition struct {
-	URL string // git, or http(s) of a file or an archive
-	// Context is what BAKE_CMD_CONTEXT is, a URL too; empty is the working directory.
+	URL string // of a git repository, or an http(s) URL of a file or an archive
+	// Context is the value of BAKE_CMD_CONTEXT, a URL; if empty, it is the working directory.
 	Context string
 	Fetcher Fetcher
 }
 
-// IsRemote says whether an argument is the URL of a definition rather than a name.
+// IsRemote reports whether an argument is the URL of a definition rather than a name.
 func IsRemote(arg string) bool {
 	if strings.HasPrefix(arg, "http://") || strings.HasPrefix(arg, "https://") {
 		return true
@@ -36,11 +41,11 @@ func IsRemote(arg string) bool {
 	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
 }
 
-// remote is a definition that was fetched.
+// remote is a fetched definition.
 type remote struct {
-	url  string // what contexts are relative to; "" when the definition is one file
+	url  string // base of relative contexts; "" if the definition is a single file
 	root *os.Root
-	file string // the only file
+	file string // the name of the single file, or ""
 }
 
 func (d *Definition) open(ctx context.Context) (*remote, error) {
@@ -58,7 +63,7 @@ func (d *Definition) open(ctx context.Context) (*remote, error) {
 	return &remote{url: d.URL, root: root}, nil
 }
 
-// sources reads the named files of a definition, or the usual ones. Those that start with cwd:// are of this machine.
+// sources reads the named files of a definition, or the usual ones. Names that start with cwd:// are local files.
 func (r *remote) sources(ctx context.Context, o Options) ([]source, error) {
 	local := Options{Dir: o.Dir, Stdin: o.Stdin}
 	var all []source
@@ -91,7 +96,7 @@ func (r *remote) sources(ctx context.Context, o Options) ([]source, error) {
 	return append(all, more...), err
 }
 
-// read reads a file of the definition, and nothing outside of it.
+// read reads a file of the definition. It cannot leave r.root.
 func (r *remote) read(name string) ([]byte, error) {
 	f, err := r.root.Open(filepath.Clean(name))
 	if err != nil {
@@ -105,7 +110,8 @@ func (r *remote) read(name string) ([]byte, error) {
 	return readAll(f)
 }
 
-// place is where a context of the definition is: its URL, unless the context is of this machine or a URL itself.
+// resolveContext returns the URL of a relative context of the definition. Absolute and cwd:// paths and URLs stay as
+// they are.
 func (r *remote) resolveContext(context string) (string, error) {
 	if r.url == "" || strings.HasPrefix(context, "cwd://") || rebased("x", context) == context {
 		return context, nil
@@ -120,7 +126,7 @@ func (r *remote) resolveContext(context string) (string, error) {
 	return withSubdir(r.url, sub), nil
 }
 
-// withSubdir is a URL with a directory in it, in the fragment or wherever the URL names one already.
+// withSubdir returns a URL with a subdirectory, in the query if the URL has one there, and otherwise in the fragment.
 func withSubdir(rawURL, sub string) string {
 	base, fragment, _ := strings.Cut(rawURL, "#")
 	ref, old, _ := strings.Cut(fragment, ":")

@@ -9,15 +9,15 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// request expands what was asked for into target names, each once, in the order asked.
+// request expands the requested names to target names, each once, in the requested order.
 func (l *loader) request() ([]string, hcl.Diagnostics) {
-	asked := l.opts.Targets
-	if len(asked) == 0 {
-		asked = []string{"default"}
+	names := l.opts.Targets
+	if len(names) == 0 {
+		names = []string{"default"}
 	}
 	var all []string
 	var diags hcl.Diagnostics
-	for _, name := range asked {
+	for _, name := range names {
 		name = strings.ReplaceAll(name, ".", "_")
 		found, more := l.expand(name, nil)
 		diags = append(diags, more...)
@@ -27,7 +27,7 @@ func (l *loader) request() ([]string, hcl.Diagnostics) {
 	return unique(all), diags
 }
 
-// requestedNames is what a name on the command line stands for, with groups not expanded.
+// requestedNames returns the names for a name or pattern on the command line, with groups kept.
 func (l *loader) requestedNames(name string) []string {
 	if name == "default" && l.groups[name] != nil {
 		members, _ := l.members(name)
@@ -45,13 +45,15 @@ func (l *loader) requestedNames(name string) []string {
 	return all
 }
 
-// expand is a name or pattern as target names. In a group its own name means the target.
+// expand returns the target names of a name or pattern. parents lists the groups that led to name: a group that is a
+// member of itself is an error, unless a target has the same name, which is meant then.
 func (l *loader) expand(name string, parents []string) ([]string, hcl.Diagnostics) {
 	_, isTarget := l.defs[name]
 	if l.groups[name] != nil && !(isTarget && slices.Contains(parents, name)) {
 		if i := slices.Index(parents, name); i >= 0 {
 			cycle := strings.Join(append(parents[i:], name), " → ")
-			return nil, hcl.Diagnostics{problem(l.groups[name].at(), "cycle: group %s contains itself (%s)", name, cycle)}
+			return nil, hcl.Diagnostics{problem(l.groups[name].at(), "cycle: group %s contains itself (%s)", name,
+				cycle)}
 		}
 		members, diags := l.members(name)
 		var all []string
@@ -73,16 +75,18 @@ func (l *loader) expand(name string, parents []string) ([]string, hcl.Diagnostic
 		at = l.groups[parents[len(parents)-1]].at()
 	}
 	if name == "default" && len(parents) == 0 && len(l.allNames()) == 0 {
-		return nil, hcl.Diagnostics{problem(nil, "no project file defines a target; a matrix with an empty axis defines none")}
+		return nil, hcl.Diagnostics{problem(nil,
+			"no project file defines a target; a matrix with an empty axis defines none")}
 	}
 	if name == "default" && len(parents) == 0 {
 		return nil, hcl.Diagnostics{problem(nil,
 			"no target requested, and no target or group \"default\"; choose from: %s", someOf(l.allNames()))}
 	}
-	return nil, hcl.Diagnostics{problem(at, "unknown target or group %q%s", name, orList(nearest(name, l.allNames()), l.allNames()))}
+	return nil, hcl.Diagnostics{problem(at, "unknown target or group %q%s", name,
+		orList(nearest(name, l.allNames()), l.allNames()))}
 }
 
-// orList is the suggestion, or else what there is.
+// orList returns the suggestion if there is one, and otherwise lists some of the names.
 func orList(suggestion string, all []string) string {
 	if suggestion != "" || len(all) == 0 {
 		return suggestion
@@ -90,7 +94,7 @@ func orList(suggestion string, all []string) string {
 	return "; available: " + someOf(all)
 }
 
-// someOf lists up to ten names.
+// someOf returns up to ten of the names, sorted.
 func someOf(all []string) string {
 	all = slices.Sorted(slices.Values(all))
 	if len(all) > 10 {
@@ -114,12 +118,13 @@ func (l *loader) glob(pattern string) ([]string, hcl.Diagnostics) {
 		}
 	}
 	if len(all) == 0 {
-		diags = append(diags, problem(nil, "no target or group matches %q; available: %s", pattern, someOf(l.allNames())))
+		diags = append(diags, problem(nil, "no target or group matches %q; available: %s", pattern,
+			someOf(l.allNames())))
 	}
 	return all, diags
 }
 
-// at is where a group is written.
+// at returns the position of a group, or nil.
 func (g *groupDef) at() *hcl.Range {
 	if g == nil || g.block == nil {
 		return nil

@@ -2,11 +2,12 @@ package config
 
 import "encoding/json"
 
-// Schema is the JSON Schema of bake.yaml and bake.json. It is made of the table that reading goes by.
+// Schema returns the JSON Schema of bake.yaml and bake.json, derived from the same tables as parsing.
 func Schema() ([]byte, error) {
 	all := blockKinds()
 	properties := map[string]any{
-		"include": describe(stringsSchema(), "Other project files, by path or pattern relative to this one. In files named bake.* and what they include."),
+		"include": describe(stringsSchema(), "Other project files, by path or pattern relative to this file. "+
+			"Only in files named bake.* and those that they include."),
 	}
 	for _, name := range all.top() {
 		properties[name] = all.schema(name)
@@ -17,13 +18,14 @@ func Schema() ([]byte, error) {
 	}, "", "  ")
 }
 
-// schema is the JSON Schema of the blocks of one kind.
+// schema returns the JSON Schema of the blocks of one kind.
 func (k kinds) schema(name string) map[string]any {
 	kind := k[name]
 	one := rowsSchema(kind.attrs)
 	if kind.inner != "" {
 		inner := k.schema(kind.inner)
-		one["properties"].(map[string]any)[kind.inner] = map[string]any{"anyOf": []any{inner, map[string]any{"type": "array", "items": inner}}}
+		list := map[string]any{"type": "array", "items": inner}
+		one["properties"].(map[string]any)[kind.inner] = map[string]any{"anyOf": []any{inner, list}}
 	}
 	if kind.anyAttr {
 		one["additionalProperties"] = true
@@ -34,7 +36,7 @@ func (k kinds) schema(name string) map[string]any {
 	return describe(one, kind.doc)
 }
 
-// rowsSchema is the JSON Schema of an object with the attributes of a table.
+// rowsSchema returns the JSON Schema of an object with the attributes of a table.
 func rowsSchema(rows []attribute) map[string]any {
 	properties := map[string]any{}
 	for _, a := range rows {
@@ -64,7 +66,8 @@ func stringsSchema() map[string]any {
 	}}
 }
 
-// schema is the JSON Schema of an attribute's value. A string may be an expression that comes to another type.
+// schema returns the JSON Schema of an attribute's value. Most kinds allow a string, since it may be a template that
+// evaluates to another type.
 func (a attribute) schema() map[string]any {
 	scalar := []string{"string", "number", "boolean", "null"}
 	switch a.kind {
@@ -76,16 +79,19 @@ func (a attribute) schema() map[string]any {
 		return stringsSchema()
 	case kindCommands:
 		return map[string]any{"anyOf": []any{
-			map[string]any{"type": []string{"string", "null"}}, map[string]any{"type": "array", "items": stringsSchema()},
+			map[string]any{"type": []string{"string", "null"}}, map[string]any{"type": "array",
+				"items": stringsSchema()},
 		}}
 	case kindConfig:
 		return rowsSchema(configAttributes())
 	case kindTests:
 		one := rowsSchema(testAttributes())
-		named := rowsSchema(append(testAttributes(), attribute{name: "name", kind: kindString, doc: "The name of the test."}))
+		named := rowsSchema(append(testAttributes(),
+			attribute{name: "name", kind: kindString, doc: "The name of the test."}))
 		return map[string]any{"anyOf": []any{
 			map[string]any{"type": []string{"string", "null"}}, named,
-			map[string]any{"type": "array", "items": map[string]any{"anyOf": []any{map[string]any{"type": "string"}, named}}},
+			map[string]any{"type": "array", "items": map[string]any{"anyOf": []any{map[string]any{"type": "string"},
+				named}}},
 			map[string]any{"type": "object", "additionalProperties": one},
 		}}
 	case kindMap:

@@ -40,8 +40,8 @@ func newSchema(t *testing.T) *jsonschema.Schema {
 	return schema
 }
 
-// TestSchema: every project file of the test cases and examples in YAML or JSON, and everything that is printed, is valid; what
-// has an unknown attribute or a wrong type is not.
+// TestSchema checks that every YAML and JSON project file of the test cases and examples, and all printed output, is valid
+// by the schema, and that files with unknown attributes or wrong types are not.
 func TestSchema(t *testing.T) {
 	schema := newSchema(t)
 	count := 0
@@ -52,14 +52,16 @@ func TestSchema(t *testing.T) {
 		}
 	}
 	if count < 10 {
-		t.Errorf("%d files: the test looks in the wrong place", count)
+		t.Errorf("only %d files", count)
 	}
 	for _, bad := range []string{
-		"target: {a: {tagz: [x]}}", "target: {a: {args: [1]}}", "target: [a]", "group: {g: {members: [a]}}", "base: {go: {imag: x}}",
-		"variable: {v: {validation: {conditions: true}}}", "target: {a: {no-cache: [true]}}", "target: {a: {test: {x: {comand: [a]}}}}", "include: {a: b}",
+		"target: {a: {tagz: [x]}}", "target: {a: {args: [1]}}", "target: [a]", "group: {g: {members: [a]}}",
+		"base: {go: {imag: x}}",
+		"variable: {v: {validation: {conditions: true}}}", "target: {a: {no-cache: [true]}}",
+		"target: {a: {test: {x: {comand: [a]}}}}", "include: {a: b}",
 	} {
 		if err := validate(schema, []byte(bad)); err == nil {
-			t.Errorf("%s is valid", bad)
+			t.Errorf("%s must be invalid", bad)
 		}
 	}
 }
@@ -80,7 +82,7 @@ func validate(schema *jsonschema.Schema, content []byte) error {
 	return schema.Validate(doc)
 }
 
-// projectFiles are the files of the cases that succeed, and what is printed for the examples.
+// projectFiles returns the files of the successful test cases, their printed output, and that of the examples.
 func projectFiles(t *testing.T) map[string][]byte {
 	t.Helper()
 	all := map[string][]byte{}
@@ -121,7 +123,7 @@ func projectFiles(t *testing.T) map[string][]byte {
 	return all
 }
 
-// TestInitCompose: the project file made of a compose file means the same.
+// TestInitCompose checks that a project file generated from a compose file prints the same.
 func TestInitCompose(t *testing.T) {
 	dir := t.TempDir()
 	compose := `
@@ -169,18 +171,21 @@ func printed(t *testing.T, dir string) string {
 	return string(raw)
 }
 
-// TestIncludeBesidePatterns: of an included path only what is written is a pattern, not the folder that it is in.
-func TestIncludeBesidePatterns(t *testing.T) {
+// TestIncludeBelowMetaCharacters checks that the directory of the including file is not part of a pattern.
+func TestIncludeBelowMetaCharacters(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "[a]*")
 	for name, content := range map[string]string{
-		"p[1]/bake.hcl": `include = ["one.hcl", "t*.hcl"]`, "p[1]/one.hcl": `target "one" {}`, "p[1]/two.hcl": `target "two" {}`, "p1/three.hcl": `target "three" {}`,
+		"p[1]/bake.hcl": `include = ["one.hcl", "t*.hcl"]`, "p[1]/one.hcl": `target "one" {}`,
+		"p[1]/two.hcl": `target "two" {}`, "p1/three.hcl": `target "three" {}`,
 	} {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755),
+			os.WriteFile(path, []byte(content), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p, _, err := config.Load(t.Context(), config.Options{Dir: dir, Files: []string{"p[1]/bake.hcl"}, Targets: []string{"*"}})
+	p, _, err := config.Load(t.Context(), config.Options{Dir: dir, Files: []string{"p[1]/bake.hcl"},
+		Targets: []string{"*"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +194,7 @@ func TestIncludeBesidePatterns(t *testing.T) {
 	}
 }
 
-// TestBlocks: the blocks that are not about one target.
+// TestBlocks checks base, policy and registry blocks.
 func TestBlocks(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{
@@ -230,7 +235,8 @@ target "default" {}
 	if pinned.Rule != "base.pinned" || pinned.Warn || pinned.Message != "pin it" || !latest.Warn {
 		t.Errorf("policies %+v %+v", pinned, latest)
 	}
-	if !registry.PlainHTTP || !cmp.Equal(registry.CA, []string{"team/ca.pem"}) || !cmp.Equal(registry.Mirrors, []string{"mirror.example"}) {
+	if !registry.PlainHTTP || !cmp.Equal(registry.CA, []string{"team/ca.pem"}) || !cmp.Equal(registry.Mirrors,
+		[]string{"mirror.example"}) {
 		t.Errorf("registry %+v", registry)
 	}
 }

@@ -11,27 +11,27 @@ import (
 	"github.com/zclconf/go-cty/cty/function"
 )
 
-// scope evaluates expressions. A name is evaluated when it is first needed, once; one that needs itself is an error with
-// the whole way round.
+// scope evaluates expressions. A variable or local is evaluated once, when it is first needed. A name that depends on
+// itself is an error that shows the whole cycle; see loader.
 type scope struct {
 	opts      Options
-	variables map[string]*block         // last one of each name
+	variables map[string]*block         // the last block of each name
 	globals   map[string]*hcl.Attribute // attributes outside of blocks
 	functions map[string]function.Function
-	locals    map[string]hcl.Attributes // of locals blocks, by the file that alone sees them
+	locals    map[string]hcl.Attributes // of locals blocks, by file: they are visible only there
 	values    map[string]cty.Value
-	failed    map[string]bool
-	path      []string // names under evaluation, outermost first
+	failed    map[string]bool // names whose definition has an error, which is reported already
+	path      []string        // names under evaluation, outermost first
 	target    func(name string, attrs []string, at *hcl.Range) (cty.Value, hcl.Diagnostics)
 }
 
-// reserved are the names that every file sees.
+// These variables are defined in every file.
 const (
 	cmdContext    = "BAKE_CMD_CONTEXT"
 	localPlatform = "BAKE_LOCAL_PLATFORM"
 )
 
-// eval evaluates an expression. locals are names that go before all others.
+// eval evaluates an expression. locals take precedence over all other names.
 func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, hcl.Diagnostics) {
 	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: s.functions}
 	var diags hcl.Diagnostics
@@ -46,12 +46,14 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 			targets = append(targets, t)
 			continue
 		}
-		if name == "local" && s.variables[name] == nil && s.globals[name] == nil && len(s.locals[e.Range().Filename]) == 0 {
+		hasLocals := len(s.locals[e.Range().Filename]) > 0
+		if name == "local" && s.variables[name] == nil && s.globals[name] == nil && !hasLocals {
 			at := t.SourceRange()
-			diags = append(diags, problem(&at, "this file has no locals block; locals of other files are not visible here"))
+			diags = append(diags, problem(&at,
+				"this file has no locals block; locals of other files are not visible here"))
 			continue
 		}
-		if name == "local" && len(s.locals[e.Range().Filename]) > 0 {
+		if name == "local" && hasLocals {
 			fileLocals = append(fileLocals, t)
 			continue
 		}
@@ -80,7 +82,8 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 	total := 0
 	for _, t := range e.Variables() {
 		if total += size(ctx.Variables[t.RootName()]); total > maxValue {
-			return cty.DynamicVal, hcl.Diagnostics{problem(&at, "the values used in this expression exceed %d bytes", maxValue)}
+			return cty.DynamicVal, hcl.Diagnostics{problem(&at, "the values used in this expression exceed %d bytes",
+				maxValue)}
 		}
 	}
 	v, more := e.Value(ctx)
@@ -91,7 +94,7 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 	return v, append(diags, more...)
 }
 
-// suggestFunctions names the nearest function where the library's own suggestion is a worse one.
+// suggestFunctions replaces the text of unknown function errors, since the suggestions of HCL are often poor.
 func (s *scope) suggestFunctions(diags hcl.Diagnostics) {
 	for _, d := range diags {
 		var name string
@@ -101,11 +104,12 @@ func (s *scope) suggestFunctions(diags hcl.Diagnostics) {
 		if n, err := fmt.Sscanf(d.Detail, "There is no function named %q", &name); n != 1 || err != nil {
 			continue
 		}
-		d.Summary, d.Detail = fmt.Sprintf("unknown function %q%s", name, nearest(name, slices.Collect(maps.Keys(s.functions)))), ""
+		d.Summary, d.Detail = fmt.Sprintf("unknown function %q%s", name,
+			nearest(name, slices.Collect(maps.Keys(s.functions)))), ""
 	}
 }
 
-// isType says that a name is that of a type, and of nothing that a file defines.
+// isType reports whether a name denotes a type, which a definition of that name in a file hides.
 func (s *scope) isType(name string) bool {
 	switch name {
 	case "string", "number", "bool", "any":
@@ -114,13 +118,14 @@ func (s *scope) isType(name string) bool {
 	return false
 }
 
-// targets is the object that target.NAME.ATTRIBUTE looks into, with no more in it than is asked for.
-func (s *scope) targets(asked []hcl.Traversal) (cty.Value, hcl.Diagnostics) {
+// targets returns the value of "target" for an expression, with only the attributes that its references use. Any other
+// attribute would be evaluated needlessly and could close a cycle.
+func (s *scope) targets(refs []hcl.Traversal) (cty.Value, hcl.Diagnostics) {
 	attrs := map[string][]string{}
 	ranges := map[string]*hcl.Range{}
 	var order []string
 	var diags hcl.Diagnostics
-	for _, t := range asked {
+	for _, t := range refs {
 		at := t.SourceRange()
 		name, ok := attrStep(t, 1)
 		if !ok {
@@ -145,7 +150,7 @@ func (s *scope) targets(asked []hcl.Traversal) (cty.Value, hcl.Diagnostics) {
 	return cty.ObjectVal(object), diags
 }
 
-// attrStep is the n-th name of a traversal, as .NAME or ["NAME"].
+// attrStep returns the n-th step of a traversal if it is .NAME or ["NAME"].
 func attrStep(t hcl.Traversal, n int) (string, bool) {
 	if len(t) <= n {
 		return "", false
@@ -161,7 +166,7 @@ func attrStep(t hcl.Traversal, n int) (string, bool) {
 	return "", false
 }
 
-// variable is the value of a name: of a variable block, or an attribute outside of blocks.
+// variable returns the value of a variable block or of an attribute outside of blocks.
 func (s *scope) variable(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
 	if v, ok := s.values[name]; ok {
 		return v, nil
@@ -183,6 +188,7 @@ func (s *scope) variable(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics
 	return v, diags
 }
 
+// define evaluates the definition of a variable.
 func (s *scope) define(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
 	switch name {
 	case cmdContext:
@@ -209,19 +215,21 @@ func (s *scope) define(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) 
 	return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown variable %q%s", name, nearest(name, known))}
 }
 
-// enter notes that something is under evaluation; an error when it is already.
+// enter records that a name is under evaluation until the returned function is called. It returns an error if the
+// name is already under evaluation, which is a cycle.
 func (s *scope) enter(what string, at *hcl.Range) (func(), hcl.Diagnostics) {
 	for i, w := range s.path {
 		if w == what {
 			cycle := append(slices.Clone(s.path[i:]), what)
-			return nil, hcl.Diagnostics{problem(at, "cycle: %s depends on itself (%s)", what, strings.Join(cycle, " → "))}
+			return nil, hcl.Diagnostics{problem(at, "cycle: %s depends on itself (%s)", what,
+				strings.Join(cycle, " → "))}
 		}
 	}
 	s.path = append(s.path, what)
 	return func() { s.path = s.path[:len(s.path)-1] }, nil
 }
 
-// text evaluates an attribute to a string; ok is false when it is not set or null.
+// text evaluates an attribute to a string. ok is false if the attribute is not set or null.
 func (s *scope) text(b *block, name string) (text string, ok bool, diags hcl.Diagnostics) {
 	a := b.attrs[name]
 	if a == nil {
@@ -239,7 +247,7 @@ func (s *scope) text(b *block, name string) (text string, ok bool, diags hcl.Dia
 	return text, true, diags
 }
 
-// friendlyType names the type of a value for people.
+// friendlyType describes a value in messages.
 func friendlyType(v cty.Value) string {
 	switch t := v.Type(); {
 	case v.IsNull():

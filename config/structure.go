@@ -12,10 +12,10 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// structureVersion is the schema of container-structure-test that is read.
+// structureVersion is the supported schema version of container-structure-test.
 const structureVersion = "2.0.0"
 
-// expandTests replaces the tests that name a file by those in it.
+// expandTests replaces each test that names a structure file by the tests in that file.
 func (l *loader) expandTests(t *Target) hcl.Diagnostics {
 	var all []Test
 	var diags hcl.Diagnostics
@@ -31,14 +31,16 @@ func (l *loader) expandTests(t *Target) hcl.Diagnostics {
 	t.Tests = all
 	if len(all) > maxTests {
 		at := l.attrRange(t.Name, "test")
-		diags = append(diags, problem(&at, "target %s has %d tests; at most %d are allowed", t.Name, len(all), maxTests))
+		diags = append(diags, problem(&at, "target %s has %d tests; at most %d are allowed", t.Name, len(all),
+			maxTests))
 	}
 	return diags
 }
 
-// structure reads the file that a test names.
+// structure reads the structure file of a test.
 func (l *loader) structure(of Test) ([]Test, hcl.Diagnostics) {
-	at := hcl.Range{Filename: of.At.File, Start: hcl.Pos{Line: of.At.Line, Column: of.At.Col}, End: hcl.Pos{Line: of.At.Line, Column: of.At.Col}}
+	pos := hcl.Pos{Line: of.At.Line, Column: of.At.Col}
+	at := hcl.Range{Filename: of.At.File, Start: pos, End: pos}
 	read := func(name string) ([]byte, error) {
 		if name == "-" {
 			return nil, errors.New("standard input is not supported")
@@ -58,16 +60,17 @@ func (l *loader) structure(of Test) ([]Test, hcl.Diagnostics) {
 	return s.tests, s.diags
 }
 
-// structureReader reads a file of container-structure-test. What it does not know is told with its place.
+// structureReader reads a container-structure-test file. Unknown fields are errors with a position: a test that is not
+// understood must not appear to pass.
 type structureReader struct {
 	name  string
 	tests []Test
 	diags hcl.Diagnostics
-	env   map[string]string // of all commands
+	env   map[string]string // for all commands
 	user  string
 }
 
-// keys are what a mapping may hold, and who reads it.
+// keys maps the keys that a mapping may have to the functions that read their values.
 type keys map[string]func(*yaml.Node)
 
 func (s *structureReader) read(raw []byte) {
@@ -87,14 +90,15 @@ func (s *structureReader) read(raw []byte) {
 	version := ""
 	s.mapping(doc.Content[0], "file of tests", keys{
 		"schemaVersion": s.text(&version), "globalEnvVars": s.variables(&s.env),
-		"commandTests": s.each(s.command), "fileExistenceTests": s.each(s.existence), "fileContentTests": s.each(s.content),
-		"metadataTest": s.metadata, "containerRunOptions": s.runOptions,
+		"commandTests": s.each(s.command), "fileExistenceTests": s.each(s.existence),
+		"fileContentTests": s.each(s.content),
+		"metadataTest":     s.metadata, "containerRunOptions": s.runOptions,
 		"licenseTests": s.refuse("licenseTests are not supported; use fileContentTests"),
 	})
 	if version != structureVersion && len(s.diags) == 0 {
 		s.problem(doc.Content[0], "unsupported schemaVersion %q; use %q", version, structureVersion)
 	}
-	for i := range s.tests { // also said after the commands
+	for i := range s.tests { // at the end, since globalEnvVars may follow the commands
 		t := &s.tests[i]
 		if len(t.Command) == 0 {
 			continue
@@ -117,7 +121,7 @@ func (s *structureReader) refuse(why string) func(*yaml.Node) {
 	return func(n *yaml.Node) { s.problem(n, "%s", why) }
 }
 
-// mapping reads a mapping; what is a field of something else, or twice there, is told.
+// mapping reads a mapping. Unknown fields are errors.
 func (s *structureReader) mapping(n *yaml.Node, what string, known keys) {
 	n = resolved(n)
 	if n.Kind != yaml.MappingNode {
@@ -203,7 +207,8 @@ func (s *structureReader) pairs(plain, matches *map[string]string) func(*yaml.No
 	return s.each(func(n *yaml.Node) {
 		var key, value string
 		regex := false
-		s.mapping(n, "variable or label", keys{"key": s.text(&key), "value": s.text(&value), "isRegex": s.switched(&regex)})
+		s.mapping(n, "variable or label", keys{"key": s.text(&key), "value": s.text(&value),
+			"isRegex": s.switched(&regex)})
 		to := plain
 		if regex {
 			to = matches
@@ -225,7 +230,7 @@ func (s *structureReader) variables(to *map[string]string) func(*yaml.Node) {
 	}
 }
 
-// add keeps a test that is sound.
+// add appends a test and reports invalid values.
 func (s *structureReader) add(n *yaml.Node, t Test) {
 	t.At = rangeOf(yamlRange(s.name, n))
 	if t.Name == "" {
@@ -245,7 +250,7 @@ func (s *structureReader) reported(n *yaml.Node) bool {
 	})
 }
 
-// command reads a command test. Its root goes with it, so that there is nothing for teardown to undo.
+// command reads a command test. Its changes to files are discarded, so teardown has nothing to do and is ignored.
 func (s *structureReader) command(n *yaml.Node) {
 	var t Test
 	var command string
@@ -266,8 +271,9 @@ func (s *structureReader) existence(n *yaml.Node) {
 	exists := true
 	uid, gid := -1, -1
 	s.mapping(n, "file existence test", keys{
-		"name": s.text(&t.Name), "path": s.text(&t.File), "shouldExist": s.switched(&exists), "permissions": s.text(&t.Mode),
-		"uid": s.number(&uid), "gid": s.number(&gid), "isExecutableBy": s.text(&t.ExecutableBy),
+		"name": s.text(&t.Name), "path": s.text(&t.File), "shouldExist": s.switched(&exists),
+		"permissions": s.text(&t.Mode),
+		"uid":         s.number(&uid), "gid": s.number(&gid), "isExecutableBy": s.text(&t.ExecutableBy),
 	})
 	t.Absent = !exists
 	if uid >= 0 {
@@ -276,7 +282,7 @@ func (s *structureReader) existence(n *yaml.Node) {
 	if gid >= 0 {
 		t.Owner += ":" + strconv.Itoa(gid)
 	}
-	if t.Absent { // the other fields are those of files that exist
+	if t.Absent { // container-structure-test ignores the other fields then
 		t.Mode, t.Owner, t.ExecutableBy = "", "", ""
 	}
 	s.file(n, t)
@@ -323,7 +329,7 @@ func (s *structureReader) metadata(n *yaml.Node) {
 	s.add(n, Test{Name: "metadata", Config: c})
 }
 
-// runOptions are Docker's; of these only the user is known here.
+// runOptions reads the options of docker run. Only user is supported.
 func (s *structureReader) runOptions(n *yaml.Node) {
 	known := keys{"user": s.text(&s.user)}
 	for _, name := range []string{"privileged", "allocateTty", "envFile", "envVars", "capabilities", "bindMounts"} {

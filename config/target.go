@@ -9,7 +9,8 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// defineTargets notes the blocks of every target; one with a matrix makes several, and a group of them.
+// defineTargets records the blocks of every target. A target with a matrix defines several targets and a group of
+// them.
 func (l *loader) defineTargets() hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, d := range l.docs {
@@ -26,7 +27,8 @@ func (l *loader) defineTargets() hcl.Diagnostics {
 			}
 			if a := b.attrs["name"]; a != nil {
 				at := a.NameRange
-				diags = append(diags, problem(&at, "name needs a matrix; this target is named %q by its label", b.label))
+				diags = append(diags, problem(&at, "name needs a matrix; this target is named %q by its label",
+					b.label))
 			}
 			l.defineTarget(b.label, targetDef{block: b})
 		}
@@ -41,7 +43,7 @@ func (l *loader) defineTarget(name string, d targetDef) {
 	l.defs[name] = append(l.defs[name], d)
 }
 
-// members are the names in a group, as they are written.
+// members returns the members of a group as they are written.
 func (l *loader) members(name string) ([]string, hcl.Diagnostics) {
 	g := l.groups[name]
 	if g.block == nil {
@@ -70,7 +72,7 @@ func (l *loader) groupDescription(name string) string {
 	return text
 }
 
-// groupContains says whether a group holds a target, directly or not.
+// groupContains reports whether a group contains a target, directly or not.
 func (l *loader) groupContains(group, target string) bool {
 	if l.groups[group] == nil {
 		return false
@@ -79,13 +81,14 @@ func (l *loader) groupContains(group, target string) bool {
 	return !diags.HasErrors() && slices.Contains(found, target)
 }
 
-// value is an attribute of a target: what its parents say, then its own blocks in order, then the command line. It is
-// evaluated once, when it is first needed.
+// value returns an attribute of a target, merged from its parents, its own blocks and the command line, by increasing
+// precedence; see attribute.combine. It is evaluated once, when it is first needed; see loader. at is the position of
+// the reference to it, for diagnostics.
 func (l *loader) value(name string, a attribute, at *hcl.Range) (attrValue, hcl.Diagnostics) {
 	return l.valueFor(attrKey{name, a.name, name}, a, at)
 }
 
-// valueFor is the value of an attribute in which self is the target of the key, which inherits it.
+// valueFor is like value, but self in expressions is key.self: the target for which the attribute is inherited.
 func (l *loader) valueFor(key attrKey, a attribute, at *hcl.Range) (attrValue, hcl.Diagnostics) {
 	name, self := key.target, key.self
 	if !l.usesSelf(name, a) {
@@ -110,7 +113,8 @@ func (l *loader) valueFor(key attrKey, a attribute, at *hcl.Range) (attrValue, h
 			if diags.HasErrors() {
 				return v, diags
 			}
-			if all, ok := from.value.([]Attrs); !ok || len(all) > 0 { // what a parent cleared counts for itself alone
+			// A parent's empty list clears what it inherits itself, but not what its heirs inherit from others.
+			if all, ok := from.value.([]Attrs); !ok || len(all) > 0 {
 				v.merge(a, from.value, from.at)
 			}
 		}
@@ -131,7 +135,7 @@ func (l *loader) valueFor(key attrKey, a attribute, at *hcl.Range) (attrValue, h
 	return v, diags
 }
 
-// hostNetwork adds to the entitlements of a target what its network needs.
+// hostNetwork adds network.host to the entitlements of a target that uses the network of the host.
 func (l *loader) hostNetwork(key attrKey, entitlements *attrValue, at *hcl.Range) hcl.Diagnostics {
 	key.attribute = "network"
 	network, diags := l.valueFor(key, l.schema["network"], at)
@@ -142,7 +146,7 @@ func (l *loader) hostNetwork(key attrKey, entitlements *attrValue, at *hcl.Range
 	return diags
 }
 
-// take puts a value of higher rank over the one so far. A description that is empty is none.
+// merge combines v with a value of higher precedence. An empty description counts as not set.
 func (v *attrValue) merge(a attribute, value any, at hcl.Range) {
 	if a.name == "description" && value == "" {
 		return
@@ -153,7 +157,7 @@ func (v *attrValue) merge(a attribute, value any, at hcl.Range) {
 	v.value = a.combine(v.value, value)
 }
 
-// own is what a target's own blocks say.
+// own returns the value of an attribute in a target's own blocks.
 func (l *loader) own(name string, a attribute, self string) (attrValue, hcl.Diagnostics) {
 	var own attrValue
 	for _, d := range l.defs[name] {
@@ -186,7 +190,7 @@ func (l *loader) evalOwn(a attribute, e hcl.Expression, locals map[string]cty.Va
 	return a.decode(v, &at)
 }
 
-// parents are the targets that a target inherits from.
+// parents returns the names of the targets that a target inherits from directly.
 func (l *loader) parents(name string) ([]string, hcl.Diagnostics) {
 	v, diags := l.value(name, l.schema["inherits"], nil)
 	if diags.HasErrors() {
@@ -196,13 +200,14 @@ func (l *loader) parents(name string) ([]string, hcl.Diagnostics) {
 	for _, p := range all {
 		if _, ok := l.defs[p]; !ok {
 			at := v.at
-			return nil, hcl.Diagnostics{problem(&at, "target %s inherits from unknown target %q%s", name, p, nearest(p, l.order))}
+			return nil, hcl.Diagnostics{problem(&at, "target %s inherits from unknown target %q%s", name, p,
+				nearest(p, l.order))}
 		}
 	}
 	return all, nil
 }
 
-// reference is target.NAME as expressions see it, with the attributes asked for.
+// reference returns target.NAME for an expression, with the given attributes, or all if attrs is empty.
 func (l *loader) reference(name string, attrs []string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
 	if _, ok := l.defs[name]; !ok {
 		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown target %q%s", name, nearest(name, l.order))}
@@ -214,7 +219,8 @@ func (l *loader) reference(name string, attrs []string, at *hcl.Range) (cty.Valu
 	for _, attr := range attrs {
 		a, ok := l.schema[attr]
 		if !ok {
-			return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown target attribute %q%s", attr, nearest(attr, l.schema.names()))}
+			return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown target attribute %q%s", attr,
+				nearest(attr, l.schema.names()))}
 		}
 		v, diags := l.value(name, a, at)
 		if diags.HasErrors() {
@@ -256,29 +262,29 @@ func (l *loader) resolve(name string) (*Target, hcl.Diagnostics) {
 	return t, diags
 }
 
-// resolveContexts makes the contexts of a definition that is elsewhere those that are there.
+// resolveContexts replaces relative contexts of a remote definition by their URLs.
 func (l *loader) resolveContexts(t *Target) hcl.Diagnostics {
 	var diags hcl.Diagnostics
-	place := func(attribute, context string) string {
+	resolve := func(attribute, context string) string {
 		at := l.attrRange(t.Name, attribute)
 		if context == "" {
 			context = "."
 		}
-		placed, err := l.remote.resolveContext(context)
+		resolved, err := l.remote.resolveContext(context)
 		if err != nil {
 			diags = append(diags, problem(&at, "%v", err))
 		}
-		return placed
+		return resolved
 	}
-	t.Context = place("context", t.Context)
+	t.Context = resolve("context", t.Context)
 	t.Contexts = maps.Clone(t.Contexts)
 	for name, context := range t.Contexts {
-		t.Contexts[name] = place("contexts", context)
+		t.Contexts[name] = resolve("contexts", context)
 	}
 	return diags
 }
 
-// checkParents finds targets that inherit from themselves, directly or not.
+// checkParents reports a target that inherits from itself, directly or not. path lists the heirs that led to name.
 func (l *loader) checkParents(name string, path []string) hcl.Diagnostics {
 	parents, diags := l.parents(name)
 	if diags.HasErrors() || l.acyclic[name] {
@@ -298,13 +304,13 @@ func (l *loader) checkParents(name string, path []string) hcl.Diagnostics {
 	return nil
 }
 
-// get is a value of the bag, or the zero value when it is not set.
+// get returns a value of bag, or the zero value if it is not set.
 func get[T any](bag map[string]any, name string) T {
 	v, _ := bag[name].(T)
 	return v
 }
 
-// set is a pointer to a value of the bag, or nil.
+// set returns a pointer to a value of bag, or nil if it is not set.
 func set[T any](bag map[string]any, name string) *T {
 	if v, ok := bag[name].(T); ok {
 		return &v
@@ -312,7 +318,7 @@ func set[T any](bag map[string]any, name string) *T {
 	return nil
 }
 
-// fill takes over the values.
+// fill sets the fields of a target from the values of its attributes.
 func (t *Target) fill(bag map[string]any) {
 	t.Description = get[string](bag, "description")
 	t.Context = get[string](bag, "context")
@@ -345,7 +351,7 @@ func (t *Target) fill(bag map[string]any) {
 	t.Tests = get[[]Test](bag, "test")
 }
 
-// defaults sets what follows from elsewhere.
+// defaults sets the default context and Dockerfile. SOURCE_DATE_EPOCH of the environment becomes a build argument.
 func (t *Target) defaults(o Options) {
 	t.Context = cleanContext(strings.TrimPrefix(t.Context, "cwd://"))
 	if t.Dockerfile == "" {

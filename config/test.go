@@ -12,45 +12,45 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// maxTests bounds the tests of one target, those of files included.
+// maxTests is the maximum number of tests of one target, including those of structure files.
 const maxTests = 2000
 
-// Test is one check of a finished image: of a command that runs in it, of one of its files, or of its config. Exactly one of
-// Command, File, Config and Structure is set; Load replaces a Structure by the tests of that file.
+// Test is one test of a built image: of a command that runs in it, of one of its files, or of its config. Exactly one
+// of Command, File, Config and Structure is set. Load replaces a Structure by the tests in that file.
 type Test struct {
 	Name string `json:",omitempty"`
-	At   Range  `json:",omitzero"` // where it was written
+	At   Range  `json:",omitzero"` // position of the definition
 
 	Command  []string          `json:",omitempty"`
-	Setup    [][]string        `json:",omitempty"` // run before Command on the same files; each must end with 0
-	Env      map[string]string `json:",omitempty"` // beside the image's; $NAME and ${NAME} are the image's variables
-	User     string            `json:",omitempty"` // "" is the image's
+	Setup    [][]string        `json:",omitempty"` // run before Command on the same files; each must exit with 0
+	Env      map[string]string `json:",omitempty"` // added to the image's; $NAME and ${NAME} expand to its variables
+	User     string            `json:",omitempty"` // "": the image's user
 	ExitCode int               `json:",omitempty"`
 	Stdout   TextCheck         `json:",omitzero"`
 	Stderr   TextCheck         `json:",omitzero"`
 
-	File         string    `json:",omitempty"` // absolute; links are followed
-	Absent       bool      `json:",omitempty"` // the file must not be there
-	Mode         string    `json:",omitempty"` // octal, or as ls shows it: -rwxr-xr-x
+	File         string    `json:",omitempty"` // absolute path; symbolic links are followed
+	Absent       bool      `json:",omitempty"` // the file must not exist
+	Mode         string    `json:",omitempty"` // octal, or symbolic as in ls: -rwxr-xr-x
 	Owner        string    `json:",omitempty"` // USER, USER:GROUP or :GROUP, by name or number
 	ExecutableBy string    `json:",omitempty"` // owner, group, other or any
 	Content      TextCheck `json:",omitzero"`
 
 	Config    *ConfigCheck `json:",omitempty"`
-	Structure string       `json:",omitempty"` // path of a file of container-structure-test, relative to Project.Dir
+	Structure string       `json:",omitempty"` // path of a container-structure-test file, relative to Project.Dir
 }
 
-// TextCheck is what a text must be like. Expressions match lines: ^ and $ are those of a line.
+// TextCheck is the expectation for a text. In regular expressions ^ and $ match at the start and end of each line.
 type TextCheck struct {
 	Exact                       *string  `json:",omitempty"`
 	Contains, Matches, Excludes []string `json:",omitempty"` // the last two are regular expressions
 }
 
-// ConfigCheck is what an image's config must say. What is nil is not looked at; maps and lists must be part of what the
-// image has, but for Entrypoint and Cmd, which must be equal.
+// ConfigCheck is the expectation for the config of an image. A nil field is not checked. Maps and lists must be
+// contained in those of the image, except Entrypoint and Cmd, which must be equal.
 type ConfigCheck struct {
 	User, Workdir        *string           `json:",omitempty"`
-	Entrypoint, Cmd      []string          // nil: not looked at
+	Entrypoint, Cmd      []string          // nil: not checked
 	Env, EnvMatches      map[string]string `json:",omitempty"`
 	NoEnv                []string          `json:",omitempty"`
 	Labels, LabelMatches map[string]string `json:",omitempty"`
@@ -58,55 +58,65 @@ type ConfigCheck struct {
 	Volumes, NoVolumes   []string          `json:",omitempty"`
 }
 
-// testAttributes is the schema of a test, as attributes is that of a target.
+// testAttributes returns the schema of a test.
 func testAttributes() []attribute {
 	rows := []attribute{
-		{name: "command", kind: kindCommand, doc: "A command to run in the image: a list, or one string for `/bin/sh -c`. Its root is thrown away after it."},
-		{name: "setup", kind: kindCommands, doc: "Commands that run before on the same files; each must succeed."},
-		{name: "env", kind: kindMap, doc: "More variables of the command; `$NAME` in them is one of the image."},
-		{name: "user", kind: kindString, doc: "Who runs the command; the image's user when not set."},
-		{name: "exit-code", kind: kindString, doc: "The exit code that the command must have; 0 when not set."},
+		{name: "command", kind: kindCommand, doc: "A command to run in the image: a list, or a string for `/bin/sh -c`. " +
+			"Its changes to files are discarded."},
+		{name: "setup", kind: kindCommands, doc: "Commands to run before it on the same files; each must succeed."},
+		{name: "env", kind: kindMap, doc: "Additional variables of the command; `$NAME` expands to one of the image."},
+		{name: "user", kind: kindString, doc: "The user that runs the command; the image's user by default."},
+		{name: "exit-code", kind: kindString, doc: "The expected exit code; 0 by default."},
 	}
 	for _, stream := range []string{"stdout", "stderr"} {
-		rows = append(rows, textRows(stream, "What the command writes to "+stream)...)
+		rows = append(rows, textRows(stream, "The output on "+stream)...)
 	}
 	rows = append(rows,
-		attribute{name: "file", kind: kindString, doc: "The absolute path of a file or directory to look at; links are followed."},
-		attribute{name: "exists", kind: kindBool, doc: "Whether it must be there; true when not set."},
-		attribute{name: "mode", kind: kindString, doc: "Its mode: octal such as `0755`, or as `ls` shows it."},
-		attribute{name: "owner", kind: kindString, doc: "Its owner: `USER`, `USER:GROUP` or `:GROUP`, by name or number."},
-		attribute{name: "executable-by", kind: kindString, doc: "Who may execute it: `owner`, `group`, `other` or `any`."})
-	rows = append(rows, textRows("content", "What is in the file")...)
+		attribute{name: "file", kind: kindString,
+			doc: "The absolute path of a file or directory to check; symbolic links are followed."},
+		attribute{name: "exists", kind: kindBool, doc: "Whether it must exist; true by default."},
+		attribute{name: "mode", kind: kindString,
+			doc: "The expected mode: octal, such as `0755`, or symbolic, as in `ls -l`."},
+		attribute{name: "owner", kind: kindString,
+			doc: "The expected owner: `USER`, `USER:GROUP` or `:GROUP`, by name or number."},
+		attribute{name: "executable-by", kind: kindString,
+			doc: "Who may execute it: `owner`, `group`, `other` or `any`."})
+	rows = append(rows, textRows("content", "The content of the file")...)
 	return append(rows,
-		attribute{name: "config", kind: kindConfig, doc: "What the image's config must say: an object or a block, see below."},
-		attribute{name: "structure", kind: kindString, doc: "A file of tests in container-structure-test's schema 2.0.0."})
+		attribute{name: "config", kind: kindConfig,
+			doc: "The expected config of the image: an object or a block, see below."},
+		attribute{name: "structure", kind: kindString,
+			doc: "A file of tests for container-structure-test, schema 2.0.0."})
 }
 
-func textRows(name, what string) []attribute {
+func textRows(name, subject string) []attribute {
 	return []attribute{
-		{name: name, kind: kindString, doc: what + ", exactly."},
-		{name: name + "-contains", kind: kindStrings, merge: mergeRepeat, doc: what + " must hold each of these."},
-		{name: name + "-matches", kind: kindStrings, merge: mergeRepeat, doc: what + " must match each of these regular expressions; `^` and `$` are of a line."},
-		{name: name + "-excludes", kind: kindStrings, merge: mergeRepeat, doc: what + " must match none of these regular expressions."},
+		{name: name, kind: kindString, doc: subject + " must be equal to this."},
+		{name: name + "-contains", kind: kindStrings, merge: mergeRepeat,
+			doc: subject + " must contain each of these."},
+		{name: name + "-matches", kind: kindStrings, merge: mergeRepeat,
+			doc: subject + " must match each of these regular expressions; `^` and `$` match at each line."},
+		{name: name + "-excludes", kind: kindStrings, merge: mergeRepeat,
+			doc: subject + " must match none of these regular expressions."},
 	}
 }
 
-// configAttributes is the schema of a test's config.
+// configAttributes returns the schema of the config of a test.
 func configAttributes() []attribute {
 	return []attribute{
-		{name: "user", kind: kindString, doc: "Its user."},
-		{name: "workdir", kind: kindString, doc: "Its working directory."},
-		{name: "entrypoint", kind: kindStrings, merge: mergeRepeat, doc: "Its entrypoint, all of it."},
-		{name: "cmd", kind: kindStrings, merge: mergeRepeat, doc: "Its command, all of it."},
-		{name: "env", kind: kindMap, doc: "Variables that it must set."},
-		{name: "env-matches", kind: kindMap, doc: "Variables and the regular expressions that their values must match."},
-		{name: "no-env", kind: kindStrings, doc: "Variables that it must not set."},
-		{name: "labels", kind: kindMap, doc: "Labels that it must have."},
-		{name: "labels-match", kind: kindMap, doc: "Labels and the regular expressions that their values must match."},
-		{name: "ports", kind: kindStrings, doc: "Ports that it must expose: `8080` or `53/udp`."},
-		{name: "no-ports", kind: kindStrings, doc: "Ports that it must not expose."},
-		{name: "volumes", kind: kindStrings, doc: "Volumes that it must declare."},
-		{name: "no-volumes", kind: kindStrings, doc: "Volumes that it must not declare."},
+		{name: "user", kind: kindString, doc: "The user."},
+		{name: "workdir", kind: kindString, doc: "The working directory."},
+		{name: "entrypoint", kind: kindStrings, merge: mergeRepeat, doc: "The complete entrypoint."},
+		{name: "cmd", kind: kindStrings, merge: mergeRepeat, doc: "The complete command."},
+		{name: "env", kind: kindMap, doc: "Environment variables that must be set."},
+		{name: "env-matches", kind: kindMap, doc: "Environment variables, each with a regular expression for its value."},
+		{name: "no-env", kind: kindStrings, doc: "Environment variables that must not be set."},
+		{name: "labels", kind: kindMap, doc: "Labels that must be set."},
+		{name: "labels-match", kind: kindMap, doc: "Labels, each with a regular expression for its value."},
+		{name: "ports", kind: kindStrings, doc: "Ports that must be exposed, such as `8080` or `53/udp`."},
+		{name: "no-ports", kind: kindStrings, doc: "Ports that must not be exposed."},
+		{name: "volumes", kind: kindStrings, doc: "Volumes that must be declared."},
+		{name: "no-volumes", kind: kindStrings, doc: "Volumes that must not be declared."},
 	}
 }
 
@@ -117,7 +127,7 @@ type field struct {
 	value cty.Value
 }
 
-// newTest makes a test of its attributes.
+// newTest returns the test with the given attributes.
 func newTest(fields []field, at hcl.Range) (Test, hcl.Diagnostics) {
 	t := Test{At: rangeOf(at)}
 	bag, diags := decodeFields("test", append(testAttributes(), attribute{name: "name", kind: kindString}), fields)
@@ -131,7 +141,7 @@ func newTest(fields []field, at hcl.Range) (Test, hcl.Diagnostics) {
 	return t, nil
 }
 
-// decodeFields reads attributes by their rows.
+// decodeFields decodes attributes according to a table. what describes their owner in messages.
 func decodeFields(what string, rows []attribute, fields []field) (map[string]any, hcl.Diagnostics) {
 	bag := map[string]any{}
 	var diags hcl.Diagnostics
@@ -153,7 +163,7 @@ func decodeFields(what string, rows []attribute, fields []field) (map[string]any
 	return bag, diags
 }
 
-// fill takes over the values; what is wrong with them is told by check.
+// fill sets the fields of a test without checking them; see check.
 func (t *Test) fill(bag map[string]any) {
 	t.Command, t.Setup = get[[]string](bag, "command"), get[[][]string](bag, "setup")
 	t.Env, t.User = get[map[string]string](bag, "env"), get[string](bag, "user")
@@ -170,7 +180,7 @@ func (t *Test) fill(bag map[string]any) {
 	}
 }
 
-// subject names a test by what it looks at.
+// subject returns a name for a test that has none: what it tests.
 func (t *Test) subject() string {
 	switch {
 	case len(t.Command) > 0:
@@ -190,7 +200,7 @@ func textCheckOf(bag map[string]any, name string) TextCheck {
 	}
 }
 
-// subjects are the attributes that say what a test is about, each with those that go with it.
+// testSubjects returns the attributes of which a test must have exactly one, each with the attributes that it allows.
 func testSubjects() map[string][]string {
 	with := func(names ...string) []string {
 		var all []string
@@ -209,7 +219,7 @@ func testSubjects() map[string][]string {
 	}
 }
 
-// check says what is wrong with a test that was read from bag.
+// check checks the combination of attributes in bag, from which t was filled, and their values.
 func (t *Test) check(bag map[string]any) error {
 	var subject string
 	all := testSubjects()
@@ -238,7 +248,7 @@ func (t *Test) check(bag map[string]any) error {
 	return t.validate()
 }
 
-// validate checks values, whatever file they come from.
+// validate checks the values of a test from any kind of file.
 func (t *Test) validate() error {
 	for _, w := range []TextCheck{t.Stdout, t.Stderr, t.Content} {
 		if err := checkExpressions(slices.Concat(w.Matches, w.Excludes)); err != nil {
@@ -256,7 +266,8 @@ func (t *Test) validate() error {
 		return nil
 	}
 	if t.File == "" {
-		if slices.ContainsFunc(append(t.Setup, t.Command), func(c []string) bool { return len(c) == 0 || c[0] == "" }) && t.Structure == "" {
+		empty := func(c []string) bool { return len(c) == 0 || c[0] == "" }
+		if slices.ContainsFunc(append(t.Setup, t.Command), empty) && t.Structure == "" {
 			return fmt.Errorf("empty command")
 		}
 		return nil
@@ -286,7 +297,7 @@ func (t *Test) validateFile() error {
 	return nil
 }
 
-// Empty says that anything is as wanted.
+// Empty reports whether every text meets the expectation.
 func (w TextCheck) Empty() bool {
 	return w.Exact == nil && len(w.Contains)+len(w.Matches)+len(w.Excludes) == 0
 }
@@ -300,16 +311,17 @@ func checkExpressions(all []string) error {
 	return nil
 }
 
-// Expression compiles a regular expression of a test.
+// Expression compiles a regular expression of a test: ^ and $ match at the start and end of each line.
 func Expression(e string) (*regexp.Regexp, error) { return regexp.Compile("(?m)" + e) }
 
-// configCheckOf makes a test's config of its attributes.
+// configCheckOf returns the config of a test with the given attributes.
 func configCheckOf(fields []field) (*ConfigCheck, hcl.Diagnostics) {
 	bag, diags := decodeFields("test config", configAttributes(), fields)
 	c := &ConfigCheck{
 		User: set[string](bag, "user"), Workdir: set[string](bag, "workdir"),
 		Entrypoint: get[[]string](bag, "entrypoint"), Cmd: get[[]string](bag, "cmd"),
-		Env: get[map[string]string](bag, "env"), EnvMatches: get[map[string]string](bag, "env-matches"), NoEnv: get[[]string](bag, "no-env"),
+		Env: get[map[string]string](bag, "env"), EnvMatches: get[map[string]string](bag,
+			"env-matches"), NoEnv: get[[]string](bag, "no-env"),
 		Labels: get[map[string]string](bag, "labels"), LabelMatches: get[map[string]string](bag, "labels-match"),
 		Ports: get[[]string](bag, "ports"), NoPorts: get[[]string](bag, "no-ports"),
 		Volumes: get[[]string](bag, "volumes"), NoVolumes: get[[]string](bag, "no-volumes"),

@@ -12,11 +12,11 @@ import (
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 )
 
-// shell is what runs a command that is one string.
+// shell runs commands that are one string.
 const shell = "/bin/sh"
 
-// foldBlocks makes the blocks that stand for an attribute of a target, or of a test, the value of that attribute: in YAML and
-// JSON it is a list or a mapping, so that all syntaxes come to one form.
+// foldBlocks replaces nested test or config blocks by an attribute of that name. In YAML and JSON they are attributes
+// already, so all syntaxes have the same representation afterwards.
 func (b *block) foldBlocks() hcl.Diagnostics {
 	kind := b.file.kinds[b.kind].folded
 	if kind == "" {
@@ -52,14 +52,15 @@ func (b *block) foldBlocks() hcl.Diagnostics {
 	return nil
 }
 
-// blockExpr is a block as an object; its label is the attribute name.
+// blockExpr is a block as an object expression. Its label is the attribute "name".
 type blockExpr struct{ b *block }
 
-// ExprMap lists the attributes, as HCL's own objects do.
+// ExprMap returns the attributes, for hcl.ExprMap.
 func (e *blockExpr) ExprMap() []hcl.KeyValuePair {
 	var all []hcl.KeyValuePair
 	if e.b.label != "" {
-		all = append(all, hcl.KeyValuePair{Key: hcl.StaticExpr(cty.StringVal("name"), e.b.at), Value: hcl.StaticExpr(cty.StringVal(e.b.label), e.b.at)})
+		key, label := cty.StringVal("name"), cty.StringVal(e.b.label)
+		all = append(all, hcl.KeyValuePair{Key: hcl.StaticExpr(key, e.b.at), Value: hcl.StaticExpr(label, e.b.at)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.b.attrs)) {
 		a := e.b.attrs[name]
@@ -96,23 +97,23 @@ func (e *blockExpr) Range() hcl.Range { return e.b.at }
 // StartRange implements hcl.Expression.
 func (e *blockExpr) StartRange() hcl.Range { return e.b.at }
 
-// testReader evaluates the attribute test of a target.
+// testReader evaluates the attribute "test" of a target.
 type testReader struct {
 	a    attribute
 	eval func(hcl.Expression) (cty.Value, hcl.Diagnostics)
 }
 
-// read evaluates each test by itself, so that each knows its place.
+// read evaluates each test separately, so that each has its own position.
 func (r testReader) read(e hcl.Expression) (any, hcl.Diagnostics) {
 	tests := []Test{}
-	var places []hcl.Range
+	var ranges []hcl.Range
 	var diags hcl.Diagnostics
 	add := func(one hcl.Expression, name string) {
 		more, errs := r.one(one, name)
 		diags = append(diags, errs...)
 		tests = append(tests, more...)
 		for range more {
-			places = append(places, one.Range())
+			ranges = append(ranges, one.Range())
 		}
 	}
 	if list, no := hcl.ExprList(e); !no.HasErrors() {
@@ -129,14 +130,15 @@ func (r testReader) read(e hcl.Expression) (any, hcl.Diagnostics) {
 	seen := map[string]bool{}
 	for i, t := range tests {
 		if seen[t.Name] && !diags.HasErrors() {
-			diags = append(diags, problem(&places[i], "duplicate test %q in the target", t.Name))
+			diags = append(diags, problem(&ranges[i], "duplicate test %q in the target", t.Name))
 		}
 		seen[t.Name] = true
 	}
 	return tests, diags
 }
 
-// isOneTest tells a test from a mapping of names to tests: it says what it is about.
+// isOneTest reports whether an object is one test rather than a mapping from names to tests: it has one of the
+// attributes of testSubjects, and that is not itself a test with such a name.
 func isOneTest(pairs []hcl.KeyValuePair) bool {
 	all := testSubjects()
 	return slices.ContainsFunc(pairs, func(p hcl.KeyValuePair) bool {
@@ -146,6 +148,7 @@ func isOneTest(pairs []hcl.KeyValuePair) bool {
 	})
 }
 
+// keyOf returns the name of a key in an object expression, or "".
 func keyOf(e hcl.Expression) string {
 	v, diags := e.Value(&hcl.EvalContext{})
 	if diags.HasErrors() || v.IsNull() || !v.IsKnown() {
@@ -158,7 +161,7 @@ func keyOf(e hcl.Expression) string {
 	return s
 }
 
-// one reads one element: an object, or a list KEY=VALUE,KEY=VALUE; what an expression comes to may be several.
+// one reads one element: an object, a string KEY=VALUE,KEY=VALUE, or an expression whose value may be several of them.
 func (r testReader) one(e hcl.Expression, name string) ([]Test, hcl.Diagnostics) {
 	at := e.Range()
 	fields, ok, diags := r.fields(e)
@@ -195,7 +198,7 @@ func (r testReader) one(e hcl.Expression, name string) ([]Test, hcl.Diagnostics)
 	return tests, diags
 }
 
-// fields evaluates the attributes of an object that is written as such.
+// fields evaluates the attributes of an object expression. ok is false for other expressions.
 func (r testReader) fields(e hcl.Expression) ([]field, bool, hcl.Diagnostics) {
 	pairs, no := hcl.ExprMap(e)
 	if no.HasErrors() {
@@ -211,7 +214,7 @@ func (r testReader) fields(e hcl.Expression) ([]field, bool, hcl.Diagnostics) {
 	return all, true, diags
 }
 
-// values are the attributes of an evaluated element.
+// values returns the attributes of each test in an evaluated element.
 func (r testReader) values(v cty.Value, at hcl.Range) ([][]field, error) {
 	if t := v.Type(); t.IsObjectType() || t.IsMapType() {
 		return [][]field{fieldsOf(v, at)}, nil
@@ -236,7 +239,7 @@ func fieldsOf(v cty.Value, at hcl.Range) []field {
 	return all
 }
 
-// testsOf makes tests of lists KEY=VALUE, as --set has them.
+// testsOf converts KEY=VALUE lists, as in --set, to tests.
 func testsOf(lists []Attrs) ([]Test, error) {
 	var all []Test
 	for _, m := range lists {
@@ -249,7 +252,7 @@ func testsOf(lists []Attrs) ([]Test, error) {
 	return all, nil
 }
 
-// asCommand is a list of words, or one string for the shell.
+// asCommand converts a list of arguments, or one string for the shell, to a command.
 func asCommand(v cty.Value) ([]string, error) {
 	if v.Type() == cty.String && v.IsKnown() && !v.IsNull() {
 		return []string{shell, "-c", v.AsString()}, nil
@@ -275,7 +278,7 @@ func asCommands(v cty.Value) ([][]string, error) {
 	return all, nil
 }
 
-// asConfig reads the object of a test's config.
+// asConfig converts an object to the config of a test.
 func asConfig(v cty.Value) (*ConfigCheck, error) {
 	if t := v.Type(); !v.IsKnown() || !t.IsObjectType() && !t.IsMapType() {
 		return nil, fmt.Errorf("expected an object, got %s", friendlyType(v))
@@ -287,7 +290,7 @@ func asConfig(v cty.Value) (*ConfigCheck, error) {
 	return c, nil
 }
 
-// printed is a test as it may be written in a project file.
+// printed returns a test as an object for a project file.
 func (t Test) printed() map[string]any {
 	m := map[string]any{"name": escape(t.Name)}
 	put := func(name string, v any, set bool) {
@@ -353,7 +356,7 @@ func (c *ConfigCheck) printed() map[string]any {
 	return m
 }
 
-// testsToCty is tests as expressions see them.
+// testsToCty converts tests for expressions.
 func testsToCty(tests []Test) cty.Value {
 	all := make([]cty.Value, 0, len(tests))
 	for _, t := range tests {

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// toggled are the outputs with pushing or loading switched on or off, as Docker Bake does it. The list is not changed.
+// toggled returns the outputs with push or load switched on or off, as in Docker Bake. It does not change outputs.
 func (o *override) toggled(outputs []Attrs) []Attrs {
 	switch {
 	case o.toggle == "load" && o.on:
@@ -18,7 +18,7 @@ func (o *override) toggled(outputs []Attrs) []Attrs {
 	return withoutPush(outputs)
 }
 
-// withPush pushes the images among the outputs. Where there is nothing but loads into Docker, a push is added.
+// withPush makes image outputs push. If all outputs load into Docker, or there are none, it adds a push.
 func withPush(outputs []Attrs) []Attrs {
 	var all []Attrs
 	add := true
@@ -36,7 +36,7 @@ func withPush(outputs []Attrs) []Attrs {
 	return all
 }
 
-// withoutPush takes pushes away. The last output takes the place of one that goes, as in Docker Bake.
+// withoutPush removes pushes. The last output moves into the place of a removed one, as in Docker Bake.
 func withoutPush(outputs []Attrs) []Attrs {
 	all := slices.Clone(outputs)
 	for i := 0; i < len(all); {
@@ -54,7 +54,7 @@ func withoutPush(outputs []Attrs) []Attrs {
 	return all
 }
 
-// withLoad adds a load into Docker where there is none, and nothing but images.
+// withLoad adds a load into Docker if there is none and all outputs are images.
 func withLoad(outputs []Attrs) []Attrs {
 	for _, out := range outputs {
 		switch out["type"] {

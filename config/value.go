@@ -10,11 +10,8 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// The evaluated value of an attribute, by kind: string, bool, []string, map[string]string, []Attrs, []Secret, []SSH,
-// []Test; nil
-// when it is not set.
-
-// decode turns an evaluated expression into a value of the attribute's kind. Null is not set.
+// decode converts an evaluated expression to the Go value of the attribute's kind: string, bool, []string,
+// map[string]string, []Attrs, []Secret, []SSH or []Test. Null is nil, which means not set.
 func (a attribute) decode(v cty.Value, at *hcl.Range) (any, hcl.Diagnostics) {
 	if v.IsNull() {
 		return nil, nil
@@ -83,7 +80,7 @@ func parseBool(s string) (bool, error) {
 	return b, nil
 }
 
-// elements are the elements of a list; one value alone is a list of itself.
+// elements returns the elements of a list. A string or an object is a list of one element.
 func elements(v cty.Value) ([]cty.Value, error) {
 	t := v.Type()
 	switch {
@@ -140,7 +137,7 @@ func asMap(v cty.Value) (map[string]string, error) {
 	return all, nil
 }
 
-// attrs reads one element of a list of key=value lists: an object, or a string that may stand for several.
+// attrs reads one element of a list of KEY=VALUE lists: an object, or a string that may have several entries.
 func (a attribute) attrs(v cty.Value) ([]Attrs, error) {
 	if t := v.Type(); t.IsObjectType() || t.IsMapType() {
 		m, err := a.object(v)
@@ -152,7 +149,7 @@ func (a attribute) attrs(v cty.Value) ([]Attrs, error) {
 	return a.parse(v.AsString())
 }
 
-// object reads an object; paths of ssh may be a list.
+// object reads an object. The paths of ssh may be a list.
 func (a attribute) object(v cty.Value) (Attrs, error) {
 	all := Attrs{}
 	for name, item := range v.AsValueMap() {
@@ -180,7 +177,7 @@ func (a attribute) object(v cty.Value) (Attrs, error) {
 	return all, nil
 }
 
-// parse reads the string form of an element.
+// parse reads an element that is a string.
 func (a attribute) parse(s string) ([]Attrs, error) {
 	if s == "" {
 		return nil, nil
@@ -207,7 +204,8 @@ func (a attribute) parse(s string) ([]Attrs, error) {
 	return []Attrs{all}, nil
 }
 
-// bare reads the short forms: a path of an output, references of caches, a file of a policy.
+// bare reads the short notations: the path of an output, the references of caches, the file of a policy. It returns
+// nil if a field has a key.
 func (a attribute) bare(s string, fields []string) []Attrs {
 	for _, f := range fields {
 		if strings.Contains(f, "=") {
@@ -232,7 +230,7 @@ func (a attribute) bare(s string, fields []string) []Attrs {
 	return nil
 }
 
-// fromAttrs makes a value of the attribute's kind.
+// fromAttrs converts KEY=VALUE lists to a value of the attribute's kind.
 func (a attribute) fromAttrs(lists []Attrs) (any, error) {
 	switch a.kind {
 	case kindSecrets:
@@ -302,7 +300,7 @@ func secretOf(m Attrs) (Secret, error) {
 	return s, nil
 }
 
-// toCty is a value as expressions see it in target.NAME.ATTRIBUTE.
+// toCty converts the value of an attribute for expressions such as target.NAME.ATTRIBUTE.
 func toCty(v any) cty.Value {
 	switch v := v.(type) {
 	case string:

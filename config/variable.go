@@ -15,7 +15,8 @@ import (
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 )
 
-// variableBlock is the value of a variable: of --var, NAME_JSON, the environment, or its default, in that order.
+// variableBlock returns the value of a variable block: from --var, NAME_JSON, the environment, or its default, in this
+// order of precedence.
 func (s *scope) variableBlock(name string, b *block) (cty.Value, hcl.Diagnostics) {
 	want, diags := s.variableType(b)
 	if diags.HasErrors() {
@@ -41,7 +42,7 @@ func (s *scope) variableBlock(name string, b *block) (cty.Value, hcl.Diagnostics
 	return value, s.validate(name, value, b)
 }
 
-// variableType is the declared type, NilType without one.
+// variableType returns the declared type, or NilType if there is no declaration.
 func (s *scope) variableType(b *block) (cty.Type, hcl.Diagnostics) {
 	a := b.attrs["type"]
 	if a == nil {
@@ -51,7 +52,7 @@ func (s *scope) variableType(b *block) (cty.Type, hcl.Diagnostics) {
 	return typ, diags
 }
 
-// defaultOf is the default. Without one a variable without a type is "", one with a type null.
+// defaultOf returns the default. If a variable has none, it is "" without a declared type, and null with one.
 func (s *scope) defaultOf(name string, b *block, want cty.Type) (cty.Value, hcl.Diagnostics) {
 	a := b.attrs["default"]
 	if a == nil {
@@ -74,12 +75,14 @@ func (s *scope) defaultOf(name string, b *block, want cty.Type) (cty.Value, hcl.
 	if err != nil {
 		at := a.Expr.Range()
 		typ := want.FriendlyNameForConstraint()
-		return v, hcl.Diagnostics{problem(&at, "variable %s has type %s, but its default is %s", name, typ, friendlyType(v))}
+		return v, hcl.Diagnostics{problem(&at, "variable %s has type %s, but its default is %s", name, typ,
+			friendlyType(v))}
 	}
 	return converted, nil
 }
 
-// given is what the command line or the environment says, and where.
+// given returns the value from the command line or the environment, and describes its source. NAME_JSON is used if the
+// variable has a type, or if NAME is not set; a variable block named NAME_JSON disables it.
 func (s *scope) given(name string, typed bool) (text, from string, asJSON, ok bool) {
 	for i := len(s.opts.Vars) - 1; i >= 0; i-- {
 		if key, value, _ := strings.Cut(s.opts.Vars[i], "="); key == name {
@@ -98,12 +101,13 @@ func (s *scope) given(name string, typed bool) (text, from string, asJSON, ok bo
 	return plain, "the environment", false, hasPlain
 }
 
+// isTrue reports whether an environment variable is switched on.
 func isTrue(s string) bool {
 	v, err := strconv.ParseBool(s)
 	return err == nil && v
 }
 
-// parseValue reads what a person gave for a variable of a type.
+// parseValue parses a value from the command line or the environment for a variable of a type.
 func parseValue(text string, typ cty.Type, asJSON bool) (cty.Value, error) {
 	if asJSON {
 		implied := typ
@@ -165,7 +169,7 @@ func parseCSV(text string, typ cty.Type) (cty.Value, error) {
 	return convert.Convert(cty.TupleVal(values), typ)
 }
 
-// validate checks the conditions of a variable.
+// validate checks the validation blocks of a variable.
 func (s *scope) validate(name string, value cty.Value, b *block) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, v := range b.blocks {

@@ -7,18 +7,19 @@ import (
 	"syscall"
 )
 
-// View is the files of this machine as something shows them, such as another revision of a repository. Its paths are absolute. It may
-// be used by several goroutines.
+// View is a view of local files, such as the disk or another revision of a repository. All paths are absolute. A View
+// must be safe for use by several goroutines.
 type View interface {
-	// File is where on the disk the content of a file is.
+	// File returns the path on disk at which the content of a file can be read.
 	File(path string) (string, error)
-	// Folder is a directory as the view names it, which need not be on the disk. The error wraps syscall.ENOTDIR for something else.
+	// Folder checks that path is a directory and returns its name in the view, which need not exist on disk. If path
+	// is not a directory, the error wraps syscall.ENOTDIR.
 	Folder(path string) (string, error)
-	// Glob lists what a pattern names, sorted.
+	// Glob returns the paths that match a pattern, sorted.
 	Glob(pattern string) ([]string, error)
 }
 
-// Disk is the view of what is on the disk.
+// Disk is the View of the files on disk.
 type Disk struct{}
 
 // File implements View.

@@ -12,23 +12,24 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// xBake are the attributes of an x-bake extension, each with how it changes what the service said.
+// xBake returns the attributes of the x-bake extension, each with the function that applies it to the target.
 func xBake() map[string]func(*composeReader, types.ServiceConfig, targetValues, extension) error {
 	return map[string]func(*composeReader, types.ServiceConfig, targetValues, extension) error{
-		"tags": extendList, "platforms": extendList, "cache-from": extendList, "cache-to": extendList, "no-cache-filter": extendList,
-		"output": extendList, "secret": extendList, "ssh": extendList,
+		"tags": extendList, "platforms": extendList, "cache-from": extendList, "cache-to": extendList,
+		"no-cache-filter": extendList,
+		"output":          extendList, "secret": extendList, "ssh": extendList,
 		"pull": extendSwitch, "no-cache": extendSwitch,
 		"contexts": extendContexts,
 	}
 }
 
-// extension is one attribute of an x-bake extension.
+// extension is one attribute of the x-bake extension.
 type extension struct {
 	name  string
 	value any
 }
 
-// extend takes over what x-bake says.
+// extend applies the x-bake extension of a service.
 func (c *composeReader) extend(s types.ServiceConfig, values targetValues) hcl.Diagnostics {
 	more, ok := s.Build.Extensions["x-bake"].(map[string]any)
 	if !ok {
@@ -69,7 +70,7 @@ func extendSwitch(_ *composeReader, _ types.ServiceConfig, values targetValues, 
 	return nil
 }
 
-// extendContexts adds named contexts; of two of one name the one that compose itself knows holds.
+// extendContexts adds named contexts. additional_contexts of the service take precedence.
 func extendContexts(c *composeReader, s types.ServiceConfig, values targetValues, e extension) error {
 	m, ok := e.value.(map[string]any)
 	if !ok {
@@ -85,7 +86,7 @@ func extendContexts(c *composeReader, s types.ServiceConfig, values targetValues
 	return nil
 }
 
-// fields is a list of strings, or one that is split at blanks.
+// fields converts a list of strings, or one string that is split at white space.
 func fields(v any) ([]string, error) {
 	switch v := v.(type) {
 	case nil:

@@ -14,7 +14,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Bounds of a YAML file: how deep it nests, and how many values it holds with its aliases written out.
+// Bounds of a YAML file: its depth, and the number of its values with all aliases expanded.
 const (
 	maxYAMLDepth  = 1000
 	maxYAMLValues = 1 << 20
@@ -29,12 +29,14 @@ type yamlReader struct {
 	values int
 }
 
+// readYAML reads a project file into d.root, or a compose file into d.compose.
 func (d *document) readYAML(raw []byte) hcl.Diagnostics {
 	var node yaml.Node
 	if err := yaml.Unmarshal(raw, &node); err != nil {
 		return hcl.Diagnostics{yamlProblem(d.name, err)}
 	}
-	d.root = &block{attrs: hcl.Attributes{}, file: d, at: hcl.Range{Filename: d.name, Start: hcl.InitialPos, End: hcl.InitialPos}}
+	d.root = &block{attrs: hcl.Attributes{}, file: d,
+		at: hcl.Range{Filename: d.name, Start: hcl.InitialPos, End: hcl.InitialPos}}
 	if len(node.Content) == 0 {
 		return nil
 	}
@@ -51,7 +53,7 @@ func (d *document) readYAML(raw []byte) hcl.Diagnostics {
 	return r.body(d.root, top)
 }
 
-// yamlProblem puts a syntax error where the library says it is.
+// yamlProblem returns the diagnostic of a YAML syntax error, at the line that the error names.
 func yamlProblem(name string, err error) *hcl.Diagnostic {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	line := 1
@@ -62,7 +64,8 @@ func yamlProblem(name string, err error) *hcl.Diagnostic {
 	return problem(&hcl.Range{Filename: name, Start: pos, End: pos}, "not YAML: %s", text)
 }
 
-// isCompose says whether a file is a compose file: it has services, or none of our blocks and no name of ours.
+// isCompose reports whether a file is a compose file: it has services, or it has none of our blocks and either another
+// top-level key of compose files or a name that is not strict.
 func (r *yamlReader) isCompose(top *yaml.Node) (bool, hcl.Diagnostics) {
 	var ours, theirs *yaml.Node
 	services := false
@@ -86,7 +89,7 @@ func (r *yamlReader) isCompose(top *yaml.Node) (bool, hcl.Diagnostics) {
 	return services || ours == nil && (theirs != nil || !r.doc.strict), nil
 }
 
-// bounded checks how deep a compose file nests, and to how much its aliases come.
+// bounded checks the depth of a file and the number of its values with all aliases expanded.
 func (r *yamlReader) bounded(n *yaml.Node, depth int) hcl.Diagnostics {
 	n = resolved(n)
 	if r.values++; r.values > maxYAMLValues || depth > maxYAMLDepth {
@@ -110,7 +113,7 @@ func yamlRange(name string, n *yaml.Node) hcl.Range {
 	return hcl.Range{Filename: name, Start: start, End: end}
 }
 
-// body fills a block from a mapping: keys that name kinds of blocks hold blocks by label, all others are attributes.
+// body fills a block from a mapping. A key that names a kind of block holds blocks; all other keys are attributes.
 func (r *yamlReader) body(b *block, n *yaml.Node) hcl.Diagnostics {
 	n = resolved(n)
 	at := r.at(n)
@@ -140,7 +143,7 @@ func (r *yamlReader) body(b *block, n *yaml.Node) hcl.Diagnostics {
 	return diags
 }
 
-// labelled reads "target: {NAME: {…}}".
+// labelled reads blocks with labels: "target: {NAME: {…}}".
 func (r *yamlReader) labelled(b *block, kind string, n *yaml.Node) hcl.Diagnostics {
 	n = resolved(n)
 	at := r.at(n)
@@ -149,7 +152,8 @@ func (r *yamlReader) labelled(b *block, kind string, n *yaml.Node) hcl.Diagnosti
 	}
 	var diags hcl.Diagnostics
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		next := &block{kind: kind, label: n.Content[i].Value, at: r.at(n.Content[i]), attrs: hcl.Attributes{}, file: r.doc}
+		next := &block{kind: kind, label: n.Content[i].Value, at: r.at(n.Content[i]), attrs: hcl.Attributes{},
+			file: r.doc}
 		if value := resolved(n.Content[i+1]); value.Tag != "!!null" {
 			diags = append(diags, r.body(next, value)...)
 		}
@@ -158,7 +162,7 @@ func (r *yamlReader) labelled(b *block, kind string, n *yaml.Node) hcl.Diagnosti
 	return diags
 }
 
-// unlabelled reads one block or a list of them.
+// unlabelled reads one block without label, or a list of them.
 func (r *yamlReader) unlabelled(b *block, kind string, n *yaml.Node) hcl.Diagnostics {
 	n = resolved(n)
 	list := []*yaml.Node{n}
@@ -174,6 +178,7 @@ func (r *yamlReader) unlabelled(b *block, kind string, n *yaml.Node) hcl.Diagnos
 	return diags
 }
 
+// resolved follows aliases.
 func resolved(n *yaml.Node) *yaml.Node {
 	for range maxYAMLDepth {
 		if n.Kind != yaml.AliasNode {
@@ -184,6 +189,7 @@ func resolved(n *yaml.Node) *yaml.Node {
 	return n
 }
 
+// yamlKind describes a node in messages.
 func yamlKind(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.SequenceNode:
@@ -194,7 +200,7 @@ func yamlKind(n *yaml.Node) string {
 	return fmt.Sprintf("%q", n.Value)
 }
 
-// expr turns a value into an expression; strings are templates.
+// expr turns a node into an expression. Strings are templates.
 func (r *yamlReader) expr(n *yaml.Node, depth int) (hcl.Expression, hcl.Diagnostics) {
 	n = resolved(n)
 	at := r.at(n)
@@ -263,7 +269,7 @@ func number(s string) (cty.Value, error) {
 	return cty.NumberVal(f), nil
 }
 
-// yamlExpr is a list or a mapping.
+// yamlExpr is a list or mapping as an hcl.Expression. Each element keeps its own position.
 type yamlExpr struct {
 	at    hcl.Range
 	isMap bool
@@ -306,7 +312,7 @@ func (e *yamlExpr) Range() hcl.Range { return e.at }
 // StartRange implements hcl.Expression.
 func (e *yamlExpr) StartRange() hcl.Range { return e.at }
 
-// ExprList lists the parts of a list, as HCL's own expressions do.
+// ExprList returns the elements of a list, for hcl.ExprList.
 func (e *yamlExpr) ExprList() []hcl.Expression {
 	if e.isMap {
 		return nil
@@ -314,7 +320,7 @@ func (e *yamlExpr) ExprList() []hcl.Expression {
 	return e.items
 }
 
-// ExprMap lists the parts of a mapping, as HCL's own expressions do.
+// ExprMap returns the entries of a mapping, for hcl.ExprMap.
 func (e *yamlExpr) ExprMap() []hcl.KeyValuePair {
 	if !e.isMap {
 		return nil
@@ -326,7 +332,7 @@ func (e *yamlExpr) ExprMap() []hcl.KeyValuePair {
 	return all
 }
 
-// asString converts a value to a string as HCL does.
+// asString converts a value to a string by HCL's rules. Null and unknown values are errors.
 func asString(v cty.Value) (string, error) {
 	s, err := convert.Convert(v, cty.String)
 	if err != nil {
