@@ -288,7 +288,7 @@ func (b *build) execute(ctx context.Context) (*executor.Report, error) {
 		memory = schedule.AvailableMemory()
 	}
 	s := &schedule.Scheduler{
-		Worker: b, Lookups: schedule.NewSlots(max(2*runtime.NumCPU(), 4), 0), Slots: schedule.NewSlots(jobs, memory),
+		Worker: b, Lookups: schedule.NewLimiter(max(2*runtime.NumCPU(), 4), 0), Runs: schedule.NewLimiter(jobs, memory),
 		KeepGoing: opts.KeepGoing,
 	}
 	errs, failures := s.Run(ctx, b.tasks())

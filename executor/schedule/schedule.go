@@ -1,8 +1,8 @@
-// Package schedule runs the steps of a graph in order: each step after its inputs, at most so many at a time, the step
-// with the longest remaining chain first.
+// Package schedule runs the steps of a graph in order: each step after its inputs, within limits on slots and memory,
+// the step with the longest remaining chain first.
 //
-// It knows only order. What a step is, whether its result is cached and how it runs is the business of a Worker; the
-// package imports nothing of this module.
+// It knows order and resources. What a step is, whether its result is cached and how it runs is the business of a
+// Worker; the package imports nothing of this module.
 package schedule
 
 import (
@@ -12,10 +12,12 @@ import (
 	"time"
 )
 
-// maxAttempts bounds how often one step is looked up while the files that it reads keep changing.
+// maxAttempts bounds the attempts at one step while the files that it reads keep changing. An attempt that ends with
+// ErrOvertaken does not count.
 const maxAttempts = 4
 
-// ErrSkipped is the error of a step that did not start: an input failed, or the build stopped first.
+// ErrSkipped is the error of a step that did not start: an input failed, or the build stopped first. A step that the
+// end of the build interrupts in Lookup, Prepare or Run has the error of that method instead.
 var ErrSkipped = errors.New("not started: the build stopped before")
 
 // ErrStale is wrapped by the error of a Worker when an input of the step's key has changed since the key was computed.
@@ -38,7 +40,7 @@ type Worker interface {
 	Run(ctx context.Context, step int) error
 }
 
-// Task is one step as the scheduler sees it.
+// Task is one step as the scheduler sees it. Run consumes it.
 type Task struct {
 	index  int
 	inputs []int // without repetition
@@ -52,7 +54,8 @@ type Task struct {
 }
 
 // NewTasks links the steps of a graph. inputs[i] lists the indices of the steps that step i depends on, all below i.
-// weight estimates how long a step takes; needs returns what it uses of the machine while it runs.
+// weight estimates how long a step takes; needs returns what it uses of the machine while it runs. Call NewTasks for
+// each Run.
 func NewTasks(inputs [][]int, weight func(int) time.Duration, needs func(int) Need) []Task {
 	tasks := make([]Task, len(inputs))
 	for i, in := range inputs {
@@ -80,17 +83,18 @@ func NewTasks(inputs [][]int, weight func(int) time.Duration, needs func(int) Ne
 // Scheduler starts each step when its inputs are done, the step with the longest remaining chain first.
 type Scheduler struct {
 	Worker Worker
-	// Lookups bounds concurrent calls of Lookup.
-	Lookups *Slots
-	// Slots bounds what running steps use together.
-	Slots *Slots
+	// Lookups bounds concurrent calls of Lookup, each of which takes one slot.
+	Lookups *Limiter
+	// Runs bounds what concurrent calls of Run use, each of which takes the Need of its step.
+	Runs *Limiter
 	// KeepGoing also starts, after a failure, the steps that do not depend on a failed step.
 	KeepGoing bool
 }
 
 // Run executes all tasks and returns the error of each, nil for a step that is done, and the failures in the order in
 // which they happened. The first failure cancels running steps and starts no others, unless KeepGoing is set. If ctx
-// ends before any step fails, its cause is the only failure. No goroutine is left when Run returns.
+// ends before any step fails, its cause is the only failure. Run returns after all its goroutines have ended. It
+// consumes tasks, which must not be used again.
 func (s *Scheduler) Run(ctx context.Context, tasks []Task) (errs, failures []error) {
 	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -158,7 +162,8 @@ func (s *Scheduler) do(ctx context.Context, t *Task) error {
 // attempt looks a step up once and runs it if its result is not known.
 //
 // No slot is held while Prepare waits for another process. Otherwise two processes could each hold all their slots and
-// wait for a step that the other one has reserved.
+// wait for a step that the other one has reserved. The reservation is held while the step waits for slots: that cannot
+// deadlock, because a step that holds slots waits for no reservation.
 func (s *Scheduler) attempt(ctx context.Context, t *Task) error {
 	free, err := s.Lookups.acquire(ctx, t, Need{Slots: 1})
 	if err != nil {
@@ -174,7 +179,7 @@ func (s *Scheduler) attempt(ctx context.Context, t *Task) error {
 		return err
 	}
 	defer release()
-	if free, err = s.Slots.acquire(ctx, t, t.need); err != nil {
+	if free, err = s.Runs.acquire(ctx, t, t.need); err != nil {
 		return skipped(err)
 	}
 	defer free()

@@ -74,7 +74,7 @@ func equalTasks(inputs [][]int) []Task {
 }
 
 func schedule(ctx context.Context, w Worker, jobs int, inputs [][]int) ([]error, error) {
-	s := &Scheduler{Worker: w, Lookups: NewSlots(2, 0), Slots: NewSlots(jobs, 0)}
+	s := &Scheduler{Worker: w, Lookups: NewLimiter(2, 0), Runs: NewLimiter(jobs, 0)}
 	errs, failures := s.Run(ctx, equalTasks(inputs))
 	return errs, errors.Join(failures...)
 }
@@ -87,7 +87,7 @@ func TestSchedulerKeepsGoing(t *testing.T) {
 		}
 		return nil
 	}}
-	s := &Scheduler{Worker: w, Lookups: NewSlots(2, 0), Slots: NewSlots(1, 0), KeepGoing: true}
+	s := &Scheduler{Worker: w, Lookups: NewLimiter(2, 0), Runs: NewLimiter(1, 0), KeepGoing: true}
 	errs, failures := s.Run(t.Context(), equalTasks([][]int{{}, {0}, {}, {2}, {}, {3, 1}}))
 	if diff := cmp.Diff([]error{broken, ErrSkipped, nil, nil, broken, ErrSkipped}, errs, cmpopts.EquateErrors()); diff != "" {
 		t.Error(diff)

@@ -16,7 +16,7 @@ import (
 // room is a semaphore with named waiters.
 type room struct {
 	t       *testing.T
-	slots   *Slots
+	limiter *Limiter
 	mu      sync.Mutex
 	release map[string]func()
 	got     chan string
@@ -25,7 +25,7 @@ type room struct {
 
 func newRoom(t *testing.T, n int, memory int64) *room {
 	return &room{
-		t: t, slots: NewSlots(n, memory), release: map[string]func(){}, got: make(chan string),
+		t: t, limiter: NewLimiter(n, memory), release: map[string]func(){}, got: make(chan string),
 		cancel: map[string]context.CancelFunc{},
 	}
 }
@@ -37,7 +37,7 @@ func (r *room) enter(name string, height int, n Need) {
 	index, before := len(r.cancel), r.waiting()
 	granted := make(chan struct{})
 	go func() {
-		free, err := r.slots.acquire(ctx, &Task{index: index, height: time.Duration(height)}, n)
+		free, err := r.limiter.acquire(ctx, &Task{index: index, height: time.Duration(height)}, n)
 		if err != nil {
 			return
 		}
@@ -57,9 +57,9 @@ func (r *room) enter(name string, height int, n Need) {
 }
 
 func (r *room) waiting() int {
-	r.slots.mu.Lock()
-	defer r.slots.mu.Unlock()
-	return len(r.slots.waiters)
+	r.limiter.mu.Lock()
+	defer r.limiter.mu.Unlock()
+	return len(r.limiter.waiters)
 }
 
 // started returns the names of the next n waiters that start, sorted, and fails if more start.
@@ -97,7 +97,7 @@ func (r *room) want(got, want string) {
 	}
 }
 
-func TestSlotsServeTheHighestFirst(t *testing.T) {
+func TestLimiterServesTheHighestFirst(t *testing.T) {
 	r := newRoom(t, 1, 0)
 	one := Need{Slots: 1}
 	r.enter("first", 0, one)
@@ -113,9 +113,9 @@ func TestSlotsServeTheHighestFirst(t *testing.T) {
 	}
 }
 
-// TestSlotsOfMemory: steps with a memory limit run together as far as memory allows. Others may pass if no waiter is
+// TestLimiterOfMemory: steps with a memory limit run together as far as memory allows. Others may pass if no waiter is
 // delayed by them.
-func TestSlotsOfMemory(t *testing.T) {
+func TestLimiterOfMemory(t *testing.T) {
 	r := newRoom(t, 4, 10)
 	heavy, light := Need{1, 6}, Need{Slots: 1}
 	r.enter("a", 9, heavy)
@@ -133,8 +133,8 @@ func TestSlotsOfMemory(t *testing.T) {
 	r.want(r.started(1), "small2")
 }
 
-// TestSlotsKeepRoomForTheHead: many small steps do not starve a big one.
-func TestSlotsKeepRoomForTheHead(t *testing.T) {
+// TestLimiterKeepsRoomForTheHead: many small steps do not starve a big one.
+func TestLimiterKeepsRoomForTheHead(t *testing.T) {
 	r := newRoom(t, 2, 10)
 	r.enter("running", 1, Need{1, 2})
 	r.want(r.started(1), "running")
@@ -149,7 +149,28 @@ func TestSlotsKeepRoomForTheHead(t *testing.T) {
 	r.want(r.started(2), "small0 small1")
 }
 
-func TestSlotsMoreThanThereAre(t *testing.T) {
+// TestLimiterCountsPassesOfAnEarlierHead: a task is passed, a taller one is the head for a while, and then the first
+// one is the head again. What passed it before still counts.
+func TestLimiterCountsPassesOfAnEarlierHead(t *testing.T) {
+	r := newRoom(t, 6, 0)
+	r.enter("running", 1, Need{Slots: 4})
+	r.want(r.started(1), "running")
+	r.enter("big", 9, Need{Slots: 5})
+	r.enter("small1", 1, Need{Slots: 1})
+	r.want(r.started(1), "small1") // it passes big
+	r.enter("tall", 10, Need{Slots: 3})
+	r.want(r.started(0), "")
+	r.leave("running")
+	r.want(r.started(1), "tall")
+	r.leave("small1")
+	r.enter("small2", 1, Need{Slots: 1})
+	r.enter("small3", 1, Need{Slots: 1})
+	r.want(r.started(1), "small2") // big needs 5 of 6, which leaves 1 for those that pass it
+	r.leave("tall")
+	r.want(r.started(1), "big")
+}
+
+func TestLimiterClampsANeed(t *testing.T) {
 	r := newRoom(t, 2, 10)
 	r.enter("a", 2, Need{8, 100})
 	r.want(r.started(1), "a")
@@ -159,7 +180,7 @@ func TestSlotsMoreThanThereAre(t *testing.T) {
 	r.want(r.started(1), "b")
 }
 
-func TestSlotsAbandonedWaiter(t *testing.T) {
+func TestLimiterAbandonedWaiter(t *testing.T) {
 	r := newRoom(t, 1, 10)
 	r.enter("a", 1, Need{1, 10})
 	r.want(r.started(1), "a")
@@ -174,11 +195,11 @@ func TestSlotsAbandonedWaiter(t *testing.T) {
 	r.leave("c")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := r.slots.acquire(ctx, &Task{}, Need{Slots: 1}); !errors.Is(err, context.Canceled) {
+	if _, err := r.limiter.acquire(ctx, &Task{}, Need{Slots: 1}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if r.slots.used != (Need{}) || len(r.slots.waiters) > 0 {
-		t.Errorf("used %v, %d waiters", r.slots.used, len(r.slots.waiters))
+	if r.limiter.used != (Need{}) || len(r.limiter.waiters) > 0 {
+		t.Errorf("used %v, %d waiters", r.limiter.used, len(r.limiter.waiters))
 	}
 }
 
