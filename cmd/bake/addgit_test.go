@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestAddGit: ADD of a git repository brings the files of what its reference stands for at each build.
+// TestAddGit shows that ADD of a git repository adds the files of the commit that its reference names at each build.
 func TestAddGit(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)
@@ -33,8 +33,8 @@ func TestAddGit(t *testing.T) {
 		dockerfile string
 		want       map[string]string
 	}{
-		{"ADD " + repo + "#main /r", map[string]string{"r/a.txt": "one", "r/sub/b.txt": "b",
-			"r/sub/run.sh": "#!/bin/sh\n"}},
+		{"ADD " + repo + "#main /r",
+			map[string]string{"r/a.txt": "one", "r/sub/b.txt": "b", "r/sub/run.sh": "#!/bin/sh\n"}},
 		{"ADD " + repo + "#main:sub /r", map[string]string{"r/b.txt": "b", "r/run.sh": "#!/bin/sh\n"}},
 		{"ADD --checksum=" + first + " " + repo + "#main:sub /r",
 			map[string]string{"r/b.txt": "b", "r/run.sh": "#!/bin/sh\n"}},
@@ -50,7 +50,7 @@ func TestAddGit(t *testing.T) {
 	if code, stderr := build("ADD --keep-git-dir=true " + repo + "#main /r"); code != 0 {
 		t.Error(stderr)
 	} else if _, ok := tarFiles(t, filepath.Join(dir, "out.tar"))["r/.git/HEAD"]; !ok {
-		t.Error("--keep-git-dir keeps none")
+		t.Error("--keep-git-dir=true did not keep .git")
 	}
 	site.commit(t, "main", map[string]string{"a.txt": "two"})
 	if code, stderr := build("ADD " + repo + "#main /r"); code != 0 {
@@ -70,8 +70,8 @@ func TestAddGit(t *testing.T) {
 	}
 }
 
-// TestAddGitPassword: the user and password of a repository's URL reach its server, also for a submodule beside it, and are in no
-// file of the image, of the cache or of what is attested (CVE-2023-26054).
+// TestAddGitPassword shows that the credentials of a repository's URL reach its server, also for a submodule on it.
+// They are in no file of the image or the cache, and not in the provenance (CVE-2023-26054).
 func TestAddGitPassword(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)
@@ -83,10 +83,14 @@ func TestAddGitPassword(t *testing.T) {
 	git(t, site.work, "push", "-q", "origin", "main")
 	dir, cache := t.TempDir(), t.TempDir()
 	repo := strings.Replace(closed, "://", "://"+registryUser+":"+registryPassword+"@", 1) + "/repo.git#main"
-	writeFile(t, filepath.Join(dir, "bake.hcl"),
-		"target \"default\" {\n  dockerfile = \"Dockerfile\"\n  contexts = { n = \""+repo+"\" }\n"+
-			"  output = [\"type=local,dest=out\"]\n  attest = [\"type=provenance,mode=max\"]\n  args = { REPO = \""+
-			repo+"\" }\n}\n")
+	writeFile(t, filepath.Join(dir, "bake.hcl"), strings.ReplaceAll(`target "default" {
+  dockerfile = "Dockerfile"
+  contexts = { n = "URL" }
+  output = ["type=local,dest=out"]
+  attest = ["type=provenance,mode=max"]
+  args = { REPO = "URL" }
+}
+`, "URL", repo))
 	writeFile(t, filepath.Join(dir, "Dockerfile"),
 		"FROM scratch\nARG REPO\nADD --keep-git-dir=true $REPO /r\nCOPY --from=n a.txt /n\n")
 	if code, _, stderr := runIn(t, dir, cache, "build", "--progress=none"); code != 0 {
@@ -109,14 +113,14 @@ func TestAddGitPassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What an argument says is told in any case.
-	if text := strings.ReplaceAll(string(raw), "\"build-arg:REPO\": \""+repo, ""); strings.Contains(text,
-		registryPassword) {
+	// mode=max always records the values of build arguments.
+	text := strings.ReplaceAll(string(raw), "\"build-arg:REPO\": \""+repo, "")
+	if strings.Contains(text, registryPassword) {
 		t.Errorf("the password is in the provenance: %s", text)
 	}
 }
 
-// behindPassword is a server that asks for registryUser and registryPassword and passes on to another.
+// behindPassword starts a proxy to a server that requires registryUser and registryPassword.
 func behindPassword(t *testing.T, at string) string {
 	t.Helper()
 	target, err := url.Parse(at)
@@ -136,7 +140,7 @@ func behindPassword(t *testing.T, at string) string {
 	return server.URL
 }
 
-// filesBelow has the regular files below a directory.
+// filesBelow returns the contents of the regular files below a directory, by path.
 func filesBelow(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -154,8 +158,8 @@ func filesBelow(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-// TestAddGitStaysOutside: a repository brings no files of this machine, and what it or its reference says is no option of git
-// (CVE-2022-39253, GHSA-vp35-85q5-9f25, GHSA-hw3h-2gp9-cxpv).
+// TestAddGitStaysOutside shows that a repository adds no files of this machine, and that neither its submodules nor
+// its reference become an option of git (CVE-2022-39253, GHSA-vp35-85q5-9f25, GHSA-hw3h-2gp9-cxpv).
 func TestAddGitStaysOutside(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)
@@ -196,7 +200,7 @@ func TestAddGitStaysOutside(t *testing.T) {
 			t.Fatalf("%s: the command ran", name)
 		}
 	}
-	// What leads out of the repository leads to its top.
+	// A path that leads out of the repository means its root.
 	git(t, site.work, "rm", "-q", "-r", "--ignore-unmatch", "--cached", "sub", ".gitmodules")
 	if err := os.Remove(filepath.Join(site.work, ".gitmodules")); err != nil {
 		t.Fatal(err)

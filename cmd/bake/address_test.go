@@ -14,7 +14,8 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// identity is a folder with ca.pem, cert.pem and key.pem: whom its owner trusts, and who it is.
+// identity returns a directory with ca.pem, the authority its owner trusts, and with cert.pem and key.pem, which
+// another authority issued for the names until a time.
 func identity(t *testing.T, trusts, by *executortest.Authority, until time.Time, names ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -28,6 +29,7 @@ func identity(t *testing.T, trusts, by *executortest.Authority, until time.Time,
 	return dir
 }
 
+// newAuthority returns a new certificate authority.
 func newAuthority(t *testing.T) *executortest.Authority {
 	t.Helper()
 	a, err := executortest.NewAuthority()
@@ -37,7 +39,7 @@ func newAuthority(t *testing.T) *executortest.Authority {
 	return a
 }
 
-// startTLS is a server that only shows its certificate; it returns HOST:PORT.
+// startTLS starts a server that completes TLS handshakes and ignores everything else. It returns HOST:PORT.
 func startTLS(t *testing.T, dir string) string {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
@@ -61,7 +63,7 @@ func startTLS(t *testing.T, dir string) string {
 	return l.Addr().String()
 }
 
-// fakeCommand puts a script on the PATH of c.
+// fakeCommand puts a shell script under a name on the PATH of c, before the real command.
 func fakeCommand(t *testing.T, c *cli, name, script string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -75,7 +77,8 @@ func fakeCommand(t *testing.T, c *cli, name, script string) {
 	c.env["PATH"] = dir + string(filepath.ListSeparator) + path
 }
 
-// dialer is a bake on whose PATH the commands that lead to a daemon are fakes: they check how they are called, and connect.
+// dialer returns a command line for which docker, kubectl and ssh are fakes. They check their arguments and connect to
+// the daemon.
 func dialer(t *testing.T, d *daemon) *cli {
 	t.Helper()
 	if _, err := exec.LookPath("buildctl"); err != nil {
@@ -88,7 +91,8 @@ func dialer(t *testing.T, d *daemon) *cli {
 	there := "exec buildctl --addr " + d.address + " dial-stdio"
 	fakeCommand(t, c, "docker", `[ "$*" = "exec -i there buildctl dial-stdio" ] && `+there+`
 echo "Error: No such container: $3" >&2; exit 1`)
-	fakeCommand(t, c, "kubectl", `[ "$*" = "--context=c --namespace=n exec --container=b -i there -- buildctl dial-stdio" ] && `+there+`
+	const kubectl = "--context=c --namespace=n exec --container=b -i there -- buildctl dial-stdio"
+	fakeCommand(t, c, "kubectl", `[ "$*" = "`+kubectl+`" ] && `+there+`
 echo "Error from server (NotFound): pods \"there\" not found" >&2; exit 1`)
 	fakeCommand(t, c, "ssh", `case "$*" in
 "-l me -p 2222 -- there buildctl dial-stdio") `+there+`;;

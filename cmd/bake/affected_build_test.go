@@ -15,8 +15,9 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// TestAffectedMissesNothing builds a random project, changes it at random and builds it again: every target whose image is another one
-// now, or of which a step ran, must have been named by affected. BAKE_SEED repeats a run from the seed that it printed.
+// TestAffectedMissesNothing shows that affected lists every target that a change rebuilds. It builds a random project,
+// changes it at random and builds it again: a target whose image differs, or of which a step ran, must be listed.
+// BAKE_SEED repeats a run from the seed that it printed.
 func TestAffectedMissesNothing(t *testing.T) {
 	needSandbox(t)
 	seed := uint64(time.Now().UnixMilli())
@@ -25,11 +26,11 @@ func TestAffectedMissesNothing(t *testing.T) {
 	}
 	t.Logf("BAKE_SEED=%d", seed)
 	p := &randomProject{cli: newGit(t), r: rand.New(rand.NewPCG(seed, 0)), base: serveToolImage(t)}
-	p.make(t)
+	p.create(t)
 	p.ok(t, "build", "--progress=none", "--metadata-file", "meta.json")
 	before := builtDigests(t, p.cli)
 	touched, spared := 0, 0
-	// More rounds find more; the clock only says how many.
+	// More rounds find more. The clock decides only how many more than four run.
 	for round, start := 0, time.Now(); round < 4 || round < 40 && time.Since(start) < 6*time.Second; round++ {
 		p.commit(t)
 		var edits []string
@@ -37,36 +38,36 @@ func TestAffectedMissesNothing(t *testing.T) {
 			edits = append(edits, p.edit(t))
 		}
 		if _, _, code := p.run(t, "build", "--progress=none", "--metadata-file", "meta.json"); code != 0 {
-			p.git(t, "reset", "-q", "--hard") // it cannot be built, so there is nothing to miss
+			p.git(t, "reset", "-q", "--hard") // it cannot be built, so nothing can be missing
 			p.git(t, "clean", "-q", "-f", "-d")
 			continue
 		}
-		after, moved := builtDigests(t, p.cli), p.ran(t)
+		after, rebuilt := builtDigests(t, p.cli), p.targetsThatRan(t)
 		for target, now := range after {
-			if before[target] != now && !slices.Contains(moved, target) {
-				moved = append(moved, target)
+			if before[target] != now && !slices.Contains(rebuilt, target) {
+				rebuilt = append(rebuilt, target)
 			}
 		}
-		for _, args := range p.ways(t) {
+		for _, args := range p.comparisons(t) {
 			out, _ := p.ok(t, append([]string{"affected"}, args...)...)
 			named := strings.Fields(out)
-			for _, target := range moved {
+			for _, target := range rebuilt {
 				if !slices.Contains(named, target) {
-					t.Errorf("round %d: after %s, %v name %v, but %s was built again\n%s", round,
-						strings.Join(edits, ", "), args, named, target, p.told(target))
+					t.Errorf("round %d: after %s, %v list %v, but %s was rebuilt\n%s", round,
+						strings.Join(edits, ", "), args, named, target, p.dockerfile(target))
 				}
 			}
 			touched, spared = touched+len(named), spared+len(after)-len(named)
 		}
 		before = after
 	}
-	t.Logf("named %d targets, and spared %d", touched, spared)
+	t.Logf("affected listed %d targets and omitted %d", touched, spared)
 	if touched == 0 || spared == 0 {
-		t.Error("that says nothing")
+		t.Error("the test shows nothing: no target was listed, or none was omitted")
 	}
 }
 
-// randomProject is a git repository with targets that read folders in many ways.
+// randomProject is a git repository with targets that read its folders in random ways.
 type randomProject struct {
 	*cli
 	r    *rand.Rand
@@ -78,7 +79,8 @@ const (
 	randomFolders = 4
 )
 
-func (p *randomProject) make(t *testing.T) {
+// create writes the project file, the Dockerfiles and the folders.
+func (p *randomProject) create(t *testing.T) {
 	p.write(t, ".gitignore", "meta.json\n")
 	for d := range randomFolders {
 		for _, name := range []string{"f0", "f1", "notes.md", "sub/g"} {
@@ -97,9 +99,10 @@ func (p *randomProject) make(t *testing.T) {
 	p.write(t, "bake.hcl", hcl.String())
 }
 
+// target returns the name of target i.
 func target(i int) string { return fmt.Sprintf("t%d", i) }
 
-// target is the block of a target, whose Dockerfile is written.
+// target writes the Dockerfile of target i and returns its block in the project file.
 func (p *randomProject) target(t *testing.T, i int) string {
 	attrs, from := fmt.Sprintf("  dockerfile = %q\n  args = { V = V }\n", target(i)+".Dockerfile"), "."
 	var text strings.Builder
@@ -110,8 +113,8 @@ func (p *randomProject) target(t *testing.T, i int) string {
 	}
 	if p.r.IntN(3) == 0 {
 		from = p.folder()
-		attrs = strings.Replace(attrs, "dockerfile = \"", "dockerfile = \"../", 1) + fmt.Sprintf("  context = %q\n",
-			from)
+		attrs = strings.Replace(attrs, "dockerfile = \"", "dockerfile = \"../", 1)
+		attrs += fmt.Sprintf("  context = %q\n", from)
 		text.WriteString("COPY . /all/\n")
 	} else {
 		for range 1 + p.r.IntN(3) {
@@ -125,21 +128,22 @@ func (p *randomProject) target(t *testing.T, i int) string {
 	return fmt.Sprintf("target %q {\n%s}\n", target(i), attrs)
 }
 
+// folder returns one of the folders at random.
 func (p *randomProject) folder() string { return fmt.Sprintf("d%d", p.r.IntN(randomFolders)) }
 
-// instruction reads something of the project.
+// instruction returns a random instruction, most of which read files of the project.
 func (p *randomProject) instruction() string {
-	forms := []string{
+	all := []string{
 		"COPY D1 /copied/", "COPY D1/f0 /x", "COPY D1/f* /many/", "COPY --exclude=*.md D1 /some/", "COPY D1 D2 /both/",
 		"COPY --chmod=600 D1/sub /s/",
 		"ADD D1/f1 /added", "COPY --link D1 /linkedin/", "ARG V\nLABEL v=$V", "ARG V\nRUN [\"TOOL\", \"/v\"]",
 		"RUN --mount=type=bind,source=D1,target=/in [\"TOOL\", \"/made\"]", "COPY *.hcl /",
 	}
-	form := forms[p.r.IntN(len(forms))] + "\n"
-	return strings.NewReplacer("D1", p.folder(), "D2", p.folder(), "TOOL", executortest.ToolPath).Replace(form)
+	text := all[p.r.IntN(len(all))] + "\n"
+	return strings.NewReplacer("D1", p.folder(), "D2", p.folder(), "TOOL", executortest.ToolPath).Replace(text)
 }
 
-// edit changes something, and says what.
+// edit changes a random file of the project and returns a description of the change.
 func (p *randomProject) edit(t *testing.T) string {
 	names := []string{"f0", "f1", "notes.md", "sub/g", "new", "f2", "sub/deep/h"}
 	name := p.folder() + "/" + names[p.r.IntN(len(names))]
@@ -149,7 +153,7 @@ func (p *randomProject) edit(t *testing.T) string {
 	switch kind {
 	case 0:
 		err = os.RemoveAll(path)
-		_ = os.Remove(filepath.Dir(path)) // git knows no empty folder
+		_ = os.Remove(filepath.Dir(path)) // git does not record empty directories
 	case 1:
 		if info, statErr := os.Lstat(path); statErr == nil && info.Mode().IsRegular() {
 			err = os.Chmod(path, 0o755)
@@ -176,6 +180,7 @@ func (p *randomProject) edit(t *testing.T) string {
 	return fmt.Sprintf("edit %d of %s", kind, name)
 }
 
+// append adds text to a file, which it creates if needed.
 func (p *randomProject) append(t *testing.T, name, text string) {
 	t.Helper()
 	old, err := os.ReadFile(filepath.Join(p.dir, name))
@@ -185,8 +190,8 @@ func (p *randomProject) append(t *testing.T, name, text string) {
 	p.write(t, name, string(old)+text)
 }
 
-// ways are the arguments that ask about the change: of the working tree, and at times of a commit of it.
-func (p *randomProject) ways(t *testing.T) [][]string {
+// comparisons returns arguments of affected that select the change. At random it commits the change before.
+func (p *randomProject) comparisons(t *testing.T) [][]string {
 	all := [][]string{{"--since", "HEAD"}}
 	if p.r.IntN(3) > 0 {
 		return all
@@ -195,8 +200,8 @@ func (p *randomProject) ways(t *testing.T) [][]string {
 	return append(all[:0], []string{"--since", "HEAD~1"}, []string{"--since", "HEAD~1", "--until", "HEAD"})
 }
 
-// ran are the targets of which a step ran in the last build.
-func (p *randomProject) ran(t *testing.T) []string {
+// targetsThatRan returns the targets of which a step ran in the last build.
+func (p *randomProject) targetsThatRan(t *testing.T) []string {
 	t.Helper()
 	out, _ := p.ok(t, "builds", "show", "--json")
 	var build struct {
@@ -218,8 +223,8 @@ func (p *randomProject) ran(t *testing.T) []string {
 	return slices.Compact(all)
 }
 
-// told is what a target is made of.
-func (p *randomProject) told(target string) string {
+// dockerfile returns the Dockerfile of a target, for a message.
+func (p *randomProject) dockerfile(target string) string {
 	text, err := os.ReadFile(filepath.Join(p.dir, target+".Dockerfile"))
 	return fmt.Sprintf("%s %v", text, err)
 }

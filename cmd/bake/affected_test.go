@@ -25,7 +25,7 @@ func newGit(t *testing.T) *cli {
 	return c
 }
 
-// newRepo returns a command line in a git repository that has a project of several targets.
+// newRepo returns a command line in a git repository with a committed project of several targets.
 func newRepo(t *testing.T) *cli {
 	t.Helper()
 	c := newGit(t)
@@ -78,6 +78,7 @@ target "inline" {
 	return c
 }
 
+// git runs git in the directory of c.
 func (c *cli) git(t *testing.T, args ...string) {
 	t.Helper()
 	cmd := exec.Command("git", args...)
@@ -88,12 +89,15 @@ func (c *cli) git(t *testing.T, args ...string) {
 	}
 }
 
+// commit commits all files of the directory of c.
 func (c *cli) commit(t *testing.T) {
 	t.Helper()
 	c.git(t, "add", "-A")
 	c.git(t, "commit", "-q", "--allow-empty", "-m", "x")
 }
 
+// TestAffected shows which targets a change of each kind of file affects, in the working tree and between commits, and
+// the formats in which they are listed.
 func TestAffected(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
@@ -101,7 +105,7 @@ func TestAffected(t *testing.T) {
 		{"a/a.txt", "A", "a"},
 		{"a/other", "O", ""},
 		{"lib/src/x", "X", "a lib"},
-		{"shared/one", "11", "a b lib"}, // what lib makes of it is known only by building it
+		{"shared/one", "11", "a b lib"}, // only a build knows whether lib comes out the same
 		{"shared/two", "22", "b inline"},
 		{"shared/read.md", "M", ""},
 		{"b/b.log", "L", ""},
@@ -144,15 +148,16 @@ func TestAffected(t *testing.T) {
 	}
 }
 
-// affects says which targets a change since a revision can touch.
+// affects returns the targets, separated by spaces, that a change since a revision affects.
 func (c *cli) affects(t *testing.T, since string, targets ...string) string {
 	t.Helper()
 	out, _ := c.ok(t, append([]string{"affected", "--since", since}, targets...)...)
 	return strings.Join(strings.Fields(out), " ")
 }
 
-// TestAffectedByWhatIsWritten changes how an image is written and what is written beside it, with all files the same.
-func TestAffectedByWhatIsWritten(t *testing.T) {
+// TestAffectedByOutput shows that a target is affected when its output, attestations or use of the cache change, though
+// all files stay the same.
+func TestAffectedByOutput(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
 	const target = "target \"x\" {\n  dockerfile-inline = \"FROM scratch\\nCOPY shared/two /two\"\n"
@@ -167,7 +172,7 @@ func TestAffectedByWhatIsWritten(t *testing.T) {
 	}
 }
 
-// TestAffectedBySubmodule changes a submodule, and what is not tracked in it.
+// TestAffectedBySubmodule shows that a change of a submodule counts, also of files that are not tracked in it.
 func TestAffectedBySubmodule(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
@@ -214,7 +219,7 @@ func TestAffectedBySubmodule(t *testing.T) {
 	check("another commit", "whole", "file", "sub")
 }
 
-// TestAffectedByHiddenChange changes a file of which git was told that it counts as unchanged.
+// TestAffectedByHiddenChange shows that a change counts though git is configured to assume that the file is unchanged.
 func TestAffectedByHiddenChange(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
@@ -229,15 +234,16 @@ func TestAffectedByHiddenChange(t *testing.T) {
 	}
 }
 
-// TestAffectedByLinks has contexts that are links, or folders that become links and come back: what counts is what each revision has there.
+// TestAffectedByLinks shows that contexts are compared by the files each revision has there. The contexts are links, or
+// folders that become links and then folders again.
 func TestAffectedByLinks(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
 	for _, f := range []string{"one/sub/f", "two/sub/f", "three/sub/f", "four/a/b/f"} {
 		c.write(t, f, f)
 	}
-	c.write(t, "l.hcl", "target \"x\" {\n  context = \"ctx\"\n  dockerfile-inline = \"FROM scratch\\nCOPY sub/f /\"\n"+
-		"}\n"+
+	c.write(t, "l.hcl", "target \"x\" {\n"+
+		"  context = \"ctx\"\n  dockerfile-inline = \"FROM scratch\\nCOPY sub/f /\"\n}\n"+
 		"target \"y\" {\n  context = \"one/sub\"\n  dockerfile-inline = \"FROM scratch\\nCOPY f /\"\n}\n"+
 		"target \"z\" {\n  context = \"four\"\n  dockerfile-inline = \"FROM scratch\\nCOPY . /\"\n}\n")
 	link := func(to, name string) {
@@ -283,16 +289,17 @@ func TestAffectedByLinks(t *testing.T) {
 	check("a file there changes", "z")
 }
 
-// TestAffectedByIncludedFiles changes what compose files include and extend, whatever it is called and by whatever names it.
+// TestAffectedByIncludedFiles shows that files included or extended by compose files count, whatever their names are.
 func TestAffectedByIncludedFiles(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)
 	c.write(t, "compose.yaml", "include: [parts/more.json]\nservices:\n  ext:\n"+
 		"    extends: {file: base.conf, service: b}\n    image: ext\n")
+	const scratch = `{"build": {"dockerfile_inline": "FROM scratch"}}`
 	text := map[string]string{
 		"base.conf":        "services:\n  b:\n    extends: {file: parts/deep, service: d}\n",
 		"parts/deep":       "services:\n  d:\n    build: {dockerfile_inline: 'FROM scratch'}\n",
-		"parts/more.json":  `{"include": ["third"], "services": {"m": {"build": {"dockerfile_inline": "FROM scratch"}}}}`,
+		"parts/more.json":  `{"include": ["third"], "services": {"m": ` + scratch + `}}`,
 		"parts/third":      "services:\n  n:\n    build: {dockerfile_inline: 'FROM scratch'}\n",
 		"parts/irrelevant": "",
 	}
@@ -313,7 +320,7 @@ func TestAffectedByIncludedFiles(t *testing.T) {
 	}
 }
 
-// TestAffectedByUnknownBase changes bases of which the store has nothing, as on a fresh machine of a CI service.
+// TestAffectedByUnknownBase shows that changed bases count though the store does not have them, as on a new CI machine.
 func TestAffectedByUnknownBase(t *testing.T) {
 	needSandbox(t)
 	c := newRepo(t)

@@ -18,7 +18,7 @@ import (
 	intoto "github.com/in-toto/in-toto-golang/in_toto"
 )
 
-// scannerProgram is an SBOM scanner after BuildKit's protocol: it lists the files that it is shown.
+// scannerProgram is an SBOM scanner that follows BuildKit's protocol and lists the files it is given.
 const scannerProgram = `package main
 
 import (
@@ -42,7 +42,9 @@ func main() {
 	}
 	raw, err := json.Marshal(map[string]any{
 		"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://spdx.dev/Document",
-		"predicate": map[string]any{"spdxVersion": "SPDX-2.3", "name": os.Getenv("BUILDKIT_SCAN_label"), "files": files},
+		"predicate": map[string]any{
+			"spdxVersion": "SPDX-2.3", "name": os.Getenv("BUILDKIT_SCAN_label"), "files": files,
+		},
 	})
 	if err != nil {
 		panic(err)
@@ -67,12 +69,15 @@ COPY b.txt /b/b.txt
 EOT
   args = { WHO = "secretive" }
   tags = ["HOST/app:TAG"]
-  attest = ["type=provenance,mode=max,builder-id=https://builder.example", "type=sbom,generator=HOST/scan:1,label=hello"]
+  attest = [
+    "type=provenance,mode=max,builder-id=https://builder.example",
+    "type=sbom,generator=HOST/scan:1,label=hello",
+  ]
   output = ["type=registry"]
 }
 `
 
-// attested is a project with attestations, whose scanner is in an open registry.
+// attested returns a project with attestations, and the registry that has its scanner.
 func attested(t *testing.T) (c *cli, host string) {
 	t.Helper()
 	needSandbox(t)
@@ -94,7 +99,7 @@ func attested(t *testing.T) (c *cli, host string) {
 	return c, host
 }
 
-// statements are what an index says about its only image, by predicate type.
+// statements are the attestations of an index with one image, by predicate type.
 type statements struct {
 	index    *v1.IndexManifest
 	manifest map[string]any // of the attestations
@@ -102,6 +107,7 @@ type statements struct {
 	by       map[string]intoto.Statement
 }
 
+// readStatements reads the attestations of an image from a registry and checks that each has the image as its subject.
 func readStatements(t *testing.T, ref string) statements {
 	t.Helper()
 	parsed, err := name.ParseReference(ref, name.Insecure)
@@ -114,7 +120,7 @@ func readStatements(t *testing.T, ref string) statements {
 	}
 	s := statements{by: map[string]intoto.Statement{}}
 	if s.index, err = index.IndexManifest(); err != nil || len(s.index.Manifests) != 2 {
-		t.Fatalf("an image and its attestations are wanted: %+v, %v", s.index, err)
+		t.Fatalf("want an image and its attestations, got %+v, %v", s.index, err)
 	}
 	image, err := index.Image(s.index.Manifests[0].Digest)
 	if err != nil {
@@ -303,7 +309,7 @@ func TestAttestationsOfFiles(t *testing.T) {
 	}
 }
 
-// writtenFiles are the regular files of a directory or of a tar, by path.
+// writtenFiles returns the regular files of a directory or of a tar, by path.
 func writtenFiles(t *testing.T, dest string) map[string]string {
 	t.Helper()
 	if info, err := os.Stat(dest); err == nil && !info.IsDir() {
@@ -324,7 +330,7 @@ func writtenFiles(t *testing.T, dest string) map[string]string {
 	return all
 }
 
-// wantStatement compares a statement with BuildKit's: its type, what it is about, and of an SBOM all of it.
+// wantStatement compares a statement with BuildKit's: its type and subject, and for an SBOM also its predicate.
 func wantStatement(t *testing.T, what, got, want string) {
 	t.Helper()
 	var ours, theirs intoto.Statement
@@ -342,7 +348,7 @@ func wantStatement(t *testing.T, what, got, want string) {
 	}
 }
 
-// TestAttestationsOfDaemon: with the other engine an image has the statements that it has with this one.
+// TestAttestationsOfDaemon shows that both engines attach the same statements to an image.
 func TestAttestationsOfDaemon(t *testing.T) {
 	c, host := attested(t)
 	d := startDaemon(t, "")
@@ -373,7 +379,7 @@ func TestAttestationsOfDaemon(t *testing.T) {
 			}
 			shapes = append(shapes, p)
 			if has := strings.Contains(string(raw), "secretive"); has != (mode == "max") {
-				t.Errorf("mode=%s: whether the value of a build argument is told: %v", mode, has)
+				t.Errorf("mode=%s: has the value of a build argument: %v", mode, has)
 			}
 		}
 		if diff := cmp.Diff(shapes[0], shapes[1]); diff != "" {
@@ -385,7 +391,7 @@ func TestAttestationsOfDaemon(t *testing.T) {
 	}
 }
 
-// TestAttestationsAsBuildKit compares the layout and the statements with those of BuildKit's own exporter.
+// TestAttestationsAsBuildKit shows that layout and statements equal those of BuildKit's own exporter.
 func TestAttestationsAsBuildKit(t *testing.T) {
 	c, host := attested(t)
 	k := startBuildKit(t)
@@ -415,8 +421,8 @@ func TestAttestationsAsBuildKit(t *testing.T) {
 	}
 }
 
-// provenanceShape takes out what is of one build, and what is known to be BuildKit's alone: its own version, the request
-// of buildx around the front end's, the session of a context and how its Dockerfile was read.
+// provenanceShape returns a provenance without the data of one build and without what only BuildKit has: its version,
+// the request of buildx around that of the front end, the session of a context, and how the Dockerfile was read.
 func provenanceShape(t *testing.T, predicate any) map[string]any {
 	t.Helper()
 	raw, err := json.Marshal(predicate)
@@ -445,7 +451,7 @@ func provenanceShape(t *testing.T, predicate any) map[string]any {
 		}
 		delete(meta, k)
 	}
-	delete(at("runDetails", "metadata", "buildkit_metadata"), "layers") // of layers compressed by others
+	delete(at("runDetails", "metadata", "buildkit_metadata"), "layers") // of layers that another tool compressed
 	source := at("runDetails", "metadata", "buildkit_metadata", "source")
 	locations, _ := source["locations"].(map[string]any)
 	for k, v := range locations {

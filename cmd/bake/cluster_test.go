@@ -11,7 +11,7 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// TestThreeDaemons: three daemons share fifty targets; one is killed half-way, and all come out right.
+// TestThreeDaemons shows that three daemons share fifty targets, and that all images are right though one is killed.
 func TestThreeDaemons(t *testing.T) {
 	registry := serveBases(t)
 	c := newCLI(t)

@@ -24,7 +24,7 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// serveBases serves the bases of the cases on loopback and returns where.
+// serveBases serves the bases of the cases on loopback and returns HOST:PORT.
 func serveBases(t *testing.T) string {
 	t.Helper()
 	program, err := exec.LookPath("busybox")
@@ -46,8 +46,8 @@ func serveBases(t *testing.T) string {
 	return address
 }
 
-// made are the results of the cases in a project that was built, by name.
-func made(t *testing.T, dir string, all []executortest.Case) map[string]string {
+// builtResults returns the results of the cases in a built project, by name of the case.
+func builtResults(t *testing.T, dir string, all []executortest.Case) map[string]string {
 	t.Helper()
 	results := map[string]string{}
 	images := executortest.Images{}
@@ -66,7 +66,7 @@ func made(t *testing.T, dir string, all []executortest.Case) map[string]string {
 	return results
 }
 
-// compare reports the cases of which the results are not what is wanted.
+// compare fails for each case whose result is not the expected one. own selects the results that only bake has.
 func compare(t *testing.T, all []executortest.Case, results map[string]string, own bool) {
 	t.Helper()
 	for _, c := range all {
@@ -82,9 +82,11 @@ func compare(t *testing.T, all []executortest.Case, results map[string]string, o
 	}
 }
 
+// grants are the entitlements that the cases need.
 var grants = []string{"--allow=fs=*", "--allow=network.host", "--allow=security.insecure"}
 
-// TestConformance: every case of executortest makes the image that it has noted, which is the one that BuildKit makes.
+// TestConformance shows that each case of executortest gives the recorded image with the embedded engine, as an ordinary
+// user, with BuildKit, and with BuildKit as the engine of bake. BAKE_UPDATE=1 records what BuildKit builds.
 func TestConformance(t *testing.T) {
 	all, err := executortest.Cases()
 	if err != nil {
@@ -97,7 +99,7 @@ func TestConformance(t *testing.T) {
 			needSandbox(t)
 			c := newCLI(t)
 			stderr := buildCases(t, c, address, all)
-			results := made(t, c.dir, all)
+			results := builtResults(t, c.dir, all)
 			if os.Getenv("BAKE_UPDATE") == "own" {
 				if err := executortest.UpdateWants(kept, results, true); err != nil {
 					t.Fatal(err)
@@ -107,7 +109,7 @@ func TestConformance(t *testing.T) {
 			compare(t, all, results, true)
 			for _, one := range all {
 				if one.Want == executortest.Fails && !strings.Contains(stderr, one.Message) {
-					t.Errorf("%s: %q is not in what is said:\n%s", one.Name, one.Message, about(stderr, one.Name))
+					t.Errorf("%s: %q is not in the output:\n%s", one.Name, one.Message, linesWith(stderr, one.Name))
 				}
 			}
 		})
@@ -116,10 +118,10 @@ func TestConformance(t *testing.T) {
 		c := newCLI(t)
 		c.user = testUser(t)
 		stderr := buildCases(t, c, address, all)
-		compare(t, all, rootless(t, all, made(t, c.dir, all), stderr), true)
+		compare(t, all, rootless(t, all, builtResults(t, c.dir, all), stderr), true)
 	})
-	// Both builds are of one daemon. It takes what it has made of the first for the second where the operations are the same, and makes
-	// again what is otherwise, which is what the second shows.
+	// Both builds use one daemon. For the second it reuses the steps whose operations are equal and runs those that
+	// differ, which are the ones that the second build is about.
 	peer := startBuildKit(t)
 	t.Run("buildkit", func(t *testing.T) {
 		dir := t.TempDir()
@@ -127,7 +129,7 @@ func TestConformance(t *testing.T) {
 			t.Fatal(err)
 		}
 		peer.bakeCases(t, dir, all)
-		results := made(t, dir, all)
+		results := builtResults(t, dir, all)
 		if os.Getenv("BAKE_UPDATE") != "1" {
 			compare(t, all, results, false)
 			return
@@ -139,11 +141,11 @@ func TestConformance(t *testing.T) {
 	t.Run("daemon", func(t *testing.T) {
 		c := newCLI(t)
 		buildCases(t, c, address, all, "--engine="+peer.address)
-		compare(t, all, made(t, c.dir, all), false)
+		compare(t, all, builtResults(t, c.dir, all), false)
 	})
 }
 
-// buildCases builds all cases in the folder of c and returns what was said.
+// buildCases builds all cases in the directory of c and returns stderr.
 func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case, flags ...string) string {
 	t.Helper()
 	if err := executortest.WriteProject(c.dir, registry, all); err != nil {
@@ -163,7 +165,8 @@ func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case, 
 	return stderr
 }
 
-// rootless takes cases that need the host's root for what they are: an ordinary user gets the message that they have noted.
+// rootless checks the cases that only root of the host can build: an ordinary user gets the recorded message. It returns
+// the results with the expected ones for these cases.
 func rootless(t *testing.T, all []executortest.Case, results map[string]string, stderr string) map[string]string {
 	t.Helper()
 	for _, c := range all {
@@ -171,7 +174,7 @@ func rootless(t *testing.T, all []executortest.Case, results map[string]string, 
 			continue
 		}
 		if results[c.Name] != executortest.Fails || !strings.Contains(stderr, c.Rootless) {
-			t.Errorf("%s: %q is not in what is said:\n%s", c.Name, c.Rootless, about(stderr, c.Name))
+			t.Errorf("%s: %q is not in the output:\n%s", c.Name, c.Rootless, linesWith(stderr, c.Name))
 		}
 		results[c.Name] = c.Want
 		if c.Reason != "" {
@@ -181,7 +184,7 @@ func rootless(t *testing.T, all []executortest.Case, results map[string]string, 
 	return results
 }
 
-// testUser is the ordinary user that BAKE_TEST_USER names, who has subordinate ids.
+// testUser returns the ordinary user named by BAKE_TEST_USER, who has subordinate ids.
 func testUser(t *testing.T) *syscall.Credential {
 	t.Helper()
 	name := os.Getenv("BAKE_TEST_USER")
@@ -195,7 +198,7 @@ func testUser(t *testing.T) *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(number(t, u.Uid)), Gid: uint32(number(t, u.Gid))}
 }
 
-// giveTo makes all below dir the user's, with the modes that it has, and lets the user get there.
+// giveTo makes the user the owner of all files below dir, keeps their modes, and lets the user reach dir.
 func giveTo(t *testing.T, u *syscall.Credential, dir string) {
 	t.Helper()
 	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil {
@@ -219,8 +222,8 @@ func giveTo(t *testing.T, u *syscall.Credential, dir string) {
 	}
 }
 
-// about are the lines that name a case.
-func about(stderr, name string) string {
+// linesWith returns the lines that contain the name of a case.
+func linesWith(stderr, name string) string {
 	var lines []string
 	for line := range strings.Lines(stderr) {
 		if strings.Contains(line, name) {
@@ -230,7 +233,7 @@ func about(stderr, name string) string {
 	return strings.Join(lines, "")
 }
 
-// buildKit is a daemon of the test's own, and buildx in front of it.
+// buildKit is a daemon that only this test uses, and buildx configured for it.
 type buildKit struct{ buildx, config, address string }
 
 // startBuildKit starts buildkitd on an empty root and stops it when the test ends.
@@ -246,27 +249,28 @@ func startBuildKit(t *testing.T) buildKit {
 	return k
 }
 
+// command returns a buildx command.
 func (k buildKit) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(k.buildx, args...)
 	cmd.Env = append(os.Environ(), "BUILDX_CONFIG="+k.config, "DOCKER_CONFIG="+k.config)
 	return cmd
 }
 
-// bakeCases builds all cases. When many targets end at once, some fail as they are meant to, buildx may end before it has written
-// another's output: that one is built again.
+// bakeCases builds all cases. buildx may exit before it has written every output when targets fail, as some cases
+// should. It builds those cases again.
 func (k buildKit) bakeCases(t *testing.T, dir string, all []executortest.Case) {
 	t.Helper()
 	k.bake(t, dir)
 	for _, c := range all {
-		if cut(t, filepath.Join(dir, "out", c.Name+".tar")) {
-			t.Logf("%s was cut off", c.Name)
+		if truncated(t, filepath.Join(dir, "out", c.Name+".tar")) {
+			t.Logf("the output of %s was truncated", c.Name)
 			k.bake(t, dir, c.Name)
 		}
 	}
 }
 
-// cut says whether a tar file lacks its end, two blocks of zeros.
-func cut(t *testing.T, name string) bool {
+// truncated reports whether a tar file lacks the two blocks of zeros at its end. A missing file is not truncated.
+func truncated(t *testing.T, name string) bool {
 	t.Helper()
 	raw, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -278,7 +282,7 @@ func cut(t *testing.T, name string) bool {
 	return !bytes.HasSuffix(raw, make([]byte, 1024))
 }
 
-// bake builds the project in dir, all of it where no target is named; targets that fail leave no output.
+// bake builds the named targets of the project in dir, or all. Targets that fail leave no output.
 func (k buildKit) bake(t *testing.T, dir string, targets ...string) {
 	t.Helper()
 	args := append([]string{"bake", "--builder", "peer", "--progress=plain", "-j", "defer-error", "--provenance=false"},

@@ -11,8 +11,8 @@ import (
 	"github.com/containerd/console"
 )
 
-// onTerminal runs bake on a pseudo-terminal, types a line whenever it has seen the text before it, and returns all that was
-// shown and the exit code.
+// onTerminal runs bake on a pseudo-terminal and returns all output and the exit code. dialogue alternates a text to wait
+// for and the line to type then.
 func onTerminal(t *testing.T, c *cli, cmd *exec.Cmd, dialogue ...string) (string, int) {
 	t.Helper()
 	master, path, err := console.NewPty()
@@ -56,7 +56,7 @@ func onTerminal(t *testing.T, c *cli, cmd *exec.Cmd, dialogue ...string) (string
 		select {
 		case text, more := <-shown:
 			if !more {
-				_ = cmd.Wait() // the exit code says it
+				_ = cmd.Wait() // the caller checks the exit code
 				return all.String(), cmd.ProcessState.ExitCode()
 			}
 			all.WriteString(text)
@@ -69,11 +69,13 @@ func onTerminal(t *testing.T, c *cli, cmd *exec.Cmd, dialogue ...string) (string
 			}
 		case <-end.Done():
 			_ = cmd.Process.Kill()
-			t.Fatalf("it does not end; shown was:\n%s", all.String())
+			t.Fatalf("bake does not end; its output:\n%s", all.String())
 		}
 	}
 }
 
+// TestDebugShell shows that --debug-shell opens a shell in the root file system of a failed step or test, with its user,
+// environment and mounts, and refuses where that is impossible.
 func TestDebugShell(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
@@ -103,7 +105,8 @@ RUN --mount=type=secret,id=token,mode=0444 --mount=type=tmpfs,target=/scratch ec
 		return bakeCommand(t, append([]string{"build", "--debug-shell"}, args...)...)
 	}
 	shown, code := onTerminal(t, c, build(), "exit continues the build",
-		"echo $(id -u) $PWD $GREETING $(cat half-done) $(cat /run/secrets/token) $(stat -f -c %T /scratch) | tr a-z A-Z\n",
+		"echo $(id -u) $PWD $GREETING $(cat half-done) $(cat /run/secrets/token) $(stat -f -c %T /scratch)"+
+			" | tr a-z A-Z\n",
 		"1000 /WORK HELLO PARTIAL S3CRET-VALUE TMPFS", "test -t 0 && stty size | tr ' ' x; exit 7\n")
 	if code != 1 || !strings.Contains(shown, "40x132") || !strings.Contains(shown, "exit code 42") {
 		t.Errorf("exit code %d of\n%s", code, shown)

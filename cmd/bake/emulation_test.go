@@ -11,16 +11,19 @@ import (
 	"testing"
 )
 
-// emulator runs programs of arm64 on other machines.
+// emulator runs arm64 programs on other architectures.
 const emulator = "/usr/bin/qemu-aarch64-static"
 
-// register makes a table of emulators of a user namespace's own, has arm64 in it, and runs the rest of its arguments.
+// register creates the binfmt_misc table of a user namespace, registers arm64 there, and runs the rest of its arguments.
 const register = `set -e
 mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
-printf '%s' ':bake-test:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:` + emulator + `:F' >/proc/sys/fs/binfmt_misc/register
+printf '%s' ':bake-test:M::` +
+	`\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:` +
+	`\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:` +
+	emulator + `:F' >/proc/sys/fs/binfmt_misc/register
 exec "$@"`
 
-// program is an ELF file for a machine, whose code is followed by the name of the directory that it makes.
+// program returns an ELF file for a machine: the code, followed by the name of the directory that the code creates.
 func program(machine uint16, code []byte) []byte {
 	const base, start = 0x400000, 64 + 56
 	text := append(code, "/made\x00"...)
@@ -32,24 +35,25 @@ func program(machine uint16, code []byte) []byte {
 		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), uint64(start + len(text)),
 		uint64(start + len(text)), uint64(0x1000),
 	} {
-		_ = bin.Write(&b, bin.LittleEndian, v) // into memory
+		_ = bin.Write(&b, bin.LittleEndian, v) // a write to memory does not fail
 	}
 	return append(b.Bytes(), text...)
 }
 
-// programs call mkdirat(AT_FDCWD, "/made", 0755) and exit with 0.
+// programs returns, by architecture, programs that call mkdirat(AT_FDCWD, "/made", 0755) and exit with 0.
 func programs() map[string][]byte {
 	var arm []byte
 	for _, word := range []uint32{0x92800c60, 0x100000e1, 0xd2803da2, 0xd2800448, 0xd4000001, 0xd2800000, 0xd2800ba8,
 		0xd4000001} {
 		arm = bin.LittleEndian.AppendUint32(arm, word)
 	}
-	amd := []byte("\xbf\x9c\xff\xff\xff\x48\x8d\x35\x15\x00\x00\x00\xba\xed\x01\x00\x00\xb8\x02\x01\x00\x00\x0f\x05\x31\xff\xb8\x3c\x00\x00\x00\x0f\x05")
+	amd := []byte("\xbf\x9c\xff\xff\xff\x48\x8d\x35\x15\x00\x00\x00\xba\xed\x01\x00\x00\xb8\x02\x01\x00\x00" +
+		"\x0f\x05\x31\xff\xb8\x3c\x00\x00\x00\x0f\x05")
 	return map[string][]byte{"amd64": program(62, amd), "arm64": program(183, arm)}
 }
 
-// TestEmulatedSteps: where an emulator is registered, steps of a foreign platform run, and both platforms come into one index;
-// where none is, the message says what to do.
+// TestEmulatedSteps shows that steps of a foreign platform run where an emulator is registered, and that the index has
+// both platforms. Where no emulator is registered, the message says how to register one.
 func TestEmulatedSteps(t *testing.T) {
 	needSandbox(t)
 	if runtime.GOARCH != "amd64" {

@@ -10,7 +10,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 )
 
-// TestWhichEngine: what is nearer to the command goes before what is written down.
+// TestWhichEngine shows the precedence of engines: flag, BAKE_ENGINE, BUILDKIT_HOST, project file.
 func TestWhichEngine(t *testing.T) {
 	project := &config.Project{Engines: map[string]config.Engine{
 		"arm": {Address: "tcp://arm:1", Platforms: []string{"linux/arm64"}, Weight: 2},

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// builtBake compiles bake once for all tests of this process, as the README does.
+// builtBake compiles bake once for all tests of this process, the way the README describes.
 type builtBake struct {
 	once sync.Once
 	path string
@@ -36,6 +36,7 @@ func (b *builtBake) get() (string, error) {
 	return b.path, b.err
 }
 
+// bakeCommand returns a command that runs the compiled bake.
 func bakeCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := binary.get()

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// onSmallDisk runs a shell script beside some files, with $BAKE as the program and a cache on a tmpfs with these mount options. It gives
-// what was said, and the directory of the cache.
+// onSmallDisk runs a shell script in a directory with some files. $BAKE is the program, and its cache is on a tmpfs with
+// the mount options. It returns the output and the directory of the cache.
 func onSmallDisk(t *testing.T, options, script string, files map[string]string) (said, cache string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -37,8 +37,8 @@ func onSmallDisk(t *testing.T, options, script string, files map[string]string) 
 	return string(out), cache
 }
 
-// TestFullDisk builds on a cache whose disk is full: a COPY, a RUN and an image that do not fit are one clear error each,
-// and the same cache goes on working.
+// TestFullDisk shows that a COPY and a RUN that do not fit on the disk of the cache give one clear error each, and that
+// the same cache still works then.
 func TestFullDisk(t *testing.T) {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -76,14 +76,14 @@ target "run" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN head
 	}
 }
 
-// TestPruneFullDisk frees a cache whose disk has neither a block nor a name left for the folder that each process makes: what
-// the error of a build says to do has to work.
+// TestPruneFullDisk shows that "cache prune", which the error of a build suggests, works on a full disk: neither a block
+// nor an inode is left for the directory that each process creates.
 func TestPruneFullDisk(t *testing.T) {
 	out, _ := onSmallDisk(t, "size=20m,nr_inodes=4000", `
 "$BAKE" build --progress=none || exit
 mkdir "$BAKE_CACHE_DIR/others"
 head -c 30000000 /dev/zero >"$BAKE_CACHE_DIR/others/big" 2>/dev/null
-sleep 2 # what was used in the last second counts as in use
+sleep 2 # entries used within the last second count as in use
 n=0; while (: >"$BAKE_CACHE_DIR/others/$n") 2>/dev/null; do n=$((n+1)); done
 "$BAKE" cache du >du
 echo "du exits $?"
@@ -105,7 +105,7 @@ echo "build exits $?"
 	}
 }
 
-// TestFetchFullDisk: a repository and an archive that do not fit on the disk of the cache are faults of the disk.
+// TestFetchFullDisk shows that a repository and an archive that do not fit on the disk of the cache are system errors.
 func TestFetchFullDisk(t *testing.T) {
 	site := newRemoteSite(t)
 	noise := make([]byte, 8<<20)

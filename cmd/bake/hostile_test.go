@@ -29,30 +29,32 @@ import (
 // canaryText is in a file of the host that no build may see. Steps must not write it either: it is in no Dockerfile.
 const canaryText = "canary-of-the-host"
 
-// hostile is one build that tries to reach the host. In all its texts CANARY stands for a directory of the host with the
-// file secret, and REGISTRY for the registry of the bases.
+// hostile is one build that tries to reach the host. In its texts CANARY stands for a directory of the host with the file
+// secret, REGISTRY for the registry of the bases, and HOSTILE for the base that layers and config describe.
 type hostile struct {
-	name  string // the advisory, or what it tries
+	name  string // the advisory, or the attempt
 	files map[string]string
-	// setup makes what a text cannot hold, in the project's directory.
+	// setup creates files that are not plain text in the directory of the project.
 	setup func(t *testing.T, dir, canary string)
-	// layers make the base REGISTRY/hostile/NAME:1 upon busybox; config changes its config.
+	// layers are added to busybox and config changes its config; the result is REGISTRY/hostile/NAME:1.
 	layers [][]tar.Header
 	config func(*v1.Config)
 	target string // attributes of the target
 	env    map[string]string
-	// fails is a part of the message of a build that is refused; empty where it is contained: it ends well, its files
-	// do not have the canary's text.
+	// fails is a part of the message of a build that is refused. It is empty for a build that succeeds and is contained:
+	// its files do not have the canary's text.
 	fails string
-	// mayFail is a part of the message of a build that ends well or is refused, whichever of its steps is first.
+	// mayFail is a part of the message of a build that succeeds or is refused, depending on which step is first.
 	mayFail string
-	// absent must not be in what is said.
+	// absent must not be in the output.
 	absent string
 }
 
-// world is what the hostile builds must leave alone. The program is told by its inode, size and times: who writes to it changes those.
+// world is the state of the host that hostile builds must not change. Of the program of bake it has inode, size and
+// times, which every write changes. The mounts are those of a namespace that only the test uses.
 type world struct{ canary, mounts, tree, binary string }
 
+// look records the state of the host.
 func look(t *testing.T, canary string) world {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -63,7 +65,7 @@ func look(t *testing.T, canary string) world {
 	if err := unix.Stat(bakeCommand(t).Path, &self); err != nil {
 		t.Fatal(err)
 	}
-	self.Atim = unix.Timespec{} // of whoever ran it last
+	self.Atim = unix.Timespec{} // changes when the program runs
 	var b strings.Builder
 	err = filepath.WalkDir(canary, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -86,7 +88,7 @@ func look(t *testing.T, canary string) world {
 	return world{canary, string(mounts), b.String(), fmt.Sprint(self)}
 }
 
-// check fails the test when anything of the host is other than it was.
+// check fails the test if the state of the host has changed since.
 func (w world) check(t *testing.T) {
 	t.Helper()
 	now := look(t, w.canary)
@@ -98,9 +100,9 @@ func (w world) check(t *testing.T) {
 	}
 }
 
-// ownMounts reports whether this process has a mount namespace that no other process of the machine uses. If not, it runs
-// the test in a process that has one, and the caller returns: what a test finds mounted there, its own builds mounted.
-// Mounts are shared with the namespaces of steps, as on a machine with systemd, so that one that leaks shows.
+// ownMounts reports whether this process has a mount namespace of its own. If not, it runs the test in a process that has
+// one, and the caller returns. So every new mount the test finds is from its own builds, whatever else the machine does.
+// Mounts are shared with the namespaces of steps, as on a machine with systemd, so that a leaked mount is visible.
 func ownMounts(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("BAKE_TEST_OWN_MOUNTS") != "" {
@@ -121,9 +123,10 @@ func ownMounts(t *testing.T) bool {
 	return false
 }
 
-// TestHostile runs builds that try what the advisories of builders and runtimes tell of. What is not here is tested where it is
-// handled: manifests, credentials and redirects in executor/registry (CVE-2020-15157, CVE-2021-41190, oras-go, regclient,
-// ggcr #2193), tar entries one by one in executor/embedded/layers, ops that no front end makes in executor/embedded
+// TestHostile shows that builds cannot do what the advisories of builders and runtimes describe. Other attacks are tested
+// where they are handled: manifests, credentials and redirects in executor/registry (CVE-2020-15157, CVE-2021-41190,
+// oras-go, regclient, ggcr #2193), single tar entries in executor/embedded/layers, ops that no front end creates in
+// executor/embedded
 // (CVE-2024-23650, GHSA-qx3x, GHSA-7236, GHSA-32pv), bombs in planner and config, archives and repositories of hostile
 // servers in config (CVE-2026-33748, GHSA-49p4, GHSA-vp35).
 func TestHostile(t *testing.T) {
@@ -155,6 +158,7 @@ func TestHostile(t *testing.T) {
 	})
 }
 
+// run builds the case and checks its result and the state of the host.
 func (h hostile) run(t *testing.T, registry string, before world) {
 	c := newCLI(t)
 	base := "hostile/" + strings.ToLower(strings.NewReplacer(" ", "-", "/", "-", ",", "").Replace(h.name))
@@ -177,19 +181,19 @@ func (h hostile) run(t *testing.T, registry string, before world) {
 	before.check(t)
 	switch {
 	case strings.Contains(stderr, "panic:") || strings.Contains(stderr, "goroutine "):
-		t.Errorf("it panics: %s", stderr)
+		t.Errorf("bake panics: %s", stderr)
 	case h.fails != "" && (code == 0 || !strings.Contains(stderr, fill.Replace(h.fails))):
 		t.Errorf("exit %d, want a message with %q, got %s", code, h.fails, stderr)
 	case h.fails == "" && code != 0 && (h.mayFail == "" || !strings.Contains(stderr, h.mayFail)):
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	if strings.Contains(stderr, canaryText) || h.absent != "" && strings.Contains(stderr, h.absent) {
-		t.Errorf("it says what it must not: %s", stderr)
+		t.Errorf("the output has text that it must not have: %s", stderr)
 	}
 	noCanary(t, filepath.Join(c.dir, "out"))
 }
 
-// noCanary looks for the canary's text in all that a build has put out.
+// noCanary fails the test if a file that a build has written contains the canary's text.
 func noCanary(t *testing.T, dir string) {
 	t.Helper()
 	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -206,7 +210,7 @@ func noCanary(t *testing.T, dir string) {
 	})
 }
 
-// push makes the build's base and pushes it. The content of a file is its header's Uname.
+// push creates the base of the case and pushes it. The content of a file is the Uname of its header.
 func (h hostile) push(t *testing.T, registry, base string, fill *strings.Replacer) {
 	t.Helper()
 	image, err := crane.Pull(registry+"/busybox:1", crane.Insecure)
@@ -259,20 +263,22 @@ func (h hostile) push(t *testing.T, registry, base string, fill *strings.Replace
 	}
 }
 
-// file, symlink and so on are entries of a hostile layer.
+// layerFile returns the entry of a file of a hostile layer; its content is in Uname.
 func layerFile(name, text string) tar.Header {
 	return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Uname: text}
 }
 
+// layerLink returns the entry of a symbolic link.
 func layerLink(name, target string) tar.Header {
 	return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: target}
 }
 
+// hardLink returns the entry of a hard link.
 func hardLink(name, target string) tar.Header {
 	return tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target}
 }
 
-// contextLink is a setup that puts a link into the context; CANARY stands for the canary.
+// contextLink returns a setup that creates a symbolic link in the context. CANARY stands for the canary.
 func contextLink(target, name string) func(*testing.T, string, string) {
 	return func(t *testing.T, dir, canary string) {
 		if err := os.Symlink(strings.ReplaceAll(target, "CANARY", canary), filepath.Join(dir, name)); err != nil {
@@ -281,10 +287,10 @@ func contextLink(target, name string) func(*testing.T, string, string) {
 	}
 }
 
-// one is a project of one Dockerfile.
+// one returns the files of a project that has only a Dockerfile.
 func one(dockerfile string) map[string]string { return map[string]string{"Dockerfile": dockerfile} }
 
-// listeners serves the canary's text on loopback over HTTP, and listens on an abstract socket, until the test ends.
+// listeners serves the canary's text over HTTP on loopback and listens on an abstract socket until the test ends.
 func listeners(t *testing.T) (address, abstract string) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -301,7 +307,8 @@ func listeners(t *testing.T) (address, abstract string) {
 	return strings.TrimPrefix(server.URL, "http://"), abstract
 }
 
-// TestHostileOutput: files written to a directory follow no link that an earlier image left there (GHSA-g2h8-426c-7976).
+// TestHostileOutput shows that output to a directory does not follow links that an earlier image left there
+// (GHSA-g2h8-426c-7976).
 func TestHostileOutput(t *testing.T) {
 	needSandbox(t)
 	if !ownMounts(t) {
@@ -332,11 +339,11 @@ func TestHostileOutput(t *testing.T) {
 			t.Errorf("the output is not there: %q, %v", raw, err)
 		}
 	} else if !strings.Contains(stderr, "out") {
-		t.Errorf("exit %d without a word about the output: %s", code, stderr)
+		t.Errorf("exit %d, want a message that names the output: %s", code, stderr)
 	}
 }
 
-// TestCacheIsPrivate: other users of the machine reach no file of a layer, such as one that is setuid (CVE-2021-41103).
+// TestCacheIsPrivate shows that other users cannot reach the files of layers, such as a setuid one (CVE-2021-41103).
 func TestCacheIsPrivate(t *testing.T) {
 	needSandbox(t)
 	registry := serveBases(t)

@@ -35,13 +35,13 @@ func TestRandomDockerfiles(t *testing.T) {
 	peer := startBuildKit(t)
 	c := newCLI(t)
 	stderr := buildCases(t, c, address, all)
-	ours := made(t, c.dir, all)
+	ours := builtResults(t, c.dir, all)
 	dir := t.TempDir()
 	if err := executortest.WriteProject(dir, address, all); err != nil {
 		t.Fatal(err)
 	}
 	peer.bakeCases(t, dir, all)
-	theirs := made(t, dir, all)
+	theirs := builtResults(t, dir, all)
 	failed, links, implied := 0, 0, 0
 	for _, one := range all {
 		if theirs[one.Name] == executortest.Fails {
@@ -62,7 +62,7 @@ func TestRandomDockerfiles(t *testing.T) {
 		}
 		if d := cmp.Diff(strings.Split(t1, "\n"), strings.Split(t2, "\n")); d != "" {
 			t.Errorf("%s: BuildKit -, ours +\n%s\n%s\n%s\n%s", one.Name, d, one.Setup, one.Files["Dockerfile"],
-				about(stderr, one.Name))
+				linesWith(stderr, one.Name))
 		}
 	}
 	// BuildKit loses a hard link to a file that a lower layer has just so (executor/README.md). That is rare.
