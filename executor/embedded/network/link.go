@@ -99,7 +99,7 @@ func (l *link) send(end *channel.Endpoint) {
 }
 
 // stack creates the network stack. It accepts packets to every address (promiscuous mode), and sends from every address
-// (spoofing), because it stands in for all hosts.
+// (spoofing), because it acts for all hosts.
 func (l *link) stack() (*channel.Endpoint, *stack.Stack, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},

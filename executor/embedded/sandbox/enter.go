@@ -25,8 +25,8 @@ const userInitName = "bake-userns"
 // It takes two starts. Enter starts the program as bake-userns in new user and mount namespaces. That process waits
 // until its parent has written the id maps, since only a process outside can map more than one id. Then it executes the
 // program with its original arguments: a process gets the namespace's capabilities when user id 0 executes a file, and
-// without the maps it has no user id 0. Terminal signals reach the parent, which forwards them, because the child is in
-// its own process group.
+// without the maps it has no user id 0. The child has its own process group, so the parent forwards the terminal's
+// signals. The parent-death signal covers bake-userns only: the kernel clears it when an exec gains capabilities.
 func Enter(_ context.Context) (code int, done bool, err error) {
 	if os.Geteuid() == 0 {
 		return 0, false, nil
