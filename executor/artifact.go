@@ -44,7 +44,7 @@ type CorruptError struct {
 
 // Error implements error.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("blob %s is corrupt: its content is %s; remove it, then build again: bake cache check --repair",
+	return fmt.Sprintf("blob %s is damaged: its content is %s; remove it, then build again: bake cache check --repair",
 		e.Digest, e.Found)
 }
 

@@ -154,7 +154,7 @@ func TestAddresses(t *testing.T) {
 		{closedAt + "?ca=/nowhere/ca.pem", exitUsage, "/nowhere/ca.pem: no such file"},
 		{closedAt + "?cert=" + filepath.Join(me, "cert.pem"), exitUsage,
 			"a certificate and its key are needed together"},
-		{closedAt + "?ca=" + filepath.Join(me, "key.pem"), exitUsage, "no certificate in .*key.pem"},
+		{closedAt + "?ca=" + filepath.Join(me, "key.pem"), exitUsage, "key.pem contains no certificate"},
 		{fmt.Sprintf("%s?ca=%[2]s/ca.pem&cert=%[2]s/cert.pem&key=%[3]s/key.pem", closedAt, me, of), exitUsage,
 			"private key does not match"},
 		{"docker-container://elsewhere", exitRegistry, "No such container: elsewhere"},

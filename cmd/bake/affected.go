@@ -35,6 +35,7 @@ func newAffectedCommand(a *app) *cobra.Command {
 		Long: "Affected plans two revisions from their tracked files and compares everything that each image\n" +
 			"depends on: Dockerfiles, project files, bake.lock, and the files of build contexts that steps read.\n" +
 			"Without --until, the second revision is the working tree with its untracked files.",
+		Example: "  bake affected --since origin/main\n  bake affected --since HEAD~1 --until HEAD --format gha-matrix",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args
 			return a.affectedCommand(cmd.Context(), o)
@@ -43,7 +44,7 @@ func newAffectedCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	o.project.addFlags(f)
 	f.StringVar(&o.since, "since", "", "revision before the change")
-	f.StringVar(&o.until, "until", "", "revision after the change (default: the working tree)")
+	f.StringVar(&o.until, "until", "", "revision after the change (default the working tree)")
 	f.StringVar(&o.format, "format", "text", "output format: text, json, gha-matrix or gitlab")
 	f.BoolVar(&o.exitCode, "exit-code", false, "exit with 6 if a target is affected")
 	return cmd

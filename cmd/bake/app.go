@@ -169,7 +169,7 @@ func (a *app) cacheDir() (string, error) {
 	}
 	home := a.env("HOME")
 	if home == "" {
-		return "", usagef("no cache directory: none of BAKE_CACHE_DIR, XDG_CACHE_HOME and HOME is set; set BAKE_CACHE_DIR")
+		return "", usagef("no cache directory: BAKE_CACHE_DIR, XDG_CACHE_HOME and HOME are not set; set BAKE_CACHE_DIR")
 	}
 	return filepath.Join(home, ".cache", "bake"), nil
 }

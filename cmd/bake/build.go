@@ -29,9 +29,10 @@ func newBuildCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build [URL [CONTEXT-URL]] [TARGET…]",
 		Short: "Build the targets of a project file",
-		Long: "Build builds the named targets and groups, or \"default\". It stores the images in the local store, or writes\n" +
-			"them to the outputs of their targets. Tags move only after every target has succeeded.\n\n" +
-			"URL is a git repository, an archive or a file from which the project is read. CONTEXT-URL sets BAKE_CMD_CONTEXT.",
+		Long: "Build builds the named targets and groups, or \"default\". It stores the images in the local store,\n" +
+			"or writes them to the outputs of their targets. Tags move only after every target has succeeded.\n\n" +
+			"URL is a git repository, an archive or a file from which the project is read.\n" +
+			"CONTEXT-URL sets BAKE_CMD_CONTEXT.",
 		Example: "  bake build\n  bake build --push --set api.tags=registry.example.com/api:1.2 api",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args
@@ -105,10 +106,10 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	}
 	a.noteLatest(p)
 	if a.offline && len(builders) > 0 {
-		return usagef("--offline does not work with a BuildKit daemon, which requests bases itself; add --engine embedded")
+		return usagef("--offline does not work with a BuildKit daemon, which pulls itself; add --engine embedded")
 	}
 	if o.verify && len(builders) > 0 {
-		return usagef("--verify-cache does not work with a BuildKit daemon, which has its own cache; add --engine embedded")
+		return usagef("--verify-cache does not work with the cache of a BuildKit daemon; add --engine embedded")
 	}
 	if o.terminal, err = a.debugTerminal(builders, o); err != nil {
 		return err

@@ -41,6 +41,7 @@ func newBuildsListCommand(a *app) *cobra.Command {
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List recent builds, newest first",
+		Example: "  bake builds ls\n  bake builds ls --json",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return a.listBuilds(o) },
 	}
@@ -75,7 +76,8 @@ func (a *app) listBuilds(o buildsListOptions) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(w, "BUILD\tSTARTED\tTOOK\tSTATUS\tSTEPS\tTARGETS")
 	for _, b := range list {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.ID, humanAge(now, b.Started), shownLength(b, now), b.Status, shownSteps(b), shownTargets(b))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n",
+			b.ID, humanAge(now, b.Started), shownLength(b, now), b.Status, shownSteps(b), shownTargets(b))
 	}
 	return w.Flush()
 }
@@ -119,8 +121,10 @@ func newBuildsShowCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [BUILD]",
 		Short: "Show a build: its steps, their reasons and times, and its results",
-		Long:  "Show shows the last build, or the build whose id is BUILD or begins or ends with it. The JSON is the complete record.",
-		Args:  cobra.MaximumNArgs(1),
+		Long: "Show shows the last build, or the build whose id is BUILD or begins or ends with it.\n" +
+			"The JSON is the complete record.",
+		Example: "  bake builds show\n  bake builds show 7c1e --json",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withBuild(append(args, "")[0], func(_ *cache.Store, run report.Run) error {
 				if asJSON {
@@ -138,12 +142,15 @@ func newBuildsLogsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "logs [BUILD [STEP]]",
 		Short: "Print the output of a build's steps",
-		Long: "Logs prints the complete output of the steps of the last build, or of BUILD. STEP is a digest, a place\n" +
-			"(Dockerfile:12) or a part of a name.",
-		Args: cobra.MaximumNArgs(2),
+		Long: "Logs prints the complete output of the steps of the last build, or of BUILD.\n" +
+			"STEP is a digest, a place (Dockerfile:12) or a part of a name.",
+		Example: "  bake builds logs\n  bake builds logs 7c1e Dockerfile:12",
+		Args:    cobra.MaximumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			args = append(args, "", "")
-			return a.withBuild(args[0], func(s *cache.Store, run report.Run) error { return printLogs(a.stdout, s, run, args[1]) })
+			return a.withBuild(args[0], func(s *cache.Store, run report.Run) error {
+				return printLogs(a.stdout, s, run, args[1])
+			})
 		},
 	}
 }

@@ -27,10 +27,12 @@ func newCacheCommand(a *app) *cobra.Command {
 func newCacheCheckCommand(a *app) *cobra.Command {
 	var repair bool
 	cmd := &cobra.Command{
-		Use:   "check",
-		Short: "Verify the contents of the cache against their digests",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.checkCache(cmd.Context(), repair) },
+		Use:     "check",
+		Short:   "Verify the contents of the cache against their digests",
+		Long:    "Check lists damaged items and exits with 6 if there are any, unless --repair removes them.",
+		Example: "  bake cache check\n  bake cache check --repair",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.checkCache(cmd.Context(), repair) },
 	}
 	cmd.Flags().BoolVar(&repair, "repair", false, "remove damaged items; builds create them again")
 	return cmd
@@ -60,6 +62,7 @@ func (a *app) checkCache(ctx context.Context, repair bool) error {
 	return err
 }
 
+// pruneOptions are the flags of `bake cache prune`.
 type pruneOptions struct {
 	keep  string
 	older string
@@ -70,14 +73,17 @@ func newCachePruneCommand(a *app) *cobra.Command {
 	var o pruneOptions
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: "Free the least recently used cache",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.prune(cmd.Context(), o) },
+		Short: "Remove the least recently used items of the cache",
+		Long: "Prune removes items, least recently used first. It keeps what tagged images and pins need,\n" +
+			"and what running builds use.",
+		Example: "  bake cache prune --keep-size=20GB\n  bake cache prune --older-than=30d",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.prune(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.keep, "keep-size", "", "free until the cache occupies at most this size, such as 20GB")
-	f.StringVar(&o.older, "older-than", "", "free items not used for this long, such as 12h, 30d or 4w")
-	f.BoolVar(&o.all, "all", false, "free everything that no tagged image and no pin needs")
+	f.StringVar(&o.keep, "keep-size", "", "remove items until the cache occupies at most this size, such as 20GB")
+	f.StringVar(&o.older, "older-than", "", "remove items not used for this long, such as 12h, 30d or 4w")
+	f.BoolVar(&o.all, "all", false, "remove everything except what tagged images and pins need, and build history")
 	return cmd
 }
 
@@ -96,7 +102,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 		}
 	}
 	if opts == (cache.PruneOptions{}) {
-		return usagef("nothing to free; add --keep-size=20GB, --older-than=30d or --all")
+		return usagef("nothing to remove; add --keep-size=20GB, --older-than=30d or --all")
 	}
 	s, err := a.openStore()
 	if err != nil {

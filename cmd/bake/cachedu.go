@@ -16,11 +16,13 @@ func newCacheUsageCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "du",
-		Short: "Say what the cache takes, and for which targets",
-		Long: "Du says what each part of the cache takes on disk, and what each target stands on: exclusive is what no other target\n" +
-			"needs, shared what others need too. Sizes are those of the disk: hard links count once, holes nothing.",
-		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.cacheUsage(asJSON) },
+		Short: "Show the disk usage of the cache, by target and by part",
+		Long: "Du shows the disk space that each target and each part of the cache occupies.\n" +
+			"No other target needs what is exclusive; others also need what is shared.\n" +
+			"Hard links count once, holes do not count.",
+		Example: "  bake cache du\n  bake cache du --json",
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return a.cacheUsage(asJSON) },
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -51,18 +53,18 @@ func (a *app) cacheUsage(asJSON bool) error {
 		return err
 	}
 	if v.Limit > 0 && v.Roots > v.Limit {
-		a.note("tagged images and pins alone take %s of the %s that the cache may: remove images (bake image rm), or raise %s",
+		a.note("tagged images and pins occupy %s, the limit is %s; remove images with bake image rm, or raise %s",
 			humanSize(v.Roots), humanSize(v.Limit), envCacheSize)
 	}
 	return nil
 }
 
-// usageView is what `bake cache du` shows; its JSON is versioned. Sizes are bytes.
+// usageView is the output of `bake cache du`; its JSON is versioned. Sizes are in bytes.
 type usageView struct {
 	Version   int              `json:"version"`
 	Dir       string           `json:"dir"`
-	Limit     int64            `json:"limit"`   // 0 is none
-	Reserve   int64            `json:"reserve"` // 0 is none
+	Limit     int64            `json:"limit"`   // 0 is no limit
+	Reserve   int64            `json:"reserve"` // free space to leave; 0 is none
 	DiskFree  int64            `json:"diskFree"`
 	Total     int64            `json:"total"`
 	Parts     map[string]int64 `json:"parts"`
@@ -73,6 +75,7 @@ type usageView struct {
 	Unclaimed int64            `json:"unclaimed"`
 }
 
+// usageTarget is the disk usage of one target.
 type usageTarget struct {
 	Project   string    `json:"project"`
 	Target    string    `json:"target"`
@@ -81,21 +84,23 @@ type usageTarget struct {
 	Built     time.Time `json:"built"`
 }
 
-// partNotes are the parts of a cache in the order in which they are shown.
+// partNotes lists the parts of a cache in the order of the output.
 var partNotes = [...]struct{ name, note string }{
 	{"layers", "unpacked, as steps see them"},
-	{"blobs", "packed layers, manifests and configs"},
+	{"blobs", "compressed layers, manifests and configs"},
 	{"mounts", "cache mounts"},
-	{"entries", "what steps came to"},
-	{"logs", "what steps printed"},
+	{"entries", "results of steps"},
+	{"logs", "output of steps"},
 	{"other", ""},
 }
 
+// newUsageView returns the view of a usage and its limits.
 func newUsageView(dir string, u cache.Usage, l cache.Limits) usageView {
 	v := usageView{
 		Version: 1, Dir: dir, Limit: l.Size, Reserve: l.Reserve, DiskFree: u.Free, Total: u.Total,
 		Parts: map[string]int64{
-			"layers": u.Layers, "blobs": u.Blobs, "mounts": u.Mounts, "entries": u.Entries, "logs": u.Logs, "other": u.Other,
+			"layers": u.Layers, "blobs": u.Blobs, "mounts": u.Mounts,
+			"entries": u.Entries, "logs": u.Logs, "other": u.Other,
 		},
 		Roots: u.Roots, Busy: u.Busy, Freeable: u.Freeable, Targets: []usageTarget{}, Unclaimed: u.Unreferenced,
 	}
@@ -110,7 +115,8 @@ func (v usageView) print(out io.Writer, now time.Time) error {
 	if len(v.Targets) > 0 {
 		fmt.Fprintln(w, "TARGET\tEXCLUSIVE\tSHARED\tBUILT\tPROJECT")
 		for _, t := range v.Targets {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.Target, humanSize(t.Exclusive), humanSize(t.Shared), humanAge(now, t.Built), t.Project)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n",
+				t.Target, humanSize(t.Exclusive), humanSize(t.Shared), humanAge(now, t.Built), t.Project)
 		}
 		fmt.Fprintf(w, "(no target)\t%s\t\t\t\n", humanSize(v.Unclaimed))
 		if err := w.Flush(); err != nil {
@@ -130,7 +136,7 @@ func (v usageView) print(out io.Writer, now time.Time) error {
 	return w.Flush()
 }
 
-// limits says what the cache may take.
+// limits returns a text about the limits of the cache and the free space of its disk.
 func (v usageView) limits() string {
 	text := "no limit (" + envCacheSize + ")"
 	if v.Limit > 0 {

@@ -52,7 +52,8 @@ func (s *session) collect(ctx context.Context, limits cache.Limits) {
 	case err != nil:
 		s.app.note("evict from the cache: %v", err)
 	case done.Over > 0:
-		s.app.note("the cache occupies %s, %s above its limits, for tagged images, pins and running builds; see bake cache du",
+		s.app.note("the cache occupies %s, %s above its limits, for tagged images, pins and running builds; "+
+			"see bake cache du",
 			humanSize(done.Total), humanSize(done.Over))
 	}
 }

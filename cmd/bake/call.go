@@ -139,7 +139,7 @@ func (a *app) showAnswers(p *config.Project, answers []planner.Answer) error {
 	return nil
 }
 
-// printAnswers prints each target as JSON: under "build" what --print prints, and the answer under the name of the call.
+// printAnswers prints each target as JSON: what --print prints under "build", the answer under the name of its call.
 func (a *app) printAnswers(p *config.Project, answers []planner.Answer) error {
 	raw, err := config.Print(p)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/bakebuild/bake/executor/telemetry"
 )
 
-// summarizeForCI appends a summary of a build to the file that GITHUB_STEP_SUMMARY names. An error is a note: it must not
-// fail the build.
+// summarizeForCI appends a summary of a build to the file that GITHUB_STEP_SUMMARY names. An error is a note: it must
+// not fail the build.
 func (a *app) summarizeForCI(run report.Run) {
 	path := a.env("GITHUB_STEP_SUMMARY")
 	if path == "" {

@@ -16,16 +16,18 @@ import (
 func newConfigCommand(a *app) *cobra.Command {
 	var schema bool
 	cmd := &cobra.Command{
-		Use:   "config --schema",
-		Short: "Print the JSON Schema of project files, for editors",
-		Args:  cobra.NoArgs,
+		Use:     "config --schema",
+		Short:   "Print the JSON Schema of project files, for editors",
+		Long:    "Config prints a JSON Schema with which editors complete and check bake.json and bake.yaml.",
+		Example: "  bake config --schema > bake.schema.json\n  bake config --schema | jq .title",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !schema {
 				return cmd.Help()
 			}
 			raw, err := config.Schema()
 			if err != nil {
-				return fmt.Errorf("make the schema: %w", err)
+				return fmt.Errorf("encode the JSON Schema: %w", err)
 			}
 			_, err = fmt.Fprintln(a.stdout, string(raw))
 			return err
@@ -37,14 +39,15 @@ func newConfigCommand(a *app) *cobra.Command {
 
 func newInitCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "init",
-		Short: "Write a bake.hcl for the compose file or the Dockerfiles of this directory",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.initProject(cmd.Context()) },
+		Use:     "init",
+		Short:   "Write a bake.hcl for the compose file or the Dockerfiles of this directory",
+		Example: "  bake init\n  bake init && bake build --print",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.initProject(cmd.Context()) },
 	}
 }
 
-// initProject writes a project file where none is.
+// initProject writes bake.hcl. It never overwrites one.
 func (a *app) initProject(ctx context.Context) error {
 	dir, err := a.workDir()
 	if err != nil {
@@ -55,12 +58,12 @@ func (a *app) initProject(ctx context.Context) error {
 		return usagef("%w", err)
 	}
 	if err != nil {
-		return fmt.Errorf("look for what can be built: %w", err)
+		return fmt.Errorf("find a compose file or Dockerfiles: %w", err)
 	}
 	path := filepath.Join(dir, "bake.hcl")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if errors.Is(err, fs.ErrExist) {
-		return usagef("%s is there already; it stays as it is", path)
+		return usagef("%s already exists and was not changed", path)
 	}
 	if err != nil {
 		return fmt.Errorf("write the project file: %w", err)
@@ -73,7 +76,7 @@ func (a *app) initProject(ctx context.Context) error {
 	}
 	fmt.Fprintf(a.stdout, "wrote %s with %s\n", path, plural(count, "target"))
 	if compose != "" {
-		a.note("%s is not read for builds any more, now that there is a bake.hcl: services that change go into both", compose)
+		a.note("bake build now reads bake.hcl and not %s; repeat changes of its services in bake.hcl", compose)
 	}
 	return nil
 }

@@ -39,10 +39,12 @@ func (a *app) debug(t *terminal.Terminal, display *progress) func(*executor.Step
 		display.Suspend(func() {
 			fmt.Fprintf(a.stderr, "\n%s\n", failed.Error())
 			if shell == nil {
-				a.note("its root file system has no shell; to debug it, copy one into the stage: COPY --from=busybox /bin/busybox /bin/sh")
+				a.note("its root file system has no shell; " +
+					"to debug it, copy one into the stage: COPY --from=busybox /bin/busybox /bin/sh")
 				return
 			}
-			a.note("shell in the root file system of the failed step, with its mounts and secrets; exit continues the build")
+			a.note("shell in the root file system of the failed step, with its mounts and secrets; " +
+				"exit continues the build")
 			if err := t.Run(func(slave *os.File) error { return shell(slave, a.env("TERM")) }); err != nil {
 				a.note("open the shell: %v", err)
 			}

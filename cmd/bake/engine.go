@@ -21,9 +21,9 @@ import (
 const embeddedEngine = "embedded"
 
 // builders returns the BuildKit daemons to build on: those of --engine, else BAKE_ENGINE, else BUILDKIT_HOST, else the
-// engine blocks of the project. None means this process. Flag and variables list addresses and names of blocks, separated
-// by commas. The blocks of a remote project must be named: its author must not decide where contexts and secrets of this
-// machine go.
+// engine blocks of the project. None means this process. Flag and variables list addresses and names of blocks,
+// separated by commas. The blocks of a remote project must be named: its author must not decide where contexts and
+// secrets of this machine go.
 func (a *app) builders(p *config.Project, flag []string) ([]buildkitd.Builder, error) {
 	list := strings.Join(flag, ",")
 	for _, name := range []string{"BAKE_ENGINE", "BUILDKIT_HOST"} {
@@ -62,7 +62,7 @@ func builder(p *config.Project, name string) (buildkitd.Builder, error) {
 	if err := buildkitd.CheckAddress(name); err != nil {
 		known := strings.Join(slices.Sorted(maps.Keys(p.Engines)), ", ")
 		if known != "" && !strings.Contains(name, "://") {
-			return buildkitd.Builder{}, usagef("engine %q: no such engine block in the project, which has %s; %w", name, known, err)
+			return buildkitd.Builder{}, usagef("engine %q: no such engine block, only %s; and %w", name, known, err)
 		}
 		return buildkitd.Builder{}, usagef("engine: %w", err)
 	}
@@ -79,8 +79,8 @@ func (s *session) runner(p *config.Project, builders []buildkitd.Builder) (execu
 		return nil, err
 	}
 	opts := buildkitd.Options{
-		Builders: builders, Blobs: layerBlobs{s.store}, Store: embedded.ImageStore(s.store), Pusher: executor.NewPusher(s.client),
-		Origin: origin, Tests: passedTests{s.store},
+		Builders: builders, Blobs: layerBlobs{s.store}, Store: embedded.ImageStore(s.store),
+		Pusher: executor.NewPusher(s.client), Origin: origin, Tests: passedTests{s.store},
 	}
 	opts.CacheFrom, opts.CacheTo = caches(p)
 	return buildkitd.New(opts), nil

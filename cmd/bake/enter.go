@@ -21,7 +21,8 @@ func namespaceOf(cmd *cobra.Command) (useful, required bool) {
 	case "bake build", "bake image build":
 		return true, true
 	case "bake plan", "bake history", "bake image pull", "bake image load", "bake image ls", "bake image history",
-		"bake image inspect", "bake image tag", "bake image rm", "bake cache du", "bake cache prune", "bake cache check":
+		"bake image inspect", "bake image tag", "bake image rm",
+		"bake cache du", "bake cache prune", "bake cache check":
 		return true, false
 	}
 	return false, false

@@ -109,8 +109,9 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitLock
 	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &engine):
 		return exitRegistry
-	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output), errors.As(err, &cached),
-		errors.As(err, &revs), errors.As(err, &badPin), errors.As(err, &image), errors.As(err, &past):
+	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output),
+		errors.As(err, &cached), errors.As(err, &revs), errors.As(err, &badPin), errors.As(err, &image),
+		errors.As(err, &past):
 		return exitUsage
 	case errors.As(err, &differ):
 		return exitDifference

@@ -24,9 +24,11 @@ func newExplainCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [TARGET|STEP…]",
 		Short: "Explain why steps would run, or why they ran",
-		Long: "Explain names the first causes: the files, arguments, bases or Dockerfile lines that differ from the nearest earlier\n" +
-			"run, and the steps that run because of them. It explains what would run now or, if nothing would, the last build that\n" +
-			"ran steps. STEP is a digest, a place (Dockerfile:12) or a part of a name.",
+		Long: "Explain lists the first causes: the files, arguments, bases and Dockerfile lines that differ from\n" +
+			"the most similar earlier run, and the steps that run because of them. It explains what would run now or,\n" +
+			"if nothing would, the last build that ran steps.\n\n" +
+			"STEP is a digest, a place (Dockerfile:12) or a part of a name.",
+		Example: "  bake explain api\n  bake explain --build last Dockerfile:12",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.what = args
 			return a.explain(cmd.Context(), o)
@@ -57,8 +59,8 @@ func (a *app) explain(ctx context.Context, o explainOptions) error {
 	return a.printExplanation(found, o.json)
 }
 
-// previewNamed plans a build of the named targets, or of the whole project if a name is not a target. It returns the names
-// with groups expanded.
+// previewNamed plans a build of the named targets, or of the whole project if a name is not a target. It returns the
+// names with groups expanded.
 func (a *app) previewNamed(ctx context.Context, o explainOptions) (report.Run, []string, error) {
 	opts, err := a.loadOptions(o.project)
 	if err != nil {
@@ -109,7 +111,8 @@ func (a *app) explainLast(now report.Run, what []string) error {
 		a.note("nothing would run, and no earlier build ran it")
 		return nil
 	}
-	a.note("nothing would run; the last run was in build %s, %s", run.ID, run.Started.Local().Format("2006-01-02 15:04:05"))
+	a.note("nothing would run; the last run was in build %s, %s",
+		run.ID, run.Started.Local().Format("2006-01-02 15:04:05"))
 	return a.printExplanation(found, false)
 }
 

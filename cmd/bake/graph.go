@@ -22,8 +22,8 @@ func newGraphCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "graph [TARGET…]",
 		Short: "Draw the merged graph of a build",
-		Long: "Graph draws the targets, stages or steps of a build, each shared one once and marked: for Graphviz, for Mermaid or\n" +
-			"as JSON.",
+		Long: "Graph draws the targets, stages or steps of a build for Graphviz, for Mermaid or as JSON.\n" +
+			"A shared one is drawn once, and marked.",
 		Example: "  bake graph | dot -Tsvg > graph.svg\n  bake graph --format=mermaid --by=target",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args

@@ -10,7 +10,7 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// imageBuildOptions are the flags of `bake image build`; they mean what they mean in `docker build`.
+// imageBuildOptions are the flags of `bake image build`; they mean the same as in `docker build`.
 type imageBuildOptions struct {
 	run       runOptions
 	tags      []string
@@ -32,7 +32,9 @@ func newImageBuildCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build [-t NAME] [-f FILE] PATH",
 		Short: "Build one Dockerfile, without a project file",
-		Args:  cobra.ExactArgs(1),
+		Example: "  bake image build -t hello .\n" +
+			"  bake image build -t registry.example.com/hello:1.0 --platform linux/amd64,linux/arm64 --push .",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.context = args[0]
 			return a.imageBuild(cmd.Context(), o)
@@ -40,21 +42,25 @@ func newImageBuildCommand(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, "name of the image: NAME[:TAG]")
-	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile (default: PATH/Dockerfile)")
+	f.StringVarP(&o.file, "file", "f", "", "path of the Dockerfile (default PATH/Dockerfile)")
 	f.StringArrayVar(&o.args, "build-arg", nil, "build argument: NAME=VALUE, or NAME for the environment's value")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image: NAME=VALUE")
-	f.StringArrayVar(&o.secrets, "secret", nil, "secret for RUN --mount=type=secret: id=ID,src=FILE or id=ID,env=VARIABLE")
-	f.StringArrayVar(&o.contexts, "build-context", nil, "named context: NAME=PATH, or docker-image://REF, oci-layout://DIR, URL")
-	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: type=oci,dest=FILE and the like")
-	f.StringArrayVar(&o.cacheFrom, "cache-from", nil, "cache of other machines to read: NAME in a registry, or type=local,src=DIR")
-	f.StringArrayVar(&o.cacheTo, "cache-to", nil, "cache to write: type=registry,ref=NAME or type=local,dest=DIR, with mode=max for all steps")
+	f.StringArrayVar(&o.secrets, "secret", nil,
+		"secret for RUN --mount=type=secret: id=ID,src=FILE or id=ID,env=VARIABLE")
+	f.StringArrayVar(&o.contexts, "build-context", nil,
+		"named context: NAME=VALUE, where VALUE is a path, a URL, docker-image://REF or oci-layout://DIR")
+	f.StringArrayVarP(&o.outputs, "output", "o", nil, "output destination, such as type=oci,dest=FILE")
+	f.StringArrayVar(&o.cacheFrom, "cache-from", nil,
+		"remote cache to import: NAME in a registry, or type=local,src=DIR")
+	f.StringArrayVar(&o.cacheTo, "cache-to", nil,
+		"remote cache to export: type=registry,ref=NAME or type=local,dest=DIR; mode=max exports all steps")
 	f.StringSliceVar(&o.platforms, "platform", nil, "platforms to build for, such as linux/arm64")
 	f.StringVar(&o.stage, "target", "", "stage of the Dockerfile to build")
 	o.run.addFlags(f)
 	return cmd
 }
 
-// imageBuild makes a project of one target and builds it.
+// imageBuild builds a project of one target.
 func (a *app) imageBuild(ctx context.Context, o imageBuildOptions) error {
 	p, err := a.imageProject(ctx, o)
 	if err != nil {
@@ -63,15 +69,15 @@ func (a *app) imageBuild(ctx context.Context, o imageBuildOptions) error {
 	return a.buildProject(ctx, p, o.run)
 }
 
-// imageProject is the project that the flags stand for. It is made through the language itself, so that every value is
-// read and checked as in a project file.
+// imageProject returns the project that the flags describe. It passes them through the configuration language, so that
+// flags and attributes accept the same values.
 func (a *app) imageProject(ctx context.Context, o imageBuildOptions) (*config.Project, error) {
 	dir, err := a.workDir()
 	if err != nil {
 		return nil, err
 	}
 	if o.context == "-" {
-		return nil, usagef("a context from standard input is not supported: name a directory")
+		return nil, usagef("a context from standard input is not supported; use a directory")
 	}
 	const name = "image"
 	set := o.run.overrides()
@@ -87,7 +93,10 @@ func (a *app) imageProject(ctx context.Context, o imageBuildOptions) (*config.Pr
 	if o.stage != "" {
 		add("target", o.stage)
 	}
-	for key, values := range map[string][]string{"tags": o.tags, "secret": o.secrets, "output": o.outputs, "platforms": o.platforms, "cache-from": o.cacheFrom, "cache-to": o.cacheTo} {
+	for key, values := range map[string][]string{
+		"tags": o.tags, "secret": o.secrets, "output": o.outputs, "platforms": o.platforms,
+		"cache-from": o.cacheFrom, "cache-to": o.cacheTo,
+	} {
 		for _, v := range values {
 			add(key, v)
 		}

@@ -24,9 +24,10 @@ const maxShownInstruction = 60
 func newHistoryCommand(a *app, use string) *cobra.Command {
 	var o historyOptions
 	cmd := &cobra.Command{
-		Use:   use,
-		Short: "Show the layers of an image, newest first",
-		Args:  cobra.ExactArgs(1),
+		Use:     use,
+		Short:   "Show the layers of an image, newest first",
+		Example: "  bake history hello\n  bake history --no-trunc registry.example.com/api:1.2",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			o.name = args[0]
 			return a.history(o)

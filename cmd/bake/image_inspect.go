@@ -22,12 +22,14 @@ type inspected struct {
 func newImageInspectCommand(a *app) *cobra.Command {
 	var platform string
 	cmd := &cobra.Command{
-		Use:   "inspect NAME…",
-		Short: "Print manifests and configs of images as JSON",
-		Args:  cobra.MinimumNArgs(1),
-		RunE:  func(_ *cobra.Command, args []string) error { return a.inspectImages(args, platform) },
+		Use:     "inspect NAME…",
+		Short:   "Print manifests and configs of images as JSON",
+		Example: "  bake image inspect hello\n  bake image inspect --platform linux/arm64 alpine:3.22",
+		Args:    cobra.MinimumNArgs(1),
+		RunE:    func(_ *cobra.Command, args []string) error { return a.inspectImages(args, platform) },
 	}
-	cmd.Flags().StringVar(&platform, "platform", "", "platform to show of a multi-platform image (default: this machine's)")
+	cmd.Flags().StringVar(&platform, "platform", "",
+		"platform to show of a multi-platform image (default this machine's)")
 	return cmd
 }
 

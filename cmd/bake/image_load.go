@@ -12,13 +12,14 @@ import (
 func newImageLoadCommand(a *app) *cobra.Command {
 	var input string
 	cmd := &cobra.Command{
-		Use:   "load [-i FILE]",
-		Short: "Load images from a tar archive into the local store",
-		Long:  "Load reads an archive that docker save or an output of type=oci has written.",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.loadImages(cmd.Context(), input) },
+		Use:     "load [-i FILE]",
+		Short:   "Load images from a tar archive into the local store",
+		Long:    "Load reads an archive from docker save or from an output of type=oci.",
+		Example: "  docker save hello | bake image load\n  bake image load -i hello.tar",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.loadImages(cmd.Context(), input) },
 	}
-	cmd.Flags().StringVarP(&input, "input", "i", "-", "the archive; - is standard input")
+	cmd.Flags().StringVarP(&input, "input", "i", "-", "archive to load; - is standard input")
 	return cmd
 }
 

@@ -22,6 +22,7 @@ func newImageListCommand(a *app) *cobra.Command {
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List images built on this machine and their bases",
+		Example: "  bake image ls\n  bake image ls --quiet",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return a.listImages(o) },
 	}

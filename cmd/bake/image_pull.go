@@ -14,9 +14,10 @@ import (
 func newImagePullCommand(a *app) *cobra.Command {
 	var platform string
 	cmd := &cobra.Command{
-		Use:   "pull NAME…",
-		Short: "Fetch images into the local store",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "pull NAME…",
+		Short:   "Fetch images into the local store",
+		Example: "  bake image pull alpine:3.22\n  bake image pull --platform linux/arm64 alpine:3.22",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := platforms.DefaultSpec()
 			if platform != "" {
@@ -28,7 +29,8 @@ func newImagePullCommand(a *app) *cobra.Command {
 			return a.pullImages(cmd.Context(), args, p)
 		},
 	}
-	cmd.Flags().StringVar(&platform, "platform", "", "platform to fetch of a multi-platform image (default: this machine's)")
+	cmd.Flags().StringVar(&platform, "platform", "",
+		"platform to fetch of a multi-platform image (default this machine's)")
 	return cmd
 }
 

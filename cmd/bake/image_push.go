@@ -27,12 +27,15 @@ func newImagePushCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "push NAME…",
 		Short: "Push images from the local store to their registries",
-		Long:  "Push sends each image to the registry in its name. Tags move after all blobs and manifests have arrived.",
-		Args:  cobra.MinimumNArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return a.pushImages(cmd.Context(), args, o) },
+		Long:  "Push sends each image to the registry in its name. Tags move after all blobs and manifests arrive.",
+		Example: "  bake image push registry.example.com/api:1.2\n" +
+			"  bake image push --platform linux/arm64 registry.example.com/api:1.2",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.pushImages(cmd.Context(), args, o) },
 	}
 	cmd.Flags().StringVar(&o.platform, "platform", "", "push only this platform of a multi-platform image")
-	cmd.Flags().StringVar(&o.progress, "progress", "", "progress display: auto, plain, tty, quiet, rawjson or none")
+	cmd.Flags().StringVar(&o.progress, "progress", "",
+		"progress display: auto, plain, tty, quiet, rawjson or none (default auto)")
 	return cmd
 }
 

@@ -10,10 +10,11 @@ import (
 
 func newImageTagCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "tag NAME NEW…",
-		Short: "Add names to an image in the local store",
-		Args:  cobra.MinimumNArgs(2),
-		RunE:  func(_ *cobra.Command, args []string) error { return a.tagImage(args[0], args[1:]) },
+		Use:     "tag NAME NEW…",
+		Short:   "Add names to an image in the local store",
+		Example: "  bake image tag hello registry.example.com/hello:1.0\n  bake image tag hello:dev hello:1.0 hello",
+		Args:    cobra.MinimumNArgs(2),
+		RunE:    func(_ *cobra.Command, args []string) error { return a.tagImage(args[0], args[1:]) },
 	}
 }
 
@@ -28,11 +29,12 @@ func (a *app) tagImage(name string, more []string) error {
 
 func newImageRemoveCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "rm NAME…",
-		Short: "Remove names from the local store",
-		Long:  "Rm removes names. bake cache prune frees images without a name.",
-		Args:  cobra.MinimumNArgs(1),
-		RunE:  func(_ *cobra.Command, args []string) error { return a.removeImages(args) },
+		Use:     "rm NAME…",
+		Short:   "Remove names from the local store",
+		Long:    "Rm removes names. bake cache prune frees images without a name.",
+		Example: "  bake image rm hello\n  bake image rm hello:1.0 hello:latest",
+		Args:    cobra.MinimumNArgs(1),
+		RunE:    func(_ *cobra.Command, args []string) error { return a.removeImages(args) },
 	}
 }
 

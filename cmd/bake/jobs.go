@@ -21,8 +21,8 @@ func (j *jobs) Type() string { return "N|MODE[,parallel=N]" }
 // String returns the value as it was set.
 func (j *jobs) String() string { return j.text }
 
-// Set parses N, or a mode and a number of parallel steps. defer-output has the same effect as fail-fast, which writes no
-// output before all targets have succeeded.
+// Set parses N, or a mode and a number of parallel steps. defer-output has the same effect as fail-fast, which writes
+// no output before all targets have succeeded.
 func (j *jobs) Set(text string) error {
 	*j = jobs{text: text}
 	modes := 0

@@ -27,7 +27,7 @@ func newOutdatedCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "outdated",
 		Short: "List outdated pins, newer tags, and bases that targets use in different versions",
-		Long: "Outdated lists the pins whose reference stands for something else now, and tags of newer versions.\n" +
+		Long: "Outdated lists the pins whose reference has another digest or commit now, and newer version tags.\n" +
 			"Under Drift it lists images that targets use by several tags, digests or repositories.",
 		Example: "  bake outdated\n  bake outdated --exit-code",
 		Args:    cobra.NoArgs,
@@ -86,7 +86,9 @@ func (v outdatedView) print(w io.Writer, format string) error {
 		v.Drift = append([]planner.Drift{}, v.Drift...)
 		return printIndented(w, v)
 	}
-	v.Pins = slices.DeleteFunc(v.Pins, func(p pins.Status) bool { return !p.Moved && p.Current != "" && len(p.Newer) == 0 })
+	v.Pins = slices.DeleteFunc(v.Pins, func(p pins.Status) bool {
+		return !p.Moved && p.Current != "" && len(p.Newer) == 0
+	})
 	if format == "markdown" {
 		return v.printMarkdown(w)
 	}

@@ -34,10 +34,11 @@ func newPinCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pin [TARGET|NAME…]",
 		Short: "Pin image digests, git commits and file checksums in " + config.LockName,
-		Long: "Pin adds the images, git repositories and URLs that the project uses and " + config.LockName + " does not pin yet.\n" +
+		Long: "Pin adds the images, git repositories and URLs that the project uses and that " + config.LockName +
+			" does not pin yet.\n" +
 			"It removes pins that no target uses. It never changes a pin; bake update does.\n\n" +
-			"A TARGET limits pinning to what that target uses. A NAME is a reference, or a base block of the project.\n" +
-			"A reference may be shortened to its last path components, and may contain *.",
+			"A TARGET limits pinning to what that target uses. A NAME is a reference, or a base block of the\n" +
+			"project. A reference may be shortened to its last path components, and may contain *.",
 		Example: "  bake pin\n  bake pin --copy-to registry.example.com/mirror",
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.pinCommand(cmd.Context(), o, args) },
 	}
@@ -96,7 +97,8 @@ func (a *app) pinCommand(ctx context.Context, o pinOptions, args []string) error
 	for _, c := range changes {
 		fmt.Fprintln(a.stdout, c)
 	}
-	fmt.Fprintf(a.stderr, "%s: %s, %s in total\n", config.LockName, plural(len(changes), "change"), plural(p.Lock.Len(), "pin"))
+	fmt.Fprintf(a.stderr, "%s: %s, %s in total\n",
+		config.LockName, plural(len(changes), "change"), plural(p.Lock.Len(), "pin"))
 	return nil
 }
 

@@ -30,7 +30,10 @@ type progress struct {
 
 // startProgress opens a display of a --progress mode on w. The empty mode is "auto".
 func startProgress(ctx context.Context, w io.Writer, mode string, g *planner.Graph) (*progress, error) {
-	p := &progress{ctx: context.WithoutCancel(ctx), w: w, mode: mode, inputs: inputsOf(g), open: map[digest.Digest]*client.Vertex{}}
+	p := &progress{
+		ctx: context.WithoutCancel(ctx), w: w, mode: mode,
+		inputs: inputsOf(g), open: map[digest.Digest]*client.Vertex{},
+	}
 	return p, p.start()
 }
 

@@ -17,22 +17,23 @@ func newReportCommand(a *app) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "report [BUILD] -o FILE",
-		Short: "Write a page about a build: its time, its graph, its images, and why each step ran",
-		Long: "Report writes one HTML page about the last build, or about one by its id (bake builds ls lists them). The page needs no\n" +
-			"network and no other file.",
-		Args: cobra.MaximumNArgs(1),
+		Short: "Write an HTML page about a build: times, graph, images, and why each step ran",
+		Long: "Report writes one HTML page about the last build, or about BUILD, an id that bake builds ls prints.\n" +
+			"The page needs no network and no other file.",
+		Example: "  bake report -o report.html\n  bake report --output report.html 7c1e",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.writeReport(append(args, "")[0], output)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "file of the page; - is standard output")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write; - is standard output")
 	return cmd
 }
 
-// writeReport writes the page about a build, whole or not at all.
+// writeReport writes the page about a build. The file is replaced only by a complete page.
 func (a *app) writeReport(build, output string) error {
 	if output == "" {
-		return usagef("say where the page goes: bake report -o report.html (- is standard output)")
+		return usagef("no output file; use bake report -o report.html, or -o - for standard output")
 	}
 	var page bytes.Buffer
 	err := a.withBuild(build, func(s *cache.Store, run report.Run) error {

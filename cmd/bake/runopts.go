@@ -40,14 +40,14 @@ type runOptions struct {
 
 // Usage of flags that several commands have.
 const (
-	usageAllow = "permit access: network.host, security.insecure, ssh, device, fs=PATH, fs.read=PATH or fs.write=PATH; " +
-		"may be repeated"
+	usageAllow = "permit access to network.host, security.insecure, ssh, device, or files: fs=PATH, fs.read=PATH or " +
+		"fs.write=PATH; may be repeated"
 	usagePull = "request every base from its registry, even if the stored answer is fresh"
 )
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.engine, "engine", nil,
-		"address of a BuildKit daemon to build on, such as tcp://HOST:1234, or name of an engine block; may be repeated")
+		"address of a BuildKit daemon, such as tcp://HOST:1234, or name of an engine block; may be repeated")
 	f.BoolVar(&o.debugShell, "debug-shell", false,
 		"open a shell in the failed step's root file system, with its environment and mounts")
 	f.StringVar(&o.progress, "progress", "",
@@ -93,8 +93,8 @@ func (o *runOptions) overrides() []string {
 	return all
 }
 
-// checkPolicies rejects targets with policies in Rego, which bake does not evaluate: an unevaluated policy must not appear
-// to be enforced.
+// checkPolicies rejects targets with policies in Rego, which bake does not evaluate: an unevaluated policy must not
+// appear to be enforced.
 func (o *runOptions) checkPolicies(p *config.Project) error {
 	for _, t := range p.Targets {
 		rego := slices.ContainsFunc(t.Policy, func(a config.Attrs) bool { return a["filename"] != "" })
@@ -130,7 +130,8 @@ func (o *runOptions) writeMetadata(g *planner.Graph, report *executor.Report, fa
 	return nil
 }
 
-// unfinished returns "failed" or "skipped" for each target without a result. A target is skipped if none of its steps failed.
+// unfinished returns "failed" or "skipped" for each target without a result. A target is skipped if none of its steps
+// failed.
 func unfinished(g *planner.Graph, report *executor.Report, failure error) map[string]string {
 	if failure == nil {
 		return nil

@@ -101,7 +101,8 @@ func (offlineTransport) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, errors.New("bake is offline (--offline), and this is not in the cache")
 }
 
-// newFetcher returns a fetcher of git repositories and URLs. The git program gets the environment without GIT_ variables.
+// newFetcher returns a fetcher of git repositories and URLs. Its git program gets the environment without GIT_
+// variables.
 func (a *app) newFetcher(store *cache.Store) *fetch.Fetcher {
 	f := &fetch.Fetcher{Store: store, Offline: a.offline}
 	for name, value := range a.environ {

@@ -20,10 +20,10 @@ func newVerifyCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check that " + config.LockName + " matches the project",
-		Long: "Verify checks that everything the targets use is pinned, for the platforms that are built, that no pin is unused,\n" +
-			"and that the policies hold.\n\n" +
-			"With --online it also checks that registries and servers still have what is pinned, and that version tags\n" +
-			"such as 1.2.3 still name it.",
+		Long: "Verify checks that everything the targets use is pinned for the platforms to build, that no pin is\n" +
+			"unused, and that the policies hold.\n\n" +
+			"With --online it also checks that registries and servers still have what is pinned, and that version\n" +
+			"tags such as 1.2.3 still have the pinned digest.",
 		Example: "  bake verify\n  bake verify --online",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.verifyCommand(cmd.Context(), o) },

@@ -25,7 +25,8 @@ func (a *app) printVerified(g *planner.Graph, done *executor.Report) error {
 		}
 		differ++
 		step := g.Steps[i]
-		fmt.Fprintf(a.stdout, "not reproducible: %s%s (%s)\n", placeOfStep(step), step.Name, strings.Join(step.Targets, ", "))
+		fmt.Fprintf(a.stdout, "not reproducible: %s%s (%s)\n",
+			placeOfStep(step), step.Name, strings.Join(step.Targets, ", "))
 		for _, path := range r.Differs[:min(len(r.Differs), maxDiffering)] {
 			fmt.Fprintf(a.stdout, "  %s\n", path)
 		}
@@ -34,7 +35,8 @@ func (a *app) printVerified(g *planner.Graph, done *executor.Report) error {
 		}
 	}
 	if differ > 0 {
-		return differenceError{fmt.Sprintf("re-ran %s: %d with a different result", plural(verified, "cached step"), differ)}
+		text := fmt.Sprintf("re-ran %s: %d with a different result", plural(verified, "cached step"), differ)
+		return differenceError{text}
 	}
 	fmt.Fprintf(a.stderr, "re-ran %s: same results\n", plural(verified, "cached step"))
 	return nil

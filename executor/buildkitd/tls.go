@@ -59,7 +59,7 @@ func trust(settings *tls.Config, file string) error {
 	}
 	settings.RootCAs = x509.NewCertPool()
 	if !settings.RootCAs.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("no certificate in %s", file)
+		return fmt.Errorf("%s contains no certificate", file)
 	}
 	return nil
 }

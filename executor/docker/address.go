@@ -83,7 +83,7 @@ func tlsConfig(dir string) (*tls.Config, error) {
 		return nil, err
 	}
 	if !c.RootCAs.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("no certificate in %s", filepath.Join(dir, "ca.pem"))
+		return nil, fmt.Errorf("%s contains no certificate", filepath.Join(dir, "ca.pem"))
 	}
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	if errors.Is(err, os.ErrNotExist) {
