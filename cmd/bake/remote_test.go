@@ -154,7 +154,7 @@ func TestRemoteDefinition(t *testing.T) {
 		{[]string{repo + "#dev:team"}, 0, ""},
 		{[]string{repo + "#" + git(t, site.work, "rev-parse", "main") + ":team"}, 0, ""},
 		{[]string{repo + "#nope"}, 5, "no branch or tag nope"},
-		{[]string{repo + "#:nope"}, 5, "no directory nope"},
+		{[]string{repo + "#:nope"}, 5, "directory nope does not exist"},
 		{[]string{repo, "escape"}, 2, "is outside of"},
 		{[]string{repo, "leak"}, 2, "a link to a file outside"},
 		{[]string{repo, "link"}, 5, "leads out of"},

@@ -143,7 +143,7 @@ func below(dir, sub string) (string, error) {
 		return "", err
 	}
 	if rel, err := filepath.Rel(root, real); err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-		return "", fmt.Errorf("directory %s is outside of what was fetched", sub)
+		return "", fmt.Errorf("directory %s leads out of the fetched files", sub)
 	}
 	if info, err := os.Stat(real); err != nil || !info.IsDir() {
 		return "", fmt.Errorf("%s is not a directory", sub)

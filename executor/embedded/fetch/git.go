@@ -372,7 +372,8 @@ var redirected = regexp.MustCompile(`returned error: 30[1278]\b`)
 // user and password of an http URL are added by an insteadOf rule for URLs that begin with that scheme and host; git
 // gets the Public URL everywhere else. The invariant: credentials are in the environment of git only. As arguments,
 // every user of the machine could read them. In the configuration of a checkout, they would become part of an image.
-// TestCredentialsFollowNoRedirect shows that a redirect gets none.
+// TestCredentialsFollowNoRedirect shows that the target of a redirect gets none. TestAddGitPassword in cmd/bake shows
+// that a submodule on the same host gets them, and that no stored file contains them.
 func (f *Fetcher) gitEnv(remote string) []string {
 	env := append(f.Env[:len(f.Env):len(f.Env)], "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1",
 		"GIT_CONFIG_GLOBAL=/dev/null", "LC_ALL=C", "GIT_SSH_COMMAND=ssh -o BatchMode=yes")
