@@ -83,16 +83,7 @@ func isCommit(ref string) bool {
 
 func (g *gitStep) find(commit string) (bool, error) {
 	g.commit = commit
-	e, from, err := g.n.b.entry(g.parts(commit).Key())
-	if err != nil || e == nil {
-		return false, err
-	}
-	if from != "" {
-		if err := g.n.b.adopt(e); err != nil {
-			return false, err
-		}
-	}
-	return true, g.n.serve(e)
+	return g.n.serveStored(g.parts(commit).Key())
 }
 
 func (g *gitStep) prepare(context.Context) (bool, func(), error) { return false, func() {}, nil }

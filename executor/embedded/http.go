@@ -102,16 +102,7 @@ func (h *httpStep) lookup(context.Context) (bool, error) {
 // serve uses the file with this content if the cache has it.
 func (h *httpStep) serve(content digest.Digest) (bool, error) {
 	h.content = content
-	e, from, err := h.n.b.entry(h.parts(content).Key())
-	if err != nil || e == nil {
-		return false, err
-	}
-	if from != "" {
-		if err := h.n.b.adopt(e); err != nil {
-			return false, err
-		}
-	}
-	return true, h.n.serve(e)
+	return h.n.serveStored(h.parts(content).Key())
 }
 
 func (h *httpStep) prepare(context.Context) (bool, func(), error) { return false, func() {}, nil }

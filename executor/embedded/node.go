@@ -237,6 +237,21 @@ func (n *node) remember(name string, d digest.Digest) error {
 	return n.b.store.Put(&e)
 }
 
+// serveStored serves the step from the entry under a key and reports whether there is one. An entry of a remote cache
+// is imported first.
+func (n *node) serveStored(k digest.Digest) (bool, error) {
+	e, from, err := n.b.entry(k)
+	if err != nil || e == nil {
+		return false, err
+	}
+	if from != "" {
+		if err := n.b.adopt(e); err != nil {
+			return false, err
+		}
+	}
+	return true, n.serve(e)
+}
+
 // serve makes an entry the step's result.
 func (n *node) serve(e *cache.Entry) error {
 	outputs := make([]*chain, len(e.Outputs))
