@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,50 +14,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const box = "FROM REGISTRY/busybox:1\n"
+// box begins a stage on busybox, stage one that is called s.
+const (
+	box   = "FROM REGISTRY/busybox:1\n"
+	stage = "FROM REGISTRY/busybox:1 AS s\n"
+)
 
+// hostiles returns all cases of TestHostile.
 func hostiles(t *testing.T) []hostile {
-	return append(append(append(hostileDockerfiles(), hostileBases()...), hostileContexts()...), hostileSteps(t)...)
+	t.Helper()
+	return slices.Concat(hostileMounts(), hostileDockerfiles(), hostileBases(), hostileContexts(), hostileArchives(),
+		hostileSteps(t))
 }
 
-func hostileDockerfiles() []hostile {
+// hostileMounts returns Dockerfiles whose mounts lead to the host.
+func hostileMounts() []hostile {
 	return []hostile{
-		{name: "CVE-2024-23651 source of a cache mount is a link", files: one(box + `RUN ln -s CANARY /link && mkdir /real && ln -s CANARY/secret /real/f
-FROM REGISTRY/busybox:1
-RUN --mount=type=cache,from=0,source=/link,target=/c true
-`), fails: "0"},
+		{name: "CVE-2024-23651 source of a cache mount is a link",
+			files: one(box + "RUN ln -s CANARY /link && mkdir /real && ln -s CANARY/secret /real/f\n" + box +
+				"RUN --mount=type=cache,from=0,source=/link,target=/c true\n"), fails: "0"},
 		{name: "CVE-2024-23651 seed of a cache mount is a link",
-			files: one("FROM REGISTRY/busybox:1 AS s\n" +
-				"RUN mkdir /real && ln -s CANARY /real/d && ln -s CANARY/secret /real/f\n" + box +
-				"RUN --mount=type=cache,from=s,source=/real,target=/c echo x >/c/mine; cat /c/d/inner /c/f >/seen || true\n")},
-		{name: "CVE-2024-23652 parent of a mount point becomes a link", files: one(box +
-			"RUN --mount=type=tmpfs,target=/a/b/secret mv /a /z 2>/dev/null; umount /a/b/secret 2>/dev/null; rm -rf /a 2>/dev/null; ln -s CANARY /a 2>/dev/null || true\n" +
-			"RUN --mount=type=secret,id=none,target=/x/secret mkdir -p /x && rm -rf /x && ln -s CANARY /x && ls /x/ >/seen 2>&1 || true\n")},
+			files: one(stage + "RUN mkdir /real && ln -s CANARY /real/d && ln -s CANARY/secret /real/f\n" + box +
+				"RUN --mount=type=cache,from=s,source=/real,target=/c " +
+				"echo x >/c/mine; cat /c/d/inner /c/f >/seen || true\n")},
+		{name: "CVE-2024-23652 parent of a mountpoint becomes a link", files: one(box +
+			"RUN --mount=type=tmpfs,target=/a/b/secret mv /a /z 2>/dev/null; umount /a/b/secret 2>/dev/null; " +
+			"rm -rf /a 2>/dev/null; ln -s CANARY /a 2>/dev/null || true\n" +
+			"RUN --mount=type=secret,id=none,target=/x/secret " +
+			"mkdir -p /x && rm -rf /x && ln -s CANARY /x && ls /x/ >/seen 2>&1 || true\n")},
 		{name: "CVE-2024-23652 step removes all of its root",
-			files: one(box + "RUN --mount=type=cache,target=/k/l/m ln -s CANARY /e && rm -rf /k /home /tmp /e/ 2>/dev/null || true\n")},
-		{name: "CVE-2024-23653 insecure without leave", files: one(box + "RUN --security=insecure true\n"),
-			fails: "security.insecure"},
-		{name: "CVE-2024-23653 host network without leave", files: one(box + "RUN --network=host true\n"),
-			fails: "network.host"},
-		{name: "CVE-2024-23653 host network of a target without leave", files: one(box + "RUN true\n"),
-			target: `network = "host"`, fails: "network.host"},
-		{name: "CVE-2023-26054 password in a URL",
-			files: one(box + "ADD http://user:pass-of-user@127.0.0.1:1/x.tar /x\n"), fails: "127.0.0.1:1",
-			absent: "pass-of-user"},
-		{name: "CVE-2026-33747 front end of its own", files: one("# syntax=REGISTRY/evil/frontend:1\n" + box),
-			fails: "evil/frontend"},
-		{name: "CVE-2024-21626 working directory of a descriptor", files: one(box +
-			"WORKDIR /proc/self/fd/7\nRUN cat ../../../../../../CANARY/secret >/seen; cat ../../../../../../../../../../CANARY/secret >>/seen; true\n"), fails: "/proc/self/fd/7"},
-		{name: "CVE-2024-21626 working directory of the starter",
-			files: one(box + "WORKDIR /proc/1/cwd/../../..\nRUN cat ./CANARY/secret >/seen 2>&1; pwd; true\n")},
+			files: one(box + "RUN --mount=type=cache,target=/k/l/m ln -s CANARY /e && " +
+				"rm -rf /k /home /tmp /e/ 2>/dev/null || true\n")},
 		{name: "CVE-2024-1753 bind of a link",
-			files: one("FROM REGISTRY/busybox:1 AS s\n" +
-				"RUN ln -s CANARY /link && ln -s ../../../../../../../../CANARY /up\n" + box +
+			files: one(stage + "RUN ln -s CANARY /link && ln -s ../../../../../../../../CANARY /up\n" + box +
 				"RUN --mount=type=bind,from=s,source=/link,target=/m,rw echo x >/m/secret; cat /m/secret >/seen\n"),
 			fails: "CANARY"},
 		{name: "CVE-2024-1753 bind from scratch with a link below",
-			files: one("FROM REGISTRY/busybox:1 AS s\nRUN mkdir /d && ln -s CANARY /d/link\n" + box +
-				"RUN --mount=type=bind,from=s,source=/d,target=/m,rw echo x >/m/link/secret; cat /m/link/secret >/seen; true\n")},
+			files: one(stage + "RUN mkdir /d && ln -s CANARY /d/link\n" + box +
+				"RUN --mount=type=bind,from=s,source=/d,target=/m,rw " +
+				"echo x >/m/link/secret; cat /m/link/secret >/seen; true\n")},
 		{name: "CVE-2024-9407 raw mount options",
 			files: one(box + "RUN --mount=type=bind,source=.,target=/m,bind-propagation=shared true\n"),
 			fails: "bind-propagation"},
@@ -64,16 +60,41 @@ RUN --mount=type=cache,from=0,source=/link,target=/c true
 			"RUN --mount=type=cache,id=../../../../../../../../CANARY,target=/c echo x >/c/secret; ls -a /c >/seen\n" +
 			"RUN --mount=type=cache,id=/../../x/..,target=/c cat /c/secret || true\n")},
 		{name: "CVE-2025-4953 writes to a bind of the context", files: map[string]string{
-			"Dockerfile": box + "RUN --mount=type=bind,target=/m,rw echo x >/m/kept && rm -f /m/Dockerfile && echo y >/m/new\nRUN --mount=type=bind,target=/m ! test -e /m/new && grep mine /m/kept\n",
-			"kept":       "mine\n"}},
-		{name: "CVE-2021-30465 mount point behind links",
+			"Dockerfile": box +
+				"RUN --mount=type=bind,target=/m,rw echo x >/m/kept && rm -f /m/Dockerfile && echo y >/m/new\n" +
+				"RUN --mount=type=bind,target=/m ! test -e /m/new && grep mine /m/kept\n",
+			"kept": "mine\n"}},
+		{name: "CVE-2021-30465 mountpoint behind links",
 			files: one(box + "RUN ln -s / /r && ln -s ../../../.. /up && ln -s CANARY /out\n" +
-				"RUN --mount=type=tmpfs,target=/r/up/out/deep --mount=type=tmpfs,target=/out/d echo x >/out/d/inner; ls /out >/seen\n")},
+				"RUN --mount=type=tmpfs,target=/r/up/out/deep --mount=type=tmpfs,target=/out/d " +
+				"echo x >/out/d/inner; ls /out >/seen\n")},
+	}
+}
+
+// hostileDockerfiles returns Dockerfiles that request what they may not have, or name what is outside of a stage.
+func hostileDockerfiles() []hostile {
+	return []hostile{
+		{name: "CVE-2024-23653 insecure without permission", files: one(box + "RUN --security=insecure true\n"),
+			fails: "security.insecure"},
+		{name: "CVE-2024-23653 host network without permission", files: one(box + "RUN --network=host true\n"),
+			fails: "network.host"},
+		{name: "CVE-2024-23653 host network of a target without permission", files: one(box + "RUN true\n"),
+			target: `network = "host"`, fails: "network.host"},
+		{name: "CVE-2023-26054 password in a URL",
+			files: one(box + "ADD http://user:pass-of-user@127.0.0.1:1/x.tar /x\n"), fails: "127.0.0.1:1",
+			absent: "pass-of-user"},
+		{name: "CVE-2026-33747 front end of its own", files: one("# syntax=REGISTRY/evil/frontend:1\n" + box),
+			fails: "evil/frontend"},
+		{name: "CVE-2024-21626 working directory of a descriptor", files: one(box +
+			"WORKDIR /proc/self/fd/7\nRUN cat ../../../../../../CANARY/secret >/seen; " +
+			"cat ../../../../../../../../../../CANARY/secret >>/seen; true\n"), fails: "/proc/self/fd/7"},
+		{name: "CVE-2024-21626 working directory of the starter",
+			files: one(box + "WORKDIR /proc/1/cwd/../../..\nRUN cat ./CANARY/secret >/seen 2>&1; pwd; true\n")},
 		{name: "COPY from a link of a stage",
-			files: one("FROM REGISTRY/busybox:1 AS s\nRUN ln -s CANARY /link && ln -s CANARY/secret /f\n" + box +
+			files: one(stage + "RUN ln -s CANARY /link && ln -s CANARY/secret /f\n" + box +
 				"COPY --from=s /f /x\n"), fails: "is not in"},
 		{name: "COPY from below a link of a stage",
-			files: one("FROM REGISTRY/busybox:1 AS s\nRUN ln -s CANARY /link\n" + box +
+			files: one(stage + "RUN ln -s CANARY /link\n" + box +
 				"COPY --from=s /link/secret /x\n"), fails: "is not in"},
 		{name: "COPY to a link", files: map[string]string{"Dockerfile": box +
 			"RUN ln -s CANARY /out && ln -s CANARY/secret /s && ln -s ../../../../../../../../../../CANARY /up\n" +
@@ -85,6 +106,7 @@ RUN --mount=type=cache,from=0,source=/link,target=/c true
 	}
 }
 
+// hostileBases returns bases whose layers or config lead to the host or are huge.
 func hostileBases() []hostile {
 	dev := func(name string, more ...tar.Header) hostile {
 		return hostile{name: name, layers: [][]tar.Header{more}, files: one("FROM HOSTILE\nRUN true\n")}
@@ -123,8 +145,9 @@ func hostileBases() []hostile {
 			layers: [][]tar.Header{{{Name: "etc/passwd", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 5,
 				Mode: 0o644}}},
 			files: one("FROM HOSTILE\nCOPY --chown=app Dockerfile /\n"), fails: "/etc/passwd"},
-		{name: "resolv.conf and hosts are links", layers: [][]tar.Header{{layerLink("etc/resolv.conf", "CANARY/secret"),
-			layerLink("etc/hosts", "../../../../../CANARY/new")}},
+		{name: "resolv.conf and hosts are links",
+			layers: [][]tar.Header{{layerLink("etc/resolv.conf", "CANARY/secret"),
+				layerLink("etc/hosts", "../../../../../CANARY/new")}},
 			files: one("FROM HOSTILE\nRUN cat /etc/resolv.conf /etc/hosts >/seen; echo x >>/etc/hosts; true\n")},
 		{name: "CVE-2026-42574 CVE-2026-50163 file behind a link of a lower layer", layers: [][]tar.Header{
 			{layerLink("a", "CANARY"), layerLink("b", "../../../../../../../../../../../..")},
@@ -145,41 +168,18 @@ func hostileBases() []hostile {
 	}
 }
 
+// hostileContexts returns contexts with links, pipes and devices.
 func hostileContexts() []hostile {
-	make := func(entries ...tar.Header) func(*testing.T, string, string) {
-		return func(t *testing.T, dir, canary string) {
-			var raw bytes.Buffer
-			z := gzip.NewWriter(&raw)
-			w := tar.NewWriter(z)
-			for _, e := range entries {
-				text := e.Uname
-				e.Uname, e.Name, e.Linkname = "", strings.ReplaceAll(e.Name, "CANARY", canary),
-					strings.ReplaceAll(e.Linkname, "CANARY", canary)
-				if e.Typeflag == tar.TypeReg {
-					e.Size = int64(len(text))
-				}
-				if err := w.WriteHeader(&e); err != nil {
-					t.Fatal(err)
-				}
-				_, _ = w.Write([]byte(text))
-			}
-			_, _ = w.Close(), z.Close()
-			if err := os.WriteFile(filepath.Join(dir, "a.tar.gz"), raw.Bytes(), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	add := one(box + "ADD a.tar.gz /\n")
 	return []hostile{
-		{name: "context with a link to a file", files: one(box + "COPY link /x\n"), setup: contextLink("CANARY/secret",
-			"link"), fails: "is not in"},
+		{name: "context with a link to a file", files: one(box + "COPY link /x\n"),
+			setup: contextLink("CANARY/secret", "link"), fails: "is not in"},
 		{name: "context with a link to a directory", files: one(box + "COPY link/ /x/\n"),
 			setup: contextLink("CANARY", "link"), fails: "is not in"},
 		{name: "context with a link that leads up", files: one(box + "COPY link/d/inner /x\n"),
 			setup: contextLink("../../../../../../../../../../../..CANARY", "link"), fails: "is not in"},
 		{name: "context with a link that is copied as such",
-			files: one(box + "COPY . /x/\nRUN cat /x/link >/seen; true\n"), setup: contextLink("CANARY/secret",
-				"link")},
+			files: one(box + "COPY . /x/\nRUN cat /x/link >/seen; true\n"),
+			setup: contextLink("CANARY/secret", "link")},
 		{name: "CVE-2018-15664 context that leads up",
 			files: one(box + "COPY ../../../../../../../../../../CANARY/secret /x\n"), fails: "is not in"},
 		{name: "bind of a link of the context",
@@ -190,27 +190,61 @@ func hostileContexts() []hostile {
 				t.Fatal(err)
 			}
 		}},
-		{name: "CVE-2026-28406 archive leads up", files: add,
-			setup: make(layerFile("../../../../../../../../../../CANARY/secret", "evil"))},
-		{name: "CVE-2026-28406 archive with absolute names", files: add, setup: make(layerFile("CANARY/secret", "evil"),
-			layerFile("//CANARY/new", "evil"))},
-		{name: "CVE-2026-28406 archive behind its own link", files: one(box + "ADD a.tar.gz /x/\n"),
-			setup: make(layerLink("l", "CANARY"), layerFile("l/secret", "evil"))},
-		{name: "archive with a hard link to the host", files: one(box + "ADD a.tar.gz /x/\n"),
-			setup: make(hardLink("h", "CANARY/secret")), fails: "h"},
-		{name: "archive deletes the host", files: one(box + "ADD a.tar.gz /x/\n"),
-			setup: make(layerFile("../../../../../CANARY/.wh.secret", ""), layerFile("CANARY/.wh.d", ""))},
-		{name: "CVE-2019-14271 programs of the image unpack nothing",
-			files: map[string]string{"Dockerfile": box + "ADD a.tar.gz /x/\n",
-				"bin/gzip": "#!/bin/sh\necho evil >CANARY/new\n", "bin/unpigz": "#!/bin/sh\necho evil >CANARY/new\n",
-				"bin/tar": "#!/bin/sh\necho evil >CANARY/new\n"},
-			setup: make(layerFile("f", "text")), env: map[string]string{"PATH": "bin:" + os.Getenv("PATH")}},
 		{name: "ignore file is a device of the host", files: one(box + "COPY . /x/\n"),
 			setup: contextLink("/dev/zero", ".dockerignore")},
 	}
 }
 
+// contextArchive returns a setup that writes a.tar.gz to the context. CANARY stands for the canary in names and links.
+func contextArchive(entries ...tar.Header) func(*testing.T, string, string) {
+	return func(t *testing.T, dir, canary string) {
+		var raw bytes.Buffer
+		z := gzip.NewWriter(&raw)
+		w := tar.NewWriter(z)
+		for _, e := range entries {
+			text := e.Uname
+			e.Uname, e.Name = "", strings.ReplaceAll(e.Name, "CANARY", canary)
+			e.Linkname = strings.ReplaceAll(e.Linkname, "CANARY", canary)
+			if e.Typeflag == tar.TypeReg {
+				e.Size = int64(len(text))
+			}
+			if err := w.WriteHeader(&e); err != nil {
+				t.Fatal(err)
+			}
+			_, _ = w.Write([]byte(text))
+		}
+		_, _ = w.Close(), z.Close()
+		if err := os.WriteFile(filepath.Join(dir, "a.tar.gz"), raw.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// hostileArchives returns archives whose entries lead to the host when ADD unpacks them.
+func hostileArchives() []hostile {
+	add := one(box + "ADD a.tar.gz /\n")
+	return []hostile{
+		{name: "CVE-2026-28406 archive leads up", files: add,
+			setup: contextArchive(layerFile("../../../../../../../../../../CANARY/secret", "evil"))},
+		{name: "CVE-2026-28406 archive with absolute names", files: add,
+			setup: contextArchive(layerFile("CANARY/secret", "evil"), layerFile("//CANARY/new", "evil"))},
+		{name: "CVE-2026-28406 archive behind its own link", files: one(box + "ADD a.tar.gz /x/\n"),
+			setup: contextArchive(layerLink("l", "CANARY"), layerFile("l/secret", "evil"))},
+		{name: "archive with a hard link to the host", files: one(box + "ADD a.tar.gz /x/\n"),
+			setup: contextArchive(hardLink("h", "CANARY/secret")), fails: "h"},
+		{name: "archive deletes the host", files: one(box + "ADD a.tar.gz /x/\n"),
+			setup: contextArchive(layerFile("../../../../../CANARY/.wh.secret", ""), layerFile("CANARY/.wh.d", ""))},
+		{name: "CVE-2019-14271 programs of the image unpack nothing",
+			files: map[string]string{"Dockerfile": box + "ADD a.tar.gz /x/\n",
+				"bin/gzip": "#!/bin/sh\necho evil >CANARY/new\n", "bin/unpigz": "#!/bin/sh\necho evil >CANARY/new\n",
+				"bin/tar": "#!/bin/sh\necho evil >CANARY/new\n"},
+			setup: contextArchive(layerFile("f", "text")), env: map[string]string{"PATH": "bin:" + os.Getenv("PATH")}},
+	}
+}
+
+// hostileSteps returns steps that look for the host from inside of their sandbox.
 func hostileSteps(t *testing.T) []hostile {
+	t.Helper()
 	address, abstract := listeners(t)
 	step := func(name, script string) hostile {
 		return hostile{name: name, files: one(box + "RUN <<EOF\n" + script + "\nEOF\n")}
@@ -218,7 +252,10 @@ func hostileSteps(t *testing.T) []hostile {
 	listeningStep := step("CVE-2020-15257 abstract sockets and loopback",
 		"! grep "+abstract+" /proc/net/unix\n! wget -T 2 -O /seen http://"+address+"/")
 	environ := step("CVE-2021-3602 environment and descriptors",
-		"! env | grep OF_THE_HOST\nfor f in /proc/1/fd/*; do case $f in */0|*/1|*/2|*/10) ;; *) test ! -e $f || readlink $f | grep -v ^/proc/ || true ;; esac; done >/seen\ntest ! -s /seen")
+		"! env | grep OF_THE_HOST\n"+
+			"for f in /proc/1/fd/*; do case $f in */0|*/1|*/2|*/10) ;; "+
+			"*) test ! -e $f || readlink $f | grep -v ^/proc/ || true ;; esac; done >/seen\n"+
+			"test ! -s /seen")
 	environ.env = map[string]string{"OF_THE_HOST": canaryText}
 	return []hostile{
 		listeningStep, environ,
@@ -232,15 +269,20 @@ func hostileSteps(t *testing.T) []hostile {
 			"! sh -c 'echo b >/proc/sysrq-trigger'\n! sh -c 'echo x >/sys/kernel/uevent_helper'\n"+
 			"! sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'\ntest -z \"$(cat /proc/kcore 2>/dev/null | head -c 1)\""),
 		step("control groups", "! mkdir /sys/fs/cgroup/evil\n! find /sys/fs/cgroup -name release_agent | grep ."),
-		step("devices of the host", "for n in '8 0' '253 0' '254 0' '7 0' '1 1' '1 2' '10 237'; do rm -f /node; mknod /node b $n 2>/dev/null || mknod /node c $n 2>/dev/null || continue; ! head -c 1 /node >/dev/null 2>&1 || exit 1; done; rm -f /node"),
-		step("parents of the root", "cd /; cat ../../../../../../../CANARY/secret /proc/1/root/CANARY/secret /proc/self/root/../CANARY/secret >/seen 2>/dev/null\n! test -s /seen"),
+		step("devices of the host", "for n in '8 0' '253 0' '254 0' '7 0' '1 1' '1 2' '10 237'; do rm -f /node; "+
+			"mknod /node b $n 2>/dev/null || mknod /node c $n 2>/dev/null || continue; "+
+			"! head -c 1 /node >/dev/null 2>&1 || exit 1; done; rm -f /node"),
+		step("parents of the root", "cd /; cat ../../../../../../../CANARY/secret /proc/1/root/CANARY/secret "+
+			"/proc/self/root/../CANARY/secret >/seen 2>/dev/null\n! test -s /seen"),
 		step("processes of the host", "test $(ps | wc -l) -lt 8; kill -9 -1 2>/dev/null; true"),
 		step("a daemon that stays", "(while true; do sleep 1000; done) >/dev/null 2>&1 &\ntrue"),
 		step("chroot", "mkdir /j && cp /bin/busybox /j/ && cd / && true"),
 		{name: "CVE-2024-11218 stages race on a cache mount",
 			files: one("FROM REGISTRY/busybox:1 AS a\n" +
-				"RUN --mount=type=cache,id=race,target=/c i=0; while [ $i -lt 300 ]; do rm -rf /c/d; ln -s CANARY /c/d; rm -rf /c/d; mkdir /c/d; i=$((i+1)); done; touch /a\n" +
+				"RUN --mount=type=cache,id=race,target=/c i=0; while [ $i -lt 300 ]; do " +
+				"rm -rf /c/d; ln -s CANARY /c/d; rm -rf /c/d; mkdir /c/d; i=$((i+1)); done; touch /a\n" +
 				"FROM REGISTRY/busybox:1 AS b\n" +
-				"RUN --mount=type=cache,id=race,target=/c --mount=type=tmpfs,target=/c/d/e touch /c/d/e/new; touch /b\n" + box + "COPY --from=a /a /\nCOPY --from=b /b /\n"), mayFail: "mount /c/d"},
+				"RUN --mount=type=cache,id=race,target=/c --mount=type=tmpfs,target=/c/d/e " +
+				"touch /c/d/e/new; touch /b\n" + box + "COPY --from=a /a /\nCOPY --from=b /b /\n"), mayFail: "mount /c/d"},
 	}
 }
