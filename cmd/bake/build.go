@@ -106,7 +106,7 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	}
 	a.noteLatest(p)
 	if a.offline && len(builders) > 0 {
-		return usagef("--offline does not work with a BuildKit daemon, which pulls itself; add --engine embedded")
+		return usagef("--offline does not work with a BuildKit daemon, which pulls bases; add --engine embedded")
 	}
 	if o.verify && len(builders) > 0 {
 		return usagef("--verify-cache does not work with the cache of a BuildKit daemon; add --engine embedded")

@@ -123,7 +123,7 @@ func newBuildsShowCommand(a *app) *cobra.Command {
 		Short: "Show a build: its steps, their reasons and times, and its results",
 		Long: "Show shows the last build, or the build whose id is BUILD or begins or ends with it.\n" +
 			"The JSON is the complete record.",
-		Example: "  bake builds show\n  bake builds show 7c1e --json",
+		Example: "  bake builds show\n  bake builds show 7e6oz3 --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withBuild(append(args, "")[0], func(_ *cache.Store, run report.Run) error {
@@ -144,7 +144,7 @@ func newBuildsLogsCommand(a *app) *cobra.Command {
 		Short: "Print the output of a build's steps",
 		Long: "Logs prints the complete output of the steps of the last build, or of BUILD.\n" +
 			"STEP is a digest, a place (Dockerfile:12) or a part of a name.",
-		Example: "  bake builds logs\n  bake builds logs 7c1e Dockerfile:12",
+		Example: "  bake builds logs\n  bake builds logs 7e6oz3 Dockerfile:12",
 		Args:    cobra.MaximumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			args = append(args, "", "")

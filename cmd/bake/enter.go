@@ -28,7 +28,7 @@ func namespaceOf(cmd *cobra.Command) (useful, required bool) {
 	return false, false
 }
 
-// inNamespace runs an ordinary user's command again in a user namespace if namespaceOf says so.
+// inNamespace runs the command again in a user namespace if namespaceOf requests one and the user is not root.
 func (a *app) inNamespace(ctx context.Context, cmd *cobra.Command) error {
 	useful, required := namespaceOf(cmd)
 	if !useful || a.enter == nil {

@@ -35,7 +35,7 @@ func newExplainCommand(a *app) *cobra.Command {
 		},
 	}
 	o.addFlags(cmd)
-	cmd.Flags().StringVar(&o.build, "build", "", "explain this build of bake builds ls; last is the newest")
+	cmd.Flags().StringVar(&o.build, "build", "", "explain this build: an id that bake builds ls prints, or last")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }

@@ -35,7 +35,7 @@ func newOutdatedCommand(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	o.project.addFlags(f)
-	f.StringVar(&o.format, "format", "text", "text, json (all pins) or markdown")
+	f.StringVar(&o.format, "format", "text", "output format: text, json (all pins) or markdown")
 	f.BoolVar(&o.exitCode, "exit-code", false,
 		"exit with 6 if a tag no longer matches its pin; newer tags and drift do not count")
 	return cmd

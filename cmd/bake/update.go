@@ -40,7 +40,7 @@ func newUpdateCommand(a *app) *cobra.Command {
 	f.BoolVar(&o.dryRun, "dry-run", false, "print what would move, and write nothing")
 	f.StringVar(&o.to, "to", "",
 		"move the pins to this tag of their repository, or to this digest; the references in the project do not change")
-	f.StringVar(&o.format, "format", "text", "text, json or markdown (for a pull request)")
+	f.StringVar(&o.format, "format", "text", "output format: text, json, or markdown for a pull request")
 	return cmd
 }
 
