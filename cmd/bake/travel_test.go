@@ -62,12 +62,12 @@ RUN b=/bin/busybox; $b rm /a.txt; $b cat /own/link > /again; $b stat -c '%u %g %
 		return string(raw)
 	}
 	first := build(machine(false), "4 ran, 0 cached")
-	if again := build(machine(true), "nothing changed"); again != first {
+	if again := build(machine(true), "up to date"); again != first {
 		t.Error("the image of the ordinary user is another one")
 	}
 	files["a.txt"] = "changed"
 	second := build(machine(true), "2 ran, 2 cached")
-	if again := build(machine(false), "nothing changed"); again != second {
+	if again := build(machine(false), "up to date"); again != second {
 		t.Error("the image of root is another one")
 	}
 }
