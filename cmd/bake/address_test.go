@@ -102,60 +102,105 @@ echo "me@there: Permission denied (publickey)." >&2; exit 255`)
 	return c
 }
 
-// TestAddresses: every kind of address reaches a daemon; who is not let in, and what leads nowhere, is told in one message.
-func TestAddresses(t *testing.T) {
-	port, secure := reservePort(t), reservePort(t)
-	ours, others := newAuthority(t), newAuthority(t)
-	soon, gone := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
-	of := identity(t, ours, ours, soon, "builder.test", "127.0.0.1")
-	d := startDaemon(t, "", "--addr", "tcp://127.0.0.1:"+port)
-	closed := startDaemon(t, "", "--addr", "tcp://127.0.0.1:"+secure,
-		"--tlscacert", filepath.Join(of, "ca.pem"), "--tlscert", filepath.Join(of, "cert.pem"), "--tlskey",
-		filepath.Join(of, "key.pem"))
-	late := startTLS(t, identity(t, ours, ours, gone, "127.0.0.1"))
-	me := identity(t, ours, ours, soon, "me")
-	named := identity(t, ours, ours, soon, "me")
-	for was, is := range map[string]string{"ca.pem": "ca.crt", "cert.pem": "tls.crt", "key.pem": "tls.key"} { // as in Kubernetes
-		if err := os.Rename(filepath.Join(named, was), filepath.Join(named, is)); err != nil {
-			t.Fatal(err)
-		}
+// daemons are a daemon without TLS and one that requires client certificates, each also on a port of loopback.
+type daemons struct {
+	open, closed *daemon
+	port, secure string // ports of open and closed
+	at           string // address of closed, without its options
+
+	ours, others *executortest.Authority
+	soon, gone   time.Time // ends of valid and of expired certificates
+	server, me   string    // identities of closed and of its client
+}
+
+// startDaemons starts both daemons.
+func startDaemons(t *testing.T) *daemons {
+	t.Helper()
+	d := &daemons{
+		port: reservePort(t), secure: reservePort(t), ours: newAuthority(t), others: newAuthority(t),
+		soon: time.Now().Add(time.Hour), gone: time.Now().Add(-time.Hour),
 	}
-	c := dialer(t, d)
-	socket := strings.TrimPrefix(d.address, "unix://")
-	closedAt := "tcp+tls://127.0.0.1:" + secure
-	for _, address := range []string{
-		d.address, "tcp://127.0.0.1:" + port, "buildkit://localhost:" + port, "docker-container://there",
-		"kube-pod://there?context=c&namespace=n&container=b", "ssh://me@there:2222", "ssh://there" + socket,
-		closed.address,
-		closedAt + "?dir=" + me, closedAt + "?dir=" + named, closedAt + "?servername=builder.test&dir=" + me,
-		fmt.Sprintf("%s?ca=%[2]s/ca.pem&cert=%[2]s/cert.pem&key=%[2]s/key.pem", closedAt, me),
-	} {
+	d.at = "tcp+tls://127.0.0.1:" + d.secure
+	d.me = identity(t, d.ours, d.ours, d.soon, "me")
+	d.server = identity(t, d.ours, d.ours, d.soon, "builder.test", "127.0.0.1")
+	d.open = startDaemon(t, "", "--addr", "tcp://127.0.0.1:"+d.port)
+	d.closed = startDaemon(t, "", "--addr", "tcp://127.0.0.1:"+d.secure,
+		"--tlscacert", filepath.Join(d.server, "ca.pem"),
+		"--tlscert", filepath.Join(d.server, "cert.pem"),
+		"--tlskey", filepath.Join(d.server, "key.pem"))
+	return d
+}
+
+// TestAddresses shows that each kind of address reaches a daemon. Where access is denied or nothing answers, there is
+// one message, and it has no password.
+func TestAddresses(t *testing.T) {
+	d := startDaemons(t)
+	c := dialer(t, d.open)
+	for _, address := range goodAddresses(t, d) {
 		_, stderr := c.ok(t, "build", "--engine", address)
 		wantMatch(t, address, stderr, "(?m)^built default:latest sha256:")
 	}
-	for _, bad := range []struct {
-		address string
-		code    int
-		want    string
-	}{
-		{closedAt, exitRegistry, "signed by unknown authority"},
-		{closedAt + "?ca=" + filepath.Join(me, "ca.pem"), exitRegistry, "certificate required"},
-		{closedAt + "?dir=" + identity(t, others, ours, soon, "me"), exitRegistry, "signed by unknown authority"},
-		{closedAt + "?dir=" + identity(t, ours, others, soon, "me"), exitRegistry,
+	for _, bad := range badAddresses(t, d) {
+		_, stderr, code := c.run(t, "build", "--engine", bad.address)
+		if code != bad.code {
+			t.Errorf("%s: exit %d, want %d", bad.address, code, bad.code)
+		}
+		wantMatch(t, bad.address, stderr, bad.want)
+		if n := strings.Count(stderr, "\n"); n > 3 || strings.Contains(stderr, "secret-of-mine") {
+			t.Errorf("%s: want one message without the password, got:\n%s", bad.address, stderr)
+		}
+	}
+}
+
+// goodAddresses returns an address of each kind that reaches one of the daemons.
+func goodAddresses(t *testing.T, d *daemons) []string {
+	t.Helper()
+	kubernetes := identity(t, d.ours, d.ours, d.soon, "me") // with the file names of a Kubernetes secret
+	for from, to := range map[string]string{"ca.pem": "ca.crt", "cert.pem": "tls.crt", "key.pem": "tls.key"} {
+		if err := os.Rename(filepath.Join(kubernetes, from), filepath.Join(kubernetes, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := strings.TrimPrefix(d.open.address, "unix://")
+	return []string{
+		d.open.address, "tcp://127.0.0.1:" + d.port, "buildkit://localhost:" + d.port, "docker-container://there",
+		"kube-pod://there?context=c&namespace=n&container=b", "ssh://me@there:2222", "ssh://there" + socket,
+		d.closed.address,
+		d.at + "?dir=" + d.me, d.at + "?dir=" + kubernetes, d.at + "?servername=builder.test&dir=" + d.me,
+		fmt.Sprintf("%s?ca=%[2]s/ca.pem&cert=%[2]s/cert.pem&key=%[2]s/key.pem", d.at, d.me),
+	}
+}
+
+// badAddress is an address that reaches no daemon, with the exit code of a build and a pattern of its message.
+type badAddress struct {
+	address string
+	code    int
+	want    string
+}
+
+// badAddresses returns addresses with a wrong identity, of the wrong protocol, of nothing, and malformed ones.
+func badAddresses(t *testing.T, d *daemons) []badAddress {
+	t.Helper()
+	expired := startTLS(t, identity(t, d.ours, d.ours, d.gone, "127.0.0.1"))
+	return []badAddress{
+		{d.at, exitRegistry, "signed by unknown authority"},
+		{d.at + "?ca=" + filepath.Join(d.me, "ca.pem"), exitRegistry, "certificate required"},
+		{d.at + "?dir=" + identity(t, d.others, d.ours, d.soon, "me"), exitRegistry, "signed by unknown authority"},
+		{d.at + "?dir=" + identity(t, d.ours, d.others, d.soon, "me"), exitRegistry,
 			"(unknown certificate authority|bad certificate)"},
-		{closedAt + "?dir=" + identity(t, ours, ours, gone, "me"), exitRegistry,
+		{d.at + "?dir=" + identity(t, d.ours, d.ours, d.gone, "me"), exitRegistry,
 			"(expired certificate|bad certificate)"},
-		{closedAt + "?servername=other.test&dir=" + me, exitRegistry, "not other.test"},
-		{"tcp+tls://" + late + "?dir=" + me, exitRegistry, "has expired"},
-		{"tcp+tls://127.0.0.1:" + port + "?dir=" + me, exitRegistry, "does not look like a TLS handshake"},
-		{"tcp://127.0.0.1:" + secure, exitRegistry, "cannot connect"},
+		{d.at + "?servername=other.test&dir=" + d.me, exitRegistry, "not other.test"},
+		{"tcp+tls://" + expired + "?dir=" + d.me, exitRegistry, "has expired"},
+		{"tcp+tls://127.0.0.1:" + d.port + "?dir=" + d.me, exitRegistry, "does not look like a TLS handshake"},
+		{"tcp://127.0.0.1:" + d.secure, exitRegistry, "cannot connect"},
 		{"tcp://127.0.0.1:" + reservePort(t), exitRegistry, "connection refused"},
-		{closedAt + "?dir=" + t.TempDir(), exitUsage, "no ca.pem or ca.crt in"},
-		{closedAt + "?ca=/nowhere/ca.pem", exitUsage, "/nowhere/ca.pem: no such file"},
-		{closedAt + "?cert=" + filepath.Join(me, "cert.pem"), exitUsage,
+		{d.at + "?dir=" + t.TempDir(), exitUsage, "no ca.pem or ca.crt in"},
+		{d.at + "?ca=/nowhere/ca.pem", exitUsage, "/nowhere/ca.pem: no such file"},
+		{d.at + "?cert=" + filepath.Join(d.me, "cert.pem"), exitUsage,
 			"a certificate and its key are needed together"},
-		{closedAt + "?ca=" + filepath.Join(me, "key.pem"), exitUsage, "key.pem contains no certificate"},
-		{fmt.Sprintf("%s?ca=%[2]s/ca.pem&cert=%[2]s/cert.pem&key=%[3]s/key.pem", closedAt, me, of), exitUsage,
+		{d.at + "?ca=" + filepath.Join(d.me, "key.pem"), exitUsage, "key.pem contains no certificate"},
+		{fmt.Sprintf("%s?ca=%[2]s/ca.pem&cert=%[2]s/cert.pem&key=%[3]s/key.pem", d.at, d.me, d.server), exitUsage,
 			"private key does not match"},
 		{"docker-container://elsewhere", exitRegistry, "No such container: elsewhere"},
 		{"kube-pod://elsewhere", exitRegistry, "pods .* not found"},
@@ -163,14 +208,5 @@ func TestAddresses(t *testing.T) {
 		{"ssh://elsewhere", exitRegistry, `Permission denied \(publickey\)`},
 		{"ssh://me:secret-of-mine@elsewhere", exitUsage, "password is not supported"},
 		{"podman-container://there", exitRegistry, `podman`},
-	} {
-		_, stderr, code := c.run(t, "build", "--engine", bad.address)
-		if code != bad.code {
-			t.Errorf("%s: exit %d, want %d", bad.address, code, bad.code)
-		}
-		wantMatch(t, bad.address, stderr, bad.want)
-		if n := strings.Count(stderr, "\n"); n > 3 || strings.Contains(stderr, "secret-of-mine") {
-			t.Errorf("%s: what is said is not one message, or says too much:\n%s", bad.address, stderr)
-		}
 	}
 }
