@@ -30,7 +30,7 @@ import (
 	"github.com/bakebuild/bake/planner/pins"
 )
 
-// pinSite is a registry that notes what it is asked, and the folder of a project.
+// pinSite is a registry that records its requests, and the directory of a project.
 type pinSite struct {
 	t          *testing.T
 	host       string
@@ -40,6 +40,7 @@ type pinSite struct {
 	asked      []string // METHOD PATH
 }
 
+// newPinSite starts the registry. The directory is empty.
 func newPinSite(t *testing.T) *pinSite {
 	s := &pinSite{t: t, dir: t.TempDir(), cache: t.TempDir()}
 	serve := memory.New(memory.Logger(log.New(io.Discard, "", 0)))
@@ -54,7 +55,7 @@ func newPinSite(t *testing.T) *pinSite {
 	return s
 }
 
-// requests are those since the last call that contain a text.
+// requests returns the requests since the last call that contain a text.
 func (s *pinSite) requests(part string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,7 +64,7 @@ func (s *pinSite) requests(part string) []string {
 	return found
 }
 
-// push makes a tag name a new index of some architectures, made a number of days ago.
+// push pushes a new index of some architectures, created a number of days ago, under a tag. It returns its digest.
 func (s *pinSite) push(tag, version string, days int, arches ...string) string {
 	s.t.Helper()
 	var adds []mutate.IndexAddendum
@@ -101,10 +102,12 @@ func (s *pinSite) push(tag, version string, days int, arches ...string) string {
 	return d.String()
 }
 
+// write writes a file of the project. HOST stands for the registry.
 func (s *pinSite) write(name, content string) {
 	writeFile(s.t, filepath.Join(s.dir, name), strings.ReplaceAll(content, "HOST", s.host))
 }
 
+// read returns the content of a file of the project.
 func (s *pinSite) read(name string) string {
 	s.t.Helper()
 	raw, err := os.ReadFile(filepath.Join(s.dir, name))
@@ -114,7 +117,7 @@ func (s *pinSite) read(name string) string {
 	return string(raw)
 }
 
-// bake runs a command line in this process, which must exit with a code and say a text.
+// bake runs a command line in this process. It must exit with a code, and its output must contain a text.
 func (s *pinSite) bake(code int, says string, args ...string) (stdout, stderr string) {
 	s.t.Helper()
 	var out, errs strings.Builder
@@ -128,7 +131,7 @@ func (s *pinSite) bake(code int, says string, args ...string) (stdout, stderr st
 	return stdout, stderr
 }
 
-// project has two services on different tags of a base.
+// project writes a project of two services on different tags of a base.
 func (s *pinSite) project() {
 	s.write("bake.hcl", `base "shared" { image = "HOST/team/base:1.2.3" }
 group "default" { targets = ["a", "b"] }
@@ -140,6 +143,7 @@ target "b" { context = "b" }
 		"FROM HOST/team/base:${TAG}\r\nCOPY --from=one / /one\r\n")
 }
 
+// lock reads the lock of the project.
 func (s *pinSite) lock() *config.Lock {
 	s.t.Helper()
 	l, err := config.ReadLock(s.dir)
@@ -149,7 +153,8 @@ func (s *pinSite) lock() *config.Lock {
 	return l
 }
 
-// TestPinsMove: a tag that moves changes nothing until update says so, and each command tells its part.
+// TestPinsMove shows that a tag that moves changes nothing until update moves its pin, and how verify, outdated and
+// update report it.
 func TestPinsMove(t *testing.T) {
 	s := newPinSite(t)
 	arch := runtime.GOARCH
@@ -165,7 +170,7 @@ func TestPinsMove(t *testing.T) {
 	slices.Sort(asked)
 	if d := cmp.Diff([]string{"GET /v2/team/base/tags/list", "HEAD /v2/team/base/manifests/1.2.3",
 		"HEAD /v2/team/base/manifests/1.2.4"}, asked); d != "" {
-		t.Errorf("what outdated asks: %s", d)
+		t.Errorf("requests of outdated: %s", d)
 	}
 	wantMatch(t, "the table", out, `(?s)^REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1.2.3 +`+
 		old[:19]+` +same +13 months ago +1.2.4 +a\n\nDrift\n\S+/team/base\n`+
@@ -191,8 +196,17 @@ func TestPinsMove(t *testing.T) {
 	wantMatch(t, "markdown", out, "(?s)\\| `\\S+/team/base:1.2.3` \\| `"+old[:19]+"` \\| `"+moved[:19]+
 		"` \\| 13 months ago \\| 1.2.4 \\| a \\|\n.*### Drift.*a/Dockerfile:1")
 
+	updateMoves(s, old, newer, moved)
+	pinIsGone(s, moved)
+}
+
+// updateMoves shows what update reports, which pins it moves, and that --dry-run moves none. The tag 1.2.3 is pinned to
+// old and has moved; newer is the digest of the tag 1.2.4.
+func updateMoves(s *pinSite, old, newer, moved string) {
+	t := s.t
+	t.Helper()
 	before := s.read("bake.lock")
-	out, _ = s.bake(0, "1 pin would move", "update", "--dry-run")
+	out, _ := s.bake(0, "1 pin would move", "update", "--dry-run")
 	wantMatch(t, "what would move", out, `^\S+/team/base:1.2.3\n  from `+old+
 		` \(created 13 months ago, version 1.2.3\)\n  to   `+moved+
 		` \(created 3 days ago, version 1.2.3-again\)\n  platforms gained linux/riscv64; lost linux/s390x\n`+
@@ -208,7 +222,12 @@ func TestPinsMove(t *testing.T) {
 	s.bake(0, "1.2.3 and 1.2.4 are the same image: use one tag", "outdated")
 	out, _ = s.bake(0, "1 pin moved", "update", "--format=markdown", "base:1.2.3")
 	wantMatch(t, "markdown of an update", out, "`"+newer[:19]+"` .*`"+moved[:19]+"`")
+}
 
+// pinIsGone shows how commands report a pinned image that the registry has deleted, and that update replaces it.
+func pinIsGone(s *pinSite, moved string) {
+	t := s.t
+	t.Helper()
 	ref, err := name.ParseReference(s.host + "/team/base@" + moved)
 	if err == nil {
 		err = remote.Delete(ref)
@@ -216,7 +235,7 @@ func TestPinsMove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.push("team/base:1.2.3", "1.2.3", 1, arch)
+	s.push("team/base:1.2.3", "1.2.3", 1, runtime.GOARCH)
 	_, stderr := s.bake(3, moved+" no longer exists at HOST/team/base:1.2.3 (the tag now names ", "verify", "--online")
 	wantMatch(t, "what to do", stderr, "move the pin: bake update \\S+/team/base:1.2.3\n")
 	s.cache = t.TempDir()
@@ -224,7 +243,7 @@ func TestPinsMove(t *testing.T) {
 	s.bake(0, "1 pin moved", "update", "team/base:1.2.3")
 }
 
-// TestPinCopies: what is pinned can be kept at another registry, and builds take it from there.
+// TestPinCopies shows that pin --copy-to keeps pinned images at another repository, and that builds use the copies.
 func TestPinCopies(t *testing.T) {
 	s := newPinSite(t)
 	first := s.push("team/base:1.2.3", "", 1, runtime.GOARCH, "s390x")
@@ -240,11 +259,12 @@ func TestPinCopies(t *testing.T) {
 	s.requests("")
 	out, _ := s.bake(0, "0 changes", "pin", "--copy-to="+s.host+"/mirror")
 	if sent := s.requests("/blobs/uploads/"); out != "" || len(sent) > 0 {
-		t.Errorf("what is there was sent again: %q %v", out, sent)
+		t.Errorf("existing blobs were sent again: %q %v", out, sent)
 	}
 	s.cache = t.TempDir()
 	s.bake(0, "", "plan", "--frozen")
-	if asked := s.requests("/v2/"); !slices.ContainsFunc(asked,
+	asked := s.requests("/v2/")
+	if !slices.ContainsFunc(asked,
 		func(r string) bool { return strings.HasPrefix(r, "GET /v2/mirror/team/base/manifests/"+first) }) ||
 		slices.ContainsFunc(asked, func(r string) bool { return strings.Contains(r, " /v2/team/") }) {
 		t.Errorf("asked for %v", asked)
@@ -256,11 +276,11 @@ func TestPinCopies(t *testing.T) {
 		t.Errorf("after an update the lock has %v", got)
 	}
 	if _, err := crane.Head(s.host + "/mirror/team/base@" + moved); err != nil {
-		t.Errorf("what the pin moved to was not copied: %v", err)
+		t.Errorf("the new image of the pin was not copied: %v", err)
 	}
 }
 
-// TestOffline: with a full store nothing is asked; what is missing is an error with its name.
+// TestOffline shows that --offline makes no requests when the store has everything, and that an error names what is missing.
 func TestOffline(t *testing.T) {
 	s := newPinSite(t)
 	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)
@@ -284,7 +304,8 @@ func TestOffline(t *testing.T) {
 	}
 }
 
-// TestFrozenInCI: where CI is set a lock freezes, and nothing is asked by tag, on an empty store either.
+// TestFrozenInCI shows that a lock freezes builds where CI is set: nothing is requested by tag, with an empty store
+// either.
 func TestFrozenInCI(t *testing.T) {
 	s := newPinSite(t)
 	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)
@@ -315,11 +336,11 @@ func TestFrozenInCI(t *testing.T) {
 	}
 	s.bake(2, "expected auto, frozen, locked or off", "plan", "--lock=never")
 	if s.read("bake.lock") != before {
-		t.Error("something else than pin and update wrote the lock")
+		t.Error("a command other than pin and update wrote the lock")
 	}
 }
 
-// TestPinInPlace: FROM lines get digests, and all else of the files stays.
+// TestPinInPlace shows that pin --in-place adds digests to FROM lines and leaves the rest of the files as it is.
 func TestPinInPlace(t *testing.T) {
 	s := newPinSite(t)
 	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)
@@ -359,7 +380,7 @@ func TestPinInPlace(t *testing.T) {
 	if out, _ := s.bake(0, "", "pin", "--in-place"); out != "" {
 		t.Errorf("the second time it changes %q", out)
 	}
-	// A lock that says another thing than the Dockerfile is refused. What it says is there, so that nothing else fails.
+	// A lock that differs from the Dockerfile is refused. Its image exists, so that nothing else fails.
 	l := config.NewLock()
 	l.Images[s.host+"/team/base:1.2.4"] = config.ImagePin{Digest: digest.Digest(s.push("team/base:1.2.4", "", 2,
 		runtime.GOARCH))}
@@ -369,7 +390,7 @@ func TestPinInPlace(t *testing.T) {
 	s.bake(3, "b/Dockerfile:3: ", "plan", "b")
 }
 
-// TestPinResolves: after a merge only what the sides disagree on is asked for.
+// TestPinResolves shows that pin --resolve requests only the pins on which the sides of a merge differ.
 func TestPinResolves(t *testing.T) {
 	s := newPinSite(t)
 	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)
@@ -391,42 +412,4 @@ func TestPinResolves(t *testing.T) {
 	if d := cmp.Diff(want, s.read("bake.lock")); d != "" {
 		t.Error(d)
 	}
-}
-
-// TestVerifyPlatforms: an index that is there serves nobody when what it names is gone.
-func TestVerifyPlatforms(t *testing.T) {
-	s := newPinSite(t)
-	s.project()
-	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
-	s.push("team/base:1.2.4", "1.2.4", 1, runtime.GOARCH)
-	s.push("team/base:1.2.3", "1.2.3", 1, runtime.GOARCH, other)
-	s.bake(0, "2 pins in total", "pin")
-	s.bake(0, "none deleted or moved", "verify", "--online")
-	ref, err := name.ParseReference(s.host + "/team/base:1.2.3")
-	if err != nil {
-		t.Fatal(err)
-	}
-	remove := func(arch string) {
-		t.Helper()
-		index, err := remote.Index(ref)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, err := index.IndexManifest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range m.Manifests {
-			if d.Platform.Architecture != arch {
-				continue
-			}
-			if err := remote.Delete(ref.Context().Digest(d.Digest.String())); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	remove(other) // nobody builds for it
-	s.bake(0, "none deleted or moved", "verify", "--online")
-	remove(runtime.GOARCH)
-	s.bake(3, "the linux/"+runtime.GOARCH+" image of ", "verify", "--online")
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// TestRandomDockerfiles: random Dockerfiles make what BuildKit makes of them. BAKE_SEED repeats a run from the seed that it
-// printed, BAKE_RANDOM_CASES says how many (200).
-func TestRandomDockerfiles(t *testing.T) {
-	needSandbox(t)
+// randomCases returns random Dockerfiles: as many as BAKE_RANDOM_CASES says (200), from the seed BAKE_SEED. Without a seed
+// it prints the one it uses.
+func randomCases(t *testing.T) []executortest.Case {
+	t.Helper()
 	seed := uint64(time.Now().UnixMilli())
 	count := 200
 	if s := os.Getenv("BAKE_SEED"); s != "" {
@@ -31,6 +31,14 @@ func TestRandomDockerfiles(t *testing.T) {
 	for i := range all {
 		all[i] = executortest.Random(seed + uint64(i))
 	}
+	return all
+}
+
+// TestRandomDockerfiles shows that random Dockerfiles give the images that BuildKit builds from them.
+func TestRandomDockerfiles(t *testing.T) {
+	needSandbox(t)
+	all := randomCases(t)
+	count := len(all)
 	address := serveBases(t)
 	peer := startBuildKit(t)
 	c := newCLI(t)
@@ -47,46 +55,47 @@ func TestRandomDockerfiles(t *testing.T) {
 		if theirs[one.Name] == executortest.Fails {
 			failed++
 		}
-		t1, t2 := theirs[one.Name], ours[one.Name]
+		want, got := theirs[one.Name], ours[one.Name]
 		switch {
-		case t1 == t2:
+		case want == got:
 			continue
-		case withoutLinks(t1) == withoutLinks(t2):
+		case withoutLinks(want) == withoutLinks(got):
 			links++
 			t.Logf("%s: only hard links differ", one.Name)
 			continue
-		case t1 == withoutImplied(t2, t1):
+		case want == withoutImplied(got, want):
 			implied++
 			t.Logf("%s: only directories that no layer of BuildKit's lists differ", one.Name)
 			continue
 		}
-		if d := cmp.Diff(strings.Split(t1, "\n"), strings.Split(t2, "\n")); d != "" {
+		if d := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); d != "" {
 			t.Errorf("%s: BuildKit -, ours +\n%s\n%s\n%s\n%s", one.Name, d, one.Setup, one.Files["Dockerfile"],
 				linesWith(stderr, one.Name))
 		}
 	}
-	// BuildKit loses a hard link to a file that a lower layer has just so (executor/README.md). That is rare.
+	// BuildKit loses a hard link to a file that a lower layer has with equal metadata (executor/README.md). That is rare.
 	if links > 1+count/50 {
 		t.Errorf("hard links differ in %d of %d", links, count)
 	}
-	if implied > 1+count/50 { // rare too, and there
+	if implied > 1+count/50 { // rare as well; executor/README.md says why
 		t.Errorf("directories that are implied differ in %d of %d", implied, count)
 	}
-	if failed > count*3/4 { // a third does, and of few cases that varies
-		t.Errorf("%d of %d random Dockerfiles fail: they say little", failed, count)
+	if failed > count*3/4 { // about a third does, with variance in few cases
+		t.Errorf("%d of %d random Dockerfiles fail: the test shows little", failed, count)
 	}
 	t.Logf("%d of %d fail, as they do in BuildKit", failed, count)
 }
 
-// linkMark is what an image's text says of a name that is a hard link to another one.
+// linkMark matches the mark of a hard link in the text of an image.
 var linkMark = regexp.MustCompile(`(?m) = /.*$`)
 
+// withoutLinks removes the marks of hard links from the text of an image.
 func withoutLinks(text string) string { return linkMark.ReplaceAllString(text, "") }
 
-// plainDir is what an image's text says of a directory as it is where no layer lists it.
+// plainDir matches, in the text of an image, a directory with the metadata it has if no layer lists it.
 var plainDir = regexp.MustCompile(`^d0755 0:0 - (/\S+)$`)
 
-// withoutImplied leaves the directories out of a text that another one has only by files in them.
+// withoutImplied removes directories from a text that another text has only as parents of files.
 func withoutImplied(text, other string) string {
 	lines := strings.Split(text, "\n")
 	return strings.Join(slices.DeleteFunc(lines, func(line string) bool {
@@ -95,6 +104,7 @@ func withoutImplied(text, other string) string {
 	}), "\n")
 }
 
+// number parses a decimal number.
 func number(t *testing.T, s string) uint64 {
 	t.Helper()
 	n, err := strconv.ParseUint(s, 10, 64)
