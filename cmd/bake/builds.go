@@ -142,7 +142,7 @@ func newBuildsLogsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "logs [BUILD [STEP]]",
 		Short: "Print the output of a build's steps",
-		Long: "Logs prints the complete output of the steps of the last build, or of BUILD.\n" +
+		Long: "Logs writes the complete output of the steps of the last build, or of BUILD.\n" +
 			"STEP is a digest, a place (Dockerfile:12) or a part of a name.",
 		Example: "  bake builds logs\n  bake builds logs 7e6oz3 Dockerfile:12",
 		Args:    cobra.MaximumNArgs(2),

@@ -18,7 +18,7 @@ func newConfigCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "config --schema",
 		Short:   "Print the JSON Schema of project files, for editors",
-		Long:    "Config prints a JSON Schema with which editors complete and check bake.json and bake.yaml.",
+		Long:    "With the JSON Schema, editors complete and check bake.json and bake.yaml.",
 		Example: "  bake config --schema > bake.schema.json\n  bake config --schema | jq .title",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

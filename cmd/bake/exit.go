@@ -66,29 +66,29 @@ func exitCodeOf(ctx context.Context, err error) int {
 		err = several.All[0]
 	}
 	var (
-		sig    signalError
-		usage  usageError
-		image  *images.Error
-		past   *builds.Error
-		diags  config.Diagnostics
-		file   *planner.DockerfileError
-		step   *executor.StepError
-		reg    *registry.Error
-		store  *cache.Error
-		nobox  *sandbox.UnavailableError
-		differ differenceError
-		far    *fetch.Error
-		lock   *planner.LockError
-		rule   *planner.PolicyError
-		denied deniedError
-		peer   *buildkitd.Error
-		engine *docker.Error
-		blind  *watch.Error
-		output *executor.OutputError
-		cached *buildkitd.CacheError
-		revs   *affected.RequestError
-		broken *executor.CorruptError
-		badPin *pins.UsageError
+		sig         signalError
+		usage       usageError
+		image       *images.Error
+		history     *builds.Error
+		diags       config.Diagnostics
+		file        *planner.DockerfileError
+		step        *executor.StepError
+		reg         *registry.Error
+		store       *cache.Error
+		unavailable *sandbox.UnavailableError
+		differ      differenceError
+		fetched     *fetch.Error
+		lock        *planner.LockError
+		rule        *planner.PolicyError
+		denied      deniedError
+		daemon      *buildkitd.Error
+		engine      *docker.Error
+		watched     *watch.Error
+		output      *executor.OutputError
+		cached      *buildkitd.CacheError
+		compared    *affected.RequestError
+		corrupt     *executor.CorruptError
+		pinUsage    *pins.UsageError
 	)
 	switch {
 	case err == nil:
@@ -97,7 +97,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return sig.ExitCode()
 	case errors.Is(err, context.Canceled):
 		return signalError{syscall.SIGINT}.ExitCode()
-	case errors.As(err, &nobox), errors.As(err, &store), errors.As(err, &blind), errors.As(err, &broken):
+	case errors.As(err, &unavailable), errors.As(err, &store), errors.As(err, &watched), errors.As(err, &corrupt):
 		return exitSystem
 	case errors.As(err, &step):
 		return exitStep
@@ -107,11 +107,11 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitPolicy
 	case errors.As(err, &lock):
 		return exitLock
-	case errors.As(err, &reg), errors.As(err, &far), errors.As(err, &peer), errors.As(err, &engine):
+	case errors.As(err, &reg), errors.As(err, &fetched), errors.As(err, &daemon), errors.As(err, &engine):
 		return exitRegistry
 	case errors.As(err, &usage), errors.As(err, &diags), errors.As(err, &file), errors.As(err, &output),
-		errors.As(err, &cached), errors.As(err, &revs), errors.As(err, &badPin), errors.As(err, &image),
-		errors.As(err, &past):
+		errors.As(err, &cached), errors.As(err, &compared), errors.As(err, &pinUsage), errors.As(err, &image),
+		errors.As(err, &history):
 		return exitUsage
 	case errors.As(err, &differ):
 		return exitDifference

@@ -25,8 +25,8 @@ func newExplainCommand(a *app) *cobra.Command {
 		Use:   "explain [TARGET|STEP…]",
 		Short: "Explain why steps would run, or why they ran",
 		Long: "Explain lists the first causes: the files, arguments, bases and Dockerfile lines that differ from\n" +
-			"the most similar earlier run, and the steps that run because of them. It explains what would run now or,\n" +
-			"if nothing would, the last build that ran steps.\n\n" +
+			"the most similar earlier run, and the steps that run because of them. It explains what would run\n" +
+			"now or, if nothing would, the last build that ran steps.\n\n" +
 			"STEP is a digest, a place (Dockerfile:12) or a part of a name.",
 		Example: "  bake explain api\n  bake explain --build last Dockerfile:12",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,7 +35,7 @@ func newExplainCommand(a *app) *cobra.Command {
 		},
 	}
 	o.addFlags(cmd)
-	cmd.Flags().StringVar(&o.build, "build", "", "explain this build: an id that bake builds ls prints, or last")
+	cmd.Flags().StringVar(&o.build, "build", "", "explain this build: an id from bake builds ls, or last")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }

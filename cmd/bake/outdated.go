@@ -98,7 +98,8 @@ func (v outdatedView) print(w io.Writer, format string) error {
 	}
 	for _, p := range v.Pins {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n",
-			shownName(p.Ref), shortPin(p.Locked), currentText(p), ageText(v.now, p), newerText(p), namedTargets(p.UsedBy))
+			shownName(p.Ref), shortPin(p.Locked), currentText(p), ageText(v.now, p), newerText(p),
+			namedTargets(p.UsedBy))
 	}
 	if err := t.Flush(); err != nil || len(v.Drift) == 0 {
 		return err
@@ -115,7 +116,8 @@ func (v outdatedView) printDrift(w io.Writer, t *tabwriter.Writer) error {
 		fmt.Fprintln(t, shownNames(d.Repository))
 		for _, u := range d.Uses {
 			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n",
-				shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u), namedTargets(u.Targets), namedPlaces(u.Places))
+				shownName(u.Ref), shortPin(u.Digest.String()), pinnedText(u),
+				namedTargets(u.Targets), namedPlaces(u.Places))
 		}
 		for _, note := range d.Notes {
 			fmt.Fprintf(t, "  %s\n", note)
@@ -129,10 +131,12 @@ func (v outdatedView) printMarkdown(w io.Writer) error {
 	b.WriteString("| Reference | Locked | Current | Age | Newer tags | Used by |\n|---|---|---|---|---|---|\n")
 	for _, p := range v.Pins {
 		fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n",
-			shownName(p.Ref), shortPin(p.Locked), currentText(p), ageText(v.now, p), newerText(p), namedTargets(p.UsedBy))
+			shownName(p.Ref), shortPin(p.Locked), currentText(p), ageText(v.now, p), newerText(p),
+			namedTargets(p.UsedBy))
 	}
 	if len(v.Drift) > 0 {
-		b.WriteString("\n### Drift\n\n| Repository | Reference | Digest | Pinned | Used by | Where |\n|---|---|---|---|---|---|\n")
+		b.WriteString("\n### Drift\n\n| Repository | Reference | Digest | Pinned | Used by | Where |\n" +
+			"|---|---|---|---|---|---|\n")
 	}
 	for _, d := range v.Drift {
 		for _, u := range d.Uses {

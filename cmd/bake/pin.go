@@ -124,7 +124,8 @@ func (o *pinOptions) check() error {
 	}
 	named, err := reference.ParseNormalizedNamed(o.copyTo)
 	if err != nil || !reference.IsNameOnly(named) || !strings.Contains(o.copyTo, "/") {
-		return usagef("--copy-to=%s: expected a repository without a tag, such as registry.example.com/mirror", o.copyTo)
+		return usagef("--copy-to=%s: expected a repository without a tag, such as registry.example.com/mirror",
+			o.copyTo)
 	}
 	return nil
 }
@@ -198,7 +199,8 @@ func (a *app) pinInPlace(p *pins.Plan) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Project.Bases)) {
-		a.note("%sbase %s not changed: %s pins base blocks", placeOfRange(p.Project.Bases[name].Range), name, config.LockName)
+		a.note("%sbase %s not changed: %s pins base blocks",
+			placeOfRange(p.Project.Bases[name].Range), name, config.LockName)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ func newReportCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report [BUILD] -o FILE",
 		Short: "Write an HTML page about a build: times, graph, images, and why each step ran",
-		Long: "Report writes one HTML page about the last build, or about BUILD, an id that bake builds ls prints.\n" +
+		Long: "Report writes one HTML page about the last build, or about BUILD, an id from bake builds ls.\n" +
 			"The page needs no network and no other file.",
 		Example: "  bake report -o report.html\n  bake report --output report.html 7e6oz3",
 		Args:    cobra.MaximumNArgs(1),

@@ -30,7 +30,7 @@ func newUpdateCommand(a *app) *cobra.Command {
 		Long: "Update moves the pins that a NAME matches, or all pins, to the digests and commits that their\n" +
 			"references have now. A NAME is a reference, or a base block of the project. A reference may be\n" +
 			"shortened to its last path components, and may contain *.\n\n" +
-			"For each moved pin it prints both digests with their age, the platforms gained and lost,\n" +
+			"For each moved pin it lists both digests with their age, the platforms gained and lost,\n" +
 			"and the targets to rebuild.",
 		Example: "  bake update golang\n  bake update --dry-run --format=markdown",
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.updateCommand(cmd.Context(), o, args) },

@@ -15,7 +15,8 @@ func newVersionCommand(a *app) *cobra.Command {
 		Example: "  bake version\n  bake version | cut -d' ' -f2",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(a.stdout, "bake %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+			_, err := fmt.Fprintf(a.stdout, "bake %s %s/%s %s\n",
+				version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return err
 		},
 	}
