@@ -12,8 +12,8 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// BenchmarkAffected compares revisions of a project with 500 targets and 12,500 files. The cost should follow the size of
-// the change: files and targets that both revisions share are read and planned once.
+// BenchmarkAffected compares revisions of a project with 500 targets and 12,500 files. The cost should follow the size
+// of the change: files and targets that both revisions share are read and planned once.
 func BenchmarkAffected(b *testing.B) {
 	repo := executortest.Monorepo{Services: 500, LibraryFiles: 2000, ServiceFiles: 20, Base: "scratch", Tool: "/tool"}
 	dir := b.TempDir()

@@ -171,8 +171,8 @@ const (
 	slsaType = "https://slsa.dev/provenance/v1"
 )
 
-// TestAttestations shows that the requested attestations are in the index next to the image, after a push from the local
-// store too.
+// TestAttestations shows that the requested attestations are in the index next to the image, after a push from the
+// local store too.
 func TestAttestations(t *testing.T) {
 	c, host := attested(t)
 	c.ok(t, "build", "--progress=none")

@@ -85,8 +85,8 @@ func compare(t *testing.T, all []executortest.Case, results map[string]string, o
 // grants are the entitlements that the cases need.
 var grants = []string{"--allow=fs=*", "--allow=network.host", "--allow=security.insecure"}
 
-// TestConformance shows that each case of executortest gives the recorded image with the embedded engine, as an ordinary
-// user, with BuildKit, and with BuildKit as the engine of bake. BAKE_UPDATE=1 records what BuildKit builds.
+// TestConformance shows that each case of executortest gives the recorded image with the embedded engine, as an
+// ordinary user, with BuildKit, and with BuildKit as the engine of bake. BAKE_UPDATE=1 records what BuildKit builds.
 func TestConformance(t *testing.T) {
 	all, err := executortest.Cases()
 	if err != nil {
@@ -165,8 +165,8 @@ func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case, 
 	return stderr
 }
 
-// rootless checks the cases that only root of the host can build: an ordinary user gets the recorded message. It returns
-// the results with the expected ones for these cases.
+// rootless checks the cases that only root of the host can build: an ordinary user gets the recorded message. It
+// returns the results with the expected ones for these cases.
 func rootless(t *testing.T, all []executortest.Case, results map[string]string, stderr string) map[string]string {
 	t.Helper()
 	for _, c := range all {

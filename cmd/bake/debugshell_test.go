@@ -11,8 +11,8 @@ import (
 	"github.com/containerd/console"
 )
 
-// onTerminal runs bake on a pseudo-terminal and returns all output and the exit code. dialogue alternates a text to wait
-// for and the line to type then.
+// onTerminal runs bake on a pseudo-terminal and returns all output and the exit code. dialogue alternates a text to
+// wait for and the line to type then.
 func onTerminal(t *testing.T, c *cli, cmd *exec.Cmd, dialogue ...string) (string, int) {
 	t.Helper()
 	master, path, err := console.NewPty()
@@ -74,8 +74,8 @@ func onTerminal(t *testing.T, c *cli, cmd *exec.Cmd, dialogue ...string) (string
 	}
 }
 
-// TestDebugShell shows that --debug-shell opens a shell in the root file system of a failed step or test, with its user,
-// environment and mounts, and refuses where that is impossible.
+// TestDebugShell shows that --debug-shell opens a shell in the root file system of a failed step or test, with its
+// user, environment and mounts, and refuses where that is impossible.
 func TestDebugShell(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)

@@ -34,7 +34,8 @@ func dockerOnHost(t *testing.T) string {
 	return startDocker(t, "true")
 }
 
-// startDocker runs a command and then a Docker engine in new mount and process namespaces. Flags for unshare add others.
+// startDocker runs a command and then a Docker engine in new mount and process namespaces. Flags for unshare add
+// others.
 func startDocker(t *testing.T, before string, more ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("dockerd"); err != nil || os.Geteuid() != 0 {

@@ -14,7 +14,8 @@ import (
 // emulator runs arm64 programs on other architectures.
 const emulator = "/usr/bin/qemu-aarch64-static"
 
-// register creates the binfmt_misc table of a user namespace, registers arm64 there, and runs the rest of its arguments.
+// register creates the binfmt_misc table of a user namespace, registers arm64 there, and runs the rest of its
+// arguments.
 const register = `set -e
 mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
 printf '%s' ':bake-test:M::` +

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// onSmallDisk runs a shell script in a directory with some files. $BAKE is the program, and its cache is on a tmpfs with
-// the mount options. It returns the output and the directory of the cache.
+// onSmallDisk runs a shell script in a directory with some files. $BAKE is the program, and its cache is on a tmpfs
+// with the mount options. It returns the output and the directory of the cache.
 func onSmallDisk(t *testing.T, options, script string, files map[string]string) (said, cache string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -76,8 +76,8 @@ target "run" { dockerfile-inline = "FROM scratch\nCOPY busybox /bin/sh\nRUN head
 	}
 }
 
-// TestPruneFullDisk shows that "cache prune", which the error of a build suggests, works on a full disk: neither a block
-// nor an inode is left for the directory that each process creates.
+// TestPruneFullDisk shows that "cache prune", which the error of a build suggests, works on a full disk: neither a
+// block nor an inode is left for the directory that each process creates.
 func TestPruneFullDisk(t *testing.T) {
 	out, _ := onSmallDisk(t, "size=20m,nr_inodes=4000", `
 "$BAKE" build --progress=none || exit
@@ -118,7 +118,8 @@ for target in add git tar; do
   echo "$target exits $?"
   grep '^error' stderr
 done
-`, map[string]string{"bake.hcl": "target \"add\" { dockerfile-inline = \"FROM scratch\\nADD " + site.url + "/repo.git#main /\" }\n" +
+`, map[string]string{"bake.hcl": "target \"add\" { dockerfile-inline = \"FROM scratch\\nADD " + site.url +
+		"/repo.git#main /\" }\n" +
 		"target \"git\" { context = \"" + site.url + "/repo.git#main\" }\n" + "target \"tar\" { context = \"" +
 		site.url + "/files/big.tar\" }\n"})
 	for _, target := range []string{"add", "git", "tar"} {

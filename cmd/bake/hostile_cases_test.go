@@ -283,6 +283,7 @@ func hostileSteps(t *testing.T) []hostile {
 				"rm -rf /c/d; ln -s CANARY /c/d; rm -rf /c/d; mkdir /c/d; i=$((i+1)); done; touch /a\n" +
 				"FROM REGISTRY/busybox:1 AS b\n" +
 				"RUN --mount=type=cache,id=race,target=/c --mount=type=tmpfs,target=/c/d/e " +
-				"touch /c/d/e/new; touch /b\n" + box + "COPY --from=a /a /\nCOPY --from=b /b /\n"), mayFail: "mount /c/d"},
+				"touch /c/d/e/new; touch /b\n" + box + "COPY --from=a /a /\nCOPY --from=b /b /\n"),
+			mayFail: "mount /c/d"},
 	}
 }

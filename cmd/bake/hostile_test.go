@@ -29,8 +29,8 @@ import (
 // canaryText is in a file of the host that no build may see. Steps must not write it either: it is in no Dockerfile.
 const canaryText = "canary-of-the-host"
 
-// hostile is one build that tries to reach the host. In its texts CANARY stands for a directory of the host with the file
-// secret, REGISTRY for the registry of the bases, and HOSTILE for the base that layers and config describe.
+// hostile is one build that tries to reach the host. In its texts CANARY stands for a directory of the host with the
+// file secret, REGISTRY for the registry of the bases, and HOSTILE for the base that layers and config describe.
 type hostile struct {
 	name  string // the advisory, or the attempt
 	files map[string]string
@@ -41,8 +41,8 @@ type hostile struct {
 	config func(*v1.Config)
 	target string // attributes of the target
 	env    map[string]string
-	// fails is a part of the message of a build that is refused. It is empty for a build that succeeds and is contained:
-	// its files do not have the canary's text.
+	// fails is a part of the message of a build that is refused. It is empty for a build that succeeds and is
+	// contained: its files do not have the canary's text.
 	fails string
 	// mayFail is a part of the message of a build that succeeds or is refused, depending on which step is first.
 	mayFail string
@@ -100,9 +100,10 @@ func (w world) check(t *testing.T) {
 	}
 }
 
-// ownMounts reports whether this process has a mount namespace of its own. If not, it runs the test in a process that has
-// one, and the caller returns. So every new mount the test finds is from its own builds, whatever else the machine does.
-// Mounts are shared with the namespaces of steps, as on a machine with systemd, so that a leaked mount is visible.
+// ownMounts reports whether this process has a mount namespace of its own. If not, it runs the test in a process that
+// has one, and the caller returns. So every new mount the test finds is from its own builds, whatever else the machine
+// does. Mounts are shared with the namespaces of steps, as on a machine with systemd, so that a leaked mount is
+// visible.
 func ownMounts(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("BAKE_TEST_OWN_MOUNTS") != "" {
@@ -123,12 +124,11 @@ func ownMounts(t *testing.T) bool {
 	return false
 }
 
-// TestHostile shows that builds cannot do what the advisories of builders and runtimes describe. Other attacks are tested
-// where they are handled: manifests, credentials and redirects in executor/registry (CVE-2020-15157, CVE-2021-41190,
-// oras-go, regclient, ggcr #2193), single tar entries in executor/embedded/layers, ops that no front end creates in
-// executor/embedded
-// (CVE-2024-23650, GHSA-qx3x, GHSA-7236, GHSA-32pv), bombs in planner and config, archives and repositories of hostile
-// servers in config (CVE-2026-33748, GHSA-49p4, GHSA-vp35).
+// TestHostile shows that builds cannot do what the advisories of builders and runtimes describe. Other attacks are
+// tested where they are handled: manifests, credentials and redirects in executor/registry (CVE-2020-15157,
+// CVE-2021-41190, oras-go, regclient, ggcr #2193), single tar entries in executor/embedded/layers, ops that no front
+// end creates in executor/embedded (CVE-2024-23650, GHSA-qx3x, GHSA-7236, GHSA-32pv), bombs in planner and config,
+// archives and repositories of hostile servers in config (CVE-2026-33748, GHSA-49p4, GHSA-vp35).
 func TestHostile(t *testing.T) {
 	needSandbox(t)
 	if !ownMounts(t) {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestKilledBuild: builds of eight processes are listed while they run, and as interrupted once they were killed; their output is there
-// up to then.
+// TestKilledBuild shows that the builds of eight processes are listed as running, and as interrupted after they were
+// killed. Their output until then is kept.
 func TestKilledBuild(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
@@ -36,7 +36,7 @@ RUN ["/bin/busybox", "sh", "-c", "echo said by $N; exec /bin/busybox sleep 1000"
 	}
 	out, _ := c.ok(t, "builds", "ls")
 	if strings.Count(out, " interrupted ") != len(running) || strings.Contains(out, "running") {
-		t.Errorf("once they were killed:\n%s", out)
+		t.Errorf("after they were killed:\n%s", out)
 	}
 	ids, _ := c.ok(t, "builds", "ls", "-q")
 	said := map[string]bool{}
@@ -59,7 +59,7 @@ RUN ["/bin/busybox", "sh", "-c", "echo said by $N; exec /bin/busybox sleep 1000"
 	}
 }
 
-// startBuild starts a build and waits until its last step has said something.
+// startBuild starts a build and waits for the output of its last step.
 func startBuild(t *testing.T, c *cli, n string) *exec.Cmd {
 	t.Helper()
 	cmd := bakeCommand(t, "build", "--progress=plain", "--set", "default.args.N="+n)

@@ -108,7 +108,8 @@ func TestLock(t *testing.T) {
 	wantMatch(t, "the table", out,
 		`(?s)REFERENCE +LOCKED +CURRENT +AGE +NEWER TAGS +USED BY\n\S+/team/base:1 +sha256:\S+ +`+old[:19]+
 			` +- +2 +direct, many-0 and 18 more\n\nDrift\n\S+/team/base\n`+
-			` +\S+base:1 +\S+ +locked +direct.* dockerfile-inline of direct:2, dockerfile-inline of many-0:1 and 18 more\n`+
+			` +\S+base:1 +\S+ +locked +direct.* dockerfile-inline of direct:2, `+
+			`dockerfile-inline of many-0:1 and 18 more\n`+
 			` +\S+base:2 .*locked +other +dockerfile-inline of other:1\n$`)
 	out, _ = p.ok(t, "outdated", "--format=json")
 	wantMatch(t, "JSON", out, `"version": 1`)
@@ -135,8 +136,8 @@ func TestLock(t *testing.T) {
 	p.ok(t, "update")
 }
 
-// TestLockEntries shows that a missing pin is an error or a note, that an unused one is an error where that is requested
-// and is dropped by pin, and that a malformed lock is an error.
+// TestLockEntries shows that a missing pin is an error or a note, that an unused one is an error where that is
+// requested and is dropped by pin, and that a malformed lock is an error.
 func TestLockEntries(t *testing.T) {
 	needSandbox(t)
 	p := newPinned(t)

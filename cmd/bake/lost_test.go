@@ -15,13 +15,13 @@ import (
 	"github.com/bakebuild/bake/executor/embedded"
 )
 
-// mute is a way to a daemon that can stop to pass anything on, without a word, as a network does.
+// mute is a proxy of a daemon that can stop forwarding while connections stay open, as a broken network does.
 type mute struct {
 	address string
 	silent  atomic.Bool
 }
 
-// muteTo listens in front of a daemon.
+// muteTo starts a proxy of a daemon.
 func muteTo(t *testing.T, d *daemon) *mute {
 	t.Helper()
 	m := &mute{address: "unix://" + filepath.Join(shortDir(t), "m")}
@@ -48,6 +48,7 @@ func muteTo(t *testing.T, d *daemon) *mute {
 	return m
 }
 
+// pass copies until either side ends. While m is silent it drops what it reads.
 func (m *mute) pass(to io.WriteCloser, from io.Reader) {
 	defer to.Close()
 	buffer := make([]byte, 32<<10)
@@ -62,7 +63,7 @@ func (m *mute) pass(to io.WriteCloser, from io.Reader) {
 	}
 }
 
-// TestSilentBuilder: a builder that no answer comes from any more, though its connection stands, is given up, and another one
+// TestSilentBuilder shows that a builder that stops answering on an open connection is given up, and that another one
 // does its work.
 func TestSilentBuilder(t *testing.T) {
 	bases := serveBases(t)
@@ -98,6 +99,6 @@ func TestSilentBuilder(t *testing.T) {
 		}
 	}})
 	if err != nil || len(report.Images) != 1 || said != 2 {
-		t.Fatalf("%d builders began, %d images, %v; want two and one", said, len(report.Images), err)
+		t.Fatalf("%d builders started the step, %d images, %v; want 2 and 1", said, len(report.Images), err)
 	}
 }

@@ -16,12 +16,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// TestMain makes bake a command of the scripts.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"bake": main})
 }
 
 // TestScript runs the command line in testdata/script. $EXAMPLES is a copy of the examples that the script may change.
-// BAKE_UPDATE_SCRIPTS=1 writes what was printed in place of what was expected.
+// BAKE_UPDATE_SCRIPTS=1 replaces the expected output in the scripts.
 func TestScript(t *testing.T) {
 	needSandbox(t)
 	testscript.Run(t, testscript.Params{
@@ -47,7 +48,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// needSandbox skips a test where no step can run, nor a layer be made, and says why.
+// needSandbox skips a test where steps cannot run and layers cannot be created.
 func needSandbox(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() == 0 {
@@ -65,21 +66,22 @@ func skip(t *testing.T, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// cli is a bake command line with a cache and a working directory of its own.
+// cli runs bake with its own cache and working directory.
 type cli struct {
 	dir   string
 	cache string
 	env   map[string]string
-	// user runs it as somebody else; nil is whoever runs the test.
+	// user is the user that bake runs as; nil is the user of the test.
 	user *syscall.Credential
 }
 
+// newCLI returns a cli with an empty cache and an empty directory.
 func newCLI(t *testing.T) *cli {
 	t.Helper()
 	return &cli{dir: t.TempDir(), cache: t.TempDir(), env: map[string]string{}}
 }
 
-// run executes bake as a process of its own, as a user would, and returns both outputs and the exit code.
+// run runs bake as a separate process and returns both outputs and the exit code.
 func (c *cli) run(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := bakeCommand(t, args...)
@@ -111,12 +113,13 @@ func (c *cli) ok(t *testing.T, args ...string) (stdout, stderr string) {
 	return stdout, stderr
 }
 
+// write writes a file below the directory of c.
 func (c *cli) write(t *testing.T, name, content string) {
 	t.Helper()
 	writeFile(t, filepath.Join(c.dir, name), content)
 }
 
-// TestHelpNeedsNothing: help and version work without a cache, a project or a home.
+// TestHelpNeedsNothing shows that help, version and completion work without a cache, a project or a home directory.
 func TestHelpNeedsNothing(t *testing.T) {
 	for _, args := range [][]string{{"--help"}, {"version"}, {"build", "--help"}, {"completion", "bash"}} {
 		a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard}

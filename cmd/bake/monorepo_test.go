@@ -18,7 +18,7 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// serveToolImage serves the hermetic base on loopback and returns its reference.
+// serveToolImage serves the base with the test tool on loopback and returns its reference.
 func serveToolImage(t *testing.T) string {
 	t.Helper()
 	image, err := executortest.ToolImage(t.TempDir())
@@ -34,7 +34,8 @@ func serveToolImage(t *testing.T) string {
 	return ref
 }
 
-// TestMonorepo builds fifty services that share a base stage and a library.
+// TestMonorepo builds fifty services that share a base stage and a library. It shows that nothing runs again without a
+// change, that a change of one service runs two steps, and that digests depend neither on the path nor on the cache.
 func TestMonorepo(t *testing.T) {
 	needSandbox(t)
 	repo := executortest.Monorepo{
@@ -83,7 +84,7 @@ func TestMonorepo(t *testing.T) {
 	})
 }
 
-// builtDigests reads the digests of all targets from the metadata file.
+// builtDigests returns the digests of all targets from the metadata file.
 func builtDigests(t *testing.T, c *cli) map[string]string {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(c.dir, "meta.json"))

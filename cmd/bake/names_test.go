@@ -10,7 +10,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// TestNamesAreInert gives a folder a name with all that terminals, tables and drawings act on.
+// TestNamesAreInert shows that control characters and markup in the name of a folder are escaped in all output.
 func TestNamesAreInert(t *testing.T) {
 	const name = "a|b\x1b[31m\n<i>\"`c"
 	c := newCLI(t)
@@ -31,7 +31,7 @@ func TestNamesAreInert(t *testing.T) {
 	}
 }
 
-// TestDriftPlacesAreInert prints a place in a file with such a name as a table for people and one of Markdown.
+// TestDriftPlacesAreInert shows the same for the places of bases, in the text table and in Markdown.
 func TestDriftPlacesAreInert(t *testing.T) {
 	use := planner.DriftUse{Ref: "docker.io/library/a:1", Digest: "sha256:0", Pinned: "lock", Targets: []string{"t"},
 		Places: []string{"a|b\x1b\n<i>/Dockerfile:1"}}

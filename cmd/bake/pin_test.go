@@ -280,7 +280,8 @@ func TestPinCopies(t *testing.T) {
 	}
 }
 
-// TestOffline shows that --offline makes no requests when the store has everything, and that an error names what is missing.
+// TestOffline shows that --offline makes no requests when the store has everything, and that an error names what is
+// missing.
 func TestOffline(t *testing.T) {
 	s := newPinSite(t)
 	s.push("team/base:1.2.3", "", 1, runtime.GOARCH)

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
-// pushFile makes a tag name an image of one file.
+// pushFile pushes an image with one file under a tag.
 func (s *pinSite) pushFile(tag, content string) {
 	s.t.Helper()
 	image, err := crane.Image(map[string][]byte{"who": []byte(content)})
@@ -32,8 +32,8 @@ func (s *pinSite) pushFile(tag, content string) {
 	}
 }
 
-// TestPinFormats: Docker Bake on a BuildKit daemon builds from what the lock says with either form of it, and from what the tags
-// say without.
+// TestPinFormats shows that Docker Bake builds from the pinned images with either exported format of the lock, and from
+// the current images of the tags without it.
 func TestPinFormats(t *testing.T) {
 	k := startBuildKit(t)
 	site := newRemoteSite(t)

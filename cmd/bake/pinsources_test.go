@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPinSources: git repositories and files over HTTP are pinned as images are, also as contexts.
+// TestPinSources shows that git repositories and HTTP files are pinned the way images are, as contexts too.
 func TestPinSources(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)

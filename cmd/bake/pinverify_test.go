@@ -8,7 +8,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// TestVerifyPlatforms shows that verify --online fails if the image of a built platform is missing from an existing index.
+// TestVerifyPlatforms shows that verify --online fails if the image of a built platform is missing from an existing
+// index.
 func TestVerifyPlatforms(t *testing.T) {
 	s := newPinSite(t)
 	s.project()

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 )
 
-// TestPull: a pulled image is in the store, whole and under its digest, also when the registry is gone.
+// TestPull shows that a pulled image is complete in the store under its digest, also after the registry has gone.
 func TestPull(t *testing.T) {
 	needSandbox(t)
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))

@@ -21,7 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// closedRegistry is a registry that asks for a name and password, and counts its requests.
+// closedRegistry is a registry that requires credentials and records its requests.
 type closedRegistry struct {
 	*httptest.Server
 	host string
@@ -29,8 +29,10 @@ type closedRegistry struct {
 	got  []string // method and path
 }
 
+// registryUser and registryPassword are the credentials of test servers.
 const registryUser, registryPassword = "me", "hunter22"
 
+// newClosedRegistry starts the registry; it ends with the test.
 func newClosedRegistry(t *testing.T) *closedRegistry {
 	t.Helper()
 	r := &closedRegistry{}
@@ -51,7 +53,7 @@ func newClosedRegistry(t *testing.T) *closedRegistry {
 	return r
 }
 
-// requests are those since the last call.
+// requests returns the requests since the last call.
 func (r *closedRegistry) requests() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -60,7 +62,7 @@ func (r *closedRegistry) requests() []string {
 	return got
 }
 
-// login writes credentials as docker login does, or, for a path below the home, as podman login does.
+// login writes credentials for a host to a file below the home directory, in the format of docker login.
 func (c *cli) login(t *testing.T, host, file string) {
 	t.Helper()
 	auth := base64.StdEncoding.EncodeToString([]byte(registryUser + ":" + registryPassword))
@@ -83,8 +85,8 @@ target "two" {
 group "default" { targets = ["one", "two"] }
 `
 
-// TestImagePush: images of the store arrive whole, with their digests, under all names; what is there is not sent again;
-// and nothing is sent without credentials.
+// TestImagePush shows that images of the store arrive complete, with their digests, under all names. Existing blobs are
+// not sent again, and nothing is sent without credentials.
 func TestImagePush(t *testing.T) {
 	needSandbox(t)
 	r := newClosedRegistry(t)
@@ -142,7 +144,7 @@ func TestImagePush(t *testing.T) {
 	}
 }
 
-// TestImagePushOfParts: of an index of which the store has one platform only that one can be sent, and it says so.
+// TestImagePushOfParts shows that only the platforms in the store can be pushed, and that the message names the flag.
 func TestImagePushOfParts(t *testing.T) {
 	needSandbox(t)
 	r := newClosedRegistry(t)
@@ -164,7 +166,7 @@ func TestImagePushOfParts(t *testing.T) {
 	}
 }
 
-// TestLoadIndex: an archive of several platforms comes into the store whole, and goes out again with the same digest.
+// TestLoadIndex shows that a loaded archive with two platforms is pushed with the same digest.
 func TestLoadIndex(t *testing.T) {
 	needSandbox(t)
 	r := newClosedRegistry(t)
@@ -184,11 +186,12 @@ func TestLoadIndex(t *testing.T) {
 	wantMatch(t, "name and digest", stdout, ref+" "+digest)
 }
 
+// basic returns the credentials of a closed registry.
 func basic() authn.Authenticator {
 	return authn.FromConfig(authn.AuthConfig{Username: registryUser, Password: registryPassword})
 }
 
-// openRegistry is a registry for anybody.
+// openRegistry starts a registry without authentication and returns HOST:PORT.
 func openRegistry(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -196,8 +199,8 @@ func openRegistry(t *testing.T) string {
 	return strings.TrimPrefix(server.URL, "http://")
 }
 
-// TestNameCanonical: with name-canonical an image is in the local store under its tag with its digest too, as with BuildKit:
-// that name stays when the tag moves.
+// TestNameCanonical shows that with name-canonical=true the local store also has the image as TAG@DIGEST, as with
+// BuildKit. That name stays when the tag moves.
 func TestNameCanonical(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
@@ -222,7 +225,7 @@ func TestNameCanonical(t *testing.T) {
 	}
 	c.ok(t, "image", "rm", names[0])
 	if stdout, _, code := c.run(t, "image", "inspect", names[0]); code != 2 {
-		t.Errorf("the name is gone, and was found: exit %d\n%s", code, stdout)
+		t.Errorf("a removed name was found: exit %d\n%s", code, stdout)
 	}
 	c.ok(t, "image", "inspect", "kept/it:1")
 	c.ok(t, "cache", "check")

@@ -14,8 +14,8 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// randomCases returns random Dockerfiles: as many as BAKE_RANDOM_CASES says (200), from the seed BAKE_SEED. Without a seed
-// it prints the one it uses.
+// randomCases returns random Dockerfiles: as many as BAKE_RANDOM_CASES says (200), from the seed BAKE_SEED. Without a
+// seed it prints the one it uses.
 func randomCases(t *testing.T) []executortest.Case {
 	t.Helper()
 	seed := uint64(time.Now().UnixMilli())
@@ -73,11 +73,11 @@ func TestRandomDockerfiles(t *testing.T) {
 				linesWith(stderr, one.Name))
 		}
 	}
-	// BuildKit loses a hard link to a file that a lower layer has with equal metadata (executor/README.md). That is rare.
+	// BuildKit loses a hard link to a file of a lower layer (executor/README.md). That is rare.
 	if links > 1+count/50 {
 		t.Errorf("hard links differ in %d of %d", links, count)
 	}
-	if implied > 1+count/50 { // rare as well; executor/README.md says why
+	if implied > 1+count/50 { // rare as well
 		t.Errorf("directories that are implied differ in %d of %d", implied, count)
 	}
 	if failed > count*3/4 { // about a third does, with variance in few cases

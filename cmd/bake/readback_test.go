@@ -20,7 +20,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// distributionRegistry starts the registry of the distribution project, without authentication, and returns its address.
+// distributionRegistry starts the registry of the distribution project, without authentication, and returns its
+// address.
 func distributionRegistry(t *testing.T) string {
 	t.Helper()
 	program, err := exec.LookPath("registry")
@@ -45,11 +46,17 @@ func distributionRegistry(t *testing.T) string {
 	return address
 }
 
-// readProject has an image of each kind that registries keep.
+// readProject has an image of each kind that registries store.
 const readProject = `
 group "default" { targets = ["gzip", "zstd", "plain", "multi", "noted", "levels"] }
 target "common" {
-  dockerfile-inline = "FROM BASES/busybox:1\nENV A=b\nRUN echo pushed >/made\nCOPY bake.hcl /it\nCMD [\"cat\", \"/made\"]"
+  dockerfile-inline = <<EOT
+FROM BASES/busybox:1
+ENV A=b
+RUN echo pushed >/made
+COPY bake.hcl /it
+CMD ["cat", "/made"]
+EOT
   labels = { "a.label" = "x" }
 }
 target "gzip" {
@@ -77,24 +84,25 @@ target "noted" {
   inherits = ["common"]
   tags = ["HOST/read/noted:1"]
   annotations = [
-    "manifest:on.manifest=1", "index:on.index=2", "manifest-descriptor:on.manifest.descriptor=3", "index-descriptor:on.index.descriptor=4",
+    "manifest:on.manifest=1", "index:on.index=2",
+    "manifest-descriptor:on.manifest.descriptor=3", "index-descriptor:on.index.descriptor=4",
   ]
   attest = ["type=provenance,mode=max"]
   output = ["type=registry", "type=oci,dest=noted.tar"]
 }
 target "levels" {
-  name = "level-${form}-${level}"
-  matrix = { form = ["gzip", "zstd"], level = ["1", "9"] }
+  name = "level-${kind}-${level}"
+  matrix = { kind = ["gzip", "zstd"], level = ["1", "9"] }
   dockerfile-inline = "FROM scratch\nCOPY text /"
-  tags = ["HOST/read/level-${form}-${level}:1"]
-  output = ["type=registry,compression=${form},compression-level=${level}"]
+  tags = ["HOST/read/level-${kind}-${level}:1"]
+  output = ["type=registry,compression=${kind},compression-level=${level}"]
 }
 `
 
-// readNames are the images of readProject.
+// readNames returns the images of readProject except those of the levels.
 func readNames() []string { return []string{"gzip", "zstd", "plain", "multi", "noted"} }
 
-// TestReadersOfPushed: what was pushed to either registry is what another client, skopeo and a Docker engine read.
+// TestReadersOfPushed shows that another client, skopeo and a Docker engine read the images pushed to two registries.
 func TestReadersOfPushed(t *testing.T) {
 	needSandbox(t)
 	bases := serveBases(t)
@@ -117,7 +125,7 @@ func TestReadersOfPushed(t *testing.T) {
 	}
 }
 
-// clientReads: go-containerregistry finds everything whole, in the form that was asked for.
+// clientReads shows that go-containerregistry finds all images complete and with the requested compression.
 func clientReads(t *testing.T, host string) {
 	for _, image := range readNames() {
 		ref, err := name.ParseReference(host+"/read/"+image+":1", name.Insecure)
@@ -133,11 +141,12 @@ func clientReads(t *testing.T, host string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := validate.Index(index); err != nil && image != "noted" { // statements are layers without compression
+			// The layers of statements have no compression, which validate rejects.
+			if err := validate.Index(index); err != nil && image != "noted" {
 				t.Errorf("%s: the index is damaged: %v", image, err)
 			}
 			if bytes.Contains(got.Manifest, []byte("artifactType")) {
-				t.Errorf("%s: the index says more of images than BuildKit's: %s", image, got.Manifest)
+				t.Errorf("%s: the index has an artifactType, which BuildKit's lacks: %s", image, got.Manifest)
 			}
 			continue
 		}
@@ -145,20 +154,20 @@ func clientReads(t *testing.T, host string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := validate.Image(one); err != nil && image == "gzip" { // the only form that it knows
+		if err := validate.Image(one); err != nil && image == "gzip" { // validate knows no other compression
 			t.Errorf("%s: the image is damaged: %v", image, err)
 		}
-		wantForms(t, image, one)
+		wantCompression(t, image, one)
 	}
 }
 
-// levelsHeeded: a higher level of a compression makes less of the same bytes.
+// levelsHeeded shows that a higher compression level gives fewer bytes.
 func levelsHeeded(t *testing.T, host string) {
 	t.Helper()
-	for _, form := range []string{"gzip", "zstd"} {
+	for _, kind := range []string{"gzip", "zstd"} {
 		var sizes []int64
 		for _, level := range []string{"1", "9"} {
-			image, err := crane.Pull(host+"/read/level-"+form+"-"+level+":1", crane.Insecure)
+			image, err := crane.Pull(host+"/read/level-"+kind+"-"+level+":1", crane.Insecure)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -169,23 +178,23 @@ func levelsHeeded(t *testing.T, host string) {
 			sizes = append(sizes, m.Layers[0].Size)
 		}
 		if sizes[0] <= sizes[1] {
-			t.Errorf("%s: level 1 makes %d bytes, level 9 makes %d", form, sizes[0], sizes[1])
+			t.Errorf("%s: level 1 gives %d bytes, level 9 gives %d", kind, sizes[0], sizes[1])
 		}
 	}
 }
 
-// wantForms checks the compression of all layers: the base's gzip, which was forced into the others.
-func wantForms(t *testing.T, form string, image v1.Image) {
+// wantCompression checks the compression of all layers, with those of the base, which were recompressed.
+func wantCompression(t *testing.T, kind string, image v1.Image) {
 	t.Helper()
 	m, err := image.Manifest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	suffix := map[string]string{"gzip": "gzip", "zstd": "tar+zstd", "plain": "tar"}[form]
-	magic := map[string]string{"gzip": "\x1f\x8b", "zstd": "\x28\xb5\x2f\xfd"}[form]
+	suffix := map[string]string{"gzip": "gzip", "zstd": "tar+zstd", "plain": "tar"}[kind]
+	magic := map[string]string{"gzip": "\x1f\x8b", "zstd": "\x28\xb5\x2f\xfd"}[kind]
 	layers, err := image.Layers()
 	if err != nil || len(layers) != 3 {
-		t.Fatalf("%s: %d layers, %v", form, len(layers), err)
+		t.Fatalf("%s: %d layers, %v", kind, len(layers), err)
 	}
 	for i, d := range m.Layers {
 		r, err := layers[i].Compressed()
@@ -196,12 +205,13 @@ func wantForms(t *testing.T, form string, image v1.Image) {
 		_, err = r.Read(start)
 		r.Close()
 		if err != nil || !strings.HasSuffix(string(d.MediaType), suffix) || !bytes.HasPrefix(start, []byte(magic)) {
-			t.Errorf("layer %d of %s is %s and begins with %x, %v", i+1, form, d.MediaType, start, err)
+			t.Errorf("layer %d of %s is %s and begins with %x, %v", i+1, kind, d.MediaType, start, err)
 		}
 	}
 }
 
-// annotationsArrived: each is at the level that it is for, and at no other. That of the index's descriptor only a layout has.
+// annotationsArrived shows that each annotation is at its level and at no other. Only a layout has a descriptor of the
+// index, so that level is checked in layout, the index.json of one.
 func annotationsArrived(t *testing.T, host, layout string) {
 	t.Helper()
 	var entries v1.IndexManifest
@@ -218,7 +228,7 @@ func annotationsArrived(t *testing.T, host, layout string) {
 		t.Fatal(err)
 	}
 	if len(index.Manifests) != 2 {
-		t.Fatalf("an image and its attestations are wanted: %s", raw)
+		t.Fatalf("want an image and its attestations, got %s", raw)
 	}
 	if raw, err = crane.Manifest(ref+"@"+index.Manifests[0].Digest.String(), crane.Insecure); err != nil {
 		t.Fatal(err)
@@ -249,7 +259,7 @@ func annotationsArrived(t *testing.T, host, layout string) {
 	}
 }
 
-// skopeoReads: skopeo copies all of it with the digests that it has.
+// skopeoReads shows that skopeo copies and inspects all images under their digests.
 func skopeoReads(t *testing.T, host string) {
 	program, err := exec.LookPath("skopeo")
 	if err != nil {
@@ -283,7 +293,7 @@ func skopeoReads(t *testing.T, host string) {
 	}
 }
 
-// dockerReads: a Docker engine pulls everything, has the config under its digest and the same history, and runs it.
+// dockerReads shows that a Docker engine pulls and runs all images.
 func dockerReads(t *testing.T, host, engine string) {
 	for _, image := range readNames() {
 		for _, arch := range []string{"amd64", "arm64"} {
@@ -293,7 +303,7 @@ func dockerReads(t *testing.T, host, engine string) {
 			dockerPulls(t, engine, host+"/read/"+image+":1", arch)
 		}
 		if image == "multi" {
-			continue // it has nothing to run
+			continue // it has no program
 		}
 		if out := dockerCLI(t, engine, "run", "--rm", "--network", "none", host+"/read/"+image+":1"); out != "pushed" {
 			t.Errorf("a container of %s says %q", image, out)
@@ -301,7 +311,7 @@ func dockerReads(t *testing.T, host, engine string) {
 	}
 }
 
-// engineImage is what an engine says of an image.
+// engineImage is the output of docker image inspect.
 type engineImage struct {
 	ID           string `json:"Id"`
 	RepoDigests  []string
@@ -310,6 +320,7 @@ type engineImage struct {
 	RootFS       struct{ Layers []string }
 }
 
+// dockerPulls shows that an engine has a pulled image with its digest, config, layers and history.
 func dockerPulls(t *testing.T, engine, ref, arch string) {
 	t.Helper()
 	platform := &v1.Platform{OS: "linux", Architecture: arch}
@@ -357,8 +368,8 @@ func dockerPulls(t *testing.T, engine, ref, arch string) {
 	for _, h := range slices.Backward(config.History) {
 		history = append(history, h.CreatedBy)
 	}
-	if said := dockerCLI(t, engine, "history", "--no-trunc", "--format", "{{.CreatedBy}}",
-		ref); said != strings.TrimSpace(strings.Join(history, "\n")) {
-		t.Errorf("%s for %s: the engine's history is\n%s\nnot\n%s", ref, arch, said, strings.Join(history, "\n"))
+	shown := dockerCLI(t, engine, "history", "--no-trunc", "--format", "{{.CreatedBy}}", ref)
+	if shown != strings.TrimSpace(strings.Join(history, "\n")) {
+		t.Errorf("%s for %s: the engine's history is\n%s\nnot\n%s", ref, arch, shown, strings.Join(history, "\n"))
 	}
 }

@@ -18,13 +18,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// remoteSite serves a git repository at /repo.git, and files.
+// remoteSite serves a git repository at /repo.git and files below /files.
 type remoteSite struct {
 	url   string
 	work  string // the repository's work tree
 	files map[string][]byte
 }
 
+// newRemoteSite starts the server with an empty repository and no files.
 func newRemoteSite(t *testing.T) *remoteSite {
 	t.Helper()
 	backend := "/usr/lib/git-core/git-http-backend"
@@ -53,6 +54,7 @@ func newRemoteSite(t *testing.T) *remoteSite {
 	return s
 }
 
+// git runs git in a directory, without the configuration of the machine, and returns its output.
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", append([]string{"-c", "user.name=t", "-c", "user.email=t@example.com", "-c",
@@ -80,7 +82,7 @@ func (s *remoteSite) commit(t *testing.T, branch string, files map[string]string
 	git(t, s.work, "push", "-q", "--force", "origin", branch)
 }
 
-// runIn runs a command line in a directory with a cache of its own.
+// runIn runs a command line in this process, in a directory and with a cache.
 func runIn(t *testing.T, dir, cache string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
@@ -110,7 +112,8 @@ target "greedy" {
 }
 `
 
-// TestRemoteDefinition: a project of a git repository is built with what is there and what is here.
+// TestRemoteDefinition shows that a project of a git repository is built with the files of the repository and with
+// those of this machine that it may read, and with no others.
 func TestRemoteDefinition(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)
@@ -170,7 +173,7 @@ func TestRemoteDefinition(t *testing.T) {
 	}
 }
 
-// TestRemotePrint: contexts are shown as the URLs that they are.
+// TestRemotePrint shows that --print gives the contexts of a remote definition as URLs.
 func TestRemotePrint(t *testing.T) {
 	site := newRemoteSite(t)
 	site.commit(t, "main", map[string]string{"x/docker-bake.hcl": remoteBake})
@@ -207,7 +210,8 @@ func TestRemotePrint(t *testing.T) {
 	}
 }
 
-// TestRemoteFiles: a definition may be one file, whose contexts are here, or an archive, whose contexts are in it.
+// TestRemoteFiles shows that a definition can be one file, whose contexts are on this machine, or an archive, which
+// contains its contexts.
 func TestRemoteFiles(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)
@@ -236,6 +240,7 @@ func TestRemoteFiles(t *testing.T) {
 	}
 }
 
+// archive returns a tar.gz of files.
 func archive(t *testing.T, files map[string]string) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -259,7 +264,7 @@ func archive(t *testing.T, files map[string]string) []byte {
 	return b.Bytes()
 }
 
-// tarFiles are the regular files of a tar, by path.
+// tarFiles returns the regular files of a tar, by path.
 func tarFiles(t *testing.T, path string) map[string]string {
 	t.Helper()
 	f, err := os.Open(path)
@@ -284,6 +289,7 @@ func tarFiles(t *testing.T, path string) map[string]string {
 	}
 }
 
+// writeFile writes a file and creates its directory.
 func writeFile(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

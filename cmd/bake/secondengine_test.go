@@ -24,7 +24,7 @@ import (
 	"github.com/bakebuild/bake/executor/executortest"
 )
 
-// outputsProject has an output of each kind, on a base that is served somewhere.
+// outputsProject has an output of each kind. REGISTRY stands for the registry of its base.
 const outputsProject = `
 group "default" { targets = ["layout", "multi", "docker", "files", "kept"] }
 target "common" {
@@ -42,7 +42,9 @@ EOT
 target "layout" {
   inherits    = ["common"]
   annotations = ["manifest:k=v"]
-  output      = ["type=oci,dest=out/layout.tar", "type=oci,dest=out/zstd.tar,compression=zstd", "type=oci,tar=false,dest=out/dir"]
+  output = [
+    "type=oci,dest=out/layout.tar", "type=oci,dest=out/zstd.tar,compression=zstd", "type=oci,tar=false,dest=out/dir",
+  ]
 }
 target "multi" {
   dockerfile-inline = "FROM scratch\nCOPY app/read /read\nARG TARGETARCH\nENV ARCH=$TARGETARCH"
@@ -65,7 +67,7 @@ target "kept" {
 }
 `
 
-// TestSecondEngine builds the same things with both engines.
+// TestSecondEngine shows that a BuildKit daemon as the engine gives the results that the embedded engine gives.
 func TestSecondEngine(t *testing.T) {
 	needSandbox(t)
 	d := startDaemon(t, "")
@@ -75,11 +77,12 @@ func TestSecondEngine(t *testing.T) {
 	t.Run("push", func(t *testing.T) { pushInOrder(t, d, bases) })
 	t.Run("errors", func(t *testing.T) { errorsOfDaemon(t, d, bases) })
 	t.Run("cancel", func(t *testing.T) { cancelled(t, d, bases) })
-	t.Run("caches", func(t *testing.T) { cachesTravel(t, d, bases) })
+	t.Run("caches", func(t *testing.T) { remoteCaches(t, d, bases) })
 	t.Run("credentials", func(t *testing.T) { privateBase(t, d) })
 }
 
-// outputsAgree: all outputs hold the same with both engines; only what is read is sent, and no secret is shown.
+// outputsAgree shows that all outputs are equal with both engines, that only files that are read are sent, and that the
+// output has no secret.
 func outputsAgree(t *testing.T, d *daemon, bases string) {
 	results := map[string][]string{}
 	for name, flags := range map[string][]string{"embedded": {"--engine=embedded"}, "daemon": {"--engine", d.address}} {
@@ -128,7 +131,7 @@ func outputsAgree(t *testing.T, d *daemon, bases string) {
 	}
 }
 
-// exampleBuilds: the examples build on a daemon as they do in this process, where other tests build them.
+// exampleBuilds shows that the examples build on a daemon. Other tests build them with the embedded engine.
 func exampleBuilds(t *testing.T, d *daemon) {
 	c := builderOn(t, d)
 	c.env["GOROOT"] = runtime.GOROOT()
@@ -141,7 +144,7 @@ func exampleBuilds(t *testing.T, d *daemon) {
 	}
 }
 
-// TestExampleFlaskOnDaemon builds the tutorial's project with a daemon that has the same mirror as the other engine.
+// TestExampleFlaskOnDaemon shows that the tutorial builds with a daemon that has the mirror of the embedded engine.
 func TestExampleFlaskOnDaemon(t *testing.T) {
 	registry := realBases(t)
 	d := startDaemon(t, fmt.Sprintf("[registry.\"docker.io\"]\nmirrors = [%[1]q]\n[registry.%[1]q]\nhttp = true\n",
@@ -150,16 +153,16 @@ func TestExampleFlaskOnDaemon(t *testing.T) {
 	buildFlask(t, c, registry)
 }
 
-// requestLog notes the requests that a registry gets, and refuses some.
+// requestLog is a registry that records its requests and refuses some.
 type requestLog struct {
 	http.Handler
 
 	mu     sync.Mutex
-	refuse *regexp.Regexp // Or nil, for nothing.
+	refuse *regexp.Regexp // nil refuses nothing
 	all    []string
 }
 
-// refuses has it refuse what matches from now on.
+// refuses makes the registry refuse the requests that match a pattern from now on.
 func (l *requestLog) refuses(pattern string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -180,8 +183,8 @@ func (l *requestLog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.Handler.ServeHTTP(w, r)
 }
 
-// take is what came since the last call.
-func (l *requestLog) take(pattern string) []string {
+// since returns the requests since the last call that match a pattern.
+func (l *requestLog) since(pattern string) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := l.all
@@ -189,6 +192,7 @@ func (l *requestLog) take(pattern string) []string {
 	return slices.DeleteFunc(all, func(line string) bool { return !regexp.MustCompile(pattern).MatchString(line) })
 }
 
+// serveLogged starts a requestLog and returns it with its HOST:PORT.
 func serveLogged(t *testing.T) (*requestLog, string) {
 	t.Helper()
 	l := &requestLog{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
@@ -197,8 +201,8 @@ func serveLogged(t *testing.T) (*requestLog, string) {
 	return l, strings.TrimPrefix(server.URL, "http://")
 }
 
-// pushInOrder: manifests go by digest, tags after all targets have succeeded and all manifests are there; nothing is pushed when
-// a target fails, and no tag moves when a push does.
+// pushInOrder shows that tags are pushed after all targets have succeeded and all manifests are pushed by digest. When
+// a target fails nothing is pushed, and when a push fails no tag moves.
 func pushInOrder(t *testing.T, d *daemon, bases string) {
 	requests, address := serveLogged(t)
 	c := builderOn(t, d)
@@ -214,13 +218,13 @@ func pushInOrder(t *testing.T, d *daemon, bases string) {
 	if _, stderr, code := c.run(t, "build", "--push"); code != 1 {
 		t.Fatalf("exit %d:\n%s", code, stderr)
 	}
-	if all := requests.take("push/"); len(all) > 0 {
-		t.Errorf("a target failed, and the registry was asked: %q", all)
+	if all := requests.since("push/"); len(all) > 0 {
+		t.Errorf("a target failed, but the registry got requests: %q", all)
 	}
 	c.write(t, "bake.hcl", project("echo c >/x"))
 	c.ok(t, "build", "--push")
 	const tag, digest = "PUT /v2/push/[abc]/manifests/1", "PUT /v2/push/[abc]/manifests/sha256:"
-	puts := requests.take("^PUT /v2/push/./manifests/")
+	puts := requests.since("^PUT /v2/push/./manifests/")
 	var shape string
 	for _, line := range puts {
 		switch {
@@ -231,19 +235,19 @@ func pushInOrder(t *testing.T, d *daemon, bases string) {
 		}
 	}
 	if shape != "dddttt" {
-		t.Errorf("manifests came as %s: %q", shape, puts)
+		t.Errorf("manifests were pushed as %s: %q", shape, puts)
 	}
 	c.write(t, "bake.hcl", project("echo other >/x"))
 	requests.refuses("PUT /v2/push/c/manifests/sha256:")
 	if _, stderr, code := c.run(t, "build", "--push"); code != exitRegistry {
 		t.Errorf("exit %d of a push that is refused:\n%s", code, stderr)
 	}
-	if moved := requests.take(tag); len(moved) > 0 {
+	if moved := requests.since(tag); len(moved) > 0 {
 		t.Errorf("tags moved though a push failed: %q", moved)
 	}
 }
 
-// errorsOfDaemon: what goes wrong has the place and the exit code that it has with the other engine.
+// errorsOfDaemon shows that errors have the place and the exit code that they have with the embedded engine.
 func errorsOfDaemon(t *testing.T, d *daemon, bases string) {
 	for _, test := range []struct {
 		name, dockerfile, engine string
@@ -277,7 +281,7 @@ func errorsOfDaemon(t *testing.T, d *daemon, bases string) {
 	}
 }
 
-// cancelled: an interrupted build ends soon, with its code, and the daemon's step too.
+// cancelled shows that an interrupted build ends with the code of the signal, long before its step would.
 func cancelled(t *testing.T, d *daemon, bases string) {
 	c := builderOn(t, d)
 	c.write(t, "bake.hcl", fmt.Sprintf("target \"default\" {\n"+
@@ -301,14 +305,14 @@ func cancelled(t *testing.T, d *daemon, bases string) {
 			}
 		}
 	}
-	_ = cmd.Wait() // the code says it
+	_ = cmd.Wait() // the exit code is checked
 	if code := cmd.ProcessState.ExitCode(); code != exitSignal+int(syscall.SIGINT) || !interrupted {
 		t.Errorf("exit %d", code)
 	}
 }
 
-// cachesTravel: what one daemon has built, another one takes from caches of type registry, local and inline.
-func cachesTravel(t *testing.T, d *daemon, bases string) {
+// remoteCaches shows that a daemon imports what another one exported to caches of type registry, local and inline.
+func remoteCaches(t *testing.T, d *daemon, bases string) {
 	_, address := serveLogged(t)
 	c := newCLI(t)
 	project := ""
@@ -346,12 +350,12 @@ EOT
 	first, second := uuids(d.address), uuids(startDaemon(t, "").address)
 	for _, name := range names {
 		if first[name] == "" || first[name] != second[name] {
-			t.Errorf("%s: the second daemon made %q, the first %q", name, second[name], first[name])
+			t.Errorf("%s: the second daemon built %q, the first %q", name, second[name], first[name])
 		}
 	}
 }
 
-// privateBase: the daemon pulls with the user's credentials.
+// privateBase shows that the daemon pulls a base with the credentials of the user.
 func privateBase(t *testing.T, d *daemon) {
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	var asked sync.Map

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// testKey is a private key, and its file.
+// testKey creates a private key and returns it with its file.
 func testKey(t *testing.T, dir string) (ed25519.PrivateKey, string) {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
@@ -33,12 +33,35 @@ func testKey(t *testing.T, dir string) (ed25519.PrivateKey, string) {
 	return key, file
 }
 
-// TestSSHMount: a step uses the keys of an agent, or of files, and can change neither.
+// TestSSHMount shows that a step can use the keys of an agent or of files but cannot change them.
 func TestSSHMount(t *testing.T) { testSSHMount(t, nil) }
 
-// TestSSHMountRootless: so does a step of an ordinary user.
+// TestSSHMountRootless shows the same for a step of an ordinary user.
 func TestSSHMountRootless(t *testing.T) { testSSHMount(t, testUser(t)) }
 
+// serveAgent starts an ssh agent with a key that is also in a file, and returns its socket and that file.
+func serveAgent(t *testing.T, dir string) (socket, file string) {
+	t.Helper()
+	key, file := testKey(t, dir)
+	keys := agent.NewKeyring()
+	if err := keys.Add(agent.AddedKey{PrivateKey: key, Comment: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	socket = filepath.Join(dir, "sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			go func() { _ = agent.ServeAgent(keys, conn) }()
+		}
+	}()
+	return socket, file
+}
+
+// testSSHMount builds with ssh mounts of each kind as a user, or as the user of the test.
 func testSSHMount(t *testing.T, user *syscall.Credential) {
 	needSandbox(t)
 	c := newCLI(t)
@@ -48,28 +71,13 @@ func testSSHMount(t *testing.T, user *syscall.Credential) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	key, file := testKey(t, c.dir)
-	keys := agent.NewKeyring()
-	if err := keys.Add(agent.AddedKey{PrivateKey: key, Comment: "mine"}); err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(c.dir, "sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
+	socket, file := serveAgent(t, c.dir)
 	if user != nil {
 		giveTo(t, user, c.dir)
 		giveTo(t, user, c.cache)
 	}
-	go func() {
-		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
-			go func() { _ = agent.ServeAgent(keys, conn) }()
-		}
-	}()
 	for _, test := range []struct {
-		name, mount, offer, socket, want, fails string
+		name, mount, attribute, socket, want, fails string
 	}{
 		{"agent", "", `"default"`, socket, "600 0:0\nmine signs: <nil>\nremove all: true, lock: true\n", ""},
 		{"look", ",mode=0664,uid=5,gid=6", `"default"`, socket,
@@ -84,7 +92,7 @@ func testSSHMount(t *testing.T, user *syscall.Credential) {
 			c.env["SSH_AUTH_SOCK"] = test.socket
 			c.write(t, "Dockerfile", "FROM scratch\nCOPY agent /agent\nRUN --mount=type=ssh"+test.mount+
 				" [\"/agent\"]\nLABEL test="+test.name+"\n")
-			c.write(t, "bake.hcl", "target \"default\" {\n  ssh = ["+test.offer+
+			c.write(t, "bake.hcl", "target \"default\" {\n  ssh = ["+test.attribute+
 				"]\n  output = [\"type=tar,dest=out.tar\"]\n}\n")
 			_, stderr, code := c.run(t, "build", "--progress=none", "--no-cache", "--allow=ssh", "--allow=fs=*")
 			if test.fails != "" {

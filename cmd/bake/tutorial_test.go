@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/crane"
 )
 
+// tutorialDockerfile and tutorialApp are the files of the tutorial.
 const tutorialDockerfile = `FROM python:3.8-alpine
 RUN pip install flask
 CMD ["python","app.py"]
@@ -28,7 +29,7 @@ if __name__ == "__main__":
     app.run(host="0.0.0.0")
 `
 
-// realBases is the registry with the real bases, which stands in for docker.io.
+// realBases returns the registry with the bases of Docker Hub, which replaces docker.io.
 func realBases(t *testing.T) string {
 	t.Helper()
 	registry := os.Getenv("BAKE_TEST_BASES")
@@ -38,7 +39,7 @@ func realBases(t *testing.T) string {
 	return registry
 }
 
-// mirrorDockerHub makes c see the registry as the mirror of docker.io, through registries.conf.
+// mirrorDockerHub makes the registry the mirror of docker.io for c, with a registries.conf.
 func mirrorDockerHub(t *testing.T, c *cli, registry string) {
 	t.Helper()
 	conf := filepath.Join(t.TempDir(), "registries.conf")
@@ -50,7 +51,7 @@ func mirrorDockerHub(t *testing.T, c *cli, registry string) {
 	c.env["CONTAINERS_REGISTRIES_CONF"] = conf
 }
 
-// newTutorial is a folder with the tutorial's two files and a cache of its own.
+// newTutorial returns a directory with the two files of the tutorial, and an empty cache.
 func newTutorial(t *testing.T) *cli {
 	t.Helper()
 	needSandbox(t)
@@ -61,6 +62,7 @@ func newTutorial(t *testing.T) *cli {
 	return c
 }
 
+// TestTutorial shows that the tutorial works as written: build, list, history, inspect, and a change of the app.
 func TestTutorial(t *testing.T) {
 	c := newTutorial(t)
 	build := []string{"image", "build", "--progress=plain", "-t", "python-hello-world", "."}
@@ -92,6 +94,7 @@ func TestTutorial(t *testing.T) {
 	}
 }
 
+// TestTutorialChangeOfBaseRunsAll shows that RUN steps run again on another base.
 func TestTutorialChangeOfBaseRunsAll(t *testing.T) {
 	c := newTutorial(t)
 	registry := realBases(t)
@@ -118,13 +121,14 @@ func TestTutorialChangeOfBaseRunsAll(t *testing.T) {
 	c.write(t, "Dockerfile", strings.Replace(tutorialDockerfile, "3.8-alpine", "other", 1))
 	_, stderr := c.ok(t, build...)
 	wantMatch(t, "pip ran again", stderr, `(?i)Successfully installed .*Flask`)
-	// The layer of a COPY depends on what it found in its parent, not on the parent: it is the same on the new base, and is
-	// not made twice.
+	// The layer of a COPY depends only on what it looks up in its parent. That is equal in the new base, so the layer
+	// is cached.
 	wantMatch(t, "nothing of the old image is left", stderr, `COPY app.py /app.py\n#\d+ CACHED`)
 	stdout, _ := c.ok(t, "image", "inspect", "python-hello-world:1")
 	wantMatch(t, "it stands on the new base", stdout, `"other": "yes"`)
 }
 
+// TestTutorialTwoCommands shows that a second CMD overrides the first, with a warning.
 func TestTutorialTwoCommands(t *testing.T) {
 	c := newTutorial(t)
 	c.write(t, "Dockerfile", tutorialDockerfile+"CMD [\"python\",\"-V\"]\n")
@@ -135,7 +139,7 @@ func TestTutorialTwoCommands(t *testing.T) {
 	wantMatch(t, "the last CMD holds", stdout, `(?s)"Cmd": \[\s+"python",\s+"-V"\s+\]`)
 }
 
-// buildFlask builds the tutorial's project, its base pinned to the digest that a mirror of Docker Hub has.
+// buildFlask builds the project of the tutorial. Its base is pinned to the digest at the mirror of Docker Hub.
 func buildFlask(t *testing.T, c *cli, registry string) {
 	t.Helper()
 	mirrorDockerHub(t, c, registry)
@@ -150,7 +154,7 @@ func buildFlask(t *testing.T, c *cli, registry string) {
 	wantMatch(t, "built", stderr, `built python-hello-world:latest sha256:`)
 }
 
-// TestExampleFlask builds the tutorial as a project file, its base pinned to the digest that the mirror has.
+// TestExampleFlask shows that the tutorial builds as a project file.
 func TestExampleFlask(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
@@ -158,6 +162,7 @@ func TestExampleFlask(t *testing.T) {
 	buildFlask(t, c, registry)
 }
 
+// wantMatch fails the test if a text does not match a pattern; what names the check.
 func wantMatch(t *testing.T, what, text, pattern string) {
 	t.Helper()
 	if !regexp.MustCompile(pattern).MatchString(text) {

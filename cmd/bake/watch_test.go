@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// watched is a `bake build --watch` that runs.
+// watched is a running bake build --watch.
 type watched struct {
 	c     *cli
 	lines chan string
@@ -19,6 +19,7 @@ type watched struct {
 	stop  func()
 }
 
+// startWatch starts bake build --watch; it ends with the test.
 func startWatch(t *testing.T, c *cli, args ...string) *watched {
 	t.Helper()
 	cmd := bakeCommand(t, append([]string{"build", "--watch", "--progress=none"}, args...)...)
@@ -38,13 +39,13 @@ func startWatch(t *testing.T, c *cli, args ...string) *watched {
 		for s := bufio.NewScanner(stderr); s.Scan(); {
 			w.lines <- s.Text()
 		}
-		_ = cmd.Wait() // its exit code says it
+		_ = cmd.Wait() // the exit code is sent
 		w.ended <- cmd.ProcessState.ExitCode()
 	}()
 	return w
 }
 
-// expect waits for lines that match, in this order.
+// expect waits for lines that match the patterns, in this order. Other lines may be in between.
 func (w *watched) expect(t *testing.T, patterns ...string) {
 	t.Helper()
 	var seen []string
@@ -56,12 +57,28 @@ func (w *watched) expect(t *testing.T, patterns ...string) {
 				seen = append(seen, line)
 				found = re.MatchString(line)
 			case <-end.Done():
-				t.Fatalf("no line matches %s; seen were %q", p, seen)
+				t.Fatalf("no line matches %s; the lines were %q", p, seen)
 			}
 		}
 	}
 }
 
+// interrupt sends an interrupt, after which bake must exit with its code.
+func (w *watched) interrupt(t *testing.T) {
+	t.Helper()
+	w.stop()
+	select {
+	case code := <-w.ended:
+		if code != 130 {
+			t.Errorf("exit code %d after an interrupt", code)
+		}
+	case <-untilDeadline(t).Done():
+		t.Error("bake does not end")
+	}
+}
+
+// TestWatch shows that a change of a file that is read builds the affected targets, and only those. A failed build
+// waits for the next change, and a change during a build starts another build.
 func TestWatch(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
@@ -82,19 +99,17 @@ target "b" {
 	c.write(t, ".dockerignore", "out\n**/*.swp\n")
 	c.write(t, "a/x", "1")
 	c.write(t, "b/y", "1")
-	if err := os.MkdirAll(filepath.Join(c.dir, "out", "deep"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	c.write(t, "out/deep/other", "1")
 	w := startWatch(t, c)
 	w.expect(t, "built a:1", "built b:1", "watching [45] folders") // one more where /bin is a link
 
-	// What is ignored or read by nothing is no change; the targets that a change affects are built, and no others.
+	// Files that are ignored or not read do not count. Only affected targets are built.
 	c.write(t, "out/deep/f", "2")
 	c.write(t, "b/.y.swp", "2")
 	c.write(t, "README", "2")
 	c.write(t, "a/x", "2")
 	w.expect(t, "^note: changed: a/x; building a$", "^2 steps: 1 ran|^3 steps: 2 ran", "built a:1", "watching")
-	// A folder that is new is watched too.
+	// A new folder is watched too.
 	c.write(t, "a/new/deep/z", "3")
 	w.expect(t, "^note: changed: a/new.*; building a$", "built a:1", "watching [567] folders")
 	c.write(t, "a/new/deep/z", "4")
@@ -110,24 +125,17 @@ target "b" {
 	w.expect(t, "^note: changed: a/x; building a$", "error: .*want it to exist", "watching")
 	c.write(t, "a/x", "5")
 	w.expect(t, "building a$", "built a:1", "watching")
-	// What is saved while a build runs leads to one more.
+	// A change during a build starts another build.
 	c.write(t, "b/y", "long")
 	w.expect(t, "building b$")
 	c.write(t, "b/y", "short")
 	w.expect(t, "built b:1", "^note: changed: b/y; building b$", "built b:1", "watching")
 
-	w.stop()
-	select {
-	case code := <-w.ended:
-		if code != 130 {
-			t.Errorf("exit code %d after an interrupt", code)
-		}
-	case <-untilDeadline(t).Done():
-		t.Error("it does not end")
-	}
+	w.interrupt(t)
 }
 
-// TestWatchLinks reads a Dockerfile, a context and files of it through links, lets these lead elsewhere, and moves folders.
+// TestWatchLinks shows that changes are seen through links: a Dockerfile, a context and its files are read through
+// them, links change their targets, and folders are renamed.
 func TestWatchLinks(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
@@ -167,7 +175,7 @@ func TestWatchLinks(t *testing.T) {
 	saved("two/sub/x.txt", "3")
 	c.write(t, "one/real/f", "nobody reads it")
 	c.write(t, "two/unread", "nor this")
-	// The folder above one that is watched is moved away, and another one comes there.
+	// The parent of a watched folder is renamed, and another folder gets its name.
 	c.write(t, "new/x/Dockerfile", dockerfile+"ENV A=2\n")
 	for _, move := range [][2]string{{"common", "old"}, {"new", "common"}} {
 		if err := os.Rename(filepath.Join(c.dir, move[0]), filepath.Join(c.dir, move[1])); err != nil {
@@ -178,7 +186,7 @@ func TestWatchLinks(t *testing.T) {
 	saved("common/x/Dockerfile", dockerfile+"ENV A=3\n")
 }
 
-// TestWatchIncluded saves what a compose file extends.
+// TestWatchIncluded shows that a change of a file that a compose file extends starts a build.
 func TestWatchIncluded(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
@@ -191,6 +199,7 @@ func TestWatchIncluded(t *testing.T) {
 	w.expect(t, "^note: changed: parts/base.conf; building a$", "built a:1", "watching")
 }
 
+// TestWatchRefuses shows that --watch is a usage error where nothing can be watched.
 func TestWatchRefuses(t *testing.T) {
 	c := newCLI(t)
 	for _, args := range [][]string{{"--print"}, {"--check"}, {"--call=outline"}, {"-f", "-"},
