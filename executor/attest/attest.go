@@ -1,6 +1,7 @@
 // Package attest makes the attestations of images: the SBOM that a scanner wrote, and the provenance of the build.
-// Their bytes are those that BuildKit writes. It may import the planner only: executor calls it and decides where they
-// go.
+// Their bytes are those that BuildKit writes.
+//
+// Of this module it may import the planner only. The executor calls it and decides where the attestations go.
 package attest
 
 import (
@@ -41,7 +42,7 @@ func Check(image *planner.Image) error {
 	return err
 }
 
-// Attester makes the attestations of one build. It reads each SBOM once, whatever number of outputs hold it. Several
+// Attester makes the attestations of one build. It reads each SBOM once, however many outputs contain it. Several
 // goroutines may use it.
 type Attester struct {
 	invocation string // names the build in provenance
@@ -71,8 +72,8 @@ type subject struct {
 	Digest map[string]string `json:"digest"` // hex, by algorithm
 }
 
-// statement returns the in-toto statement as JSON. The bytes must stay: digests of images depend on them. in-toto's
-// protobuf types give other bytes, since they order the fields differently and encode the predicate again.
+// statement returns the in-toto statement as JSON. Its encoding must not change: the digest of an SBOM depends
+// on it. in-toto's protobuf types order the fields differently and encode the predicate again.
 func (d document) statement() ([]byte, error) {
 	return json.Marshal(struct {
 		Type          string          `json:"_type"`

@@ -19,14 +19,14 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// capture holds the materials that the steps of an image read, and the request. It gives what BuildKit's own capture
-// gives; importing that one would link BuildKit's whole solver.
-type capture struct {
+// materials holds the materials that the steps of an image read, and the request: the content of BuildKit's Capture
+// type. Importing that type would link BuildKit's whole solver.
+type materials struct {
 	platform   ocispecs.Platform
 	config     types.ProvenanceConfigSourceSLSA1
 	request    types.Parameters
 	version    string // of the front end
-	materials  []material
+	list       []material
 	network    bool
 	incomplete bool // a material has no digest
 }
@@ -34,10 +34,11 @@ type capture struct {
 // material is one thing that was read, with its digest.
 type material struct{ uri, algorithm, hex string }
 
-// capture lists what the steps read.
-func (p provenance) capture(ctx context.Context) *capture {
+// collect lists the materials of the steps. The Dockerfile counts as a file of a local directory, wherever it comes
+// from, so the materials are never complete.
+func (p provenance) collect(ctx context.Context) *materials {
 	requested := p.source.Image.Provenance
-	c := &capture{platform: p.source.Image.Platform, config: types.ProvenanceConfigSourceSLSA1{
+	c := &materials{platform: p.source.Image.Platform, config: types.ProvenanceConfigSourceSLSA1{
 		URI: urlutil.RedactCredentials(requested.Args["context"]), Path: requested.Args["filename"],
 	}}
 	c.version = requested.Version
@@ -48,7 +49,7 @@ func (p provenance) capture(ctx context.Context) *capture {
 		case s.Op.GetSource() != nil:
 			p.addSource(ctx, c, s)
 		case s.Op.GetExec() != nil:
-			captureExec(c, s.Op.GetExec())
+			addExec(c, s.Op.GetExec())
 		case s.Op.GetBuild() != nil:
 			c.incomplete = true
 		}
@@ -62,8 +63,9 @@ func (p provenance) capture(ctx context.Context) *capture {
 	return c
 }
 
-// addSource adds the material of a source step. A source without a digest makes the materials incomplete.
-func (p provenance) addSource(ctx context.Context, c *capture, s *planner.Step) {
+// addSource adds the material of a source step. A source without a valid digest makes the materials incomplete. The
+// planner resolves images, so they have one.
+func (p provenance) addSource(ctx context.Context, c *materials, s *planner.Step) {
 	source := s.Op.GetSource()
 	scheme, rest, _ := strings.Cut(source.GetIdentifier(), "://")
 	switch scheme {
@@ -74,7 +76,8 @@ func (p provenance) addSource(ctx context.Context, c *capture, s *planner.Step) 
 		}
 		c.local(name)
 	case "docker-image", "oci-layout":
-		name, d, _ := strings.Cut(rest, "@")
+		name, text, _ := strings.Cut(rest, "@")
+		d := digest.Digest(text)
 		kind := packageurl.TypeDocker
 		if scheme != "docker-image" {
 			kind = packageurl.TypeOCI
@@ -86,11 +89,11 @@ func (p provenance) addSource(ctx context.Context, c *capture, s *planner.Step) 
 			}
 		}
 		url, err := purl.RefToPURL(kind, name, platform)
-		if err != nil {
+		if err != nil || d.Validate() != nil {
 			c.incomplete = true
 			return
 		}
-		c.add(url, digest.Digest(d).Algorithm().String(), digest.Digest(d).Encoded())
+		c.add(url, d.Algorithm().String(), d.Encoded())
 	case "git":
 		url := source.GetAttrs()[pb.AttrFullRemoteURL]
 		if url == "" {
@@ -120,7 +123,8 @@ func (p provenance) addSource(ctx context.Context, c *capture, s *planner.Step) 
 	}
 }
 
-// resolved returns the commit or digest of a git or http source: the engine's answer, or else the source's checksum.
+// resolved returns the commit of a git source or the digest of an http source, as the engine reports it. For an http
+// source that the engine does not know it returns the checksum in the graph, if there is one.
 func (p provenance) resolved(ctx context.Context, s *planner.Step) string {
 	if p.source.Resolved != nil {
 		if found := p.source.Resolved(ctx, s); found != "" {
@@ -130,8 +134,8 @@ func (p provenance) resolved(ctx context.Context, s *planner.Step) string {
 	return s.Op.GetSource().GetAttrs()[pb.AttrHTTPChecksum]
 }
 
-// captureExec adds the secrets, SSH agents and network access of a command.
-func captureExec(c *capture, exec *pb.ExecOp) {
+// addExec adds the secrets, SSH agents and network access of a command.
+func addExec(c *materials, exec *pb.ExecOp) {
 	for _, m := range exec.GetMounts() {
 		switch m.GetMountType() {
 		case pb.MountType_SECRET:
@@ -146,7 +150,8 @@ func captureExec(c *capture, exec *pb.ExecOp) {
 	c.network = c.network || exec.GetNetwork() != pb.NetMode_NONE
 }
 
-// publicArgs returns the options of a request without passwords and without options that describe this machine.
+// publicArgs returns the options of a request without those that describe this machine. Passwords are removed from
+// the URLs of named contexts only; build arguments stay as they are, see removeSecrets.
 func publicArgs(args map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, v := range args {
@@ -167,18 +172,18 @@ func publicArgs(args map[string]string) map[string]string {
 // a URL local://URL.
 var password = regexp.MustCompile(`((?:https?|git)://)[^/\s@:]*:[^/\s@]+@`)
 
-// redact replaces the user and password of each URL in a text.
+// redact replaces the user and password of each URL in a text. A user without a password stays.
 func redact(s string) string { return password.ReplaceAllString(s, "${1}xxxxx:xxxxx@") }
 
 // add adds a material unless one with its URI is there.
-func (c *capture) add(uri, algorithm, hex string) {
-	if !slices.ContainsFunc(c.materials, func(m material) bool { return m.uri == uri }) {
-		c.materials = append(c.materials, material{uri, algorithm, hex})
+func (c *materials) add(uri, algorithm, hex string) {
+	if !slices.ContainsFunc(c.list, func(m material) bool { return m.uri == uri }) {
+		c.list = append(c.list, material{uri, algorithm, hex})
 	}
 }
 
 // local notes a directory of this machine, which has no digest.
-func (c *capture) local(name string) {
+func (c *materials) local(name string) {
 	c.incomplete = true
 	name = redact(name)
 	if !slices.ContainsFunc(c.request.Locals, func(l *types.LocalSource) bool { return l.Name == name }) {
@@ -187,7 +192,7 @@ func (c *capture) local(name string) {
 }
 
 // secret notes a secret that a step may read. It is optional only if it is optional for every step.
-func (c *capture) secret(id string, optional bool) {
+func (c *materials) secret(id string, optional bool) {
 	for _, s := range c.request.Secrets {
 		if s.ID == id {
 			s.Optional = s.Optional && optional
@@ -198,7 +203,7 @@ func (c *capture) secret(id string, optional bool) {
 }
 
 // ssh notes an SSH agent in the same way.
-func (c *capture) ssh(id string, optional bool) {
+func (c *materials) ssh(id string, optional bool) {
 	id = cmp.Or(id, "default")
 	for _, s := range c.request.SSH {
 		if s.ID == id {
@@ -209,9 +214,10 @@ func (c *capture) ssh(id string, optional bool) {
 	c.request.SSH = append(c.request.SSH, &types.SSH{ID: id, Optional: optional})
 }
 
-// sort orders every list, so that equal builds give equal bytes.
-func (c *capture) sort() {
-	slices.SortFunc(c.materials, func(a, b material) int { return cmp.Compare(a.uri, b.uri) })
+// sort makes the lists independent of the order of the steps. Provenance still differs in every build: it has an
+// invocation id and times.
+func (c *materials) sort() {
+	slices.SortFunc(c.list, func(a, b material) int { return cmp.Compare(a.uri, b.uri) })
 	slices.SortFunc(c.request.Locals, func(a, b *types.LocalSource) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.request.Secrets, func(a, b *types.Secret) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(c.request.SSH, func(a, b *types.SSH) int { return cmp.Compare(a.ID, b.ID) })
@@ -219,7 +225,7 @@ func (c *capture) sort() {
 
 // predicate returns the part of the provenance that depends on the request and the steps alone. The materials are set
 // field by field: their type, part of BuildKit's, is marked deprecated by in-toto and is not named here.
-func (c *capture) predicate() *types.ProvenancePredicateSLSA1 {
+func (c *materials) predicate() *types.ProvenancePredicateSLSA1 {
 	if len(c.request.Args) == 0 {
 		c.request.Args = nil
 	}
@@ -239,8 +245,8 @@ func (c *capture) predicate() *types.ProvenancePredicateSLSA1 {
 		}},
 	}
 	out.BuildDefinition.BuildType = types.BuildKitBuildType1
-	list := slices.Grow(out.BuildDefinition.ResolvedDependencies, len(c.materials))[:len(c.materials)]
-	for i, m := range c.materials {
+	list := slices.Grow(out.BuildDefinition.ResolvedDependencies, len(c.list))[:len(c.list)]
+	for i, m := range c.list {
 		list[i].URI, list[i].Digest = m.uri, map[string]string{m.algorithm: m.hex}
 	}
 	out.BuildDefinition.ResolvedDependencies = list

@@ -17,12 +17,12 @@ import (
 // FileOptions describes how attestations are written among the files of an image.
 type FileOptions struct {
 	Prefix string // of each name
-	Suffix string // before the extension of each name, behind a dot; "" adds none
+	Suffix string // before the extension of each name, after a dot; "" adds none
 	Time   time.Time
 }
 
 // AddFiles calls add with each attestation of an image as a file: a statement whose subjects are the files in subjects,
-// as BuildKit writes it. An attestation with the name of a file that exists is an error.
+// as BuildKit writes it. An attestation with the name of a file, link or directory of the image is an error.
 func (a *Attester) AddFiles(
 	ctx context.Context, s Source, subjects *FileSubjects, opt FileOptions, add func(*tar.Header, io.Reader) error,
 ) error {
@@ -50,10 +50,10 @@ func (a *Attester) AddFiles(
 			ext := path.Ext(name)
 			name = strings.TrimSuffix(name, ext) + "." + opt.Suffix + ext
 		}
-		if subjects.digests[name] != "" {
+		if subjects.taken[name] {
 			return fmt.Errorf("attestation %s: a file with that name exists; set attestation-prefix=PREFIX", name)
 		}
-		subjects.digests[name] = doc.predicateType
+		subjects.taken[name] = true
 		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(pretty.Len()), ModTime: opt.Time}
 		if err := add(h, &pretty); err != nil {
 			return err
@@ -65,16 +65,20 @@ func (a *Attester) AddFiles(
 // FileSubjects collects the regular files of a file system and their digests while the files are written. The zero
 // value is not usable: use NewFileSubjects.
 type FileSubjects struct {
-	names   []string          // in the order of the tar
-	digests map[string]string // SHA-256 in hex, by name
+	names   []string          // of regular files, in the order of the tar
+	digests map[string]string // of regular files: SHA-256 in hex, by name
+	taken   map[string]bool   // every name in the tar, and those of the attestations
 }
 
 // NewFileSubjects returns an empty collection.
-func NewFileSubjects() *FileSubjects { return &FileSubjects{digests: map[string]string{}} }
+func NewFileSubjects() *FileSubjects {
+	return &FileSubjects{digests: map[string]string{}, taken: map[string]bool{}}
+}
 
-// Add passes a tar entry on to next and notes the digest of its content.
+// Add passes a tar entry on to next and records its name and the digest of its content.
 func (s *FileSubjects) Add(h *tar.Header, r io.Reader, next func(*tar.Header, io.Reader) error) error {
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+	s.taken[name] = true
 	switch h.Typeflag {
 	case tar.TypeReg:
 		sum := sha256.New()

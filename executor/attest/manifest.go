@@ -45,7 +45,7 @@ func (a *Attester) Manifest(ctx context.Context, s Source, image v1.Image, opt M
 	if err != nil {
 		return nil, err
 	}
-	c := &core{layers: map[v1.Hash]partial.CompressedLayer{}}
+	c := &attestationManifest{layers: map[v1.Hash]partial.CompressedLayer{}}
 	m := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Layers: []v1.Descriptor{}}
 	for _, doc := range docs {
 		if len(doc.subjects) == 0 {
@@ -77,15 +77,15 @@ func Descriptor(image v1.Hash) v1.Descriptor {
 	}
 }
 
-// core is an attestation manifest with its blobs; it implements partial.CompressedImageCore.
-type core struct {
+// attestationManifest is an attestation manifest with its blobs; it implements partial.CompressedImageCore.
+type attestationManifest struct {
 	config   []byte
 	manifest []byte
 	layers   map[v1.Hash]partial.CompressedLayer
 }
 
 // add makes a document a layer and returns its descriptor.
-func (c *core) add(doc document) (v1.Descriptor, error) {
+func (c *attestationManifest) add(doc document) (v1.Descriptor, error) {
 	raw, err := doc.statement()
 	if err != nil {
 		return v1.Descriptor{}, err
@@ -103,7 +103,7 @@ func (c *core) add(doc document) (v1.Descriptor, error) {
 }
 
 // addConfig completes the manifest: as an image, or as an artifact about image.
-func (c *core) addConfig(m *v1.Manifest, image v1.Image, asImage bool) (err error) {
+func (c *attestationManifest) addConfig(m *v1.Manifest, image v1.Image, asImage bool) (err error) {
 	if asImage {
 		var content []digest.Digest
 		for _, l := range m.Layers {
@@ -129,16 +129,18 @@ func (c *core) addConfig(m *v1.Manifest, image v1.Image, asImage bool) (err erro
 }
 
 // RawConfigFile implements partial.CompressedImageCore.
-func (c *core) RawConfigFile() ([]byte, error) { return c.config, nil }
+func (c *attestationManifest) RawConfigFile() ([]byte, error) { return c.config, nil }
 
 // RawManifest implements partial.CompressedImageCore.
-func (c *core) RawManifest() ([]byte, error) { return c.manifest, nil }
+func (c *attestationManifest) RawManifest() ([]byte, error) { return c.manifest, nil }
 
 // MediaType implements partial.CompressedImageCore.
-func (c *core) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+func (c *attestationManifest) MediaType() (types.MediaType, error) {
+	return types.OCIManifestSchema1, nil
+}
 
 // LayerByDigest implements partial.CompressedImageCore.
-func (c *core) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
+func (c *attestationManifest) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
 	if l := c.layers[h]; l != nil {
 		return l, nil
 	}

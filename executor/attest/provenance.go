@@ -29,7 +29,7 @@ type provenanceOptions struct {
 	version      types.ProvenanceSLSA
 	builder      string
 	reproducible bool
-	complete     bool   // a material without a digest is an error
+	complete     bool   // incomplete materials are an error; they are always incomplete, see provenance.collect
 	file         string // name of the document among the files of an image
 	inline       bool   // the document is for images only
 }
@@ -95,11 +95,11 @@ func (p provenance) predicate(
 	ctx context.Context, o provenanceOptions, layers []ocispecs.Descriptor,
 ) (json.RawMessage, error) {
 	image := p.source.Image
-	out := p.capture(ctx).predicate()
+	out := p.collect(ctx).predicate()
 	meta := out.RunDetails.Metadata
 	if o.complete && !meta.Completeness.ResolvedDependencies {
 		return nil, errors.New("attest type=provenance: complete-materials=true: some materials have no digest, " +
-			"such as files of a local directory; build from a git URL, or remove complete-materials")
+			"such as the Dockerfile and files of a local directory; remove complete-materials")
 	}
 	finished := time.Now().UTC()
 	started := p.started.UTC()
@@ -169,7 +169,7 @@ func (p provenance) addSteps(out *types.ProvenancePredicateSLSA1, image *planner
 	out.RunDetails.Metadata.BuildKitMetadata.Source = source
 }
 
-// redactSource removes passwords from the URLs of a source (CVE-2023-26054).
+// redactSource removes passwords from the URLs of a source (CVE-2023-26054). Other ops are recorded unchanged.
 func redactSource(source *pb.SourceOp) {
 	if source == nil {
 		return

@@ -1,6 +1,8 @@
-// Package telemetry exports a finished build as OpenTelemetry spans to the collector that the standard OTEL_ variables
-// name. It imports the executor's types and reports, and is kept apart from executor/report for the size of the OTLP
-// exporters.
+// Package telemetry exports a finished build as OpenTelemetry spans to the collector that OTEL_ variables name. The
+// README lists the variables that are read.
+//
+// It imports the executor's types and reports. It is separate from executor/report, so that users of reports do not
+// link the OTLP exporters.
 package telemetry
 
 import (
@@ -25,13 +27,15 @@ import (
 )
 
 const (
-	exportTimeout = 15 * time.Second // for all spans of a build: a slow collector must not delay its end
+	exportTimeout = 15 * time.Second // bounds how long a slow collector can delay the end of a build
 	exportBatch   = 512              // spans in one request
 )
 
 // Export sends the spans of a build to the collector that the environment names, as children of TRACEPARENT. It does
 // nothing without a collector, or if OTEL_TRACES_EXPORTER selects another exporter than otlp. Export also runs after
 // ctx was cancelled, so that interrupted builds are visible.
+//
+// env must describe the environment of this process: the exporter and OTEL_RESOURCE_ATTRIBUTES read that directly.
 func Export(ctx context.Context, run report.Run, version string, env func(name string) string) error {
 	if env("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
 		return nil
@@ -148,7 +152,8 @@ func stepAttributes(s report.Step, isStep bool) []attribute.KeyValue {
 	return all
 }
 
-// endedSpans collects the spans that have ended.
+// endedSpans collects the spans that have ended. The SDK's batch processor would drop spans when its queue is full, and
+// hide the collector's errors.
 type endedSpans struct {
 	mu    sync.Mutex
 	spans []sdktrace.ReadOnlySpan
