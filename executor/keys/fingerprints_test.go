@@ -51,7 +51,7 @@ func graphOf(dir string) *planner.Graph {
 // aPatch overrides a.txt of a directory.
 type aPatch struct{ dir string }
 
-func (p aPatch) Changed(dir string) map[string]*tree.Entry {
+func (p aPatch) Overrides(dir string) map[string]*tree.Entry {
 	if dir != p.dir {
 		return nil
 	}

@@ -93,8 +93,8 @@ func (v *View) Differences() iter.Seq[string] {
 	}
 }
 
-// Changed implements tree.Patch.
-func (v *View) Changed(dir string) map[string]*tree.Entry {
+// Overrides implements tree.Patch.
+func (v *View) Overrides(dir string) map[string]*tree.Entry {
 	if len(v.changes[dir]) == 0 {
 		return nil
 	}

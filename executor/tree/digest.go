@@ -10,14 +10,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// SelectionDigest is the content digest of what a selection names: names, types, modes, owners, link targets,
-// devices, attributes that a copy keeps, which files are one by hard links, and contents. Times are not in it. It
-// holds some files of the selection at a time, however many there are.
+// SelectionDigest returns the content digest of a selection. It covers names, types, modes, owners, link targets,
+// devices, attributes that a copy keeps, contents, and which names are hard links of one file. Times are not in it. At
+// most maxBatch files are in memory.
 //
-// It is made of the totals of the directories, which a build context has once for all selections.
+// The digest combines one total per directory. Local computes the total of a whole directory once and reuses it for
+// every selection.
 func SelectionDigest(ctx context.Context, f FS, s Selection) (digest.Digest, error) {
 	h := &hasher{batch: batch{fs: f}, all: newRecorder()}
-	err := scan(ctx, f, s, viewer{match: func(m Match) error {
+	err := scan(ctx, f, s, visitor{match: func(m Match) error {
 		err := h.finish(ctx)
 		h.all.text("match", m.Name)
 		h.matches++
@@ -32,7 +33,7 @@ func SelectionDigest(ctx context.Context, f FS, s Selection) (digest.Digest, err
 		if err := h.flush(ctx); err != nil {
 			return err
 		}
-		h.open = h.open[:0] // of the directory itself, which is empty so far
+		h.open = h.open[:0] // the directory itself, which has no files yet: totals adds them
 		return l.totals(ctx, dir, h.add)
 	}})
 	if err == nil {
@@ -45,23 +46,23 @@ func SelectionDigest(ctx context.Context, f FS, s Selection) (digest.Digest, err
 	return digestOfSum(h.all.sum()), nil
 }
 
-// hasher makes the totals of directories of files that it is shown parents before children.
+// hasher computes the totals of directories from files in walk order, parents first.
 type hasher struct {
 	batch
 	all     *recorder
 	matches int
-	open    []openDir // the directory of the last file, below those above it
+	open    []openDir // the directories above the last file, outermost first
 	names   linkNames
 }
 
-// openDir is a directory of which more files may come.
+// openDir is a directory whose total is not complete.
 type openDir struct {
 	rel   string // path below the match's root
 	files *recorder
 	links []linked
 }
 
-// flush records the files that wait, with their contents, which are read side by side.
+// flush records the files of the batch, after reading their contents in parallel.
 func (h *hasher) flush(ctx context.Context) error {
 	contents, err := h.contents(ctx)
 	if err != nil {
@@ -107,7 +108,7 @@ func (h *hasher) record(file Selected, content digest.Digest) error {
 	return nil
 }
 
-// dir is an open directory, once those are closed that are not above it.
+// dir closes the directories that do not contain rel and returns the innermost open one.
 func (h *hasher) dir(rel string) *openDir {
 	for len(h.open) > 1 && h.open[len(h.open)-1].rel != rel {
 		h.close()
@@ -121,7 +122,7 @@ func (h *hasher) close() {
 	h.add(last.rel, &total{last.files.sum(), last.links})
 }
 
-// add takes the total of a directory, those below it first.
+// add records the total of a directory. Subdirectories come first.
 func (h *hasher) add(rel string, t *total) {
 	h.all.text("dir", rel, string(t.sum[:]))
 	h.names.add(path.Join(strconv.Itoa(h.matches), rel), t.links)
@@ -138,7 +139,7 @@ func (h *hasher) finish(ctx context.Context) error {
 	return nil
 }
 
-// parentOf is the directory of a relative path, "" for the top.
+// parentOf returns the directory of a relative path, "" for the top.
 func parentOf(rel string) string {
 	if dir := path.Dir(rel); dir != "." {
 		return dir
@@ -146,16 +147,16 @@ func parentOf(rel string) string {
 	return ""
 }
 
-// maxBatch is how many files are read side by side before they are recorded in order.
+// maxBatch is the number of files that are read in parallel before they are recorded in order.
 const maxBatch = 512
 
-// batch is files whose contents are read side by side.
+// batch holds files whose contents are read in parallel.
 type batch struct {
 	fs    FS
 	files []Selected
 }
 
-// contents computes the digests of the regular files among those that wait.
+// contents returns the digests of the batch's regular files, by index.
 func (b *batch) contents(ctx context.Context) ([]digest.Digest, error) {
 	found := make([]digest.Digest, len(b.files))
 	err := spread(ctx, len(found), func(ctx context.Context, i int) (err error) {
@@ -167,7 +168,7 @@ func (b *batch) contents(ctx context.Context) ([]digest.Digest, error) {
 	return found, err
 }
 
-// spread calls do for each of n, some side by side.
+// spread calls do for each i below n, on several goroutines.
 func spread(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	workers := min(runtime.GOMAXPROCS(0), 8, n)

@@ -31,12 +31,17 @@ type Entry struct {
 // FileID identifies a file of a tree: all its hard links have it, and no other file has.
 type FileID struct{ Dev, Inode uint64 }
 
-// HardLinked returns the identity of a file that may have other names.
+// HardLinked returns the identity of a file that may have other names. It may report true for directories, whose
+// link count includes their subdirectories: callers must exclude them.
 func (e *Entry) HardLinked() (id FileID, ok bool) {
 	return FileID{e.Dev, e.Inode}, e.Nlink > 1 && e.Inode != 0
 }
 
-// FS is a tree that can be read.
+// FS is a tree that can be read. It accepts any path and cleans it with Rooted. It never follows symbolic links: a path
+// through a link does not exist; Resolve follows links. Implementations are safe for concurrent use.
+//
+// A read may fail although the file exists: with a *layerfs.PackedError if its layer is not unpacked yet, and with an
+// error that wraps ErrChanged if a file of a build context changed.
 type FS interface {
 	// Lookup returns the entry of a path, or an error that wraps fs.ErrNotExist. It follows no symbolic link.
 	Lookup(path string) (Entry, error)
@@ -44,13 +49,13 @@ type FS interface {
 	ReadDir(path string) ([]Entry, error)
 	// Open opens a regular file for reading.
 	Open(path string) (*os.File, error)
-	// Xattrs returns what a copy keeps: security.capability and user.*, never overlayfs's own.
+	// Xattrs returns the attributes that a copy keeps: security.capability and user.*, never overlayfs's own.
 	Xattrs(path string) (map[string][]byte, error)
 	// Digest returns the content digest of a regular file.
 	Digest(ctx context.Context, path string) (digest.Digest, error)
 }
 
-// MaxXattrs bounds the extended attributes of one file, in bytes, as Linux does.
+// MaxXattrs is Linux's limit, in bytes, for the list of a file's attribute names and for each value.
 const MaxXattrs = 64 << 10
 
 // Kept reports whether a copy keeps an extended attribute.

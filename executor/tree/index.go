@@ -11,16 +11,17 @@ type Node struct {
 	Xattrs   map[string][]byte
 	Whiteout bool // the path of the layers below is gone; all else of Entry is zero
 	Opaque   bool // a directory that hides the one below
-	Implied  bool // a directory that the layer does not list: owner and mode are those of the layers below
+	Implied  bool // the layer does not list this directory; its attributes are those of the layers below
 }
 
-// Index is the path index of a packed layer: what its tar headers say, so that look-ups need no unpacking.
+// Index lists the paths of one layer with their attributes, so that lookups need no unpacking. It is built from tar
+// headers or from a directory.
 type Index struct {
 	nodes    map[string]Node
 	children map[string][]string // names
 }
 
-// NewIndex makes the index of a layer. Of nodes with one path the last wins; directories above a node that are not
+// NewIndex returns the index of a layer. Of several nodes with one path the last wins. Parent directories that are not
 // listed are implied.
 func NewIndex(nodes []Node) *Index {
 	x := &Index{nodes: make(map[string]Node, len(nodes)), children: map[string][]string{}}
@@ -33,7 +34,7 @@ func NewIndex(nodes []Node) *Index {
 	return x
 }
 
-// Len is the number of paths.
+// Len returns the number of paths.
 func (x *Index) Len() int { return len(x.nodes) }
 
 func (x *Index) put(n Node) {
@@ -48,13 +49,13 @@ func (x *Index) put(n Node) {
 	x.nodes[p] = n
 }
 
-// At is what the layer says of a path; ok is false when it says nothing.
+// At returns the layer's node at a path; ok is false if the layer does not have the path.
 func (x *Index) At(p string) (n Node, ok bool) {
 	n, ok = x.nodes[p]
 	return n, ok
 }
 
-// List returns what the layer has in a directory, whiteouts included, sorted by name.
+// List returns the layer's nodes in a directory, including whiteouts, sorted by name.
 func (x *Index) List(p string) []Node {
 	names := x.children[p]
 	all := make([]Node, len(names))

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// indexMagic begins an encoded index. Nodes follow in the order of their paths, each as what it has more than the one
-// before it: numbers are varints, texts have their length before them.
+// indexMagic begins an encoded index. Nodes follow in the order of their paths; each path is prefix-compressed against
+// the previous one. Numbers are varints, and the length of a text precedes it.
 const indexMagic = "bake-paths 1\n"
 
 // The marks of an encoded node.
@@ -32,7 +32,7 @@ const (
 	minNode        = 3    // bytes of the shortest node
 )
 
-// MarshalBinary encodes the index; the same index gives the same bytes.
+// MarshalBinary encodes the index. Equal indexes have equal encodings.
 func (x *Index) MarshalBinary() ([]byte, error) {
 	paths := slices.Sorted(maps.Keys(x.nodes))
 	b := append(make([]byte, 0, 32*len(paths)), indexMagic...)
@@ -99,7 +99,7 @@ func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// shared is how many bytes two texts have in common at their beginning.
+// shared returns the length of the common prefix of two texts.
 func shared(a, b string) int {
 	n := min(len(a), len(b))
 	for i := range n {
@@ -110,8 +110,8 @@ func shared(a, b string) int {
 	return n
 }
 
-// UnmarshalBinary decodes what MarshalBinary encoded. What it takes of memory is bounded by a multiple of raw,
-// whatever raw is; paths are absolute, clean, and each there once.
+// UnmarshalBinary decodes the output of MarshalBinary. Memory use is proportional to len(raw) even for malicious input.
+// Paths must be absolute, clean and unique.
 func (x *Index) UnmarshalBinary(raw []byte) error {
 	rest, ok := strings.CutPrefix(string(raw), indexMagic)
 	if !ok {
@@ -139,9 +139,9 @@ func (x *Index) UnmarshalBinary(raw []byte) error {
 	return nil
 }
 
-var errNoIndex = errors.New("it is damaged")
+var errNoIndex = errors.New("damaged index")
 
-// indexReader takes an encoded index apart; after the first fault all it gives is zero.
+// indexReader decodes an index. After the first error all reads return zero.
 type indexReader struct {
 	rest string
 	err  error

@@ -22,7 +22,9 @@ const (
 // Listing holds the files of a selection, sorted by path: enough to find later which files differ.
 type Listing []ListedFile
 
-// ListedFile is one file of a listing. Sum is a short hash of all but its name and mode.
+// ListedFile is one file of a listing. Sum is a 64-bit hash of owner, device number, link target
+// and content. Extended attributes and hard links are not in it: a selection's digest can differ when its listing does
+// not.
 type ListedFile struct {
 	Path string // from the root of the tree, without the first slash
 	Mode uint32
@@ -32,10 +34,11 @@ type ListedFile struct {
 // errTooMany reports that a selection has more files than a listing may hold.
 var errTooMany = errors.New("too many files for a listing")
 
-// List lists what a selection holds. It is empty when that is more than a listing may hold.
+// List lists the files of a selection. It returns nil if nothing is selected, and also if the selection has more than
+// maxListed files.
 func List(ctx context.Context, f FS, s Selection) (Listing, error) {
 	l := lister{batch: batch{fs: f}}
-	err := scan(ctx, f, s, viewer{match: func(Match) error { return nil }, file: func(file Selected) error {
+	err := scan(ctx, f, s, visitor{match: func(Match) error { return nil }, file: func(file Selected) error {
 		l.files = append(l.files, file)
 		if len(l.files) < maxBatch {
 			return nil
@@ -55,7 +58,7 @@ func List(ctx context.Context, f FS, s Selection) (Listing, error) {
 	return slices.CompactFunc(l.list, func(a, b ListedFile) bool { return a.Path == b.Path }), nil
 }
 
-// lister makes a listing of files whose contents are read side by side, as for a digest.
+// lister creates a listing. File contents are read in parallel, as for a digest.
 type lister struct {
 	batch
 	list Listing
@@ -82,7 +85,8 @@ func (l *lister) flush(ctx context.Context) error {
 	return nil
 }
 
-// Encode packs a listing: of each path only what differs from the one before.
+// Encode packs a listing: each path is prefix-compressed against the previous one. The size is not limited, but
+// DecodeListing rejects more than maxListedBytes.
 func (l Listing) Encode() ([]byte, error) {
 	var raw []byte
 	before := ""
@@ -106,9 +110,9 @@ func (l Listing) Encode() ([]byte, error) {
 	return w.EncodeAll(raw, nil), nil
 }
 
-var errListing = errors.New("a damaged listing")
+var errListing = errors.New("damaged listing")
 
-// DecodeListing unpacks a listing.
+// DecodeListing unpacks a listing of at most maxListed files and maxListedBytes bytes, uncompressed.
 func DecodeListing(packed []byte) (Listing, error) {
 	zr, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxListedBytes))
 	if err != nil {
@@ -147,7 +151,7 @@ func DecodeListing(packed []byte) (Listing, error) {
 	return list, nil
 }
 
-// Difference is one file that two listings do not have alike; one side is nil where the file is missing.
+// Difference is one file that differs between two listings. A side that lacks the file is nil.
 type Difference struct{ Old, New *ListedFile }
 
 // Path is the file's path.
@@ -158,7 +162,7 @@ func (d Difference) Path() string {
 	return d.Old.Path
 }
 
-// Differences are the files that differ, by path. A directory differs by its mode only.
+// Differences returns the files that differ, sorted by path. A directory differs if its mode or owner does.
 func Differences(old, new Listing) []Difference {
 	var all []Difference
 	for i, k := 0, 0; i < len(old) || k < len(new); {

@@ -16,21 +16,24 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// ErrChanged is wrapped when a file of a build context is not what it was at the first look-up.
+// ErrChanged is wrapped when a file of a build context changed after its first lookup. Local itself notices only files
+// that vanish or change their type. To notice new content, callers hash the bytes that they copy, compare them with
+// Digest, and return the error of Invalidate.
 var ErrChanged = errors.New("the file changed while it was read")
 
-// Local is a build context, read in place: a directory without what its ignore patterns exclude. Every owner is 0:0,
-// there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives. A
-// directory is read once, at its first look-up; an ignored one never. It may be used by several goroutines. It keeps
-// some 110 bytes for each file that it has seen, and its name.
+// Local is a build context, read in place: a directory without the files that its ignore patterns exclude. Every owner
+// is 0:0, there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives.
+//
+// Each directory is read at most once. An ignored directory is read only if a "!" pattern could match below it. Local is
+// safe for concurrent use. It keeps about 110 bytes for each file that it has read, and the file's name.
 type Local struct {
 	root    *diskRoot
 	ignore  *patternmatcher.PatternMatcher // nil when nothing is ignored
 	negated []string                       // the patterns that start with "!", without it
 	stat    *StatIndex
 	opened  time.Time
-	patch   Patch  // nil: only the disk counts
-	at      string // the directory as the patch names it
+	patch   Patch  // nil if no file is overridden
+	at      string // the absolute path of the directory, without links; set with patch
 	top     localDir
 	// hashing keeps a file from being hashed twice at once; files share a lock by inode.
 	hashing [64]sync.Mutex
@@ -51,16 +54,16 @@ type localDir struct {
 	total     *total // of the files, computed at its first use; guarded by totalling
 }
 
-// localFile is a visible name in a directory. There are many of them: it has no pointers, so that a collection of
-// memory looks into none.
+// localFile is a visible name in a directory. It has no pointers, so the garbage collector does not scan the many files
+// of a context.
 type localFile struct {
-	at                 int    // of its name in the directory's text; the target of a link follows
+	at                 int    // the offset of the name in localDir.text; the target of a link follows
 	nameSize, linkSize uint32 // bytes
-	below              int32  // of a directory, its place among those below, from 1
+	below              int32  // for a directory, its index in localDir.below plus 1; 0 for other files
 	// hashed and sum are guarded by hashing; known files have them from the start.
 	hashed, known bool
 	patched       bool     // from the patch, not on the disk
-	sum           [32]byte // of the content, once that was hashed
+	sum           [32]byte // of the content, if hashed is set
 
 	mode, nlink        uint32
 	size, mtime, ctime int64
@@ -170,9 +173,10 @@ func (l *Local) Open(p string) (*os.File, error) {
 	return r, changedIf(err, p)
 }
 
-// Changed returns the error that the content of a regular file does not have its digest. The stat index forgets the
-// file: its times need not have changed, as when it is written through a memory mapping.
-func (l *Local) Changed(p string) error {
+// Invalidate makes the stat index forget a regular file and returns an error that wraps ErrChanged. Call it if the
+// content does not have the file's digest: its times need not have changed, as when it is written through a memory
+// mapping.
+func (l *Local) Invalidate(p string) error {
 	p = Rooted(p)
 	if f, err := l.file(p); err == nil && l.stat != nil {
 		l.stat.forget(f.localFile)
@@ -184,7 +188,7 @@ var errNotRegular = errors.New("not a regular file")
 
 func notExist(p string) error { return &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrNotExist} }
 
-// changedIf turns an error about a file that existed before, and is gone or of another type now, into ErrChanged.
+// changedIf returns an error that wraps ErrChanged if a file that existed before is gone or has another type.
 func changedIf(err error, p string) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
 		return fmt.Errorf("%s: %w", p, ErrChanged) // to the caller it is not missing
@@ -195,7 +199,7 @@ func changedIf(err error, p string) error {
 // Xattrs implements FS: a context has none.
 func (l *Local) Xattrs(string) (map[string][]byte, error) { return nil, nil }
 
-// Digest implements FS. A file is read once, and not at all when the stat index knows it.
+// Digest implements FS. A file is read at most once, and not at all if the stat index has its digest.
 func (l *Local) Digest(ctx context.Context, p string) (digest.Digest, error) {
 	p = Rooted(p)
 	f, err := l.file(p)
@@ -274,7 +278,7 @@ func (l *Local) file(p string) (placedFile, error) {
 	}
 }
 
-// dir finds a visible directory by its clean path, and reads it if that has not been done.
+// dir finds a visible directory by its clean path and reads it.
 func (l *Local) dir(p string) (*localDir, error) {
 	if p == "/" {
 		return &l.top, l.enter(p, &l.top)
@@ -290,7 +294,7 @@ func (l *Local) dir(p string) (*localDir, error) {
 	return d, l.enter(p, d)
 }
 
-// hasContent reports whether a copy of it is a regular file.
+// hasContent reports whether a copy of the file is a regular file.
 func (f *localFile) hasContent() bool {
 	return f.mode&ModeType == ModeRegular || f.mode&ModeType == ModeSocket
 }

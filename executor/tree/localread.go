@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// preload reads a directory and all below it, several at a time, and shows each. Errors are
-// dropped; the caller meets them again when it uses the directory.
+// preload reads a directory and all directories below it in parallel and calls show with each. Errors are dropped: the
+// caller gets them again when it uses the directory.
 func (l *Local) preload(ctx context.Context, p string, show func(p string, d *localDir)) {
 	top, err := l.dir(p)
 	if err != nil {
@@ -52,7 +52,7 @@ func (l *Local) enter(p string, d *localDir) error {
 }
 
 func (l *Local) read(p string, d *localDir) error {
-	changed := l.changed(p)
+	changed := l.overrides(p)
 	on, err := l.root.dir(p)
 	if l.patch != nil && errors.Is(err, fs.ErrNotExist) {
 		return l.list(nil, p, d, nil, changed) // only the patch has it
@@ -68,7 +68,7 @@ func (l *Local) read(p string, d *localDir) error {
 	return l.list(on, p, d, names, changed)
 }
 
-// list fills a directory with the unchanged names on the disk and with those of the patch.
+// list fills a directory with the names on the disk that are not overridden, and with those of the patch.
 func (l *Local) list(on *diskDir, p string, d *localDir, names []string, changed map[string]*Entry) error {
 	if len(changed) > 0 {
 		names = slices.DeleteFunc(names, func(name string) bool { _, other := changed[name]; return other })
@@ -122,15 +122,15 @@ func (r *reading) add(name string, f foundFile) {
 	r.files = append(r.files, f.localFile)
 }
 
-// foundFile is a file that is in no directory yet.
+// foundFile is a file that was not added to a directory yet.
 type foundFile struct {
 	localFile
 	link string
 	dir  *localDir // of a directory
 }
 
-// visible adds one name of a directory to what was found, unless it is ignored or has just vanished. It is looked at
-// on the disk, unless the patch has it as changed.
+// visible adds one name of a directory to r, unless the file is ignored or has just vanished. Its attributes are those of
+// the patch in changed, or else those on the disk.
 func (l *Local) visible(at named, above patternmatcher.MatchInfo, changed *Entry, r *reading) error {
 	ignored, match, err := l.ignored(at, above)
 	if err != nil || ignored && len(l.negated) == 0 {
@@ -152,7 +152,7 @@ func (l *Local) visible(at named, above patternmatcher.MatchInfo, changed *Entry
 		f.dir = &localDir{match: match}
 	}
 	if ignored {
-		// An ignored directory is there if something below it is not ignored.
+		// An ignored directory is visible if a file below it is not ignored.
 		p := at.path()
 		if f.dir == nil || !l.mayHold(p) {
 			return nil

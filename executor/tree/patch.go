@@ -7,20 +7,20 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// Patch overrides files of directories, as another revision has them. Its paths are absolute paths of this machine
-// without links. It may be used by several goroutines.
+// Patch overrides files of directories with those of another revision. Its paths are absolute paths of this machine
+// without links. Implementations must be safe for concurrent use.
 type Patch interface {
-	// Changed returns the overridden names in a directory; nil stands for a file that does not exist. Of an entry,
-	// only Mode, Size and Link count.
-	Changed(dir string) map[string]*Entry
+	// Overrides returns the overridden names in a directory. A nil entry marks a deleted file. Only Mode, Size and Link
+	// of an entry are used.
+	Overrides(dir string) map[string]*Entry
 	// Touches reports whether anything at, above or below a path is overridden.
 	Touches(path string) bool
 	// Digest returns the content digest of an overridden regular file.
 	Digest(ctx context.Context, path string) (digest.Digest, error)
 }
 
-// OpenPatched is OpenLocal with a patch. The directory need not exist on the disk when the patch has it, and the disk
-// may have a link in its place. Files of the patch cannot be opened.
+// OpenPatched is OpenLocal with a patch. If the patch has the directory, it may be missing on the disk or a link there.
+// Files of the patch cannot be opened.
 func OpenPatched(ctx context.Context, dir string, excludes []string, stat *StatIndex, patch Patch) (*Local, error) {
 	if patch == nil {
 		return OpenLocal(ctx, dir, excludes, stat)
@@ -47,19 +47,19 @@ func OpenPatched(ctx context.Context, dir string, excludes []string, stat *StatI
 // replaces reports whether a patch overrides a directory or one above it.
 func replaces(patch Patch, dir string) bool {
 	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
-		if _, other := patch.Changed(filepath.Dir(dir))[filepath.Base(dir)]; other {
+		if _, other := patch.Overrides(filepath.Dir(dir))[filepath.Base(dir)]; other {
 			return true
 		}
 	}
 	return false
 }
 
-// changed returns the overridden names in a directory of the context.
-func (l *Local) changed(p string) map[string]*Entry {
+// overrides returns the overridden names in a directory of the context.
+func (l *Local) overrides(p string) map[string]*Entry {
 	if l.patch == nil {
 		return nil
 	}
-	return l.patch.Changed(filepath.Join(l.at, p))
+	return l.patch.Overrides(filepath.Join(l.at, p))
 }
 
 // fileOf returns an entry of the patch as a file of the context.

@@ -12,19 +12,21 @@ import (
 	"github.com/moby/patternmatcher"
 )
 
-// Selection says which files of a tree a copy reads.
+// Selection names the files of a tree that a copy reads.
 type Selection struct {
 	Src         string
-	Follow      bool // follow a link that Src itself is
-	DirContents bool // of a directory, copy what is in it
-	Wildcard    bool // Src may hold wildcards
-	AllowEmpty  bool // a wildcard may match nothing
+	Follow      bool // follow the last component of Src, or of its part before the first wildcard, if it is a link
+	DirContents bool // copy the content of a directory, not the directory; not used by this package
+	Wildcard    bool // Src may contain wildcards
+	AllowEmpty  bool // a wildcard may match nothing; the directory before the first wildcard must exist
 	Include     []string
 	Exclude     []string
-	Required    []string // paths that must be among what Include selects
+	// Required lists paths that must each be a string prefix of a selected path: "/foobar" satisfies "/foo". It is
+	// ignored without Include.
+	Required []string
 }
 
-// Fixed is Src up to its first wildcard: all that is selected is there or below, as long as no link leads away.
+// Fixed returns Src up to its first wildcard. Every selected file is at or below it, unless a link leads elsewhere.
 func (s Selection) Fixed() string {
 	src := Rooted(s.Src)
 	if s.Wildcard {
@@ -35,8 +37,8 @@ func (s Selection) Fixed() string {
 
 // Match is one path that Src names.
 type Match struct {
-	Name string // the last component as it was named, before links were followed
-	Root Entry  // what it is
+	Name string // the last component of the path, before links were followed
+	Root Entry
 	// Files are the selected files, parents before children, sorted by name; the first is Root itself.
 	Files []Selected
 }
@@ -52,13 +54,13 @@ type Selected struct {
 // NotFoundError reports that a tree lacks a path that a selection names.
 type NotFoundError struct{ Path string }
 
-func (e *NotFoundError) Error() string { return fmt.Sprintf("%q is not there", e.Path) }
+func (e *NotFoundError) Error() string { return fmt.Sprintf("%q not found", e.Path) }
 
-// Select lists the files that a selection names. The error is a *NotFoundError when Src, without wildcards, or a
-// required path is missing.
+// Select lists the files that a selection names. The error is a *NotFoundError if Src or a required path is
+// missing, or if wildcards match nothing and AllowEmpty is not set.
 func Select(ctx context.Context, f FS, s Selection) ([]Match, error) {
 	var all []Match
-	err := scan(ctx, f, s, viewer{match: func(m Match) error {
+	err := scan(ctx, f, s, visitor{match: func(m Match) error {
 		all = append(all, m)
 		return nil
 	}, file: func(file Selected) error {
@@ -69,17 +71,17 @@ func Select(ctx context.Context, f FS, s Selection) ([]Match, error) {
 	return all, err
 }
 
-// viewer receives what a selection names: each match without its files, then the files.
-type viewer struct {
+// visitor receives the matches and files of a selection: each match without its files, then the files.
+type visitor struct {
 	match func(Match) error
 	file  func(Selected) error
-	// whole, when not nil, is shown a directory of a build context of which everything is selected, in place of the
-	// files below it.
+	// whole, if set, is called with a directory of a build context that is selected entirely, instead of file for each
+	// file below it.
 	whole func(l *Local, dir string) error
 }
 
-// scan shows the files that a selection names one after the other.
-func scan(ctx context.Context, f FS, s Selection, v viewer) error {
+// scan calls v with the matches and files of a selection in order.
+func scan(ctx context.Context, f FS, s Selection, v visitor) error {
 	names, err := sources(f, s)
 	if err != nil {
 		return err
@@ -123,13 +125,13 @@ type Lister interface {
 	ReadDir(path string) ([]Entry, error)
 }
 
-// Glob lists the paths that a pattern with wildcards names, sorted. Links on the way to the first wildcard are
-// followed.
+// Glob lists the paths that match a pattern with wildcards, sorted. It follows links in the path before the first
+// wildcard, except the last component. The error is a *NotFoundError if that path does not exist.
 func Glob(f Lister, pattern string) ([]string, error) {
 	return sources(f, Selection{Src: pattern, Wildcard: true})
 }
 
-// sources are the paths that Src names.
+// sources returns the paths that Src matches.
 func sources(f Lister, s Selection) ([]string, error) {
 	src := Rooted(s.Src)
 	fixed, pattern := splitWildcards(src)
@@ -149,7 +151,7 @@ func sources(f Lister, s Selection) ([]string, error) {
 	return glob(f, base, pattern)
 }
 
-// splitWildcards cuts a clean path before its first component with a wildcard.
+// splitWildcards splits a clean path before its first component with a wildcard.
 func splitWildcards(src string) (fixed, pattern string) {
 	parts := strings.Split(strings.TrimPrefix(src, "/"), "/")
 	for i, p := range parts {
@@ -172,8 +174,8 @@ func hasWildcard(s string) bool {
 	return false
 }
 
-// glob finds what a pattern names below base. A wildcard matches no slash, so each component is matched in its own
-// directory; links on the way are not followed.
+// glob lists the paths below base that match a pattern. A wildcard does not match a slash, so each component is matched
+// in its own directory. Links are not followed.
 func glob(f Lister, base, pattern string) ([]string, error) {
 	first, rest, more := strings.Cut(pattern, "/")
 	entries, err := f.ReadDir(base)
@@ -204,7 +206,7 @@ func glob(f Lister, base, pattern string) ([]string, error) {
 	return all, nil
 }
 
-// required are the paths which must, from the root of the tree, begin some of what is selected.
+// required checks that each required path is a string prefix of a selected path, both from the root of the tree.
 type required struct {
 	src  string
 	want []string
@@ -234,15 +236,15 @@ func (r *required) check() error {
 	return nil
 }
 
-// walker shows what patterns leave of a tree.
+// walker calls show with the files that the patterns select.
 type walker struct {
 	ctx              context.Context
 	fs               FS
 	include, exclude *patternmatcher.PatternMatcher
 	show             func(Selected) error
-	whole            func(*Local, string) error // of viewer
-	// pending are directories that no pattern selects, each in the one before: they are shown before the first file
-	// below them.
+	whole            func(*Local, string) error // of visitor
+	// pending are directories that no pattern selects, each in the one before. They are passed to show before the first
+	// selected file below them.
 	pending []Selected
 }
 
@@ -274,7 +276,7 @@ func (w *walker) match(name string, follow bool, match func(Match) error) error 
 	return w.walk(m.Root, "", patternmatcher.MatchInfo{}, patternmatcher.MatchInfo{})
 }
 
-// walk shows what is selected below a directory.
+// walk calls show with the selected files below a directory.
 func (w *walker) walk(dir Entry, rel string, in, out patternmatcher.MatchInfo) error {
 	if err := w.ctx.Err(); err != nil {
 		return context.Cause(w.ctx)
@@ -300,7 +302,7 @@ func (w *walker) walk(dir Entry, rel string, in, out patternmatcher.MatchInfo) e
 		case file.Implied:
 			w.pending = append(w.pending, file)
 		default:
-			if err := w.shown(file); err != nil {
+			if err := w.emit(file); err != nil {
 				return err
 			}
 		}
@@ -317,8 +319,8 @@ func (w *walker) walk(dir Entry, rel string, in, out patternmatcher.MatchInfo) e
 	return nil
 }
 
-// below is the path of an entry of a directory, given the directory's own: most often the end of the entry's, which
-// takes no memory.
+// below returns the path of a directory's entry relative to the match's root, given that of the directory. It is usually
+// a substring of e.Path, so nothing is allocated.
 func below(rel string, e Entry) string {
 	n := len(e.Path) - len(e.Name()) - len(rel) - 1
 	if rel != "" && n > 0 && e.Path[n:n+len(rel)] == rel && e.Path[n+len(rel)] == '/' {
@@ -327,8 +329,8 @@ func below(rel string, e Entry) string {
 	return path.Join(rel, e.Name())
 }
 
-// shown shows a file after the directories above it.
-func (w *walker) shown(file Selected) error {
+// emit calls show with the pending directories and then with a file.
+func (w *walker) emit(file Selected) error {
 	for _, dir := range w.pending {
 		if err := w.show(dir); err != nil {
 			return err
@@ -338,7 +340,7 @@ func (w *walker) shown(file Selected) error {
 	return w.show(file)
 }
 
-// matches asks a matcher about a path, given what it said of the directory above; without a matcher it is absent.
+// matches reports whether m matches p; without a matcher it returns absent. above is m's result for the directory of p.
 func matches(
 	m *patternmatcher.PatternMatcher, p string, above patternmatcher.MatchInfo, absent bool,
 ) (bool, patternmatcher.MatchInfo, error) {

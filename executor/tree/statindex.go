@@ -28,21 +28,22 @@ type statValue struct {
 }
 
 // StatIndex stores content digests of files by their lstat attributes. It only saves time: a damaged or missing file
-// is an empty index, and the last of two processes that save wins. What was read stays in the form of the file and is
-// searched there, so that an index takes no more memory than its file.
+// is an empty index, and the last of two processes that save wins. The records stay encoded in memory and are searched
+// there, so that an index takes no more memory than its file.
 type StatIndex struct {
 	path string
 	now  func() time.Time
 
 	mu    sync.Mutex
 	known []byte // records of the file, sorted by key
-	used  []bool // the records of files that were found
-	fresh map[FileID]statValue
+	used  []bool // by record: whether a file was found in it
+	// unsaved holds the records of this run. Those with a size of -1 describe no file.
+	unsaved map[FileID]statValue
 }
 
 // OpenStatIndex reads the index in a file.
 func OpenStatIndex(path string) (*StatIndex, error) {
-	x := &StatIndex{path: path, now: time.Now, fresh: map[FileID]statValue{}}
+	x := &StatIndex{path: path, now: time.Now, unsaved: map[FileID]statValue{}}
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return x, nil
@@ -61,7 +62,8 @@ func OpenStatIndex(path string) (*StatIndex, error) {
 	return x, nil
 }
 
-// The file is a magic line and records of 72 bytes, sorted: key, size, times and digest, then the digest of it all.
+// The file is a magic line and records of 72 bytes, sorted: key, size, times and digest, then the
+// SHA-256 of the records.
 const (
 	statMagic  = "bake stat index 1\n"
 	statRecord = 5*8 + 32
@@ -79,7 +81,7 @@ func (x *StatIndex) decode(raw []byte) {
 	x.known, x.used = body, make([]bool, len(body)/statRecord)
 }
 
-// key and value are those of record i of the file.
+// key returns the key of record i of the file.
 func (x *StatIndex) key(i int) FileID { return FileID{x.number(i, 0), x.number(i, 1)} }
 
 func (x *StatIndex) value(i int) statValue {
@@ -95,7 +97,7 @@ func (k FileID) compare(o FileID) int {
 	return cmp.Or(cmp.Compare(k.Dev, o.Dev), cmp.Compare(k.Inode, o.Inode))
 }
 
-// find gives the place of a key among the records of the file.
+// find returns the index of a key's record in the file, or where it would be inserted.
 func (x *StatIndex) find(k FileID) (int, bool) {
 	return sort.Find(len(x.used), func(i int) int { return k.compare(x.key(i)) })
 }
@@ -104,7 +106,7 @@ func (x *StatIndex) find(k FileID) (int, bool) {
 func (x *StatIndex) Save() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if len(x.fresh) == 0 {
+	if len(x.unsaved) == 0 {
 		return nil
 	}
 	raw := x.encode()
@@ -123,12 +125,12 @@ func (x *StatIndex) Save() error {
 	for i := range x.used {
 		x.used[i] = true
 	}
-	clear(x.fresh)
+	clear(x.unsaved)
 	return nil
 }
 
 func (x *StatIndex) encode() []byte {
-	all := x.fresh
+	all := x.unsaved
 	for i, used := range x.used {
 		if _, again := all[x.key(i)]; used && !again {
 			all[x.key(i)] = x.value(i)
@@ -146,7 +148,7 @@ func (x *StatIndex) encode() []byte {
 	return append(raw, sumOf(raw[len(statMagic):])...)
 }
 
-// fill gives the regular files of a directory their sums, of those that were hashed with the same size and times.
+// fill sets the digests of a directory's regular files whose records have the same size and times.
 func (x *StatIndex) fill(files []localFile) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -156,7 +158,7 @@ func (x *StatIndex) fill(files []localFile) {
 		if f.mode&ModeType != ModeRegular || f.patched || f.inode == 0 {
 			continue
 		}
-		v, ok := x.fresh[FileID{f.dev, f.inode}]
+		v, ok := x.unsaved[FileID{f.dev, f.inode}]
 		if !ok {
 			if next, ok = x.near(next, FileID{f.dev, f.inode}); !ok {
 				continue
@@ -170,15 +172,15 @@ func (x *StatIndex) fill(files []localFile) {
 	}
 }
 
-// forget makes what is known of a file describe none.
+// forget drops the digest of a file.
 func (x *StatIndex) forget(f *localFile) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.fresh[FileID{f.dev, f.inode}] = statValue{size: -1}
+	x.unsaved[FileID{f.dev, f.inode}] = statValue{size: -1}
 }
 
-// near finds a key as find does. It looks first behind the record found last: files of one directory are often made
-// one after another.
+// near is find, but tries the record after the last one first: files of one directory are often created one after
+// another.
 func (x *StatIndex) near(last int, k FileID) (int, bool) {
 	if last+1 < len(x.used) && x.key(last+1) == k {
 		return last + 1, true
@@ -191,8 +193,8 @@ func (v statValue) describes(f *localFile) bool {
 	return v.size == f.size && v.mtime == f.mtime && v.ctime == f.ctime
 }
 
-// put remembers the digest of a file unless it had changed too recently for its times to tell. f is of before it was
-// read, and of after since.
+// put stores the digest of a file unless the file changed less than racyFor before since: its times could not
+// distinguish two edits. f holds the attributes read before the content, at or after since.
 func (x *StatIndex) put(f *localFile, sum [32]byte, since time.Time) {
 	limit := since.Add(-racyFor).UnixNano()
 	if f.inode == 0 || f.mtime >= limit || f.ctime >= limit {
@@ -200,5 +202,5 @@ func (x *StatIndex) put(f *localFile, sum [32]byte, since time.Time) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.fresh[FileID{f.dev, f.inode}] = statValue{f.size, f.mtime, f.ctime, sum}
+	x.unsaved[FileID{f.dev, f.inode}] = statValue{f.size, f.mtime, f.ctime, sum}
 }

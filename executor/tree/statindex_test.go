@@ -38,8 +38,8 @@ func TestFileThatIsReadForLong(t *testing.T) {
 		if _, err := l.Digest(t.Context(), "/f"); err != nil {
 			t.Fatal(err)
 		}
-		if len(stat.fresh) != c.want {
-			t.Errorf("changed %s before: %d files are remembered, want %d", c.age, len(stat.fresh), c.want)
+		if len(stat.unsaved) != c.want {
+			t.Errorf("changed %s before: %d files are remembered, want %d", c.age, len(stat.unsaved), c.want)
 		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
@@ -85,7 +85,7 @@ func TestMappedFile(t *testing.T) {
 	if d == digest.FromString("new") {
 		t.Fatal("the index was not asked")
 	}
-	if err := l.Changed("/f"); !errors.Is(err, ErrChanged) {
+	if err := l.Invalidate("/f"); !errors.Is(err, ErrChanged) {
 		t.Errorf("got %v", err)
 	}
 	if _, d := open(stat); d != digest.FromString("new") {

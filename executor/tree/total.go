@@ -23,12 +23,12 @@ type linked struct {
 	name string
 }
 
-// record is one file as a copy would write it.
+// record is one file as a copy writes it.
 type record struct {
-	name    string // "" of the root of a match
+	name    string // "" for the root of a match
 	entry   Entry  // without its path and times
 	implied bool   // as in Selected
-	content []byte // digest of a regular file's
+	content []byte // the digest of a regular file's content
 	attrs   map[string][]byte
 }
 
@@ -79,14 +79,14 @@ func (r *recorder) write() {
 	r.buf = r.buf[:0]
 }
 
-// sum is the digest of everything so far.
+// sum returns the digest of everything so far.
 func (r *recorder) sum() (sum [sha256.Size]byte) {
 	r.write()
 	r.hash.Sum(sum[:0])
 	return sum
 }
 
-// appendLinked adds a file to the names of files that have several.
+// appendLinked adds a regular file if it may have other names.
 func appendLinked(links []linked, r *record) []linked {
 	if id, ok := r.entry.HardLinked(); ok && r.entry.IsRegular() {
 		return append(links, linked{id, r.name})
@@ -94,7 +94,7 @@ func appendLinked(links []linked, r *record) []linked {
 	return links
 }
 
-// linkNames are the names in a selection of files that have several, some of which may be elsewhere.
+// linkNames lists the names of hard-linked files in a selection. Further names of a file may be outside of it.
 type linkNames []linked
 
 func (l *linkNames) add(dir string, links []linked) {
@@ -103,7 +103,7 @@ func (l *linkNames) add(dir string, links []linked) {
 	}
 }
 
-// write records each name of a file that has another one before it, with that.
+// write records, for each further name of a hard-linked file, that name and the first one.
 func (l linkNames) write(r *recorder) {
 	slices.SortFunc(l, func(a, b linked) int { return cmp.Or(a.id.compare(b.id), cmp.Compare(a.name, b.name)) })
 	var same [][2]string
@@ -128,7 +128,7 @@ func deviceBit(e *Entry) uint64 {
 	return 0
 }
 
-// totals shows the totals of a directory and all below it, these first.
+// totals calls show with the total of each directory below p and then of p, in post-order.
 func (l *Local) totals(ctx context.Context, p string, show func(rel string, t *total)) error {
 	top, err := l.dir(p)
 	if err != nil {

@@ -148,7 +148,7 @@ func TestActions(t *testing.T) {
 			[]string{"/dir/", "/dir/x=x", "/dir/y=y", "/link -> dir"}, ""},
 		{"remove a link", []*pb.FileAction{rm("/link", false, false)}, []string{"/dir/", "/dir/x=x", "/dir/y=y"}, ""},
 		{"remove by wildcard", []*pb.FileAction{rm("/dir/*", true, false)}, []string{"/dir/", "/link -> dir"}, ""},
-		{"remove a missing file", []*pb.FileAction{rm("/none", false, false)}, nil, `"/none" is not there`},
+		{"remove a missing file", []*pb.FileAction{rm("/none", false, false)}, nil, `"/none" not found`},
 		{"remove a file that may be missing", []*pb.FileAction{rm("/none", false, true)},
 			[]string{"/dir/", "/dir/x=x", "/dir/y=y", "/link -> dir"}, ""},
 		{"link", []*pb.FileAction{symlink("/etc/passwd", "/dir/l")},

@@ -53,7 +53,7 @@ func (f *filler) copyVerified(to *os.File, r *os.File, from *tree.Local, p strin
 		return err
 	}
 	if hex.EncodeToString(h.Sum(nil)) != want.Encoded() {
-		return from.Changed(p)
+		return from.Invalidate(p)
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func (c *copier) extract(p, root string) error {
 	}
 	want, err := local.Digest(c.ctx, p)
 	if err == nil && want.Encoded() != hex.EncodeToString(h.Sum(nil)) {
-		err = local.Changed(p)
+		err = local.Invalidate(p)
 	}
 	return err
 }

@@ -72,7 +72,8 @@ func entryOf(p string, st *unix.Stat_t) tree.Entry {
 }
 
 // Touches reports whether a layer's directory has an entry with one of the names in its root, or hides the root of the
-// layers below. It reports true for a directory that cannot be read.
+// layers below. It reports true for a directory that cannot be read. The names are single path components. The engine
+// calls it to find out whether a user that was resolved without the layer is still valid.
 func Touches(dir string, names map[string]bool) bool {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// Layer is one layer of a View: a directory or, while the layer is packed, its path index.
+// Layer is one layer of a View: a directory or, while the layer is packed, its path index. If both are set, Dir is used.
 type Layer struct {
-	ID    digest.Digest
-	Dir   string // the directory in overlayfs's encoding; may be empty if Index is set
+	ID    digest.Digest // for errors: the layer that a PackedError names
+	Dir   string        // the directory in overlayfs's encoding; may be empty if Index is set
 	Index *tree.Index
 }
 
@@ -47,9 +47,9 @@ type source interface {
 // For each path the View asks the layers from the top, but only those that have a part in the directory above. A
 // whiteout ends the search; an opaque directory hides the directories below it; other directories are merged. The
 // invariant: a path exists in the View exactly if the kernel's overlay mount of the same layers has it. Otherwise a
-// COPY would see files that a RUN step has removed. A directory that its layer only implies takes its attributes from
-// the layers below. A lookup costs a few system calls for each layer until the answer is known. TestViewAsOverlay
-// compares random stacks with the kernel.
+// COPY would see files that a RUN step has removed. A directory that its layer only implies takes its entry from the
+// layers below, but Xattrs returns none for it: only unpacking the layer copies them (package layers). A lookup costs a
+// few system calls for each layer until the answer is known. TestViewAsOverlay compares random stacks with the kernel.
 type View struct {
 	layers []Layer // bottom first
 
