@@ -150,9 +150,9 @@ func locate(in *inputs, at []Location, err error) error {
 // changed.
 func canonicalSource(s *pb.SourceOp, in *inputs) bool {
 	changed := false
-	if name, ok := strings.CutPrefix(s.Identifier, "local://"); ok && s.Attrs[pb.AttrLocalSessionID] == session {
+	if name, ok := strings.CutPrefix(s.Identifier, LocalPrefix); ok && s.Attrs[pb.AttrLocalSessionID] == session {
 		if dir, ok := in.locals[name]; ok {
-			s.Identifier = "local://" + dir.name
+			s.Identifier = LocalPrefix + dir.name
 			changed = true
 		}
 	}

@@ -56,7 +56,7 @@ func (c *client) Solve(_ context.Context, req gwclient.SolveRequest) (*gwclient.
 	if err != nil {
 		return nil, err
 	}
-	name, ok := strings.CutPrefix(id, "local://")
+	name, ok := strings.CutPrefix(id, LocalPrefix)
 	if !ok {
 		return nil, &remoteError{id}
 	}
@@ -131,7 +131,7 @@ func (c *client) resolveLayout(ref string, opt *sourceresolver.ResolveOCILayoutO
 // ResolveSourceMetadata returns local sources unchanged. The front end calls it for other sources only if
 // SOURCE_DATE_EPOCH is to be derived from them, which needs a download and is therefore an error.
 func (c *client) ResolveSourceMetadata(_ context.Context, op *pb.SourceOp, _ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
-	if strings.HasPrefix(op.Identifier, "local://") {
+	if strings.HasPrefix(op.Identifier, LocalPrefix) {
 		return &sourceresolver.MetaResponse{Op: op}, nil
 	}
 	return nil, fmt.Errorf("the timestamp of %s is not known while planning; set SOURCE_DATE_EPOCH to a number", op.Identifier)

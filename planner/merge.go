@@ -176,7 +176,7 @@ func (m *merger) dropUnusedDirs() {
 		if source == nil {
 			continue
 		}
-		if name, ok := strings.CutPrefix(source.Identifier, "local://"); ok {
+		if name, ok := strings.CutPrefix(source.Identifier, LocalPrefix); ok {
 			locals[name] = m.graph.Locals[name]
 		}
 		if name := source.Attrs["oci.store"]; name != "" {
@@ -194,8 +194,8 @@ var password = regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+@`)
 func nodeName(n *node) string { return password.ReplaceAllString(rawName(n), "${1}xxxxx@") }
 
 func rawName(n *node) string {
-	if s := n.op.GetSource(); s != nil && strings.HasPrefix(s.Identifier, "local://") {
-		return "[internal] load build context " + strings.TrimPrefix(s.Identifier, "local://")
+	if s := n.op.GetSource(); s != nil && strings.HasPrefix(s.Identifier, LocalPrefix) {
+		return "[internal] load build context " + strings.TrimPrefix(s.Identifier, LocalPrefix)
 	}
 	if name := n.meta.Description["llb.customname"]; name != "" {
 		return name

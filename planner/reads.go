@@ -9,8 +9,8 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 )
 
-// localPrefix starts the identifier of a build context's source.
-const localPrefix = "local://"
+// LocalPrefix starts the identifier of a build context's source op.
+const LocalPrefix = "local://"
 
 // Reads returns the paths that steps read from each build context, by the step of the context. Paths are sorted, have no
 // leading slash and may have wildcards. A context that is read as a whole has no entry.
@@ -18,7 +18,7 @@ func (g *Graph) Reads() map[*Step][]string {
 	paths := map[*Step]map[string]bool{}
 	for _, s := range g.Steps {
 		for i, in := range s.Inputs {
-			if in.Step == nil || !strings.HasPrefix(in.Step.Op.GetSource().GetIdentifier(), localPrefix) {
+			if in.Step == nil || !strings.HasPrefix(in.Step.Op.GetSource().GetIdentifier(), LocalPrefix) {
 				continue
 			}
 			if paths[in.Step] == nil {

@@ -12,8 +12,6 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-const localPrefix = "local://"
-
 // definitions are the steps of a graph as LLB for one session. A step that reads from the session names the session
 // too, so that a daemon never shares it with the equal step of another client.
 type definitions struct {
@@ -86,7 +84,7 @@ func (d *definitions) write(s *planner.Step) (written, error) {
 
 // source adds the session to a source that reads from it. A build context also gets the paths that steps read.
 func (d *definitions) source(s *planner.Step, source *pb.SourceOp) {
-	name, local := strings.CutPrefix(source.Identifier, localPrefix)
+	name, local := strings.CutPrefix(source.Identifier, planner.LocalPrefix)
 	layout := source.Attrs[pb.AttrOCILayoutStoreID] != ""
 	if source.Attrs == nil {
 		source.Attrs = map[string]string{}
@@ -141,5 +139,5 @@ func (d *definitions) of(root planner.Edge) *pb.Definition {
 
 // isLocal reports whether a step is a build context.
 func isLocal(s *planner.Step) bool {
-	return strings.HasPrefix(s.Op.GetSource().GetIdentifier(), localPrefix)
+	return strings.HasPrefix(s.Op.GetSource().GetIdentifier(), planner.LocalPrefix)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/cache/key"
 	"github.com/bakebuild/bake/executor/keys"
+	"github.com/bakebuild/bake/planner"
 )
 
 // explanation compares the parts of a step's key with those of its nearest earlier run.
@@ -207,5 +208,5 @@ func (in input) path(inside string) string {
 	if !in.local() {
 		return inside
 	}
-	return path.Join(strings.TrimPrefix(in.node.step.Op.GetSource().GetIdentifier(), keys.LocalPrefix), inside)
+	return path.Join(strings.TrimPrefix(in.node.step.Op.GetSource().GetIdentifier(), planner.LocalPrefix), inside)
 }

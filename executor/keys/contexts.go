@@ -16,12 +16,9 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// LocalPrefix starts the identifier of a build context's source op.
-const LocalPrefix = "local://"
-
 // IsLocal reports whether a step is the source op of a build context.
 func IsLocal(s *planner.Step) bool {
-	return s != nil && strings.HasPrefix(s.Op.GetSource().GetIdentifier(), LocalPrefix)
+	return s != nil && strings.HasPrefix(s.Op.GetSource().GetIdentifier(), planner.LocalPrefix)
 }
 
 // Contexts opens the build contexts of a run. It keeps one stat index for each directory. It may be used by several
@@ -79,7 +76,7 @@ type Context struct {
 // Of returns the build context of a source op of a graph. patch overrides files of the directory; it may be nil.
 // The caller closes it.
 func (c *Contexts) Of(g *planner.Graph, source *pb.SourceOp, patch tree.Patch) (*Context, error) {
-	name := strings.TrimPrefix(source.GetIdentifier(), LocalPrefix)
+	name := strings.TrimPrefix(source.GetIdentifier(), planner.LocalPrefix)
 	local, ok := g.Locals[name]
 	if !ok {
 		return nil, fmt.Errorf("build context %q: not in the graph", name)

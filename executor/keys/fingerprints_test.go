@@ -27,7 +27,7 @@ func check(t *testing.T, err error) {
 // graphOf has a step that copies a.txt from a context, and one that runs a command on the result.
 func graphOf(dir string) *planner.Graph {
 	local := &planner.Step{Name: "context", Digest: digest.FromString("context"), Op: &pb.Op{
-		Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: keys.LocalPrefix + "."}},
+		Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: planner.LocalPrefix + "."}},
 	}}
 	action := &pb.FileAction{SecondaryInput: 0, Input: int64(pb.Empty), Output: 0, Action: &pb.FileAction_Copy{
 		Copy: &pb.FileActionCopy{Src: "/a.txt", Dest: "/", Mode: -1},

@@ -17,7 +17,7 @@ import (
 
 // Project is what Run builds. Run calls one method at a time.
 type Project interface {
-	// Plan loads and plans everything requested. With an error, it returns what it has until then.
+	// Plan loads and plans everything requested. On error, it returns the parts of the plan that are complete.
 	Plan(ctx context.Context) (Plan, error)
 	// Build builds some targets of a plan.
 	Build(ctx context.Context, p Plan, targets []string) error
@@ -25,7 +25,7 @@ type Project interface {
 	Changed(c Change)
 	// Failed reports an error of Plan or Build. Run waits for the next change.
 	Failed(ctx context.Context, err error)
-	// Waiting reports that Run waits for a change in so many folders.
+	// Waiting reports the number of watched folders, each time Run begins to wait for a change.
 	Waiting(folders int)
 }
 
@@ -38,7 +38,7 @@ type Plan struct {
 
 // Change is a set of files that changed, and its effect.
 type Change struct {
-	Paths   []string // absolute, sorted
+	Paths   []string // absolute and sorted, or one explanatory text if events were dropped; only for display
 	Planned bool     // false if the project cannot be planned now
 	Targets []string // the targets to build, if planned
 }
@@ -56,12 +56,12 @@ type loop struct {
 	project Project
 	watcher *watcher
 	read    map[string]bool // the project files, env files and the lock, as far as is known
-	// built holds the fingerprints of the targets whose last build succeeded.
+	// built maps each target to the fingerprint of its last successful build.
 	built map[string]digest.Digest
 }
 
 // Run builds everything once, and after each change the targets that it affects, until ctx ends. It returns the cause
-// of that, or an *Error if files cannot be watched.
+// of that, or an *Error if the system cannot watch files. No error of a plan, a build or a build context ends it.
 //
 // A target is built if its fingerprint differs from that of its last successful build. So a file that is saved without
 // a change builds nothing, and a file that is saved during a build leads to one more.
@@ -85,14 +85,15 @@ func Run(ctx context.Context, o Options, p Project) error {
 // round plans, watches what the plan reads, and builds. Its error ends Run.
 //
 // The order matters. Folders are watched before their files are read by the build, so no change is lost in between.
-// Files that planning itself reads may change before they are watched: those are found by their times.
+// Files that planning itself reads may change before they are watched: those are found by comparing what each path was
+// before planning with what it is once it is watched.
 func (l *loop) round(ctx context.Context, changed []string) error {
-	began := time.Now()
+	began, before := time.Now(), l.states()
 	plan, err := l.project.Plan(ctx)
 	if stop := l.follow(ctx, plan); stop != nil {
 		return stop
 	}
-	l.watcher.missed = l.watcher.set.changedSince(began)
+	l.watcher.missed = l.watcher.set.changedSince(before, began)
 	if err == nil {
 		err = l.build(ctx, plan, changed)
 	} else if len(changed) > 0 {
@@ -108,31 +109,49 @@ func (l *loop) round(ctx context.Context, changed []string) error {
 	return nil
 }
 
+// states returns the states of the files that the next plan will read, as far as they are known.
+func (l *loop) states() map[string]fileState {
+	known := newSet(slices.Concat(l.named(), l.usual()), nil)
+	known.addAll(l.watcher.set)
+	return known.states()
+}
+
+// named returns the files that every plan reads if they exist.
+func (l *loop) named() []string {
+	all := []string{filepath.Join(l.Dir, config.LockName), filepath.Join(l.Dir, ".env")}
+	for _, f := range slices.Concat(l.Files, l.EnvFiles) {
+		all = append(all, config.Absolute(l.Dir, f))
+	}
+	return all
+}
+
+// usual returns the files that planning looks for if the user named none.
+func (l *loop) usual() []string {
+	if len(l.Files) > 0 {
+		return nil
+	}
+	var all []string
+	for _, f := range config.UsualFiles() {
+		all = append(all, filepath.Join(l.Dir, f))
+	}
+	return all
+}
+
 // follow watches what a build of the plan reads. Without a graph, the build contexts of the graph before stay watched.
 func (l *loop) follow(ctx context.Context, p Plan) error {
+	files := l.named()
 	if p.Project != nil {
 		clear(l.read)
-		for _, f := range projectFiles(l.Dir, p.Project) {
-			l.read[f] = true
-		}
+		files = append(files, projectFiles(l.Dir, p.Project)...)
+	} else {
+		files = append(files, l.usual()...)
 	}
-	l.read[filepath.Join(l.Dir, config.LockName)] = true
-	l.read[filepath.Join(l.Dir, ".env")] = true
-	for _, f := range slices.Concat(l.Files, l.EnvFiles) {
-		l.read[config.Absolute(l.Dir, f)] = true
+	for _, f := range files {
+		l.read[f] = true
 	}
-	if p.Project == nil && len(l.Files) == 0 {
-		for _, f := range config.UsualFiles() {
-			l.read[filepath.Join(l.Dir, f)] = true
-		}
-	}
-	next, err := newSet(slices.Collect(maps.Keys(l.read)), p.Graph)
-	if err != nil {
-		return err
-	}
+	next := newSet(slices.Collect(maps.Keys(l.read)), p.Graph)
 	if p.Graph == nil {
-		maps.Copy(next.files, l.watcher.set.files)
-		next.contexts = l.watcher.set.contexts
+		next.addAll(l.watcher.set)
 	}
 	return l.watcher.follow(ctx, next)
 }

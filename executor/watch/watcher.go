@@ -32,9 +32,10 @@ func (e *Error) Error() string { return e.text }
 type watcher struct {
 	fs  *fsnotify.Watcher
 	set set
-	// watched holds what each path was when its watch began: see follow.
+	// watched holds what each watched path was when its watch began: see follow.
 	watched map[string]inode
-	// missed has files that changed after they were read and before they were watched. wait reports them.
+	// missed holds the files that changed while planning read them. They may have been read before the change, and
+	// before they were watched. wait reports them.
 	missed []string
 }
 
@@ -89,62 +90,73 @@ func (w *watcher) wait(ctx context.Context) ([]string, error) {
 	}
 }
 
-// inode identifies the directory that a path names.
-type inode struct{ dev, number uint64 }
-
-// inodeOf returns the zero inode for a path that does not exist.
-func inodeOf(dir string) inode {
-	var st unix.Stat_t
-	if unix.Stat(dir, &st) != nil {
-		return inode{}
-	}
-	return inode{uint64(st.Dev), st.Ino}
-}
+// maxPasses bounds how often follow looks for folders that appeared while it added watches. Further ones cause events,
+// because the folders above them are watched by then.
+const maxPasses = 8
 
 // follow watches the folders of a set, and no others. A watch is on the directory that a path named when the watch
 // began, not on the path. If a folder above it was moved and another one took its place, the path names another
 // directory now, and the watch would report changes of the moved one. The inode shows that, and the watch is renewed.
-// TestWatchLinks moves such a folder.
+// TestWatchLinks in cmd/bake moves such a folder.
+//
+// A folder may appear after its parent was listed and before the parent is watched. No event reports it, so the set is
+// listed again until it has no new folder.
 func (w *watcher) follow(ctx context.Context, s set) error {
-	want, err := s.folders(ctx)
-	if err != nil {
-		return err
-	}
 	w.set = s
-	have := map[string]bool{}
-	for _, dir := range w.fs.WatchList() {
-		if want[dir] && w.watched[dir] == inodeOf(dir) {
-			have[dir] = true
-			continue
+	for range maxPasses {
+		want, err := s.folders(ctx)
+		if err != nil {
+			return err
 		}
-		_ = w.fs.Remove(dir) // it fails for a directory that no longer exists
-		delete(w.watched, dir)
-	}
-	for dir := range want {
-		if have[dir] {
-			continue
-		}
-		w.watched[dir] = inodeOf(dir)
-		err := w.fs.Add(dir)
-		switch {
-		case errors.Is(err, unix.ENOSPC):
-			return &Error{fmt.Sprintf("watch %d folders: the system does not allow this user so many; "+
-				"exclude more files with .dockerignore, or run sysctl -w fs.inotify.max_user_watches=%d",
-				len(want), roundedUp(len(want)))}
-		case ignoreMissing(err) != nil:
-			return &Error{fmt.Sprintf("watch %s: %v", dir, err)}
+		w.removeExcept(want)
+		added, err := w.add(want)
+		if err != nil || !added {
+			return err
 		}
 	}
 	return nil
 }
 
-// ignoreMissing returns nil for the error that a file does not exist. If it was removed meanwhile, its folder is
-// watched and reports the change.
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return nil
+// removeExcept removes the watches of folders that are not wanted or are no longer what they were.
+func (w *watcher) removeExcept(want map[string]bool) {
+	have := map[string]inode{}
+	for _, dir := range w.fs.WatchList() {
+		if at := w.watched[dir]; want[dir] && at == inodeOf(dir) {
+			have[dir] = at
+		} else {
+			_ = w.fs.Remove(dir) // it fails for a directory that no longer exists
+		}
 	}
-	return err
+	w.watched = have
+}
+
+// add watches folders that are not watched yet, and reports whether there were any. A folder that was removed in the
+// meantime counts as one, so that the next pass finds the folder above it.
+func (w *watcher) add(want map[string]bool) (added bool, err error) {
+	for dir := range want {
+		if _, ok := w.watched[dir]; ok {
+			continue
+		}
+		added = true
+		at := inodeOf(dir)
+		err := w.fs.Add(dir)
+		switch {
+		case err == nil:
+			w.watched[dir] = at
+		case errors.Is(err, unix.ENOSPC):
+			return true, &Error{fmt.Sprintf("watch %d folders: the system does not allow this user so many; "+
+				"exclude more files with .dockerignore, or run sysctl -w fs.inotify.max_user_watches=%d",
+				len(want), roundedUp(len(want)))}
+		case !isMissing(err):
+			return true, &Error{fmt.Sprintf("watch %s: %v", dir, err)}
+		}
+	}
+	return added, nil
+}
+
+// isMissing reports whether err says that a file does not exist.
+func isMissing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
 }
 
 // roundedUp returns a power of two of at least twice n.
