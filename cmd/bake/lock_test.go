@@ -98,7 +98,7 @@ func TestLock(t *testing.T) {
 	p.ok(t, "build", "--frozen", "--progress=none")
 	p.ok(t, "build", "--locked", "--no-cache", "--progress=none")
 	if n := p.manifests.Load(); n != 0 {
-		t.Errorf("a frozen build made %d requests for manifests", n)
+		t.Errorf("a frozen build sent %d requests for manifests", n)
 	}
 	out, _ = p.ok(t, "plan", "--exit-code")
 	wantMatch(t, "nothing to run", out, "0 to run|nothing|cached")

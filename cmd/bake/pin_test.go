@@ -267,7 +267,7 @@ func TestPinCopies(t *testing.T) {
 	if !slices.ContainsFunc(asked,
 		func(r string) bool { return strings.HasPrefix(r, "GET /v2/mirror/team/base/manifests/"+first) }) ||
 		slices.ContainsFunc(asked, func(r string) bool { return strings.Contains(r, " /v2/team/") }) {
-		t.Errorf("asked for %v", asked)
+		t.Errorf("requests: %v", asked)
 	}
 	moved := s.push("team/base:1.2.3", "", 0, runtime.GOARCH)
 	s.bake(0, "1 pin moved", "update")
@@ -295,13 +295,13 @@ func TestOffline(t *testing.T) {
 	s.requests("")
 	s.bake(0, "", "plan", "--offline")
 	if asked := s.requests(""); len(asked) > 0 {
-		t.Errorf("offline it asked %v", asked)
+		t.Errorf("offline it requested %v", asked)
 	}
 	s.bake(2, "--offline does not work with a BuildKit daemon", "build", "--offline", "--engine=tcp://127.0.0.1:1")
 	s.cache = t.TempDir()
 	s.bake(5, "bake is offline (--offline)", "plan", "--offline", "a")
 	if asked := s.requests(""); len(asked) > 0 {
-		t.Errorf("offline it asked %v", asked)
+		t.Errorf("offline it requested %v", asked)
 	}
 }
 
@@ -329,11 +329,11 @@ func TestFrozenInCI(t *testing.T) {
 	asked := s.requests("/manifests/")
 	if len(asked) == 0 || slices.ContainsFunc(asked,
 		func(r string) bool { return !strings.Contains(r, "/manifests/sha256:") }) {
-		t.Errorf("asked for %v", asked)
+		t.Errorf("requests: %v", asked)
 	}
 	s.bake(0, "", "plan", "--lock=locked", "--pull")
 	if asked := s.requests("/v2/"); len(asked) > 0 {
-		t.Errorf("with a full store it asked for %v", asked)
+		t.Errorf("with a full store it requested %v", asked)
 	}
 	s.bake(2, "expected auto, frozen, locked or off", "plan", "--lock=never")
 	if s.read("bake.lock") != before {
@@ -408,7 +408,7 @@ func TestPinResolves(t *testing.T) {
 	s.bake(0, "pin differently: HOST/team/base:1.2.4", "pin", "--resolve")
 	if asked := s.requests("/manifests/1.2"); slices.ContainsFunc(asked,
 		func(r string) bool { return strings.HasSuffix(r, "1.2.3") }) || len(asked) == 0 {
-		t.Errorf("it asked %v", asked)
+		t.Errorf("it requested %v", asked)
 	}
 	if d := cmp.Diff(want, s.read("bake.lock")); d != "" {
 		t.Error(d)

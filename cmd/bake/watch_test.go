@@ -173,8 +173,8 @@ func TestWatchLinks(t *testing.T) {
 	w.expect(t, "changed: .*deep/ctx.*building default$", "built a:1", "watching")
 	saved("two/real/f", "3")
 	saved("two/sub/x.txt", "3")
-	c.write(t, "one/real/f", "nobody reads it")
-	c.write(t, "two/unread", "nor this")
+	c.write(t, "one/real/f", "not read")
+	c.write(t, "two/unread", "not read either")
 	// The parent of a watched folder is renamed, and another folder gets its name.
 	c.write(t, "new/x/Dockerfile", dockerfile+"ENV A=2\n")
 	for _, move := range [][2]string{{"common", "old"}, {"new", "common"}} {
