@@ -44,7 +44,8 @@ func (a *activity) progress(id string, done, total int64) {
 	a.send(executor.Event{Kind: executor.KindProgress, ID: id, Current: done, Total: total})
 }
 
-// end ends the activity. Only the first call counts.
+// end ends the activity. Only the first call counts. err is shown only if no other activity of the name is active;
+// otherwise it is dropped.
 func (a *activity) end(err error) {
 	a.once.Do(func() {
 		a.events.counts.Lock()

@@ -20,8 +20,8 @@ import (
 	"github.com/bakebuild/bake/executor/keys"
 )
 
-// baseImage is the image of a source op. Its key is the resolved digest; nothing is fetched until a step reads its
-// files, runs on them, or an output ships them.
+// baseImage is the image of a source op. Its key is the resolved digest and the platform. Nothing is fetched until a step
+// reads its files, runs on them, or an output ships them.
 type baseImage struct {
 	n        *node
 	ref      string // normalised, with digest
@@ -140,7 +140,7 @@ func (i *baseImage) layers(ctx context.Context) ([]*baseLayer, error) {
 	return i.loaded, i.err
 }
 
-// load reads the manifest from the local store or, if it is missing, from the registry.
+// load reads the manifest from the local store or, if it is missing, from the image's registry or layout.
 func (i *baseImage) load(ctx context.Context) ([]*baseLayer, error) {
 	m, err := i.stored(ctx)
 	if err != nil {

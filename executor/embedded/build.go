@@ -36,7 +36,7 @@ type build struct {
 	// imports are the remote caches that the run reads.
 	imports *imports
 	started time.Time
-	// dry is set for a preview: nothing may be run, fetched or written.
+	// dry is set for a preview: no step runs, no image or layer is downloaded, and no entry is stored.
 	dry bool
 	// nonce makes the ids of this run's layers unique.
 	nonce    string
@@ -55,7 +55,7 @@ type build struct {
 
 	// layerDirs caches the directories of layers on disk, by id. The store keeps them while this process uses them.
 	layerDirs sync.Map
-	// identities caches users by question. The answer for one chain is valid for chains above it whose layers do not
+	// identities caches a userResult by userQuery. The result for one chain is valid for chains above it whose layers do not
 	// touch the files it was read from.
 	identities sync.Map
 	// packs caches the blobs that were found or created, a cache.Packed by packKey.
@@ -65,8 +65,8 @@ type build struct {
 	shell sync.Mutex
 
 	mu sync.Mutex
-	// fresh holds the keys that this run stored. A forced step may use those entries, but no older ones.
-	fresh map[digest.Digest]bool
+	// storedKeys holds the keys that this run stored. A forced step may use those entries, but no older ones.
+	storedKeys map[digest.Digest]bool
 	// durations are the times of the steps that ran, by all names of timeNames.
 	durations map[string]time.Duration
 }
@@ -75,7 +75,7 @@ type build struct {
 func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, error) {
 	b := &build{
 		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(), started: time.Now(),
-		events: newEvents(opts.Events), fresh: map[digest.Digest]bool{}, durations: map[string]time.Duration{},
+		events: newEvents(opts.Events), storedKeys: map[digest.Digest]bool{}, durations: map[string]time.Duration{},
 		byStep:    make(map[*planner.Step]*node, len(g.Steps)),
 		userXattr: userns.RunningInUserNS(), transfers: make(chan struct{}, maxTransfers),
 	}
@@ -148,7 +148,7 @@ func (b *build) note(keys ...digest.Digest) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, k := range keys {
-		b.fresh[k] = true
+		b.storedKeys[k] = true
 	}
 }
 
@@ -156,7 +156,7 @@ func (b *build) note(keys ...digest.Digest) {
 func (b *build) storedNow(key digest.Digest) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.fresh[key]
+	return b.storedKeys[key]
 }
 
 // Lookup implements schedule.Worker.
@@ -184,7 +184,7 @@ func (n *node) found(ctx context.Context, found bool, err error) (bool, error) {
 	}
 	if found && n.result.Status == executor.StatusSkipped {
 		n.result.Status = executor.StatusCached
-		if !n.shown {
+		if !n.reportedCached {
 			n.b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindCached})
 		}
 	}

@@ -13,8 +13,9 @@ import (
 )
 
 // CheckLayer compares the files of a layer with a recorded diff id; it is the Layer function of cache.CheckOptions.
-// For a layer that was never packed only the number of files is known, and CheckLayer reports nothing.
-func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (string, error) {
+// It returns a description of the damage, "" if there is none.
+// For a layer that was never packed only the number of files is known, so it returns "".
+func CheckLayer(ctx context.Context, dir string, meta cache.LayerMeta) (damage string, err error) {
 	for _, p := range meta.Packed {
 		times, ok := timesOf(p.Encoding)
 		if !ok {

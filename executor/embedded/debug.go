@@ -6,6 +6,8 @@ import (
 	"os"
 	"path"
 
+	"github.com/moby/buildkit/solver/pb"
+
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/schedule"
@@ -88,10 +90,10 @@ func (s *execRoot) findShell(ctx context.Context) string {
 		return found
 	}
 	for _, o := range s.outputs {
+		if o.draft == nil || o.mount.GetDest() != pb.RootMount {
+			continue
+		}
 		for _, name := range shells() {
-			if o.draft == nil {
-				continue
-			}
 			st, err := os.Lstat(path.Join(o.draft.FS, name))
 			if err == nil && st.Mode()&(0o111|os.ModeSymlink) != 0 {
 				return name

@@ -16,7 +16,8 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// Options configures an engine. The zero value is what the command uses.
+// Options configures an engine. The zero value is valid: it uses the sandbox and http.DefaultClient and rejects git
+// sources.
 type Options struct {
 	// Runner runs the process of an exec step; nil is the sandbox.
 	Runner Runner

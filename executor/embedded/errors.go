@@ -28,8 +28,8 @@ func (n *node) ended(ctx context.Context, err error) error {
 	return n.failed(err)
 }
 
-// failed gives an error of a step its final type. Errors of the machine and of registries keep their types; errors of
-// the user's step become an executor.StepError.
+// failed gives an error of a step its final type. Errors of the machine and of registries keep their types. Other
+// errors of a file operation become an executor.StepError; those of other steps get the step's place.
 func (n *node) failed(err error) error {
 	var step *executor.StepError
 	switch {

@@ -50,7 +50,7 @@ func timeNames(s *planner.Step) []string {
 	return names
 }
 
-// noteTime remembers how long a step ran. A time of zero means that the result came from another run.
+// noteTime records how long a step ran. A time of zero means that the result came from another run.
 func (b *build) noteTime(n *node, duration time.Duration) {
 	if duration <= 0 {
 		return

@@ -26,14 +26,14 @@ import (
 // httpStep fetches one file for ADD of a URL, over the host's network. With a checksum the result is known in
 // advance. Without one every build sends a request, which is conditional if the server returned an ETag before.
 type httpStep struct {
-	n        *node
-	url      string
-	shown    string // the URL without its password
-	checksum digest.Digest
-	content  digest.Digest // the content used in this run
-	filename string
-	perm     os.FileMode
-	uid, gid int
+	n           *node
+	url         string
+	redactedURL string // the URL without its password
+	checksum    digest.Digest
+	content     digest.Digest // the content used in this run
+	filename    string
+	perm        os.FileMode
+	uid, gid    int
 }
 
 // newHTTP parses the attributes of an http source.
@@ -49,7 +49,7 @@ func newHTTP(n *node, source *pb.SourceOp) (operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.shown = u.Redacted()
+	h.redactedURL = u.Redacted()
 	if h.filename = path.Base(attrs[pb.AttrHTTPFilename]); attrs[pb.AttrHTTPFilename] == "" {
 		h.filename = path.Base(u.Path)
 	}
@@ -146,7 +146,7 @@ func (h *httpStep) run(ctx context.Context) error {
 		}
 		return err
 	case res.StatusCode != http.StatusOK:
-		return h.n.stepError(fmt.Errorf("%s answers %s", h.shown, res.Status), "check the URL")
+		return h.n.stepError(fmt.Errorf("%s answers %s", h.redactedURL, res.Status), "check the URL")
 	}
 	got, err := h.keep(res, func() { stall.Reset(stallLimit) })
 	h.content = got
@@ -164,7 +164,7 @@ func (h *httpStep) fault(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	return fmt.Errorf("fetch %s: %w", h.shown, err)
+	return fmt.Errorf("fetch %s: %w", h.redactedURL, err)
 }
 
 // keep creates a layer from the response body.
@@ -176,7 +176,7 @@ func (h *httpStep) keep(res *http.Response, alive func()) (content digest.Digest
 	}
 	size, content, err := h.save(res, filepath.Join(draft.FS, h.filename), alive)
 	if err == nil && h.checksum != "" && content != h.checksum {
-		err = h.n.stepError(fmt.Errorf("%s has the checksum %s, not %s", h.shown, content, h.checksum), "")
+		err = h.n.stepError(fmt.Errorf("%s has the checksum %s, not %s", h.redactedURL, content, h.checksum), "")
 	}
 	if err != nil {
 		return "", errors.Join(err, draft.Discard())
@@ -245,7 +245,7 @@ func (h *httpStep) remember(tag string, content digest.Digest) error {
 	}
 	key := h.lastAnswer()
 	return h.n.b.store.Put(&cache.Entry{
-		ID: key, Key: key, Name: h.shown, Created: time.Now().UTC(),
+		ID: key, Key: key, Name: h.redactedURL, Created: time.Now().UTC(),
 		Lookups: []cache.Lookup{{Path: answerTag, Answer: tag}, {Path: answerContent, Answer: content.String()}},
 	})
 }

@@ -9,27 +9,27 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// question asks for the user of a name in a file system.
-type question struct {
+// userQuery names a user in a file system. It is a key of build.identities.
+type userQuery struct {
 	chain *chain
 	name  string
 }
 
-// answer is the user, and the names in the root directory below which all files lie that were read to find it.
-type answer struct {
+// userResult is the user of a userQuery. names are the top-level directories that were read to find it.
+type userResult struct {
 	who   identity
 	names map[string]bool
 }
 
-// maxLeftAlone bounds the layers that are searched for the answer of a lower chain.
-const maxLeftAlone = 32
+// maxChainSearch bounds the number of lower chains that are searched for a known result.
+const maxChainSearch = 32
 
-// user resolves the user of a step whose root is the input. The answer for a lower chain is reused if no layer above
+// user resolves the user of a step whose root is the input. The result for a lower chain is reused if no layer above
 // it touches the files that it was read from, so the steps of a long chain do not read all layers again.
 func (in input) user(ctx context.Context, name string) (identity, error) {
-	var found answer
+	var found userResult
 	look := func(files tree.FS) (err error) {
-		seen := &noting{files, map[string]bool{}}
+		seen := &recordingFS{files, map[string]bool{}}
 		found.who, err = resolveUser(seen, name)
 		found.names = seen.names
 		return err
@@ -43,67 +43,68 @@ func (in input) user(ctx context.Context, name string) (identity, error) {
 		return identity{}, err
 	}
 	b := in.node.b
-	known, ok := b.answerBelow(question{c, name})
+	known, ok := b.resultBelow(userQuery{c, name})
 	if !ok {
 		if err := b.view(ctx, c, look); err != nil {
 			return identity{}, err
 		}
 		known = found
 	}
-	b.identities.Store(question{c, name}, known)
+	b.identities.Store(userQuery{c, name}, known)
 	return known.who, nil
 }
 
-// answerBelow returns the answer for a lower chain, if no layer in between touches the files that it was read from.
-func (b *build) answerBelow(q question) (answer, bool) {
+// resultBelow returns the result for a lower chain if no layer in between touches the files that it was read from.
+func (b *build) resultBelow(q userQuery) (userResult, bool) {
 	var between []string
-	for range maxLeftAlone {
+	for range maxChainSearch {
 		if q.chain == nil {
-			return answer{}, false
+			return userResult{}, false
 		}
-		if a, ok := b.identities.Load(q); ok {
-			known := a.(answer)
+		if v, ok := b.identities.Load(q); ok {
+			known := v.(userResult)
 			for _, dir := range between {
 				if layerfs.Touches(dir, known.names) {
-					return answer{}, false
+					return userResult{}, false
 				}
 			}
 			return known, true
 		}
 		if q.chain.base != nil {
-			return answer{}, false
+			return userResult{}, false
 		}
 		if q.chain.layer != emptyLayer {
 			dir, here := b.dirHere(q.chain.layer)
 			if !here {
-				return answer{}, false
+				return userResult{}, false
 			}
 			between = append(between, dir)
 		}
 		q.chain = q.chain.below
 	}
-	return answer{}, false
+	return userResult{}, false
 }
 
-// noting is a tree that records the names in its root directory below which it was read.
-type noting struct {
+// recordingFS is a tree that records the top-level directories that Lookup and Open read. resolveUser must not use any
+// other method: an unrecorded read would make the build reuse a stale user.
+type recordingFS struct {
 	tree.FS
 	names map[string]bool
 }
 
 // Lookup implements tree.FS.
-func (n *noting) Lookup(path string) (tree.Entry, error) {
-	n.note(path)
-	return n.FS.Lookup(path)
+func (r *recordingFS) Lookup(path string) (tree.Entry, error) {
+	r.note(path)
+	return r.FS.Lookup(path)
 }
 
 // Open implements tree.FS.
-func (n *noting) Open(path string) (*os.File, error) {
-	n.note(path)
-	return n.FS.Open(path)
+func (r *recordingFS) Open(path string) (*os.File, error) {
+	r.note(path)
+	return r.FS.Open(path)
 }
 
-func (n *noting) note(path string) {
+func (r *recordingFS) note(path string) {
 	name, _, _ := strings.Cut(strings.Trim(path, "/"), "/")
-	n.names[name] = true
+	r.names[name] = true
 }

@@ -125,7 +125,7 @@ func (k *keyed) withWhole(ctx context.Context, p keys.Parts) (keys.Parts, error)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.name, err)
 		}
-		p = p.With(keys.Parts{{Name: w.name, Digest: id, Value: w.in.shown()}})
+		p = p.With(keys.Parts{{Name: w.name, Digest: id, Value: w.in.display()}})
 	}
 	return p, nil
 }
@@ -136,7 +136,7 @@ func (k *keyed) withReads(p keys.Parts, value func(readInput) (prefix, value str
 		if err != nil {
 			return nil, k.n.sourceError(r, err)
 		}
-		p = p.With(keys.Parts{{Name: prefix + r.name, Digest: v, Value: r.in.shown()}})
+		p = p.With(keys.Parts{{Name: prefix + r.name, Digest: v, Value: r.in.display()}})
 	}
 	return p, nil
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// Bounds of the output of one step. Memory use does not exceed the tail.
+// Bounds of the output of one step. Memory use is at most maxTail plus one write.
 const (
 	maxLogFile = 256 << 20 // bytes of a step's log on disk
 	maxLogSent = 2 << 20   // bytes of a step's log that are shown
@@ -18,8 +18,8 @@ const (
 	tailLines  = 20
 )
 
-// stepLog takes the output of one step. All of it goes to a file, the first part to the display, and the end is kept
-// in memory.
+// stepLog receives the output of one step. The first maxLogFile bytes go to a file, the first maxLogSent bytes to the
+// display, and the end is kept in memory. If the file cannot be written, output is missing from it.
 type stepLog struct {
 	mu      sync.Mutex
 	file    *os.File
@@ -62,7 +62,7 @@ func (l *stepLog) write(stream int, p []byte) {
 		l.sent += int64(len(part))
 		l.send(stream, part)
 		if l.sent == maxLogSent {
-			l.send(stream, fmt.Appendf(nil, "\n[output clipped after %d MiB; all of it is in %s]\n",
+			l.send(stream, fmt.Appendf(nil, "\n[output truncated after %d MiB; more is in %s]\n",
 				maxLogSent>>20, l.path()))
 		}
 	}

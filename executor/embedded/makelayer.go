@@ -79,8 +79,8 @@ func (b *build) copyTo(ctx context.Context, in input, sel tree.Selection, dir st
 	})
 }
 
-// layerID names a layer that a step is about to make. nonce is new for every run, because a step that runs again need not
-// make the same files; the diff id tells what the layer holds once it is packed.
+// layerID returns the id of a layer that a step is about to create. nonce is the run's for steps that may write other
+// files next time. It is empty for a layer that key identifies by its content, such as that of ADD with a URL.
 func layerID(key digest.Digest, nonce string, output int) digest.Digest {
 	return digest.FromString(fmt.Sprintf("layer\x00%s\x00%s\x00%d", key, nonce, output))
 }

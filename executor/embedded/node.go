@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	digest "github.com/opencontainers/go-digest"
 
@@ -41,14 +42,14 @@ type node struct {
 
 	// unknown is set, in a preview, if the step must run before its id is known.
 	unknown bool
-	// fresh is set, in a preview, if the step's file system will certainly be a new one, because a command in it
+	// willBeNew is set, in a preview, if the step's file system will certainly be a new one, because a command in it
 	// runs.
-	fresh bool
+	willBeNew bool
 
-	// before is the result of an earlier attempt of this run in which the step ran. shown is set if that attempt
-	// reported it as cached.
-	before *executor.StepResult
-	shown  bool
+	// before is the result of an earlier attempt of this run in which the step ran. reportedCached is set if that
+	// attempt reported it as cached.
+	before         *executor.StepResult
+	reportedCached bool
 
 	mu sync.Mutex
 	// active counts the concurrent uses of a source, see begin.
@@ -79,8 +80,8 @@ func (in input) image() bool {
 	return ok
 }
 
-// shown returns the input for display: the reference of an image, otherwise its instruction.
-func (in input) shown() string {
+// display returns the input for display: the reference of an image, otherwise its instruction.
+func (in input) display() string {
 	if in.scratch() {
 		return "scratch"
 	}
@@ -275,4 +276,30 @@ func (n *node) serve(e *cache.Entry) error {
 	n.id, n.outputs, n.entry = e.ID, outputs, e
 	n.result.Key = e.Key
 	return nil
+}
+
+// begin marks a source as started when it is first fetched: the scheduler does not run images. Several fetches may begin
+// at once; the step ends with the last of them.
+func (n *node) begin() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.active++; n.active > 1 {
+		return
+	}
+	n.result.Status = executor.StatusRan
+	if n.result.Started.IsZero() {
+		n.result.Started = time.Now()
+	}
+	n.b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindStart})
+}
+
+// end ends a fetch that begin started.
+func (n *node) end(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.active--; n.active > 0 {
+		return
+	}
+	n.result.Completed = time.Now()
+	n.b.events.send(executor.Event{Step: n.step.Digest, Name: n.step.Name, Kind: executor.KindDone, Err: err})
 }

@@ -13,14 +13,15 @@ import (
 // errOffline is returned in a preview where a build would use the network.
 var errOffline = errors.New("not on this machine")
 
-// Preview returns what Run would do with each step, in graph order, without running, fetching or writing anything. It
-// reads local build contexts, the local cache and the indexes of remote caches.
+// Preview returns what Run would do with each step, in graph order. It runs nothing, downloads no image or layer and
+// stores no entry. It reads local build contexts, the local cache and the indexes of remote caches. It may update the
+// stat index, and stores a snapshot of a build context that is an input of a merge or diff.
 //
 // The promise: a step that Preview reports as cached does not run, if nothing changes in between. The reverse may
 // happen: a step reported as "will run" or "may run" may turn out to be cached. The reason is that some ids exist
 // only after a command has run: the id of its entry is random. So a node is unknown if its id cannot be known, and
-// fresh if it certainly gets a new one. A step on an unknown input is never reported as cached: it will run if that
-// input is fresh, and may run otherwise. A step whose files are not on this machine may run. Without this distinction
+// willBeNew if it certainly gets a new one. A step on an unknown input is never reported as cached: it will run if that
+// input will be new, and may run otherwise. A step whose files are not on this machine may run. Without this distinction
 // scripts that act on the preview would skip work that is needed.
 func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Options) ([]executor.StepResult, error) {
 	opts.Events = nil
@@ -106,7 +107,7 @@ func (v *virtual) foresee(ctx context.Context) error {
 func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool, error)) error {
 	n := k.n
 	if n.forced() {
-		n.unknown, n.fresh, n.result.Status = true, shared == nil, executor.StatusWillRun
+		n.unknown, n.willBeNew, n.result.Status = true, shared == nil, executor.StatusWillRun
 		n.because(executor.Cause{Kind: executor.CauseForced})
 		return nil
 	}
@@ -134,7 +135,7 @@ func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool,
 	n.result.Status = executor.StatusWillRun
 	n.because(k.explain(ctx, k.final, nil)...)
 	// A file operation's id is its key; a command gets its id when it has run.
-	n.id, n.unknown, n.fresh = k.finalKey, shared == nil, shared == nil
+	n.id, n.unknown, n.willBeNew = k.finalKey, shared == nil, shared == nil
 	return nil
 }
 
@@ -153,14 +154,14 @@ func (k *keyed) foreseeInputs(ctx context.Context, file bool) (decided bool, err
 		return false, nil
 	}
 	n.unknown = true
-	n.fresh = w != nil && w.fresh
+	n.willBeNew = w != nil && w.willBeNew
 	now, open, err := k.soFar(ctx)
 	if err != nil {
 		return false, err
 	}
 	n.because(k.explain(ctx, now, open)...)
 	switch {
-	case w != nil && !file && w.fresh:
+	case w != nil && !file && w.willBeNew:
 		// A command that runs gets a new id, and so do all steps that depend on it.
 		n.result.Status = executor.StatusWillRun
 	case w != nil && !file:

@@ -15,7 +15,8 @@ import (
 )
 
 // Recompress returns a layer of the store in the compression of an output, with no time after the epoch unless epoch
-// is zero. Each variant is written once; the store records it.
+// is zero. Each variant is written once; the store records it. The command calls it for layers that a BuildKit daemon
+// built.
 func Recompress(ctx context.Context, s *cache.Store, from cache.Packed, f executor.LayerEncoding, epoch time.Time) (cache.Packed, error) {
 	encoding := layers.Compression{Algorithm: layers.Algorithm(f.Compression), Level: f.Level}
 	if epoch.IsZero() && encoding.MediaType() == from.MediaType && f.Level == 0 && !f.Force {

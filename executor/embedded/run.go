@@ -38,9 +38,9 @@ func (b *build) follow(before *build) {
 	if before == nil {
 		return
 	}
-	b.nonce, b.fresh, b.durations, b.started = before.nonce, before.fresh, before.durations, before.started
+	b.nonce, b.storedKeys, b.durations, b.started = before.nonce, before.storedKeys, before.durations, before.started
 	for i, n := range before.nodes {
-		b.nodes[i].before, b.nodes[i].shown = n.before, n.shown || n.result.Status == executor.StatusCached
+		b.nodes[i].before, b.nodes[i].reportedCached = n.before, n.reportedCached || n.result.Status == executor.StatusCached
 		if n.result.Status == executor.StatusRan && n.result.Err == nil {
 			result := n.result
 			b.nodes[i].before = &result

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/layerfs"
 )
 
 // subtree is one directory or file in a stack of unpacked layers, for a mount that selects it.
@@ -60,7 +62,8 @@ const (
 // descend follows path in one layer. With foundOpaque the directory itself may be missing; at is then "".
 func descend(layer, path string) (at string, kind found, err error) {
 	at, kind = layer, foundDir
-	for _, name := range strings.Split(strings.Trim(path, "/"), "/") {
+	names := strings.Split(strings.Trim(path, "/"), "/")
+	for i, name := range names {
 		if name == "" {
 			continue
 		}
@@ -77,22 +80,13 @@ func descend(layer, path string) (at string, kind found, err error) {
 		switch {
 		case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0:
 			return "", foundOpaque, nil
+		case st.Mode&unix.S_IFMT != unix.S_IFDIR && i < len(names)-1:
+			return "", foundOpaque, nil // a file on the way hides the path in the layers below
 		case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 			return at, foundFile, nil
-		case opaque(at):
+		case layerfs.IsOpaque(at):
 			kind = foundOpaque
 		}
 	}
 	return at, kind, nil
-}
-
-// opaque reports whether a directory of a layer hides those below it.
-func opaque(dir string) bool {
-	var value [1]byte
-	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
-		if n, err := unix.Lgetxattr(dir, name, value[:]); err == nil && n == 1 && value[0] == 'y' {
-			return true
-		}
-	}
-	return false
 }

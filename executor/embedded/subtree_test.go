@@ -14,12 +14,12 @@ import (
 func TestFindSubtree(t *testing.T) {
 	base := t.TempDir()
 	top, mid, low := filepath.Join(base, "top"), filepath.Join(base, "mid"), filepath.Join(base, "low")
-	for _, d := range []string{top + "/a/b", mid + "/a/b", mid + "/o/p", low + "/a/b", low + "/o/p", low + "/o/q", low + "/w/x"} {
+	for _, d := range []string{top + "/a/b", mid + "/a/b", mid + "/o/p", low + "/a/b", low + "/o/p", low + "/o/q", low + "/w/x", mid + "/g"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, f := range []string{mid + "/a/b/f", low + "/a/b/f", low + "/w/x/f"} {
+	for _, f := range []string{mid + "/a/b/f", low + "/a/b/f", low + "/w/x/f", low + "/g"} {
 		if err := os.WriteFile(f, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -42,6 +42,8 @@ func TestFindSubtree(t *testing.T) {
 		{"/o/p", subtree{dirs: []string{mid + "/o/p"}}, false},
 		{"/o/q", subtree{}, true},
 		{"/w/x", subtree{}, true},
+		{"/g", subtree{dirs: []string{mid + "/g"}}, false},
+		{"/g/x", subtree{}, true},
 		{"/none", subtree{}, true},
 	} {
 		got, err := findSubtree(layers, c.path)

@@ -95,7 +95,7 @@ func (t *testStep) runCommand(ctx context.Context) (err error) {
 	if err := s.freshWork(&spec); err != nil {
 		return err
 	}
-	out, errs := &capture{}, &capture{}
+	out, errs := &boundedBuffer{}, &boundedBuffer{}
 	spec.Stdout, spec.Stderr = io.MultiWriter(stdout, out), io.MultiWriter(stderr, errs)
 	res, err := t.runIn(ctx, spec, t.test.Command)
 	if err != nil {
@@ -134,14 +134,14 @@ func (t *testStep) commandFailed(err error, res sandbox.Result, log *stepLog) *e
 	return e
 }
 
-// capture keeps an output of bounded size.
-type capture struct {
+// boundedBuffer keeps at most imagetest.MaxOutput bytes of an output.
+type boundedBuffer struct {
 	bytes.Buffer
 	over bool
 }
 
 // Write never fails: excess output is reported when the command has ended.
-func (c *capture) Write(p []byte) (int, error) {
+func (c *boundedBuffer) Write(p []byte) (int, error) {
 	if room := imagetest.MaxOutput - c.Len(); len(p) > room {
 		c.over = true
 		c.Buffer.Write(p[:room])

@@ -82,13 +82,17 @@ func (b *build) dirHere(id digest.Digest) (string, bool) {
 
 // view calls f with the merged files of a chain.
 //
-// Unpacking on demand. Most look-ups need paths and attributes only, and unpacking a base of hundreds of megabytes
-// for them would dominate a first build. So a layer that is not unpacked takes part with its path index. If f needs
-// the content of a file in it, the read fails with a layerfs.PackedError that names the layer; view unpacks that layer
-// and calls f again from the beginning. f must therefore be repeatable: it may only keep the results of its last
-// call. Each pass has at least one more layer on disk, so the loop ends. If f opens another view inside, the error
-// passes through the inner one unless the layer is its own; the view that has the layer packed handles it. Without
-// the check of packed, that view would loop over an error that it cannot fix.
+// Unpacking on demand. Most look-ups need paths and attributes only, and unpacking a base of hundreds of megabytes for
+// them would dominate a first build. So a layer that is not unpacked takes part with its path index. If f needs the
+// content of a file in it, the read fails with a layerfs.PackedError that names the layer; view unpacks that layer and
+// calls f again from the beginning. f must therefore be repeatable: it may only keep the results of its last call. It
+// must return the error of a read wrapped with %w: if it dropped a PackedError, nothing would be unpacked and f would
+// see no content. Each pass has at least one more layer on disk, so the loop ends. If f opens another view inside, the
+// error passes through the inner one unless the layer is its own; the view that has the layer packed handles it.
+// Without the check of packed, that view would loop over an error that it cannot fix.
+//
+// view may be called with the lock of a key or a slot held: it waits only for transfers and for the locks of the layers
+// that it unpacks, whose holders wait for no step.
 func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error {
 	all, err := c.layers(ctx)
 	if err != nil {

@@ -55,7 +55,7 @@ func nodeOf(fd int, name, p string, st *unix.Stat_t) (tree.Node, error) {
 		}
 		n.Entry.Link = target
 	case n.Entry.IsDir():
-		n.Opaque = isOpaque(fd, name)
+		n.Opaque = IsOpaque(procPath(fd, name))
 	}
 	return n, nil
 }
@@ -86,15 +86,14 @@ func Touches(dir string, names map[string]bool) bool {
 			return true
 		}
 	}
-	return isOpaque(root, "")
+	return IsOpaque(procPath(root, ""))
 }
 
-// isOpaque reports whether a directory has overlayfs's opaque attribute.
-func isOpaque(fd int, name string) bool {
-	self := procPath(fd, name)
+// IsOpaque reports whether the directory at a path has overlayfs's opaque attribute.
+func IsOpaque(dir string) bool {
 	var buf [8]byte
 	for _, attr := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
-		if n, err := unix.Lgetxattr(self, attr, buf[:]); err == nil && n == 1 && buf[0] == 'y' {
+		if n, err := unix.Lgetxattr(dir, attr, buf[:]); err == nil && n == 1 && buf[0] == 'y' {
 			return true
 		}
 	}
