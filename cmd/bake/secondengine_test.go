@@ -262,7 +262,7 @@ func errorsOfDaemon(t *testing.T, d *daemon, bases string) {
 			`builder unix:///nowhere/sock: cannot connect`},
 		{"platform", "FROM --platform=linux/s390x BASE\nRUN true", "one=" + d.address, 5,
 			`no builder runs commands for linux/s390x.*runs linux/amd64`},
-		{"entitlement", "FROM BASE\nRUN --network=host true", "", 1, `build with --allow network.host`},
+		{"entitlement", "FROM BASE\nRUN --network=host true", "", 1, `to permit it, add --allow network.host`},
 		{"secret", "FROM BASE\nRUN --mount=type=secret,id=x,required true", "", 1, `no secret "x" is given`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
