@@ -99,7 +99,7 @@ func pathsBlob(ctx context.Context, dir string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return remotecache.Squeeze(raw)
+	return remotecache.Compress(raw)
 }
 
 // keepSmall stores a small blob.

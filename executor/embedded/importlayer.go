@@ -246,7 +246,7 @@ func (b *build) readPaths(ctx context.Context, l importedLayer) (*tree.Index, er
 	if err != nil {
 		return nil, err
 	}
-	if raw, err = remotecache.Expand(raw, maxPaths); err != nil {
+	if raw, err = remotecache.Decompress(raw, maxPaths); err != nil {
 		return nil, fmt.Errorf("paths: %w", err)
 	}
 	x = new(tree.Index)

@@ -17,8 +17,8 @@ import (
 )
 
 // Dir is a cache in a directory: an index, and packs of blobs. It has at most maxFiles files with fixed names. A
-// layer is always in the same pack, so a new layer changes one file in sixteen and an unchanged cache none. Other
-// files in the directory are left alone.
+// layer is always in the same pack, so a new layer changes three files: that pack, the pack of path indexes, and the
+// index. An unchanged cache changes none. Other files in the directory are left alone.
 type Dir struct {
 	Path string
 
@@ -54,9 +54,9 @@ func packNames() []string {
 }
 
 // Index implements Source. It keeps the packs open, so later reads see the same cache even if the directory is
-// written meanwhile.
+// written meanwhile. A pack that cannot be opened is left out: its blobs are a MissingError when they are opened.
 func (d *Dir) Index(context.Context) (*Index, error) {
-	root, unlock, err := d.open(unix.LOCK_SH)
+	root, unlock, err := d.lock(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -88,8 +88,8 @@ func (d *Dir) Index(context.Context) (*Index, error) {
 	return x, nil
 }
 
-// open locks the directory until unlock is called. On a file system without locks it is used unlocked.
-func (d *Dir) open(how int) (root *os.Root, unlock func(), err error) {
+// lock locks the directory until unlock is called. On a file system without locks it is used unlocked.
+func (d *Dir) lock(how int) (root *os.Root, unlock func(), err error) {
 	if root, err = os.OpenRoot(d.Path); err != nil {
 		return nil, nil, err
 	}
@@ -140,7 +140,7 @@ func (d *Dir) Export(ctx context.Context, e Export) error {
 	if err := os.MkdirAll(d.Path, 0o755); err != nil {
 		return err
 	}
-	root, unlock, err := d.open(unix.LOCK_EX)
+	root, unlock, err := d.lock(unix.LOCK_EX)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 // Package remotecache reads and writes caches outside this machine: an index of entries, and the layers and cache
 // mounts of those entries, in a few files of a directory or as an artifact in a registry. What it reads is not
-// trusted: every blob is verified against its digest and size, and every count and size has a bound.
+// trusted: every blob is verified against its digest and size, and the size of the index and the counts in it have
+// bounds.
 package remotecache
 
 import (
@@ -20,11 +21,12 @@ import (
 	"github.com/bakebuild/bake/executor/cache/key"
 )
 
-// Source is a cache to import from.
+// Source is a cache to import from. Call Index first.
 type Source interface {
 	// Index reads the index; nil if there is no cache yet.
 	Index(ctx context.Context) (*Index, error)
-	// Open opens a blob of the index. The last read fails if the bytes do not match the digest.
+	// Open opens a blob of the index. Read it to io.EOF: only the last read verifies the digest, and fails if the bytes
+	// do not match it.
 	Open(ctx context.Context, b Blob) (io.ReadCloser, error)
 	// String returns the place as a user writes it.
 	String() string
@@ -80,9 +82,10 @@ type Blob struct {
 type Layer struct {
 	ID digest.Digest
 	// Blob is the packed layer; nil if it was not exported. The step must run again where such a layer is needed.
-	Blob     *Blob         `json:",omitempty"`
-	DiffID   digest.Digest `json:",omitempty"`
-	Encoding string        `json:"Form,omitempty"` // of Blob, see cache.Packed
+	Blob   *Blob         `json:",omitempty"`
+	DiffID digest.Digest `json:",omitempty"`
+	// Encoding is that of Blob, see cache.Packed. Form is the stored name: renaming it would break version 1.
+	Encoding string `json:"Form,omitempty"`
 	// Paths is the layer's path index, compressed with zstd. It answers look-ups, and holds the file times that Blob
 	// lacks.
 	Paths *Blob `json:",omitempty"`
@@ -105,10 +108,13 @@ const (
 
 // Bounds of what is read from a cache.
 const (
-	maxIndex  = 64 << 20 // bytes of a packed index
-	maxText   = 1 << 30  // bytes of an unpacked one
-	maxLayers = 100_000
-	maxBlob   = 1 << 40 // bytes
+	maxIndex     = 64 << 20 // bytes of a packed index
+	maxText      = 1 << 30  // bytes of an unpacked one
+	maxLayers    = 100_000
+	maxEntries   = 1_000_000
+	maxAliases   = 4_000_000 // of all entries
+	maxEncodings = 1_000_000 // of all layers and cache mounts
+	maxBlob      = 1 << 40   // bytes
 )
 
 // sortParts sorts the index, so that equal indexes have equal bytes.
@@ -132,11 +138,11 @@ func (x *Index) encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the index of a cache: %w", err)
 	}
-	return Squeeze(text)
+	return Compress(text)
 }
 
-// Squeeze compresses a blob other than a layer. Equal input gives equal output.
-func Squeeze(raw []byte) ([]byte, error) {
+// Compress compresses a blob other than a layer. Equal input gives equal output.
+func Compress(raw []byte) ([]byte, error) {
 	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return nil, err
@@ -145,8 +151,8 @@ func Squeeze(raw []byte) ([]byte, error) {
 	return w.EncodeAll(raw, nil), nil
 }
 
-// Expand reverses Squeeze. Output of more than limit bytes is an error.
-func Expand(raw []byte, limit int64) ([]byte, error) {
+// Decompress reverses Compress. Output of more than limit bytes is an error.
+func Decompress(raw []byte, limit int64) ([]byte, error) {
 	r, err := zstd.NewReader(bytes.NewReader(raw), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20))
 	if err != nil {
 		return nil, err
@@ -161,7 +167,7 @@ func Expand(raw []byte, limit int64) ([]byte, error) {
 
 // decode parses and checks an index.
 func decode(raw []byte) (*Index, error) {
-	text, err := Expand(raw, maxText)
+	text, err := Decompress(raw, maxText)
 	if err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
@@ -177,9 +183,35 @@ func decode(raw []byte) (*Index, error) {
 
 var errDamaged = errors.New("the index is damaged")
 
-func (x *Index) check() error {
+// checkCounts checks that no list of the index is longer than its bound.
+func (x *Index) checkCounts() error {
 	if len(x.Layers) > maxLayers || len(x.Mounts) > maxLayers {
 		return fmt.Errorf("%w: more than %d layers", errDamaged, maxLayers)
+	}
+	if len(x.Entries) > maxEntries {
+		return fmt.Errorf("%w: more than %d entries", errDamaged, maxEntries)
+	}
+	aliases, encodings := 0, 0
+	for _, e := range x.Entries {
+		aliases += len(e.Aliases)
+	}
+	for _, l := range x.Layers {
+		encodings += len(l.Packed)
+	}
+	for _, m := range x.Mounts {
+		encodings += len(m.Packed)
+	}
+	if aliases > maxAliases || encodings > maxEncodings {
+		return fmt.Errorf("%w: more than %d aliases or %d encodings", errDamaged, maxAliases, maxEncodings)
+	}
+	return nil
+}
+
+// check checks what the importer relies on: counts, digests, sizes, and each key over its parts. The key of an entry
+// without parts, and an alias, cannot be verified.
+func (x *Index) check() error {
+	if err := x.checkCounts(); err != nil {
+		return err
 	}
 	for _, e := range x.Entries {
 		if err := e.Validate(); err != nil {
@@ -207,7 +239,8 @@ func (x *Index) check() error {
 	return nil
 }
 
-// ok reports whether all digests of a layer are valid and all sizes possible.
+// ok reports whether all digests of a layer are valid and all sizes possible, with or without Blob. Code that names
+// packs and verifies blobs relies on it: an invalid digest would panic there.
 func (l *Layer) ok() bool {
 	for _, p := range l.Packed {
 		if p.Digest.Validate() != nil || p.DiffID.Validate() != nil || p.Size < 0 {
@@ -215,7 +248,7 @@ func (l *Layer) ok() bool {
 		}
 	}
 	if l.Blob == nil {
-		return true
+		return (l.DiffID == "" || l.DiffID.Validate() == nil) && (l.Paths == nil || l.Paths.ok())
 	}
 	return l.DiffID.Validate() == nil && l.Paths != nil && l.Blob.ok() && l.Paths.ok()
 }

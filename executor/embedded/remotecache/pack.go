@@ -87,7 +87,8 @@ func (p *pack) read() error {
 	return nil
 }
 
-// open reads a blob; ok is false if the pack has no blob of this digest and size.
+// open reads a blob; ok is false if the pack has no blob of this digest, or ends before its size. A size that differs
+// from that in the table otherwise appears as a DamagedError when the blob is read.
 func (p *pack) open(b Blob) (r io.ReadCloser, ok bool) {
 	if p == nil {
 		return nil, false

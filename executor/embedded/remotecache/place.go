@@ -27,10 +27,10 @@ type Place struct {
 // Mounts selects the cache mounts to export.
 type Mounts struct {
 	All bool
-	IDs []string // as written in Dockerfiles; the mount's target if it has no id
+	IDs []string // as written in Dockerfiles, without leading slashes; the mount's target if it has no id
 }
 
-// Has reports whether a cache mount is exported.
+// Has reports whether a cache mount is exported. Leading slashes of id do not count.
 func (m Mounts) Has(id string) bool {
 	return m.All || slices.Contains(m.IDs, strings.TrimLeft(id, "/"))
 }
@@ -59,9 +59,9 @@ func (p Place) Destination(client *registry.Client) Destination {
 	return &Artifact{Client: client, Ref: p.Ref}
 }
 
-// attributes returns the supported attributes of a kind of place. Some have no effect and are accepted for
-// compatibility with Docker: a cache is always an OCI artifact with one compression, and its errors never fail a
-// build.
+// attributes returns the accepted attributes of a kind of place. Some have no effect and are accepted for
+// compatibility with Docker. For cache-to, a cache is always an OCI artifact with one compression, and its errors never
+// fail a build. registry.insecure has no effect either: the configuration of the registry client decides.
 func attributes(kind string, to bool) []string {
 	all := []string{"type"}
 	switch {
@@ -120,7 +120,8 @@ func Parse(a config.Attrs, to bool, dir string) (p Place, ignored []string, err 
 	return p, ignored, p.parseExport(a)
 }
 
-// parseExport parses the attributes of cache-to.
+// parseExport parses the attributes of cache-to. A value of mounts that strconv.ParseBool accepts, such as 1 or t, is a
+// boolean and never an id.
 func (p *Place) parseExport(a config.Attrs) error {
 	switch a["mode"] {
 	case "", "min":

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -117,6 +118,10 @@ func TestIndexChecks(t *testing.T) {
 		"alias":    func(x *Index) { x.Entries[0].Aliases = []digest.Digest{"x"} },
 		"packed":   func(x *Index) { x.Layers[0].Packed = []cache.Packed{{Digest: "x"}} },
 		"mount":    func(x *Index) { x.Mounts = []Mount{{ID: "m"}} },
+		"path index without a blob": func(x *Index) {
+			x.Layers[0].Blob, x.Layers[0].Paths.Digest = nil, "x"
+		},
+		"diff id without a blob": func(x *Index) { x.Layers[0].Blob, x.Layers[0].DiffID = nil, "x" },
 	} {
 		good := sample("a").Index
 		raw, err := good.encode()
@@ -133,6 +138,19 @@ func TestIndexChecks(t *testing.T) {
 		}
 		if _, err := decode(raw); err == nil {
 			t.Errorf("an index with a wrong %s is taken", name)
+		}
+	}
+}
+
+// TestIndexBounds: an index with more entries, aliases or encodings than the bounds is refused.
+func TestIndexBounds(t *testing.T) {
+	for name, x := range map[string]*Index{
+		"entries":   {Entries: make([]Entry, maxEntries+1)},
+		"aliases":   {Entries: []Entry{{Aliases: make([]digest.Digest, maxAliases+1)}}},
+		"encodings": {Layers: []Layer{{Packed: make([]cache.Packed, maxEncodings+1)}}},
+	} {
+		if err := x.check(); !errors.Is(err, errDamaged) || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("%s: got %v", name, err)
 		}
 	}
 }
