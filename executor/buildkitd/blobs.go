@@ -17,14 +17,14 @@ import (
 // blobStore is the content store to which a daemon exports images. It is backed by the cache, so the daemon does not
 // send blobs that the cache has.
 type blobStore struct {
-	readOnly // except Writer and Update
-	blobs    Blobs
-	mu       sync.Mutex
-	fault    error // the first local error
+	unsupported // except Writer and Update
+	blobs       Blobs
+	mu          sync.Mutex
+	fault       error // the first local error
 }
 
-// note keeps a local error: the daemon would return its text only.
-func (s *blobStore) note(err error) error {
+// keepFault keeps the first local error, since the daemon would return its text only. It returns err.
+func (s *blobStore) keepFault(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fault == nil {
@@ -104,7 +104,7 @@ func (s *blobStore) Writer(_ context.Context, opts ...content.WriterOpt) (conten
 	}
 	w, err := s.blobs.NewBlob()
 	if err != nil {
-		return nil, s.note(err)
+		return nil, s.keepFault(err)
 	}
 	return &blobWriter{store: s, to: w, want: o.Desc.Digest, status: content.Status{
 		Ref: o.Ref, Total: o.Desc.Size, Expected: o.Desc.Digest, StartedAt: time.Now(),
@@ -116,37 +116,40 @@ func (s *blobStore) Update(ctx context.Context, info content.Info, _ ...string) 
 	return s.Info(ctx, info.Digest)
 }
 
-// readOnly implements the methods of content.Store that change a store, and refuses them.
-type readOnly struct{}
+// unsupported implements the methods of content.Store that daemons do not need. Those that would change the store or
+// list it are refused; Status finds no transfer, and Abort has nothing to do.
+type unsupported struct{}
 
 // Walk implements content.Store: it is refused.
-func (readOnly) Walk(context.Context, content.WalkFunc, ...string) error {
+func (unsupported) Walk(context.Context, content.WalkFunc, ...string) error {
 	return errdefs.ErrPermissionDenied
 }
 
 // Writer implements content.Store: it is refused.
-func (readOnly) Writer(context.Context, ...content.WriterOpt) (content.Writer, error) {
+func (unsupported) Writer(context.Context, ...content.WriterOpt) (content.Writer, error) {
 	return nil, errdefs.ErrPermissionDenied
 }
 
 // Update implements content.Store: it is refused.
-func (readOnly) Update(context.Context, content.Info, ...string) (content.Info, error) {
+func (unsupported) Update(context.Context, content.Info, ...string) (content.Info, error) {
 	return content.Info{}, errdefs.ErrPermissionDenied
 }
 
 // Delete implements content.Store: it is refused.
-func (readOnly) Delete(context.Context, digest.Digest) error { return errdefs.ErrPermissionDenied }
+func (unsupported) Delete(context.Context, digest.Digest) error { return errdefs.ErrPermissionDenied }
 
 // Status implements content.Store: no transfer is resumed.
-func (readOnly) Status(context.Context, string) (content.Status, error) {
+func (unsupported) Status(context.Context, string) (content.Status, error) {
 	return content.Status{}, errdefs.ErrNotFound
 }
 
 // ListStatuses implements content.Store: there are none.
-func (readOnly) ListStatuses(context.Context, ...string) ([]content.Status, error) { return nil, nil }
+func (unsupported) ListStatuses(context.Context, ...string) ([]content.Status, error) {
+	return nil, nil
+}
 
 // Abort implements content.Store: there is nothing to abort.
-func (readOnly) Abort(context.Context, string) error { return nil }
+func (unsupported) Abort(context.Context, string) error { return nil }
 
 // blobWriter receives one blob.
 type blobWriter struct {
@@ -166,7 +169,7 @@ func (w *blobWriter) Write(p []byte) (int, error) {
 	w.status.Offset += int64(n)
 	w.status.UpdatedAt = time.Now()
 	if err != nil {
-		return n, w.store.note(err)
+		return n, w.store.keepFault(err)
 	}
 	return n, nil
 }

@@ -50,7 +50,7 @@ type builder struct {
 	// own reports that platforms come from the project file, so that all of them are native.
 	own      bool
 	patience time.Duration
-	files    files
+	receiver fileReceiver
 	served   chan struct{} // closed when the session has ended
 	work     work
 	mu       sync.Mutex
@@ -88,14 +88,14 @@ func (e *Engine) connect(ctx context.Context, r *run) ([]*builder, error) {
 	}
 	for _, err := range failed {
 		if err != nil {
-			r.note(err.Error() + "; building without it")
+			r.emitNote(err.Error() + "; building without it")
 		}
 	}
 	return up, nil
 }
 
-// note emits a line that belongs to no step.
-func (r *run) note(text string) {
+// emitNote emits a line that belongs to no step.
+func (r *run) emitNote(text string) {
 	id := digest.FromString(text)
 	r.status.send(executor.Event{Step: id, Name: text, Kind: executor.KindStart})
 	r.status.send(executor.Event{Step: id, Name: text, Kind: executor.KindDone})
@@ -202,7 +202,8 @@ func (b *builder) watched(ctx context.Context) (context.Context, context.CancelF
 	return ctx, func() { cancel(nil) }
 }
 
-// lost reports whether the builder cannot continue with the session.
+// lost reports whether the builder cannot continue with the session. It sends a request, so it may take as long as the
+// builder's patience.
 func (b *builder) lost(ctx context.Context) bool {
 	if b.left() != nil {
 		return true

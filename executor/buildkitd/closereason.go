@@ -10,8 +10,8 @@ import (
 
 // reasonConn is a connection whose errors have the reason why the peer closed it. Without it, a client that writes
 // first sees "broken pipe", and the reason, such as a TLS alert or the error output of ssh, is lost. So a failed write
-// reads once and returns the error of the read. On a connection to a command only the first read at the end gets the
-// reason; other reads get os.ErrClosed, wait for the first one, and return its reason. TestCloseReason shows it.
+// reads once and returns the error of the read. When a command exits, only one Read returns the reason. Concurrent
+// reads get os.ErrClosed; they wait and return the same reason. TestCloseReason shows it.
 type reasonConn struct {
 	net.Conn
 	once sync.Once

@@ -12,8 +12,9 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// definitions are the steps of a graph as LLB for one session. A step that reads from the session names the session
-// too, so that a daemon never shares it with the equal step of another client.
+// definitions are the steps of a graph as LLB for one session. A build context or an OCI layout also names the session,
+// so that a daemon never shares it with the equal source of another client. Steps with secrets or SSH agents do not
+// name it.
 type definitions struct {
 	session string
 	secrets *secretSet
@@ -39,7 +40,7 @@ func newDefinitions(g *planner.Graph, session string, o *secretSet, noCache bool
 	}
 	for _, s := range g.Steps {
 		if s.Test != nil {
-			continue // the daemon runs tests in containers, see test.go
+			continue // the daemon runs tests in containers, see imagetests.go
 		}
 		w, err := d.write(s)
 		if err != nil {

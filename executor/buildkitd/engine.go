@@ -36,6 +36,7 @@ type Blobs interface {
 	HasBlob(d digest.Digest, size int64) bool
 	// BlobPath returns the path of a blob, whether it exists or not.
 	BlobPath(d digest.Digest) string
+	// NewBlob starts a new blob.
 	NewBlob() (BlobWriter, error)
 	// Recompress returns a layer in an encoding, with times clamped to the epoch unless that is zero. The store keeps
 	// the result.
@@ -45,7 +46,8 @@ type Blobs interface {
 // BlobWriter receives the bytes of one blob. Commit or Discard ends it.
 type BlobWriter interface {
 	io.Writer
-	// Commit makes the blob visible if its digest and size match; a negative size matches any.
+	// Commit makes the blob visible and returns its digest and size. If they do not match, it discards the blob and
+	// returns an error. An empty digest and a negative size match any.
 	Commit(want digest.Digest, size int64) (digest.Digest, int64, error)
 	Discard() error
 }
@@ -57,8 +59,8 @@ type Options struct {
 	// at the same path. A daemon keeps a directory and receives only changes. Empty means the host name.
 	Origin string
 	Blobs  Blobs
-	Store  executor.ImageStore
-	Pusher executor.Pusher
+	Store  executor.ImageStore // for images of the local store; nil if no output needs it
+	Pusher executor.Pusher     // for images that are pushed; nil if no output needs it
 	// Keychain has the credentials that daemons may request; nil: the Docker and Podman configuration of the user.
 	Keychain authn.Keychain
 	// Tests remembers passed tests; nil: every test runs every time.
@@ -127,7 +129,7 @@ func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Option
 	return report, executor.Failed(failures)
 }
 
-// export writes the outputs of the targets that finished returns.
+// export writes the outputs of the images that finished returns.
 func (r *run) export(ctx context.Context, started time.Time) ([]executor.ImageResult, error) {
 	var built []executor.Built
 	for _, image := range r.finished() {
@@ -160,7 +162,9 @@ func (r *run) finished() []*planner.Image {
 	return all
 }
 
-// Error reports a failure of a builder: it does not answer, was lost, or could not fetch a source.
+// Error reports a failure on a builder that is not one of a step: the builder does not answer, was lost, or could not
+// fetch a source. A local error during its builds is an Error too, such as one of Recompress. If no builder can run an
+// image, the Error names the first builder, and its text all of them.
 type Error struct {
 	Builder string // its address
 	Err     error

@@ -102,6 +102,8 @@ type rewording struct {
 	by      string
 }
 
+// rewordings returns the replacements, in the order in which they are applied. An id with a double slash is one that
+// unknownID returned.
 func rewordings() []rewording {
 	return []rewording{
 		{regexp.MustCompile(`rpc error: code = \w+ desc = `), ""},

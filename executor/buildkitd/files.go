@@ -21,7 +21,7 @@ func (r *run) files(
 	for {
 		count := &counter{to: w}
 		watched, stop := b.watched(ctx)
-		err := b.sendFiles(watched, r, image, e, enc, count)
+		err := b.receiveFiles(watched, r, image, e, enc, count)
 		stop()
 		if err == nil || ctx.Err() != nil || count.n > 0 || !b.lost(ctx) {
 			return err
@@ -46,17 +46,18 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// sendFiles copies the files of an edge from a builder to w. One session receives one file at a time.
-func (b *builder) sendFiles(
+// receiveFiles copies the files of an edge from a builder to w, in a build of its own. One session receives one file at
+// a time.
+func (b *builder) receiveFiles(
 	ctx context.Context, r *run, image *planner.Image, e planner.Edge, enc executor.LayerEncoding, w io.Writer,
 ) error {
-	b.files.turn.Lock()
-	defer b.files.turn.Unlock()
+	b.receiver.turn.Lock()
+	defer b.receiver.turn.Unlock()
 	pr, pw := io.Pipe()
-	b.files.to = pw
-	defer func() { b.files.to = nil }()
+	b.receiver.to = pw
+	defer func() { b.receiver.to = nil }()
 	opt := b.options(r)
-	opt.Exports = []client.ExportEntry{{Type: client.ExporterTar, Output: b.files.open}}
+	opt.Exports = []client.ExportEntry{{Type: client.ExporterTar, Output: b.receiver.open}}
 	go func() {
 		_, err := b.build(ctx, r.status, opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 			return c.Solve(ctx, b.request(r, image, e))

@@ -116,8 +116,7 @@ func readJSON(blobs Blobs, desc ocispecs.Descriptor, v any) error {
 	return json.Unmarshal(raw, v)
 }
 
-// readImage reads the layers of one image. The daemon has aligned the history with the layers, and so marked the steps
-// that changed nothing.
+// readImage reads the layers of one image. The daemon sets EmptyLayer in the history for steps that changed nothing.
 func readImage(blobs Blobs, desc ocispecs.Descriptor, image *planner.Image) (exportedImage, error) {
 	var manifest ocispecs.Manifest
 	if err := readJSON(blobs, desc, &manifest); err != nil {

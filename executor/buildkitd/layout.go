@@ -14,7 +14,7 @@ import (
 
 // layoutStore is an OCI image layout of this machine as a read-only content store for a daemon.
 type layoutStore struct {
-	readOnly
+	unsupported
 	dir string
 }
 

@@ -24,8 +24,8 @@ type Packed struct {
 }
 
 // exportAttrs returns the attributes of the exporter. Layers come in whatever compression the daemon has them, which
-// may be one that another client requested. The epoch makes the manifests and configs of equal layers equal; only their
-// lists of layers are read.
+// may be one that another client requested. The epoch makes the manifests and configs of equal layers equal. readImage
+// reads their lists of layers, the history and the inline cache.
 func exportAttrs() map[string]string {
 	return map[string]string{
 		"tar": "false", string(exptypes.OptKeyOCITypes): "true",
@@ -83,7 +83,8 @@ type recompressKey struct {
 	epoch    int64
 }
 
-// recompress calls Recompress once for each layer of a run: many images have the same layers.
+// recompress memoizes Recompress by digest, encoding and epoch: many images have the same layers. Concurrent calls may
+// repeat it, which is harmless.
 func (r *run) recompress(
 	ctx context.Context, p Packed, enc executor.LayerEncoding, epoch time.Time,
 ) (Packed, error) {

@@ -72,7 +72,7 @@ func (o *secretSet) renameSource(s *planner.Step, attrs map[string]string) {
 	}
 }
 
-// hostSecrets adds the secrets ID and ID.HOST, and returns their common id. A daemon requests both and needs neither.
+// hostSecrets adds the secrets ID and ID.HOST, and returns their common id. A daemon requests both; both are optional.
 func (o *secretSet) hostSecrets(s *planner.Step, id string) string {
 	as := id
 	for _, target := range s.Targets {
@@ -123,7 +123,8 @@ func (o *secretSet) secret(s *planner.Step, id string) string {
 	return id
 }
 
-// unknownID returns an id that the session does not serve: a step must not get a secret of another target.
+// unknownID returns an id that the session does not serve: a step must not get a secret of another target. The double
+// slash marks it: rewordings recognizes it in the daemon's error and shows only the id that the step names.
 func unknownID(s *planner.Step, id string) string {
 	if len(s.Targets) == 0 {
 		return "/" + id
@@ -198,14 +199,14 @@ func (o *secretSet) agents() (session.Attachable, error) {
 	return sshprovider.NewSSHAgentProvider(list)
 }
 
-// files receives files from a daemon, one at a time.
-type files struct {
+// fileReceiver receives files from a daemon, one at a time.
+type fileReceiver struct {
 	turn sync.Mutex // held while a file is received
 	to   io.Writer  // nil when no file is expected
 }
 
 // open returns the destination of the daemon's file.
-func (f *files) open(map[string]string) (io.WriteCloser, error) {
+func (f *fileReceiver) open(map[string]string) (io.WriteCloser, error) {
 	if f.to == nil {
 		return nil, fmt.Errorf("no file was requested")
 	}
@@ -237,7 +238,7 @@ func (b *builder) attach(s *session.Session, r *run, o *secretSet) error {
 		return fmt.Errorf("SSH agents: %w", err)
 	}
 	s.Allow(filesync.NewFSSyncProvider(dirs))
-	s.Allow(filesync.NewFSSyncTarget(filesync.WithFSSync(0, b.files.open)))
+	s.Allow(filesync.NewFSSyncTarget(filesync.WithFSSync(0, b.receiver.open)))
 	s.Allow(sessioncontent.NewAttachable(stores))
 	s.Allow(secretsprovider.NewSecretProvider(o))
 	s.Allow(authprovider.NewDockerAuthProvider(authprovider.DockerAuthProviderConfig{

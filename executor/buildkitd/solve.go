@@ -57,7 +57,8 @@ type job struct {
 }
 
 // do builds and tests all images of the batch. Its builds run in parallel: the daemon runs a step that several builds
-// need only once. An error is about the builder; failures of steps are in failures.
+// need only once. Failures of steps are in failures. The error is errStopped if one of them ended the build; otherwise
+// it is about the builder, the local store (a storeError) or the record of passed tests.
 func (b *batch) do(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxBuilds)
@@ -65,7 +66,7 @@ func (b *batch) do(ctx context.Context) error {
 		g.Go(func() error { return b.solve(gctx, j) })
 	}
 	err := g.Wait()
-	b.clear()
+	b.explainHidden()
 	if err == nil {
 		err = b.test(ctx)
 	}
@@ -178,7 +179,7 @@ func (b *builder) build(
 	return res, err
 }
 
-// evaluate builds images in parallel and notes failures. An error ends the build: the first failure, unless the run
+// evaluate builds images in parallel and records failures. An error ends the build: the first failure, unless the run
 // keeps going, or an error that is not about a step.
 func (b *batch) evaluate(
 	ctx context.Context, c gateway.Client, images []*planner.Image,
@@ -213,7 +214,7 @@ func (b *builder) request(r *run, image *planner.Image, e planner.Edge) gateway.
 	}
 }
 
-// failed notes the error of an image. It returns an error if the build must stop.
+// failed records the error of an image. It returns an error if the build must stop.
 func (b *batch) failed(ctx context.Context, image *planner.Image, err error) error {
 	if ctx.Err() != nil {
 		return err // cancelled, because another image failed
@@ -223,7 +224,7 @@ func (b *batch) failed(ctx context.Context, image *planner.Image, err error) err
 	defer b.mu.Unlock()
 	switch {
 	case explained != nil:
-		b.note(image, explained)
+		b.addFailure(image, explained)
 	case hidesCause(err):
 		b.failures[image], b.unexplained[image] = err, true
 		return nil
@@ -236,8 +237,8 @@ func (b *batch) failed(ctx context.Context, image *planner.Image, err error) err
 	return errStopped
 }
 
-// note keeps a failure. The caller holds b.mu, or nothing runs.
-func (b *batch) note(image *planner.Image, err error) {
+// addFailure records the failure of an image. The caller holds b.mu, or nothing runs.
+func (b *batch) addFailure(image *planner.Image, err error) {
 	b.failures[image] = err
 	if !slices.ContainsFunc(b.order, func(e error) bool { return e.Error() == err.Error() }) {
 		b.order = append(b.order, err)
@@ -248,16 +249,17 @@ func (b *batch) note(image *planner.Image, err error) {
 // input: the daemon releases its reference to the input twice.
 func hidesCause(err error) bool { return strings.Contains(err.Error(), "already released reference") }
 
-// clear replaces errors that name no step by the errors of the steps that failed according to the daemon's status.
-func (b *batch) clear() {
+// explainHidden replaces errors that name no step by the errors of the steps that failed according to the daemon's
+// status.
+func (b *batch) explainHidden() {
 	for image := range b.unexplained {
 		for step := range closure(image) {
 			if err := b.run.status.failure(step); err != nil {
-				b.note(image, b.stepFailed(step, err))
+				b.addFailure(image, b.stepFailed(step, err))
 			}
 		}
 		if hidesCause(b.failures[image]) {
-			b.note(image, &Error{b.builder.Address, fmt.Errorf("target %s: %w", image.Target, b.failures[image])})
+			b.addFailure(image, &Error{b.builder.Address, fmt.Errorf("target %s: %w", image.Target, b.failures[image])})
 		}
 	}
 	clear(b.unexplained)

@@ -22,7 +22,7 @@ import (
 // that builder has its share (TestSharedStepsStayTogether, TestWeights). Two invariants hold. An image goes only to a
 // builder that can run its commands, a native one if any (TestNativeBuildersArePreferred). And every image is finished
 // by one builder: a lost builder keeps its finished images, and the others get the rest at once. Without the second
-// one, a run would hang or report a failure of the connection as one of a step. The cost of a lost builder is that its
+// invariant, a lost connection would hang the run or be reported as a failed step. The cost of a lost builder is that its
 // unfinished images start from the caches of the others.
 
 // Relative costs of steps: commands take long, other steps do not.
@@ -42,7 +42,7 @@ type work struct {
 // run could not continue.
 func (r *run) all(ctx context.Context) ([]error, error) {
 	for _, text := range r.caches.notes {
-		r.note(text)
+		r.emitNote(text)
 	}
 	ctx, r.cancel = context.WithCancelCause(ctx)
 	defer r.cancel(nil)
@@ -72,53 +72,54 @@ func (r *run) spread(ctx context.Context, images []*planner.Image) error {
 
 // assign lets a builder build images. When the builder is lost, the others get its unfinished images at once.
 func (r *run) assign(ctx context.Context, b *builder, images []*planner.Image) error {
-	work := newBatch(r, b, images)
+	part := newBatch(r, b, images)
 	watched, stop := b.watched(ctx)
-	err := work.do(watched)
+	err := part.do(watched)
 	stop()
 	if err != nil && ctx.Err() == nil && b.lost(ctx) {
-		return r.replace(ctx, work, err)
+		return r.replace(ctx, part, err)
 	}
-	r.record(work)
+	r.record(part)
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx) // cancelled by the user, or by an error elsewhere
 	case !errors.Is(err, errStopped):
-		err = r.fault(work.builder, err)
+		err = r.fault(part.builder, err)
 	}
 	r.cancel(err)
 	return err
 }
 
 // record adds the finished images and the failures of a batch to the run.
-func (r *run) record(work *batch) {
+func (r *run) record(part *batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.Copy(r.results, work.finished())
-	r.failures = append(r.failures, work.order...)
+	maps.Copy(r.results, part.finished())
+	r.failures = append(r.failures, part.order...)
 }
 
 // replace spreads the unfinished images of a lost builder over the others. It drops the failures of the batch, since
 // losing the connection may have caused them.
-func (r *run) replace(ctx context.Context, work *batch, err error) error {
-	lost := &Error{work.builder.Address, fmt.Errorf("connection lost: %w", plain(err))}
-	work.builder.leave(lost)
-	work.order = nil
-	r.record(work)
-	r.status.forget()
+func (r *run) replace(ctx context.Context, part *batch, err error) error {
+	lost := &Error{part.builder.Address, fmt.Errorf("connection lost: %w", plain(err))}
+	part.builder.leave(lost)
+	part.order = nil
+	r.record(part)
+	r.status.forget(part.builder.defs)
 	if len(alive(r.builders)) == 0 {
 		r.cancel(lost)
 		return lost
 	}
-	r.note(lost.Error() + "; other builders take over")
-	done := work.finished()
-	rest := slices.DeleteFunc(slices.Clone(work.images), func(m *planner.Image) bool { return done[m] != nil })
+	r.emitNote(lost.Error() + "; other builders take over")
+	done := part.finished()
+	rest := slices.DeleteFunc(slices.Clone(part.images), func(m *planner.Image) bool { return done[m] != nil })
 	return r.spread(ctx, rest)
 }
 
-// fault returns the error of a builder that answers and failed for a reason other than a step.
+// fault returns the error of a batch on a builder that answers, if it is not of a step. Errors of Recompress and
+// PassedTests name the builder too, although they are local.
 func (r *run) fault(b *builder, err error) error {
 	var own *storeError
 	if errors.As(err, &own) {
@@ -204,7 +205,7 @@ func closure(image *planner.Image) map[*planner.Step]bool {
 	return seen
 }
 
-// choose returns one builder for an image.
+// choose returns the first builder that fits an image, regardless of load.
 func (r *run) choose(image *planner.Image) (*builder, error) {
 	fits, err := r.fits(image)
 	if err != nil {
@@ -261,7 +262,7 @@ func all[T any](list []T, ok func(T) bool) bool {
 }
 
 // isNative reports whether a platform is native to the builder: one that the project file names, or else the first one
-// that the daemon lists.
+// that the daemon lists. A builder that lists no platforms counts as native for all.
 func (b *builder) isNative(p ocispecs.Platform) bool {
 	if b.own {
 		return b.runs(p)

@@ -2,6 +2,7 @@ package buildkitd
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,11 +32,19 @@ type status struct {
 
 // stepStatus is the status of one step or activity.
 type stepStatus struct {
-	open   bool
+	open   bool // a start was emitted
 	result executor.StepResult
-	tail   []byte
-	moved  bool                     // bytes were transferred for it
-	masks  map[int]*executor.Masker // by stream
+	// failures are the failures that builders reported, one for each builder. result is the first, or a success.
+	failures []stepFailure
+	tail     []byte
+	moved    bool                     // bytes were transferred for it
+	masks    map[int]*executor.Masker // by stream
+}
+
+// stepFailure is a failed result and the steps of the builder that reported it.
+type stepFailure struct {
+	from   *definitions
+	result executor.StepResult
 }
 
 func newStatus(g *planner.Graph, to func(executor.Event)) *status {
@@ -53,7 +62,9 @@ func (s *status) follow(d *definitions, in <-chan *client.SolveStatus) {
 		}
 		for _, p := range st.Statuses {
 			id, name := d.shown(p.Vertex, "")
-			s.note(id, p.Total > 0)
+			if p.Total > 0 {
+				s.markTransferred(id)
+			}
 			s.send(executor.Event{
 				Step: id, Name: name, Kind: executor.KindProgress, ID: p.ID, Current: p.Current, Total: p.Total,
 			})
@@ -61,13 +72,11 @@ func (s *status) follow(d *definitions, in <-chan *client.SolveStatus) {
 	}
 }
 
-// note remembers that bytes were transferred for a step.
-func (s *status) note(id digest.Digest, moved bool) {
+// markTransferred records that bytes were transferred for a step.
+func (s *status) markTransferred(id digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if moved {
-		s.of(id).moved = true
-	}
+	s.of(id).moved = true
 }
 
 // shown returns the digest and name that events use for a daemon's vertex.
@@ -78,7 +87,8 @@ func (d *definitions) shown(vertex digest.Digest, name string) (digest.Digest, s
 	return vertex, name
 }
 
-// vertex handles the status of a step. A step that was solved for several images gives one start and one end.
+// vertex handles the status of a step. A step that was solved for several images gives one start and one end. The first
+// completion is final, except that an error replaces a success, and that forget may drop it.
 func (s *status) vertex(d *definitions, v *client.Vertex) {
 	if v.Started == nil {
 		return
@@ -90,14 +100,17 @@ func (s *status) vertex(d *definitions, v *client.Vertex) {
 	event := executor.Event{Step: id, Name: name, Kind: executor.KindStart}
 	known := !st.result.Completed.IsZero()
 	switch {
-	case v.Completed == nil && (known || st.open), known && (v.Error == "" || st.result.Err != nil):
+	case v.Completed == nil && (known || st.open), known && v.Error == "":
+		return
+	case known && st.result.Err != nil:
+		st.addFailure(d, resultOf(id, v)) // it stays if the first builder is lost
 		return
 	case v.Completed == nil:
 		st.open = true
 		s.emit(event)
 		return
 	}
-	st.finish(v)
+	st.finish(d, resultOf(id, v))
 	for _, m := range st.masks {
 		_ = m.Close() // emits what it held back
 	}
@@ -123,17 +136,33 @@ func (s *status) of(id digest.Digest) *stepStatus {
 	return st
 }
 
-// finish sets the result of a step that has ended.
-func (st *stepStatus) finish(v *client.Vertex) {
-	st.result.Started, st.result.Completed = *v.Started, *v.Completed
+// finish sets the result of a step that has ended on a builder.
+func (st *stepStatus) finish(from *definitions, result executor.StepResult) {
+	st.result = result
+	if result.Err != nil {
+		st.addFailure(from, result)
+	}
+}
+
+// addFailure keeps the first failure of each builder.
+func (st *stepStatus) addFailure(from *definitions, result executor.StepResult) {
+	if !slices.ContainsFunc(st.failures, func(f stepFailure) bool { return f.from == from }) {
+		st.failures = append(st.failures, stepFailure{from, result})
+	}
+}
+
+// resultOf returns the result of a step that has ended.
+func resultOf(id digest.Digest, v *client.Vertex) executor.StepResult {
+	r := executor.StepResult{Digest: id, Started: *v.Started, Completed: *v.Completed}
 	switch {
 	case v.Error != "":
-		st.result.Status, st.result.Err = executor.StatusFailed, vertexError(plain(vertexError(v.Error)).Error())
+		r.Status, r.Err = executor.StatusFailed, vertexError(plain(vertexError(v.Error)).Error())
 	case v.Cached:
-		st.result.Status = executor.StatusCached
+		r.Status = executor.StatusCached
 	default:
-		st.result.Status, st.result.Reason = executor.StatusRan, "the builder had no result for it"
+		r.Status, r.Reason = executor.StatusRan, "the builder had no result for it"
 	}
+	return r
 }
 
 // vertexError is a daemon's error text for a failed step.
@@ -152,12 +181,19 @@ func (s *status) failure(step *planner.Step) error {
 	return nil
 }
 
-// forget drops the failures that a lost builder reported, since another builder runs the steps again.
-func (s *status) forget() {
+// forget drops the failures that a lost builder reported, since another builder runs the steps again. A failure that
+// another builder reported too, or alone, stays.
+func (s *status) forget(lost *definitions) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, st := range s.steps {
-		if st.result.Err != nil {
+		before := len(st.failures)
+		st.failures = slices.DeleteFunc(st.failures, func(f stepFailure) bool { return f.from == lost })
+		switch {
+		case len(st.failures) == before:
+		case len(st.failures) > 0:
+			st.result = st.failures[0].result
+		default:
 			st.result, st.tail = executor.StepResult{Digest: st.result.Digest}, nil
 		}
 	}
@@ -190,8 +226,8 @@ func (s *status) output(id digest.Digest, name string, stream int, data []byte, 
 	_, _ = m.Write(data) // it never fails
 }
 
-// tested sets the result of a test, which is not a vertex of the daemon.
-func (s *status) tested(step *planner.Step, result executor.StepResult) {
+// tested sets the result of a test on a builder. A test is not a vertex of the daemon.
+func (s *status) tested(from *definitions, step *planner.Step, result executor.StepResult) {
 	result.Digest = step.Digest
 	e := executor.Event{Step: step.Digest, Name: step.Name, Kind: executor.KindDone, Err: result.Err}
 	if result.Status == executor.StatusCached {
@@ -201,7 +237,7 @@ func (s *status) tested(step *planner.Step, result executor.StepResult) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.of(step.Digest).result = result
+	s.of(step.Digest).finish(from, result)
 	s.emit(e)
 }
 

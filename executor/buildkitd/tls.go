@@ -119,8 +119,8 @@ func tlsOptions(settings *tls.Config) []client.ClientOpt {
 	}
 }
 
-// alerting are credentials that report why a builder refused the client certificate. In TLS 1.3 a client learns that
-// only when it reads. Before that, it writes to a connection that is closed already.
+// alerting wraps TLS credentials so that errors contain the server's TLS alert, such as why it refused the client
+// certificate. In TLS 1.3 a client learns that only when it reads. Before that, it writes to a closed connection.
 type alerting struct{ grpccreds.TransportCredentials }
 
 // ClientHandshake implements credentials.TransportCredentials.

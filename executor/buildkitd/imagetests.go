@@ -80,7 +80,7 @@ func (b *batch) untested() ([]pending, error) {
 				return nil, err
 			}
 			if passed {
-				b.run.status.tested(s, executor.StepResult{Key: p.key, Status: executor.StatusCached})
+				b.run.status.tested(b.builder.defs, s, executor.StepResult{Key: p.key, Status: executor.StatusCached})
 				continue
 			}
 			todo = append(todo, p)
@@ -89,31 +89,31 @@ func (b *batch) untested() ([]pending, error) {
 	return todo, nil
 }
 
-// testKey identifies a test and the layers it ran on. It is "" for an image without exported layers, since such images
-// cannot be distinguished.
+// testKey identifies a test and the layers it ran on. A test of a config needs no layers: its step covers the config.
+// The key of other tests is "" for an image without exported layers, since such images cannot be distinguished.
 func testKey(s *planner.Step, m *builtImage) digest.Digest {
 	if s.Test.Config != nil {
 		return s.Digest
 	}
-	var shapes []string
-	for shape, layers := range m.layers {
-		text := fmt.Sprint(shape)
+	var encodings []string
+	for enc, layers := range m.layers {
+		text := fmt.Sprint(enc)
 		for _, l := range layers {
 			text += " " + string(l.DiffID)
 		}
-		shapes = append(shapes, text)
+		encodings = append(encodings, text)
 	}
-	if len(shapes) == 0 {
+	if len(encodings) == 0 {
 		return ""
 	}
-	least := shapes[0]
-	for _, other := range shapes[1:] {
+	least := encodings[0]
+	for _, other := range encodings[1:] {
 		least = min(least, other)
 	}
 	return digest.FromString("test " + string(s.Digest) + " on " + least)
 }
 
-// runTests runs tests side by side. The first that fails ends them, unless the run keeps going.
+// runTests runs tests in parallel, at most Jobs at a time. The first that fails ends them, unless the run keeps going.
 func (b *batch) runTests(ctx context.Context, c gateway.Client, todo []pending) error {
 	g, gctx := errgroup.WithContext(ctx)
 	jobs := b.run.opts.Jobs
@@ -150,13 +150,13 @@ func (b *batch) runTest(ctx context.Context, c gateway.Client, p pending) error 
 	if result.Err = err; err != nil {
 		result.Status = executor.StatusFailed
 	}
-	b.run.status.tested(p.step, result)
+	b.run.status.tested(b.builder.defs, p.step, result)
 	var step *executor.StepError
 	switch {
 	case errors.As(err, &step):
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.noteAll(p.step, err)
+		b.addFailures(p.step, err)
 		if b.run.opts.KeepGoing {
 			return nil
 		}
@@ -169,12 +169,12 @@ func (b *batch) runTest(ctx context.Context, c gateway.Client, p pending) error 
 	return b.run.engine.opts.Tests.Pass(p.key, p.step, result.Completed.Sub(result.Started))
 }
 
-// noteAll notes a failure for every image with the test.
-func (b *batch) noteAll(s *planner.Step, err error) {
+// addFailures adds a failure to every image with the test. The caller holds b.mu.
+func (b *batch) addFailures(s *planner.Step, err error) {
 	for _, image := range b.images {
 		for _, t := range image.Tests {
 			if t == s {
-				b.note(image, err)
+				b.addFailure(image, err)
 			}
 		}
 	}
