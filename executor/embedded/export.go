@@ -99,7 +99,7 @@ func (b *build) files(ctx context.Context, e planner.Edge, p packing, w io.Write
 	})
 }
 
-// ImageStore returns the cache's image store for outputs. The command gives it to the exporter of every engine.
+// ImageStore returns the cache's image store for outputs. The command gives it to the engine for BuildKit daemons.
 func ImageStore(store *cache.Store) executor.ImageStore { return imageStoreOf{store} }
 
 // imageStoreOf writes images to the cache's image store.

@@ -23,8 +23,8 @@ func openDiskRoot(dir string) (*diskRoot, error) {
 	return &diskRoot{root}, nil
 }
 
-// openExactRoot opens a directory by its absolute path. Where that path does not exist, or leads through a link, the
-// root is an empty one.
+// openExactRoot opens a directory by its absolute path. If that path does not exist, or leads through a link, the
+// root is empty.
 func openExactRoot(dir string) (*diskRoot, error) {
 	for at := dir; at != filepath.Dir(at); at = filepath.Dir(at) {
 		info, err := os.Lstat(at)
@@ -42,7 +42,7 @@ func (r *diskRoot) close() error {
 	return r.root.Close()
 }
 
-// mtime returns when the directory itself was changed last.
+// mtime returns the modification time of the directory itself.
 func (r *diskRoot) mtime() (time.Time, error) {
 	if r.root == nil {
 		return time.Time{}, nil
@@ -82,7 +82,7 @@ func (r *diskRoot) dir(p string) (*diskDir, error) {
 	return &diskDir{p, root}, nil
 }
 
-// lstat looks at a path. Below a link or a file nothing exists.
+// lstat returns the attributes of a path. A path below a link or a file does not exist.
 func (r *diskRoot) lstat(p string) (fs.FileInfo, error) {
 	if r.root == nil {
 		return nil, notExist(p)
@@ -99,7 +99,7 @@ func (r *diskRoot) lstat(p string) (fs.FileInfo, error) {
 	return r.root.Lstat(name)
 }
 
-// inRoot is a clean path as os.Root takes it.
+// inRoot returns a clean path in the form that os.Root accepts.
 func inRoot(p string) string {
 	if p == "/" {
 		return "."
@@ -115,7 +115,7 @@ type diskDir struct {
 
 func (d *diskDir) close() error { return d.root.Close() }
 
-// names lists the directory, in no order.
+// names lists the directory in no particular order.
 func (d *diskDir) names() ([]string, error) {
 	f, err := d.root.Open(".")
 	if err != nil {
@@ -125,9 +125,9 @@ func (d *diskDir) names() ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-// stat returns what a name in the directory is. The error wraps fs.ErrNotExist when it has vanished. There is no
-// inode number, so that the stat index remembers nothing. Modes are what BuildKit's client sends from Windows:
-// everything can be executed, and only its owner writes it.
+// stat returns the file at a name in the directory. The error wraps fs.ErrNotExist if it has vanished. There is no
+// inode number, so the stat index stores nothing. Modes are those that BuildKit's client sends from Windows: every file
+// is executable, and only its owner may write it.
 func (d *diskDir) stat(name string) (f foundFile, err error) {
 	info, err := d.root.Lstat(name)
 	if err != nil {

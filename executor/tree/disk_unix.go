@@ -24,8 +24,8 @@ func openDiskRoot(dir string) (*diskRoot, error) {
 	return &diskRoot{f}, nil
 }
 
-// openExactRoot opens a directory by its absolute path. Where that path does not exist, or leads through a link, the
-// root is an empty one.
+// openExactRoot opens a directory by its absolute path. If that path does not exist, or leads through a link, the
+// root is empty.
 func openExactRoot(dir string) (*diskRoot, error) {
 	slash, err := os.OpenFile("/", openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -44,7 +44,7 @@ func openExactRoot(dir string) (*diskRoot, error) {
 
 func (r *diskRoot) close() error { return r.file.Close() }
 
-// mtime returns when the directory itself was changed last.
+// mtime returns the modification time of the directory itself.
 func (r *diskRoot) mtime() (time.Time, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(r.file.Fd()), &st); err != nil {
@@ -74,10 +74,10 @@ type diskDir struct {
 
 func (d *diskDir) close() error { return d.file.Close() }
 
-// names lists the directory, in no order.
+// names lists the directory in no particular order.
 func (d *diskDir) names() ([]string, error) { return d.file.Readdirnames(-1) }
 
-// stat returns what a name in the directory is. The error wraps fs.ErrNotExist when it has vanished.
+// stat returns the file at a name in the directory. The error wraps fs.ErrNotExist if it has vanished.
 func (d *diskDir) stat(name string) (f foundFile, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {

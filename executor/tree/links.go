@@ -20,7 +20,7 @@ type linkRecorder struct {
 	links []string
 }
 
-// Lookup implements Lookuper. What cannot be read as a link counts as a file.
+// Lookup implements Lookuper. A path that cannot be read as a link counts as a file.
 func (l *linkRecorder) Lookup(p string) (Entry, error) {
 	at := filepath.Join(l.root, p)
 	to, err := os.Readlink(at)

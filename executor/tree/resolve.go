@@ -14,7 +14,7 @@ const maxLinks = 255
 // ErrLoop is wrapped when a path leads through too many symbolic links.
 var ErrLoop = errors.New("too many symbolic links")
 
-// Rooted returns p as a clean path from the root. It does not allocate for a path that is one already.
+// Rooted returns p as a clean path from the root. It does not allocate if p is such a path.
 func Rooted(p string) string {
 	if strings.HasPrefix(p, "/") {
 		return path.Clean(p)
@@ -22,7 +22,7 @@ func Rooted(p string) string {
 	return path.Clean("/" + p)
 }
 
-// Name is the last component of the path.
+// Name returns the last component of the path.
 func (e Entry) Name() string { return path.Base(e.Path) }
 
 // Lookuper is the part of an FS that a resolution needs.

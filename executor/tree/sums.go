@@ -31,7 +31,7 @@ func sumOfDigest(d digest.Digest) (sum [32]byte, err error) {
 	return sum, err
 }
 
-// DigestOf returns the digest of what is left of a file of about some size.
+// DigestOf returns the digest of the unread rest of a file. size, an estimate in bytes, sets the size of the buffer.
 func DigestOf(ctx context.Context, r io.Reader, size int64) (digest.Digest, error) {
 	sum, err := sumOfFile(ctx, r, size)
 	if err != nil {
@@ -40,7 +40,7 @@ func DigestOf(ctx context.Context, r io.Reader, size int64) (digest.Digest, erro
 	return digestOfSum(sum), nil
 }
 
-// sumOfFile hashes what is left of a file of about some size.
+// sumOfFile is DigestOf with the bytes of the SHA-256 as result.
 func sumOfFile(ctx context.Context, r io.Reader, size int64) (sum [32]byte, err error) {
 	h := sha256.New()
 	buf := make([]byte, min(max(size+1, 512), 64<<10)) // a small file in one piece
