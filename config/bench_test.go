@@ -48,7 +48,8 @@ func flatFile(n int) string {
 	b.WriteString("variable \"TAG\" { default = \"dev\" }\ntarget \"_base\" { args = { TAG = TAG } }\n")
 	var names []string
 	for i := range n {
-		fmt.Fprintf(&b, "target \"t%d\" {\n  inherits = [\"_base\"]\n  context = \"services/t%d\"\n  tags = [\"acme/t%d:${TAG}\"]\n}\n", i, i, i)
+		fmt.Fprintf(&b, "target \"t%d\" {\n  inherits = [\"_base\"]\n  context = \"services/t%d\"\n  tags = "+
+			"[\"acme/t%d:${TAG}\"]\n}\n", i, i, i)
 		names = append(names, fmt.Sprintf("\"t%d\"", i))
 	}
 	fmt.Fprintf(&b, "group \"all\" { targets = [%s] }\n", strings.Join(names, ", "))

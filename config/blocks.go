@@ -68,13 +68,15 @@ func blockKinds() kinds {
 				{name: "plain-http", kind: kindBool, doc: "Connect without TLS."},
 				{name: "ca", kind: kindStrings, doc: "Files of CA certificates to trust."},
 			}},
-		"engine": {labelled: true, doc: "A BuildKit daemon to build with instead of the local machine.", attrs: []attribute{
-			{name: "address", kind: kindString, doc: "The address, such as `tcp://builder:1234`, as for `--engine`."},
-			{name: "platforms", kind: kindStrings,
-				doc: "The platforms to prefer it for; those that it reports by default."},
-			{name: "weight", kind: kindString,
-				doc: "Its share of the work relative to other engines, an integer; 1 by default."},
-		}},
+		"engine": {labelled: true, doc: "A BuildKit daemon to build with instead of the local machine.",
+			attrs: []attribute{
+				{name: "address", kind: kindString,
+					doc: "The address, such as `tcp://builder:1234`, as for `--engine`."},
+				{name: "platforms", kind: kindStrings,
+					doc: "The platforms to prefer it for; those that it reports by default."},
+				{name: "weight", kind: kindString,
+					doc: "Its share of the work relative to other engines, an integer; 1 by default."},
+			}},
 	}
 }
 

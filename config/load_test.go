@@ -99,8 +99,8 @@ func readArgs(t *testing.T, opts *config.Options, env map[string]string, text st
 	}
 }
 
-// TestErrors runs the invalid projects in testdata/errors and compares text and position of the diagnostics. Each archive
-// has many cases, each in a folder with the expected text in "error". BAKE_UPDATE=1 rewrites it.
+// TestErrors runs the invalid projects in testdata/errors and compares text and position of the diagnostics. Each
+// archive has many cases, each in a folder with the expected text in "error". BAKE_UPDATE=1 rewrites it.
 func TestErrors(t *testing.T) {
 	archives, err := filepath.Glob("testdata/errors/*.txtar")
 	if err != nil {
@@ -251,13 +251,17 @@ func bombs() map[string]bomb {
 		"elements": {"bake.hcl", `target "default" { tags = [` + strings.Repeat("1,", 3_000_000) + "] }",
 			"split the file or the block"},
 		"values": {"bake.hcl", "pad = \"" + strings.Repeat("x",
-			2000) + "\"\nL = range(1000)\ntarget \"default\" { tags = [for a in L : [for b in L : \"${pad}${a}${b}\"]] }", "MiB to evaluate"},
+			2000) + "\"\nL = range(1000)\ntarget \"default\" { tags = [for a in L : [for b in L : " +
+			"\"${pad}${a}${b}\"]] }", "MiB to evaluate"},
 		"doubling": {"bake.hcl", doubling + `target "default" { tags = [v40] }`, "at most 1048576 are allowed"},
 		"aliases":  {"bake.yaml", aliases + "target: {default: {}}\n", "aliases"},
-		"loops":    {"bake.hcl", "L = range(200)\ntarget \"default\" { tags = [for a in L : join(\"\", [for b in L : join(\"\", [for c in L : \"\"])])] }", "not evaluated within"},
+		"loops": {"bake.hcl", "L = range(200)\ntarget \"default\" { tags = [for a in L : join(\"\", [for b in L : " +
+			"join(\"\", [for c in L : \"\"])])] }", "not evaluated within"},
 		"wide": {"bake.hcl", "v = \"" + strings.Repeat("x",
-			900_000) + "\"\ntarget \"default\" { tags = [\"" + strings.Repeat("${v}", 1000) + "\"] }", "in this expression exceed"},
-		"matrix":    {"bake.hcl", "target \"default\" {\n name = \"a-${a}-${b}\"\n matrix = {\n a = range(1000)\n b = range(1000)\n }\n}", "more than 10000 targets"},
+			900_000) + "\"\ntarget \"default\" { tags = [\"" + strings.Repeat("${v}", 1000) + "\"] }",
+			"in this expression exceed"},
+		"matrix": {"bake.hcl", "target \"default\" {\n name = \"a-${a}-${b}\"\n matrix = {\n a = range(1000)\n b " +
+			"= range(1000)\n }\n}", "more than 10000 targets"},
 		"too large": {"bake.hcl", strings.Repeat("#", 17<<20), "larger than"},
 	}
 }

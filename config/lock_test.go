@@ -50,8 +50,8 @@ func TestLockRoundTrip(t *testing.T) {
 	}
 }
 
-// TestLockIsWrittenAtomically checks that a concurrent reader sees a complete old or new file, and that no temporary file
-// remains.
+// TestLockIsWrittenAtomically checks that a concurrent reader sees a complete old or new file, and that no temporary
+// file remains.
 func TestLockIsWrittenAtomically(t *testing.T) {
 	dir := t.TempDir()
 	one, many := lockOf("docker.io/library/a:1"), NewLock()
@@ -94,14 +94,16 @@ func TestLockRejects(t *testing.T) {
 	good := string(lockOf("docker.io/library/a:1").Format())
 	d := digest.FromString("x").String()
 	for want, text := range map[string]string{
-		"bake.lock:1":            "x",
-		"version 2":              "version = 2\n",
-		"duplicate pin":          good + strings.SplitN(good, "\n\n", 2)[1],
-		"invalid digest":         "version = 1\nimage \"docker.io/library/a:1\" {\n  digest = \"x\"\n}\n",
-		"is larger than":         strings.Repeat(" ", maxLock+1),
-		"not normalised; write":  "version = 1\nimage \"a\" {\n  digest = \"" + d + "\"\n}\n",
-		"needs no pin":           "version = 1\nimage \"docker.io/library/a:1@" + d + "\" {\n  digest = \"" + d + "\"\n}\n",
-		"is not a repository":    "version = 1\nimage \"docker.io/library/a:1\" {\n  digest = \"" + d + "\"\n  from = \"x:1\"\n}\n",
+		"bake.lock:1":           "x",
+		"version 2":             "version = 2\n",
+		"duplicate pin":         good + strings.SplitN(good, "\n\n", 2)[1],
+		"invalid digest":        "version = 1\nimage \"docker.io/library/a:1\" {\n  digest = \"x\"\n}\n",
+		"is larger than":        strings.Repeat(" ", maxLock+1),
+		"not normalised; write": "version = 1\nimage \"a\" {\n  digest = \"" + d + "\"\n}\n",
+		"needs no pin": "version = 1\nimage \"docker.io/library/a:1@" + d + "\" {\n  digest = \"" + d +
+			"\"\n}\n",
+		"is not a repository": "version = 1\nimage \"docker.io/library/a:1\" {\n  digest = \"" + d +
+			"\"\n  from = \"x:1\"\n}\n",
 		"not a full commit hash": "version = 1\ngit \"https://x/y.git\" {\n  commit = \"abc\"\n}\n",
 		"invalid URL":            "version = 1\nhttp \"https://x y\" {\n  checksum = \"" + d + "\"\n}\n",
 		"merge conflicts":        "<<<<<<< HEAD\n" + good,

@@ -28,8 +28,8 @@ func buildx(t *testing.T) string {
 	return path
 }
 
-// TestAsPeer compares the printed projects in testdata/peer with the output of `buildx bake --print`. Each archive has many
-// cases, a folder each. "args" is as in TestCases.
+// TestAsPeer compares the printed projects in testdata/peer with the output of `buildx bake --print`. Each archive has
+// many cases, a folder each. "args" is as in TestCases.
 func TestAsPeer(t *testing.T) {
 	peer := buildx(t)
 	archives, err := filepath.Glob("testdata/peer/*.txtar")

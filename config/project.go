@@ -72,11 +72,12 @@ type Target struct {
 	ShmSize          string // "128mb"; "" is the default
 	Ulimits          []string
 	ExtraHosts       map[string]string
-	Resources        map[string]string // memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus, cpuset-mems
-	Entitlements     []string
-	Call             string
-	Policy           []Attrs
-	Tests            []Test // in the written order
+	// memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus, cpuset-mems
+	Resources    map[string]string
+	Entitlements []string
+	Call         string
+	Policy       []Attrs
+	Tests        []Test // in the written order
 
 	// Ranges holds the position of the last definition of each attribute that is set, by name; "" is the block itself.
 	Ranges map[string]Range

@@ -66,7 +66,8 @@ func (g *generator) project() []txtar.File {
 	targets := 2 + g.IntN(4)
 	main := g.variables()
 	if g.chance(50) {
-		main += "function \"wrap\" {\n  params = [x]\n  variadic_params = rest\n  result = \"<${x}:${length(rest)}>\"\n}\n"
+		main += "function \"wrap\" {\n  params = [x]\n  variadic_params = rest\n  result = " +
+			"\"<${x}:${length(rest)}>\"\n}\n"
 	} else {
 		main += "function \"wrap\" {\n  params = [x]\n  result = upper(x)\n}\n"
 	}
@@ -259,7 +260,8 @@ func (g *generator) matrix(targets int) string {
 func (g *generator) group(targets int) string {
 	first := strconv.Itoa(g.IntN(targets))
 	member := func() string { return fmt.Sprintf("%q", "t"+strconv.Itoa(g.IntN(targets))) }
-	return fmt.Sprintf("group \"some\" {\n  targets = concat([\"t%s\"], %s)\n}\ngroup \"default\" {\n  targets = [\"t0\", %s, \"some\"]\n}\n", first, g.list(member), member())
+	return fmt.Sprintf("group \"some\" {\n  targets = concat([\"t%s\"], %s)\n}\ngroup \"default\" {\n  targets = "+
+		"[\"t0\", %s, \"some\"]\n}\n", first, g.list(member), member())
 }
 
 // args returns the arguments of a command line for readArgs, one per line.
@@ -269,7 +271,8 @@ func (g *generator) args(targets int) string {
 		lines = append(lines, "--set "+pick(g, "*", "t*", "t0")+"."+pick(g,
 			"args.A=set", "labels.z=1", "platform=linux/s390x", "tags=one", "tags+=more", "output=type=tar,dest=-",
 			"no-cache=true", "pull=false",
-			"context=elsewhere", "target=final", "secret=id=n,src=n", "cache-to+=type=inline", "contexts.three=dir", "args.A=", "dockerfile=D"))
+			"context=elsewhere", "target=final", "secret=id=n,src=n", "cache-to+=type=inline", "contexts.three=dir",
+			"args.A=", "dockerfile=D"))
 	}
 	if g.chance(40) {
 		lines = append(lines, "env:"+pick(g, "v0=fromenv", "v2=7", "v3=x,y", "v4=a:1", "v1=", "v3_JSON=[\"j\"]"))

@@ -40,8 +40,8 @@ func newSchema(t *testing.T) *jsonschema.Schema {
 	return schema
 }
 
-// TestSchema checks that every YAML and JSON project file of the test cases and examples, and all printed output, is valid
-// by the schema, and that files with unknown attributes or wrong types are not.
+// TestSchema checks that every YAML and JSON project file of the test cases and examples, and all printed output, is
+// valid by the schema, and that files with unknown attributes or wrong types are not.
 func TestSchema(t *testing.T) {
 	schema := newSchema(t)
 	count := 0
@@ -215,7 +215,8 @@ policy "latest" {
 }
 target "default" {}
 `,
-		"team/bake.hcl": "registry \"acme.example\" {\n  mirrors = [\"mirror.example\"]\n  plain-http = true\n  ca = [\"ca.pem\"]\n}\n",
+		"team/bake.hcl": "registry \"acme.example\" {\n  mirrors = [\"mirror.example\"]\n  plain-http = true\n  ca = " +
+			"[\"ca.pem\"]\n}\n",
 	} {
 		if err := os.MkdirAll(filepath.Join(dir, "team"), 0o755); err != nil {
 			t.Fatal(err)
@@ -228,7 +229,8 @@ target "default" {}
 	if err != nil {
 		t.Fatal(err)
 	}
-	base, pinned, latest, registry := p.Bases["go"], p.Policies["pinned"], p.Policies["latest"], p.Registries["acme.example"]
+	base, pinned, latest, registry := p.Bases["go"], p.Policies["pinned"], p.Policies["latest"],
+		p.Registries["acme.example"]
 	if base.Image != "golang:1.27" || len(base.Platforms) != 1 || base.Range.Line != 4 {
 		t.Errorf("base %+v", base)
 	}

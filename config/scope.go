@@ -79,11 +79,9 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 		return cty.DynamicVal, diags
 	}
 	at := e.Range()
-	total := 0
-	for _, t := range e.Variables() {
-		if total += size(ctx.Variables[t.RootName()]); total > maxValue {
-			return cty.DynamicVal, hcl.Diagnostics{problem(&at, "the values used in this expression exceed %d bytes",
-				maxValue)}
+	if total := referenced(e, ctx.Variables); total > maxValue {
+		return cty.DynamicVal, hcl.Diagnostics{
+			problem(&at, "the values used in this expression exceed %d bytes", maxValue),
 		}
 	}
 	v, more := e.Value(ctx)
@@ -92,6 +90,17 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 		more = append(more, checkStrings(v, at)...)
 	}
 	return v, append(diags, more...)
+}
+
+// referenced returns the size of the values that an expression refers to, each as often as it refers to it, in bytes.
+func referenced(e hcl.Expression, values map[string]cty.Value) int {
+	total := 0
+	for _, t := range e.Variables() {
+		if total += size(values[t.RootName()]); total > maxValue {
+			break
+		}
+	}
+	return total
 }
 
 // suggestFunctions replaces the text of unknown function errors, since the suggestions of HCL are often poor.

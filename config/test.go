@@ -61,7 +61,8 @@ type ConfigCheck struct {
 // testAttributes returns the schema of a test.
 func testAttributes() []attribute {
 	rows := []attribute{
-		{name: "command", kind: kindCommand, doc: "A command to run in the image: a list, or a string for `/bin/sh -c`. " +
+		{name: "command", kind: kindCommand, doc: "A command to run in the image: a list, or a string for `/bin/sh " +
+			"-c`. " +
 			"Its changes to files are discarded."},
 		{name: "setup", kind: kindCommands, doc: "Commands to run before it on the same files; each must succeed."},
 		{name: "env", kind: kindMap, doc: "Additional variables of the command; `$NAME` expands to one of the image."},
@@ -109,7 +110,8 @@ func configAttributes() []attribute {
 		{name: "entrypoint", kind: kindStrings, merge: mergeRepeat, doc: "The complete entrypoint."},
 		{name: "cmd", kind: kindStrings, merge: mergeRepeat, doc: "The complete command."},
 		{name: "env", kind: kindMap, doc: "Environment variables that must be set."},
-		{name: "env-matches", kind: kindMap, doc: "Environment variables, each with a regular expression for its value."},
+		{name: "env-matches", kind: kindMap,
+			doc: "Environment variables, each with a regular expression for its value."},
 		{name: "no-env", kind: kindStrings, doc: "Environment variables that must not be set."},
 		{name: "labels", kind: kindMap, doc: "Labels that must be set."},
 		{name: "labels-match", kind: kindMap, doc: "Labels, each with a regular expression for its value."},

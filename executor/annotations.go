@@ -72,7 +72,8 @@ func newAnnotation(level, key, value string) (Annotation, error) {
 	switch m[1] {
 	case "manifest", "manifest-descriptor", "index", "index-descriptor":
 	default:
-		return Annotation{}, fmt.Errorf("unknown level %q: use manifest, manifest-descriptor, index or index-descriptor", m[1])
+		return Annotation{}, fmt.Errorf(
+			"unknown level %q: use manifest, manifest-descriptor, index or index-descriptor", m[1])
 	}
 	a := Annotation{Level: m[1], Key: key, Value: value}
 	if m[2] != "" {

@@ -36,7 +36,8 @@ func Assemble(img *planner.Image, layers []v1.Layer, opt AssembleOptions) (v1.Im
 		return nil, fmt.Errorf("target %s: image config: %w", img.Target, err)
 	}
 	a.config = config
-	m := v1.Manifest{SchemaVersion: 2, MediaType: a.mediaType(), Annotations: opt.Annotations, Layers: []v1.Descriptor{}}
+	m := v1.Manifest{SchemaVersion: 2, MediaType: a.mediaType(), Annotations: opt.Annotations,
+		Layers: []v1.Descriptor{}}
 	m.Config.MediaType = types.OCIConfigJSON
 	if opt.Docker {
 		m.Config.MediaType = types.DockerConfigJSON

@@ -42,7 +42,8 @@ func TestAssembleConfig(t *testing.T) {
 	}
 	var lines []string
 	for _, h := range got.History {
-		lines = append(lines, fmt.Sprintf("%s %s empty=%v", h.Created.Format("2006-01-02T15:04:05"), h.CreatedBy, h.EmptyLayer))
+		lines = append(lines, fmt.Sprintf("%s %s empty=%v", h.Created.Format("2006-01-02T15:04:05"), h.CreatedBy,
+			h.EmptyLayer))
 	}
 	want := []string{
 		"2020-01-02T03:04:05 ADD base empty=false", "2020-01-02T03:04:06 CMD sh empty=true",

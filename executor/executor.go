@@ -44,8 +44,9 @@ type Options struct {
 	Dir    string
 	Stdout io.Writer
 	// Debug, if not nil, is called when a command has failed, one call at a time. Steps that have not started wait for
-	// it. shell opens a shell on a terminal whose type is name, a value of TERM, in the step's root file system with the
-	// step's environment and mounts. It is nil if the root has no shell. Debug does not change the result of the build.
+	// it. shell opens a shell on a terminal whose type is name, a value of TERM, in the step's root file system with
+	// the step's environment and mounts. It is nil if the root has no shell. Debug does not change the result of the
+	// build.
 	Debug func(failed *StepError, shell func(terminal *os.File, name string) error)
 	// Project is the directory of the project. The cache records under it what its targets use; empty records nothing.
 	Project string

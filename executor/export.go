@@ -363,9 +363,10 @@ func (e *exporter) gather() {
 		}})
 	}
 	if len(e.stores) > 0 {
-		e.jobs = append(e.jobs, &job{name: "local store: name images", stage: stageStore, commit: func(ctx context.Context) error {
-			return e.opt.Store.PutImages(ctx, e.stores)
-		}})
+		e.jobs = append(e.jobs, &job{name: "local store: name images", stage: stageStore,
+			commit: func(ctx context.Context) error {
+				return e.opt.Store.PutImages(ctx, e.stores)
+			}})
 	}
 }
 

@@ -37,7 +37,10 @@ func (e *exporter) tarFiles(group []Built, o Output) error {
 		tw := tar.NewWriter(w)
 		for _, b := range group {
 			folder := o.folder(group, b)
-			err := e.files(ctx, group, b, o, func(h *tar.Header, r io.Reader) error { return writeBelow(tw, folder, h, r) })
+			err := e.files(ctx, group, b, o, func(h *tar.Header,
+				r io.Reader) error {
+				return writeBelow(tw, folder, h, r)
+			})
 			if err != nil {
 				return err
 			}

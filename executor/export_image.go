@@ -137,7 +137,8 @@ func newLayout(o Output, a *artifact, docker bool) (*layout, error) {
 	if l.blobs, err = a.blobs(); err != nil {
 		return nil, err
 	}
-	index := v1.IndexManifest{SchemaVersion: 2, MediaType: ocispecs.MediaTypeImageIndex, Manifests: layoutEntries(o.Names, a)}
+	index := v1.IndexManifest{SchemaVersion: 2, MediaType: ocispecs.MediaTypeImageIndex,
+		Manifests: layoutEntries(o.Names, a)}
 	if l.index, err = json.Marshal(index); err != nil {
 		return nil, err
 	}

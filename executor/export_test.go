@@ -42,7 +42,8 @@ func TestExportStore(t *testing.T) {
 func TestExportOCI(t *testing.T) {
 	d := t.TempDir()
 	res, _ := export(t, d,
-		built(t, "api", "amd64", config.Attrs{"type": "oci", "dest": "out/api.tar"}, config.Attrs{"type": "oci", "dest": "dir", "tar": "false"}))
+		built(t, "api", "amd64", config.Attrs{"type": "oci", "dest": "out/api.tar"},
+			config.Attrs{"type": "oci", "dest": "dir", "tar": "false"}))
 	skopeo(t, "oci-archive:"+filepath.Join(d, "out/api.tar")+":latest", string(res[0].Digest))
 	idx, err := layout.ImageIndexFromPath(filepath.Join(d, "dir"))
 	if err != nil {
@@ -82,7 +83,8 @@ func TestExportDockerTar(t *testing.T) {
 
 func TestExportSeveralPlatforms(t *testing.T) {
 	d := t.TempDir()
-	out := []config.Attrs{{"type": "oci", "dest": "dir", "tar": "false"}, {"type": "local", "dest": "files"}, {"type": "tar", "dest": "f.tar"}}
+	out := []config.Attrs{{"type": "oci", "dest": "dir", "tar": "false"}, {"type": "local", "dest": "files"},
+		{"type": "tar", "dest": "f.tar"}}
 	amd, arm := built(t, "api", "amd64", out...), built(t, "api", "arm64", out...)
 	for _, b := range []executor.Built{amd, arm} {
 		b.Image.MultiPlatform = true
@@ -132,7 +134,8 @@ func TestExportLocal(t *testing.T) {
 		t.Fatal(err)
 	}
 	export(t, d, built(t, "api", "amd64", config.Attrs{"type": "local", "dest": "out"}))
-	for name, want := range map[string]string{"out/kept": "mine", "out/made": "api", "out/link": "elf amd64", "outside/sh": "safe"} {
+	for name, want := range map[string]string{"out/kept": "mine", "out/made": "api", "out/link": "elf amd64",
+		"outside/sh": "safe"} {
 		if got := string(read(t, filepath.Join(d, name))); got != want {
 			t.Errorf("%s = %q, want %q", name, got, want)
 		}
@@ -149,7 +152,8 @@ func TestExportLocalInTheWay(t *testing.T) {
 	mustWrite(t, filepath.Join(d, "out/made/mine"), "mine")
 	b := built(t, "api", "amd64", config.Attrs{"type": "local", "dest": "out"})
 	_, err := executor.Export(context.Background(), []executor.Built{b}, executor.ExportOptions{Dir: d})
-	if want := filepath.Join(d, "out/made") + " is a directory, which a file cannot replace"; err == nil || !strings.Contains(err.Error(), want) {
+	if want := filepath.Join(d, "out/made") + " is a directory, which a file cannot replace"; err == nil ||
+		!strings.Contains(err.Error(), want) {
 		t.Errorf("err = %v, want %q", err, want)
 	}
 	if got := string(read(t, filepath.Join(d, "out/made/mine"))); got != "mine" {
@@ -159,7 +163,8 @@ func TestExportLocalInTheWay(t *testing.T) {
 
 func TestExportStdout(t *testing.T) {
 	var b bytes.Buffer
-	_, err := executor.Export(context.Background(), []executor.Built{built(t, "api", "amd64", config.Attrs{"type": "tar", "dest": "-"})},
+	_, err := executor.Export(context.Background(),
+		[]executor.Built{built(t, "api", "amd64", config.Attrs{"type": "tar", "dest": "-"})},
 		executor.ExportOptions{Stdout: &b})
 	if err != nil || !bytes.Contains(b.Bytes(), []byte("bin/sh")) {
 		t.Errorf("%v, %d bytes", err, b.Len())
@@ -171,15 +176,18 @@ func TestExportFailureLeavesOldOutputs(t *testing.T) {
 	d := t.TempDir()
 	mustWrite(t, filepath.Join(d, "a.tar"), "old a")
 	mustWrite(t, filepath.Join(d, "dir/index.json"), "old index")
-	good := built(t, "good", "amd64", config.Attrs{"type": "oci", "dest": "a.tar"}, config.Attrs{"type": "local", "dest": "files"},
-		config.Attrs{"type": "oci", "tar": "false", "dest": "dir"}, config.Attrs{"type": "image"}, config.Attrs{"type": "registry"})
+	good := built(t, "good", "amd64", config.Attrs{"type": "oci", "dest": "a.tar"},
+		config.Attrs{"type": "local", "dest": "files"},
+		config.Attrs{"type": "oci", "tar": "false", "dest": "dir"}, config.Attrs{"type": "image"},
+		config.Attrs{"type": "registry"})
 	bad := built(t, "bad", "amd64", config.Attrs{"type": "tar", "dest": "b.tar"})
 	bad.Files = func(_ context.Context, _ executor.LayerEncoding, w io.Writer) error {
 		w.Write([]byte("half"))
 		return errors.New("disk full")
 	}
 	s, p := &memStore{blobs: map[digest.Digest][]byte{}}, &memPusher{}
-	_, err := executor.Export(context.Background(), []executor.Built{good, bad}, executor.ExportOptions{Dir: d, Store: s, Pusher: p})
+	_, err := executor.Export(context.Background(), []executor.Built{good, bad},
+		executor.ExportOptions{Dir: d, Store: s, Pusher: p})
 	if err == nil || !strings.Contains(err.Error(), "disk full") {
 		t.Fatalf("err = %v", err)
 	}

@@ -55,7 +55,9 @@ func layerOf(t testing.TB, files map[string]string) v1.Layer {
 	z := gzip.NewWriter(&b)
 	z.Write(tarOf(t, files))
 	z.Close()
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(b.Bytes())), nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,18 +74,21 @@ const imageConfig = `{"architecture":"amd64","os":"linux","config":{"Cmd":["/bin
 func built(t testing.TB, target string, arch string, outputs ...config.Attrs) executor.Built {
 	t.Helper()
 	layers := []v1.Layer{
-		layerOf(t, map[string]string{"bin/": "", "bin/sh": "elf " + arch}), layerOf(t, map[string]string{"made": target}),
+		layerOf(t, map[string]string{"bin/": "", "bin/sh": "elf " + arch}),
+		layerOf(t, map[string]string{"made": target}),
 		nil, layerOf(t, map[string]string{"x": "copied"}),
 	}
 	img := &planner.Image{
 		Target: target, Platform: ocispecs.Platform{OS: "linux", Architecture: arch}, Outputs: outputs,
-		Config: []byte(strings.ReplaceAll(imageConfig, "amd64", arch)), Tags: []string{target, "example.com/" + target + ":v1"},
+		Config: []byte(strings.ReplaceAll(imageConfig, "amd64", arch)),
+		Tags:   []string{target, "example.com/" + target + ":v1"},
 	}
 	return executor.Built{
 		Image:  img,
 		Layers: func(context.Context, executor.LayerEncoding) ([]v1.Layer, error) { return layers, nil },
 		Files: func(_ context.Context, _ executor.LayerEncoding, w io.Writer) error {
-			_, err := w.Write(tarOf(t, map[string]string{"bin/": "", "bin/sh": "elf " + arch, "link": "-> bin/sh", "made": target, "x": "copied"}))
+			_, err := w.Write(tarOf(t, map[string]string{"bin/": "", "bin/sh": "elf " + arch, "link": "-> bin/sh",
+				"made": target, "x": "copied"}))
 			return err
 		},
 	}

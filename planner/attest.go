@@ -42,7 +42,8 @@ func (p *plan) attestations(t *config.Target) (map[string]map[string]string, err
 	for _, a := range t.Attest {
 		kind := a["type"]
 		if kind != "sbom" && kind != "provenance" {
-			return nil, p.targetError(t, "attest", fmt.Errorf("unknown attestation type %q; use sbom or provenance", kind))
+			return nil, p.targetError(t, "attest", fmt.Errorf("unknown attestation type %q; use sbom or provenance",
+				kind))
 		}
 		attrs := maps.Clone(map[string]string(a))
 		disabled := attrs["disabled"]
@@ -97,9 +98,10 @@ func (p *plan) scanner(ctx context.Context, f *frontEnd) (sbom.Scanner, error) {
 		return nil, nil
 	}
 	platform := p.opts.Platform
-	scan, err := sbom.CreateSBOMScanner(ctx, scannerResolver{f.in.client}, f.opt.Config.SBOM.Generator, platform, sourceresolver.Opt{
-		ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &platform},
-	}, f.opt.Config.SBOM.Parameters)
+	scan, err := sbom.CreateSBOMScanner(ctx, scannerResolver{f.in.client}, f.opt.Config.SBOM.Generator, platform,
+		sourceresolver.Opt{
+			ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &platform},
+		}, f.opt.Config.SBOM.Parameters)
 	if err != nil {
 		return nil, fmt.Errorf("SBOM scanner: %w", err)
 	}
@@ -140,13 +142,15 @@ func (r *result) scan(
 type scannerResolver struct{ client *client }
 
 // ResolveSourceMetadata implements sourceresolver.MetaResolver.
-func (r scannerResolver) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+func (r scannerResolver) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp,
+	opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	const scheme = "docker-image://"
 	ref, d, raw, err := r.client.ResolveImageConfig(ctx, strings.TrimPrefix(op.Identifier, scheme), opt)
 	if err != nil {
 		return nil, err
 	}
 	return &sourceresolver.MetaResponse{
-		Op: &pb.SourceOp{Identifier: scheme + ref, Attrs: op.Attrs}, Image: &sourceresolver.ResolveImageResponse{Digest: d, Config: raw},
+		Op:    &pb.SourceOp{Identifier: scheme + ref, Attrs: op.Attrs},
+		Image: &sourceresolver.ResolveImageResponse{Digest: d, Config: raw},
 	}, nil
 }

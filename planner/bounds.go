@@ -163,7 +163,8 @@ func (b *bounds) apply(n *parser.Node, args []string, expanded []int) error {
 		}
 	}
 	if b.total > maxExpanded {
-		return fmt.Errorf("the Dockerfile would grow to more than %d bytes when its variables are expanded", maxExpanded)
+		return fmt.Errorf("the Dockerfile would grow to more than %d bytes when its variables are expanded",
+			maxExpanded)
 	}
 	return nil
 }
@@ -181,8 +182,8 @@ func (b *bounds) set(key string, length int) error {
 	return nil
 }
 
-// from starts a stage. It inherits the variables of the stage it is based on, if any. A name with variables may refer to
-// any stage, so such a stage inherits from all of them.
+// from starts a stage. It inherits the variables of the stage it is based on, if any. A name with variables may refer
+// to any stage, so such a stage inherits from all of them.
 func (b *bounds) from(args []string) error {
 	if b.global == nil {
 		b.global = b.current

@@ -17,10 +17,11 @@ import (
 // node is one op of one target in canonical form. Nodes of different targets with the same digest become one Step.
 //
 // The front end identifies an op by the digest of its bytes. These bytes also contain what has no effect on files, such
-// as session ids, unique ids and transfer hints. And they name a local source by a name that is valid only within one run
-// of the front end: all targets call their main context "context". So equal steps can have different digests, and
-// different steps the same one. The canonical form removes these parts, uses the names of the graph and applies the lock,
-// then digests the op again. An op contains the digests of its inputs, so this goes from the sources up to the root.
+// as session ids, unique ids and transfer hints. And they name a local source by a name that is valid only within one
+// run of the front end: all targets call their main context "context". So equal steps can have different digests, and
+// different steps the same one. The canonical form removes these parts, uses the names of the graph and applies the
+// lock, then digests the op again. An op contains the digests of its inputs, so this goes from the sources up to the
+// root.
 //
 // Invariant: two nodes have the same digest exactly if they do the same work on the same inputs. A part that is left in
 // by mistake costs sharing and cache hits. A part that is removed by mistake is worse: two different steps become one,
@@ -28,8 +29,8 @@ import (
 // needs no change keeps the front end's bytes. Everything else, such as the location, is metadata outside the op.
 //
 // The cost is one unmarshal per op of a target's own Dockerfile and one marshal per changed op. Nodes of linked targets
-// are canonical already and are shared. TestSamePlan and TestMonorepoMerges show the effect, the golden files in testdata
-// the exact ops.
+// are canonical already and are shared. TestSamePlan and TestMonorepoMerges show the effect, the golden files in
+// testdata the exact ops.
 type node struct {
 	digest digest.Digest
 	raw    []byte // op, marshaled; its digest is digest
@@ -78,7 +79,8 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 			byRaw[rawDigest.String()] = n
 			continue
 		}
-		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: def.Metadata[rawDigest], at: locationsOf(def.Source, rawDigest)}
+		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: def.Metadata[rawDigest],
+			at: locationsOf(def.Source, rawDigest)}
 		if err := n.op.UnmarshalVT(raw); err != nil {
 			return nil, fmt.Errorf("decode the front end's definition: %w", err)
 		}
@@ -190,7 +192,8 @@ func locationsOf(s *pb.Source, d digest.Digest) []Location {
 	return out
 }
 
-// state returns the result as an input of another target's front end. It is built once, for all targets that link to it.
+// state returns the result as an input of another target's front end. It is built once, for all targets that link to
+// it.
 func (r *result) state() (llb.State, error) {
 	r.once.Do(func() {
 		r.llb = llb.Scratch()

@@ -73,7 +73,8 @@ func (c *client) Solve(_ context.Context, req gwclient.SolveRequest) (*gwclient.
 type remoteError struct{ id string }
 
 func (e *remoteError) Error() string {
-	return "planning needs the Dockerfile in " + e.id + ", which is not downloaded; provide a Dockerfile in the project " +
+	return "planning needs the Dockerfile in " + e.id +
+		", which is not downloaded; provide a Dockerfile in the project " +
 		"with dockerfile-inline or dockerfile = \"cwd://PATH\""
 }
 
@@ -92,7 +93,8 @@ func sourceOf(def *pb.Definition) (string, error) {
 }
 
 // ResolveImageConfig resolves a base image or an image of an OCI layout.
-func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest,
+	[]byte, error) {
 	if o := opt.OCILayoutOpt; o != nil {
 		return c.resolveLayout(ref, o)
 	}
@@ -115,7 +117,8 @@ func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 	return pinned, image.Digest, image.Config, nil
 }
 
-func (c *client) resolveLayout(ref string, opt *sourceresolver.ResolveOCILayoutOpt) (string, digest.Digest, []byte, error) {
+func (c *client) resolveLayout(ref string, opt *sourceresolver.ResolveOCILayoutOpt) (string, digest.Digest, []byte,
+	error) {
 	l, ok := c.layouts[opt.Store.StoreID]
 	if !ok {
 		return "", "", nil, fmt.Errorf("unknown OCI layout %s", opt.Store.StoreID)
@@ -130,11 +133,13 @@ func (c *client) resolveLayout(ref string, opt *sourceresolver.ResolveOCILayoutO
 
 // ResolveSourceMetadata returns local sources unchanged. The front end calls it for other sources only if
 // SOURCE_DATE_EPOCH is to be derived from them, which needs a download and is therefore an error.
-func (c *client) ResolveSourceMetadata(_ context.Context, op *pb.SourceOp, _ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+func (c *client) ResolveSourceMetadata(_ context.Context, op *pb.SourceOp,
+	_ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	if strings.HasPrefix(op.Identifier, LocalPrefix) {
 		return &sourceresolver.MetaResponse{Op: op}, nil
 	}
-	return nil, fmt.Errorf("the timestamp of %s is not known while planning; set SOURCE_DATE_EPOCH to a number", op.Identifier)
+	return nil, fmt.Errorf("the timestamp of %s is not known while planning; set SOURCE_DATE_EPOCH to a number",
+		op.Identifier)
 }
 
 // pin adds a digest to a reference. Without it, named contexts would not be pinned.

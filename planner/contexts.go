@@ -44,12 +44,12 @@ func isRemote(context string) bool {
 	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
 }
 
-// Fetcher downloads a URL into a directory. If the URL is a file, its name is returned too, and it is the only one in the
-// directory. A Fetcher downloads each URL once.
+// Fetcher downloads a URL into a directory. If the URL is a file, its name is returned too, and it is the only one in
+// the directory. A Fetcher downloads each URL once.
 type Fetcher interface {
 	Fetch(ctx context.Context, url string) (dir, file string, err error)
-	// FetchFile is like Fetch for an HTTP URL whose content must have a digest. It does not send a request if a file with
-	// this content is available locally.
+	// FetchFile is like Fetch for an HTTP URL whose content must have a digest. It does not send a request if a file
+	// with this content is available locally.
 	FetchFile(ctx context.Context, url string, content digest.Digest) (dir, file string, err error)
 }
 
@@ -166,8 +166,8 @@ func (p *plan) addContext(t *config.Target, in *inputs, name, value string) erro
 	return nil
 }
 
-// addLink adds the results of another target as named contexts, one per platform, with their image configs. It waits until
-// that target is planned.
+// addLink adds the results of another target as named contexts, one per platform, with their image configs. It waits
+// until that target is planned.
 func (p *plan) addLink(t *config.Target, in *inputs, name, link string) error {
 	other := p.targets[link]
 	<-other.done

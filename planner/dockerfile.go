@@ -39,9 +39,11 @@ func (d dockerfile) files() memoryFiles {
 func (p *plan) loadDockerfile(t *config.Target, context localDir) (dockerfile, error) {
 	var d dockerfile
 	if t.DockerfileInline != nil {
-		d = dockerfile{name: defaultDockerfile, data: []byte(*t.DockerfileInline), display: "dockerfile-inline of " + t.Name}
+		d = dockerfile{name: defaultDockerfile, data: []byte(*t.DockerfileInline), display: "dockerfile-inline of " +
+			t.Name}
 		if len(d.data) > maxFile {
-			return d, p.targetError(t, "dockerfile-inline", fmt.Errorf("dockerfile-inline is larger than %d bytes", maxFile))
+			return d, p.targetError(t, "dockerfile-inline",
+				fmt.Errorf("dockerfile-inline is larger than %d bytes", maxFile))
 		}
 	} else {
 		var err error
@@ -131,11 +133,12 @@ func syntaxOf(data []byte) (string, int) {
 }
 
 func externalError(syntax string) error {
-	return fmt.Errorf("the external front end %s is not supported; remove the syntax line or use docker/dockerfile:1", syntax)
+	return fmt.Errorf("the external front end %s is not supported; remove the syntax line or use docker/dockerfile:1",
+		syntax)
 }
 
-// builtIn reports whether a syntax line requests the built-in Dockerfile front end. The version is ignored: newer versions
-// only add features, and the front end reports what it does not support.
+// builtIn reports whether a syntax line requests the built-in Dockerfile front end. The version is ignored: newer
+// versions only add features, and the front end reports what it does not support.
 func builtIn(syntax string) bool {
 	ref, _, _ := strings.Cut(strings.TrimSpace(syntax), " ")
 	name := familiar(ref)

@@ -34,8 +34,9 @@ type DrawEdge struct {
 	To   string `json:"to"`
 }
 
-// Draw groups the steps of a graph by target, stage or step. Nodes are in the order of the graph. Edges within a group are
-// left out, and so are duplicates. A test of an image config has an edge from the image, although it does not read it.
+// Draw groups the steps of a graph by target, stage or step. Nodes are in the order of the graph. Edges within a group
+// are left out, and so are duplicates. A test of an image config has an edge from the image, although it does not read
+// it.
 func (g *Graph) Draw(by string) (Drawing, error) {
 	var key func(*Step) string
 	switch by {
@@ -59,7 +60,8 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 			i = len(d.Nodes)
 			index[k] = i
 			targets := append([]string{}, s.Targets...)
-			d.Nodes = append(d.Nodes, DrawNode{ID: "n" + strconv.Itoa(i), Label: labelOf(by, s), Targets: targets, Shared: len(targets) > 1})
+			d.Nodes = append(d.Nodes, DrawNode{ID: "n" + strconv.Itoa(i), Label: labelOf(by, s), Targets: targets,
+				Shared: len(targets) > 1})
 		}
 		d.Nodes[i].Steps++
 		below := tested[s]
@@ -96,7 +98,8 @@ const maxLabel = 120
 
 // text returns the label as one line without control characters, with the number of steps if there are several.
 func (n DrawNode) text() string {
-	t := strings.Join(strings.FieldsFunc(n.Label, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
+	t := strings.Join(strings.FieldsFunc(n.Label,
+		func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 	if runes := []rune(t); len(runes) > maxLabel {
 		t = string(runes[:maxLabel-1]) + "…"
 	}
@@ -115,7 +118,8 @@ func (d Drawing) WriteDOT(w io.Writer) error {
 		if n.Shared {
 			style = ` style=filled fillcolor="#cfe8ff"`
 		}
-		fmt.Fprintf(&b, "  %s [label=\"%s\"%s]\n", n.ID, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(n.text()), style)
+		fmt.Fprintf(&b, "  %s [label=\"%s\"%s]\n", n.ID, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(n.text()),
+			style)
 	}
 	for _, e := range d.Edges {
 		fmt.Fprintf(&b, "  %s -> %s\n", e.From, e.To)
@@ -141,7 +145,8 @@ func (d Drawing) WriteMermaid(w io.Writer) error {
 		fmt.Fprintf(&b, "  %s --> %s\n", e.From, e.To)
 	}
 	if len(shared) > 0 {
-		fmt.Fprintf(&b, "  classDef shared fill:#cfe8ff\n  class %s shared\n", strings.Join(slices.Compact(shared), ","))
+		fmt.Fprintf(&b, "  classDef shared fill:#cfe8ff\n  class %s shared\n",
+			strings.Join(slices.Compact(shared), ","))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -28,8 +28,8 @@ type DriftUse struct {
 	Places  []string      `json:"places"` // FILE:LINE, if known
 }
 
-// Drift lists the inconsistent uses of repositories by the targets of a graph: first repositories with several references,
-// sorted by name, then images from several repositories, sorted by digest.
+// Drift lists the inconsistent uses of repositories by the targets of a graph: first repositories with several
+// references, sorted by name, then images from several repositories, sorted by digest.
 func (g *Graph) Drift() []Drift {
 	byRepository, byDigest := map[string][]DriftUse{}, map[digest.Digest][]string{}
 	for _, b := range g.Bases {
@@ -118,8 +118,8 @@ func tagOr(u DriftUse) string {
 	return u.Digest.String()[:min(19, len(u.Digest))]
 }
 
-// Users returns the targets that use the base or source with this key, directly or through linked targets, sorted. These
-// are the targets that change when its pin changes.
+// Users returns the targets that use the base or source with this key, directly or through linked targets, sorted.
+// These are the targets that change when its pin changes.
 func (g *Graph) Users(key string) []string {
 	var users []string
 	add := func(targets []string) {
@@ -131,7 +131,8 @@ func (g *Graph) Users(key string) []string {
 	for _, b := range g.Bases {
 		if b.Ref == key {
 			add(b.Targets)
-			ids["docker-image://"+b.Ref+"@"+b.Digest.String()], ids["docker-image://"+b.From+"@"+b.Digest.String()] = true, true
+			ids["docker-image://"+b.Ref+"@"+b.Digest.String()],
+				ids["docker-image://"+b.From+"@"+b.Digest.String()] = true, true
 		}
 	}
 	for _, s := range g.Sources {

@@ -30,13 +30,15 @@ func FuzzDockerfile(f *testing.F) {
 			}
 		}
 	}
-	f.Add("ARG A=1\nFROM alpine:$A AS b\nENV B=${A//1/$A} C=${B%x*}\nONBUILD ENV C=$C$C\nFROM b\nSHELL [\"x\"]\nEXPOSE 1-3/udp\n", "*\n!a\n")
+	f.Add("ARG A=1\nFROM alpine:$A AS b\nENV B=${A//1/$A} C=${B%x*}\nONBUILD ENV C=$C$C\nFROM b\nSHELL "+
+		"[\"x\"]\nEXPOSE 1-3/udp\n", "*\n!a\n")
 	f.Add("FROM alpine\nHEALTHCHECK --interval=1s CMD x\nVOLUME [\"/a\"]\nSTOPSIGNAL 9\nUSER a:b\nMAINTAINER m\n", "")
 	dir := f.TempDir()
 	write(f, dir, map[string]string{"lib/x": ""})
 	f.Fuzz(func(t *testing.T, dockerfile, ignore string) {
 		write(t, dir, map[string]string{"Dockerfile": dockerfile, ".dockerignore": ignore})
-		p := project(dir, &config.Target{Name: "a", Contexts: map[string]string{"lib": "lib"}, Args: map[string]string{"A": "1"}})
+		p := project(dir, &config.Target{Name: "a", Contexts: map[string]string{"lib": "lib"},
+			Args: map[string]string{"A": "1"}})
 		start := time.Now()
 		g, err := planner.Plan(t.Context(), p, options())
 		if took := time.Since(start); took > 10*time.Second {

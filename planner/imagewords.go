@@ -76,8 +76,8 @@ func (s *scan) add(data []byte, n *parser.Node, word, prefix string) {
 	}
 }
 
-// findWord returns the offset of a word in the lines start to end of a file, or -1. The word follows prefix, which may be
-// empty. The first word of these lines, which is the instruction, is skipped.
+// findWord returns the offset of a word in the lines start to end of a file, or -1. The word follows prefix, which may
+// be empty. The first word of these lines, which is the instruction, is skipped.
 func findWord(data []byte, start, end int, prefix, word string) int {
 	offset, number, first := 0, 0, true
 	for line := range bytes.Lines(data) {
@@ -100,8 +100,8 @@ func findWord(data []byte, start, end int, prefix, word string) int {
 	return -1
 }
 
-// wordIn returns the index of a word in a line, or -1. The prefix and word must be delimited by white space, commas, equal
-// signs or the ends of the line.
+// wordIn returns the index of a word in a line, or -1. The prefix and word must be delimited by white space, commas,
+// equal signs or the ends of the line.
 func wordIn(line []byte, prefix, word string) int {
 	edge := func(i int) bool { return i < 0 || i >= len(line) || strings.IndexByte(" \t\r\n,=", line[i]) >= 0 }
 	for from := 0; ; {

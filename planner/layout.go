@@ -14,8 +14,8 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// layout is an image or an index of images in an OCI image layout directory. Every blob that a plan uses is checked against
-// its digest.
+// layout is an image or an index of images in an OCI image layout directory. Every blob that a plan uses is checked
+// against its digest.
 type layout struct {
 	dir    string
 	digest digest.Digest
@@ -49,8 +49,8 @@ func (p *plan) addLayout(t *config.Target, in *inputs, name, spec string) error 
 	return nil
 }
 
-// find returns the digest of a tag in the layout's index. Without a tag it returns the only image, or latest if there are
-// several.
+// find returns the digest of a tag in the layout's index. Without a tag it returns the only image, or latest if there
+// are several.
 func (l *layout) find(tag string) (digest.Digest, error) {
 	var index ocispecs.Index
 	data, err := l.files.get(filepath.Join(l.dir, "index.json"))

@@ -41,8 +41,9 @@ func (p *plan) findDir(t *config.Target, attribute, what, written string) (local
 	case errors.Is(err, syscall.ENOTDIR):
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s is not a directory", what, written))
 	case errors.Is(err, fs.ErrNotExist):
-		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s: no such directory (relative to %s); create it, or correct the target's %s",
-			what, dirOrDot(written), p.project.Dir, attribute))
+		return localDir{}, p.targetError(t, attribute,
+			fmt.Errorf("%s %s: no such directory (relative to %s); create it, or correct the target's %s",
+				what, dirOrDot(written), p.project.Dir, attribute))
 	case err != nil:
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf("%s %s: %w", what, written, cause(err)))
 	}
@@ -58,9 +59,9 @@ func dirOrDot(written string) string {
 	return written
 }
 
-// localName returns the name of a directory in the graph. It is relative to the project directory, so that a plan does not
-// depend on where the project is checked out. Only a directory outside the project that is written as an absolute path
-// keeps that path.
+// localName returns the name of a directory in the graph. It is relative to the project directory, so that a plan does
+// not depend on where the project is checked out. Only a directory outside the project that is written as an absolute
+// path keeps that path.
 func localName(project, written, dir string) string {
 	rel, err := filepath.Rel(project, dir)
 	if err != nil {

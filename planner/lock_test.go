@@ -37,17 +37,21 @@ func hexDigest(c string) digest.Digest { return digest.Digest("sha256:" + string
 func lockedProject(t *testing.T) *config.Project {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"Dockerfile": lockedDockerfile})
-	p := project(dir, &config.Target{Name: "t", Context: ".", Contexts: map[string]string{"named": "docker-image://debian:1"}})
-	p.Bases = map[string]config.Base{"go": {Name: "go", Image: "registry.example.com/go:1", Range: config.Range{File: "bake.hcl", Line: 3}}}
+	p := project(dir, &config.Target{Name: "t", Context: ".",
+		Contexts: map[string]string{"named": "docker-image://debian:1"}})
+	p.Bases = map[string]config.Base{"go": {Name: "go", Image: "registry.example.com/go:1",
+		Range: config.Range{File: "bake.hcl", Line: 3}}}
 	return p
 }
 
 func fullLock() *config.Lock {
 	l := config.NewLock()
-	for i, ref := range []string{"docker.io/library/golang:1.26", "registry.example.com/go:1", "docker.io/library/tools:1", "docker.io/library/busybox:1", "docker.io/library/debian:1"} {
+	for i, ref := range []string{"docker.io/library/golang:1.26", "registry.example.com/go:1",
+		"docker.io/library/tools:1", "docker.io/library/busybox:1", "docker.io/library/debian:1"} {
 		l.Images[ref] = config.ImagePin{Digest: hexDigest(fmt.Sprint(i))}
 	}
-	l.Images["registry.example.com/go:1"] = config.ImagePin{Digest: hexDigest("1"), From: "registry.example.com/mirror/go"}
+	l.Images["registry.example.com/go:1"] = config.ImagePin{Digest: hexDigest("1"),
+		From: "registry.example.com/mirror/go"}
 	l.Git["https://github.com/acme/proto.git#main"] = strings.Repeat("a", 40)
 	l.HTTP["https://user:xxxxx@example.com/tool.tgz"] = hexDigest("6")
 	return l
@@ -94,9 +98,11 @@ func TestLockIsApplied(t *testing.T) {
 		"docker.io/library/tools:1 true  [Dockerfile:4]",
 		"git://github.com/acme/proto.git#" + strings.Repeat("a", 40) + ":api ",
 		"https://example.com/has.tgz " + hexDigest("5").String(),
-		"https://github.com/acme/proto.git#main " + strings.Repeat("a", 40) + " [git://github.com/acme/proto.git#main:api]",
+		"https://github.com/acme/proto.git#main " + strings.Repeat("a", 40) +
+			" [git://github.com/acme/proto.git#main:api]",
 		"https://user:secret@example.com/tool.tgz " + hexDigest("6").String(),
-		"https://user:xxxxx@example.com/tool.tgz " + hexDigest("6").String() + " [https://user:secret@example.com/tool.tgz]",
+		"https://user:xxxxx@example.com/tool.tgz " + hexDigest("6").String() +
+			" [https://user:secret@example.com/tool.tgz]",
 		"registry.example.com/go:1 true registry.example.com/mirror/go [Dockerfile:3 Dockerfile:4]",
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -128,13 +134,24 @@ func (r *recordingResolver) ResolveImage(
 // TestLockErrors checks the errors for entries missing in a frozen plan, and for digests that contradict the lock.
 func TestLockErrors(t *testing.T) {
 	for want, change := range map[string]func(*config.Lock, *config.Project){
-		"Dockerfile:2: bake.lock has no entry for docker.io/library/golang:1.26": func(l *config.Lock, _ *config.Project) { l.Delete("docker.io/library/golang:1.26") },
-		"bake.lock has no entry for https://github.com/acme/proto.git#main":      func(l *config.Lock, _ *config.Project) { clear(l.Git) },
-		"bake.lock has no entry for https://user:xxxxx@example.com/tool.tgz":     func(l *config.Lock, _ *config.Project) { clear(l.HTTP) },
-		"digest " + hexDigest("4").String() + " differs from " + hexDigest("7").String() + " in bake.lock": func(l *config.Lock, _ *config.Project) {
+		"Dockerfile:2: bake.lock has no entry for docker.io/library/golang:1.26": func(l *config.Lock,
+			_ *config.Project) {
+			l.Delete("docker.io/library/golang:1.26")
+		},
+		"bake.lock has no entry for https://github.com/acme/proto.git#main": func(l *config.Lock,
+			_ *config.Project) {
+			clear(l.Git)
+		},
+		"bake.lock has no entry for https://user:xxxxx@example.com/tool.tgz": func(l *config.Lock,
+			_ *config.Project) {
+			clear(l.HTTP)
+		},
+		"digest " + hexDigest("4").String() + " differs from " + hexDigest("7").String() +
+			" in bake.lock": func(l *config.Lock, _ *config.Project) {
 			l.Images["docker.io/library/alpine:3"] = config.ImagePin{Digest: hexDigest("7")}
 		},
-		"checksum " + hexDigest("5").String() + " differs from " + hexDigest("7").String() + " in bake.lock": func(l *config.Lock, _ *config.Project) {
+		"checksum " + hexDigest("5").String() + " differs from " + hexDigest("7").String() +
+			" in bake.lock": func(l *config.Lock, _ *config.Project) {
 			l.HTTP["https://example.com/has.tgz"] = hexDigest("7")
 		},
 	} {
@@ -148,9 +165,11 @@ func TestLockErrors(t *testing.T) {
 		}
 	}
 	p := lockedProject(t)
-	p.Bases["go"] = config.Base{Name: "go", Image: p.Bases["go"].Image, Platforms: []string{"linux/arm64/v8", "linux/s390x"}, Range: p.Bases["go"].Range}
+	p.Bases["go"] = config.Base{Name: "go", Image: p.Bases["go"].Image,
+		Platforms: []string{"linux/arm64/v8", "linux/s390x"}, Range: p.Bases["go"].Range}
 	_, err := planner.Plan(t.Context(), p, planner.Options{Resolver: &recordingResolver{}, Platform: amd64()})
-	want := "bake.hcl:3: base go requires platform linux/s390x, but registry.example.com/go:1 has only linux/amd64, linux/arm64"
+	want := "bake.hcl:3: base go requires platform linux/s390x, but registry.example.com/go:1 has only linux/amd64, " +
+		"linux/arm64"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("want %q, got %v", want, err)
 	}
@@ -177,10 +196,12 @@ func TestPinDockerfile(t *testing.T) {
 		"COPY --chown=1 --from=localhost:5000/a/b{3} /a /golang\n" +
 		"COPY --from=two /golang:1.26 /\n" +
 		"COPY --from=0 / /\n" +
-		"RUN --mount=type=bind,from=golang:1.26{0},target=/golang:1.26 --mount=from=golang{1},target=/y echo golang:1.26\n" +
+		"RUN --mount=type=bind,from=golang:1.26{0},target=/golang:1.26 --mount=from=golang{1},target=/y echo " +
+		"golang:1.26\n" +
 		"FROM golang:1.26@" + "sha256:0000000000000000000000000000000000000000000000000000000000000000" + "\n" +
 		"RUN <<EOF\nFROM golang\nEOF"
-	refs := []string{"docker.io/library/golang:1.26", "docker.io/library/golang:latest", "docker.io/library/from:latest", "localhost:5000/a/b:latest"}
+	refs := []string{"docker.io/library/golang:1.26", "docker.io/library/golang:latest",
+		"docker.io/library/from:latest", "localhost:5000/a/b:latest"}
 	plain, want := text, text
 	for i, ref := range refs {
 		mark := fmt.Sprintf("{%d}", i)
@@ -213,26 +234,35 @@ func TestDrift(t *testing.T) {
 	dir := t.TempDir()
 	zero := hexDigest("0").String()
 	write(t, dir, map[string]string{
-		"a/Dockerfile": "FROM x:1 AS one\nFROM x:2\n", "b/Dockerfile": "\nFROM x:1@" + zero + "\n", "c/Dockerfile": "FROM quay.io/x:same\nCOPY --from=y:same / /\n",
+		"a/Dockerfile": "FROM x:1 AS one\nFROM x:2\n", "b/Dockerfile": "\nFROM x:1@" + zero + "\n",
+		"c/Dockerfile": "FROM quay.io/x:same\nCOPY --from=y:same / /\n",
 	})
-	p := project(dir, &config.Target{Name: "a", Context: "a"}, &config.Target{Name: "a1", Context: "a", Stage: "one"}, &config.Target{Name: "b", Context: "b"}, &config.Target{Name: "c", Context: "c"})
+	p := project(dir, &config.Target{Name: "a", Context: "a"}, &config.Target{Name: "a1", Context: "a", Stage: "one"},
+		&config.Target{Name: "b", Context: "b"}, &config.Target{Name: "c", Context: "c"})
 	lock := config.NewLock()
 	for _, ref := range []string{"docker.io/library/x:1", "quay.io/x:same", "docker.io/library/y:same"} {
 		lock.Images[ref] = config.ImagePin{Digest: hexDigest("0")}
 	}
-	g, err := planner.Plan(t.Context(), p, planner.Options{Resolver: &recordingResolver{}, Platform: amd64(), Lock: lock})
+	g, err := planner.Plan(t.Context(), p, planner.Options{Resolver: &recordingResolver{}, Platform: amd64(),
+		Lock: lock})
 	if err != nil {
 		t.Fatal(err)
 	}
 	two := digest.FromString("docker.io/library/x:2")
-	x1 := planner.DriftUse{Ref: "docker.io/library/x:1", Tag: "1", Digest: hexDigest("0"), Pinned: "lock", Targets: []string{"a1"}, Places: []string{"a/Dockerfile:1"}}
-	written := planner.DriftUse{Ref: "docker.io/library/x:1@" + zero, Tag: "1", Digest: hexDigest("0"), Pinned: "Dockerfile", Targets: []string{"b"}, Places: []string{"b/Dockerfile:2"}}
-	y := planner.DriftUse{Ref: "docker.io/library/y:same", Tag: "same", Digest: hexDigest("0"), Pinned: "lock", Targets: []string{"c"}, Places: []string{"c/Dockerfile:2"}}
-	quay := planner.DriftUse{Ref: "quay.io/x:same", Tag: "same", Digest: hexDigest("0"), Pinned: "lock", Targets: []string{"c"}, Places: []string{"c/Dockerfile:1"}}
+	x1 := planner.DriftUse{Ref: "docker.io/library/x:1", Tag: "1", Digest: hexDigest("0"), Pinned: "lock",
+		Targets: []string{"a1"}, Places: []string{"a/Dockerfile:1"}}
+	written := planner.DriftUse{Ref: "docker.io/library/x:1@" + zero, Tag: "1", Digest: hexDigest("0"),
+		Pinned: "Dockerfile", Targets: []string{"b"}, Places: []string{"b/Dockerfile:2"}}
+	y := planner.DriftUse{Ref: "docker.io/library/y:same", Tag: "same", Digest: hexDigest("0"), Pinned: "lock",
+		Targets: []string{"c"}, Places: []string{"c/Dockerfile:2"}}
+	quay := planner.DriftUse{Ref: "quay.io/x:same", Tag: "same", Digest: hexDigest("0"), Pinned: "lock",
+		Targets: []string{"c"}, Places: []string{"c/Dockerfile:1"}}
 	want := []planner.Drift{
 		{
 			Repository: "docker.io/library/x",
-			Uses:       []planner.DriftUse{x1, written, {Ref: "docker.io/library/x:2", Tag: "2", Digest: two, Pinned: "no", Targets: []string{"a"}, Places: []string{"a/Dockerfile:2"}}},
+			Uses: []planner.DriftUse{x1, written,
+				{Ref: "docker.io/library/x:2", Tag: "2", Digest: two, Pinned: "no", Targets: []string{"a"},
+					Places: []string{"a/Dockerfile:2"}}},
 			Notes: []string{
 				"1 is used with and without its digest: use one of them",
 				"some uses are pinned and some are not: to pin the rest, run bake pin",

@@ -25,8 +25,8 @@ type Memo interface {
 // memo is a finished plan and every input it was computed from, except those in its name.
 //
 // Planning runs the front end for every target, so a finished plan is stored and used again. A plan depends on the
-// evaluated project and the options, on the files that were read or found missing, on the context directories, and on the
-// resolved bases. Planning reads all of these through files and bases, which record every lookup.
+// evaluated project and the options, on the files that were read or found missing, on the context directories, and on
+// the resolved bases. Planning reads all of these through files and bases, which record every lookup.
 //
 // Invariant: a stored plan is used only if every recorded lookup gives the same answer now. Then planning again would
 // follow the same path and give the same graph. An input that is read without being recorded would break this: a change
@@ -60,8 +60,8 @@ func (p *plan) memoName() digest.Digest {
 	return digest.FromBytes(raw)
 }
 
-// projectDigest covers everything that a plan uses of the project and the options. The image digests of the lock are left
-// out: they are covered by the answers about bases.
+// projectDigest covers everything that a plan uses of the project and the options. The image digests of the lock are
+// left out: they are covered by the answers about bases.
 func (p *plan) projectDigest() ([]byte, error) {
 	all := []any{p.project, p.opts.Platform, p.opts.NoCache}
 	if l := p.opts.Lock; l != nil {

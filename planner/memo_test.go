@@ -78,7 +78,8 @@ func TestMemoGolden(t *testing.T) {
 // movedResolver resolves every reference to a different digest than fakeResolver.
 type movedResolver struct{ fakeResolver }
 
-func (m *movedResolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
+func (m *movedResolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage,
+	error) {
 	image, err := m.fakeResolver.ResolveImage(ctx, ref, p)
 	image.Digest = digest.FromString("new " + ref)
 	return image, err
@@ -123,18 +124,24 @@ func TestMemoChanged(t *testing.T) {
 		"tag": func(_ *testing.T, p *config.Project, _ *planner.Options) {
 			p.Targets["app"].Tags = []string{"acme/app:2"}
 		},
-		"frozen without a pin": func(_ *testing.T, _ *config.Project, o *planner.Options) { o.Lock, o.Frozen = &config.Lock{}, true },
+		"frozen without a pin": func(_ *testing.T, _ *config.Project, o *planner.Options) {
+			o.Lock,
+				o.Frozen = &config.Lock{}, true
+		},
 		"pinned": func(_ *testing.T, _ *config.Project, o *planner.Options) {
-			o.Lock = &config.Lock{Images: map[string]config.ImagePin{"docker.io/library/golang:1.26": {Digest: digest.FromString("pin")}}}
+			pin := config.ImagePin{Digest: digest.FromString("pin")}
+			o.Lock = &config.Lock{Images: map[string]config.ImagePin{"docker.io/library/golang:1.26": pin}}
 		},
 	}
 	for name, change := range cases {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			write(t, dir, map[string]string{
-				"app/Dockerfile": "FROM golang:1.26\nARG A\nCOPY --from=lib . /lib\nCOPY . /app\nRUN make $A\n", "app/main.go": "", "lib/a": "",
+				"app/Dockerfile": "FROM golang:1.26\nARG A\nCOPY --from=lib . /lib\nCOPY . /app\nRUN make $A\n",
+				"app/main.go":    "", "lib/a": "",
 			})
-			p := project(dir, &config.Target{Name: "app", Context: "app", Contexts: map[string]string{"lib": "lib"}, Tags: []string{"acme/app"}})
+			p := project(dir, &config.Target{Name: "app", Context: "app", Contexts: map[string]string{"lib": "lib"},
+				Tags: []string{"acme/app"}})
 			opts := options()
 			opts.Memo = newMemo()
 			before := text(t, p, opts)
@@ -158,15 +165,16 @@ type linkView struct{ config.Disk }
 // Folder implements config.View.
 func (linkView) Folder(path string) (string, error) { return filepath.EvalSymlinks(path) }
 
-// TestMemoLink changes the target of a context that is a symbolic link. A plan of a view that resolves links contains the
-// old target and must not be used.
+// TestMemoLink changes the target of a context that is a symbolic link. A plan of a view that resolves links contains
+// the old target and must not be used.
 func TestMemoLink(t *testing.T) {
 	for name, view := range map[string]config.View{"the same view": linkView{}, "the disk": config.Disk{}} {
 		dir, err := filepath.EvalSymlinks(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
-		write(t, dir, map[string]string{"one/Dockerfile": "FROM scratch\nCOPY f /\n", "two/Dockerfile": "FROM scratch\nCOPY f /\n"})
+		write(t, dir, map[string]string{"one/Dockerfile": "FROM scratch\nCOPY f /\n",
+			"two/Dockerfile": "FROM scratch\nCOPY f /\n"})
 		link := filepath.Join(dir, "app")
 		if err := os.Symlink("one", link); err != nil {
 			t.Fatal(err)

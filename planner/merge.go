@@ -16,8 +16,8 @@ import (
 //
 // Many targets of a project start with the same instructions, and each of these should run once. Nodes are in canonical
 // form (see node), so equal digests mean equal work, whichever target, platform or Dockerfile line a node comes from.
-// Everything in which equal nodes may differ is kept outside the digest and combined: names, locations, targets, no-cache
-// and resource limits.
+// Everything in which equal nodes may differ is kept outside the digest and combined: names, locations, targets,
+// no-cache and resource limits.
 //
 // Two invariants hold. Steps are appended after their inputs, so a Graph is always in topological order. Targets are
 // visited in the order requested and never in the order in which their planning ended, so the bytes of the graph do not
@@ -131,7 +131,8 @@ func (m *merger) add(n *node, target string, seen map[*node]*Step) *Step {
 	return s
 }
 
-// annotate adds to the steps what a target's own Dockerfile contributes: owner, locations, no-cache and resource limits.
+// annotate adds to the steps what a target's own Dockerfile contributes: owner, locations, no-cache and resource
+// limits.
 func (m *merger) annotate(d *planned) {
 	for _, r := range d.results {
 		m.graph.Declared += len(r.own)
@@ -209,7 +210,8 @@ func rawName(n *node) string {
 	return "[internal] " + opKind(n.op)
 }
 
-// withOwners puts the targets in front of a name: "[api build 2/4] RUN make", or "[api +2 build 2/4] RUN make" for three.
+// withOwners puts the targets in front of a name: "[api build 2/4] RUN make", or "[api +2 build 2/4] RUN make" for
+// three.
 func withOwners(name string, owners []string) string {
 	if len(owners) == 0 {
 		return name

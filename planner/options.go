@@ -66,7 +66,8 @@ func (p *plan) limits(t *config.Target, opts map[string]string) error {
 	}
 	for _, u := range t.Ulimits {
 		if _, err := units.ParseUlimit(u); err != nil {
-			return p.targetError(t, "ulimits", fmt.Errorf("invalid ulimit %q: %w; use the form nofile=1024:2048", u, err))
+			return p.targetError(t, "ulimits", fmt.Errorf("invalid ulimit %q: %w; expected a value such as "+
+				"nofile=1024:2048", u, err))
 		}
 	}
 	set(opts, "ulimit", strings.Join(t.Ulimits, ","))
@@ -81,8 +82,8 @@ func (p *plan) limits(t *config.Target, opts map[string]string) error {
 		}
 		name, ok := resourceOption(key)
 		if !ok {
-			return p.targetError(t, "resources", fmt.Errorf("unknown resource %q; use memory, memory-swap, cpu-shares, "+
-				"cpu-period, cpu-quota, cpuset-cpus or cpuset-mems", key))
+			return p.targetError(t, "resources", fmt.Errorf("unknown resource %q; use memory, memory-swap, "+
+				"cpu-shares, cpu-period, cpu-quota, cpuset-cpus or cpuset-mems", key))
 		}
 		set(opts, name, value)
 	}

@@ -64,9 +64,9 @@ type planned struct {
 	err      error
 }
 
-// Plan returns the graph of the project's requested targets. The same project gives the same bytes, whatever Jobs is and
-// wherever the project is checked out, as long as the resolver gives the same answers. Errors are DockerfileError and
-// BaseError, or Errors with several of these.
+// Plan returns the graph of the project's requested targets. The same project gives the same bytes, whatever Jobs is
+// and wherever the project is checked out, as long as the resolver gives the same answers. Errors are DockerfileError
+// and BaseError, or Errors with several of these.
 func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, error) {
 	stored := newPlan(ctx, project, opts)
 	defer stored.bases.end()
@@ -114,8 +114,9 @@ func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {
 		project: project,
 		opts:    opts,
 		bases: bases{
-			ctx: ctx, stop: stop, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen, calls: map[string]*baseCall{},
-			used: map[string]*BaseUse{}, sources: map[string]*SourceUse{},
+			ctx: ctx, stop: stop, resolver: opts.Resolver, lock: opts.Lock, frozen: opts.Frozen,
+			calls: map[string]*baseCall{},
+			used:  map[string]*BaseUse{}, sources: map[string]*SourceUse{},
 		},
 		files:   files{read: map[string]*fileRead{}, dirs: map[string]string{}, view: opts.View},
 		targets: map[string]*planned{},
@@ -232,8 +233,8 @@ func recoverTo(err *error) {
 	}
 }
 
-// requestedFirst returns the successfully planned targets: the requested ones in order, then those that are only linked.
-// requested is the number of the former.
+// requestedFirst returns the successfully planned targets: the requested ones in order, then those that are only
+// linked. requested is the number of the former.
 func (p *plan) requestedFirst(targets []*config.Target) (out []*planned, requested int) {
 	seen := map[string]bool{}
 	for i, name := range slices.Concat(p.project.Requested, names(targets)) {

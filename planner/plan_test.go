@@ -133,7 +133,8 @@ func errorKinds(err error) string {
 	return strings.Join(kinds, ", ")
 }
 
-// TestGolden plans each testdata/*.txtar: a project (project.json holds the targets), Dockerfiles and the expected text.
+// TestGolden plans each testdata/*.txtar: a project (project.json holds the targets), Dockerfiles and the expected
+// text.
 func TestGolden(t *testing.T) {
 	paths, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(paths) == 0 {

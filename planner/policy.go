@@ -59,22 +59,23 @@ func (e *PolicyError) Error() string {
 // Unwrap returns the reason.
 func (e *PolicyError) Unwrap() error { return e.Err }
 
-// CheckPolicies evaluates the policies of a project on a finished graph and returns the violations, sorted by policy. The
-// error is a PolicyError.
+// CheckPolicies evaluates the policies of a project on a finished graph and returns the violations, sorted by policy.
+// The error is a PolicyError.
 //
-// The variables in a rule decide what it is evaluated on. A rule with base is evaluated for each base; a rule with target
-// or image for each image; a rule with both for each pair of an image and a base that it uses, also through linked
-// targets. A rule without any of these variables is evaluated once for the project.
+// The variables in a rule decide what it is evaluated on. A rule with base is evaluated for each base; a rule with
+// target or image for each image; a rule with both for each pair of an image and a base that it uses, also through
+// linked targets. A rule without any of these variables is evaluated once for the project.
 //
-// Invariant: no rule passes without being evaluated on each of its subjects, because an unevaluated policy must not appear
-// to be enforced. A rule that cannot be evaluated, or that exceeds its cost limit, is an error. TestPolicyOfLinks and
-// TestPolicyWithoutSubject show this.
+// Invariant: no rule passes without being evaluated on each of its subjects, because an unevaluated policy must not
+// appear to be enforced. A rule that cannot be evaluated, or that exceeds its cost limit, is an error.
+// TestPolicyOfLinks and TestPolicyWithoutSubject show this.
 func (g *Graph) CheckPolicies(p *config.Project) ([]Violation, error) {
 	if len(p.Policies) == 0 {
 		return nil, nil
 	}
 	env, err := cel.NewEnv(cel.Variable("base", cel.MapType(cel.StringType, cel.DynType)),
-		cel.Variable("target", cel.MapType(cel.StringType, cel.DynType)), cel.Variable("image", cel.MapType(cel.StringType, cel.DynType)))
+		cel.Variable("target", cel.MapType(cel.StringType, cel.DynType)),
+		cel.Variable("image", cel.MapType(cel.StringType, cel.DynType)))
 	if err != nil {
 		return nil, fmt.Errorf("prepare policies: %w", err)
 	}
@@ -131,8 +132,8 @@ type subject struct {
 	vars   map[string]any
 }
 
-// subjects returns the subjects of a rule that uses the variables of bases, of images, or of both: each base, each image,
-// or each image with each base that it uses, also through linked targets.
+// subjects returns the subjects of a rule that uses the variables of bases, of images, or of both: each base, each
+// image, or each image with each base that it uses, also through linked targets.
 func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 	var list []subject
 	for _, b := range g.Bases {
@@ -175,8 +176,10 @@ func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
 func (g *Graph) baseFacts(b BaseUse) map[string]any {
 	written := strings.Contains(b.Ref, "@")
 	facts := map[string]any{
-		"ref": b.Ref, "digest": b.Digest.String(), "locked": b.Locked || written, "written": written, "targets": b.Targets,
-		"registry": "", "repository": "", "tag": "", "official": false, "from": b.From, "platforms": append([]string{}, b.Platforms...),
+		"ref": b.Ref, "digest": b.Digest.String(), "locked": b.Locked || written, "written": written,
+		"targets":  b.Targets,
+		"registry": "", "repository": "", "tag": "", "official": false, "from": b.From,
+		"platforms": append([]string{}, b.Platforms...),
 	}
 	repository, own := driftUse(b)
 	tags, uses := []string{}, 0
@@ -189,7 +192,8 @@ func (g *Graph) baseFacts(b BaseUse) map[string]any {
 	facts["tag"], facts["tags"], facts["drift"] = own.Tag, tags, uses > 1
 	if named, err := reference.ParseNormalizedNamed(b.Ref); err == nil {
 		facts["registry"], facts["repository"] = reference.Domain(named), reference.Path(named)
-		facts["official"] = reference.Domain(named) == "docker.io" && strings.HasPrefix(reference.Path(named), "library/")
+		facts["official"] = reference.Domain(named) == "docker.io" &&
+			strings.HasPrefix(reference.Path(named), "library/")
 	}
 	return facts
 }
@@ -197,7 +201,8 @@ func (g *Graph) baseFacts(b BaseUse) map[string]any {
 // targetFacts returns the fields of the variable target.
 func targetFacts(t *config.Target, m *Image) map[string]any {
 	facts := map[string]any{
-		"name": m.Target, "tags": m.Tags, "platform": platforms.Format(m.Platform), "args": map[string]string{}, "labels": map[string]string{},
+		"name": m.Target, "tags": m.Tags, "platform": platforms.Format(m.Platform), "args": map[string]string{},
+		"labels":  map[string]string{},
 		"network": "", "context": "", "dockerfile": "", "secrets": []string{},
 	}
 	if t == nil {
@@ -231,8 +236,10 @@ func imageFacts(m *Image) map[string]any {
 	}
 	slices.Sort(ports)
 	return map[string]any{
-		"user": c.Config.User, "root": isRoot(c.Config.User), "labels": labels, "env": orEmpty(c.Config.Env), "base": m.Base.Ref,
-		"entrypoint": orEmpty(c.Config.Entrypoint), "cmd": orEmpty(c.Config.Cmd), "workdir": c.Config.WorkingDir, "ports": orEmpty(ports),
+		"user": c.Config.User, "root": isRoot(c.Config.User), "labels": labels, "env": orEmpty(c.Config.Env),
+		"base":       m.Base.Ref,
+		"entrypoint": orEmpty(c.Config.Entrypoint), "cmd": orEmpty(c.Config.Cmd), "workdir": c.Config.WorkingDir,
+		"ports": orEmpty(ports),
 	}
 }
 

@@ -86,8 +86,10 @@ target "db-migrate" {
 	})
 	p := load(t, dir, "default")
 	lock := config.NewLock()
-	for _, ref := range []string{"docker.io/library/golang:1.26", "docker.io/library/golang:1.26-slim", "ghcr.io/acme/run:1"} {
-		lock.Images[ref] = config.ImagePin{Digest: "sha256:" + "1111111111111111111111111111111111111111111111111111111111111111"}
+	for _, ref := range []string{"docker.io/library/golang:1.26", "docker.io/library/golang:1.26-slim",
+		"ghcr.io/acme/run:1"} {
+		lock.Images[ref] = config.ImagePin{Digest: "sha256:" +
+			"1111111111111111111111111111111111111111111111111111111111111111"}
 	}
 	opts := options()
 	opts.Lock = lock
@@ -96,10 +98,14 @@ target "db-migrate" {
 		"all-pinned: base quay.io/x/y:latest: run bake pin and commit bake.lock (dockerfile-inline of bad:1)",
 		"labels: target bad (linux/amd64): set the labels org.opencontainers.image.source and team",
 		"no-latest: base quay.io/x/y:latest: name a version (dockerfile-inline of bad:1)",
-		"one-go: base docker.io/library/golang:1.26-slim: all services use one golang: name it in a base block (dockerfile-inline of svc-odd:1)",
-		"one-go: base docker.io/library/golang:1.26: all services use one golang: name it in a base block (dockerfile-inline of good:1)",
-		"our-registries: base quay.io/x/y:latest: take official images, or those of ghcr.io/acme (dockerfile-inline of bad:1)",
-		"small-bases: target svc-odd (linux/amd64), base ghcr.io/acme/run:1: services stand on slim or alpine variants (dockerfile-inline of svc-odd:2)",
+		"one-go: base docker.io/library/golang:1.26-slim: all services use one golang: name it in a base block " +
+			"(dockerfile-inline of svc-odd:1)",
+		"one-go: base docker.io/library/golang:1.26: all services use one golang: name it in a base block " +
+			"(dockerfile-inline of good:1)",
+		"our-registries: base quay.io/x/y:latest: take official images, or those of ghcr.io/acme (dockerfile-inline " +
+			"of bad:1)",
+		"small-bases: target svc-odd (linux/amd64), base ghcr.io/acme/run:1: services stand on slim or alpine " +
+			"variants (dockerfile-inline of svc-odd:2)",
 		"warn not-root: target bad (linux/amd64): end the Dockerfile with USER",
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -107,8 +113,8 @@ target "db-migrate" {
 	}
 }
 
-// TestPolicyOfLinks checks that an image's bases include those of linked targets that it uses, even if only the image is
-// requested.
+// TestPolicyOfLinks checks that an image's bases include those of linked targets that it uses, even if only the image
+// is requested.
 func TestPolicyOfLinks(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"bake.hcl": `

@@ -53,7 +53,8 @@ CMD ["/app/NAME"]
 func TestMonorepoMerges(t *testing.T) {
 	for _, services := range []int{1, 50} {
 		resolver := &fakeResolver{}
-		g, err := planner.Plan(t.Context(), monorepo(t, t.TempDir(), services), planner.Options{Resolver: resolver, Platform: amd64()})
+		g, err := planner.Plan(t.Context(), monorepo(t, t.TempDir(), services),
+			planner.Options{Resolver: resolver, Platform: amd64()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,8 +161,8 @@ func TestProjectUnchanged(t *testing.T) {
 	}
 }
 
-// TestSeveralErrors checks that the errors of all targets are reported in order, and that a missing base of two targets is
-// reported once.
+// TestSeveralErrors checks that the errors of all targets are reported in order, and that a missing base of two targets
+// is reported once.
 func TestSeveralErrors(t *testing.T) {
 	dir := t.TempDir()
 	inline := func(s string) *string { return &s }
@@ -188,7 +189,8 @@ func TestEpochBeyondAllYears(t *testing.T) {
 	p := project(t.TempDir(), &config.Target{
 		Name: "a", DockerfileInline: &dockerfile, Args: map[string]string{"SOURCE_DATE_EPOCH": "253402300800"},
 	})
-	if got, want := text(t, p, options()), "SOURCE_DATE_EPOCH 253402300800 is after the year 9999"; !strings.Contains(got, want) {
+	want := "SOURCE_DATE_EPOCH 253402300800 is after the year 9999"
+	if got := text(t, p, options()); !strings.Contains(got, want) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -225,14 +227,15 @@ func (w waiting) ResolveImage(ctx context.Context, _ string, _ ocispecs.Platform
 	return planner.ResolvedImage{}, ctx.Err()
 }
 
-// TestPlanLeavesNothing checks that the resolver is not in use when Plan returns, even if one stage fails while another one
-// waits for a registry.
+// TestPlanLeavesNothing checks that the resolver is not in use when Plan returns, even if one stage fails while another
+// one waits for a registry.
 func TestPlanLeavesNothing(t *testing.T) {
 	r := &slowResolver{called: make(chan struct{})}
 	opts := options()
 	opts.Resolver = r
 	dockerfile := "FROM slow AS a\nFROM fails AS b\nFROM scratch\nCOPY --from=a / /\nCOPY --from=b / /"
-	_, err := planner.Plan(t.Context(), project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), opts)
+	_, err := planner.Plan(t.Context(), project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}),
+		opts)
 	if !errors.Is(err, errMissing) {
 		t.Errorf("got %v", err)
 	}
@@ -248,7 +251,8 @@ type slowResolver struct {
 	busy   int
 }
 
-func (r *slowResolver) ResolveImage(ctx context.Context, ref string, _ ocispecs.Platform) (planner.ResolvedImage, error) {
+func (r *slowResolver) ResolveImage(ctx context.Context, ref string, _ ocispecs.Platform) (planner.ResolvedImage,
+	error) {
 	if strings.Contains(ref, "fails") {
 		<-r.called
 		return planner.ResolvedImage{}, errMissing
@@ -267,28 +271,35 @@ func (r *slowResolver) ResolveImage(ctx context.Context, ref string, _ ocispecs.
 func TestBombs(t *testing.T) {
 	doubling := strings.Repeat("ENV A=$A$A\n", 60)
 	cases := map[string]string{
-		"env":            "FROM scratch\nENV A=xx\n" + doubling,
-		"arg":            "FROM scratch\nARG A=xx\n" + strings.Repeat("ARG A=$A$A\n", 60),
-		"global arg":     "ARG A=xx\n" + strings.Repeat("ARG A=$A$A\n", 60) + "FROM $A",
-		"two variables":  "FROM scratch\nENV A=xx B=yy\n" + strings.Repeat("ENV A=$B$B\nENV B=$A$A\n", 30),
-		"stages":         "FROM scratch AS s0\nENV A=xx\n" + strings.Repeat("FROM s0 AS s0\n"+strings.Repeat("ENV A=$A$A\n", 5), 10),
-		"any stage":      "ARG S=s0\nFROM scratch AS s0\nENV A=xx\n" + strings.Repeat("FROM $S AS s0\n"+strings.Repeat("ENV A=$A$A\n", 5), 10),
+		"env":           "FROM scratch\nENV A=xx\n" + doubling,
+		"arg":           "FROM scratch\nARG A=xx\n" + strings.Repeat("ARG A=$A$A\n", 60),
+		"global arg":    "ARG A=xx\n" + strings.Repeat("ARG A=$A$A\n", 60) + "FROM $A",
+		"two variables": "FROM scratch\nENV A=xx B=yy\n" + strings.Repeat("ENV A=$B$B\nENV B=$A$A\n", 30),
+		"stages": "FROM scratch AS s0\nENV A=xx\n" +
+			strings.Repeat("FROM s0 AS s0\n"+strings.Repeat("ENV A=$A$A\n", 5), 10),
+		"any stage": "ARG S=s0\nFROM scratch AS s0\nENV A=xx\n" +
+			strings.Repeat("FROM $S AS s0\n"+strings.Repeat("ENV A=$A$A\n", 5), 10),
 		"named by value": "FROM scratch\nENV N=A\nENV A=xx\n" + strings.Repeat("ENV $N=$A$A\n", 60),
 		"quoted name":    "FROM scratch\nENV A=xx\n" + strings.Repeat("ENV \"A\"=$A$A\n", 60),
 		"onbuild":        "FROM scratch AS b\nENV A=xx\n" + strings.Repeat("ONBUILD ENV A=$A$A\n", 60) + "FROM b",
 		"replace":        "FROM scratch\nENV A=xxxxxxxxxx\n" + strings.Repeat("ENV A=${A//x/xxxxxxxxxx}\n", 20),
-		"wide run":       "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=$A$A$A$A$A$A$A$A$A$A\nRUN " + strings.Repeat("$B", 20_000),
-		"many runs":      "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=$A$A$A$A$A$A$A$A$A$A\n" + strings.Repeat("RUN x\n", 5000),
-		"nesting":        "FROM scratch\nENV A=" + strings.Repeat("${B:-", 12_000) + strings.Repeat("}", 12_000),
-		"instructions":   "FROM scratch\n" + strings.Repeat("ENV A=1\n", 6_000),
-		"onbuild copies": "FROM scratch AS b\n" + strings.Repeat("ONBUILD ENV A=1\n", 1000) + strings.Repeat("FROM b\n", 1000),
-		"chain":          "FROM scratch\n" + strings.Repeat("ONBUILD \\\n", 1_000_000) + "RUN x",
-		"patterns":       "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=${A%" + strings.Repeat("*x", 20_000) + "}",
+		"wide run": "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=$A$A$A$A$A$A$A$A$A$A\nRUN " +
+			strings.Repeat("$B", 20_000),
+		"many runs": "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=$A$A$A$A$A$A$A$A$A$A\n" +
+			strings.Repeat("RUN x\n", 5000),
+		"nesting":      "FROM scratch\nENV A=" + strings.Repeat("${B:-", 12_000) + strings.Repeat("}", 12_000),
+		"instructions": "FROM scratch\n" + strings.Repeat("ENV A=1\n", 6_000),
+		"onbuild copies": "FROM scratch AS b\n" + strings.Repeat("ONBUILD ENV A=1\n", 1000) +
+			strings.Repeat("FROM b\n", 1000),
+		"chain": "FROM scratch\n" + strings.Repeat("ONBUILD \\\n", 1_000_000) + "RUN x",
+		"patterns": "FROM scratch\nENV A=" + strings.Repeat("x", 60_000) + "\nENV B=${A%" +
+			strings.Repeat("*x", 20_000) + "}",
 	}
 	for name, dockerfile := range cases {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
-			_, err := planner.Plan(t.Context(), project(t.TempDir(), &config.Target{Name: "a", DockerfileInline: &dockerfile}), options())
+			_, err := planner.Plan(t.Context(), project(t.TempDir(),
+				&config.Target{Name: "a", DockerfileInline: &dockerfile}), options())
 			var refused *planner.DockerfileError
 			if !errors.As(err, &refused) {
 				t.Fatalf("got %v, want a DockerfileError", err)
@@ -305,9 +316,11 @@ func TestNoBombs(t *testing.T) {
 	cases := map[string]string{
 		"path":        "FROM alpine\n" + strings.Repeat("ENV PATH=$PATH:/opt/bin LD=$LD:/opt/lib\n", 100),
 		"many stages": strings.Repeat("FROM alpine\nENV P=$P/a:$P/b\n", 100),
-		"replace":     "FROM alpine\nARG TARGETARCH\nENV A=${TARGETARCH/amd64/x86_64} V=1.2.3\nENV W=${V//./_}\nENV X=${W%_*}",
-		"script":      "FROM alpine\nENV V=1\nRUN <<EOF\n" + strings.Repeat("for i in $list; do echo ${i##*/} $V; done\n", 500) + "EOF\n",
-		"long":        "FROM alpine\n" + strings.Repeat("ENV A=1\nRUN echo $A ${B} $C\n", 400),
+		"replace": "FROM alpine\nARG TARGETARCH\nENV A=${TARGETARCH/amd64/x86_64} V=1.2.3\nENV W=${V//./_}\nENV " +
+			"X=${W%_*}",
+		"script": "FROM alpine\nENV V=1\nRUN <<EOF\n" +
+			strings.Repeat("for i in $list; do echo ${i##*/} $V; done\n", 500) + "EOF\n",
+		"long": "FROM alpine\n" + strings.Repeat("ENV A=1\nRUN echo $A ${B} $C\n", 400),
 	}
 	for name, dockerfile := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -335,8 +348,8 @@ func BenchmarkPlan(b *testing.B) {
 	}
 }
 
-// TestNamesHaveNoPassword checks that step names, which are displayed and recorded, contain no password of a URL, and that
-// the sources keep it.
+// TestNamesHaveNoPassword checks that step names, which are displayed and recorded, contain no password of a URL, and
+// that the sources keep it.
 func TestNamesHaveNoPassword(t *testing.T) {
 	dir := t.TempDir()
 	text := "FROM scratch\nADD http://user:a-secret@example.com/x.tar https://ci:b-secret@example.com:444/y /d/\n"

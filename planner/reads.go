@@ -12,8 +12,8 @@ import (
 // LocalPrefix starts the identifier of a build context's source op.
 const LocalPrefix = "local://"
 
-// Reads returns the paths that steps read from each build context, by the step of the context. Paths are sorted, have no
-// leading slash and may have wildcards. A context that is read as a whole has no entry.
+// Reads returns the paths that steps read from each build context, by the step of the context. Paths are sorted, have
+// no leading slash and may have wildcards. A context that is read as a whole has no entry.
 func (g *Graph) Reads() map[*Step][]string {
 	paths := map[*Step]map[string]bool{}
 	for _, s := range g.Steps {

@@ -59,12 +59,12 @@ func (e *LockError) Error() string { return e.What }
 
 // bases resolves references and applies the lock. It records the use of images and of other sources.
 //
-// Targets are planned concurrently and often share a base. If each of them resolved it, they would send the same request
-// many times, and could see different digests if a tag moves in between. So bases sends one request per reference and
-// platform, and all targets wait for the same answer. Requests therefore use the context of the plan: a target that fails
-// must not cancel a request that others wait for. end cancels what is left. The lock is applied here, before the
-// resolver is called: the front end never sees a tag without its pin, and a frozen plan never requests a tag.
-// TestLockIsApplied shows the pins, TestMonorepoMerges the single request, TestPlanLeavesNothing the end.
+// Targets are planned concurrently and often share a base. If each of them resolved it, they would send the same
+// request many times, and could see different digests if a tag moves in between. So bases sends one request per
+// reference and platform, and all targets wait for the same answer. Requests therefore use the context of the plan: a
+// target that fails must not cancel a request that others wait for. end cancels what is left. The lock is applied here,
+// before the resolver is called: the front end never sees a tag without its pin, and a frozen plan never requests a
+// tag. TestLockIsApplied shows the pins, TestMonorepoMerges the single request, TestPlanLeavesNothing the end.
 type bases struct {
 	lock     *config.Lock // nil pins nothing
 	frozen   bool         // an entry missing in the lock is an error
@@ -146,7 +146,8 @@ func (b *bases) pinned(ref string) (string, error) {
 	}
 	if name, written, ok := strings.Cut(ref, "@"); ok {
 		if d := b.lock.Images[name].Digest; d != "" && d.String() != written {
-			return "", &LockError{fmt.Sprintf("digest %s differs from %s in %s for %s; remove the digest here or the entry in %s",
+			return "", &LockError{fmt.Sprintf("digest %s differs from %s in %s for %s; remove the digest here or the "+
+				"entry in %s",
 				written, d, config.LockName, name, config.LockName)}
 		}
 		return ref, nil

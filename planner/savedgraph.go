@@ -16,8 +16,8 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// savedGraph is the stored form of a graph. It leaves out what the project provides: tags, annotations, outputs, secrets
-// and SSH agents.
+// savedGraph is the stored form of a graph. It leaves out what the project provides: tags, annotations, outputs,
+// secrets and SSH agents.
 type savedGraph struct {
 	Steps           []savedStep
 	Images          []savedImage
@@ -52,10 +52,11 @@ type savedImage struct {
 	Tests         []int // steps, counted as in savedEdge
 }
 
-// saveGraph returns the stored form of a graph. It is an error if the graph contains a password, or resources that would
-// not be the same after decoding.
+// saveGraph returns the stored form of a graph. It is an error if the graph contains a password, or resources that
+// would not be the same after decoding.
 func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
-	s := savedGraph{Locals: g.Locals, Layouts: g.Layouts, Targets: names(targets), Declared: g.Declared, Warnings: g.Warnings}
+	s := savedGraph{Locals: g.Locals, Layouts: g.Layouts, Targets: names(targets), Declared: g.Declared,
+		Warnings: g.Warnings}
 	place := map[*Step]int{}
 	edge := func(e Edge) savedEdge { return savedEdge{place[e.Step], e.Index} }
 	marshal := proto.MarshalOptions{Deterministic: true}
@@ -104,7 +105,8 @@ func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 // graph returns the stored graph completed with what the project provides.
 func (s *savedGraph) graph(project *config.Project, bases []BaseUse) (*Graph, error) {
 	g := &Graph{
-		Steps: make([]*Step, len(s.Steps)), Locals: s.Locals, Layouts: s.Layouts, Secrets: map[string][]config.Secret{}, SSH: map[string][]config.SSH{},
+		Steps: make([]*Step, len(s.Steps)), Locals: s.Locals, Layouts: s.Layouts, Secrets: map[string][]config.Secret{},
+		SSH:   map[string][]config.SSH{},
 		Bases: bases, Declared: s.Declared, Warnings: s.Warnings,
 	}
 	for i, saved := range s.Steps {
@@ -121,7 +123,8 @@ func (s *savedGraph) graph(project *config.Project, bases []BaseUse) (*Graph, er
 			return nil, fmt.Errorf("the image of target %s: %w", m.Target, errMemo)
 		}
 		image := &Image{
-			Target: m.Target, Platform: m.Platform, MultiPlatform: m.MultiPlatform, Root: root, Config: m.Config, Base: m.Base, Epoch: m.Epoch,
+			Target: m.Target, Platform: m.Platform, MultiPlatform: m.MultiPlatform, Root: root, Config: m.Config,
+			Base: m.Base, Epoch: m.Epoch,
 			Tags: t.Tags, Annotations: t.Annotations, Outputs: t.Outputs,
 		}
 		for _, number := range m.Tests {

@@ -60,7 +60,8 @@ func (b *bases) pinGit(target string, s gitSource, at []Location) (string, error
 	}
 	switch {
 	case checksum != "" && commit != "" && !strings.HasPrefix(commit, checksum):
-		return "", &LockError{fmt.Sprintf("%s: commit %s differs from %s in %s; remove the commit here or the entry in %s",
+		return "", &LockError{fmt.Sprintf("%s: commit %s differs from %s in %s; remove the commit here or the entry "+
+			"in %s",
 			key, checksum, commit, config.LockName, config.LockName)}
 	case checksum != "":
 		return "", nil // the checkout is compared with it
@@ -83,7 +84,8 @@ func (b *bases) pinHTTP(target, url string, checksum digest.Digest, at []Locatio
 	}
 	switch {
 	case checksum != "" && d != "" && d != checksum:
-		return "", &LockError{fmt.Sprintf("%s: checksum %s differs from %s in %s; remove the checksum here or the entry in %s",
+		return "", &LockError{fmt.Sprintf("%s: checksum %s differs from %s in %s; remove the checksum here or the "+
+			"entry in %s",
 			key, checksum, d, config.LockName, config.LockName)}
 	case checksum != "":
 		return "", nil
@@ -112,8 +114,9 @@ func (b *bases) read(target string, use SourceUse, identifier string, at []Locat
 	known.Places = addPlaces(known.Places, at)
 }
 
-// place records the lines of a target's Dockerfile that name a base. A reference that the lock pins and one written with
-// the same digest become the same source, so callers try both references. Only the one that the target uses is recorded.
+// place records the lines of a target's Dockerfile that name a base. A reference that the lock pins and one written
+// with the same digest become the same source, so callers try both references. Only the one that the target uses is
+// recorded.
 func (b *bases) place(target, ref string, at []Location) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -154,7 +157,8 @@ func (in *inputs) pinSource(s *pb.SourceOp, at []Location) (bool, error) {
 	case "git":
 		remote, fragment, _ := strings.Cut(rest, "#")
 		ref, sub, hasSub := strings.Cut(fragment, ":")
-		commit, err := b.pinGit(target, gitSource{cmp.Or(s.Attrs[pb.AttrFullRemoteURL], remote), ref, s.Attrs[pb.AttrGitChecksum], s.Identifier}, at)
+		commit, err := b.pinGit(target, gitSource{cmp.Or(s.Attrs[pb.AttrFullRemoteURL], remote), ref,
+			s.Attrs[pb.AttrGitChecksum], s.Identifier}, at)
 		if err != nil || commit == "" {
 			return false, err
 		}
@@ -215,8 +219,8 @@ func (p *plan) fetchPinned(t *config.Target, url string) (dir, file string, err 
 	return p.opts.Fetcher.Fetch(p.bases.ctx, url)
 }
 
-// atCommit returns a git URL with its reference replaced by a commit. Options that affect the checkout are kept. Without a
-// commit it returns the URL unchanged.
+// atCommit returns a git URL with its reference replaced by a commit. Options that affect the checkout are kept.
+// Without a commit it returns the URL unchanged.
 func atCommit(url string, ref *dfgitutil.GitRef, commit string) string {
 	if commit == "" {
 		return url

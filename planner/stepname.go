@@ -8,8 +8,8 @@ import (
 // ownName returns the display name without the targets in front.
 func (s *Step) ownName() string { return cmp.Or(s.Own, s.Name) }
 
-// splitName splits the display name of an instruction, "[build 2/4] RUN make", into the stage, which may be unnamed, the
-// number and the text. ok is false for a step that is not an instruction of a stage, such as a context or a base.
+// splitName splits the display name of an instruction, "[build 2/4] RUN make", into the stage, which may be unnamed,
+// the number and the text. ok is false for a step that is not an instruction of a stage, such as a context or a base.
 func (s *Step) splitName() (stage, number, text string, ok bool) {
 	name := s.ownName()
 	bracket, text, ok := strings.Cut(strings.TrimPrefix(name, "["), "] ")
@@ -38,8 +38,8 @@ func (s *Step) Stage() string {
 	return file + "stage " + stage
 }
 
-// StableStage is like Stage, except that the only stage of a file is named stage-0. The front end uses that name as soon
-// as another stage, image or cache mount is used, so the result stays the same when one is added.
+// StableStage is like Stage, except that the only stage of a file is named stage-0. The front end uses that name as
+// soon as another stage, image or cache mount is used, so the result stays the same when one is added.
 func (s *Step) StableStage() string {
 	if stage, _, _, ok := s.splitName(); ok && stage == "" && len(s.Source) > 0 {
 		return s.Source[0].File + ": stage stage-0"

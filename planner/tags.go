@@ -31,7 +31,8 @@ func (m *merger) warnOfTags() {
 		if !slices.ContainsFunc(owners, func(t string) bool { return contents[t] != contents[owners[0]] }) {
 			continue
 		}
-		m.warn(Warning{Target: owners[0], Message: fmt.Sprintf("targets %s share the tag %s but build different images, "+
+		m.warn(Warning{Target: owners[0], Message: fmt.Sprintf("targets %s share the tag %s but build different "+
+			"images, "+
 			"and only one image keeps the tag: give each target its own tag", strings.Join(owners, ", "), tag)})
 	}
 }

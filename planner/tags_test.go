@@ -9,8 +9,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// TestSharedTags checks the warning for a tag that targets with different images share, however it is spelled. Targets with
-// equal images may share a tag.
+// TestSharedTags checks the warning for a tag that targets with different images share, however it is spelled. Targets
+// with equal images may share a tag.
 func TestSharedTags(t *testing.T) {
 	dockerfile := func(s string) *string { return &s }
 	one, other := dockerfile("FROM scratch\nLABEL a=1"), dockerfile("FROM scratch\nLABEL a=2")
@@ -27,7 +27,8 @@ func TestSharedTags(t *testing.T) {
 	for _, w := range g.Warnings {
 		got = append(got, w.Message)
 	}
-	want := []string{"targets a, b share the tag app:latest but build different images, and only one image keeps the tag: " +
+	want := []string{"targets a, b share the tag app:latest but build different images, and only one image keeps the " +
+		"tag: " +
 		"give each target its own tag"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

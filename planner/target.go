@@ -160,7 +160,8 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 			return err
 		}
 		if e := res.Epoch; e != nil && e.Year() > lastYear {
-			return fmt.Errorf("SOURCE_DATE_EPOCH %d is after the year %d, the last one that an image config can represent",
+			return fmt.Errorf("SOURCE_DATE_EPOCH %d is after the year %d, the last one that an image config can "+
+				"represent",
 				e.Unix(), lastYear)
 		}
 		if r.config, err = json.Marshal(res.Image); err != nil {
@@ -201,6 +202,7 @@ func rangesLocation(file string, at []parser.Range) Location {
 // sortWarnings sorts warnings, because the linter iterates over maps and reports in a random order.
 func sortWarnings(w []Warning) {
 	slices.SortStableFunc(w, func(a, b Warning) int {
-		return cmp.Or(cmp.Compare(a.Location.Start, b.Location.Start), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Message, b.Message))
+		return cmp.Or(cmp.Compare(a.Location.Start, b.Location.Start), cmp.Compare(a.Rule, b.Rule),
+			cmp.Compare(a.Message, b.Message))
 	})
 }

@@ -20,9 +20,10 @@ import (
 // defaultPath is the PATH of a command if the image sets none.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Test is the definition of a step that tests an image. The Op of such a step depends on the kind of test. For a command
-// it is an exec with the image as its root. For files it has no kind, and the image as its only input. For the config it
-// has neither a kind nor an input. The JSON encoding of Test is part of the step's digest, so its fields must not change.
+// Test is the definition of a step that tests an image. The Op of such a step depends on the kind of test. For a
+// command it is an exec with the image as its root. For files it has no kind, and the image as its only input. For the
+// config it has neither a kind nor an input. The JSON encoding of Test is part of the step's digest, so its fields must
+// not change.
 type Test struct {
 	config.Test
 	Image *ocispecs.ImageConfig `json:",omitempty"` // the tested config, for a test of the config
@@ -114,7 +115,8 @@ func testName(t config.Test, image *Image) string {
 // changes to the file system are discarded.
 func testOp(t config.Test, image *Image, c ocispecs.ImageConfig, network string) *pb.Op {
 	p := image.Platform
-	op := &pb.Op{Platform: &pb.Platform{Architecture: p.Architecture, OS: p.OS, Variant: p.Variant, OSVersion: p.OSVersion}}
+	op := &pb.Op{Platform: &pb.Platform{Architecture: p.Architecture, OS: p.OS, Variant: p.Variant,
+		OSVersion: p.OSVersion}}
 	if len(t.Command) == 0 {
 		return op
 	}

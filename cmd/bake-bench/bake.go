@@ -21,7 +21,8 @@ func newBake(ctx context.Context, work, program string) (*bake, error) {
 		return &bake{binary, filepath.Join(work, "cache")}, err
 	}
 	t := &bake{filepath.Join(work, "bake"), filepath.Join(work, "cache")}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", t.binary, "github.com/bakebuild/bake/cmd/bake")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", t.binary,
+		"github.com/bakebuild/bake/cmd/bake")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	_, err := measure(cmd)
 	return t, err

@@ -68,7 +68,8 @@ func writeLayer(file string, tree files) error {
 				return err
 			}
 		}
-		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err != nil {
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644,
+			Size: int64(len(content))}); err != nil {
 			return err
 		}
 		_, err := w.Write(content)

@@ -98,7 +98,8 @@ func (b *bench) run(ctx context.Context, s series) error {
 	if err := errors.Join(os.RemoveAll(dir), s.project.write(dir)); err != nil {
 		return err
 	}
-	// A builder that trusts modification times hashes recently written files again, so wait until the files are old enough.
+	// A builder that trusts modification times hashes recently written files again, so wait until the files are old
+	// enough.
 	time.Sleep(2500 * time.Millisecond)
 	for round := range b.rounds {
 		for _, t := range b.tools {

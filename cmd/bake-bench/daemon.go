@@ -31,7 +31,8 @@ func (d *daemon) fresh(ctx context.Context) error {
 	if err := errors.Join(os.RemoveAll(d.work), os.MkdirAll(d.work, 0o755)); err != nil {
 		return err
 	}
-	d.process = exec.Command(d.program, "--root", d.path("root"), "--addr", d.address(), "--oci-worker=true", "--containerd-worker=false")
+	d.process = exec.Command(d.program, "--root", d.path("root"), "--addr", d.address(), "--oci-worker=true",
+		"--containerd-worker=false")
 	d.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := d.process.Start(); err != nil {
 		d.process = nil

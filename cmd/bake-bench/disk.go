@@ -39,11 +39,12 @@ func journaled(dir string) bool {
 	return false
 }
 
-// onJournaled runs this command again on a journaled file system in a file in dir. The mount is visible only to that process
-// and disappears with it.
+// onJournaled runs this command again on a journaled file system in a file in dir. The mount is visible only to that
+// process and disappears with it.
 func onJournaled(ctx context.Context, dir string) error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("the file system of %s has no journal, and mounting one needs root: run as root, or use another -dir", dir)
+		return fmt.Errorf("the file system of %s has no journal, and mounting one needs root: run as root, or use "+
+			"another -dir", dir)
 	}
 	work, err := os.MkdirTemp(dir, "bake-bench-disk-")
 	if err != nil {
@@ -56,10 +57,12 @@ func onJournaled(ctx context.Context, dir string) error {
 
 func makeDisk(ctx context.Context, work string) error {
 	image := filepath.Join(work, "disk")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, imageSize), os.Mkdir(filepath.Join(work, "mnt"), 0o755)); err != nil {
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, imageSize),
+		os.Mkdir(filepath.Join(work, "mnt"), 0o755)); err != nil {
 		return err
 	}
-	_, err := measure(exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", image))
+	_, err := measure(exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-E",
+		"lazy_itable_init=0,lazy_journal_init=0,nodiscard", image))
 	return err
 }
 

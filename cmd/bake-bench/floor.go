@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// floor measures the minimum work of a build with nothing to do: start, read the project, plan all targets (which is what
-// bake graph does), and stat every file of the context once.
+// floor measures the minimum work of a build with nothing to do: start, read the project, plan all targets (which is
+// what bake graph does), and stat every file of the context once.
 func floor(ctx context.Context, t *bake, dir string) (sample, error) {
 	s, err := measure(t.command(ctx, dir, "graph"))
 	if err != nil {

@@ -20,10 +20,12 @@ type project struct {
 	write func(dir string) error
 }
 
-// services returns a monorepo: a shared base stage with a RUN and a COPY of a library, and a COPY and a RUN per service.
+// services returns a monorepo: a shared base stage with a RUN and a COPY of a library, and a COPY and a RUN per
+// service.
 func (b *bench) services(count int) (project, executortest.Monorepo) {
 	repo := executortest.Monorepo{
-		Services: count, LibraryFiles: 2000, ServiceFiles: 20, Base: b.registry + "/" + smallBase, Tool: executortest.ToolPath,
+		Services: count, LibraryFiles: 2000, ServiceFiles: 20, Base: b.registry + "/" + smallBase,
+		Tool: executortest.ToolPath,
 	}
 	p := project{write: repo.Write}
 	for i := range count {
@@ -36,14 +38,15 @@ func (b *bench) services(count int) (project, executortest.Monorepo) {
 func single(dockerfile string, tree files) project {
 	write := func(dir string) error {
 		bakefile := "target \"default\" {\n  tags = [\"bench\"]\n}\n"
-		return errors.Join(writeFile(dir, "docker-bake.hcl", []byte(bakefile)), writeFile(dir, "Dockerfile", []byte(dockerfile)),
+		return errors.Join(writeFile(dir, "docker-bake.hcl", []byte(bakefile)),
+			writeFile(dir, "Dockerfile", []byte(dockerfile)),
 			tree.each(func(name string, content []byte) error { return writeFile(dir, name, content) }))
 	}
 	return project{[]string{"default"}, write}
 }
 
-// chain returns a project with a chain of RUN steps. Only every third step creates a file, because an overlay has at most 500
-// layers; the others write to a temporary file system.
+// chain returns a project with a chain of RUN steps. Only every third step creates a file, because an overlay has at
+// most 500 layers; the others write to a temporary file system.
 func (b *bench) chain(steps int) project {
 	var text strings.Builder
 	fmt.Fprintf(&text, "FROM %s/%s\n", b.registry, smallBase)
@@ -62,8 +65,8 @@ func writeFile(dir, name string, content []byte) error {
 	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o644))
 }
 
-// files is a generated tree with a number of files, 100 in each directory, and a total size in bytes. They compress to about
-// half their size, like a mix of programs and text.
+// files is a generated tree with a number of files, 100 in each directory, and a total size in bytes. They compress to
+// about half their size, like a mix of programs and text.
 type files struct{ count, bytes int }
 
 // first is the name of a file that every nonempty tree contains.
@@ -97,7 +100,8 @@ func (f files) each(yield func(name string, content []byte) error) error {
 
 // randomText returns a text of at least size bytes.
 func randomText(draw *rand.Rand, size int) []byte {
-	vocabulary := strings.Fields("bake graph layer step image cache key base pin target plan run func return error context")
+	vocabulary := strings.Fields("bake graph layer step image cache key base pin target plan run func return error " +
+		"context")
 	var b bytes.Buffer
 	for b.Len() < size {
 		fmt.Fprintf(&b, "%s%x ", vocabulary[draw.IntN(len(vocabulary))], draw.IntN(4096))

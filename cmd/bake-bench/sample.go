@@ -23,8 +23,8 @@ func (s sample) add(more sample) sample {
 	return sample{s.wall + more.wall, s.cpu + more.cpu, s.peak + more.peak}
 }
 
-// measure runs a command. Its output is part of the error if it fails. The peak of a process starts with that of its parent,
-// so measure frees this process's memory first.
+// measure runs a command. Its output is part of the error if it fails. The peak of a process starts with that of its
+// parent, so measure frees this process's memory first.
 func measure(cmd *exec.Cmd) (sample, error) {
 	debug.FreeOSMemory()
 	if err := resetPeak("self"); err != nil {

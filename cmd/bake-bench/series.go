@@ -71,14 +71,17 @@ func allSeries(b *bench) []series {
 	copies := "FROM " + b.registry + "/" + smallBase + "\nCOPY tree /tree\n"
 	runs := "FROM " + b.registry + "/" + largeBase + "\nRUN [\"/bin/tool\", \"/out\"]\n"
 	tree := func(int) string { return first }
-	nothing := "FROM " + b.registry + "/" + smallBase + "\nCOPY " + first + " /\n" + strings.Repeat("RUN [\""+executortest.TruePath+"\"]\n", 20)
+	nothing := "FROM " + b.registry + "/" + smallBase + "\nCOPY " + first + " /\n" +
+		strings.Repeat("RUN [\""+executortest.TruePath+"\"]\n", 20)
 	all := []series{
 		{name: "50", project: fifty, fresh: true, floor: rowFloor, steps: []step{
 			{row: rowCold, output: "cacheonly"}, {row: rowSame, output: "cacheonly"},
 			{row: rowOne, output: "cacheonly", change: service}, {row: rowShared, output: "cacheonly", change: library},
 		}},
-		{name: "pushed", project: fifty, prepare: []step{{output: "push"}}, steps: []step{{row: rowPushed, output: "push"}}},
-		{name: "200", project: many, prepare: []step{{output: "cacheonly"}}, steps: []step{{row: rowMany, output: "cacheonly"}}},
+		{name: "pushed", project: fifty, prepare: []step{{output: "push"}},
+			steps: []step{{row: rowPushed, output: "push"}}},
+		{name: "200", project: many, prepare: []step{{output: "cacheonly"}},
+			steps: []step{{row: rowMany, output: "cacheonly"}}},
 		{name: "base", project: single(runs, files{}), fresh: true, steps: []step{{row: rowBase, output: "cacheonly"}}},
 		{name: "export", project: single(copies, files{11_000, 300_000_000}), steps: []step{
 			{output: "cacheonly", change: tree}, {row: rowExport, output: "oci"},

@@ -79,7 +79,8 @@ func listed(rows []string) string {
 }
 
 func (t table) printRows(r *report) {
-	r.line("| work | bake | buildx bake | times faster | minimum, aim | CPU | CPU, peer | memory | memory, peer | times less | bake --engine |")
+	r.line("| work | bake | buildx bake | times faster | minimum, aim | CPU | CPU, peer | memory | memory, peer | " +
+		"times less | bake --engine |")
 	r.line("|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, g := range goals() {
 		ours, ok := t.median(g.row, nameBake)
@@ -93,8 +94,10 @@ func (t table) printRows(r *report) {
 			faster = r.check(g.row, float64(peer.wall)/float64(ours.wall), g.least, g.aim)
 			less = r.check("memory of "+g.row, float64(peer.peak)/float64(ours.peak), leastMemory, aimMemory)
 		}
-		r.line("| %s | %s | %s | %s | %g, %g | %s | %s | %s | %s | %s | %s |", g.row, seconds(ours.wall, true), seconds(peer.wall, hasPeer), faster, g.least, g.aim,
-			seconds(ours.cpu, true), seconds(peer.cpu, hasPeer), megabytes(ours.peak, true), megabytes(peer.peak, hasPeer), less, seconds(second.wall, other))
+		r.line("| %s | %s | %s | %s | %g, %g | %s | %s | %s | %s | %s | %s |", g.row, seconds(ours.wall, true),
+			seconds(peer.wall, hasPeer), faster, g.least, g.aim,
+			seconds(ours.cpu, true), seconds(peer.cpu, hasPeer), megabytes(ours.peak, true),
+			megabytes(peer.peak, hasPeer), less, seconds(second.wall, other))
 	}
 }
 
@@ -104,8 +107,10 @@ func (t table) printEngine(r *report) {
 	second, other := t.median(rowSame, nameOnDaemon)
 	if hasPeer && other {
 		what := rowSame + ", on a daemon"
-		r.line("\n%q takes %s with %s and %s with %s: %s times faster; minimum %d, aim %d.", what, seconds(second.wall, true), nameOnDaemon,
-			seconds(peer.wall, true), nameBuildx, r.check(what, float64(peer.wall)/float64(second.wall), leastEngine, aimEngine), leastEngine, aimEngine)
+		r.line("\n%q takes %s with %s and %s with %s: %s times faster; minimum %d, aim %d.", what,
+			seconds(second.wall, true), nameOnDaemon,
+			seconds(peer.wall, true), nameBuildx, r.check(what, float64(peer.wall)/float64(second.wall), leastEngine,
+				aimEngine), leastEngine, aimEngine)
 	}
 }
 
@@ -128,7 +133,8 @@ func (t table) printFloor(r *report) {
 		return
 	}
 	times := float64(same.wall) / float64(least.wall)
-	r.line("\nThe floor (start, plan and stat of each file of the context) takes %s. %q takes %.2g times that; the maximum is %d.",
+	r.line("\nThe floor (start, plan and stat of each file of the context) takes %s. %q takes %.2g times that; the "+
+		"maximum is %d.",
 		seconds(least.wall, true), rowSame, times, maxFloors)
 	if times > maxFloors {
 		r.belowLeast = append(r.belowLeast, rowSame+", compared with the floor")
@@ -149,11 +155,13 @@ func (t table) printGrowth(r *report) {
 				continue
 			}
 			if !headed {
-				r.line("\n| growth, ours alone | few | each | many | each | memory, few | memory, many |\n|---|---|---|---|---|---|---|")
+				r.line("\n| growth, ours alone | few | each | many | each | memory, few | memory, many " +
+					"|\n|---|---|---|---|---|---|---|")
 				headed = true
 			}
 			few, many := little.wall/time.Duration(g.sizes[0]), much.wall/time.Duration(g.sizes[1])
-			r.line("| %d and %d %s, %s | %s | %s | %s | %s | %s | %s |", g.sizes[0], g.sizes[1], g.unit, work, seconds(little.wall, true), milliseconds(few),
+			r.line("| %d and %d %s, %s | %s | %s | %s | %s | %s | %s |", g.sizes[0], g.sizes[1], g.unit, work,
+				seconds(little.wall, true), milliseconds(few),
 				seconds(much.wall, true), milliseconds(many), megabytes(little.peak, true), megabytes(much.peak, true))
 			if many > few {
 				r.belowLeast = append(r.belowLeast, fmt.Sprintf("growth of %s, %s", g.unit, work))

@@ -85,8 +85,8 @@ func Read(s *cache.Store, name string) (report.Run, error) {
 	return run.Unfinished(s.SessionAlive(run.Session), logs), err
 }
 
-// Steps returns the steps of a build that names select, by index in ascending order. Each name is one of a target, which
-// selects the steps of that target, or selects steps as report.Run.FindSteps does.
+// Steps returns the steps of a build that names select, by index in ascending order. Each name is one of a target,
+// which selects the steps of that target, or selects steps as report.Run.FindSteps does.
 func Steps(run report.Run, names []string) ([]int, error) {
 	steps := []int{}
 	for _, name := range names {

@@ -16,8 +16,8 @@ import (
 
 // Recording collects the facts of a build while it runs.
 //
-// The store gets a record at the start, at the first step, and at the end. The first two are all that remains of a build
-// whose process is killed; they name the store's session, by which List finds out that the process has ended.
+// The store gets a record at the start, at the first step, and at the end. The first two are all that remains of a
+// build whose process is killed; they name the store's session, by which List finds out that the process has ended.
 type Recording struct {
 	// Facts are completed by the caller: Graph before the engine starts, Report when it has ended.
 	Facts report.Facts

@@ -61,7 +61,8 @@ func putManifest(t *testing.T, s *Store, layers ...digest.Digest) digest.Digest 
 
 func putImage(t *testing.T, s *Store, name, kind string, manifest digest.Digest) {
 	t.Helper()
-	if err := s.PutImages([]Image{{Name: name, Kind: kind, Digest: manifest, MediaType: ocispecs.MediaTypeImageManifest}}); err != nil {
+	if err := s.PutImages([]Image{{Name: name, Kind: kind, Digest: manifest,
+		MediaType: ocispecs.MediaTypeImageManifest}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -91,7 +92,8 @@ func TestCollectLeastRecentlyUsed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"new", "used", "middle"}, left(s, "new", "used", "middle", "old", "oldest")); diff != "" {
+	if diff := cmp.Diff([]string{"new", "used", "middle"},
+		left(s, "new", "used", "middle", "old", "oldest")); diff != "" {
 		t.Error(diff)
 	}
 	if done.Over != 0 || done.Items != 2 || done.Total > 4*mib {
@@ -198,7 +200,8 @@ func TestCollectKeepsLayersOfTargets(t *testing.T) {
 	s := open(t, t.TempDir())
 	bigLayer(t, s, "base of a target", 100)
 	bigLayer(t, s, "newer", 50)
-	if err := s.RecordUses(t.TempDir(), []Use{{Target: "a", Layers: []digest.Digest{digest.FromString("base of a target")}}}); err != nil {
+	if err := s.RecordUses(t.TempDir(), []Use{{Target: "a",
+		Layers: []digest.Digest{digest.FromString("base of a target")}}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Collect(t.Context(), Limits{Size: 2 * mib}); err != nil {

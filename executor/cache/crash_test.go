@@ -44,7 +44,8 @@ func work(ctx context.Context, dir, n string) error {
 	if err != nil {
 		return err
 	}
-	for _, do := range []func(context.Context, *Store, string) error{workEntry, workImage, workMount, workNotes, workRemoval} {
+	for _, do := range []func(context.Context, *Store, string) error{workEntry, workImage, workMount, workNotes,
+		workRemoval} {
 		if err := do(ctx, s, n); err != nil {
 			return err
 		}
@@ -77,7 +78,8 @@ func workEntry(ctx context.Context, s *Store, n string) error {
 		return err
 	}
 	e := &Entry{ID: key, Key: key, Name: "step", Outputs: []Output{{Parts: []Part{{Layer: layer}}}}}
-	return errors.Join(s.Put(e), s.Alias(digest.FromString("alias "+n), key), s.PutCandidate(digest.FromString("group"), e))
+	return errors.Join(s.Put(e), s.Alias(digest.FromString("alias "+n), key),
+		s.PutCandidate(digest.FromString("group"), e))
 }
 
 func workBlob(s *Store, text string) (digest.Digest, error) {
@@ -103,7 +105,8 @@ func workImage(_ context.Context, s *Store, n string) error {
 		return err
 	}
 	for _, name := range []string{"docker.io/library/moves:latest", "docker.io/library/goes:latest"} {
-		if err := s.PutImages([]Image{{Name: name, Digest: manifest, Kind: KindBuilt, Recorded: time.Now()}}); err != nil {
+		if err := s.PutImages([]Image{{Name: name, Digest: manifest, Kind: KindBuilt,
+			Recorded: time.Now()}}); err != nil {
 			return err
 		}
 	}
@@ -146,7 +149,8 @@ func workRemoval(ctx context.Context, s *Store, n string) error {
 		return err
 	}
 	old := time.Now().Add(-time.Hour)
-	for _, path := range []string{s.layerPath(digest.FromString("layer " + n)), s.path(dirMounts, mountName("mount "+n))} {
+	for _, path := range []string{s.layerPath(digest.FromString("layer " + n)),
+		s.path(dirMounts, mountName("mount "+n))} {
 		if err := os.Chtimes(path, old, old); err != nil {
 			return err
 		}

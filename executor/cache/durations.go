@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The file "times" holds durationsMagic, then records of durationSize bytes sorted by hash: the hash of a name, seconds,
-// and the number of the write that added the record. Durations only guide scheduling and estimates, so the file has no
-// checksum; its size and magic are checked.
+// The file "times" holds durationsMagic, then records of durationSize bytes sorted by hash: the hash of a name,
+// seconds, and the number of the write that added the record. Durations only guide scheduling and estimates, so the
+// file has no checksum; its size and magic are checked.
 const (
 	durationsMagic = "bake-times 1\n"
 	durationSize   = 16

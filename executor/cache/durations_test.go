@@ -31,7 +31,8 @@ func TestDurations(t *testing.T) {
 			t.Errorf("%q took %s, want %s", c.names, got, c.want)
 		}
 	}
-	for _, raw := range []string{"", "nothing of the kind", durationsMagic + "torn", durationsMagic + string(make([]byte, 3*durationSize+1))} {
+	for _, raw := range []string{"", "nothing of the kind", durationsMagic + "torn", durationsMagic +
+		string(make([]byte, 3*durationSize+1))} {
 		if err := os.WriteFile(s.path(fileDurations), []byte(raw), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -98,7 +98,8 @@ func checkFileSystem(dir string) error {
 	switch int64(st.Type) {
 	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.AFS_SUPER_MAGIC,
 		unix.CEPH_SUPER_MAGIC:
-		return errors.New("the cache cannot be on a network file system; set BAKE_CACHE_DIR to a directory on a local disk")
+		return errors.New("the cache cannot be on a network file system; set BAKE_CACHE_DIR to a directory on a " +
+			"local disk")
 	}
 	return nil
 }

@@ -84,9 +84,9 @@ func (s *Store) acquireLease() error {
 	return nil
 }
 
-// makeRoom frees the few blocks that a lease needs on a full disk; otherwise no command could open the cache to prune it.
-// It removes the directories of processes that have ended and files that only save time: the ledger, the sizes and the
-// stat indexes. The caller holds the lock "open".
+// makeRoom frees the few blocks that a lease needs on a full disk; otherwise no command could open the cache to prune
+// it. It removes the directories of processes that have ended and files that only save time: the ledger, the sizes and
+// the stat indexes. The caller holds the lock "open".
 func (s *Store) makeRoom(dead []string) error {
 	err := errors.Join(s.forgetLedger(), removeTree(s.path(fileSizes)))
 	for _, lock := range dead {

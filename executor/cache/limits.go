@@ -18,9 +18,9 @@ const (
 	defaultFreeAtMost = 10e9
 )
 
-// ParseLimits reads the limits of a cache in dir, whose file system they may depend on. Each text is a size such as 20GB,
-// a share of the file system such as 20%, "none", or "" for the default. An error of a text is given to invalid, by which
-// the caller names the setting.
+// ParseLimits reads the limits of a cache in dir, whose file system they may depend on. Each text is a size such as
+// 20GB, a share of the file system such as 20%, "none", or "" for the default. An error of a text is given to invalid,
+// by which the caller names the setting.
 func ParseLimits(dir, size, reserve string, invalid func(reserve bool, err error) error) (Limits, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

@@ -17,7 +17,8 @@ func TestParseSize(t *testing.T) {
 
 // TestParseLimit checks sizes, shares of a disk of 1000 bytes, and their defaults.
 func TestParseLimit(t *testing.T) {
-	for text, want := range map[string]int64{"": 7, "none": 0, "20%": 200, "300": 300, "0": -1, "0%": -1, "101%": -1, "x": -1} {
+	for text, want := range map[string]int64{"": 7, "none": 0, "20%": 200, "300": 300, "0": -1, "0%": -1, "101%": -1,
+		"x": -1} {
 		got, err := parseLimit(text, 1000, 7)
 		if want < 0 && err == nil || want >= 0 && (err != nil || got != want) {
 			t.Errorf("parseLimit(%q) = %d, %v; want %d", text, got, err, want)

@@ -129,7 +129,8 @@ func TestDamageIsAMiss(t *testing.T) {
 func TestCheckUnreadable(t *testing.T) {
 	s := open(t, t.TempDir())
 	bad, wrong, good := putBlob(t, s, "unreadable"), putBlob(t, s, "damaged"), putBlob(t, s, "good")
-	if err := errors.Join(os.Remove(s.BlobPath(bad)), os.Mkdir(s.BlobPath(bad), 0o755), os.WriteFile(s.BlobPath(wrong), nil, 0o644)); err != nil {
+	if err := errors.Join(os.Remove(s.BlobPath(bad)), os.Mkdir(s.BlobPath(bad), 0o755),
+		os.WriteFile(s.BlobPath(wrong), nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	for _, repair := range []bool{false, true} {
@@ -228,8 +229,9 @@ func TestImages(t *testing.T) {
 	for i := range 8 {
 		s := open(t, dir)
 		wg.Go(func() {
-			image := Image{Name: fmt.Sprintf("docker.io/library/x%d:latest", i), Digest: digest.FromString("m"), MediaType: "m",
-				Size: 1, Kind: KindBuilt, Target: "x", Recorded: time.Unix(5, 7).UTC()}
+			image := Image{Name: fmt.Sprintf("docker.io/library/x%d:latest", i), Digest: digest.FromString("m"),
+				MediaType: "m",
+				Size:      1, Kind: KindBuilt, Target: "x", Recorded: time.Unix(5, 7).UTC()}
 			if err := s.PutImages([]Image{image}); err != nil {
 				t.Error(err)
 			}
@@ -339,7 +341,8 @@ func TestUnsyncedOfAnEarlierBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Simulate a power loss: the marks are of another boot, and the content of the blob is lost.
-	if err := os.Rename(filepath.Join(dir, dirUnsynced, s.boot), filepath.Join(dir, dirUnsynced, "earlier")); err != nil {
+	if err := os.Rename(filepath.Join(dir, dirUnsynced, s.boot),
+		filepath.Join(dir, dirUnsynced, "earlier")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(s.BlobPath(blob), []byte{0, 0, 0, 0, 0}, 0o600); err != nil {
@@ -423,7 +426,8 @@ func TestDeniedNamesOwner(t *testing.T) {
 	const whose = "it belongs to another user"
 	for path, want := range map[string]bool{mine: false, other: true, filepath.Join(other, "missing/file"): true} {
 		text := (&Error{Op: "write", Path: path, Err: unix.EACCES}).Error()
-		if strings.Contains(text, whose) != want || !strings.Contains(text, "set BAKE_CACHE_DIR to a writable directory") {
+		if strings.Contains(text, whose) != want ||
+			!strings.Contains(text, "set BAKE_CACHE_DIR to a writable directory") {
 			t.Errorf("%s: %s", path, text)
 		}
 	}

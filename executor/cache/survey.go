@@ -109,7 +109,8 @@ func (s *Store) surveyRest(v *survey) error {
 		v.parts[name] += size
 		v.total += size
 	}
-	for _, path := range []string{s.indexPath(), s.path(dirOCI, "oci-layout"), s.path(dirOCI), filepath.Dir(s.path(dirBlobs))} {
+	for _, path := range []string{s.indexPath(), s.path(dirOCI, "oci-layout"), s.path(dirOCI),
+		filepath.Dir(s.path(dirBlobs))} {
 		v.addBlocks(dirBlobs, path)
 	}
 	v.addBlocks(dirTmp, s.dir)

@@ -3,12 +3,14 @@ package cache
 // Durability: a power loss may leave a renamed file with missing content, since neither content nor directory is synced
 // when something is committed. Syncing each file would cost most of the time of a build with many small layers.
 //
-// Instead, a commit first creates an empty mark unsynced/BOOT/KIND-HEX, then renames. Sync calls syncfs once and removes
-// the marks of this process. A mark of an earlier boot means that the content may be incomplete, so Open checks it.
+// Instead, a commit first creates an empty mark unsynced/BOOT/KIND-HEX, then renames. Sync calls syncfs once and
+// removes the marks of this process. A mark of an earlier boot means that the content may be incomplete, so Open checks
+// it.
 //
 // Invariants:
 //   - A blob or layer that is visible and has no mark is durable.
-//   - A name moves (PutImages, an output, a push) only after Sync. Otherwise the name could survive a power loss and its
+//   - A name moves (PutImages, an output, a push) only after Sync. Otherwise the name could survive a power loss and
+// its
 //     content could not.
 //   - A mark is created before the rename. In the other order, a crash between the two would leave unsynced content
 //     that nothing checks.

@@ -1,6 +1,6 @@
 // Package ci reports builds and errors to the CI service that runs them: the job summary and the annotations of GitHub
-// Actions. It imports the types of the planner and the executor, and reports. It reads no environment: the command passes
-// what the service set.
+// Actions. It imports the types of the planner and the executor, and reports. It reads no environment: the command
+// passes what the service set.
 package ci
 
 import (
@@ -43,7 +43,8 @@ func Annotations(err error, dir, workspace string) []string {
 	}
 	var lines []string
 	for _, one := range all[:min(len(all), maxAnnotations)] {
-		lines = append(lines, fmt.Sprintf("::error %s::%s", properties(one, dir, workspace), escapeCommand(one.Error())))
+		lines = append(lines, fmt.Sprintf("::error %s::%s", properties(one, dir, workspace),
+			escapeCommand(one.Error())))
 	}
 	return lines
 }

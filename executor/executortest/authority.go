@@ -74,7 +74,8 @@ func template(until time.Time) (*x509.Certificate, error) {
 		return nil, err
 	}
 	return &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "a test"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: until,
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "a test"}, NotBefore: time.Now().Add(-48 * time.Hour),
+		NotAfter:              until,
 		BasicConstraintsValid: true,
 	}, nil
 }

@@ -35,7 +35,8 @@ func Bases(program string) (map[string]v1.Image, error) {
 		return nil, fmt.Errorf("create the bases: %w", err)
 	}
 	system, err := archiveWith(binary, append([]string{
-		"d:etc/", "f:etc/passwd:" + strings.ReplaceAll(passwd, ":", "\x00"), "f:etc/group:" + strings.ReplaceAll(group, ":", "\x00"),
+		"d:etc/", "f:etc/passwd:" + strings.ReplaceAll(passwd, ":", "\x00"), "f:etc/group:" +
+			strings.ReplaceAll(group, ":", "\x00"),
 		"d:root/::700", "d:home/", "d:home/app/::755:1000:1000", "d:tmp/::1777", "d:usr/", "d:usr/lib/",
 	}, programs()...))
 	if err != nil {
@@ -54,7 +55,8 @@ func Bases(program string) (map[string]v1.Image, error) {
 	}
 	add("busybox", path, system)
 	add("bare", v1.Config{}, bare)
-	add("onbuild", v1.Config{Env: path.Env, OnBuild: []string{"COPY . /on/", "RUN echo built >/on/mark", "ENV A=on"}}, system)
+	add("onbuild", v1.Config{Env: path.Env, OnBuild: []string{"COPY . /on/", "RUN echo built >/on/mark", "ENV A=on"}},
+		system)
 	add("conf", fullConfig(), system)
 	add("odd", path, append([][]byte{system}, oddLayers()...)...)
 	add("device", path, system, deviceLayer())
@@ -84,7 +86,8 @@ func archiveWith(binary []byte, entries []string) ([]byte, error) {
 // fullConfig returns a config with every field set.
 func fullConfig() v1.Config {
 	return v1.Config{
-		User: "app", WorkingDir: "/work", Env: []string{"PATH=/bin", "A=base", "HOME=/elsewhere"}, Labels: map[string]string{"l": "base"},
+		User: "app", WorkingDir: "/work", Env: []string{"PATH=/bin", "A=base", "HOME=/elsewhere"},
+		Labels:     map[string]string{"l": "base"},
 		Entrypoint: []string{"/bin/echo"}, Cmd: []string{"hello"}, ExposedPorts: map[string]struct{}{"80/tcp": {}},
 		Volumes: map[string]struct{}{"/data": {}}, StopSignal: "SIGUSR1", Shell: []string{"/bin/sh", "-ec"},
 		Healthcheck: &v1.HealthConfig{Test: []string{"CMD", "true"}, Interval: 3 * time.Second},
@@ -95,13 +98,18 @@ func fullConfig() v1.Config {
 func oddLayers() [][]byte {
 	long := strings.Repeat("n", 255)
 	one := []string{
-		"d:real/::750:5:6", "f:real/file:one::7:8", "l:link:/real", "l:rel:real/file", "l:dangling:/nowhere/x", "h:real/hard:real/file::7:8",
-		"f:suid:x:4755", "d:sticky/::1777", "p:pipe", "x:capable:program", "f:bytes-\xff\xfe:raw", "f:" + long + ":long",
-		"d:opaque/", "f:opaque/old:old", "d:opaque/sub/", "f:opaque/sub/deep:deep", "f:gone:x", "d:gonedir/", "f:gonedir/x:x",
-		"f:becomes-dir:x", "d:becomes-file/", "f:becomes-file/x:x", "l:link-becomes-dir:/real", "d:locked/::0", "f:locked/x:x:0",
+		"d:real/::750:5:6", "f:real/file:one::7:8", "l:link:/real", "l:rel:real/file", "l:dangling:/nowhere/x",
+		"h:real/hard:real/file::7:8",
+		"f:suid:x:4755", "d:sticky/::1777", "p:pipe", "x:capable:program", "f:bytes-\xff\xfe:raw", "f:" + long +
+			":long",
+		"d:opaque/", "f:opaque/old:old", "d:opaque/sub/", "f:opaque/sub/deep:deep", "f:gone:x", "d:gonedir/",
+		"f:gonedir/x:x",
+		"f:becomes-dir:x", "d:becomes-file/", "f:becomes-file/x:x", "l:link-becomes-dir:/real", "d:locked/::0",
+		"f:locked/x:x:0",
 	}
 	two := []string{
-		"f:opaque/.wh..wh..opq:", "f:opaque/new:new", "f:.wh.gone:", "f:.wh.gonedir:", "d:becomes-dir/", "f:becomes-dir/x:x",
+		"f:opaque/.wh..wh..opq:", "f:opaque/new:new", "f:.wh.gone:", "f:.wh.gonedir:", "d:becomes-dir/",
+		"f:becomes-dir/x:x",
 		"f:becomes-file:x", "f:implied/by/file:x::3:4", "f:real/file:two::7:8", "d:link-becomes-dir/::700",
 	}
 	var layers [][]byte
@@ -140,7 +148,9 @@ func deepLayers() [][]byte {
 func imageOf(config v1.Config, layers [][]byte) (v1.Image, error) {
 	image := empty.Image
 	for _, raw := range layers {
-		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil })
+		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(raw)), nil
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -160,7 +160,8 @@ func WriteProject(dir, registry string, all []Case) error {
 		if err := c.write(context, registry); err != nil {
 			return fmt.Errorf("case %s: %w", c.Name, err)
 		}
-		fmt.Fprintf(&b, "target %q {\n  context = \"ctx/%s\"\n  output = [\"type=oci,dest=out/%s.tar\"]\n%s}\n", c.Name, c.Name, c.Name,
+		fmt.Fprintf(&b, "target %q {\n  context = \"ctx/%s\"\n  output = [\"type=oci,dest=out/%s.tar\"]\n%s}\n", c.Name,
+			c.Name, c.Name,
 			strings.ReplaceAll(c.Target, "REGISTRY/", registry+"/"))
 	}
 	fmt.Fprintf(&b, "group \"default\" {\n  targets = [%s]\n}\n", strings.Join(names, ", "))

@@ -291,7 +291,8 @@ func (n *node) what() string {
 
 func mode(h *tar.Header) string {
 	kind, ok := map[byte]string{
-		tar.TypeReg: "f", tar.TypeDir: "d", tar.TypeSymlink: "l", tar.TypeChar: "c", tar.TypeBlock: "b", tar.TypeFifo: "p",
+		tar.TypeReg: "f", tar.TypeDir: "d", tar.TypeSymlink: "l", tar.TypeChar: "c", tar.TypeBlock: "b",
+		tar.TypeFifo: "p",
 	}[h.Typeflag]
 	if !ok {
 		kind = "?" + string(rune(h.Typeflag))

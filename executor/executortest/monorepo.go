@@ -87,7 +87,8 @@ func (m Monorepo) projectFile() string {
 
 // text returns about n bytes that compress like source text.
 func text(random *rand.Rand, n int) string {
-	vocabulary := []string{"bake", "graph", "layer", "step", "image", "cache", "key", "base", "pin", "target", "plan", "run"}
+	vocabulary := []string{"bake", "graph", "layer", "step", "image", "cache", "key", "base", "pin", "target", "plan",
+		"run"}
 	var b strings.Builder
 	for b.Len() < n {
 		fmt.Fprintf(&b, "%s%x ", vocabulary[random.IntN(len(vocabulary))], random.IntN(4096))

@@ -15,7 +15,8 @@ func Random(seed uint64) Case {
 		c.Files[name] = []byte(name + "\n")
 	}
 	if g.chance(20) {
-		c.Files[".dockerignore"] = []byte(g.pick("d/e\n", "*\n!d\n!f\n", "**/g\n", "d/*\n!d/e\n", "f\n") + "Dockerfile\n")
+		c.Files[".dockerignore"] = []byte(g.pick("d/e\n", "*\n!d\n!f\n", "**/g\n", "d/*\n!d/e\n", "f\n") +
+			"Dockerfile\n")
 	} else {
 		c.Files[".dockerignore"] = []byte("Dockerfile\n")
 	}
@@ -38,7 +39,8 @@ func (g *generator) pick(from ...string) string { return from[g.IntN(len(from))]
 func (g *generator) context() string {
 	var b strings.Builder
 	for range g.IntN(5) {
-		b.WriteString(g.pick("chmod 4755 f", "chmod 600 d/f", "chmod 700 d/e", "chmod 1777 d", "ln f l", "ln ../f d/up", "ln nothing d/dangling",
+		b.WriteString(g.pick("chmod 4755 f", "chmod 600 d/f", "chmod 700 d/e", "chmod 1777 d", "ln f l", "ln ../f d/up",
+			"ln nothing d/dangling",
 			"ln e d/toe", "link f d/hard", "link d/g d/e/hard", "mkdir empty", "mkdir d/none", "mkfifo d/pipe") + "\n")
 	}
 	// Each command may create its name only once: keep the first.
@@ -92,7 +94,8 @@ func (g *generator) instruction() string {
 
 // path returns a path in the root. There are few, so that instructions interfere with each other.
 func (g *generator) path() string {
-	return g.pick("/p", "/p/q", "/p/q/r", "/link", "/link/new", "/real", "/opaque", "/home/app", "rel", "rel/x", "/implied/by", "/etc/skel", "/ln")
+	return g.pick("/p", "/p/q", "/p/q/r", "/link", "/link/new", "/real", "/opaque", "/home/app", "rel", "rel/x",
+		"/implied/by", "/etc/skel", "/ln")
 }
 
 func (g *generator) run() string {
@@ -100,21 +103,25 @@ func (g *generator) run() string {
 	for range 1 + g.IntN(3) {
 		p, q := g.path(), g.path()
 		all = append(all, g.pick(
-			"mkdir -p "+p, "mkdir -m 711 "+p, "test -d "+p+" || touch "+p, "echo x >"+p, "echo more >>"+p, "rm -rf "+p, "rm -rf "+p+"/*", "mv "+p+" "+q, "ln -s "+p+" "+q,
-			"touch /tmp/own; ln /tmp/own "+q, "cp -a "+p+" "+q, "chmod 2750 "+p, "chown 5:6 "+p, "chown -R app "+p, "mkfifo "+p, "mkdir -p "+p+"/in/side", "ln -s ../.. "+p+"/up",
+			"mkdir -p "+p, "mkdir -m 711 "+p, "test -d "+p+" || touch "+p, "echo x >"+p, "echo more >>"+p, "rm -rf "+p,
+			"rm -rf "+p+"/*", "mv "+p+" "+q, "ln -s "+p+" "+q,
+			"touch /tmp/own; ln /tmp/own "+q, "cp -a "+p+" "+q, "chmod 2750 "+p, "chown 5:6 "+p, "chown -R app "+p,
+			"mkfifo "+p, "mkdir -p "+p+"/in/side", "ln -s ../.. "+p+"/up",
 			"rm -rf "+p+" && mkdir "+p, "mv "+p+" "+p+".old && cp -a "+p+".old "+p,
 		)+" 2>/dev/null")
 	}
 	mount := ""
 	if g.chance(20) {
-		mount = g.pick("--mount=type=tmpfs,target=/mp ", "--mount=source=d,target=/mp/q ", "--mount=source=d,target=/mp,rw ", "--mount=source=f,target=/mp/q/f ")
+		mount = g.pick("--mount=type=tmpfs,target=/mp ", "--mount=source=d,target=/mp/q ",
+			"--mount=source=d,target=/mp,rw ", "--mount=source=f,target=/mp/q/f ")
 	}
 	return "RUN " + mount + strings.Join(all, "; ") + "; true"
 }
 
 func (g *generator) copy() string {
 	flags := ""
-	for _, f := range []string{"--chown=5:6", "--chown=app:dev", "--chmod=750", "--chmod=u+x,go-w", "--link", "--parents", "--exclude=g", "--exclude=**/h"} {
+	for _, f := range []string{"--chown=5:6", "--chown=app:dev", "--chmod=750", "--chmod=u+x,go-w", "--link",
+		"--parents", "--exclude=g", "--exclude=**/h"} {
 		if g.chance(8) && (g.shell || f != "--chown=app:dev") && !(f == "--link" && strings.Contains(flags, "app")) {
 			flags += f + " "
 		}

@@ -159,7 +159,8 @@ func header(entry string) (*tar.Header, string, error) {
 	f := append(strings.Split(entry, ":"), "", "", "", "", "")
 	h := &tar.Header{Name: f[1], Mode: 0o644, Format: tar.FormatPAX}
 	kinds := map[string]byte{
-		"d": tar.TypeDir, "f": tar.TypeReg, "l": tar.TypeSymlink, "h": tar.TypeLink, "p": tar.TypeFifo, "c": tar.TypeChar, "x": tar.TypeReg,
+		"d": tar.TypeDir, "f": tar.TypeReg, "l": tar.TypeSymlink, "h": tar.TypeLink, "p": tar.TypeFifo,
+		"c": tar.TypeChar, "x": tar.TypeReg,
 	}
 	kind, ok := kinds[f[0]]
 	if !ok {

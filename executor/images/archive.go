@@ -29,8 +29,8 @@ type archived struct {
 	index v1.ImageIndex
 }
 
-// readArchive lists the images of an archive. An OCI layout is unpacked into dir and keeps its digests; anything else is
-// read as an archive of docker save.
+// readArchive lists the images of an archive. An OCI layout is unpacked into dir and keeps its digests; anything else
+// is read as an archive of docker save.
 func readArchive(ctx context.Context, file, dir string) ([]archived, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err

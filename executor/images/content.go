@@ -91,7 +91,8 @@ func checkComplete(s *cache.Store, p registry.PushImage) error {
 	case len(complete) == 0:
 		return errNoLayers
 	}
-	return fmt.Errorf("only %s of its %d manifests is in the local store; copy the whole image from its registry, or push with --platform %s",
+	return fmt.Errorf("only %s of its %d manifests is in the local store; copy the whole image from its registry, or "+
+		"push with --platform %s",
 		strings.Join(complete, ", "), len(m.Manifests), complete[0])
 }
 

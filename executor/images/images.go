@@ -60,7 +60,8 @@ func Find(s *cache.Store, name string) (cache.Image, error) {
 	}
 	if !ok {
 		shown := planner.FamiliarName(full)
-		return cache.Image{}, errorf("no image %s in the local store; list images with bake image ls, or fetch it: bake image pull %s", shown, shown)
+		return cache.Image{}, errorf("no image %s in the local store; list images with bake image ls, or fetch it: "+
+			"bake image pull %s", shown, shown)
 	}
 	return found, nil
 }

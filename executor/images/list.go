@@ -64,7 +64,8 @@ func (i Image) History() []HistoryRow {
 	var rows []HistoryRow
 	layer := 0
 	for _, h := range i.Config.History {
-		row := HistoryRow{Image: NoImage, CreatedBy: h.CreatedBy, Comment: h.Comment, Created: i.createdAt(h.Created.Time)}
+		row := HistoryRow{Image: NoImage, CreatedBy: h.CreatedBy, Comment: h.Comment,
+			Created: i.createdAt(h.Created.Time)}
 		if !h.EmptyLayer && layer < len(i.Manifest.Layers) {
 			row.Size = i.Manifest.Layers[layer].Size
 			layer++

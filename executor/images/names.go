@@ -51,7 +51,8 @@ func Tag(s *cache.Store, name string, more []string) error {
 			return err
 		}
 		if _, d := SplitDigest(full); d != "" && d != found.Digest {
-			return errorf("image name %q has the digest of another image: %s is %s", n, planner.FamiliarName(found.Name), found.Digest)
+			return errorf("image name %q has the digest of another image: %s is %s", n,
+				planner.FamiliarName(found.Name), found.Digest)
 		}
 		next := found
 		next.Name = full

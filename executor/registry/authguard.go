@@ -53,7 +53,8 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	trusted := home || g.isRealm(req.URL)
 	if !trusted && req.Header.Get("Content-Type") == "application/x-www-form-urlencoded" {
 		closeBody(req)
-		return nil, &refusedError{"the token service redirects credentials to " + req.URL.Host + ", which is not allowed"}
+		return nil, &refusedError{"the token service redirects credentials to " + req.URL.Host +
+			", which is not allowed"}
 	}
 	if auth := req.Header.Get("Authorization"); auth != "" {
 		if trusted {

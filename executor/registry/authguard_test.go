@@ -58,7 +58,8 @@ func (s *sent) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestGuardTakesCredentialsOff(t *testing.T) {
 	s := &sent{}
 	g := &guard{at: endpoint{host: "r.example:443"}, own: s, base: s}
-	g.learn(&http.Response{Header: http.Header{"Www-Authenticate": {`Bearer realm="https://auth.example/token",service="x"`}}})
+	challenge := `Bearer realm="https://auth.example/token",service="x"`
+	g.learn(&http.Response{Header: http.Header{"Www-Authenticate": {challenge}}})
 	g.learn(&http.Response{Header: http.Header{"Www-Authenticate": {`Bearer realm="https://thief.example/token"`}}})
 	for address, want := range map[string]bool{
 		"https://r.example:443/v2/":       true,
@@ -85,7 +86,8 @@ func TestGuardTakesCredentialsOff(t *testing.T) {
 			t.Error("the caller's own request was changed")
 		}
 	}
-	post, err := http.NewRequest(http.MethodPost, "https://thief.example/token", strings.NewReader("refresh_token=secret"))
+	post, err := http.NewRequest(http.MethodPost, "https://thief.example/token",
+		strings.NewReader("refresh_token=secret"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +132,8 @@ func TestCredentialsAreOfHostAndPort(t *testing.T) {
 	})
 	host, _, _ := strings.Cut(f.host, ":")
 	c := newTestClient(t, func(o *Options) {
-		o.Keychain = keys{host: {Username: "me", Password: "hunter22"}, host + ":1": authn.AuthConfig{Username: "me", Password: "hunter22"}}
+		o.Keychain = keys{host: {Username: "me", Password: "hunter22"}, host +
+			":1": authn.AuthConfig{Username: "me", Password: "hunter22"}}
 	})
 	_, err := c.Resolve(context.Background(), f.host+"/x:1", amd64)
 	contains(t, asError(t, err), "401", "no credentials for "+f.host)

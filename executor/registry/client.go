@@ -83,7 +83,8 @@ func New(opt Options) *Client {
 		opt.UserAgent = "bake"
 	}
 	c := &Client{
-		opt: opt, base: opt.Transport, hosts: map[endpoint]*host{}, sessions: map[string]*opening{}, small: map[digest.Digest][]byte{},
+		opt: opt, base: opt.Transport, hosts: map[endpoint]*host{}, sessions: map[string]*opening{},
+		small:   map[digest.Digest][]byte{},
 		sources: map[digest.Digest][]endpoint{}, served: map[string]string{},
 	}
 	if c.base == nil {

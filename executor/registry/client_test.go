@@ -44,7 +44,8 @@ func TestResolveFetchBlob(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Digest.String() != hash.String() || got.Ref != f.host+"/app/web:1" || got.Index != nil || len(got.Config) == 0 {
+	if got.Digest.String() != hash.String() || got.Ref != f.host+"/app/web:1" || got.Index != nil ||
+		len(got.Config) == 0 {
 		t.Errorf("resolved %+v", got)
 	}
 	m, err := c.Fetch(ctx, f.host+"/app/web@"+hash.String(), amd64)
@@ -69,6 +70,12 @@ func TestResolveFetchBlob(t *testing.T) {
 	}
 }
 
+// addendum is an image for an index, of Linux on an architecture.
+func addendum(image v1.Image, architecture string) mutate.IndexAddendum {
+	platform := &v1.Platform{OS: "linux", Architecture: architecture}
+	return mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: platform}}
+}
+
 func TestPushOrder(t *testing.T) {
 	f := newFake(t, nil)
 	one, two := newImage(t, 2), newImage(t, 1)
@@ -80,9 +87,7 @@ func TestPushOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	index := mutate.IndexMediaType(mutate.AppendManifests(empty.Index,
-		mutate.IndexAddendum{Add: one, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}},
-		mutate.IndexAddendum{Add: two, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64"}}},
-	), types.OCIImageIndex)
+		addendum(one, "amd64"), addendum(two, "arm64")), types.OCIImageIndex)
 	c := newTestClient(t)
 	err = c.Push(context.Background(), []PushImage{
 		{Refs: []string{f.host + "/a:1", f.host + "/a:2"}, Index: index},
@@ -117,7 +122,8 @@ func TestPushOrder(t *testing.T) {
 	if n := f.count("PUT", "/manifests/1") + f.count("PUT", "/manifests/2"); n != 3 {
 		t.Errorf("%d tags were moved, want 3", n)
 	}
-	got, err := newTestClient(t).Resolve(context.Background(), f.host+"/a:2", ocispecs.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"})
+	got, err := newTestClient(t).Resolve(context.Background(), f.host+"/a:2",
+		ocispecs.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -189,7 +189,8 @@ func (t registryTable) registry() (Registry, error) {
 		switch m.PullFromMirror {
 		case "", "all", "digest-only", "tag-only":
 		default:
-			return r, fmt.Errorf("pull-from-mirror %q of mirror %s: want all, digest-only or tag-only", m.PullFromMirror, location)
+			return r, fmt.Errorf("pull-from-mirror %q of mirror %s: want all, digest-only or tag-only",
+				m.PullFromMirror, location)
 		}
 		if t.MirrorByDigestOnly && m.PullFromMirror != "" {
 			return r, fmt.Errorf("registry %s: mirror-by-digest-only and pull-from-mirror exclude each other", r.Prefix)

@@ -15,7 +15,8 @@ func (c *Client) Copy(ctx context.Context, from, to string) error {
 		return err
 	}
 	return c.pull(ctx, "copy "+reference.FamiliarString(i.named), i, func(s *session) error {
-		found, err := remote.Get(s.repo.Digest(i.digest.String()), remote.WithContext(ctx), remote.WithTransport(s.client.Transport),
+		found, err := remote.Get(s.repo.Digest(i.digest.String()), remote.WithContext(ctx),
+			remote.WithTransport(s.client.Transport),
 			remote.WithRetryPredicate(func(error) bool { return false }))
 		if err != nil {
 			return err

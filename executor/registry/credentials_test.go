@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
-func TestRedirectCarriesNoCredentials(t *testing.T) {
+func TestRedirectSendsNoCredentials(t *testing.T) {
 	content, desc := blobOf(t, 1024)
 	var leaked atomic.Value
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -68,7 +68,8 @@ func TestTokenFlow(t *testing.T) {
 		// The first token is no longer valid when the manifest is requested.
 		good := fmt.Sprintf("Bearer bearer-%d", max(issued.Load(), 2))
 		if r.URL.Path == "/v2/" || r.Header.Get("Authorization") != good {
-			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="s",scope="repository:x:pull"`, f.URL))
+			challenge := fmt.Sprintf(`Bearer realm="%s/token",service="s",scope="repository:x:pull"`, f.URL)
+			w.Header().Set("WWW-Authenticate", challenge)
 			w.WriteHeader(401)
 			return true
 		}
@@ -147,7 +148,8 @@ func TestReflectedSecretIsNotShown(t *testing.T) {
 		}
 		_, password, _ := r.BasicAuth()
 		w.WriteHeader(403)
-		fmt.Fprintf(w, `{"errors":[{"code":"DENIED","message":"bad password %s, header %s"}]}`, password, r.Header.Get("Authorization"))
+		fmt.Fprintf(w, `{"errors":[{"code":"DENIED","message":"bad password %s, header %s"}]}`, password,
+			r.Header.Get("Authorization"))
 		return true
 	})
 	c := newTestClient(t, withKey(f, authn.AuthConfig{Username: "me", Password: "hunter22"}))
@@ -195,10 +197,12 @@ func TestCredentialHelperHangs(t *testing.T) {
 func useHelper(t *testing.T, host, script string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "docker-credential-own"), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "docker-credential-own"), []byte("#!/bin/sh\n"+script),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"credHelpers":{%q:"own"}}`, host), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"credHelpers":{%q:"own"}}`, host),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("HOME", dir)

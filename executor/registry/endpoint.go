@@ -25,7 +25,8 @@ type image struct {
 func parseImage(ref string) (image, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return image{}, &Error{Ref: ref, What: "read the image reference " + ref, Cause: err, Hint: "write it as [HOST[:PORT]/]NAME[:TAG][@sha256:…]"}
+		return image{}, &Error{Ref: ref, What: "read the image reference " + ref, Cause: err,
+			Hint: "write it as [HOST[:PORT]/]NAME[:TAG][@sha256:…]"}
 	}
 	i := image{named: reference.TagNameOnly(named)}
 	if d, ok := named.(reference.Digested); ok {
@@ -125,7 +126,8 @@ func (c *Config) find(i image) (*Registry, error) {
 	if best != nil && best.Blocked {
 		return nil, &Error{
 			Registry: reference.Domain(i.named), Ref: i.String(), What: "use " + reference.FamiliarString(i.named),
-			Reason: "registries.conf blocks " + best.Prefix, Hint: "use another image, or remove blocked = true from registries.conf",
+			Reason: "registries.conf blocks " + best.Prefix,
+			Hint:   "use another image, or remove blocked = true from registries.conf",
 		}
 	}
 	return best, nil

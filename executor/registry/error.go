@@ -159,7 +159,8 @@ func (e *Error) status(s *session, st *statusError) {
 		e.Reason = clean(st.from) + ", where the content is stored, " + st.text()
 	}
 	switch {
-	case elsewhere && st.status < 500 && st.status != http.StatusTooManyRequests && st.status != http.StatusRequestTimeout:
+	case elsewhere && st.status < 500 && st.status != http.StatusTooManyRequests &&
+		st.status != http.StatusRequestTimeout:
 		e.Hint = "the registry's credentials are never sent there: try again, or contact the registry's operator"
 	case st.status == http.StatusUnauthorized || st.status == http.StatusForbidden:
 		e.Reason += ", " + s.identity()
@@ -168,7 +169,8 @@ func (e *Error) status(s *session, st *statusError) {
 		e.Hint = "check the image's name and tag, and that it has been pushed there"
 	case st.status == http.StatusTooManyRequests:
 		e.temporary = true
-		e.Hint = "too many requests: wait" + afterText(st.after) + ", log in for a higher limit, or use a mirror (registries.conf)"
+		e.Hint = "too many requests: wait" + afterText(st.after) +
+			", log in for a higher limit, or use a mirror (registries.conf)"
 	case st.status >= 500 || st.status == http.StatusRequestTimeout:
 		e.temporary = true
 		e.Hint = "the registry failed: try again later, or use a mirror (registries.conf)"
@@ -196,7 +198,8 @@ func (e *Error) network(s *session) {
 		return
 	case errors.As(e.Cause, &cert):
 		e.Reason = "its TLS certificate is not trusted: " + clean(cert.Err.Error())
-		e.Hint = "add its CA certificate to a registry block (ca) or to certs.d, or set insecure = true for it in registries.conf"
+		e.Hint = "add its CA certificate to a registry block (ca) or to certs.d, or set insecure = true for it in " +
+			"registries.conf"
 		return
 	case errors.As(e.Cause, &operation) && operation.Op == tlsAlert:
 		e.Reason = "it does not accept this client's certificate: " + clean(operation.Err.Error())

@@ -66,7 +66,8 @@ func TestRetryEnds(t *testing.T) {
 }
 
 // serveBlob returns a hook that answers requests for blobs with serve, which gets the requested offset.
-func serveBlob(want []byte, serve func(w http.ResponseWriter, offset int)) func(http.ResponseWriter, *http.Request) bool {
+func serveBlob(want []byte, serve func(w http.ResponseWriter, offset int)) func(http.ResponseWriter,
+	*http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.Contains(r.URL.Path, "/blobs/") {
 			return false
@@ -92,7 +93,8 @@ func breakOff(w http.ResponseWriter, status, promised int, content []byte) {
 func blobOf(t *testing.T, size int) ([]byte, ocispecs.Descriptor) {
 	t.Helper()
 	content := bytes.Repeat([]byte("0123456789abcdef"), size/16)
-	return content, ocispecs.Descriptor{MediaType: ocispecs.MediaTypeImageLayer, Digest: digest.FromBytes(content), Size: int64(len(content))}
+	return content, ocispecs.Descriptor{MediaType: ocispecs.MediaTypeImageLayer, Digest: digest.FromBytes(content),
+		Size: int64(len(content))}
 }
 
 func readBlob(c *Client, ref string, desc ocispecs.Descriptor) ([]byte, error) {
@@ -146,8 +148,10 @@ func TestBlobFaults(t *testing.T) {
 		serve func(w http.ResponseWriter, offset int)
 		text  string
 	}{
-		{"wrong digest", func(w http.ResponseWriter, _ int) { _, _ = w.Write(other) }, "does not match the digest " + desc.Digest.String()},
-		{"too long", func(w http.ResponseWriter, _ int) { _, _ = w.Write(append(content, 'x')) }, "larger than the 32768 bytes"},
+		{"wrong digest", func(w http.ResponseWriter, _ int) { _, _ = w.Write(other) }, "does not match the digest " +
+			desc.Digest.String()},
+		{"too long", func(w http.ResponseWriter, _ int) { _, _ = w.Write(append(content, 'x')) },
+			"larger than the 32768 bytes"},
 		{"never whole", func(w http.ResponseWriter, offset int) {
 			if offset > 0 {
 				breakOff(w, 206, len(content)-offset, nil)

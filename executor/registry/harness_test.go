@@ -99,7 +99,8 @@ func (k keys) Resolve(r authn.Resource) (authn.Authenticator, error) {
 func newTestClient(t *testing.T, change ...func(*Options)) *Client {
 	t.Helper()
 	opt := Options{
-		Keychain: anonymous{}, Backoff: func(int) time.Duration { return 0 }, MaxWait: time.Millisecond, Stall: 10 * time.Second,
+		Keychain: anonymous{}, Backoff: func(int) time.Duration { return 0 }, MaxWait: time.Millisecond,
+		Stall: 10 * time.Second,
 	}
 	for _, f := range change {
 		f(&opt)

@@ -31,7 +31,8 @@ func (c *Client) host(at endpoint) (*host, error) {
 	}
 	h.guard.own = own
 	h.transport = &greeter{host: at.host, asked: map[string]*greeting{}, next: transport.NewUserAgent(&retrier{
-		next: &watched{next: h.guard, stall: c.opt.Stall}, backoff: c.opt.Backoff, maxWait: c.opt.MaxWait, wait: c.opt.Wait,
+		next: &watched{next: h.guard, stall: c.opt.Stall}, backoff: c.opt.Backoff, maxWait: c.opt.MaxWait,
+		wait: c.opt.Wait,
 	}, c.opt.UserAgent)}
 	c.hosts[at] = h
 	return h, nil
@@ -58,7 +59,8 @@ type greeting struct {
 
 // RoundTrip implements http.RoundTripper.
 func (g *greeter) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Method != http.MethodGet || req.URL.Path != "/v2/" || req.URL.Host != g.host || req.Header.Get("Authorization") != "" {
+	if req.Method != http.MethodGet || req.URL.Path != "/v2/" || req.URL.Host != g.host ||
+		req.Header.Get("Authorization") != "" {
 		return g.next.RoundTrip(req)
 	}
 	known, err := g.of(req.URL.Scheme)
@@ -113,6 +115,7 @@ func (g *greeter) settle(scheme string) {
 func (g *greeting) answer(req *http.Request) *http.Response {
 	return &http.Response{
 		Status: http.StatusText(g.status), StatusCode: g.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: g.header.Clone(), Body: io.NopCloser(bytes.NewReader(g.body)), ContentLength: int64(len(g.body)), Request: req,
+		Header: g.header.Clone(), Body: io.NopCloser(bytes.NewReader(g.body)), ContentLength: int64(len(g.body)),
+		Request: req,
 	}
 }

@@ -131,7 +131,8 @@ func (k *keychain) ask(files []*authFile, host string) (types.AuthConfig, error)
 	case a := <-answers:
 		return a.config, a.err
 	case <-timer.C:
-		return types.AuthConfig{}, fmt.Errorf("the credential helper for %s did not answer within %s: run it manually (docker-credential-NAME get)", host, k.patience)
+		return types.AuthConfig{}, fmt.Errorf("the credential helper for %s did not answer within %s: run it "+
+			"manually (docker-credential-NAME get)", host, k.patience)
 	}
 }
 
@@ -204,7 +205,8 @@ func newAuthFile(path string) *authFile {
 func (f *authFile) split() {
 	for key, c := range f.AuthConfigs {
 		_, path, ok := strings.Cut(key, "/")
-		if !ok || strings.Contains(key, "://") || path == "" || strings.HasPrefix(path, "v1") || strings.HasPrefix(path, "v2") {
+		if !ok || strings.Contains(key, "://") || path == "" || strings.HasPrefix(path, "v1") ||
+			strings.HasPrefix(path, "v2") {
 			continue // a host as Docker writes it
 		}
 		f.scoped[key] = withoutAddress(c)

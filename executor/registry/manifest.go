@@ -62,7 +62,8 @@ func parseDocument(raw []byte, header string) (*document, error) {
 		kind = types.MediaType(shape.MediaType)
 	}
 	if kind.IsSchema1() || shape.SchemaVersion == 1 || shape.FSLayers != nil {
-		return nil, contentf("it is stored in Docker's schema 1 format, which is obsolete and not supported: pull and push it again with a current tool")
+		return nil, contentf("it is stored in Docker's schema 1 format, which is obsolete and not supported: pull " +
+			"and push it again with a current tool")
 	}
 	d := &document{raw: raw, digest: digest.FromBytes(raw)}
 	switch {
@@ -186,7 +187,8 @@ func layersOf(m ocispecs.Manifest, config []byte) ([]Layer, ocispecs.Image, erro
 		return nil, image, contentf("its config is not that of a container image: %s", err)
 	}
 	if len(image.RootFS.DiffIDs) != len(m.Layers) {
-		return nil, image, contentf("it is not a container image that can be used: its manifest has %d layers and its config %d", len(m.Layers), len(image.RootFS.DiffIDs))
+		return nil, image, contentf("it is not a container image that can be used: its manifest has %d layers and "+
+			"its config %d", len(m.Layers), len(image.RootFS.DiffIDs))
 	}
 	layers := make([]Layer, len(m.Layers))
 	for k, l := range m.Layers {

@@ -23,11 +23,15 @@ func TestParseDocumentRefuses(t *testing.T) {
 	config := `"config":{"digest":"` + someDigest + `","size":1}`
 	for _, c := range []struct{ name, raw, header, want string }{
 		{"not JSON", "<html>", "text/html", "not valid JSON"},
-		{"schema 1", `{"schemaVersion":1,"fsLayers":[]}`, "application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"},
-		{"schema 1 under another type", `{"schemaVersion":1,"fsLayers":[]}`, ocispecs.MediaTypeImageManifest, "schema 1"},
-		{"both", `{"manifests":[],"layers":[],` + config + `}`, ocispecs.MediaTypeImageIndex, "both as an image and as an index"},
+		{"schema 1", `{"schemaVersion":1,"fsLayers":[]}`, "application/vnd.docker.distribution.manifest.v1+prettyjws",
+			"schema 1"},
+		{"schema 1 under another type", `{"schemaVersion":1,"fsLayers":[]}`, ocispecs.MediaTypeImageManifest,
+			"schema 1"},
+		{"both", `{"manifests":[],"layers":[],` + config + `}`, ocispecs.MediaTypeImageIndex,
+			"both as an image and as an index"},
 		{"index sent as image", `{"manifests":[]}`, ocispecs.MediaTypeImageManifest, "is sent as"},
-		{"types differ", `{"mediaType":"` + ocispecs.MediaTypeImageManifest + `",` + config + `}`, string(types.DockerManifestSchema2), "is sent as"},
+		{"types differ", `{"mediaType":"` + ocispecs.MediaTypeImageManifest + `",` + config + `}`,
+			string(types.DockerManifestSchema2), "is sent as"},
 		{"neither", `{"hello":"world"}`, "application/json", "neither an image nor an index"},
 		{"bad digest", `{"config":{"digest":"sha256:../../x","size":1}}`, "", "invalid digest"},
 		{"negative size", `{"config":{"digest":"` + someDigest + `","size":-1}}`, "", "negative size"},
@@ -98,7 +102,8 @@ func TestHugeAndWrongManifests(t *testing.T) {
 func TestNestedIndexes(t *testing.T) {
 	f := newFake(t, nil)
 	image := newImage(t, 1)
-	var nested v1.ImageIndex = mutate.IndexMediaType(mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: image}), types.OCIImageIndex)
+	var nested v1.ImageIndex = mutate.IndexMediaType(mutate.AppendManifests(empty.Index,
+		mutate.IndexAddendum{Add: image}), types.OCIImageIndex)
 	c := newTestClient(t)
 	for depth := 1; depth <= maxNesting+1; depth++ {
 		ref := fmt.Sprintf("%s/x:%d", f.host, depth)
@@ -106,7 +111,8 @@ func TestNestedIndexes(t *testing.T) {
 			if err := c.Push(context.Background(), []PushImage{{Refs: []string{ref}, Index: nested}}, nil); err != nil {
 				t.Fatal(err)
 			}
-		} else if err := c.Push(context.Background(), []PushImage{{Refs: []string{ref}, Index: nested}}, nil); err == nil {
+		} else if err := c.Push(context.Background(), []PushImage{{Refs: []string{ref}, Index: nested}},
+			nil); err == nil {
 			t.Error("deeper indexes were pushed")
 		}
 		got, err := newTestClient(t).Resolve(context.Background(), ref, amd64)
@@ -115,7 +121,8 @@ func TestNestedIndexes(t *testing.T) {
 				t.Errorf("depth %d: %v", depth, err)
 			}
 		}
-		nested = mutate.IndexMediaType(mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: nested}), types.OCIImageIndex)
+		nested = mutate.IndexMediaType(mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: nested}),
+			types.OCIImageIndex)
 	}
 }
 
@@ -124,7 +131,8 @@ func TestForeignLayers(t *testing.T) {
 	_ = content
 	f := newFake(t, nil)
 	desc.MediaType = string(types.DockerForeignLayer)
-	desc.URLs = []string{"http://127.0.0.1:1/x", "https://me:pw@example.invalid/x", "https://127.0.0.1:1/x", "file:///etc/passwd"}
+	desc.URLs = []string{"http://127.0.0.1:1/x", "https://me:pw@example.invalid/x", "https://127.0.0.1:1/x",
+		"file:///etc/passwd"}
 	_, err := readBlob(newTestClient(t), f.host+"/x:1", desc)
 	contains(t, asError(t, err), "404")
 }
@@ -155,8 +163,10 @@ func FuzzParseConfig(f *testing.F) {
 }
 
 func FuzzParseDocument(f *testing.F) {
-	f.Add([]byte(`{"schemaVersion":2,"config":{"digest":"`+someDigest+`","size":2},"layers":[]}`), ocispecs.MediaTypeImageManifest)
-	f.Add([]byte(`{"manifests":[{"digest":"`+someDigest+`","platform":{"os":"linux","architecture":"amd64"}}]}`), ocispecs.MediaTypeImageIndex)
+	f.Add([]byte(`{"schemaVersion":2,"config":{"digest":"`+someDigest+`","size":2},"layers":[]}`),
+		ocispecs.MediaTypeImageManifest)
+	f.Add([]byte(`{"manifests":[{"digest":"`+someDigest+`","platform":{"os":"linux","architecture":"amd64"}}]}`),
+		ocispecs.MediaTypeImageIndex)
 	f.Fuzz(func(t *testing.T, raw []byte, header string) {
 		d, err := parseDocument(raw, header)
 		if err != nil {

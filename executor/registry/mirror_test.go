@@ -62,8 +62,10 @@ func TestConfigPlaces(t *testing.T) {
 	}
 	const at = "@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 	for ref, want := range map[string]string{
-		"busybox":                  "insecure mirror.local:5000/hub/library/busybox, tags.local/library/busybox, index.docker.io/library/busybox",
-		"busybox" + at:             "insecure mirror.local:5000/hub/library/busybox, digests.local/library/busybox, index.docker.io/library/busybox",
+		"busybox": "insecure mirror.local:5000/hub/library/busybox, tags.local/library/busybox, " +
+			"index.docker.io/library/busybox",
+		"busybox" + at: "insecure mirror.local:5000/hub/library/busybox, digests.local/library/busybox, " +
+			"index.docker.io/library/busybox",
 		"a.corp.example:5000/x":    "a.corp.example:5000/x",
 		"corp.example/team/x":      "corp.example/team/x",
 		"corp.example/teams/x":     "corp.example/teams/x",
@@ -109,7 +111,8 @@ func TestConfigMistakes(t *testing.T) {
 		"[[registry]]\nprefix = \"a.example\"":           "location is missing",
 		"[[registry]]\nlocation = \"https://a.example\"": "without http",
 		"[[registry]]\nlocation = \"a b\"":               "not a host",
-		"[[registry]]\nlocation = \"a\"\n[[registry.mirror]]\nlocation = \"m\"\npull-from-mirror = \"some\"": "want all",
+		"[[registry]]\nlocation = \"a\"\n[[registry.mirror]]\nlocation = \"m\"\n" +
+			"pull-from-mirror = \"some\"": "want all",
 	} {
 		if _, err := ParseConfig(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: want %q, got %v", text, want, err)
@@ -140,7 +143,8 @@ func TestConfigPaths(t *testing.T) {
 	if got := ConfigPaths(getenv); got[0] != "/etc/containers/registries.conf" {
 		t.Errorf("without a file of the user's: %q", got)
 	}
-	own := write("registries.conf", "[[registry]]\nlocation = \"a.example\"\nblocked = true\n[[registry]]\nlocation = \"b.example\"\n")
+	own := write("registries.conf", "[[registry]]\nlocation = \"a.example\"\nblocked = true\n[[registry]]\nlocation "+
+		"= \"b.example\"\n")
 	late := write("registries.conf.d/50-x.conf", "[[registry]]\nlocation = \"a.example\"\n")
 	got := ConfigPaths(getenv)
 	if got[0] != own || got[len(got)-1] != late {
@@ -164,7 +168,8 @@ func TestMirrorFallback(t *testing.T) {
 		Prefix: "registry.example", Location: origin.host,
 		Mirrors: []Mirror{{Location: "127.0.0.1:1/nobody"}, {Location: mirror.host}},
 	}}}
-	secret := keys{"registry.example": {Username: "me", Password: "hunter22"}, origin.host: {Username: "me", Password: "hunter22"}}
+	secret := keys{"registry.example": {Username: "me", Password: "hunter22"},
+		origin.host: {Username: "me", Password: "hunter22"}}
 	c := newTestClient(t, func(o *Options) { o.Config, o.Keychain = conf, secret })
 	got, err := c.Resolve(context.Background(), "registry.example/x:1", amd64)
 	if err != nil {
@@ -192,7 +197,8 @@ func TestMirrorFallback(t *testing.T) {
 	if e.Status != 404 {
 		t.Errorf("status %d", e.Status)
 	}
-	contains(t, e, "127.0.0.1:1: it cannot be reached", mirror.host+": it answered 404", origin.host+": it answered 404")
+	contains(t, e, "127.0.0.1:1: it cannot be reached", mirror.host+": it answered 404", origin.host+
+		": it answered 404")
 }
 
 func TestMirrorWithWrongContentIsSkipped(t *testing.T) {
@@ -208,7 +214,8 @@ func TestMirrorWithWrongContentIsSkipped(t *testing.T) {
 		fmt.Fprint(w, `{"schemaVersion":2,"config":{},"layers":[]}`)
 		return true
 	})
-	conf := &Config{Registries: []Registry{{Prefix: "registry.example", Location: origin.host, Mirrors: []Mirror{{Location: mirror.host}}}}}
+	conf := &Config{Registries: []Registry{{Prefix: "registry.example", Location: origin.host,
+		Mirrors: []Mirror{{Location: mirror.host}}}}}
 	c := newTestClient(t, func(o *Options) { o.Config = conf })
 	got, err := c.Resolve(context.Background(), "registry.example/x@"+hash.String(), amd64)
 	if err != nil || got.Digest.String() != hash.String() {

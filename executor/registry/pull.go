@@ -218,7 +218,8 @@ func (c *Client) find(ctx context.Context, s *session, root *document, p ocispec
 }
 
 // descend returns the image for a platform in an index, or nil. tries counts down over the whole search.
-func (c *Client) descend(ctx context.Context, s *session, at *document, p ocispecs.Platform, depth int, tries *int) (*Manifest, error) {
+func (c *Client) descend(ctx context.Context, s *session, at *document, p ocispecs.Platform, depth int,
+	tries *int) (*Manifest, error) {
 	for _, entry := range choose(at.index, p) {
 		if depth == 0 || *tries == 0 {
 			return nil, contentf("its index is nested deeper than %d levels, or says no platforms", maxNesting)

@@ -50,7 +50,8 @@ func (c *Client) Push(ctx context.Context, images []PushImage, progress Progress
 			return err
 		}
 	}
-	for _, stage := range []func(context.Context) error{p.connect, p.compareTags, p.compareDigests, p.gather, p.blobs, p.manifests, p.tags} {
+	for _, stage := range []func(context.Context) error{p.connect, p.compareTags, p.compareDigests, p.gather, p.blobs,
+		p.manifests, p.tags} {
 		if err := stage(ctx); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

@@ -90,7 +90,8 @@ func TestPushOfUnchangedImages(t *testing.T) {
 		}
 	}
 	if greetings != 1 || heads != images || grants != images {
-		t.Errorf("%d greetings, %d manifests, %d tokens; want 1, %d and one for each of %d scopes", greetings, heads, grants, images, images)
+		t.Errorf("%d greetings, %d manifests, %d tokens; want 1, %d and one for each of %d scopes", greetings, heads,
+			grants, images, images)
 	}
 	for scope, n := range s.asked {
 		if n != 1 {
@@ -119,7 +120,8 @@ func TestPushNewTagOfOldImage(t *testing.T) {
 	}
 	f.on(nil)
 	other := newImage(t, 1)
-	if err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: refs[:1], Image: other, ByDigest: true}}, nil); err != nil {
+	if err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: refs[:1], Image: other, ByDigest: true}},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.count("PUT", "/manifests/1"); n != 0 {
@@ -134,14 +136,15 @@ func TestPushReportsBlobs(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string]int64{}
 	push := func() {
-		err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}}, func(blob string, sent, size int64) {
-			mu.Lock()
-			defer mu.Unlock()
-			if sent > size || sent < seen[blob] {
-				t.Errorf("%s: %d of %d after %d", blob, sent, size, seen[blob])
-			}
-			seen[blob] = sent
-		})
+		err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}},
+			func(blob string, sent, size int64) {
+				mu.Lock()
+				defer mu.Unlock()
+				if sent > size || sent < seen[blob] {
+					t.Errorf("%s: %d of %d after %d", blob, sent, size, seen[blob])
+				}
+				seen[blob] = sent
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +179,8 @@ func TestPushIsNotFooled(t *testing.T) {
 		}
 		return false
 	})
-	if err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}}, nil); err != nil {
+	if err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.count("PUT", "/v2/x/manifests/1"); n != 1 {
@@ -190,7 +194,8 @@ func TestPushIsNotFooled(t *testing.T) {
 		}
 		return false
 	})
-	err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/y:1"}, Image: image}}, nil)
+	err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/y:1"}, Image: image}},
+		nil)
 	contains(t, asError(t, err), "the registry received "+someDigest, f.host+"/y")
 }
 
@@ -209,7 +214,8 @@ func TestTokenEndsWithinUpload(t *testing.T) {
 		return s.answer(w, r)
 	})
 	c := newTestClient(t, withKey(s.f, authn.AuthConfig{Username: "me", Password: "hunter22"}))
-	if err := c.Push(context.Background(), []PushImage{{Refs: []string{s.f.host + "/x:1"}, Image: newImage(t, 2)}}, nil); err != nil {
+	if err := c.Push(context.Background(), []PushImage{{Refs: []string{s.f.host + "/x:1"}, Image: newImage(t, 2)}},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := s.asked["repository:x:push,pull"]; n < 2 || n > 4 {

@@ -22,7 +22,8 @@ func TestPushRetriesUpload(t *testing.T) {
 		return false
 	})
 	image := newImage(t, 1)
-	if err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}}, nil); err != nil {
+	if err := newTestClient(t).Push(context.Background(), []PushImage{{Refs: []string{f.host + "/x:1"}, Image: image}},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := newTestClient(t).Resolve(context.Background(), f.host+"/x:1", amd64); err != nil {
@@ -40,7 +41,8 @@ func TestPushMovesNoTagWhenOneImageFails(t *testing.T) {
 		return false
 	})
 	err := newTestClient(t).Push(context.Background(), []PushImage{
-		{Refs: []string{f.host + "/good:1"}, Image: newImage(t, 1)}, {Refs: []string{f.host + "/bad:1"}, Image: newImage(t, 1)},
+		{Refs: []string{f.host + "/good:1"}, Image: newImage(t, 1)},
+		{Refs: []string{f.host + "/bad:1"}, Image: newImage(t, 1)},
 	}, nil)
 	contains(t, asError(t, err), f.host+"/bad", "403", "read only", "docker login")
 	if n := f.count("PUT", "/manifests/"); n != 0 {
@@ -65,7 +67,8 @@ func TestPushMountsFromBase(t *testing.T) {
 			w.WriteHeader(http.StatusNotFound)
 			return true
 		case r.Method == http.MethodPost && r.URL.Query().Get("mount") != "":
-			if from := r.URL.Query().Get("from"); from == "base" && strings.HasPrefix(r.URL.Path, "/v2/app/") || from == "app" {
+			if from := r.URL.Query().Get("from"); from == "base" && strings.HasPrefix(r.URL.Path, "/v2/app/") ||
+				from == "app" {
 				mounted.Add(1)
 				w.WriteHeader(http.StatusCreated)
 				return true

@@ -102,7 +102,8 @@ func (p *push) blobs(ctx context.Context) error {
 			s, err = p.c.sessionFor(ctx, r.at, transport.PushScope, r.sources)
 		}
 		if err == nil {
-			r.pusher, err = remote.NewPusher(remote.WithTransport(s.authed), remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
+			r.pusher, err = remote.NewPusher(remote.WithTransport(s.authed),
+				remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
 				remote.WithRetryStatusCodes(), remote.WithRetryPredicate(func(error) bool { return false }))
 		}
 		return s.fail("push to "+reference.FamiliarName(r.image.named), r.image, err)
@@ -148,7 +149,8 @@ func (p *push) blob(ctx context.Context, b *pushBlob) error {
 	if err != nil {
 		return fmt.Errorf("blob %s: %w", b.digest, err)
 	}
-	var content v1.Layer = &countedLayer{Layer: b.layer, report: func(sent int64) { p.progress(b.digest.String(), sent, size) }}
+	var content v1.Layer = &countedLayer{Layer: b.layer,
+		report: func(sent int64) { p.progress(b.digest.String(), sent, size) }}
 	for _, r := range b.repos {
 		what := fmt.Sprintf("push blob %s to %s", b.digest, reference.FamiliarName(r.image.named))
 		send := content
@@ -228,7 +230,8 @@ func (p *push) manifests(ctx context.Context) error {
 	return each(ctx, maxRequests, p.order, func(ctx context.Context, r *pushRepo) error {
 		for _, m := range r.content {
 			if err := r.session.put(ctx, m.digest.String(), m); err != nil {
-				return r.session.fail(fmt.Sprintf("push manifest %s to %s", m.digest, reference.FamiliarName(r.image.named)), r.image, err)
+				return r.session.fail(fmt.Sprintf("push manifest %s to %s", m.digest,
+					reference.FamiliarName(r.image.named)), r.image, err)
 			}
 		}
 		return nil
@@ -290,7 +293,8 @@ func (c *Client) attempt(ctx context.Context, f func() error) error {
 	for n := 1; ; n++ {
 		err := f()
 		var stall *stallError
-		if err == nil || n >= maxTries || !brokeOff(err) || ctx.Err() != nil || errors.As(err, &stall) && n >= maxStalls {
+		if err == nil || n >= maxTries || !brokeOff(err) || ctx.Err() != nil || errors.As(err, &stall) &&
+			n >= maxStalls {
 			return err
 		}
 		if err := c.opt.Wait(ctx, c.opt.Backoff(n)); err != nil {

@@ -80,7 +80,8 @@ func (f *front) try(t *testing.T, trial trial, image v1.Image, repo string) {
 		trial.check(t, &w, pullErr)
 	}
 	sent := newImage(t, 2)
-	pushErr := client(trial.pushes).Push(ctx, []PushImage{{Refs: []string{f.host + "/" + repo + ":1"}, Image: sent}}, nil)
+	pushErr := client(trial.pushes).Push(ctx, []PushImage{{Refs: []string{f.host + "/" + repo + ":1"}, Image: sent}},
+		nil)
 	if (pushErr == nil) != trial.pushes {
 		t.Errorf("push: %v, want success %v", pushErr, trial.pushes)
 	}

@@ -130,7 +130,8 @@ func retryable(err error) bool {
 		operation *net.OpError
 	)
 	switch {
-	case err == nil, errors.Is(err, context.Canceled), isRefused(err), errors.As(err, &cert), errors.As(err, &record), errors.As(err, &content):
+	case err == nil, errors.Is(err, context.Canceled), isRefused(err), errors.As(err, &cert), errors.As(err, &record),
+		errors.As(err, &content):
 		return false
 	case errors.As(err, &operation) && operation.Op == tlsAlert:
 		return false
@@ -141,7 +142,8 @@ func retryable(err error) bool {
 	case errors.As(err, &ggcr):
 		return retryableStatus(ggcr.StatusCode) || ggcr.Temporary()
 	}
-	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed)
 }
 
 // retryAfter returns the time of the Retry-After header, in seconds or as a date, or 0.

@@ -36,7 +36,8 @@ func (c *Client) session(ctx context.Context, at endpoint) (*session, error) {
 
 // sessionFor opens a repository with a scope, and with pull access to other repositories of the registry. Each
 // combination is opened once.
-func (c *Client) sessionFor(ctx context.Context, at endpoint, scope string, others []name.Repository) (*session, error) {
+func (c *Client) sessionFor(ctx context.Context, at endpoint, scope string, others []name.Repository) (*session,
+	error) {
 	key := at.String() + " " + scope
 	for _, repo := range others {
 		key += " " + repo.String()

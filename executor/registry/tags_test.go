@@ -20,7 +20,8 @@ func TestHead(t *testing.T) {
 	c := newTestClient(t)
 	f.on(nil)
 	got, err := c.Head(t.Context(), f.host+"/a:1")
-	if err != nil || got.String() != want.String() || f.count("GET", "/manifests/") != 0 || f.count("HEAD", "/manifests/1") != 1 {
+	if err != nil || got.String() != want.String() || f.count("GET", "/manifests/") != 0 ||
+		f.count("HEAD", "/manifests/1") != 1 {
 		t.Errorf("got %v %v, requests %v", got, err, f.requests())
 	}
 	f.on(func(w http.ResponseWriter, r *http.Request) bool {
@@ -68,7 +69,8 @@ func TestTags(t *testing.T) {
 	if d := cmp.Diff([]string{"a", "b", "c"}, got); err != nil || d != "" {
 		t.Error(err, d)
 	}
-	if got, err := c.Tags(t.Context(), f.host+"/endless"); err != nil || len(got) != 1 || f.count("GET", "/endless/") != maxTagPages {
+	if got, err := c.Tags(t.Context(), f.host+"/endless"); err != nil || len(got) != 1 ||
+		f.count("GET", "/endless/") != maxTagPages {
 		t.Errorf("without an end: %v %v after %d requests", got, err, f.count("GET", "/endless/"))
 	}
 	if _, err := c.Tags(t.Context(), f.host+"/big"); err == nil || !strings.Contains(err.Error(), "larger than") {
@@ -84,8 +86,10 @@ func TestTags(t *testing.T) {
 func TestCopy(t *testing.T) {
 	from, to := newFake(t, nil), newFake(t, nil)
 	index := mutate.AppendManifests(empty.Index,
-		mutate.IndexAddendum{Add: newImage(t, 2), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}},
-		mutate.IndexAddendum{Add: newImage(t, 1), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64"}}})
+		mutate.IndexAddendum{Add: newImage(t, 2),
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}},
+		mutate.IndexAddendum{Add: newImage(t, 1),
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64"}}})
 	ref, err := name.ParseReference(from.host + "/a:1")
 	if err == nil {
 		err = remote.WriteIndex(ref, index)
@@ -160,7 +164,8 @@ func TestOffline(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "bake is offline") {
 		t.Errorf("got %v", err)
 	}
-	if err := c.Push(t.Context(), []PushImage{{Refs: []string{f.host + "/a:2"}, Image: image}}, nil); err == nil || !strings.Contains(err.Error(), "bake is offline") {
+	if err := c.Push(t.Context(), []PushImage{{Refs: []string{f.host + "/a:2"}, Image: image}}, nil); err == nil ||
+		!strings.Contains(err.Error(), "bake is offline") {
 		t.Errorf("a push: %v", err)
 	}
 	if got := f.requests(); len(got) != 0 {

@@ -107,7 +107,8 @@ func newFront(t *testing.T, kind string, auth authKind) *front {
 }
 
 // breaks sets the faults of the requests that follow.
-func (f *front) breaks(fault func(http.ResponseWriter, *http.Request) bool, change func(*http.Response) error, corrupt func(*http.Request)) {
+func (f *front) breaks(fault func(http.ResponseWriter, *http.Request) bool, change func(*http.Response) error,
+	corrupt func(*http.Request)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.fault, f.change, f.corrupt = fault, change, corrupt
@@ -178,14 +179,16 @@ func newIssuer(t *testing.T, name string) *issuer {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour),
+		IsCA:     true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &issuer{key: key, cert: der, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), all: map[string]bool{}}
+	return &issuer{key: key, cert: der, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		all: map[string]bool{}}
 }
 
 func (i *issuer) issued(token string) bool {
@@ -204,7 +207,8 @@ func (i *issuer) serve(w http.ResponseWriter, r *http.Request) {
 		for _, one := range strings.Fields(scope) {
 			parts := strings.Split(one, ":")
 			if len(parts) == 3 {
-				access = append(access, map[string]any{"type": parts[0], "name": parts[1], "actions": strings.Split(parts[2], ",")})
+				access = append(access, map[string]any{"type": parts[0], "name": parts[1],
+					"actions": strings.Split(parts[2], ",")})
 			}
 		}
 	}
@@ -227,7 +231,8 @@ func (i *issuer) sign(payload map[string]any) (string, error) {
 		raw, _ := json.Marshal(v)
 		return base64.RawURLEncoding.EncodeToString(raw)
 	}
-	text := part(map[string]any{"alg": "ES256", "typ": "JWT", "x5c": []string{base64.StdEncoding.EncodeToString(i.cert)}}) + "." + part(payload)
+	text := part(map[string]any{"alg": "ES256", "typ": "JWT",
+		"x5c": []string{base64.StdEncoding.EncodeToString(i.cert)}}) + "." + part(payload)
 	sum := sha256.Sum256([]byte(text))
 	r, s, err := ecdsa.Sign(rand.Reader, i.key, sum[:])
 	if err != nil {
@@ -313,13 +318,16 @@ func (f *front) serveDistribution(t *testing.T) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		auth = fmt.Sprintf("auth:\n  htpasswd:\n    realm: test\n    path: %s\n", write("htpasswd", []byte(user+":"+string(hash)+"\n")))
+		auth = fmt.Sprintf("auth:\n  htpasswd:\n    realm: test\n    path: %s\n",
+			write("htpasswd", []byte(user+":"+string(hash)+"\n")))
 	case authToken:
-		auth = fmt.Sprintf("auth:\n  token:\n    realm: %s/token\n    service: %s\n    issuer: test-issuer\n    rootcertbundle: %s\n",
+		auth = fmt.Sprintf("auth:\n  token:\n    realm: %s/token\n    service: %s\n    issuer: test-issuer\n    "+
+			"rootcertbundle: %s\n",
 			f.URL, audience, write("issuer.pem", f.issuer.pem))
 	}
 	address := freeAddress(t)
-	config := fmt.Sprintf("version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: %s\n  delete:\n    enabled: true\nhttp:\n  addr: %s\n%s",
+	config := fmt.Sprintf("version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: %s\n  "+
+		"delete:\n    enabled: true\nhttp:\n  addr: %s\n%s",
 		filepath.Join(dir, "data"), address, auth)
 	cmd := exec.Command(program, "serve", write("config.yml", []byte(config)))
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")

@@ -22,7 +22,8 @@ func CertDirs(getenv func(string) (string, bool)) []string {
 		config = filepath.Join(home, ".config")
 	}
 	if config != "" {
-		dirs = append([]string{filepath.Join(config, "containers", "certs.d"), filepath.Join(config, "docker", "certs.d")}, dirs...)
+		dirs = append([]string{filepath.Join(config, "containers", "certs.d"),
+			filepath.Join(config, "docker", "certs.d")}, dirs...)
 	}
 	return dirs
 }

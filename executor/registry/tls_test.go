@@ -144,7 +144,8 @@ func TestCertificates(t *testing.T) {
 	soon, gone := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
 	f := newFake(t, nil)
 	put(t, f, "x:1", newImage(t, 1))
-	open, late, closed := serveTLS(t, f, ours, nil, soon), serveTLS(t, f, ours, nil, gone), serveTLS(t, f, ours, ours, soon)
+	open, late, closed := serveTLS(t, f, ours, nil, soon), serveTLS(t, f, ours, nil, gone),
+		serveTLS(t, f, ours, ours, soon)
 	client := func(by *executortest.Authority, until time.Time) map[string]string {
 		cert, key, err := by.Issue(until, "me")
 		if err != nil {
@@ -159,21 +160,27 @@ func TestCertificates(t *testing.T) {
 	for _, test := range []certificateCase{
 		{name: "nothing said", of: open, want: []string{"certificate is not trusted", "unknown authority"}},
 		{name: "certs.d", of: open, files: map[string]string{"ca.crt": string(ours.PEM)}},
-		{name: "certs.d on loopback", of: open, host: "127.0.0.1", files: map[string]string{"ca.crt": string(ours.PEM)}},
+		{name: "certs.d on loopback", of: open, host: "127.0.0.1",
+			files: map[string]string{"ca.crt": string(ours.PEM)}},
 		{name: "block", of: open, ca: string(ours.PEM)},
 		{name: "block on loopback", of: open, host: "127.0.0.1", ca: string(ours.PEM)},
 		{name: "both", of: open, files: map[string]string{"other.crt": string(others.PEM)}, ca: string(ours.PEM)},
-		{name: "another authority", of: open, files: map[string]string{"ca.crt": string(others.PEM)}, want: []string{"unknown authority"}},
+		{name: "another authority", of: open, files: map[string]string{"ca.crt": string(others.PEM)},
+			want: []string{"unknown authority"}},
 		{name: "another name", of: open, host: "other.test", ca: string(ours.PEM), want: []string{"not other.test"}},
 		{name: "expired", of: late, ca: string(ours.PEM), want: []string{"certificate is not trusted", "expired"}},
 		{name: "client", of: closed, files: client(ours, soon)},
 		{name: "client on loopback", of: closed, host: "127.0.0.1", files: client(ours, soon)},
-		{name: "no client certificate", of: closed, ca: string(ours.PEM), want: []string{"does not accept this client's certificate", "certificate required", "NAME.cert and NAME.key"}},
-		{name: "another's client", of: closed, files: client(others, soon), want: []string{"does not accept this client's certificate", "certificate"}},
+		{name: "no client certificate", of: closed, ca: string(ours.PEM),
+			want: []string{"does not accept this client's certificate", "certificate required",
+				"NAME.cert and NAME.key"}},
+		{name: "another's client", of: closed, files: client(others, soon),
+			want: []string{"does not accept this client's certificate", "certificate"}},
 		{name: "expired client", of: closed, files: client(ours, gone), want: []string{"expired"}},
 		{name: "no key", of: closed, files: without, want: []string{"me.key", "each .cert needs a .key"}},
 		{name: "another's key", of: closed, files: mixed, want: []string{"me.cert", "private key does not match"}},
-		{name: "no certificate", of: open, files: map[string]string{"ca.crt": "nothing"}, want: []string{"ca.crt contains no certificate"}},
+		{name: "no certificate", of: open, files: map[string]string{"ca.crt": "nothing"},
+			want: []string{"ca.crt contains no certificate"}},
 		{name: "no certificate in a block", of: open, ca: "nothing", want: []string{"ca.pem contains no certificate"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -227,16 +234,18 @@ func TestMirrorsOverTLS(t *testing.T) {
 		want   string
 	}{
 		{"https", map[string]config.Registry{
-			"origin": {Prefix: secure.host, Mirrors: []string{mirror.host}}, "mirror": {Prefix: mirror.host, CA: []string{"ca.pem"}},
+			"origin": {Prefix: secure.host, Mirrors: []string{mirror.host}},
+			"mirror": {Prefix: mirror.host, CA: []string{"ca.pem"}},
 		}, kept, ""},
 		{"plain", map[string]config.Registry{
-			"origin": {Prefix: secure.host, Mirrors: []string{plainHost}}, "mirror": {Prefix: plainHost, PlainHTTP: true},
+			"origin": {Prefix: secure.host, Mirrors: []string{plainHost}},
+			"mirror": {Prefix: plainHost, PlainHTTP: true},
 		}, plain, ""},
 		{"mirror that is not trusted", map[string]config.Registry{
 			"origin": {Prefix: secure.host, Mirrors: []string{mirror.host}, CA: []string{"ca.pem"}},
 		}, origin, ""},
 		{"registries.conf alone", nil, origin, ""},
-		{"project over registries.conf", map[string]config.Registry{"origin": {Prefix: secure.host, Mirrors: nil}}, nil, "certificate is not trusted"},
+		{"project over registries.conf", map[string]config.Registry{"origin": {Prefix: secure.host}}, nil, "not trusted"},
 		{"plain http to tls", map[string]config.Registry{"origin": {Prefix: secure.host, PlainHTTP: true}}, nil, "400"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -270,7 +279,8 @@ func TestBadBlocks(t *testing.T) {
 		{config.Registry{Prefix: "x", PlainHTTP: true, CA: []string{"ca.pem"}}, "exclude each other"},
 	} {
 		bad.block.Range = config.Range{File: "bake.hcl", Line: 3, Col: 1}
-		if _, err := FromBlocks(map[string]config.Registry{"it": bad.block}, dir); err == nil || !strings.Contains(err.Error(), bad.want) ||
+		if _, err := FromBlocks(map[string]config.Registry{"it": bad.block}, dir); err == nil ||
+			!strings.Contains(err.Error(), bad.want) ||
 			!strings.HasPrefix(err.Error(), "bake.hcl:3:1: registry \"it\": ") {
 			t.Errorf("%+v: %v", bad.block, err)
 		}
@@ -281,14 +291,17 @@ func TestBadBlocks(t *testing.T) {
 func TestCertDirs(t *testing.T) {
 	env := map[string]string{"HOME": "/home/me"}
 	getenv := func(k string) (string, bool) { v, ok := env[k]; return v, ok }
-	if got := fmt.Sprint(CertDirs(getenv)); got != "[/home/me/.config/containers/certs.d /home/me/.config/docker/certs.d /etc/containers/certs.d /etc/docker/certs.d]" {
+	if got := fmt.Sprint(CertDirs(getenv)); got != "[/home/me/.config/containers/certs.d "+
+		"/home/me/.config/docker/certs.d /etc/containers/certs.d /etc/docker/certs.d]" {
 		t.Error(got)
 	}
 	env["XDG_CONFIG_HOME"] = "/settings"
 	if got := CertDirs(getenv)[0]; got != "/settings/containers/certs.d" {
 		t.Error(got)
 	}
-	if got := fmt.Sprint(CertDirs(func(string) (string, bool) { return "", false })); got != "[/etc/containers/certs.d /etc/docker/certs.d]" {
+	if got := fmt.Sprint(CertDirs(func(string) (string, bool) {
+		return "", false
+	})); got != "[/etc/containers/certs.d /etc/docker/certs.d]" {
 		t.Error(got)
 	}
 	first, second := t.TempDir(), t.TempDir()
@@ -327,16 +340,21 @@ func TestPodmanLogin(t *testing.T) {
 		works bool
 	}{
 		{"nothing", nil, nil, false},
-		{"runtime directory", map[string]string{"run/containers/auth.json": "HOST"}, map[string]string{"XDG_RUNTIME_DIR": "HOME/run"}, true},
+		{"runtime directory", map[string]string{"run/containers/auth.json": "HOST"},
+			map[string]string{"XDG_RUNTIME_DIR": "HOME/run"}, true},
 		{"home", map[string]string{".config/containers/auth.json": "HOST"}, nil, true},
-		{"settings", map[string]string{"settings/containers/auth.json": "HOST"}, map[string]string{"XDG_CONFIG_HOME": "HOME/settings"}, true},
-		{"named file", map[string]string{"named.json": "HOST"}, map[string]string{"REGISTRY_AUTH_FILE": "HOME/named.json"}, true},
+		{"settings", map[string]string{"settings/containers/auth.json": "HOST"},
+			map[string]string{"XDG_CONFIG_HOME": "HOME/settings"}, true},
+		{"named file", map[string]string{"named.json": "HOST"},
+			map[string]string{"REGISTRY_AUTH_FILE": "HOME/named.json"}, true},
 		{"repository", map[string]string{".config/containers/auth.json": "HOST/x"}, nil, true},
 		{"another repository", map[string]string{".config/containers/auth.json": "HOST/y"}, nil, false},
 		{"another port", map[string]string{".config/containers/auth.json": "registry.test:1"}, nil, false},
-		{"wrong before right", map[string]string{"run/containers/auth.json": "!HOST", ".config/containers/auth.json": "HOST"},
+		{"wrong before right", map[string]string{"run/containers/auth.json": "!HOST",
+			".config/containers/auth.json": "HOST"},
 			map[string]string{"XDG_RUNTIME_DIR": "HOME/run"}, false},
-		{"narrow before wide", map[string]string{"run/containers/auth.json": "!HOST", ".config/containers/auth.json": "HOST/x"},
+		{"narrow before wide", map[string]string{"run/containers/auth.json": "!HOST",
+			".config/containers/auth.json": "HOST/x"},
 			map[string]string{"XDG_RUNTIME_DIR": "HOME/run"}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {

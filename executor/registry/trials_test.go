@@ -42,7 +42,8 @@ func newStranger(t *testing.T) *stranger {
 		said := fmt.Sprint(r.Header, r.URL, string(body))
 		s.mu.Lock()
 		s.got++
-		for _, secret := range []string{password, base64.StdEncoding.EncodeToString([]byte(user + ":" + password)), "Bearer", "Basic"} {
+		for _, secret := range []string{password, base64.StdEncoding.EncodeToString([]byte(user + ":" + password)),
+			"Bearer", "Basic"} {
 			if strings.Contains(said, secret) {
 				s.leaked = append(s.leaked, r.Method+" "+r.URL.Path+" "+secret)
 			}
@@ -108,7 +109,8 @@ func reset(w http.ResponseWriter) {
 }
 
 func isContent(r *http.Request) bool {
-	return r.Method == http.MethodGet && (strings.Contains(r.URL.Path, "/blobs/") || strings.Contains(r.URL.Path, "/manifests/"))
+	return r.Method == http.MethodGet && (strings.Contains(r.URL.Path, "/blobs/") ||
+		strings.Contains(r.URL.Path, "/manifests/"))
 }
 
 // flip changes a bit in the middle of an answer.
@@ -136,8 +138,12 @@ func trials() []trial {
 func networkTrials() []trial {
 	return []trial{
 		{name: "nothing", set: func(*testing.T, *front, *stranger) {}, pulls: true, pushes: true},
-		{name: "503", set: func(_ *testing.T, f *front, _ *stranger) { f.breaks(firstEach(503, ""), nil, nil) }, pulls: true, pushes: true},
-		{name: "429 with Retry-After", set: func(_ *testing.T, f *front, _ *stranger) { f.breaks(firstEach(429, "7"), nil, nil) }, pulls: true, pushes: true,
+		{name: "503", set: func(_ *testing.T, f *front, _ *stranger) { f.breaks(firstEach(503, ""), nil, nil) },
+			pulls: true, pushes: true},
+		{name: "429 with Retry-After", set: func(_ *testing.T, f *front,
+			_ *stranger) {
+			f.breaks(firstEach(429, "7"), nil, nil)
+		}, pulls: true, pushes: true,
 			check: func(t *testing.T, w *waits, _ error) {
 				seven := 0
 				for _, d := range w.all {
@@ -174,7 +180,8 @@ func networkTrials() []trial {
 					if err != nil {
 						return err
 					}
-					res.Body = io.NopCloser(bytes.NewReader(raw[:len(raw)/2])) // Content-Length stays, so the proxy breaks off
+					// Content-Length stays, so the proxy breaks off
+					res.Body = io.NopCloser(bytes.NewReader(raw[:len(raw)/2]))
 				}
 				return nil
 			}, nil)
@@ -185,7 +192,8 @@ func networkTrials() []trial {
 // contentTrials returns trials with wrong bytes or headers.
 func contentTrials() []trial {
 	return []trial{
-		{name: "wrong content", set: func(_ *testing.T, f *front, _ *stranger) { f.breaks(nil, flip, nil) }, pushes: true},
+		{name: "wrong content", set: func(_ *testing.T, f *front, _ *stranger) { f.breaks(nil, flip, nil) },
+			pushes: true},
 		{name: "wrong content sent", set: func(_ *testing.T, f *front, _ *stranger) {
 			f.breaks(nil, nil, func(r *http.Request) {
 				if r.Method != http.MethodPatch && r.Method != http.MethodPut || r.ContentLength <= 0 {
@@ -242,11 +250,13 @@ func slowTrials() []trial {
 // redirectTrial returns a trial in which blobs are stored on another host.
 func redirectTrial() trial {
 	return trial{name: "redirects to another host", set: func(t *testing.T, f *front, other *stranger) {
-		other.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // storage that has what the registry has
+		// storage that has what the registry has
+		other.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r = r.Clone(r.Context())
 			r.SetBasicAuth(user, password)
 			if f.auth == authToken {
-				r.Header.Set("Authorization", "Bearer "+f.token(t, strings.Split(strings.TrimPrefix(r.URL.Path, "/v2/"), "/blobs/")[0]))
+				r.Header.Set("Authorization", "Bearer "+
+					f.token(t, strings.Split(strings.TrimPrefix(r.URL.Path, "/v2/"), "/blobs/")[0]))
 			}
 			f.back.ServeHTTP(w, r)
 		})
@@ -288,7 +298,8 @@ func hostTrials() []trial {
 				return false
 			}, nil, nil)
 		}, check: func(t *testing.T, _ *waits, err error) {
-			if err == nil || !strings.Contains(err.Error(), ", where the content is stored, answered 401") || strings.Contains(err.Error(), "docker login") {
+			if err == nil || !strings.Contains(err.Error(), ", where the content is stored, answered 401") ||
+				strings.Contains(err.Error(), "docker login") {
 				t.Errorf("the message must name the other host and not suggest a login: %v", err)
 			}
 		}},

@@ -52,8 +52,8 @@ func (r Run) timings() map[int]*timing {
 // slotWait is the minimum time between ready and start for a step to count as waiting for a slot.
 const slotWait = time.Millisecond
 
-// followSlots sets last for steps that waited for a slot: to the step that ended last before their start, and so released
-// the slot.
+// followSlots sets last for steps that waited for a slot: to the step that ended last before their start, and so
+// released the slot.
 func followSlots(all map[int]*timing) {
 	byEnd := slices.SortedFunc(maps.Keys(all), func(a, b int) int {
 		return cmp.Or(all[a].end.Compare(all[b].end), cmp.Compare(a, b))
@@ -74,8 +74,8 @@ func followSlots(all map[int]*timing) {
 	}
 }
 
-// readiness sets ready to the latest end of a step's inputs, and last to that input. It looks through inputs that took no
-// time.
+// readiness sets ready to the latest end of a step's inputs, and last to that input. It looks through inputs that took
+// no time.
 func (r Run) readiness(i int, t *timing, all map[int]*timing, seen map[int]bool) {
 	for _, in := range r.Steps[i].Inputs {
 		if seen[in] {
@@ -123,7 +123,8 @@ func (r Run) Layers() []SharedLayer {
 			if !ok {
 				k = len(layers)
 				at[l.Digest] = k
-				layers = append(layers, SharedLayer{Digest: l.Digest, Size: l.Size, CreatedBy: l.CreatedBy, Base: l.Base})
+				layers = append(layers, SharedLayer{Digest: l.Digest, Size: l.Size, CreatedBy: l.CreatedBy,
+					Base: l.Base})
 			}
 			if of := layers[k].Images; len(of) == 0 || of[len(of)-1] != i { // an image may contain a layer twice
 				layers[k].Images = append(of, i)

@@ -14,8 +14,8 @@ import (
 // ExplanationVersion is the version of the JSON form of an Explanation.
 const ExplanationVersion = 1
 
-// Explanation holds the reasons why steps ran or would run: the steps with a cause of their own, each with the steps that
-// run as a consequence.
+// Explanation holds the reasons why steps ran or would run: the steps with a cause of their own, each with the steps
+// that run as a consequence.
 type Explanation struct {
 	Version int    `json:"version"`
 	Build   string `json:"build,omitempty"` // id of the build; empty for a build that has not run
@@ -100,7 +100,8 @@ type explainer struct {
 	root  map[int]int
 }
 
-// withCauses returns the active ones of some steps and the steps in their causes, transitively, in the order of the graph.
+// withCauses returns the active ones of some steps and the steps in their causes, transitively, in the order of the
+// graph.
 func (x *explainer) withCauses(steps []int) []int {
 	included := map[int]bool{}
 	for _, i := range steps {

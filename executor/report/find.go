@@ -8,8 +8,8 @@ import (
 // minDigest is the minimum number of digits of an abbreviated digest.
 const minDigest = 6
 
-// FindSteps returns the indices of the steps that match a query: a digest or its first digits, a location FILE:LINE in a
-// Dockerfile, or a part of the name, in this order of precedence.
+// FindSteps returns the indices of the steps that match a query: a digest or its first digits, a location FILE:LINE in
+// a Dockerfile, or a part of the name, in this order of precedence.
 func (r Run) FindSteps(query string) []int {
 	var byDigest, byPlace, byName []int
 	for i, s := range r.Steps {
@@ -18,7 +18,8 @@ func (r Run) FindSteps(query string) []int {
 			byDigest = append(byDigest, i)
 		}
 		for _, at := range s.Source {
-			if file, line, ok := strings.Cut(query, ":"); ok && file == at.File && containsLine(at.Start, at.End, line) {
+			if file, line, ok := strings.Cut(query, ":"); ok && file == at.File &&
+				containsLine(at.Start, at.End, line) {
 				byPlace = append(byPlace, i)
 				break
 			}

@@ -22,9 +22,9 @@ const (
 	maxSummaryLine     = 300 // bytes of one line of a log
 )
 
-// WriteMarkdown writes a summary of the run in GitHub's Markdown: the status, failures with their last lines, images, and
-// the steps that took longest. Text from a build cannot create Markdown structure, because its punctuation is written as
-// entities.
+// WriteMarkdown writes a summary of the run in GitHub's Markdown: the status, failures with their last lines, images,
+// and the steps that took longest. Text from a build cannot create Markdown structure, because its punctuation is
+// written as entities.
 func (r Run) WriteMarkdown(w io.Writer) error {
 	var b strings.Builder
 	r.heading(&b)
@@ -71,7 +71,8 @@ func (r Run) images(b *strings.Builder) {
 	b.WriteString("| target | tags | digest |\n|---|---|---|\n")
 	for _, image := range images[:min(len(images), maxSummaryImages)] {
 		digest := cmp.Or(image.Index, image.Digest)
-		fmt.Fprintf(b, "| %s | %s | %s |\n", inert(image.Target, maxName), inert(strings.Join(image.Tags, ", "), maxName),
+		fmt.Fprintf(b, "| %s | %s | %s |\n", inert(image.Target, maxName),
+			inert(strings.Join(image.Tags, ", "), maxName),
 			inert(digest.String(), maxName))
 	}
 	b.WriteString("\n")
@@ -134,8 +135,8 @@ func FormatDuration(d time.Duration) string {
 	return d.Round(time.Millisecond).String()
 }
 
-// inert returns text as one line of at most n bytes, with each ASCII punctuation character written as an entity. Markdown
-// never interprets an entity as structure, so the text cannot become a link, a table cell, a tag or a fence.
+// inert returns text as one line of at most n bytes, with each ASCII punctuation character written as an entity.
+// Markdown never interprets an entity as structure, so the text cannot become a link, a table cell, a tag or a fence.
 func inert(s string, n int) string {
 	var b strings.Builder
 	for _, c := range plain(s, n) {
@@ -151,8 +152,8 @@ func inert(s string, n int) string {
 // maxName limits a displayed name, in bytes: a name may contain a here-document as long as a program.
 const maxName = 300
 
-// plain returns text from a build as one line of valid UTF-8 without control and bidirectional characters. Text longer than
-// n bytes is cut, and an ellipsis is appended.
+// plain returns text from a build as one line of valid UTF-8 without control and bidirectional characters. Text longer
+// than n bytes is cut, and an ellipsis is appended.
 func plain(s string, n int) string {
 	if len(s) > n {
 		s = s[:n] + "…"

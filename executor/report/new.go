@@ -16,7 +16,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Facts holds the data from which New builds a Run. Graph and Report may be nil, if the build failed before they existed.
+// Facts holds the data from which New builds a Run. Graph and Report may be nil, if the build failed before they
+// existed.
 type Facts struct {
 	ID, Tool, Engine, Dir string
 	Targets               []string
@@ -33,9 +34,11 @@ type Facts struct {
 // New returns the Run of a build. Its lists are not nil, so they are arrays in JSON.
 func New(f Facts) Run {
 	r := Run{
-		Version: RunVersion, ID: f.ID, Tool: f.Tool, Engine: f.Engine, Dir: f.Dir, Targets: append([]string{}, f.Targets...),
-		Status: Built, Started: f.Started.UTC(), Completed: f.Completed.UTC(),
-		Steps: []Step{}, Spans: []Span{}, Images: []Image{}, Bases: []Base{}, Warnings: []Warning{}, Failures: failures(f.Err),
+		Version: RunVersion, ID: f.ID, Tool: f.Tool, Engine: f.Engine, Dir: f.Dir,
+		Targets: append([]string{}, f.Targets...),
+		Status:  Built, Started: f.Started.UTC(), Completed: f.Completed.UTC(),
+		Steps: []Step{}, Spans: []Span{}, Images: []Image{}, Bases: []Base{}, Warnings: []Warning{},
+		Failures: failures(f.Err),
 	}
 	switch {
 	case f.Session != "":
@@ -183,7 +186,8 @@ func failures(err error) []Failure {
 		failure := Failure{Message: one.Error()}
 		var step *executor.StepError
 		if errors.As(one, &step) {
-			failure.Targets, failure.Source, failure.Last, failure.Log = step.Targets, step.Source, step.Last, base(step.Log)
+			failure.Targets, failure.Source, failure.Last, failure.Log = step.Targets, step.Source, step.Last,
+				base(step.Log)
 		}
 		out = append(out, failure)
 	}

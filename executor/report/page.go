@@ -61,8 +61,8 @@ type pageLog struct {
 // Logs opens the log of a step by its file name. An error means that the log no longer exists.
 type Logs func(name string) (io.ReadSeekCloser, error)
 
-// WriteHTML writes the run as one self-contained page that sends no request. Text from a build is data in it, never markup
-// or script.
+// WriteHTML writes the run as one self-contained page that sends no request. Text from a build is data in it, never
+// markup or script.
 func (r Run) WriteHTML(w io.Writer, logs Logs) error {
 	data, err := json.Marshal(r.pageData(logs)) // escapes <, so the data cannot end its element
 	if err != nil {
@@ -86,7 +86,8 @@ func (r Run) WriteHTML(w io.Writer, logs Logs) error {
 	return err
 }
 
-// fill replaces each {{NAME}} of a template by a part. It works in one pass, so a {{NAME}} inside a part is not replaced.
+// fill replaces each {{NAME}} of a template by a part. It works in one pass, so a {{NAME}} inside a part is not
+// replaced.
 func fill(frame string, parts map[string]string) string {
 	var b strings.Builder
 	for {
@@ -113,7 +114,8 @@ func pageTitle(r Run) string {
 }
 
 func (r Run) pageData(logs Logs) pageData {
-	d := pageData{Run: r, Layers: r.Layers(), Drift: r.Drift(), Logs: map[string]pageLog{}, Bars: []pageBar{}, Cached: []float64{}}
+	d := pageData{Run: r, Layers: r.Layers(), Drift: r.Drift(), Logs: map[string]pageLog{}, Bars: []pageBar{},
+		Cached: []float64{}}
 	since := func(t time.Time) float64 { return max(0, t.Sub(r.Started).Seconds()) }
 	steps := map[int]int{} // of spans
 	timings := r.timings()
@@ -133,7 +135,8 @@ func (r Run) pageData(logs Logs) pageData {
 	for k, lane := range lanes(long) {
 		s := long[k]
 		bar := pageBar{
-			Step: -1, Name: s.nameIn(byDigest), Lane: lane, Ready: since(s.Start), Start: since(s.Start), End: since(s.End),
+			Step: -1, Name: s.nameIn(byDigest), Lane: lane, Ready: since(s.Start), Start: since(s.Start),
+			End:    since(s.End),
 			Failed: s.Error != "",
 		}
 		if step, ok := steps[index[k]]; ok {

@@ -23,13 +23,17 @@ import (
 )
 
 // hostileText is a step name that tries to break out of the page.
-const hostileText = `</script><script>document.title="pwned"</script><img src=x onerror=alert(1)> {{DATA}} ` + "\u202e\x1b[31m"
+const hostileText = `</script><script>document.title="pwned"</script><img src=x onerror=alert(1)> {{DATA}} ` +
+	"\u202e\x1b[31m"
 
-// manyTargets returns a run of n targets that share a base and a step. Each has two steps of its own; four run at a time.
+// manyTargets returns a run of n targets that share a base and a step. Each has two steps of its own; four run at a
+// time.
 func manyTargets(n int) Run {
 	run := Run{
-		Version: RunVersion, ID: "20261125T101112.000-abcdef", Tool: "1.0", Engine: "embedded", Dir: "/src/shop", Status: Built,
-		Started: at(0).UTC(), Declared: 4 * n, Images: []Image{}, Failures: []Failure{}, Warnings: []Warning{{Message: "use the JSON form", Rule: "JSONArgsRecommended"}},
+		Version: RunVersion, ID: "20261125T101112.000-abcdef", Tool: "1.0", Engine: "embedded", Dir: "/src/shop",
+		Status:  Built,
+		Started: at(0).UTC(), Declared: 4 * n, Images: []Image{}, Failures: []Failure{},
+		Warnings: []Warning{{Message: "use the JSON form", Rule: "JSONArgsRecommended"}},
 	}
 	step := func(name, kind string, from, to int, targets []string, inputs ...int) int {
 		d := digest.FromString(name)
@@ -42,7 +46,8 @@ func manyTargets(n int) Run {
 		if from == to {
 			s.Status, s.Reason, s.Log, span.Cached = executor.StatusCached, "", "", true
 		} else {
-			s.Causes = []executor.Cause{{Kind: executor.CauseFiles, Name: "src", Files: []executor.FileChange{{Path: "src/main.go", How: "changed"}}}}
+			s.Causes = []executor.Cause{{Kind: executor.CauseFiles, Name: "src",
+				Files: []executor.FileChange{{Path: "src/main.go", How: "changed"}}}}
 		}
 		run.Steps, run.Spans = append(run.Steps, s), append(run.Spans, span)
 		return len(run.Steps) - 1
@@ -63,9 +68,12 @@ func manyTargets(n int) Run {
 		copied := step("COPY services/"+t+" /src "+hostileText, "file", from, from+20, []string{t}, shared)
 		root := step("RUN make "+t, "exec", from+40, from+100, []string{t}, copied)
 		run.Images = append(run.Images, Image{
-			Target: t, Platform: "linux/amd64", Root: root, Tags: []string{"registry.example.com/shop/" + t + ":1.2.3"}, Digest: digest.FromString(t), Finished: true,
+			Target: t, Platform: "linux/amd64", Root: root, Tags: []string{"registry.example.com/shop/" + t + ":1.2.3"},
+			Digest: digest.FromString(t), Finished: true,
 			Layers: []executor.ImageLayer{
-				{Digest: digest.FromString("base"), Size: 49_000_000, CreatedBy: "debian", Base: true}, {Digest: digest.FromString("shared"), Size: 140_000_000, CreatedBy: "RUN apt-get install build-essential"},
+				{Digest: digest.FromString("base"), Size: 49_000_000, CreatedBy: "debian", Base: true},
+				{Digest: digest.FromString("shared"), Size: 140_000_000,
+					CreatedBy: "RUN apt-get install build-essential"},
 				{Digest: digest.FromString(t), Size: int64(1_000_000 * (1 + i%9)), CreatedBy: "RUN make " + t},
 			},
 		})
@@ -80,7 +88,8 @@ func failedRun() Run {
 	run.Status = Failed
 	run.Steps[3].Status, run.Steps[3].Error = executor.StatusFailed, "exit code 2"
 	run.Spans[3].Error = "exit code 2"
-	run.Failures = []Failure{{Message: "target service-0000: Dockerfile:4: exit code 2", Last: []string{"make: *** no rule", hostileText}, Log: run.Steps[3].Log}}
+	run.Failures = []Failure{{Message: "target service-0000: Dockerfile:4: exit code 2",
+		Last: []string{"make: *** no rule", hostileText}, Log: run.Steps[3].Log}}
 	return run
 }
 
@@ -107,7 +116,8 @@ func page(t *testing.T, run Run) string {
 // TestPageIsSelfContained checks that text from a build does not become markup, and that the page fetches nothing.
 func TestPageIsSelfContained(t *testing.T) {
 	text := page(t, failedRun())
-	for _, banned := range []string{"<img src=x", "pwned\"</script>", "http://", "https://", "src=\"", "@import", "url(http"} {
+	for _, banned := range []string{"<img src=x", "pwned\"</script>", "http://", "https://", "src=\"", "@import",
+		"url(http"} {
 		without := strings.ReplaceAll(text, "http://www.w3.org/2000/svg", "")
 		if strings.Contains(without, banned) {
 			t.Errorf("the page contains %q", banned)
@@ -125,7 +135,8 @@ func TestPageIsSelfContained(t *testing.T) {
 	if diff := cmp.Diff(failedRun(), got.Run); diff != "" {
 		t.Error(diff)
 	}
-	if log := got.Logs["log-3"]; log.Text != "ok \n100% done\n</script><script>document.title=\"pwned\"</script><img src=x onerror=alert(1)> {{DATA}} " {
+	if log := got.Logs["log-3"]; log.Text != "ok \n100% done\n</script><script>document.title=\"pwned\"</script><img "+
+		"src=x onerror=alert(1)> {{DATA}} " {
 		t.Errorf("log: %q", log.Text)
 	}
 }
@@ -133,7 +144,9 @@ func TestPageIsSelfContained(t *testing.T) {
 // TestReadEnd checks that a log which is cut starts at the beginning of a line.
 func TestReadEnd(t *testing.T) {
 	long := strings.Repeat("line\n", 1000)
-	log, err := readEnd(func(string) (io.ReadSeekCloser, error) { return memoryLog{bytes.NewReader([]byte(long))}, nil }, "", 103)
+	log, err := readEnd(func(string) (io.ReadSeekCloser, error) {
+		return memoryLog{bytes.NewReader([]byte(long))}, nil
+	}, "", 103)
 	if err != nil || log.Cut != 5000-100 || log.Text != strings.TrimSuffix(strings.Repeat("line\n", 20), "\n") {
 		t.Errorf("got %d %q %v", log.Cut, log.Text, err)
 	}
@@ -173,7 +186,8 @@ func TestTimings(t *testing.T) {
 func TestLayersAndDrift(t *testing.T) {
 	run := manyTargets(3)
 	layers := run.Layers()
-	if len(layers) != 5 || layers[0].Digest != digest.FromString("shared") || len(layers[0].Images) != 3 || len(layers[2].Images) != 1 {
+	if len(layers) != 5 || layers[0].Digest != digest.FromString("shared") || len(layers[0].Images) != 3 ||
+		len(layers[2].Images) != 1 {
 		t.Errorf("layers: %+v", layers)
 	}
 	if diff := cmp.Diff([][]int{{0, 1}}, run.Drift()); diff != "" {
@@ -181,7 +195,8 @@ func TestLayersAndDrift(t *testing.T) {
 	}
 }
 
-// inspect is a script added to the page in a browser. It uses the page like a person and writes its findings into an element.
+// inspect is a script added to the page in a browser. It uses the page like a person and writes its findings into an
+// element.
 const inspect = `<script>addEventListener('load', async () => {
   const found = {}, $ = (s) => document.querySelector(s), wait = async (until) => { for (let i = 0; i < 1000 && !until(); i++) await new Promise((r) => setTimeout(r, 50)); };
   try {
@@ -244,8 +259,11 @@ func browse(t *testing.T, text string, width int, dark bool) map[string]any {
 	if dark {
 		scheme = "--blink-settings=preferredColorScheme=0"
 	}
-	out, err := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-		"--disable-sync", "--disable-dev-shm-usage", "--user-data-dir="+t.TempDir(), fmt.Sprintf("--window-size=%d,900", width), scheme, "--virtual-time-budget=200000", "--dump-dom", "file://"+file).Output()
+	out, err := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+		"--no-first-run", "--disable-background-networking", "--disable-component-update",
+		"--disable-sync", "--disable-dev-shm-usage", "--user-data-dir="+t.TempDir(),
+		fmt.Sprintf("--window-size=%d,900", width), scheme, "--virtual-time-budget=200000", "--dump-dom", "file://"+
+			file).Output()
 	if err != nil {
 		t.Fatalf("chromium: %v", err)
 	}
@@ -258,21 +276,25 @@ func browse(t *testing.T, text string, width int, dark bool) map[string]any {
 	return got
 }
 
-// TestPageInBrowser checks the page in Chromium: rendering, search, links, keyboard use and overflow, in both themes and
-// with few and many targets.
+// TestPageInBrowser checks the page in Chromium: rendering, search, links, keyboard use and overflow, in both themes
+// and with few and many targets.
 func TestPageInBrowser(t *testing.T) {
 	const light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 27)"
 	for _, c := range []struct {
 		targets, width      int
 		dark                bool
 		bars, boxes, shared float64
-	}{{3, 1280, false, 7, 8, 2}, {3, 420, true, 7, 8, 2}, {500, 1280, true, 1001, 2, 2}, {2000, 1280, false, 1500, 2, 2}} {
+	}{{3, 1280, false, 7, 8, 2}, {3, 420, true, 7, 8, 2}, {500, 1280, true, 1001, 2, 2},
+		{2000, 1280, false, 1500, 2, 2}} {
 		t.Run(fmt.Sprint(c.targets, " targets, ", c.width, " wide"), func(t *testing.T) {
 			got := browse(t, page(t, manyTargets(c.targets)), c.width, c.dark)
 			want := map[string]any{
-				"overflow": false, "overflowAfter": false, "title": true, "bars": c.bars, "critical": true, "boxes": c.boxes, "shared": c.shared,
-				"rows": min(float64(2+2*c.targets), 200), "searched": 1.0, "dialog": "RUN make service-0002", "why": true, "log": true, "followed": true, "closed": true,
-				"slash": true, "chartKeys": true, "scoped": 4.0, "images": min(float64(c.targets), 200), "drift": true, "links": true, "back": light, "other": dark,
+				"overflow": false, "overflowAfter": false, "title": true, "bars": c.bars, "critical": true,
+				"boxes": c.boxes, "shared": c.shared,
+				"rows": min(float64(2+2*c.targets), 200), "searched": 1.0, "dialog": "RUN make service-0002",
+				"why": true, "log": true, "followed": true, "closed": true,
+				"slash": true, "chartKeys": true, "scoped": 4.0, "images": min(float64(c.targets), 200), "drift": true,
+				"links": true, "back": light, "other": dark,
 				"requests": 0.0, "pwned": false,
 			}
 			if c.dark {

@@ -32,8 +32,8 @@ type PlanCounts struct {
 	Cached int `json:"cached"` // need not run
 	Run    int `json:"run"`
 	MayRun int `json:"mayRun"`
-	// WorkSeconds is the total expected time of the steps that will or may run, PathSeconds that of their longest chain.
-	// Both come from earlier builds. Unknown counts the steps among them without a known time.
+	// WorkSeconds is the total expected time of the steps that will or may run, PathSeconds that of their longest
+	// chain. Both come from earlier builds. Unknown counts the steps among them without a known time.
 	WorkSeconds float64 `json:"workSeconds"`
 	PathSeconds float64 `json:"pathSeconds"`
 	Unknown     int     `json:"unknown"`
@@ -74,7 +74,8 @@ func (r Run) Plan() Plan {
 			of[t] = append(of[t], i)
 		}
 		step := PlanStep{
-			Digest: s.Digest, Name: s.Name, Kind: s.Kind, Platform: s.Platform, Status: s.Status, Reason: s.Reason, Causes: s.Causes,
+			Digest: s.Digest, Name: s.Name, Kind: s.Kind, Platform: s.Platform, Status: s.Status, Reason: s.Reason,
+			Causes: s.Causes,
 			Source: executor.Place(s.Source), Targets: s.Targets, Inputs: []digest.Digest{}, Seconds: s.Expected,
 		}
 		for _, in := range s.Inputs {
@@ -90,7 +91,8 @@ func (r Run) Plan() Plan {
 			i = len(p.Targets)
 			index[image.Target] = i
 			p.Targets = append(p.Targets, PlanTarget{
-				Name: image.Target, Tags: append([]string{}, image.Tags...), Bases: []string{}, PlanCounts: r.count(of[image.Target]),
+				Name: image.Target, Tags: append([]string{}, image.Tags...), Bases: []string{},
+				PlanCounts: r.count(of[image.Target]),
 			})
 		}
 		t := &p.Targets[i]
@@ -134,8 +136,8 @@ func (r Run) count(steps []int) PlanCounts {
 	return c
 }
 
-// WriteText writes a plan as text: the steps of each target that would run and why, and totals. A shared step is listed with
-// the first of its targets. If all is set, steps that need not run are listed too.
+// WriteText writes a plan as text: the steps of each target that would run and why, and totals. A shared step is listed
+// with the first of its targets. If all is set, steps that need not run are listed too.
 func (p Plan) WriteText(w io.Writer, all bool) error {
 	shown := map[digest.Digest]bool{}
 	of := map[string][]PlanStep{}
@@ -177,7 +179,8 @@ func writePlanSteps(w io.Writer, steps []PlanStep, shown map[digest.Digest]bool,
 			continue
 		}
 		shown[s.Digest] = true
-		fmt.Fprintf(t, "  %s\t%s\t%s%s\n", s.Status, plain(s.Name, maxShownName), plain(s.Source, maxName), s.expected(runs))
+		fmt.Fprintf(t, "  %s\t%s\t%s%s\n", s.Status, plain(s.Name, maxShownName), plain(s.Source, maxName),
+			s.expected(runs))
 		if s.Reason != "" {
 			fmt.Fprintf(t, "  \t  %s\n", plain(s.Reason, maxReason))
 		}

@@ -43,9 +43,11 @@ const maxSummaryTargets = 20
 // Summary returns the summary of the run.
 func (r Run) Summary() Summary {
 	s := Summary{
-		Version: r.Version, ID: r.ID, Status: r.Status, Session: r.Session, Started: r.Started, Completed: r.Completed, Dir: r.Dir,
+		Version: r.Version, ID: r.ID, Status: r.Status, Session: r.Session, Started: r.Started, Completed: r.Completed,
+		Dir:     r.Dir,
 		Targets: r.Targets[:min(len(r.Targets), maxSummaryTargets)], Steps: len(r.Steps),
-		Ran: r.Count(executor.StatusRan), Cached: r.Count(executor.StatusCached), Failed: r.Count(executor.StatusFailed),
+		Ran: r.Count(executor.StatusRan), Cached: r.Count(executor.StatusCached),
+		Failed: r.Count(executor.StatusFailed),
 	}
 	s.More = len(r.Targets) - len(s.Targets)
 	return s

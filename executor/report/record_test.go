@@ -16,7 +16,8 @@ func TestRecordRoundTrip(t *testing.T) {
 	run := sampleRun()
 	run.ID, run.Targets = "x", []string{"t"}
 	run.Failures = New(Facts{Err: &executor.StepError{Step: "s", Last: []string{"a"}, Log: "/dir/x.log"}}).Failures
-	run.Steps[1].Causes = []executor.Cause{{Kind: executor.CauseFiles, Name: "src", Files: []executor.FileChange{{Path: "a", How: "added"}}}}
+	run.Steps[1].Causes = []executor.Cause{{Kind: executor.CauseFiles, Name: "src",
+		Files: []executor.FileChange{{Path: "a", How: "added"}}}}
 	raw, err := Encode(run)
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +51,8 @@ func TestRecordRefused(t *testing.T) {
 	if _, err := Decode(newer); !errors.Is(err, ErrNewer) {
 		t.Errorf("a newer record: %v", err)
 	}
-	for name, bad := range map[string][]byte{"empty": nil, "no line": []byte("{}"), "no JSON": []byte("x\n"), "cut": raw[:len(raw)-3]} {
+	for name, bad := range map[string][]byte{"empty": nil, "no line": []byte("{}"), "no JSON": []byte("x\n"),
+		"cut": raw[:len(raw)-3]} {
 		if _, err := Decode(bad); err == nil {
 			t.Errorf("%s: no error", name)
 		}
@@ -60,8 +62,9 @@ func TestRecordRefused(t *testing.T) {
 func TestFindSteps(t *testing.T) {
 	run := sampleRun()
 	for query, want := range map[string]string{
-		"b": "0 2", "Dockerfile:3": "2", "Dockerfile:4": "2", "Dockerfile:5": "", "other:3": "", run.Steps[1].Digest.Encoded()[:8]: "1",
-		run.Steps[1].Digest.String(): "1", "nothing": "",
+		"b": "0 2", "Dockerfile:3": "2", "Dockerfile:4": "2", "Dockerfile:5": "", "other:3": "",
+		run.Steps[1].Digest.Encoded()[:8]: "1",
+		run.Steps[1].Digest.String():      "1", "nothing": "",
 	} {
 		var got []string
 		for _, i := range run.FindSteps(query) {

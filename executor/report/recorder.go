@@ -40,8 +40,8 @@ func (r *Recorder) Event(e executor.Event) {
 	}
 }
 
-// Spans returns the recorded spans, sorted by start. A span that has not ended, as in a run that was stopped, ends with the
-// last event.
+// Spans returns the recorded spans, sorted by start. A span that has not ended, as in a run that was stopped, ends with
+// the last event.
 func (r *Recorder) Spans() []Span {
 	all := slices.Clone(r.spans)
 	for _, i := range r.open {

@@ -118,8 +118,10 @@ func TestMarkdown(t *testing.T) {
 
 // TestMarkdownIsInert checks that text from a build stays text, and that a summary stays small.
 func TestMarkdownIsInert(t *testing.T) {
-	evil := "</pre><script>x</script>\n\n# head\n| a | b |\n```\n[l](http://e) ![i](http://e/i.png) @you \x1b[31m \u202e" + "\xff"
-	step := &executor.StepError{Step: evil, ExitCode: 1, Last: []string{evil, "", strings.Repeat("a", 1<<20), "  indented"}}
+	evil := "</pre><script>x</script>\n\n# head\n| a | b |\n```\n[l](http://e) ![i](http://e/i.png) @you \x1b[31m " +
+		"\u202e" + "\xff"
+	step := &executor.StepError{Step: evil, ExitCode: 1,
+		Last: []string{evil, "", strings.Repeat("a", 1<<20), "  indented"}}
 	all := make([]error, 50)
 	for i := range all {
 		all[i] = step
@@ -143,7 +145,8 @@ func TestMarkdownIsInert(t *testing.T) {
 	if n := strings.Count(got, "</pre>"); n != maxSummaryFailures {
 		t.Errorf("%d </pre> tags, want %d", n, maxSummaryFailures)
 	}
-	if !strings.Contains(got, "\n  indented\n") || !strings.Contains(got, "and 40 more failures") || !strings.Contains(got, "and 4900 more images") {
+	if !strings.Contains(got, "\n  indented\n") || !strings.Contains(got, "and 40 more failures") ||
+		!strings.Contains(got, "and 4900 more images") {
 		t.Error("the indentation or the number of omitted items is missing")
 	}
 	if len(got) > 1<<20 {
@@ -166,10 +169,12 @@ func TestMarkdownWithoutGraph(t *testing.T) {
 func TestTestsOfConfig(t *testing.T) {
 	root := &planner.Step{Digest: digest.FromString("root")}
 	config := &planner.Step{Digest: digest.FromString("config"), Test: &planner.Test{}}
-	file := &planner.Step{Digest: digest.FromString("file"), Test: &planner.Test{}, Inputs: []planner.Edge{{Step: root}}}
+	file := &planner.Step{Digest: digest.FromString("file"), Test: &planner.Test{},
+		Inputs: []planner.Edge{{Step: root}}}
 	g := &planner.Graph{
-		Steps:  []*planner.Step{root, config, file},
-		Images: []*planner.Image{{Target: "a", Root: planner.Edge{Step: root}, Config: []byte("{}"), Tests: []*planner.Step{config, file}}},
+		Steps: []*planner.Step{root, config, file},
+		Images: []*planner.Image{{Target: "a", Root: planner.Edge{Step: root}, Config: []byte("{}"),
+			Tests: []*planner.Step{config, file}}},
 	}
 	steps := New(Facts{Graph: g}).Steps
 	for i, want := range [][2][]int{{nil, nil}, {nil, {0}}, {{0}, nil}} {

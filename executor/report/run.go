@@ -1,6 +1,6 @@
 // Package report describes a build as a value, Run, and writes it in several formats: text, Markdown, HTML and Chrome's
-// trace format. The output depends only on that value, not on the cache, the engine or the clock. Only the HTML page also
-// contains logs, which the caller provides.
+// trace format. The output depends only on that value, not on the cache, the engine or the clock. Only the HTML page
+// also contains logs, which the caller provides.
 package report
 
 import (
@@ -12,11 +12,12 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// RunVersion is the version of the JSON encoding of a Run. It is increased when a field changes its meaning or is removed.
+// RunVersion is the version of the JSON encoding of a Run. It is increased when a field changes its meaning or is
+// removed.
 const RunVersion = 1
 
-// Run is one build: its graph, the result of each step and its reason, the times, and the images. The build history stores
-// it. Times are in UTC.
+// Run is one build: its graph, the result of each step and its reason, the times, and the images. The build history
+// stores it. Times are in UTC.
 type Run struct {
 	Version   int       `json:"version"`
 	ID        string    `json:"id"`
@@ -50,18 +51,19 @@ const (
 
 // Step is one step of the merged graph.
 type Step struct {
-	Digest   digest.Digest       `json:"digest"`
-	Name     string              `json:"name"`
-	Kind     string              `json:"kind"` // source, exec, file, merge, diff, build or passthrough
-	Platform string              `json:"platform,omitempty"`
-	Source   []planner.Location  `json:"source,omitempty"`
-	Targets  []string            `json:"targets"`
-	Inputs   []int               `json:"inputs,omitempty"` // indices into the steps of the run, each once
-	Tests    []int               `json:"tests,omitempty"`  // steps whose images a test checks without having them as inputs
-	Status   executor.StepStatus `json:"status,omitempty"` // empty if the build ended before running its graph
-	Key      digest.Digest       `json:"key,omitempty"`
-	Reason   string              `json:"reason,omitempty"`
-	Causes   []executor.Cause    `json:"causes,omitempty"`
+	Digest   digest.Digest      `json:"digest"`
+	Name     string             `json:"name"`
+	Kind     string             `json:"kind"` // source, exec, file, merge, diff, build or passthrough
+	Platform string             `json:"platform,omitempty"`
+	Source   []planner.Location `json:"source,omitempty"`
+	Targets  []string           `json:"targets"`
+	Inputs   []int              `json:"inputs,omitempty"` // indices into the steps of the run, each once
+	// steps whose images a test checks without having them as inputs
+	Tests  []int               `json:"tests,omitempty"`
+	Status executor.StepStatus `json:"status,omitempty"` // empty if the build ended before running its graph
+	Key    digest.Digest       `json:"key,omitempty"`
+	Reason string              `json:"reason,omitempty"`
+	Causes []executor.Cause    `json:"causes,omitempty"`
 	// Expected is the expected time in seconds, from earlier builds; 0 if unknown.
 	Expected float64 `json:"expected,omitempty"`
 	Log      string  `json:"log,omitempty"` // file name of its output among the logs of the cache

@@ -13,15 +13,16 @@ import (
 // maxShownName limits the name of a step in a line of text, in bytes.
 const maxShownName = 80
 
-// WriteText writes the build as text: its status, its failures, the steps that ran with their times and reasons, and its
-// images.
+// WriteText writes the build as text: its status, its failures, the steps that ran with their times and reasons, and
+// its images.
 func (r Run) WriteText(w io.Writer) error {
 	fmt.Fprintf(w, "build %s %s, %s\n", r.ID, r.Status, r.Started.Format(time.RFC3339))
 	fmt.Fprintf(w, "%s in %s with %s\n", strings.Join(r.Targets, ", "), r.Dir, r.Engine)
 	if r.ran() {
 		fmt.Fprintf(w, "%d steps in %s: %d ran, %d cached, %d failed, %d not started\n",
 			len(r.Steps), FormatDuration(r.Completed.Sub(r.Started)),
-			r.Count(executor.StatusRan), r.Count(executor.StatusCached), r.Count(executor.StatusFailed), r.Count(executor.StatusSkipped))
+			r.Count(executor.StatusRan), r.Count(executor.StatusCached), r.Count(executor.StatusFailed),
+			r.Count(executor.StatusSkipped))
 	}
 	if err := r.writeStarted(w); err != nil {
 		return err

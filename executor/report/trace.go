@@ -8,8 +8,8 @@ import (
 	"github.com/bakebuild/bake/executor"
 )
 
-// traceEvent is an event of Chrome's trace format, for Perfetto and chrome://tracing. Times are in microseconds since the
-// run's start.
+// traceEvent is an event of Chrome's trace format, for Perfetto and chrome://tracing. Times are in microseconds since
+// the run's start.
 type traceEvent struct {
 	Name     string         `json:"name"`
 	Category string         `json:"cat,omitempty"`
@@ -22,8 +22,8 @@ type traceEvent struct {
 	Args     map[string]any `json:"args,omitempty"`
 }
 
-// WriteTrace writes the run in Chrome's trace format. Steps that ran at the same time are on different lanes. A step found
-// in the cache is an instant event.
+// WriteTrace writes the run in Chrome's trace format. Steps that ran at the same time are on different lanes. A step
+// found in the cache is an instant event.
 func (r Run) WriteTrace(w io.Writer) error {
 	steps := r.index()
 	events := []traceEvent{{Name: "process_name", Phase: "M", Process: 1, Args: map[string]any{"name": "bake"}}}
@@ -32,11 +32,13 @@ func (r Run) WriteTrace(w io.Writer) error {
 	for i, s := range r.Spans {
 		for ; named <= at[i]; named++ {
 			events = append(events, traceEvent{
-				Name: "thread_name", Phase: "M", Process: 1, Lane: named, Args: map[string]any{"name": fmt.Sprintf("lane %d", named+1)},
+				Name: "thread_name", Phase: "M", Process: 1, Lane: named,
+				Args: map[string]any{"name": fmt.Sprintf("lane %d", named+1)},
 			})
 		}
 		e := traceEvent{
-			Name: plain(s.nameIn(steps), maxName), Category: s.category(steps[s.Step] != nil), Phase: "X", Process: 1, Lane: at[i],
+			Name: plain(s.nameIn(steps), maxName), Category: s.category(steps[s.Step] != nil), Phase: "X", Process: 1,
+			Lane:  at[i],
 			Start: max(0, s.Start.Sub(r.Started).Microseconds()), Args: map[string]any{},
 		}
 		if s.Cached {

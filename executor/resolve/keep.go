@@ -35,8 +35,9 @@ func (r *Resolver) Keep(resolved registry.Resolved) error {
 	return r.keepPinned(image, pinned)
 }
 
-// keepPinned records a base that was requested by digest. A digest does not determine what its tag names now. So the tag
-// is recorded only if it has no record, and with a time so old that ResolveImage asks the registry before using the tag.
+// keepPinned records a base that was requested by digest. A digest does not determine what its tag names now. So the
+// tag is recorded only if it has no record, and with a time so old that ResolveImage asks the registry before using the
+// tag.
 func (r *Resolver) keepPinned(image cache.Image, d digest.Digest) error {
 	tagged := image
 	image.Name += "@" + d.String()

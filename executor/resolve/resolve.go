@@ -66,12 +66,14 @@ func (r *Resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 		return resolved, err
 	}
 	if known != nil && !r.opts.Pull && refused.Temporary() {
-		r.opts.Note("base %s: %s does not answer; using the copy in the cache", planner.FamiliarName(ref), refused.Registry)
+		r.opts.Note("base %s: %s does not answer; using the copy in the cache", planner.FamiliarName(ref),
+			refused.Registry)
 		return *known, nil
 	}
 	if _, pinned := images.SplitDigest(ref); pinned != "" && refused.NotFound() {
 		gone := *refused
-		gone.Hint = "the pinned image no longer exists there; bake pin --copy-to keeps copies; to move the pin: bake update"
+		gone.Hint = "the pinned image no longer exists there; bake pin --copy-to keeps copies; to move the pin: bake " +
+			"update"
 		return resolved, &gone
 	}
 	return resolved, err

@@ -38,10 +38,12 @@ func TestStoredAnswers(t *testing.T) {
 	}
 
 	config := []byte(`{"os":"linux","architecture":"amd64"}`)
-	manifest := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":%d,"digest":%q},"layers":[]}`,
+	manifest := fmt.Appendf(nil,
+		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":%d,"digest":%q},"layers":[]}`,
 		ocispecs.MediaTypeImageManifest, ocispecs.MediaTypeImageConfig, len(config), digest.FromBytes(config))
 	d := digest.FromBytes(manifest)
-	answer := registry.Resolved{Ref: tag + "@" + d.String(), Digest: d, MediaType: ocispecs.MediaTypeImageManifest, Config: config}
+	answer := registry.Resolved{Ref: tag + "@" + d.String(), Digest: d, MediaType: ocispecs.MediaTypeImageManifest,
+		Config: config}
 	answer.Manifest.Raw = manifest
 	if err := r.Keep(answer); err != nil {
 		t.Fatal(err)

@@ -1,5 +1,5 @@
-// Package terminal runs an interactive program on a pseudo-terminal that is connected to the user's terminal. It imports
-// nothing of this module.
+// Package terminal runs an interactive program on a pseudo-terminal that is connected to the user's terminal. It
+// imports nothing of this module.
 package terminal
 
 import (

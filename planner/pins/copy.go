@@ -42,7 +42,8 @@ func (p *Plan) CopyImages(ctx context.Context, to string) ([]Change, error) {
 	return changes, nil
 }
 
-// copyRepository returns the repository below to that holds the copy of an image: the image's path without its registry.
+// copyRepository returns the repository below to that holds the copy of an image: the image's path without its
+// registry.
 func copyRepository(to, ref string) (string, error) {
 	below, err := reference.ParseNormalizedNamed(to)
 	if err != nil {

@@ -66,5 +66,6 @@ func ReadExisting(dir string) (*config.Lock, error) {
 }
 
 func noLock(dir string) error {
-	return &planner.LockError{What: fmt.Sprintf("%s not found in %s; create and commit it: bake pin", config.LockName, dir)}
+	return &planner.LockError{What: fmt.Sprintf("%s not found in %s; create and commit it: bake pin", config.LockName,
+		dir)}
 }

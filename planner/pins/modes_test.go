@@ -23,7 +23,8 @@ func TestReadLock(t *testing.T) {
 		fails  bool
 	}{
 		{dir: without}, {dir: without, freeze: true}, {dir: without, mode: Auto, freeze: true},
-		{dir: without, mode: Frozen, frozen: true, fails: true}, {dir: without, mode: Locked, frozen: true, fails: true},
+		{dir: without, mode: Frozen, frozen: true, fails: true},
+		{dir: without, mode: Locked, frozen: true, fails: true},
 		{dir: without, mode: Off, freeze: true},
 		{dir: with, read: true}, {dir: with, freeze: true, read: true, frozen: true},
 		{dir: with, mode: Auto, freeze: true, read: true}, {dir: with, mode: Frozen, read: true, frozen: true},

@@ -24,7 +24,8 @@ func selectKeys(p *config.Project, keys, names []string) (func(key string) bool,
 			}
 		}
 		if !found {
-			return nil, &UsageError{fmt.Errorf("nothing to pin matches %s; choose from %s", name, strings.Join(keys, ", "))}
+			return nil, &UsageError{fmt.Errorf("nothing to pin matches %s; choose from %s", name,
+				strings.Join(keys, ", "))}
 		}
 	}
 	return func(key string) bool { return selected[key] || len(names) == 0 }, nil

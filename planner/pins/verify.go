@@ -15,8 +15,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Verify checks each pin against its registry or server, and returns what is wrong in the order of the lock: images that
-// no longer exist, version tags that were pushed again, URLs whose content changed. Such an error is a
+// Verify checks each pin against its registry or server, and returns what is wrong in the order of the lock: images
+// that no longer exist, version tags that were pushed again, URLs whose content changed. Such an error is a
 // *planner.LockError; others are about the request. graph tells which platforms are built.
 func (r Remote) Verify(ctx context.Context, lock *config.Lock, graph *planner.Graph) []error {
 	keys := lock.Keys()
@@ -65,7 +65,8 @@ func (r Remote) verifyImage(ctx context.Context, ref string, pin config.ImagePin
 		shown, pin.Digest, now, shown)}
 }
 
-// verifyPlatforms checks the images of the platforms that are built: they may be deleted while their index still exists.
+// verifyPlatforms checks the images of the platforms that are built: they may be deleted while their index still
+// exists.
 func (r Remote) verifyPlatforms(ctx context.Context, ref, pinned string, graph *planner.Graph) error {
 	for _, b := range graph.Bases {
 		if b.Ref != ref {
@@ -79,7 +80,8 @@ func (r Remote) verifyPlatforms(ctx context.Context, ref, pinned string, graph *
 			err = r.Platforms.CheckPlatform(ctx, pinned, p)
 			if isNotFound(err) {
 				shown := planner.FamiliarName(ref)
-				return &planner.LockError{What: fmt.Sprintf("%s: the %s image of %s no longer exists; move the pin: bake update %s",
+				return &planner.LockError{What: fmt.Sprintf("%s: the %s image of %s no longer exists; move the pin: "+
+					"bake update %s",
 					shown, name, pinned, shown)}
 			}
 			if err != nil {
@@ -113,7 +115,8 @@ func (r Remote) verifySource(ctx context.Context, u planner.SourceUse, pin strin
 			"%s: the version tag was moved: locked %s, now %s; if this is expected, accept it: bake update '%s'",
 			u.Key, pin, now, u.Key)}
 	}
-	return &planner.LockError{What: fmt.Sprintf("%s: the content changed: locked %s, now %s; move the pin: bake update '%s'",
+	return &planner.LockError{What: fmt.Sprintf("%s: the content changed: locked %s, now %s; move the pin: bake "+
+		"update '%s'",
 		u.Key, pin, now, u.Key)}
 }
 

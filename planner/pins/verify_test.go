@@ -48,7 +48,8 @@ func (f fakeRemote) CheckPlatform(_ context.Context, _ string, p ocispecs.Platfo
 }
 
 func TestVerify(t *testing.T) {
-	const image, moving, repo, file = "docker.io/library/a:1.2.3", "docker.io/library/a:1", "https://x/r.git#v1.2.3", "https://x/f"
+	const image, moving, repo, file = "docker.io/library/a:1.2.3", "docker.io/library/a:1", "https://x/r.git#v1.2.3",
+		"https://x/f"
 	old, now := digest.FromString("old"), digest.FromString("now")
 	lock := config.NewLock()
 	lock.Images[image], lock.Images[moving] = config.ImagePin{Digest: old}, config.ImagePin{Digest: old}
@@ -64,7 +65,8 @@ func TestVerify(t *testing.T) {
 			images: map[string]digest.Digest{
 				image: old, image + "@" + old.String(): old, moving: now, moving + "@" + old.String(): old,
 			},
-			lost: map[string]bool{}, commits: map[string]string{"v1.2.3": "c1"}, files: map[string]digest.Digest{file: old},
+			lost: map[string]bool{}, commits: map[string]string{"v1.2.3": "c1"},
+			files: map[string]digest.Digest{file: old},
 		}
 	}
 	for _, c := range []struct {
@@ -72,7 +74,8 @@ func TestVerify(t *testing.T) {
 		change func(fakeRemote)
 	}{
 		{"", func(fakeRemote) {}},
-		{"a:1.2.3: the version tag was pushed again: locked " + old.String(), func(f fakeRemote) { f.images[image] = now }},
+		{"a:1.2.3: the version tag was pushed again: locked " + old.String(),
+			func(f fakeRemote) { f.images[image] = now }},
 		{"a:1: " + old.String() + " no longer exists at " + moving + " (the tag now names " + now.String() + ")",
 			func(f fakeRemote) { delete(f.images, moving+"@"+old.String()) }},
 		{"a:1.2.3: the linux/arm64 image of ", func(f fakeRemote) { f.lost["linux/arm64"] = true }},
@@ -83,7 +86,8 @@ func TestVerify(t *testing.T) {
 		c.change(fake)
 		remote := Remote{Registry: fake, Platforms: fake, Sources: fake}
 		found := remote.Verify(t.Context(), lock, graph)
-		if c.want == "" && len(found) > 0 || c.want != "" && (len(found) != 1 || !strings.Contains(found[0].Error(), c.want)) {
+		if c.want == "" && len(found) > 0 || c.want != "" &&
+			(len(found) != 1 || !strings.Contains(found[0].Error(), c.want)) {
 			t.Errorf("want %q, got %v", c.want, found)
 		}
 	}
