@@ -113,7 +113,7 @@ func (a *app) compare(ctx context.Context, c *affected.Comparison, o affectedOpt
 			return in.loadOptions(earlier)
 		},
 		Fingerprints: func(ctx context.Context, g *planner.Graph, patch tree.Patch) ([]digest.Digest, error) {
-			steps, err := fingerprints.Of(ctx, g, patch)
+			steps, err := fingerprints.Steps(ctx, g, patch)
 			return steps, fingerprintError(err)
 		},
 	})

@@ -60,7 +60,7 @@ func (w *watchedBuild) Plan(ctx context.Context) (p watch.Plan, err error) {
 	if p.Graph, err = s.plan(ctx, p.Project, w.o.run); err != nil {
 		return watch.Plan{Project: p.Project}, err
 	}
-	steps, err := keys.NewFingerprints(s.store.StatIndexDir()).Of(ctx, p.Graph, nil)
+	steps, err := keys.NewFingerprints(s.store.StatIndexDir()).Steps(ctx, p.Graph, nil)
 	if err != nil {
 		return p, fingerprintError(err)
 	}

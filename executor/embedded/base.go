@@ -82,7 +82,7 @@ func newImageSource(n *node, source *pb.SourceOp) (operation, error) {
 	if !ok {
 		return nil, fmt.Errorf("image %s has no digest: the plan must resolve it", ref)
 	}
-	p := keys.New("image")
+	p := keys.NewParts("image")
 	base.digest = dgst.Digest()
 	p.Add("digest", base.digest.String())
 	p.Add("platform", platforms.FormatAll(base.platform))

@@ -47,7 +47,7 @@ func (v *virtual) run(context.Context) error                     { return nil }
 
 // newMerge stacks the layers of all inputs; nothing is copied.
 func newMerge(n *node) (operation, error) {
-	v := &virtual{n: n, own: keys.New("merge")}
+	v := &virtual{n: n, own: keys.NewParts("merge")}
 	v.outputs = func(ctx context.Context) ([]*chain, error) {
 		var c *chain
 		for _, in := range n.step.Op.GetMerge().GetInputs() {
@@ -65,7 +65,7 @@ func newMerge(n *node) (operation, error) {
 // newPassthrough returns inputs as outputs.
 func newPassthrough(n *node) (operation, error) {
 	op := n.step.Op.GetPassthrough()
-	v := &virtual{n: n, own: keys.New("passthrough")}
+	v := &virtual{n: n, own: keys.NewParts("passthrough")}
 	for _, k := range op.GetOutputs() {
 		if k < 0 || k >= int64(len(n.inputs)) {
 			return nil, fmt.Errorf("the step uses input %d of %d", k, len(n.inputs))
@@ -92,7 +92,7 @@ func newDiff(n *node) (operation, error) {
 	if op.GetLower() == nil || op.GetUpper() == nil {
 		return nil, fmt.Errorf("the step needs two inputs")
 	}
-	v := &virtual{n: n, own: keys.New("diff")}
+	v := &virtual{n: n, own: keys.NewParts("diff")}
 	v.outputs = func(ctx context.Context) ([]*chain, error) {
 		lower, err := n.input(int(op.GetLower().GetInput())).chain(ctx)
 		if err != nil {

@@ -60,7 +60,7 @@ func newGit(n *node, source *pb.SourceOp) (operation, error) {
 
 // parts returns the key parts: repository and commit.
 func (g *gitStep) parts(commit string) keys.Parts {
-	p := keys.New("git")
+	p := keys.NewParts("git")
 	p.Add("repository", fetch.Public(g.ref.Remote))
 	p.Add("commit", commit)
 	p.Add("directory", g.ref.SubDir)

@@ -80,7 +80,7 @@ func newHTTP(n *node, source *pb.SourceOp) (operation, error) {
 
 // parts returns the key parts, which identify the file by its content.
 func (h *httpStep) parts(content digest.Digest) keys.Parts {
-	p := keys.New("http")
+	p := keys.NewParts("http")
 	p.Add("content", content.String())
 	p.Add("file name", h.filename)
 	p.Add("mode", fmt.Sprintf("%o", h.perm))

@@ -58,7 +58,7 @@ type keyed struct {
 
 // newKeyed returns what enters the keys of a step: of an exec op, a file op or a test.
 func newKeyed(n *node) (keyed, error) {
-	s, err := keys.Of(n.step)
+	s, err := keys.StepOf(n.step)
 	if err != nil {
 		return keyed{}, err
 	}

@@ -32,7 +32,7 @@ type localSource struct {
 
 // newLocal finds the directory of a local source.
 func newLocal(n *node, source *pb.SourceOp) (operation, error) {
-	files, err := n.b.contexts.Of(n.b.graph, source, nil)
+	files, err := n.b.contexts.Open(n.b.graph, source, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -16,15 +16,15 @@ type Difference struct {
 	Old, New []key.Part
 }
 
-// Compare returns the names whose parts differ: those of the second list in its order, then the rest. open reports
-// whether a part that the second list lacks is not known yet; such a part does not differ.
-func Compare(old, now []key.Part, open func(name string) bool) []Difference {
+// Compare returns the names whose parts differ: those of the second list in its order, then the rest. pending reports
+// whether the part is not computed yet; a pending part is not a difference.
+func Compare(old, now []key.Part, pending func(name string) bool) []Difference {
 	before, after := byName(old), byName(now)
 	var all []Difference
 	for _, name := range names(old, now) {
 		a, b := before[name], after[name]
 		same := slices.EqualFunc(a, b, func(p, q key.Part) bool { return p.Digest == q.Digest })
-		if !same && (len(b) > 0 || !open(name)) {
+		if !same && (len(b) > 0 || !pending(name)) {
 			all = append(all, Difference{name, a, b})
 		}
 	}

@@ -73,9 +73,9 @@ type Context struct {
 	age     int // how often files were dropped because one had changed
 }
 
-// Of returns the build context of a source op of a graph. patch overrides files of the directory; it may be nil.
-// The caller closes it.
-func (c *Contexts) Of(g *planner.Graph, source *pb.SourceOp, patch tree.Patch) (*Context, error) {
+// Open returns the build context of a source op of a graph. patch overrides files of the directory; it may be nil.
+// Nothing is read yet. The caller closes it.
+func (c *Contexts) Open(g *planner.Graph, source *pb.SourceOp, patch tree.Patch) (*Context, error) {
 	name := strings.TrimPrefix(source.GetIdentifier(), planner.LocalPrefix)
 	local, ok := g.Locals[name]
 	if !ok {

@@ -11,7 +11,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// StepError reports a fault of the user's own step, such as a COPY of a missing file.
+// StepError reports a fault of the user's own step, such as a COPY of a missing file. It has only what is known without
+// running the step; executor.StepError is what engines report to users.
 type StepError struct {
 	Step *planner.Step
 	Err  error
@@ -42,8 +43,7 @@ func (e *placedError) Error() string { return e.at + ": " + e.err.Error() }
 // Unwrap returns the cause.
 func (e *placedError) Unwrap() error { return e.err }
 
-// At adds to an error which step it is about, and where that stands. An error that has a step already is returned as
-// it is.
+// At wraps err with the step's target, location and name. An error that names a step already is returned unchanged.
 func At(s *planner.Step, err error) error {
 	var placed *placedError
 	if errors.As(err, &placed) {
@@ -90,8 +90,8 @@ func MachineFault(err error) bool {
 	return false
 }
 
-// failed adds the step to an error of a fingerprint. A fault of a file operation is the user's, unless it is the
-// machine's.
+// failed adds the step to an error of a fingerprint. An error of a file operation becomes a StepError, except for system
+// errors such as ENOSPC.
 func failed(s *planner.Step, err error) error {
 	var step *StepError
 	switch {

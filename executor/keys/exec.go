@@ -9,11 +9,11 @@ import (
 )
 
 // execParts returns the canonical form of an exec op without its inputs. Proxy settings, the cgroup, the resources
-// and where a cache mount keeps its files are not in it: none of them may change the result of a step.
+// and where a cache mount keeps its files are not in it: a step's result must not depend on them.
 func execParts(op *pb.Op) Parts {
 	exec := op.GetExec()
 	meta := exec.GetMeta()
-	p := New("exec")
+	p := NewParts("exec")
 	p.Add("platform", Platform(op.GetPlatform()))
 	p.Hash(PartCommand, []byte(strings.Join(meta.GetArgs(), "\x00")), "")
 	p.Add("working directory", meta.GetCwd())

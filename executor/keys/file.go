@@ -35,7 +35,7 @@ func shapeOf(op *pb.Op) (fileShape, error) {
 		return fileShape{}, fmt.Errorf("the file operation has no actions")
 	}
 	n := int64(len(op.GetInputs()))
-	shape := fileShape{parent: int(actions[0].GetInput()), canonical: New("file")}
+	shape := fileShape{parent: int(actions[0].GetInput()), canonical: NewParts("file")}
 	if shape.parent < int(pb.Empty) || int64(shape.parent) >= n {
 		return fileShape{}, fmt.Errorf("a file action names input %d of %d", shape.parent, n)
 	}

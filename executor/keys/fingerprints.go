@@ -25,11 +25,11 @@ func NewFingerprints(statDir string) *Fingerprints {
 	return &Fingerprints{contexts: NewContexts(statDir), read: map[string]digest.Digest{}}
 }
 
-// Of returns, for each step of a graph in its order, a digest of everything that its result can depend on: its
+// Steps returns, for each step of a graph in its order, a digest of everything that its result can depend on: its
 // canonical op, whether it runs at every build, the content that it reads from build contexts, and the fingerprints
 // of its inputs. Steps of two graphs with one fingerprint have one result, as far as their commands and the servers
 // that they fetch from give one. Nothing is run or fetched. patch overrides files of the contexts; it may be nil.
-func (f *Fingerprints) Of(ctx context.Context, g *planner.Graph, patch tree.Patch) ([]digest.Digest, error) {
+func (f *Fingerprints) Steps(ctx context.Context, g *planner.Graph, patch tree.Patch) ([]digest.Digest, error) {
 	r := &fingerprinting{
 		Fingerprints: f, patch: patch, locals: map[*planner.Step]*Context{}, steps: map[*planner.Step]digest.Digest{},
 	}
@@ -37,11 +37,11 @@ func (f *Fingerprints) Of(ctx context.Context, g *planner.Graph, patch tree.Patc
 	steps := make([]*Step, len(g.Steps))
 	for i, s := range g.Steps {
 		var err error
-		if steps[i], err = Of(s); err != nil {
+		if steps[i], err = StepOf(s); err != nil {
 			return nil, At(s, err)
 		}
 		if IsLocal(s) {
-			if r.locals[s], err = f.contexts.Of(g, s.Op.GetSource(), patch); err != nil {
+			if r.locals[s], err = f.contexts.Open(g, s.Op.GetSource(), patch); err != nil {
 				return nil, At(s, err)
 			}
 		}

@@ -76,7 +76,7 @@ func TestFingerprints(t *testing.T) {
 	}
 	of := func(patch tree.Patch) []digest.Digest {
 		t.Helper()
-		all, err := keys.NewFingerprints(t.TempDir()).Of(t.Context(), graphOf(dir), patch)
+		all, err := keys.NewFingerprints(t.TempDir()).Steps(t.Context(), graphOf(dir), patch)
 		check(t, err)
 		return all
 	}
@@ -99,7 +99,7 @@ func TestFingerprints(t *testing.T) {
 // TestMissingSource: a missing file is a fault of the step.
 func TestMissingSource(t *testing.T) {
 	dir := t.TempDir()
-	_, err := keys.NewFingerprints(t.TempDir()).Of(t.Context(), graphOf(dir), nil)
+	_, err := keys.NewFingerprints(t.TempDir()).Steps(t.Context(), graphOf(dir), nil)
 	step, ok := errors.AsType[*keys.StepError](err)
 	const want = "target api: COPY a.txt /: /a.txt is not in the build context "
 	if !ok || step.Step.Name != "COPY a.txt /" || !strings.HasPrefix(err.Error(), want) {

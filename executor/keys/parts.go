@@ -10,7 +10,7 @@ import (
 	"github.com/bakebuild/bake/executor/cache/key"
 )
 
-// format is in every key: raising it makes all earlier entries misses.
+// format is in every key. Raise it when the meaning of existing parts changes: all earlier entries are misses then.
 const format = "1"
 
 // The names of key parts that an explanation tells apart. They are a format: entries hold them.
@@ -26,12 +26,13 @@ const (
 // of two lists.
 type Parts []key.Part
 
-// New starts the key of a step of the given kind.
-func New(kind string) Parts {
+// NewParts returns the first parts of the key of a step of the given kind.
+func NewParts(kind string) Parts {
 	return Parts{{Name: "format", Digest: format}, {Name: "kind", Digest: kind}}
 }
 
-// Add appends a part whose value is short and not secret; an empty value is left out.
+// Add appends a part whose value is short and not secret; an empty value is left out. The part's Digest is the value
+// itself.
 func (p *Parts) Add(name, value string) {
 	if value != "" {
 		*p = append(*p, key.Part{Name: name, Digest: value})

@@ -12,14 +12,16 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// Step is what enters the keys of a step: its canonical op, and its inputs.
+// Step holds the components of a step's key: its canonical op, and its inputs. The engine combines Own with the ids of
+// Whole inputs and with ids or digests of Reads.
 type Step struct {
 	Own   Parts
-	Whole []Whole // the inputs of which everything counts, the parent first
+	Whole []Whole // the parent first
 	Reads []Read  // the selections of files that the step reads
 }
 
-// Whole is an input of which everything counts. Input is the number of an op input; it may be one that is scratch.
+// Whole is an input whose entire content is part of the key. Input is the number of an op input; it may be one that is
+// scratch.
 type Whole struct {
 	Name  string // of the key part
 	Input int
@@ -36,9 +38,9 @@ type Read struct {
 // Everything returns the selection of all files of an input.
 func Everything() tree.Selection { return tree.Selection{Src: "/", DirContents: true} }
 
-// Of returns what enters the keys of a step: an exec op, a file op or a test. It returns nil for other steps, which
-// have no entry, and an error for an op that cannot be executed.
-func Of(s *planner.Step) (*Step, error) {
+// StepOf returns the components of a step's key: of an exec op, a file op or a test. It returns nil for other steps,
+// which have no entry, and an error for an op that cannot be executed.
+func StepOf(s *planner.Step) (*Step, error) {
 	switch {
 	case s.Test != nil:
 		return ofTest(s)
@@ -99,7 +101,7 @@ func ofTest(s *planner.Step) (k *Step, err error) {
 			return nil, err
 		}
 	} else {
-		k = &Step{Own: New("test")}
+		k = &Step{Own: NewParts("test")}
 		if len(s.Inputs) > 0 {
 			k.Whole = []Whole{{"image", 0}}
 		}
