@@ -51,9 +51,11 @@ var imports = map[string][]string{
 		"config", "planner", "executor", "executor/cache", "executor/cache/key", "executor/imagetest", "executor/keys",
 		"executor/registry", "executor/schedule", "executor/tree", "executor/embedded/",
 	},
-	"executor/embedded/cgroup":  {"executor/embedded/sandbox"},
-	"executor/embedded/fetch":   {"executor/cache", "executor/embedded/fileop", "executor/embedded/layerfs", "executor/tree"},
-	"executor/embedded/fileop":  {"executor/embedded/idmap", "executor/embedded/layerfs", "executor/keys", "executor/tree"},
+	"executor/embedded/cgroup": {"executor/embedded/sandbox"},
+	"executor/embedded/fetch": {"executor/cache", "executor/embedded/fileop", "executor/embedded/layerfs",
+		"executor/tree"},
+	"executor/embedded/fileop": {"executor/embedded/idmap", "executor/embedded/layerfs", "executor/keys",
+		"executor/tree"},
 	"executor/embedded/idmap":   {},
 	"executor/embedded/layerfs": {"executor/tree"},
 	"executor/embedded/layers":  {"executor/embedded/idmap", "executor/tree"},
@@ -65,8 +67,9 @@ var imports = map[string][]string{
 	"executor/embedded/seccomp": {},
 }
 
-// commandImports lists the packages of this module that cmd/bake imports, and for what. A row that nothing uses fails too:
-// cmd/bake is flags, output and exit codes, and a new row needs a reason why the logic behind it cannot live elsewhere.
+// commandImports lists the packages of this module that cmd/bake imports, and for what. A row that nothing uses fails
+// too: cmd/bake is flags, output and exit codes, and a new row needs a reason why the logic behind it cannot live
+// elsewhere.
 var commandImports = map[string]string{
 	"config":                    "load project files; print projects and diagnostics",
 	"planner":                   "plan, and print graphs",
@@ -227,14 +230,15 @@ func readSources(t *testing.T, root string) []source {
 func checkImports(t *testing.T, s source) {
 	allowed, ok := longest(imports, s.folder)
 	if !ok {
-		t.Errorf("%s: the house test knows no rule for this folder", s.path)
+		t.Errorf("%s: imports has no row for this folder", s.path)
 	}
 	for _, spec := range s.file.Imports {
 		path, err := strconv.Unquote(spec.Path.Value)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if folders, ok := longest(onlyIn, path); ok && !slices.ContainsFunc(folders, func(f string) bool { return below(s.folder, f) }) {
+		if folders, ok := longest(onlyIn, path); ok &&
+			!slices.ContainsFunc(folders, func(f string) bool { return below(s.folder, f) }) {
 			t.Errorf("%s imports %s, which only %q may", s.path, path, folders)
 		}
 		own, isOwn := strings.CutPrefix(path, module)
@@ -268,8 +272,9 @@ func longest(rules map[string][]string, folder string) ([]string, bool) {
 
 // checkFile holds what one file must not have.
 func checkFile(t *testing.T, s source) {
-	if name := strings.TrimSuffix(s.file.Name.Name, "_test"); slices.Contains([]string{"util", "utils", "common", "helper", "helpers", "misc"}, name) {
-		t.Errorf("%s: package %s says nothing about what it is for", s.path, name)
+	vague := []string{"util", "utils", "common", "helper", "helpers", "misc"}
+	if name := strings.TrimSuffix(s.file.Name.Name, "_test"); slices.Contains(vague, name) {
+		t.Errorf("%s: package %s has a name that does not say what it is for", s.path, name)
 	}
 	for _, group := range s.file.Comments {
 		// The marks of unfinished work, which are forbidden here and so stand nowhere else.
@@ -387,7 +392,8 @@ func written(file *ast.File) []string {
 			}
 			return true
 		})
-		out = append(out[:before], slices.DeleteFunc(slices.Clone(out[before:]), func(name string) bool { return local[name] })...)
+		out = append(out[:before], slices.DeleteFunc(slices.Clone(out[before:]),
+			func(name string) bool { return local[name] })...)
 	}
 	return out
 }
