@@ -13,8 +13,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// TestAddFilesTaken: the name of an attestation must be free, whatever type of file has it.
-func TestAddFilesTaken(t *testing.T) {
+// TestAddFilesConflict: the name of an attestation must be free, whatever type of file has it.
+func TestAddFilesConflict(t *testing.T) {
 	source := Source{Image: &planner.Image{Provenance: &planner.Provenance{}}}
 	drop := func(*tar.Header, io.Reader) error { return nil }
 	for _, kind := range []byte{tar.TypeReg, tar.TypeLink, tar.TypeSymlink, tar.TypeDir, tar.TypeFifo} {
@@ -32,7 +32,8 @@ func TestAddFilesTaken(t *testing.T) {
 
 // TestImageWithoutDigest: an image that is not resolved makes the materials incomplete and is not one of them.
 func TestImageWithoutDigest(t *testing.T) {
-	for _, id := range []string{"docker-image://docker.io/library/x:1", "docker-image://docker.io/library/x:1@sha256:1"} {
+	for _, id := range []string{"docker-image://docker.io/library/x:1",
+		"docker-image://docker.io/library/x:1@sha256:1"} {
 		step := &planner.Step{Op: &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: id}}}}
 		c := &materials{}
 		provenance{source: Source{Image: &planner.Image{}}}.addSource(t.Context(), c, step)

@@ -27,13 +27,15 @@ func contextStep() *planner.Step {
 func copyStep(name string, from *planner.Step, paths ...string) *planner.Step {
 	var actions []*pb.FileAction
 	for _, p := range paths {
-		actions = append(actions, &pb.FileAction{Input: -1, SecondaryInput: 0, Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{Src: p, Dest: "/"}}})
+		actions = append(actions, &pb.FileAction{Input: -1, SecondaryInput: 0,
+			Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{Src: p, Dest: "/"}}})
 	}
 	return step(name, &pb.Op{Op: &pb.Op_File{File: &pb.FileOp{Actions: actions}}}, planner.Edge{Step: from})
 }
 
 func execStep(name string, mounts []*pb.Mount, inputs ...planner.Edge) *planner.Step {
-	return step(name, &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{Args: []string{name}}, Mounts: mounts}}}, inputs...)
+	return step(name, &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{Args: []string{name}}, Mounts: mounts}}},
+		inputs...)
 }
 
 func TestOnlyThePathsThatStepsReadAreSent(t *testing.T) {
@@ -49,7 +51,8 @@ func TestOnlyThePathsThatStepsReadAreSent(t *testing.T) {
 			return []*planner.Step{copyStep("a", s, "/src/a"), copyStep("b", s, "/")}
 		}, nil},
 		{"of a bind mount", func(s *planner.Step) []*planner.Step {
-			return []*planner.Step{execStep("a", []*pb.Mount{{Input: 0, Selector: "/lib", Dest: "/lib"}}, planner.Edge{Step: s})}
+			return []*planner.Step{execStep("a", []*pb.Mount{{Input: 0, Selector: "/lib", Dest: "/lib"}},
+				planner.Edge{Step: s})}
 		}, []string{"lib"}},
 		{"all for a bind mount without a path", func(s *planner.Step) []*planner.Step {
 			return []*planner.Step{execStep("a", []*pb.Mount{{Input: 0, Dest: "/lib"}}, planner.Edge{Step: s})}
@@ -60,7 +63,8 @@ func TestOnlyThePathsThatStepsReadAreSent(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			context := contextStep()
-			g := &planner.Graph{Steps: append([]*planner.Step{context}, c.users(context)...), Locals: map[string]planner.Local{"app": {Dir: "/app"}}}
+			g := &planner.Graph{Steps: append([]*planner.Step{context}, c.users(context)...),
+				Locals: map[string]planner.Local{"app": {Dir: "/app"}}}
 			d, err := newDefinitions(g, "session", newSecretSet(g), false)
 			if err != nil {
 				t.Fatal(err)
@@ -111,7 +115,8 @@ func TestDefinitionHoldsWhatTheImageNeeds(t *testing.T) {
 			t.Errorf("input of op %d is not the op before it", i)
 		}
 	}
-	if !def.Metadata[digest.FromBytes(def.Def[1]).String()].IgnoreCache || def.Metadata[digest.FromBytes(def.Def[0]).String()].IgnoreCache {
+	if !def.Metadata[digest.FromBytes(def.Def[1]).String()].IgnoreCache ||
+		def.Metadata[digest.FromBytes(def.Def[0]).String()].IgnoreCache {
 		t.Error("without the cache, steps run and sources do not")
 	}
 	if d.of(planner.Edge{}) != nil {
@@ -150,7 +155,8 @@ func TestSecretsOfRepositories(t *testing.T) {
 	t.Setenv("TWO", "2")
 	clone := func(name string) *planner.Step {
 		s := step(name, &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{
-			Identifier: "git://example.com/" + name, Attrs: map[string]string{pb.AttrAuthTokenSecret: "GIT_AUTH_TOKEN", pb.AttrMountSSHSock: "default"},
+			Identifier: "git://example.com/" + name,
+			Attrs:      map[string]string{pb.AttrAuthTokenSecret: "GIT_AUTH_TOKEN", pb.AttrMountSSHSock: "default"},
 		}}})
 		s.Targets = []string{name}
 		return s
@@ -159,7 +165,8 @@ func TestSecretsOfRepositories(t *testing.T) {
 	g := &planner.Graph{
 		Steps: []*planner.Step{one, two, three},
 		Secrets: map[string][]config.Secret{
-			"one": {{ID: "GIT_AUTH_TOKEN.example.com", Env: "ONE"}}, "two": {{ID: "GIT_AUTH_TOKEN.example.com", Env: "TWO"}},
+			"one": {{ID: "GIT_AUTH_TOKEN.example.com", Env: "ONE"}},
+			"two": {{ID: "GIT_AUTH_TOKEN.example.com", Env: "TWO"}},
 		},
 		SSH: map[string][]config.SSH{"one": {{ID: "default"}}},
 	}

@@ -22,8 +22,8 @@ import (
 // that builder has its share (TestSharedStepsStayTogether, TestWeights). Two invariants hold. An image goes only to a
 // builder that can run its commands, a native one if any (TestNativeBuildersArePreferred). And every image is finished
 // by one builder: a lost builder keeps its finished images, and the others get the rest at once. Without the second
-// invariant, a lost connection would hang the run or be reported as a failed step. The cost of a lost builder is that its
-// unfinished images start from the caches of the others.
+// invariant, a lost connection would hang the run or be reported as a failed step. The cost of a lost builder is that
+// its unfinished images start from the caches of the others.
 
 // Relative costs of steps: commands take long, other steps do not.
 const (

@@ -47,7 +47,8 @@ func TestSharedStepsStayTogether(t *testing.T) {
 	for i := range 20 {
 		// Two families of ten, each on four commands of its own.
 		family := fmt.Sprint(i % 2)
-		images = append(images, chain(steps, amd64, family+"a", family+"b", family+"c", family+"d", fmt.Sprint("app", i)))
+		images = append(images, chain(steps, amd64, family+"a", family+"b", family+"c", family+"d",
+			fmt.Sprint("app", i)))
 	}
 	r := &run{graph: &planner.Graph{Images: images}, builders: []*builder{on("a", 1, amd64), on("b", 1, amd64)}}
 	shares, err := r.share(images)
@@ -108,7 +109,8 @@ func TestNativeBuildersArePreferred(t *testing.T) {
 	if !errors.As(err, &none) {
 		t.Fatalf("error %v", err)
 	}
-	for _, want := range []string{"target riscv", "no builder runs commands for linux/riscv64", "x86 runs linux/amd64, linux/arm64", "connection lost"} {
+	for _, want := range []string{"target riscv", "no builder runs commands for linux/riscv64",
+		"x86 runs linux/amd64, linux/arm64", "connection lost"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
 		}

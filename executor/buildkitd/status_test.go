@@ -45,9 +45,11 @@ func TestForgetKeepsFailuresOfOtherBuilders(t *testing.T) {
 // TestCheckedSourceHasNoReason reports sources that were only checked, and a command that ran.
 func TestCheckedSourceHasNoReason(t *testing.T) {
 	source := func(id string) *planner.Step {
-		return &planner.Step{Digest: digest.FromString(id), Op: &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: id}}}}
+		return &planner.Step{Digest: digest.FromString(id),
+			Op: &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: id}}}}
 	}
-	steps := []*planner.Step{source("local://context"), source("docker-image://docker.io/library/a:1"), {Digest: "sha256:run", Op: &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{}}}}}
+	steps := []*planner.Step{source("local://context"), source("docker-image://docker.io/library/a:1"),
+		{Digest: "sha256:run", Op: &pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{}}}}}
 	s := newStatus(&planner.Graph{Steps: steps}, nil)
 	now := time.Now()
 	for _, step := range steps {

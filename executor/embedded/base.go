@@ -20,8 +20,8 @@ import (
 	"github.com/bakebuild/bake/executor/keys"
 )
 
-// baseImage is the image of a source op. Its key is the resolved digest and the platform. Nothing is fetched until a step
-// reads its files, runs on them, or an output ships them.
+// baseImage is the image of a source op. Its key is the resolved digest and the platform. Nothing is fetched until a
+// step reads its files, runs on them, or an output ships them.
 type baseImage struct {
 	n        *node
 	ref      string // normalised, with digest

@@ -79,7 +79,8 @@ func (s *site) connect(image v1.Image) *hub {
 	return h
 }
 
-// image has /step and a user app in its lowest layer, and above it the layers given. The content of a file is its header's Uname.
+// image has /step and a user app in its lowest layer, and above it the layers given. The content of a file is its
+// header's Uname.
 func (s *site) image(layers [][]tar.Header) v1.Image {
 	s.t.Helper()
 	program, err := os.ReadFile(filepath.Join(s.dir, "step"))
@@ -93,7 +94,9 @@ func (s *site) image(layers [][]tar.Header) v1.Image {
 	}
 	for _, files := range append([][]tar.Header{bottom}, layers...) {
 		raw := s.tar(files)
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil })
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(raw)), nil
+		})
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -177,9 +180,11 @@ func TestCheckOfABase(t *testing.T) {
 	s := newBox(t, nil)
 	h := s.serve(nil, []tar.Header{
 		reg("d/file", "some bytes"), link(tar.TypeLink, "d/again", "d/file"), link(tar.TypeSymlink, "d/link", "file"),
-		reg("d/twice", "the first, which goes"), reg("d/twice", "the last"), reg("gone", "x"), reg("implied/by/this", "y"),
+		reg("d/twice", "the first, which goes"), reg("d/twice", "the last"), reg("gone", "x"),
+		reg("implied/by/this", "y"),
 	}, []tar.Header{
-		reg(".wh.gone", ""), reg("d/.wh..wh..opq", ""), reg("d/new", "z"), link(tar.TypeLink, "linked", "implied/by/this"),
+		reg(".wh.gone", ""), reg("d/.wh..wh..opq", ""), reg("d/new", "z"),
+		link(tar.TypeLink, "linked", "implied/by/this"),
 	})
 	s.write(map[string]string{"Dockerfile": "FROM " + h.ref + "\nRUN [\"/step\", \"absent\", \"/gone\"]\n"})
 	s.must("/step absent /gone")
@@ -223,21 +228,26 @@ func TestHostileBase(t *testing.T) {
 	}
 	up := strings.Repeat("../", 20) + outside[1:]
 	tests := map[string][][]tar.Header{
-		"dotdot":              {{reg(up+"/x", "1")}},
-		"link and file":       {{link(tar.TypeSymlink, "d", outside), reg("d/x", "1")}},
-		"link below file":     {{link(tar.TypeSymlink, "d", outside)}, {reg("d/x", "1")}},
-		"relative link":       {{link(tar.TypeSymlink, "d", up)}, {reg("d/x", "1")}},
-		"hard link":           {{link(tar.TypeLink, "f", outside+"/secret")}},
-		"hard link by link":   {{link(tar.TypeSymlink, "d", outside)}, {link(tar.TypeLink, "f", "d/secret")}},
-		"whiteout by link":    {{link(tar.TypeSymlink, "d", outside)}, {reg("d/.wh.secret", "")}},
-		"opaque by link":      {{link(tar.TypeSymlink, "d", outside)}, {reg("d/.wh..wh..opq", "")}},
-		"link as destination": {{link(tar.TypeSymlink, "d", outside), link(tar.TypeSymlink, "w", outside), link(tar.TypeSymlink, "f", outside+"/secret")}},
+		"dotdot":            {{reg(up+"/x", "1")}},
+		"link and file":     {{link(tar.TypeSymlink, "d", outside), reg("d/x", "1")}},
+		"link below file":   {{link(tar.TypeSymlink, "d", outside)}, {reg("d/x", "1")}},
+		"relative link":     {{link(tar.TypeSymlink, "d", up)}, {reg("d/x", "1")}},
+		"hard link":         {{link(tar.TypeLink, "f", outside+"/secret")}},
+		"hard link by link": {{link(tar.TypeSymlink, "d", outside)}, {link(tar.TypeLink, "f", "d/secret")}},
+		"whiteout by link":  {{link(tar.TypeSymlink, "d", outside)}, {reg("d/.wh.secret", "")}},
+		"opaque by link":    {{link(tar.TypeSymlink, "d", outside)}, {reg("d/.wh..wh..opq", "")}},
+		"link as destination": {{link(tar.TypeSymlink, "d", outside), link(tar.TypeSymlink, "w", outside),
+			link(tar.TypeSymlink, "f", outside+"/secret")}},
 		"links as mounts": {{
-			link(tar.TypeSymlink, "etc", outside), link(tar.TypeSymlink, "cache", outside), link(tar.TypeSymlink, "tmp", outside),
+			link(tar.TypeSymlink, "etc", outside), link(tar.TypeSymlink, "cache", outside),
+			link(tar.TypeSymlink, "tmp", outside),
 		}},
-		"link as passwd":  {{link(tar.TypeSymlink, "etc/passwd", outside+"/secret"), link(tar.TypeSymlink, "etc/resolv.conf", outside+"/x")}},
-		"link as proc":    {{link(tar.TypeSymlink, "proc", outside), link(tar.TypeSymlink, "dev", outside)}},
-		"redirect":        {{{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755, PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.redirect": up, "SCHILY.xattr.user.overlay.redirect": up}}}},
+		"link as passwd": {{link(tar.TypeSymlink, "etc/passwd", outside+"/secret"),
+			link(tar.TypeSymlink, "etc/resolv.conf", outside+"/x")}},
+		"link as proc": {{link(tar.TypeSymlink, "proc", outside), link(tar.TypeSymlink, "dev", outside)}},
+		"redirect": {{{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755,
+			PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.redirect": up,
+				"SCHILY.xattr.user.overlay.redirect": up}}}},
 		"device":          {{{Name: "d", Typeflag: tar.TypeBlock, Mode: 0o666, Devmajor: 8}}},
 		"whiteout device": {{{Name: "d", Typeflag: tar.TypeChar, Mode: 0o666}}},
 	}
@@ -274,7 +284,8 @@ func same(t *testing.T, outside, store string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if raw, err := os.ReadFile(filepath.Join(outside, "secret")); err != nil || string(raw) != "of the host" || len(names) != 1 {
+	if raw, err := os.ReadFile(filepath.Join(outside, "secret")); err != nil || string(raw) != "of the host" ||
+		len(names) != 1 {
 		t.Errorf("the folder of the host was changed: %v, %q, %v", names, raw, err)
 	}
 	err = filepath.WalkDir(store, func(path string, d fs.DirEntry, err error) error {
@@ -341,6 +352,7 @@ RUN ["/step", "copy", "/b", "/c"]
 func TestOwnerByNameOnAPackedBase(t *testing.T) {
 	s := newBox(t, map[string]string{"a.txt": "one"})
 	h := s.serve(nil, []tar.Header{reg("etc/base", "of the base")})
-	s.write(map[string]string{"Dockerfile": "FROM " + h.ref + "\nCOPY --chown=app a.txt /tmp/a\nUSER app\nRUN [\"/step\", \"facts\", \"/f\"]\n"})
+	s.write(map[string]string{"Dockerfile": "FROM " + h.ref +
+		"\nCOPY --chown=app a.txt /tmp/a\nUSER app\nRUN [\"/step\", \"facts\", \"/f\"]\n"})
 	s.must("/step facts /f")
 }

@@ -55,8 +55,8 @@ type build struct {
 
 	// layerDirs caches the directories of layers on disk, by id. The store keeps them while this process uses them.
 	layerDirs sync.Map
-	// identities caches a userResult by userQuery. The result for one chain is valid for chains above it whose layers do not
-	// touch the files it was read from.
+	// identities caches a userResult by userQuery. The result for one chain is valid for chains above it whose layers
+	// do not touch the files it was read from.
 	identities sync.Map
 	// packs caches the blobs that were found or created, a cache.Packed by packKey.
 	packs sync.Map

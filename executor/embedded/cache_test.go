@@ -112,7 +112,8 @@ func TestCopyRunsOnceForAllParents(t *testing.T) {
 	var targets []*config.Target
 	for _, n := range []string{"a", "b", "c"} {
 		files[n+".Dockerfile"] = "FROM scratch\nRUN [\"write\", \"/" + n + "\", \"1\"]\nCOPY lib /lib\n"
-		targets = append(targets, &config.Target{Name: n, Dockerfile: n + ".Dockerfile", Outputs: []config.Attrs{{"type": "cacheonly"}}})
+		targets = append(targets, &config.Target{Name: n, Dockerfile: n + ".Dockerfile",
+			Outputs: []config.Attrs{{"type": "cacheonly"}}})
 	}
 	s := newSite(t, files)
 	s.targets = targets
@@ -151,8 +152,8 @@ func TestCopyIsNotSharedWhereTheParentDiffers(t *testing.T) {
 	}
 }
 
-// TestCopyOfRawNames: what a copy asked of its parent is kept as it is when names are no text, so that it is not shared with a parent
-// that answers otherwise.
+// TestCopyOfRawNames: what a copy asked of its parent is kept as it is when names are no text, so that it is not shared
+// with a parent that answers otherwise.
 func TestCopyOfRawNames(t *testing.T) {
 	s := newSite(t, map[string]string{
 		"a.Dockerfile":        "FROM scratch\nCOPY first /\nCOPY d /d\n",
@@ -171,7 +172,8 @@ func TestCopyOfRawNames(t *testing.T) {
 }
 
 func TestNoCacheRunsAndStores(t *testing.T) {
-	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nRUN [\"count\", \"/n\"]\nRUN [\"copy\", \"/n\", \"/m\"]\n"})
+	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nRUN [\"count\", \"/n\"]\nRUN [\"copy\", \"/n\", " +
+		"\"/m\"]\n"})
 	s.must("copy /n /m", "count /n")
 	s.opts.NoCache = true
 	s.must("copy /n /m", "count /n")
@@ -211,8 +213,9 @@ func TestLostLayerIsRebuilt(t *testing.T) {
 
 func TestBindOfTheContext(t *testing.T) {
 	s := newSite(t, map[string]string{
-		"Dockerfile": "FROM scratch\nRUN --mount=type=bind,source=src,target=/in [\"copy\", \"/in/a.txt\", \"/b.txt\"]\n",
-		"src/a.txt":  "one", "other.txt": "x",
+		"Dockerfile": "FROM scratch\nRUN --mount=type=bind,source=src,target=/in [\"copy\", \"/in/a.txt\", " +
+			"\"/b.txt\"]\n",
+		"src/a.txt": "one", "other.txt": "x",
 	})
 	s.must("copy /in/a.txt /b.txt")
 	s.write(map[string]string{"other.txt": "y"})
@@ -237,8 +240,9 @@ func TestBindOfOneFile(t *testing.T) {
 
 func TestSecretIsInNoKeyAndNoFile(t *testing.T) {
 	s := newSite(t, map[string]string{
-		"Dockerfile": "FROM scratch\nRUN --mount=type=secret,id=tok,target=/tok [\"print\", \"the token is hunter2-secret\"]\n",
-		"tok":        "hunter2-secret\n",
+		"Dockerfile": "FROM scratch\nRUN --mount=type=secret,id=tok,target=/tok [\"print\", \"the token is " +
+			"hunter2-secret\"]\n",
+		"tok": "hunter2-secret\n",
 	})
 	s.targets[0].Secrets = []config.Secret{{ID: "tok", Src: filepath.Join(s.dir, "tok")}}
 	var shown strings.Builder
@@ -270,7 +274,8 @@ func TestMissingSecret(t *testing.T) {
 	})
 	_, _, err := s.run()
 	var step *executor.StepError
-	if !errors.As(err, &step) || !strings.Contains(err.Error(), `no secret "tok"`) || !strings.Contains(err.Error(), "Dockerfile:2") {
+	if !errors.As(err, &step) || !strings.Contains(err.Error(), `no secret "tok"`) ||
+		!strings.Contains(err.Error(), "Dockerfile:2") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -278,11 +283,13 @@ func TestMissingSecret(t *testing.T) {
 // TestUnreadableSecret: a secret whose file or variable is missing is a fault of the step's own, not of this machine.
 func TestUnreadableSecret(t *testing.T) {
 	for _, secret := range []config.Secret{{ID: "tok", Src: "missing"}, {ID: "tok", Env: "BAKE_TEST_MISSING"}} {
-		s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nRUN --mount=type=secret,id=tok [\"print\", \"x\"]\n"})
+		s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nRUN --mount=type=secret,id=tok [\"print\", " +
+			"\"x\"]\n"})
 		s.targets[0].Secrets = []config.Secret{secret}
 		_, _, err := s.run()
 		var step *executor.StepError
-		if !errors.As(err, &step) || !strings.HasPrefix(err.Error(), "target ") || !strings.Contains(err.Error(), "secret tok of target") || !strings.Contains(err.Error(), "Dockerfile:2") {
+		if !errors.As(err, &step) || !strings.HasPrefix(err.Error(), "target ") ||
+			!strings.Contains(err.Error(), "secret tok of target") || !strings.Contains(err.Error(), "Dockerfile:2") {
 			t.Errorf("err = %v", err)
 		}
 	}
@@ -300,7 +307,8 @@ func TestFailedStep(t *testing.T) {
 	if step.ExitCode != 3 || !slices.Equal(step.Last, []string{"about to fail", "it failed"}) || step.Log == "" {
 		t.Errorf("%+v", step)
 	}
-	if text := step.Error(); !strings.Contains(text, "Dockerfile:2") || !strings.Contains(text, "target api") || !strings.Contains(text, "exit code 3") {
+	if text := step.Error(); !strings.Contains(text, "Dockerfile:2") || !strings.Contains(text, "target api") ||
+		!strings.Contains(text, "exit code 3") {
 		t.Errorf("message %q", text)
 	}
 	if !slices.Equal(ran, []string{"fail 3"}) {
@@ -347,7 +355,8 @@ func TestAnyNumberOfJobsGivesTheSame(t *testing.T) {
 	var want []string
 	for _, jobs := range []int{1, 8} {
 		s := newSite(t, map[string]string{
-			"Dockerfile": "FROM scratch AS x\nRUN [\"write\", \"/x\", \"1\"]\nFROM scratch AS y\nRUN [\"write\", \"/y\", \"1\"]\n" +
+			"Dockerfile": "FROM scratch AS x\nRUN [\"write\", \"/x\", \"1\"]\nFROM scratch AS y\nRUN [\"write\", " +
+				"\"/y\", \"1\"]\n" +
 				"FROM scratch\nCOPY --from=x /x /x\nCOPY --from=y /y /y\nCOPY a.txt /\n",
 			"a.txt": "one",
 		})

@@ -21,14 +21,16 @@ func (m *mountsOf) Run(_ context.Context, spec sandbox.Spec) (sandbox.Result, er
 	return sandbox.Result{}, nil
 }
 
-// TestCacheMountTwice: a step with two cache mounts of one id has one folder at both places and does not wait for itself, however they
-// are shared.
+// TestCacheMountTwice: a step with two cache mounts of one id has one folder at both places and does not wait for
+// itself, however they are shared.
 func TestCacheMountTwice(t *testing.T) {
 	for _, sharing := range [][2]string{
-		{"shared", "shared"}, {"private", "private"}, {"locked", "locked"}, {"shared", "locked"}, {"locked", "shared"}, {"private", "locked"},
+		{"shared", "shared"}, {"private", "private"}, {"locked", "locked"}, {"shared", "locked"}, {"locked", "shared"},
+		{"private", "locked"},
 	} {
 		s := newSite(t, map[string]string{"Dockerfile": fmt.Sprintf(
-			"FROM scratch\nRUN --mount=type=cache,id=x,target=/a,sharing=%s --mount=type=cache,id=x,target=/b,sharing=%s [\"look\"]\n", sharing[0], sharing[1])})
+			"FROM scratch\nRUN --mount=type=cache,id=x,target=/a,sharing=%s "+
+				"--mount=type=cache,id=x,target=/b,sharing=%s [\"look\"]\n", sharing[0], sharing[1])})
 		mounts := &mountsOf{}
 		s.runner.next = mounts
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // of a step that waits for itself

@@ -8,8 +8,8 @@ import (
 	"github.com/bakebuild/bake/executor/keys"
 )
 
-// virtual is a step whose outputs follow from its inputs alone. It runs nothing and has no cache entry. If an input is a
-// build context, its lookup makes a snapshot of that, which copies the files.
+// virtual is a step whose outputs follow from its inputs alone. It runs nothing and has no cache entry. If an input is
+// a build context, its lookup makes a snapshot of that, which copies the files.
 type virtual struct {
 	n *node
 	// own is the canonical op, which is part of the keys of its users.

@@ -7,7 +7,8 @@ import (
 
 // TestExpected changes what a step stands on and what it runs: the time of its predecessor is known.
 func TestExpected(t *testing.T) {
-	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nRUN [\"write\", \"/x\", \"1\"]\n", "a": "1"})
+	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nRUN [\"write\", \"/x\", \"1\"]\n",
+		"a": "1"})
 	expected := func() time.Duration {
 		t.Helper()
 		steps, err := s.engine.Preview(t.Context(), s.graph(), s.opts)

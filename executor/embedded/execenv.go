@@ -8,9 +8,10 @@ import (
 	"os"
 	"strings"
 
+	"github.com/moby/buildkit/solver/pb"
+
 	"github.com/bakebuild/bake/executor/embedded/network"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
-	"github.com/moby/buildkit/solver/pb"
 )
 
 // defaultPath is the PATH of a step whose image does not set one.
@@ -108,7 +109,8 @@ func resolvConf(mode pb.NetMode) []byte {
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		if len(fields) == 2 && fields[0] == "nameserver" {
-			if a, err := netip.ParseAddr(fields[1]); err != nil || mode == pb.NetMode_UNSET || a.IsLoopback() && mode != pb.NetMode_HOST {
+			if a, err := netip.ParseAddr(fields[1]); err != nil || mode == pb.NetMode_UNSET || a.IsLoopback() &&
+				mode != pb.NetMode_HOST {
 				continue
 			}
 		}

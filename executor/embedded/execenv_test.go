@@ -14,9 +14,11 @@ func TestEnvironment(t *testing.T) {
 		want []string
 	}{
 		{"defaults", &pb.Meta{}, []string{"S=1", "PATH=" + defaultPath, "HOME=/root"}},
-		{"the image's own win", &pb.Meta{Env: []string{"PATH=/bin", "HOME=/h"}}, []string{"PATH=/bin", "HOME=/h", "S=1"}},
+		{"the image's own win", &pb.Meta{Env: []string{"PATH=/bin", "HOME=/h"}},
+			[]string{"PATH=/bin", "HOME=/h", "S=1"}},
 		{
-			"proxies in both cases", &pb.Meta{Env: []string{"PATH=/bin", "HOME=/"}, ProxyEnv: &pb.ProxyEnv{HttpProxy: "http://p"}},
+			"proxies in both cases", &pb.Meta{Env: []string{"PATH=/bin", "HOME=/"},
+				ProxyEnv: &pb.ProxyEnv{HttpProxy: "http://p"}},
 			[]string{"PATH=/bin", "HOME=/", "HTTP_PROXY=http://p", "http_proxy=http://p", "S=1"},
 		},
 	} {

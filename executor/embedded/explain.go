@@ -57,7 +57,8 @@ func (x *explanation) add(c executor.Cause) {
 // ordered sorts the causes: those that explain most first, those that follow from other steps last.
 func (x *explanation) ordered() []executor.Cause {
 	rank := []executor.CauseKind{
-		executor.CauseBase, executor.CauseInstruction, executor.CauseVariable, executor.CauseOption, executor.CauseFiles,
+		executor.CauseBase, executor.CauseInstruction, executor.CauseVariable, executor.CauseOption,
+		executor.CauseFiles,
 		executor.CausePruned, executor.CauseInput,
 	}
 	slices.SortStableFunc(x.causes, func(a, b executor.Cause) int {
@@ -69,7 +70,8 @@ func (x *explanation) ordered() []executor.Cause {
 // compare adds a cause for each part that differs.
 func (x *explanation) compare(ctx context.Context) {
 	unknown := x.openNames()
-	for _, d := range keys.Compare(x.old.Inputs, x.now, func(name string) bool { return slices.Contains(unknown, name) }) {
+	for _, d := range keys.Compare(x.old.Inputs, x.now,
+		func(name string) bool { return slices.Contains(unknown, name) }) {
 		x.part(ctx, d.Name, d.Old, d.New)
 	}
 }
@@ -96,7 +98,8 @@ func (x *explanation) part(ctx context.Context, name string, a, b []key.Part) {
 	case name == keys.PartCommand, strings.HasPrefix(name, keys.PartAction):
 		x.add(x.instruction())
 	case strings.HasPrefix(name, keys.PartVariable):
-		x.add(executor.Cause{Kind: executor.CauseVariable, Name: strings.TrimPrefix(name, keys.PartVariable), Old: keys.Values(a), New: keys.Values(b)})
+		x.add(executor.Cause{Kind: executor.CauseVariable, Name: strings.TrimPrefix(name, keys.PartVariable),
+			Old: keys.Values(a), New: keys.Values(b)})
 	case strings.HasPrefix(name, keys.PartContent):
 		x.content(ctx, strings.TrimPrefix(name, keys.PartContent), a, b)
 	default:
@@ -156,7 +159,8 @@ func (x *explanation) input(in input, a, b []key.Part) {
 // rebased reports whether a cached input differs only because its base image does. A copy of the same files onto
 // another base need not run, so no earlier step reports the new base.
 func (x *explanation) rebased(in input) bool {
-	return in == x.k.whole[0].in && in.node.result.Status == executor.StatusCached && x.old.Base != "" && in.base() != "" && in.base() != x.old.Base
+	return in == x.k.whole[0].in && in.node.result.Status == executor.StatusCached && x.old.Base != "" &&
+		in.base() != "" && in.base() != x.old.Base
 }
 
 // content adds the cause that the files which the step reads differ, and lists them.

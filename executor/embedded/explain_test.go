@@ -15,7 +15,8 @@ import (
 
 // TestExplain changes one thing after the other, and asks of the step that runs first why.
 func TestExplain(t *testing.T) {
-	const file = "FROM scratch AS made\nCOPY lib /lib\nFROM scratch\nARG V=1\nARG MY_TOKEN=a\nCOPY a.txt dir /in/\nWORKDIR /w\nRUN [\"copy\", \"/in/a.txt\", \"/b.txt\"]\nCOPY --from=made /lib /lib\n"
+	const file = "FROM scratch AS made\nCOPY lib /lib\nFROM scratch\nARG V=1\nARG MY_TOKEN=a\nCOPY a.txt dir " +
+		"/in/\nWORKDIR /w\nRUN [\"copy\", \"/in/a.txt\", \"/b.txt\"]\nCOPY --from=made /lib /lib\n"
 	start := map[string]string{"Dockerfile": file, "a.txt": "one", "dir/x": "x", "lib/y": "y"}
 	for name, c := range map[string]struct {
 		write  map[string]string
@@ -34,16 +35,20 @@ func TestExplain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, want: []string{"files changed: lib/y (mode 0644 → 0711)"}},
-		"argument": {write: map[string]string{"Dockerfile": strings.Replace(file, "V=1", "V=2", 1)}, want: []string{"the variable V changed: 1 → 2"}},
-		"secret":   {write: map[string]string{"Dockerfile": strings.Replace(file, "TOKEN=a", "TOKEN=b", 1)}, want: []string{"the variable MY_TOKEN changed"}},
+		"argument": {write: map[string]string{"Dockerfile": strings.Replace(file, "V=1", "V=2", 1)},
+			want: []string{"the variable V changed: 1 → 2"}},
+		"secret": {write: map[string]string{"Dockerfile": strings.Replace(file, "TOKEN=a", "TOKEN=b", 1)},
+			want: []string{"the variable MY_TOKEN changed"}},
 		"command": {
 			write: map[string]string{"Dockerfile": strings.Replace(file, `"/b.txt"`, `"/c.txt"`, 1)},
 			want:  []string{`the instruction Dockerfile:8 changed: RUN ["copy", "/in/a.txt", "/b.txt"] → RUN ["copy", "/in/a.txt", "/c.txt"]`},
 		},
-		"user": {write: map[string]string{"Dockerfile": strings.Replace(file, "RUN", "USER 5\nRUN", 1)}, want: []string{"the user is new: 5"}},
+		"user": {write: map[string]string{"Dockerfile": strings.Replace(file, "RUN", "USER 5\nRUN", 1)},
+			want: []string{"the user is new: 5"}},
 		"a COPY": {
-			write: map[string]string{"Dockerfile": strings.Replace(file, "COPY lib /lib\n", "COPY --chmod=700 lib /lib\n", 1)},
-			want:  []string{"the instruction Dockerfile:2 changed: COPY lib /lib → COPY --chmod=700 lib /lib"},
+			write: map[string]string{"Dockerfile": strings.Replace(file, "COPY lib /lib\n",
+				"COPY --chmod=700 lib /lib\n", 1)},
+			want: []string{"the instruction Dockerfile:2 changed: COPY lib /lib → COPY --chmod=700 lib /lib"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -91,11 +96,13 @@ func firstCauses(t *testing.T, files map[string]string, change func(*site)) []st
 // TestExplainMount gives a command a cache mount, for which the front end names the only stage of the file.
 func TestExplainMount(t *testing.T) {
 	const command = `["copy", "/in/a.txt", "/b.txt"]`
-	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /in/\nRUN " + command + "\n", "a.txt": "one"})
+	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /in/\nRUN " + command + "\n",
+		"a.txt": "one"})
 	if _, _, err := s.run(); err != nil {
 		t.Fatal(err)
 	}
-	s.write(map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /in/\nRUN --mount=type=cache,target=/c " + command + "\n"})
+	s.write(map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /in/\nRUN --mount=type=cache,target=/c " +
+		command + "\n"})
 	preview, err := s.engine.Preview(t.Context(), s.graph(), executor.Options{Dir: s.dir})
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +132,8 @@ func TestExplainLink(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"the instruction Dockerfile:3 changed: COPY a.txt /in/ → COPY --link a.txt /in/", "files changed: a.txt"}
+	want := []string{"the instruction Dockerfile:3 changed: COPY a.txt /in/ → COPY --link a.txt /in/",
+		"files changed: a.txt"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("causes (-want +got):\n%s", diff)
 	}
@@ -133,7 +141,8 @@ func TestExplainLink(t *testing.T) {
 
 // TestExplainBase puts another image below a copy, which need not run for that, and a command on it.
 func TestExplainBase(t *testing.T) {
-	for _, instruction := range []string{"WORKDIR /in\nCOPY a.txt dir /in/", "COPY --link a.txt dir /in/", "RUN [\"copy\", \"/etc/passwd\", \"/x\"]\nCOPY a.txt /in/"} {
+	for _, instruction := range []string{"WORKDIR /in\nCOPY a.txt dir /in/", "COPY --link a.txt dir /in/",
+		"RUN [\"copy\", \"/etc/passwd\", \"/x\"]\nCOPY a.txt /in/"} {
 		t.Run(instruction, func(t *testing.T) {
 			s := newSite(t, map[string]string{"step": "x", "a.txt": "one", "dir/x": "x"})
 			file := func(ref, last string) {
@@ -160,7 +169,9 @@ func TestExplainBase(t *testing.T) {
 			}
 			for what, steps := range map[string][]executor.StepResult{"preview": preview, "build": run().Steps} {
 				causes := steps[len(steps)-1].Causes
-				if len(causes) != 1 || causes[0].Kind != executor.CauseBase || !strings.Contains(causes[0].Old, h.ref+"@sha256:") || !strings.Contains(causes[0].New, other.ref+"@sha256:") {
+				if len(causes) != 1 || causes[0].Kind != executor.CauseBase ||
+					!strings.Contains(causes[0].Old, h.ref+"@sha256:") ||
+					!strings.Contains(causes[0].New, other.ref+"@sha256:") {
 					t.Errorf("%s: the causes are %v, wanted the base alone", what, causes)
 				}
 			}

@@ -109,7 +109,8 @@ func (o *cacheExport) withLayers(n *node) bool { return o.all[n] || o.shipped[n]
 
 // packing returns how a layer without a blob is packed.
 func (o *cacheExport) packing(n *node) packing {
-	encoding := executor.LayerEncoding{Compression: string(o.place.Compression.Algorithm), Level: o.place.Compression.Level}
+	encoding := executor.LayerEncoding{Compression: string(o.place.Compression.Algorithm),
+		Level: o.place.Compression.Level}
 	return packing{encoding: encoding, epoch: o.epochOf(n)}
 }
 

@@ -7,9 +7,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	digest "github.com/opencontainers/go-digest"
-
 	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fileop"

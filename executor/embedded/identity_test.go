@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestUserOfChain: each step runs as who the passwd file of its own root says, however far below that file was written, and
-// whatever it is reached through.
+// TestUserOfChain: each step runs as who the passwd file of its own root says, however far below that file was written,
+// and whatever it is reached through.
 func TestUserOfChain(t *testing.T) {
 	s := newSite(t, map[string]string{
 		"one/passwd": "app:x:1:1::/:\n", "two/passwd": "app:x:2:2::/:\n", "three/passwd": "app:x:3:3::/:\n",
@@ -38,7 +38,8 @@ RUN ["print", "the end"]
 			t.Fatal(err)
 		}
 	}
-	s.must("print nothing", "print the end", "write /a x", "write /b x", "write /c x", "write /d x", "write /e x", "write /real/other x",
+	s.must("print nothing", "print the end", "write /a x", "write /b x", "write /c x", "write /d x", "write /e x",
+		"write /real/other x",
 		"write /real/passwd app:x:4:4::/:")
 	if want := []uint32{1, 1, 1, 1, 4, 2, 2, 3, 3}; !slices.Equal(s.runner.uids, want) {
 		t.Errorf("steps ran as %v, want %v", s.runner.uids, want)

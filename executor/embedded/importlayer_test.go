@@ -58,7 +58,8 @@ func TestRemoteCacheAttributes(t *testing.T) {
 	if !ok {
 		t.Fatal("the layer is not there")
 	}
-	for path, mode := range map[string]os.FileMode{"": os.ModeDir | 0o711, "/d": os.ModeDir | 0o751, "/d/f": 0o755 | os.ModeSetuid} {
+	for path, mode := range map[string]os.FileMode{"": os.ModeDir | 0o711, "/d": os.ModeDir | 0o751,
+		"/d/f": 0o755 | os.ModeSetuid} {
 		info, err := os.Stat(dir + path)
 		if err != nil || info.Mode() != mode || !info.ModTime().Equal(at) {
 			t.Errorf("%q: %v, %v", path, info, err)

@@ -65,7 +65,8 @@ func BenchmarkWarm(b *testing.B) {
 	for _, output := range []string{"cacheonly", "store"} {
 		b.Run(fmt.Sprintf("output=%s", output), func(b *testing.B) {
 			s := newSite(b, nil)
-			repo := executortest.Monorepo{Services: 50, LibraryFiles: 2000, ServiceFiles: 20, Base: "scratch", Tool: "count"}
+			repo := executortest.Monorepo{Services: 50, LibraryFiles: 2000, ServiceFiles: 20, Base: "scratch",
+				Tool: "count"}
 			var outputs []config.Attrs
 			if output == "cacheonly" {
 				outputs = []config.Attrs{{"type": "cacheonly"}}

@@ -278,8 +278,8 @@ func (n *node) serve(e *cache.Entry) error {
 	return nil
 }
 
-// begin marks a source as started when it is first fetched: the scheduler does not run images. Several fetches may begin
-// at once; the step ends with the last of them.
+// begin marks a source as started when it is first fetched: the scheduler does not run images. Several fetches may
+// begin at once; the step ends with the last of them.
 func (n *node) begin() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -21,8 +21,8 @@ var errOffline = errors.New("not on this machine")
 // happen: a step reported as "will run" or "may run" may turn out to be cached. The reason is that some ids exist
 // only after a command has run: the id of its entry is random. So a node is unknown if its id cannot be known, and
 // willBeNew if it certainly gets a new one. A step on an unknown input is never reported as cached: it will run if that
-// input will be new, and may run otherwise. A step whose files are not on this machine may run. Without this distinction
-// scripts that act on the preview would skip work that is needed.
+// input will be new, and may run otherwise. A step whose files are not on this machine may run. Without this
+// distinction scripts that act on the preview would skip work that is needed.
 func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Options) ([]executor.StepResult, error) {
 	opts.Events = nil
 	b, err := e.newBuild(g, opts)

@@ -17,7 +17,8 @@ import (
 // Recompress returns a layer of the store in the compression of an output, with no time after the epoch unless epoch
 // is zero. Each variant is written once; the store records it. The command calls it for layers that a BuildKit daemon
 // built.
-func Recompress(ctx context.Context, s *cache.Store, from cache.Packed, f executor.LayerEncoding, epoch time.Time) (cache.Packed, error) {
+func Recompress(ctx context.Context, s *cache.Store, from cache.Packed, f executor.LayerEncoding,
+	epoch time.Time) (cache.Packed, error) {
 	encoding := layers.Compression{Algorithm: layers.Algorithm(f.Compression), Level: f.Level}
 	if epoch.IsZero() && encoding.MediaType() == from.MediaType && f.Level == 0 && !f.Force {
 		return from, nil
@@ -46,7 +47,8 @@ func Recompress(ctx context.Context, s *cache.Store, from cache.Packed, f execut
 }
 
 // rewrite stores a blob in another compression.
-func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, encoding layers.Compression, epoch time.Time) (cache.Packed, error) {
+func rewrite(ctx context.Context, s *cache.Store, from digest.Digest, encoding layers.Compression,
+	epoch time.Time) (cache.Packed, error) {
 	blob, err := os.Open(s.BlobPath(from))
 	if err != nil {
 		return cache.Packed{}, err

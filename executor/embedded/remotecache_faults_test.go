@@ -60,7 +60,8 @@ func TestRemoteCacheFaults(t *testing.T) {
 
 // TestRemoteCacheMounts exports the requested cache mounts.
 func TestRemoteCacheMounts(t *testing.T) {
-	v := newTraveller(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /a\nRUN --mount=type=cache,id=one,target=/m --mount=type=cache,target=/n [\"write\", \"/x\", \"1\"]\n", "a.txt": "a"})
+	v := newTraveller(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /a\nRUN " +
+		"--mount=type=cache,id=one,target=/m --mount=type=cache,target=/n [\"write\", \"/x\", \"1\"]\n", "a.txt": "a"})
 	dir := t.TempDir()
 	v.use(nil, local("dest", dir, "mounts", "one;other"))
 	at := time.Unix(1700000000, 987654321)
@@ -106,9 +107,11 @@ func TestRemoteCacheMounts(t *testing.T) {
 // TestRemoteCacheUnion exports two targets to one place, and builds each from it elsewhere.
 func TestRemoteCacheUnion(t *testing.T) {
 	v := newTraveller(t, map[string]string{
-		"Dockerfile": "FROM scratch\nCOPY a.txt /a\nRUN [\"write\", \"/x\", \"1\"]\n", "two": "FROM scratch\nRUN [\"write\", \"/y\", \"2\"]\n", "a.txt": "a",
+		"Dockerfile": "FROM scratch\nCOPY a.txt /a\nRUN [\"write\", \"/x\", \"1\"]\n",
+		"two":        "FROM scratch\nRUN [\"write\", \"/y\", \"2\"]\n", "a.txt": "a",
 	})
-	v.targets = append(v.targets, &config.Target{Name: "web", Dockerfile: "two", Outputs: []config.Attrs{{"type": "cacheonly"}}})
+	v.targets = append(v.targets, &config.Target{Name: "web", Dockerfile: "two",
+		Outputs: []config.Attrs{{"type": "cacheonly"}}})
 	dir := t.TempDir()
 	v.use(nil, local("dest", dir))
 	v.must("write /x 1", "write /y 2")

@@ -17,8 +17,8 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// TestRemoteCacheDroppedByRegistry has a registry lose a layer: it is made again, comes to the same blob, and the next export sends that
-// though the cache that is there names it.
+// TestRemoteCacheDroppedByRegistry has a registry lose a layer: it is made again, comes to the same blob, and the next
+// export sends that though the cache that is there names it.
 func TestRemoteCacheDroppedByRegistry(t *testing.T) {
 	var mu sync.Mutex
 	dropped := map[string]bool{}
@@ -92,7 +92,11 @@ func (c *counts) take() map[string]int {
 func TestRemoteCacheInRegistry(t *testing.T) {
 	c := &counts{all: map[string]int{}}
 	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.add(r); inner.ServeHTTP(w, r) }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		c.add(r)
+		inner.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
 	ref := strings.TrimPrefix(server.URL, "http://") + "/team/cache:main"
 	v := newTraveller(t, stagedFiles)
@@ -104,7 +108,8 @@ func TestRemoteCacheInRegistry(t *testing.T) {
 	v.must("count /base.txt", "count /tool", "copy /src.txt /out.txt")
 	c.take()
 	v.must()
-	if got := c.take(); got["POST blobs"]+got["PUT blobs"]+got["PUT manifests"]+got["HEAD blobs"]+got["GET blobs"] > 0 || got["GET manifests"] != 1 {
+	if got := c.take(); got["POST blobs"]+got["PUT blobs"]+got["PUT manifests"]+got["HEAD blobs"]+
+		got["GET blobs"] > 0 || got["GET manifests"] != 1 {
 		t.Errorf("an unchanged cache is exported with %v", got)
 	}
 

@@ -234,7 +234,8 @@ func TestRemoteCacheMin(t *testing.T) {
 	v.write(map[string]string{"src.txt": "changed"})
 	v.must("count /tool", "copy /src.txt /out.txt")
 	v.move(local("src", dir), nil)
-	v.write(map[string]string{"Dockerfile": strings.Replace(staged, `RUN ["copy", "/src.txt"`, `RUN ["copy", "/tool"`, 1), "src.txt": "src"})
+	v.write(map[string]string{"Dockerfile": strings.Replace(staged, `RUN ["copy", "/src.txt"`, `RUN ["copy", "/tool"`,
+		1), "src.txt": "src"})
 	v.mustRun("copy /tool /out.txt", "count /tool")
 	v.noWarnings()
 }
@@ -295,11 +296,12 @@ func TestRemoteCacheDamage(t *testing.T) {
 	v.noWarnings()
 }
 
-// TestRemoteCacheMissing exports a cache of which packs are gone that the build does not read: what cannot be had is left out, and the rest
-// is written.
+// TestRemoteCacheMissing exports a cache of which packs are gone that the build does not read: what cannot be had is
+// left out, and the rest is written.
 func TestRemoteCacheMissing(t *testing.T) {
 	files := maps.Clone(stagedFiles)
-	files["Dockerfile"] = strings.Replace(staged, `RUN ["count", "/tool"]`, `RUN --mount=type=cache,target=/m ["count", "/tool"]`, 1)
+	files["Dockerfile"] = strings.Replace(staged, `RUN ["count", "/tool"]`,
+		`RUN --mount=type=cache,target=/m ["count", "/tool"]`, 1)
 	v := newTraveller(t, files)
 	dir := t.TempDir()
 	to := local("dest", dir, "mode", "max", "mounts", "true")

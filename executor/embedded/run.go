@@ -40,7 +40,8 @@ func (b *build) follow(before *build) {
 	}
 	b.nonce, b.storedKeys, b.durations, b.started = before.nonce, before.storedKeys, before.durations, before.started
 	for i, n := range before.nodes {
-		b.nodes[i].before, b.nodes[i].reportedCached = n.before, n.reportedCached || n.result.Status == executor.StatusCached
+		b.nodes[i].before, b.nodes[i].reportedCached = n.before, n.reportedCached ||
+			n.result.Status == executor.StatusCached
 		if n.result.Status == executor.StatusRan && n.result.Err == nil {
 			result := n.result
 			b.nodes[i].before = &result

@@ -46,7 +46,8 @@ func TestFactsOfAStep(t *testing.T) {
 	})
 	s.must("/step facts /facts")
 	got := s.file("api", "/facts")
-	for _, want := range []string{"pid=1 ", "uid=0 gid=0", "host=buildkitsandbox", "dir=/w", "link=lo ", "A=b", "HOME=/"} {
+	for _, want := range []string{"pid=1 ", "uid=0 gid=0", "host=buildkitsandbox", "dir=/w", "link=lo ", "A=b",
+		"HOME=/"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q lacks %q", got, want)
 		}
@@ -74,7 +75,8 @@ RUN --mount=type=bind,source=src,target=/in,rw ["/step", "write", "/in/a.txt", "
 	if err != nil || len(ran) != 4 {
 		t.Fatal(ran, err)
 	}
-	for path, want := range map[string]string{"/a": "one", "/x": "from other", "/t": "t", "/n": "1", "/changed": "changed"} {
+	for path, want := range map[string]string{"/a": "one", "/x": "from other", "/t": "t", "/n": "1",
+		"/changed": "changed"} {
 		if got := s.file("api", path); got != want {
 			t.Errorf("%s is %q, want %q", path, got, want)
 		}

@@ -19,7 +19,8 @@ func TestHeavyStepsOneByOne(t *testing.T) {
 	s.targets = nil
 	for i := range 4 {
 		name := fmt.Sprint("t", i)
-		s.write(map[string]string{name + ".Dockerfile": fmt.Sprintf("FROM scratch\nRUN [\"write\", \"/x\", \"%d\"]\n", i)})
+		s.write(map[string]string{name + ".Dockerfile": fmt.Sprintf("FROM scratch\nRUN [\"write\", \"/x\", \"%d\"]\n",
+			i)})
 		s.targets = append(s.targets, &config.Target{
 			Name: name, Dockerfile: name + ".Dockerfile", Outputs: []config.Attrs{{"type": "cacheonly"}},
 			Resources: map[string]string{"memory": "600m"},
@@ -61,7 +62,8 @@ func TestLongestChainFirst(t *testing.T) {
 	var commands []string
 	for i := range 5 {
 		name := fmt.Sprint("t", i)
-		s.write(map[string]string{name + ".Dockerfile": fmt.Sprintf("FROM scratch\nRUN [\"write\", \"/x\", \"%d\"]\n", i)})
+		s.write(map[string]string{name + ".Dockerfile": fmt.Sprintf("FROM scratch\nRUN [\"write\", \"/x\", \"%d\"]\n",
+			i)})
 		one := target(name)
 		s.targets = append(s.targets, one)
 		commands = append(commands, fmt.Sprintf("write /x %d", i))
@@ -113,7 +115,8 @@ COPY --from=build /out /out
 COPY lib/x /lib/
 RUN ["copy", "/out/%d", "/copied"]
 `, i/2, i/2, i/2)})
-		s.targets = append(s.targets, &config.Target{Name: name, Dockerfile: name + ".Dockerfile", Tags: []string{"x/" + name}})
+		s.targets = append(s.targets, &config.Target{Name: name, Dockerfile: name + ".Dockerfile",
+			Tags: []string{"x/" + name}})
 	}
 	var want string
 	for _, jobs := range []int{1, 2, 8} {

@@ -54,7 +54,8 @@ func BenchmarkCopy(b *testing.B) {
 		b.StopTimer()
 		g := s.graphWith(strconv.Itoa(i))
 		started := time.Now()
-		if out, err := exec.Command("cp", "-a", filepath.Join(s.dir, "files"), filepath.Join(s.store.Dir(), "cp-"+strconv.Itoa(i))).CombinedOutput(); err != nil {
+		if out, err := exec.Command("cp", "-a", filepath.Join(s.dir, "files"),
+			filepath.Join(s.store.Dir(), "cp-"+strconv.Itoa(i))).CombinedOutput(); err != nil {
 			b.Fatal(err, string(out))
 		}
 		theirs += time.Since(started)

@@ -10,8 +10,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// TestOvertakenStep: once another step has had the context read again, what a step that was keyed before reads is not what it is
-// keyed by, so it keeps nothing under that key.
+// TestOvertakenStep: once another step has had the context read again, what a step that was keyed before reads is not
+// what it is keyed by, so it keeps nothing under that key.
 func TestOvertakenStep(t *testing.T) {
 	for name, step := range map[string]string{
 		"a copy":             "COPY a.txt /b.txt",
@@ -64,7 +64,8 @@ func TestOvertakenStep(t *testing.T) {
 	}
 }
 
-// TestVanishedFile: a file that goes away while the context is read is not there when that is done again, and no reason to fail.
+// TestVanishedFile: a file that goes away while the context is read is not there when that is done again, and no reason
+// to fail.
 func TestVanishedFile(t *testing.T) {
 	for name, vanish := range map[string]func(string) error{
 		"gone":            os.Remove,
@@ -73,7 +74,8 @@ func TestVanishedFile(t *testing.T) {
 	} {
 		for _, when := range []string{"listed", "keyed"} {
 			t.Run(name+", "+when, func(t *testing.T) {
-				s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY . /\n", "a.txt": "one", "tmp/gone.txt": "x"})
+				s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY . /\n", "a.txt": "one",
+					"tmp/gone.txt": "x"})
 				b := s.begin()
 				reader, local := b.nodes[1].op, b.nodes[0].local
 				err := local.Read(t.Context(), func(files tree.FS) error {

@@ -14,7 +14,8 @@ import (
 func TestFindSubtree(t *testing.T) {
 	base := t.TempDir()
 	top, mid, low := filepath.Join(base, "top"), filepath.Join(base, "mid"), filepath.Join(base, "low")
-	for _, d := range []string{top + "/a/b", mid + "/a/b", mid + "/o/p", low + "/a/b", low + "/o/p", low + "/o/q", low + "/w/x", mid + "/g"} {
+	for _, d := range []string{top + "/a/b", mid + "/a/b", mid + "/o/p", low + "/a/b", low + "/o/p", low + "/o/q", low +
+		"/w/x", mid + "/g"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}

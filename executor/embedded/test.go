@@ -104,7 +104,8 @@ func (t *testStep) runCommand(ctx context.Context) (err error) {
 	if out.over || errs.over {
 		return t.commandFailed(fmt.Errorf("the command writes more than %d bytes", imagetest.MaxOutput), res, log)
 	}
-	err = imagetest.CheckCommand(t.test, imagetest.CommandResult{ExitCode: res.ExitCode, Stdout: out.Bytes(), Stderr: errs.Bytes()})
+	err = imagetest.CheckCommand(t.test, imagetest.CommandResult{ExitCode: res.ExitCode, Stdout: out.Bytes(),
+		Stderr: errs.Bytes()})
 	if err != nil {
 		failed := t.commandFailed(err, res, log)
 		s.debug(ctx, spec, failed)

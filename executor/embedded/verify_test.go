@@ -94,7 +94,8 @@ func verifyAll(s *site) map[string]string {
 
 // TestVerifyTellsWhatIsNotReproducible: a command that writes another number at each run.
 func TestVerifyTellsWhatIsNotReproducible(t *testing.T) {
-	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nRUN [\"write\", \"/first\", \"1\"]\nRUN [\"count\", \"/n\"]\nRUN [\"copy\", \"/n\", \"/m\"]\n"})
+	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nRUN [\"write\", \"/first\", \"1\"]\nRUN " +
+		"[\"count\", \"/n\"]\nRUN [\"copy\", \"/n\", \"/m\"]\n"})
 	s.must("write /first 1", "count /n", "copy /n /m")
 	s.opts.Verify = true
 	s.runner.ran = []string{"one more before"}

@@ -5,6 +5,6 @@
 // ids or digests of Reads, see keyed.go of executor/embedded. A fingerprint is not a cache key: it needs no engine, and
 // no entry is stored under it.
 //
-// The package runs nothing, fetches nothing and needs no cache. It builds on every system, since a client without an engine
-// plans and explains too. It may import config, planner, executor/cache/key and executor/tree.
+// The package runs nothing, fetches nothing and needs no cache. It builds on every system, since a client without an
+// engine plans and explains too. It may import config, planner, executor/cache/key and executor/tree.
 package keys

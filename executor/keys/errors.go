@@ -90,8 +90,8 @@ func MachineFault(err error) bool {
 	return false
 }
 
-// failed adds the step to an error of a fingerprint. An error of a file operation becomes a StepError, except for system
-// errors such as ENOSPC.
+// failed adds the step to an error of a fingerprint. An error of a file operation becomes a StepError, except for
+// system errors such as ENOSPC.
 func failed(s *planner.Step, err error) error {
 	var step *StepError
 	switch {

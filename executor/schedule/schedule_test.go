@@ -89,7 +89,8 @@ func TestSchedulerKeepsGoing(t *testing.T) {
 	}}
 	s := &Scheduler{Worker: w, Lookups: NewLimiter(2, 0), Runs: NewLimiter(1, 0), KeepGoing: true}
 	errs, failures := s.Run(t.Context(), equalTasks([][]int{{}, {0}, {}, {2}, {}, {3, 1}}))
-	if diff := cmp.Diff([]error{broken, ErrSkipped, nil, nil, broken, ErrSkipped}, errs, cmpopts.EquateErrors()); diff != "" {
+	if diff := cmp.Diff([]error{broken, ErrSkipped, nil, nil, broken, ErrSkipped}, errs,
+		cmpopts.EquateErrors()); diff != "" {
 		t.Error(diff)
 	}
 	if len(failures) != 2 {

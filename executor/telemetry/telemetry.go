@@ -81,8 +81,8 @@ func export(
 	return nil
 }
 
-// newExporter returns an exporter for the protocol in the environment. The exporter reads all other OTEL_ variables from
-// the environment of the process.
+// newExporter returns an exporter for the protocol in the environment. The exporter reads all other OTEL_ variables
+// from the environment of the process.
 func newExporter(ctx context.Context, env func(string) string) (sdktrace.SpanExporter, error) {
 	protocol := env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
 	if protocol == "" {

@@ -27,10 +27,11 @@ import (
 	"github.com/bakebuild/bake/executor/report"
 )
 
-// TestExport sends a build to a collector of its own, by each protocol: one span for the build, below the parent that the
-// environment names, and one for each step that ran.
+// TestExport sends a build to a collector of its own, by each protocol: one span for the build, below the parent that
+// the environment names, and one for each step that ran.
 func TestExport(t *testing.T) {
-	for protocol, serve := range map[string]func(*testing.T, *collected) string{"http/protobuf": collectHTTP, "grpc": collectGRPC} {
+	for protocol, serve := range map[string]func(*testing.T, *collected) string{"http/protobuf": collectHTTP,
+		"grpc": collectGRPC} {
 		t.Run(protocol, func(t *testing.T) {
 			var got collected
 			t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
@@ -47,7 +48,8 @@ type collected struct {
 }
 
 // Export implements collector.TraceServiceServer.
-func (c *collected) Export(ctx context.Context, r *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+func (c *collected) Export(ctx context.Context,
+	r *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
 	if head, _ := metadata.FromIncomingContext(ctx); !slices.Equal(head.Get("x-key"), []string{"k"}) {
 		return nil, status.Error(codes.Unauthenticated, "no key")
 	}
@@ -108,7 +110,8 @@ func exportTo(t *testing.T, got *collected) {
 	err := Export(context.Background(), report.Run{
 		ID: "1", Status: report.Failed, Targets: []string{"t"}, Started: start, Completed: start.Add(3 * time.Second),
 		Failures: []report.Failure{{Message: "no luck"}},
-		Steps:    []report.Step{{Digest: step, Name: "RUN x", Kind: "exec", Status: executor.StatusFailed, Reason: "because"}},
+		Steps: []report.Step{{Digest: step, Name: "RUN x", Kind: "exec", Status: executor.StatusFailed,
+			Reason: "because"}},
 		Spans: []report.Span{
 			{Step: "sha256:cached", Start: start, End: start, Cached: true},
 			{Step: step, Start: start.Add(time.Second), End: start.Add(2 * time.Second), Error: "exit code 1"},
@@ -133,7 +136,8 @@ func exportTo(t *testing.T, got *collected) {
 				if hex.EncodeToString(s.ParentSpanId) == parentID {
 					below = "TRACEPARENT"
 				}
-				spans = append(spans, strings.Join([]string{s.Name, below, s.Status.GetMessage(), time.Duration(s.EndTimeUnixNano - s.StartTimeUnixNano).String()}, " | "))
+				spans = append(spans, strings.Join([]string{s.Name, below, s.Status.GetMessage(),
+					time.Duration(s.EndTimeUnixNano - s.StartTimeUnixNano).String()}, " | "))
 			}
 		}
 	}

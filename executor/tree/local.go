@@ -24,8 +24,8 @@ var ErrChanged = errors.New("the file changed while it was read")
 // Local is a build context, read in place: a directory without the files that its ignore patterns exclude. Every owner
 // is 0:0, there are no extended attributes, and a socket is an empty file, as in a context that BuildKit receives.
 //
-// Each directory is read at most once. An ignored directory is read only if a "!" pattern could match below it. Local is
-// safe for concurrent use. It keeps about 110 bytes for each file that it has read, and the file's name.
+// Each directory is read at most once. An ignored directory is read only if a "!" pattern could match below it. Local
+// is safe for concurrent use. It keeps about 110 bytes for each file that it has read, and the file's name.
 type Local struct {
 	root    *diskRoot
 	ignore  *patternmatcher.PatternMatcher // nil when nothing is ignored

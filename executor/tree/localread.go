@@ -129,8 +129,8 @@ type foundFile struct {
 	dir  *localDir // of a directory
 }
 
-// visible adds one name of a directory to r, unless the file is ignored or has just vanished. Its attributes are those of
-// the patch in changed, or else those on the disk.
+// visible adds one name of a directory to r, unless the file is ignored or has just vanished. Its attributes are those
+// of the patch in changed, or else those on the disk.
 func (l *Local) visible(at named, above patternmatcher.MatchInfo, changed *Entry, r *reading) error {
 	ignored, match, err := l.ignored(at, above)
 	if err != nil || ignored && len(l.negated) == 0 {

@@ -319,8 +319,8 @@ func (w *walker) walk(dir Entry, rel string, in, out patternmatcher.MatchInfo) e
 	return nil
 }
 
-// below returns the path of a directory's entry relative to the match's root, given that of the directory. It is usually
-// a substring of e.Path, so nothing is allocated.
+// below returns the path of a directory's entry relative to the match's root, given that of the directory. It is
+// usually a substring of e.Path, so nothing is allocated.
 func below(rel string, e Entry) string {
 	n := len(e.Path) - len(e.Name()) - len(rel) - 1
 	if rel != "" && n > 0 && e.Path[n:n+len(rel)] == rel && e.Path[n+len(rel)] == '/' {

@@ -126,7 +126,8 @@ func beforeWildcard(p string) string {
 
 // concerns reports whether a change of a path may change what is built or watched.
 func (s set) concerns(path string) bool {
-	return s.files[path] || s.above[path] || slices.ContainsFunc(s.contexts, func(c buildContext) bool { return c.concerns(path) })
+	return s.files[path] || s.above[path] ||
+		slices.ContainsFunc(s.contexts, func(c buildContext) bool { return c.concerns(path) })
 }
 
 func (c buildContext) concerns(path string) bool {

@@ -16,7 +16,8 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// Layer is one layer of a View: a directory or, while the layer is packed, its path index. If both are set, Dir is used.
+// Layer is one layer of a View: a directory or, while the layer is packed, its path index. If both are set, Dir is
+// used.
 type Layer struct {
 	ID    digest.Digest // for errors: the layer that a PackedError names
 	Dir   string        // the directory in overlayfs's encoding; may be empty if Index is set

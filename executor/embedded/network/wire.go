@@ -128,8 +128,8 @@ func packetSocket(device int) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("bind a packet socket: %w", err), unix.Close(fd))
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20) // a smaller buffer works too
-	// The queue of a device drops packets until the kernel has activated it, some time after the device is up: the first
-	// answers of a step's UDP conversations would be lost (TestUDP). Packets go to the device directly instead. A
+	// The queue of a device drops packets until the kernel has activated it, some time after the device is up: the
+	// first answers of a step's UDP conversations would be lost (TestUDP). Packets go to the device directly instead. A
 	// kernel that lacks the option only loses those.
 	_ = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
 	return os.NewFile(uintptr(fd), "step"), nil

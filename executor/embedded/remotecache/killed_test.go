@@ -18,8 +18,8 @@ const killedVariable = "BAKE_TEST_KILLED_EXPORT"
 
 var killedTexts = []string{"a", "b", "c", "d", "e", "f"}
 
-// TestDirKilled kills an export half-way through each of its blobs: what is there afterwards is whole or missing, and the next export
-// leaves everything and nothing else.
+// TestDirKilled kills an export half-way through each of its blobs: what is there afterwards is whole or missing, and
+// the next export leaves everything and nothing else.
 func TestDirKilled(t *testing.T) {
 	if order := os.Getenv(killedVariable); order != "" {
 		dir, at, _ := strings.Cut(order, " ")
@@ -61,7 +61,8 @@ func killExport(t *testing.T, dir string, at int) {
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", killedVariable, dir, at))
 	out, err := cmd.CombinedOutput()
 	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if killed := ok && status.Signaled() && status.Signal() == syscall.SIGKILL; !killed && (err != nil || at < len(killedTexts)) {
+	if killed := ok && status.Signaled() && status.Signal() == syscall.SIGKILL; !killed &&
+		(err != nil || at < len(killedTexts)) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }

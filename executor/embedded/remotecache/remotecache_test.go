@@ -30,7 +30,8 @@ func sample(texts ...string) Export {
 	x := &Index{}
 	for _, text := range texts {
 		id := digest.FromString("layer of " + text)
-		x.Layers = append(x.Layers, Layer{ID: id, DiffID: id, Encoding: "gzip", Blob: blob(text), Paths: blob("paths of " + text)})
+		x.Layers = append(x.Layers, Layer{ID: id, DiffID: id, Encoding: "gzip", Blob: blob(text),
+			Paths: blob("paths of " + text)})
 		inputs := []key.Part{{Name: "text", Digest: text}}
 		key := key.Of(inputs)
 		x.Entries = append(x.Entries, Entry{Entry: cache.Entry{
@@ -156,7 +157,8 @@ func TestIndexBounds(t *testing.T) {
 }
 
 func TestMountsOf(t *testing.T) {
-	for text, want := range map[string][]string{"true": {"/a", "//root/.cache"}, "false": nil, "a": {"/a"}, "/root/.cache; b": {"//root/.cache"}} {
+	for text, want := range map[string][]string{"true": {"/a", "//root/.cache"}, "false": nil, "a": {"/a"},
+		"/root/.cache; b": {"//root/.cache"}} {
 		p, _, err := Parse(config.Attrs{"type": "local", "dest": "x", "mounts": text}, true, "/work")
 		if err != nil || p.Dir != "/work/x" {
 			t.Fatal(p, err)
@@ -219,7 +221,8 @@ func FuzzPack(f *testing.F) {
 		defer p.close()
 		for _, b := range p.table {
 			if r, ok := p.open(Blob{Digest: b.Digest, Size: b.Size}); ok {
-				if got, err := io.ReadAll(r); err == nil && digest.FromBytes(got) != b.Digest && b.Digest.Algorithm() == digest.SHA256 {
+				if got, err := io.ReadAll(r); err == nil && digest.FromBytes(got) != b.Digest &&
+					b.Digest.Algorithm() == digest.SHA256 {
 					t.Error("wrong bytes are taken")
 				}
 			}
