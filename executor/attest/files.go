@@ -50,10 +50,10 @@ func (a *Attester) AddFiles(
 			ext := path.Ext(name)
 			name = strings.TrimSuffix(name, ext) + "." + opt.Suffix + ext
 		}
-		if subjects.names[name] {
+		if subjects.used[name] {
 			return fmt.Errorf("attestation %s: a file with that name exists; set attestation-prefix=PREFIX", name)
 		}
-		subjects.names[name] = true
+		subjects.used[name] = true
 		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(pretty.Len()), ModTime: opt.Time}
 		if err := add(h, &pretty); err != nil {
 			return err
@@ -67,18 +67,18 @@ func (a *Attester) AddFiles(
 type FileSubjects struct {
 	names   []string          // of regular files, in the order of the tar
 	digests map[string]string // of regular files: SHA-256 in hex, by name
-	names   map[string]bool   // every name in the tar, and those of the attestations
+	used    map[string]bool   // every name in the tar, and those of the attestations
 }
 
 // NewFileSubjects returns an empty collection.
 func NewFileSubjects() *FileSubjects {
-	return &FileSubjects{digests: map[string]string{}, names: map[string]bool{}}
+	return &FileSubjects{digests: map[string]string{}, used: map[string]bool{}}
 }
 
 // Add passes a tar entry on to next and records its name and the digest of its content.
 func (s *FileSubjects) Add(h *tar.Header, r io.Reader, next func(*tar.Header, io.Reader) error) error {
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-	s.names[name] = true
+	s.used[name] = true
 	switch h.Typeflag {
 	case tar.TypeReg:
 		sum := sha256.New()
