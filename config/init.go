@@ -27,10 +27,19 @@ func Init(ctx context.Context, dir string, env map[string]string) (content strin
 		return "", 0, "", err
 	}
 	if len(found) == 0 {
-		return "", 0, "", fmt.Errorf("no compose file in %s, and no Dockerfile in or below it: %w", dir, os.ErrNotExist)
+		return "", 0, "", nothingToBuildError{dir}
 	}
 	return projectFile(dir, found), len(found), "", nil
 }
+
+// nothingToBuildError is a directory without a compose file and Dockerfiles. It is an os.ErrNotExist.
+type nothingToBuildError struct{ dir string }
+
+func (e nothingToBuildError) Error() string {
+	return fmt.Sprintf("no compose file in %s, and no Dockerfile in or below it", e.dir)
+}
+
+func (e nothingToBuildError) Unwrap() error { return os.ErrNotExist }
 
 // dockerfiles returns the Dockerfiles in dir and below, as sorted relative paths with slashes.
 func dockerfiles(dir string) ([]string, error) {

@@ -32,7 +32,7 @@ func newAffectedCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "affected --since REF [--until REF] [TARGET…]",
 		Short: "List targets affected by a change in git",
-		Long: "Affected plans two revisions from their tracked files and compares everything that each image\n" +
+		Long: "Plan two revisions from their tracked files and compare everything that each image\n" +
 			"depends on: Dockerfiles, project files, bake.lock, and the files of build contexts that steps read.\n" +
 			"Without --until, the second revision is the working tree with its untracked files.",
 		Example: "  bake affected --since origin/main\n  bake affected --since HEAD~1 --until HEAD --format gha-matrix",
@@ -74,8 +74,8 @@ func (a *app) affectedCommand(ctx context.Context, o affectedOptions) error {
 		a.note("%s cannot be planned, so every target counts as affected: %v", o.since, found.EarlierErr)
 	}
 	if len(found.UnknownBases) > 0 {
-		a.note("neither %s nor the store has a digest for %s: a change of these images is not detected",
-			config.LockName, strings.Join(found.UnknownBases, ", "))
+		a.note("no digest known for %s (not in %s or the local store); changes to these images are not detected",
+			strings.Join(found.UnknownBases, ", "), config.LockName)
 	}
 	if err := printAffected(a.stdout, o.format, found.Targets, found.UnknownBases); err != nil {
 		return err

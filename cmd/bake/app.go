@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
@@ -25,10 +26,10 @@ type app struct {
 	environ map[string]string
 	dir     string         // working directory; "" is the process's own
 	fetcher *fetch.Fetcher // fetches the files of a remote project; nil for a local one
-	offline bool           // request nothing from registries and servers
+	offline bool           // contact no registry or server
 	// registries are the registry blocks of the project. loadProject sets them.
 	registries []registry.Registry
-	// enter runs an ordinary user's command again in a user namespace, as sandbox.Enter does; nil does nothing.
+	// enter runs an unprivileged user's command again in a user namespace, as sandbox.Enter does; nil does nothing.
 	enter func(ctx context.Context) (code int, done bool, err error)
 }
 
@@ -71,9 +72,9 @@ func (a *app) root() *cobra.Command {
 			return a.inNamespace(cmd.Context(), cmd)
 		},
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w (see %s --help)", err, cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
+	history := newHistoryCommand(a)
+	history.Short = "Alias for bake image history"
 	root.AddCommand(
 		newBuildCommand(a),
 		newPlanCommand(a),
@@ -87,7 +88,7 @@ func (a *app) root() *cobra.Command {
 		newOutdatedCommand(a),
 		newVerifyCommand(a),
 		newImageCommand(a),
-		newHistoryCommand(a, "history NAME"),
+		history,
 		newCacheCommand(a),
 		newConfigCommand(a),
 		newInitCommand(a),
@@ -108,17 +109,51 @@ func allCommands(c *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// usageArgs turns the errors of an argument check into usage errors.
+// flagError turns an error in the flags of a command into a usage error. It shortens pflag's message about an invalid
+// value.
+func flagError(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		err = fmt.Errorf("--%s=%s: %w", invalid.GetFlag().Name, invalid.GetValue(), errors.Unwrap(invalid))
+	}
+	return usagef("%w (see %s --help)", err, cmd.CommandPath())
+}
+
+// usageArgs turns the errors of an argument check into usage errors that name the expected arguments.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	if check == nil {
 		check = cobra.ArbitraryArgs
 	}
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usagef("%w (see %s --help)", err, cmd.CommandPath())
+		err := check(cmd, args)
+		switch {
+		case err == nil:
+			return nil
+		case !cmd.HasSubCommands():
+			err = fmt.Errorf("%s: expected %s, got %s",
+				cmd.CommandPath(), argumentsOf(cmd), plural(len(args), "argument"))
 		}
-		return nil
+		return usagef("%w (see %s --help)", err, cmd.CommandPath())
 	}
+}
+
+// argumentsOf returns the arguments of a command as its help shows them, without flags.
+func argumentsOf(cmd *cobra.Command) string {
+	var names []string
+	fields := strings.Fields(cmd.Use)[1:]
+	for i := 0; i < len(fields); i++ {
+		switch {
+		case strings.HasPrefix(fields[i], "--"):
+		case strings.HasPrefix(strings.TrimPrefix(fields[i], "["), "-"):
+			i++ // the value of the flag
+		default:
+			names = append(names, fields[i])
+		}
+	}
+	if len(names) == 0 {
+		return "no arguments"
+	}
+	return strings.Join(names, " ")
 }
 
 // env returns the value of an environment variable, "" if it is not set.

@@ -317,7 +317,7 @@ func TestAttestationsAsBuildKit(t *testing.T) {
 }
 
 // provenanceShape returns a provenance without the data of one build and without what only BuildKit has: its version,
-// the request of buildx around that of the front end, the session of a context, and how the Dockerfile was read.
+// the request of buildx around that of the frontend, the session of a context, and how the Dockerfile was read.
 func provenanceShape(t *testing.T, predicate any) map[string]any {
 	t.Helper()
 	raw, err := json.Marshal(predicate)

@@ -29,8 +29,8 @@ func newBuildCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build [URL [CONTEXT-URL]] [TARGET…]",
 		Short: "Build the targets of a project file",
-		Long: "Build builds the named targets and groups, or \"default\". It stores the images in the local store,\n" +
-			"or writes them to the outputs of their targets. Tags move only after every target has succeeded.\n\n" +
+		Long: "Build the named targets and groups, or \"default\". Store the images in the local store,\n" +
+			"or write them to the outputs of their targets. Tags move only after every target has succeeded.\n\n" +
 			"URL is a git repository, an archive or a file from which the project is read.\n" +
 			"CONTEXT-URL sets BAKE_CMD_CONTEXT.",
 		Example: "  bake build\n  bake build --push --set api.tags=registry.example.com/api:1.2 api",
@@ -48,7 +48,7 @@ func newBuildCommand(a *app) *cobra.Command {
 	f.StringVar(&o.list, "list", "", "list targets or variables, and build nothing; for JSON: type=targets,format=json")
 	f.BoolVar(&o.check, "check", false, "check the Dockerfiles, and build nothing; shorthand for --call=check")
 	f.StringVar(&o.call, "call", "build",
-		"request to the Dockerfiles: build, check, outline or targets; options: ,format=json and ,ignorestatus=true")
+		"how to evaluate the build: build, check, outline or targets; append ,format=json or ,ignorestatus=true")
 	return cmd
 }
 

@@ -18,11 +18,17 @@ import (
 	"github.com/bakebuild/bake/executor/report"
 )
 
+// Help for the argument BUILD, as builds.Read reads it.
+const (
+	aboutBuild   = "BUILD is an id from bake builds ls, the start or end of one, or last."
+	defaultBuild = " The default is last."
+)
+
 func newBuildsCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "builds",
 		Short: "Inspect recent builds",
-		Long:  "Builds lists and shows the last hundred builds, including failed and interrupted ones.",
+		Long:  "List and show the last hundred builds, including failed and interrupted ones.",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -121,8 +127,8 @@ func newBuildsShowCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [BUILD]",
 		Short: "Show a build: its steps, their reasons and times, and its results",
-		Long: "Show shows the last build, or the build whose id is BUILD or begins or ends with it.\n" +
-			"The JSON is the complete record.",
+		Long: "Show the steps of a build with their reasons and times, and its results.\n" +
+			"With --json, print the complete record.\n\n" + aboutBuild + defaultBuild,
 		Example: "  bake builds show\n  bake builds show 7e6oz3 --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -142,7 +148,7 @@ func newBuildsLogsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "logs [BUILD [STEP]]",
 		Short: "Print the output of a build's steps",
-		Long: "Logs writes the complete output of the steps of the last build, or of BUILD.\n" +
+		Long: "Print the complete output of the steps of a build.\n\n" + aboutBuild + defaultBuild + "\n" +
 			"STEP is a digest, a place (Dockerfile:12) or a part of a name.",
 		Example: "  bake builds logs\n  bake builds logs 7e6oz3 Dockerfile:12",
 		Args:    cobra.MaximumNArgs(2),
@@ -159,7 +165,7 @@ func newBuildsLogsCommand(a *app) *cobra.Command {
 func printLogs(w io.Writer, s *cache.Store, run report.Run, step string) error {
 	steps := run.FindSteps(step)
 	if len(steps) == 0 && step != "" {
-		return usagef("no step of build %s is named %q; list its steps with bake builds show %s", run.ID, step, run.ID)
+		return usagef("no step of the build matches %q; list its steps with bake builds show %s", step, run.ID)
 	}
 	for _, i := range steps {
 		one := run.Steps[i]

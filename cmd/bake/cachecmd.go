@@ -29,7 +29,7 @@ func newCacheCheckCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check",
 		Short:   "Verify the contents of the cache against their digests",
-		Long:    "Check lists damaged items and exits with 6 if there are any, unless --repair removes them.",
+		Long:    "List damaged items, and exit with 6 if there are any, unless --repair removes them.",
 		Example: "  bake cache check\n  bake cache check --repair",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.checkCache(cmd.Context(), repair) },
@@ -74,8 +74,8 @@ func newCachePruneCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove the least recently used items of the cache",
-		Long: "Prune removes items, least recently used first. It keeps what tagged images and pins need,\n" +
-			"and what running builds use.",
+		Long: "Remove items, least recently used first, except those that tagged images, pins and\n" +
+			"running builds need.",
 		Example: "  bake cache prune --keep-size=20GB\n  bake cache prune --older-than=30d",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.prune(cmd.Context(), o) },
@@ -83,7 +83,7 @@ func newCachePruneCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.keep, "keep-size", "", "remove items until the cache occupies at most this size, such as 20GB")
 	f.StringVar(&o.older, "older-than", "", "remove items not used for this long, such as 12h, 30d or 4w")
-	f.BoolVar(&o.all, "all", false, "remove everything except what tagged images and pins need, and build history")
+	f.BoolVar(&o.all, "all", false, "remove everything except build history and the layers of tagged images and pins")
 	return cmd
 }
 
@@ -102,7 +102,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 		}
 	}
 	if opts == (cache.PruneOptions{}) {
-		return usagef("nothing to remove; add --keep-size=20GB, --older-than=30d or --all")
+		return usagef("no limit given; add --keep-size=20GB, --older-than=30d or --all")
 	}
 	s, err := a.openStore()
 	if err != nil {

@@ -17,9 +17,9 @@ func newCacheUsageCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "du",
 		Short: "Show the disk usage of the cache, by target and by part",
-		Long: "Du shows the disk space that each target and each part of the cache occupies.\n" +
-			"No other target needs what is exclusive; others also need what is shared.\n" +
-			"Hard links count once, holes do not count.",
+		Long: "Show the disk space that each target and each part of the cache occupies.\n" +
+			"EXCLUSIVE is used by this target only, SHARED also by others.\n" +
+			"Hard links count once; sparse files count their allocated blocks.",
 		Example: "  bake cache du\n  bake cache du --json",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return a.cacheUsage(asJSON) },
@@ -91,7 +91,7 @@ var partNotes = [...]struct{ name, note string }{
 	{"mounts", "cache mounts"},
 	{"entries", "results of steps"},
 	{"logs", "output of steps"},
-	{"other", ""},
+	{"other", "build history, resolved tags, locks"},
 }
 
 // newUsageView returns the view of a usage and its limits.
@@ -132,7 +132,7 @@ func (v usageView) print(out io.Writer, now time.Time) error {
 	if v.Busy > 0 {
 		fmt.Fprintf(w, "in use\t%s\tby builds that run now\n", humanSize(v.Busy))
 	}
-	fmt.Fprintf(w, "freeable\t%s\tby bake cache prune --all\n", humanSize(v.Freeable))
+	fmt.Fprintf(w, "reclaimable\t%s\twith bake cache prune --all\n", humanSize(v.Freeable))
 	return w.Flush()
 }
 

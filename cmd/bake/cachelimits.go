@@ -50,9 +50,9 @@ func (s *session) collect(ctx context.Context, limits cache.Limits) {
 	done, err := s.store.Collect(ctx, limits)
 	switch {
 	case err != nil:
-		s.app.note("evict from the cache: %v", err)
+		s.app.note("cannot evict from the cache, which can exceed its limits: %v", err)
 	case done.Over > 0:
-		s.app.note("the cache occupies %s, %s above its limits, for tagged images, pins and running builds; "+
+		s.app.note("the cache occupies %s, %s over its limit; tagged images, pins and running builds need it; "+
 			"see bake cache du",
 			humanSize(done.Total), humanSize(done.Over))
 	}

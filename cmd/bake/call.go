@@ -12,9 +12,9 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// call is the value of --call: a request to the Dockerfile front end instead of a build, and the format of its answer.
+// call is the value of --call: a request to the Dockerfile frontend instead of a build, and the format of its answer.
 type call struct {
-	name         string // of the front end's method; "" builds
+	name         string // of the frontend's method; "" builds
 	json         bool
 	ignoreStatus bool
 }
@@ -53,7 +53,7 @@ func parseCall(text string, check bool) (call, error) {
 	return c, nil
 }
 
-// callName returns the front end's name of a method.
+// callName returns the frontend's name of a method.
 func callName(name string) (string, error) {
 	switch name {
 	case "", "build":
@@ -88,7 +88,7 @@ func splitCalls(p *config.Project) (built, called *config.Project) {
 	return &b, &c
 }
 
-// callProject prints the front end's answers about the targets. A target that cannot be built and a warning are errors,
+// callProject prints the frontend's answers about the targets. A target that cannot be built and a warning are errors,
 // unless the status is ignored.
 func (a *app) callProject(ctx context.Context, p *config.Project, c call, o runOptions) error {
 	s, err := a.open(o.pull)

@@ -21,7 +21,7 @@ func (a *app) summarizeForCI(run report.Run) {
 		return
 	}
 	if err := ci.AppendSummary(path, run); err != nil {
-		a.note("GITHUB_STEP_SUMMARY: %v", err)
+		a.note("cannot write GITHUB_STEP_SUMMARY: %v", err)
 	}
 }
 
@@ -43,7 +43,7 @@ func (a *app) exportSpans(ctx context.Context, run report.Run) {
 		return
 	}
 	if err := telemetry.Export(ctx, run, version(), a.env); err != nil {
-		a.note("OpenTelemetry: %v", err)
+		a.note("cannot export the trace to OpenTelemetry: %v", err)
 	}
 }
 

@@ -16,9 +16,10 @@ import (
 func newConfigCommand(a *app) *cobra.Command {
 	var schema bool
 	cmd := &cobra.Command{
-		Use:     "config --schema",
-		Short:   "Print the JSON Schema of project files, for editors",
-		Long:    "With the JSON Schema, editors complete and check bake.json and bake.yaml.",
+		Use:   "config --schema",
+		Short: "Print the JSON Schema of project files, for editors",
+		Long: "Print the JSON Schema of bake.json and bake.yaml for editors; this requires --schema.\n" +
+			"To print the evaluated project, run bake build --print.",
 		Example: "  bake config --schema > bake.schema.json\n  bake config --schema | jq .title",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -86,7 +86,8 @@ func compare(t *testing.T, all []executortest.Case, results map[string]string, o
 var grants = []string{"--allow=fs=*", "--allow=network.host", "--allow=security.insecure"}
 
 // TestConformance shows that each case of executortest gives the recorded image with the embedded engine, as an
-// ordinary user, with BuildKit, and with BuildKit as the engine of bake. BAKE_UPDATE=1 records what BuildKit builds.
+// unprivileged user, with BuildKit, and with BuildKit as the engine of bake. BAKE_UPDATE=1 records what BuildKit
+// builds.
 func TestConformance(t *testing.T) {
 	all, err := executortest.Cases()
 	if err != nil {
@@ -165,7 +166,7 @@ func buildCases(t *testing.T, c *cli, registry string, all []executortest.Case, 
 	return stderr
 }
 
-// rootless checks the cases that only root of the host can build: an ordinary user gets the recorded message. It
+// rootless checks the cases that only root of the host can build: an unprivileged user gets the recorded message. It
 // returns the results with the expected ones for these cases.
 func rootless(t *testing.T, all []executortest.Case, results map[string]string, stderr string) map[string]string {
 	t.Helper()
@@ -184,12 +185,12 @@ func rootless(t *testing.T, all []executortest.Case, results map[string]string, 
 	return results
 }
 
-// testUser returns the ordinary user named by BAKE_TEST_USER, who has subordinate ids.
+// testUser returns the unprivileged user named by BAKE_TEST_USER, who has subordinate ids.
 func testUser(t *testing.T) *syscall.Credential {
 	t.Helper()
 	name := os.Getenv("BAKE_TEST_USER")
 	if name == "" || os.Geteuid() != 0 {
-		skip(t, "needs root, and BAKE_TEST_USER to name an ordinary user with subordinate ids (.ci/test makes one)")
+		skip(t, "needs root, and BAKE_TEST_USER to name an unprivileged user with subordinate ids (.ci/test makes one)")
 	}
 	u, err := user.Lookup(name)
 	if err != nil {

@@ -62,7 +62,8 @@ func builder(p *config.Project, name string) (buildkitd.Builder, error) {
 	if err := buildkitd.CheckAddress(name); err != nil {
 		known := strings.Join(slices.Sorted(maps.Keys(p.Engines)), ", ")
 		if known != "" && !strings.Contains(name, "://") {
-			return buildkitd.Builder{}, usagef("engine %q: no such engine block, only %s; and %w", name, known, err)
+			return buildkitd.Builder{}, usagef("engine %s: unknown engine block; available: %s; "+
+				"or use an address such as tcp://HOST:1234", name, known)
 		}
 		return buildkitd.Builder{}, usagef("engine: %w", err)
 	}

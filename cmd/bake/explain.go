@@ -24,9 +24,10 @@ func newExplainCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [TARGET|STEP…]",
 		Short: "Explain why steps would run, or why they ran",
-		Long: "Explain lists the first causes: the files, arguments, bases and Dockerfile lines that differ from\n" +
-			"the most similar earlier run, and the steps that run because of them. It explains what would run\n" +
+		Long: "List the first causes: the files, arguments, bases and Dockerfile lines that differ from\n" +
+			"the most similar earlier run, and the steps that run because of them. Explain what would run\n" +
 			"now or, if nothing would, the last build that ran steps.\n\n" +
+			aboutBuild + "\n" +
 			"STEP is a digest, a place (Dockerfile:12) or a part of a name.",
 		Example: "  bake explain api\n  bake explain --build last Dockerfile:12",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,7 +36,7 @@ func newExplainCommand(a *app) *cobra.Command {
 		},
 	}
 	o.addFlags(cmd)
-	cmd.Flags().StringVar(&o.build, "build", "", "explain this build: an id from bake builds ls, or last")
+	cmd.Flags().StringVar(&o.build, "build", "", "explain the build `BUILD` that ran earlier")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
@@ -108,10 +109,10 @@ func (a *app) explainLast(now report.Run, what []string) error {
 		return err
 	}
 	if len(found.Roots) == 0 {
-		a.note("nothing would run, and no earlier build ran it")
+		a.note("no step would run, and no recorded build ran one; nothing to explain")
 		return nil
 	}
-	a.note("nothing would run; the last run was in build %s, %s",
+	a.note("no step would run; explaining the last build that ran one: %s, %s",
 		run.ID, run.Started.Local().Format("2006-01-02 15:04:05"))
 	return a.printExplanation(found, false)
 }

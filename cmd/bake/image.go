@@ -12,7 +12,7 @@ func newImageCommand(a *app) *cobra.Command {
 	cmd.AddCommand(
 		newImageBuildCommand(a),
 		newImageListCommand(a),
-		newHistoryCommand(a, "history NAME"),
+		newHistoryCommand(a),
 		newImageInspectCommand(a),
 		newImageTagCommand(a),
 		newImageRemoveCommand(a),

@@ -21,12 +21,12 @@ type historyOptions struct {
 // maxShownInstruction is the maximum length of an instruction in the table, in characters.
 const maxShownInstruction = 60
 
-func newHistoryCommand(a *app, use string) *cobra.Command {
+func newHistoryCommand(a *app) *cobra.Command {
 	var o historyOptions
 	cmd := &cobra.Command{
-		Use:     use,
+		Use:     "history NAME",
 		Short:   "Show the layers of an image, newest first",
-		Example: "  bake history hello\n  bake history --no-trunc registry.example.com/api:1.2",
+		Example: "  bake image history hello\n  bake image history --no-trunc registry.example.com/api:1.2",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			o.name = args[0]

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"github.com/containerd/platforms"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
@@ -29,17 +28,14 @@ func newImageInspectCommand(a *app) *cobra.Command {
 		RunE:    func(_ *cobra.Command, args []string) error { return a.inspectImages(args, platform) },
 	}
 	cmd.Flags().StringVar(&platform, "platform", "",
-		"platform to show of a multi-platform image (default this machine's)")
+		"platform to show from a multi-platform image (default this machine's)")
 	return cmd
 }
 
 func (a *app) inspectImages(names []string, platform string) error {
-	want := platforms.DefaultSpec()
-	if platform != "" {
-		var err error
-		if want, err = platforms.Parse(platform); err != nil {
-			return usagef("--platform: %w", err)
-		}
+	want, err := platformFlag(platform)
+	if err != nil {
+		return err
 	}
 	s, err := a.openStore()
 	if err != nil {

@@ -14,7 +14,7 @@ func newImageLoadCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "load [-i FILE]",
 		Short:   "Load images from a tar archive into the local store",
-		Long:    "Load reads an archive from docker save or from an output of type=oci.",
+		Long:    "Read an archive from docker save or from an output of type=oci.",
 		Example: "  docker save hello | bake image load\n  bake image load -i hello.tar",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.loadImages(cmd.Context(), input) },

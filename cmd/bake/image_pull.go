@@ -15,23 +15,32 @@ func newImagePullCommand(a *app) *cobra.Command {
 	var platform string
 	cmd := &cobra.Command{
 		Use:     "pull NAME…",
-		Short:   "Fetch images into the local store",
+		Short:   "Pull images into the local store",
 		Example: "  bake image pull alpine:3.22\n  bake image pull --platform linux/arm64 alpine:3.22",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := platforms.DefaultSpec()
-			if platform != "" {
-				var err error
-				if p, err = platforms.Parse(platform); err != nil {
-					return usagef("--platform: %w", err)
-				}
+			p, err := platformFlag(platform)
+			if err != nil {
+				return err
 			}
 			return a.pullImages(cmd.Context(), args, p)
 		},
 	}
 	cmd.Flags().StringVar(&platform, "platform", "",
-		"platform to fetch of a multi-platform image (default this machine's)")
+		"platform to pull from a multi-platform image (default this machine's)")
 	return cmd
+}
+
+// platformFlag returns the platform that --platform names, this machine's if it is not set.
+func platformFlag(text string) (ocispecs.Platform, error) {
+	if text == "" {
+		return platforms.DefaultSpec(), nil
+	}
+	p, err := platforms.Parse(text)
+	if err != nil {
+		return p, usagef("--platform=%s: unknown platform; use os/arch, such as linux/arm64", text)
+	}
+	return p, nil
 }
 
 func (a *app) pullImages(ctx context.Context, names []string, p ocispecs.Platform) error {
@@ -49,7 +58,7 @@ func (a *app) pullImages(ctx context.Context, names []string, p ocispecs.Platfor
 			return err
 		}
 		if images.IsNameOnly(name) {
-			a.note("%s has no tag: fetched the current %s:latest, which can change", name, name)
+			a.note("%s has no tag: pulled its tag latest, which can change", name)
 		}
 		if _, err := fmt.Fprintf(a.stdout, "%s %s\n", shownName(pulled.Ref), pulled.Digest); err != nil {
 			return err

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/platforms"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -27,7 +26,7 @@ func newImagePushCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "push NAME…",
 		Short: "Push images from the local store to their registries",
-		Long:  "Push sends each image to the registry in its name. Tags move after all blobs and manifests arrive.",
+		Long:  "Push each image to the registry in its name. Tags move after all blobs and manifests arrive.",
 		Example: "  bake image push registry.example.com/api:1.2\n" +
 			"  bake image push --platform linux/arm64 registry.example.com/api:1.2",
 		Args: cobra.MinimumNArgs(1),
@@ -43,9 +42,9 @@ func newImagePushCommand(a *app) *cobra.Command {
 func (a *app) pushImages(ctx context.Context, names []string, o pushOptions) error {
 	var only *ocispecs.Platform
 	if o.platform != "" {
-		p, err := platforms.Parse(o.platform)
+		p, err := platformFlag(o.platform)
 		if err != nil {
-			return usagef("--platform: %w", err)
+			return err
 		}
 		only = &p
 	}

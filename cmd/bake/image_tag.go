@@ -31,7 +31,7 @@ func newImageRemoveCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "rm NAME…",
 		Short:   "Remove names from the local store",
-		Long:    "Rm removes names. bake cache prune frees images without a name.",
+		Long:    "Remove names only. To free the space of images without a name, run bake cache prune.",
 		Example: "  bake image rm hello\n  bake image rm hello:1.0 hello:latest",
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(_ *cobra.Command, args []string) error { return a.removeImages(args) },
@@ -45,14 +45,11 @@ func (a *app) removeImages(names []string) error {
 	}
 	defer s.Close()
 	for _, name := range names {
-		found, err := images.Find(s, name)
+		removed, err := images.Remove(s, name)
 		if err != nil {
 			return err
 		}
-		if _, err := s.RemoveImage(found.Name); err != nil {
-			return err
-		}
-		fmt.Fprintln(a.stdout, shownName(found.Name))
+		fmt.Fprintln(a.stdout, shownName(removed))
 	}
 	return nil
 }

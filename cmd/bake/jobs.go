@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -36,7 +37,7 @@ func (j *jobs) Set(text string) error {
 		case named && name == "parallel":
 			n, err := strconv.ParseUint(value, 10, 31)
 			if err != nil {
-				return fmt.Errorf("parallel=%s: expected a number, 0 or more", value)
+				return errors.New("parallel needs a number, 0 or more")
 			}
 			j.parallel = int(n)
 			continue
@@ -50,10 +51,10 @@ func (j *jobs) Set(text string) error {
 		case "defer-error":
 			j.keepGoing = true
 		default:
-			return fmt.Errorf("%q: expected a number, fail-fast, defer-output or defer-error", name)
+			return errors.New("expected a number, fail-fast, defer-output or defer-error")
 		}
 		if modes++; modes > 1 {
-			return fmt.Errorf("%s: more than one mode", text)
+			return errors.New("more than one mode")
 		}
 	}
 	return nil

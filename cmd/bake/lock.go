@@ -24,7 +24,8 @@ func (o *lockOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.frozen, "frozen", false, "shorthand for --lock=frozen")
 	f.BoolVar(&o.locked, "locked", false, "shorthand for --lock=locked")
 	f.BoolVar(&o.offline, "offline", false,
-		"request nothing from registries and servers; frozen if "+config.LockName+" exists. Steps keep their network")
+		"use only what is cached: contact no registry or server; implies --frozen if "+config.LockName+
+			" exists; RUN steps keep their network")
 }
 
 // readLock reads the lock of the project in dir. It also sets a.offline. A remote project has no lock.

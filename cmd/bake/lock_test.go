@@ -121,7 +121,7 @@ func TestLock(t *testing.T) {
 	out, _ = p.ok(t, "update", "--dry-run", "base:1")
 	wantMatch(t, "what would move", out, `team/base:1\n  from sha256:\S+\n  to   `+old+`\n  rebuilds direct, many-0`)
 	p.fails(t, 6, "", "outdated", "--exit-code")
-	p.fails(t, 2, "nothing to pin matches nothing", "update", "nothing")
+	p.fails(t, 2, `no reference matches "nothing"`, "update", "nothing")
 	p.ok(t, "update", "shared")
 	p.ok(t, "outdated", "--exit-code")
 

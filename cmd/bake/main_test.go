@@ -54,7 +54,7 @@ func needSandbox(t *testing.T) {
 	if os.Geteuid() == 0 {
 		return
 	}
-	skip(t, "steps as an ordinary user are tested by the root run, which becomes one")
+	skip(t, "steps as an unprivileged user are tested by the root run, which becomes one")
 }
 
 // skip skips a test for a missing capability; in CI that is a failure.

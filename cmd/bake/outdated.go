@@ -27,8 +27,8 @@ func newOutdatedCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "outdated",
 		Short: "List outdated pins, newer tags, and bases that targets use in different versions",
-		Long: "Outdated lists the pins whose reference has another digest or commit now, and newer version tags.\n" +
-			"Under Drift it lists images that targets use by several tags, digests or repositories.",
+		Long: "List the pins whose reference now resolves to a different digest or commit, and newer version tags.\n" +
+			"Under Drift, list images that targets use by several tags, digests or repositories.",
 		Example: "  bake outdated\n  bake outdated --exit-code",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.outdatedCommand(cmd.Context(), o) },

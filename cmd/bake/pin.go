@@ -34,9 +34,9 @@ func newPinCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pin [TARGET|NAME…]",
 		Short: "Pin image digests, git commits and file checksums in " + config.LockName,
-		Long: "Pin adds the images, git repositories and URLs that the project uses and that " + config.LockName +
+		Long: "Add the images, git repositories and URLs that the project uses and that " + config.LockName +
 			" does not pin yet.\n" +
-			"It removes pins that no target uses. It never changes a pin; bake update does.\n\n" +
+			"Remove pins that no target uses. To change existing pins, run bake update.\n\n" +
 			"A TARGET limits pinning to what that target uses. A NAME is a reference, or a base block of the\n" +
 			"project. A reference may be shortened to its last path components, and may contain *.",
 		Example: "  bake pin\n  bake pin --copy-to registry.example.com/mirror",
@@ -157,7 +157,7 @@ func (a *app) splitNames(ctx context.Context, o *projectOptions, args []string) 
 func (a *app) readConflicted(dir string) (*config.Lock, error) {
 	lock, conflicted, err := config.ReadConflictedLock(dir)
 	if len(conflicted) > 0 {
-		a.note("resolving again what the two sides of the merge pin differently: %s", strings.Join(conflicted, ", "))
+		a.note("re-resolving pins that differ between the merge sides: %s", strings.Join(conflicted, ", "))
 	}
 	return lock, err
 }
@@ -189,7 +189,7 @@ func (a *app) pinInPlace(p *pins.Plan) error {
 			a.note("%s not changed: %s", f.Name, f.Skipped)
 		}
 		for _, l := range f.Left {
-			a.note("%s:%d: %s not changed: only a reference without variables can get a digest", f.Name, l.Line, l.Word)
+			a.note("%s:%d: %s not changed: it contains a variable", f.Name, l.Line, l.Word)
 		}
 		if f.Changed {
 			fmt.Fprintln(a.stdout, f.Name)
@@ -199,7 +199,7 @@ func (a *app) pinInPlace(p *pins.Plan) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Project.Bases)) {
-		a.note("%sbase %s not changed: %s pins base blocks",
+		a.note("%sbase %s not changed: base blocks are pinned in %s; run bake pin",
 			placeOfRange(p.Project.Bases[name].Range), name, config.LockName)
 	}
 	return nil

@@ -37,8 +37,8 @@ func newPlanCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan [TARGET…]",
 		Short: "Show what a build would do, step by step",
-		Long: "Plan shows which steps of each target would be cached, would run, or may run because they copy files\n" +
-			"from a step that runs first. It adds why they would run, and the expected time. It runs nothing.",
+		Long: "Show which steps of each target would be cached, would run, or may run because they copy files\n" +
+			"from a step that runs first, why they would run, and the expected time. No step is run.",
 		Example: "  bake plan\n  bake plan --exit-code api",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.project.targets = args

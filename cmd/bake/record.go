@@ -24,7 +24,7 @@ func (s *session) record(p *config.Project, builders []buildkitd.Builder) *build
 	return builds.Record(s.store, builds.Options{
 		Facts:    report.Facts{Tool: version(), Engine: engine, Dir: p.Dir, Targets: p.Requested},
 		KeepLogs: len(builders) > 0,
-		Warn:     func(err error) { s.app.note("the history of builds: %v", err) },
+		Warn:     func(err error) { s.app.note("cannot record this build in the history: %v", err) },
 	})
 }
 

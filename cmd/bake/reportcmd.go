@@ -18,8 +18,8 @@ func newReportCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report [BUILD] -o FILE",
 		Short: "Write an HTML page about a build: times, graph, images, and why each step ran",
-		Long: "Report writes one HTML page about the last build, or about BUILD, an id from bake builds ls.\n" +
-			"The page needs no network and no other file.",
+		Long: "Write one HTML page about a build. The page needs no network and no other file.\n\n" +
+			aboutBuild + defaultBuild,
 		Example: "  bake report -o report.html\n  bake report --output report.html 7e6oz3",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

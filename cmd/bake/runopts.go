@@ -42,7 +42,7 @@ type runOptions struct {
 const (
 	usageAllow = "permit access to network.host, security.insecure, ssh, device, or files: fs=PATH, fs.read=PATH or " +
 		"fs.write=PATH; may be repeated"
-	usagePull = "request every base from its registry, even if the stored answer is fresh"
+	usagePull = "resolve every base tag in its registry again, even if its digest was resolved recently"
 )
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
@@ -53,7 +53,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.progress, "progress", "",
 		"progress display: auto, plain, tty, quiet, rawjson or none (default BUILDKIT_PROGRESS, else auto)")
 	f.StringVar(&o.metadata, "metadata-file", "", "write metadata of the results to this file, as JSON")
-	f.StringVar(&o.trace, "trace", "", "write when each step ran to this file, in Chrome's trace format")
+	f.StringVar(&o.trace, "trace", "", "write a trace of the build to this file, in Chrome trace event format")
 	f.BoolVar(&o.explain, "explain", false, "explain at the end why each step ran")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, even if it is cached")
 	f.BoolVar(&o.verify, "verify-cache", false,
@@ -63,9 +63,9 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.load, "load", false, "load the images into the Docker engine")
 	f.VarP(&o.jobs, "jobs", "j", "number of steps that run at once (default 0, the number of CPUs), "+
 		"or a mode: fail-fast, defer-output or defer-error, with ,parallel=N")
-	f.StringVar(&o.sbom, "sbom", "", "attest the SBOM of the images: true, false or attributes")
+	f.StringVar(&o.sbom, "sbom", "", "add an SBOM attestation to the images: true, false or attributes")
 	f.StringVar(&o.provenance, "provenance", "",
-		"attest the provenance of the images: true, false, or attributes such as mode=max")
+		"add a provenance attestation to the images: true, false, or attributes such as mode=max")
 	f.StringArrayVar(&o.policy, "policy", nil,
 		"attributes of the targets' Rego policies, which only buildx evaluates; disabled=true builds without them")
 	f.StringArrayVar(&o.allow, "allow", nil, usageAllow)

@@ -36,7 +36,7 @@ func testKey(t *testing.T, dir string) (ed25519.PrivateKey, string) {
 // TestSSHMount shows that a step can use the keys of an agent or of files but cannot change them.
 func TestSSHMount(t *testing.T) { testSSHMount(t, nil) }
 
-// TestSSHMountRootless shows the same for a step of an ordinary user.
+// TestSSHMountRootless shows the same for a step of an unprivileged user.
 func TestSSHMountRootless(t *testing.T) { testSSHMount(t, testUser(t)) }
 
 // serveAgent starts an ssh agent with a key that is also in a file, and returns its socket and that file.

@@ -27,10 +27,10 @@ func newUpdateCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "update [NAME…]",
 		Short: "Move pins to the current digests and commits",
-		Long: "Update moves the pins that a NAME matches, or all pins, to the digests and commits that their\n" +
-			"references have now. A NAME is a reference, or a base block of the project. A reference may be\n" +
+		Long: "Move the pins that a NAME matches, or all pins, to the digests and commits that their\n" +
+			"references now resolve to. A NAME is a reference, or a base block of the project. A reference may be\n" +
 			"shortened to its last path components, and may contain *.\n\n" +
-			"For each moved pin it lists both digests with their age, the platforms gained and lost,\n" +
+			"For each moved pin, list both digests with their age, the platforms gained and lost,\n" +
 			"and the targets to rebuild.",
 		Example: "  bake update golang\n  bake update --dry-run --format=markdown",
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.updateCommand(cmd.Context(), o, args) },

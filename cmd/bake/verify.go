@@ -20,9 +20,9 @@ func newVerifyCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check that " + config.LockName + " matches the project",
-		Long: "Verify checks that everything the targets use is pinned for the platforms to build, that no pin is\n" +
+		Long: "Check that everything the targets use is pinned for the platforms to build, that no pin is\n" +
 			"unused, and that the policies hold.\n\n" +
-			"With --online it also checks that registries and servers still have what is pinned, and that version\n" +
+			"With --online, also check that registries and servers still have what is pinned, and that version\n" +
 			"tags such as 1.2.3 still have the pinned digest.",
 		Example: "  bake verify\n  bake verify --online",
 		Args:    cobra.NoArgs,

@@ -56,7 +56,7 @@ func Read(s *cache.Store, name string) (report.Run, error) {
 		return report.Run{}, err
 	}
 	if len(ids) == 0 {
-		return report.Run{}, errorf("there is no build yet")
+		return report.Run{}, errorf("no build is recorded yet; run bake build")
 	}
 	var found []string
 	for _, id := range ids {
@@ -66,9 +66,10 @@ func Read(s *cache.Store, name string) (report.Run, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return report.Run{}, errorf("no build is named %q; list builds with bake builds ls", name)
+		return report.Run{}, errorf("no build with id %q; list builds with bake builds ls", name)
 	case name != "" && len(found) > 1:
-		return report.Run{}, errorf("%q names %d builds; list builds with bake builds ls", name, len(found))
+		return report.Run{}, errorf("id %q is ambiguous: it matches %d builds; list builds with bake builds ls",
+			name, len(found))
 	}
 	raw, err := s.Build(found[0])
 	if err != nil {
@@ -95,7 +96,7 @@ func Steps(run report.Run, names []string) ([]int, error) {
 			found = run.FindSteps(name)
 		}
 		if len(found) == 0 {
-			return nil, errorf("%q is not a target, and no step has it in its name", name)
+			return nil, errorf("no target or step matches %q", name)
 		}
 		steps = append(steps, found...)
 	}

@@ -50,6 +50,21 @@ func (i Image) PackedSize() int64 {
 
 // Find returns the record of an image by a name as a user writes it.
 func Find(s *cache.Store, name string) (cache.Image, error) {
+	return find(s, name, func(shown string) string { return ", or pull it: bake image pull " + shown })
+}
+
+// Remove removes the record of an image by a name as a user writes it. It returns the full name.
+func Remove(s *cache.Store, name string) (string, error) {
+	found, err := find(s, name, func(string) string { return "" })
+	if err != nil {
+		return "", err
+	}
+	_, err = s.RemoveImage(found.Name)
+	return found.Name, err
+}
+
+// find is Find. more returns the end of the message about an image that the store does not have.
+func find(s *cache.Store, name string, more func(shown string) string) (cache.Image, error) {
 	full, err := FullName(name)
 	if err != nil {
 		return cache.Image{}, err
@@ -60,8 +75,8 @@ func Find(s *cache.Store, name string) (cache.Image, error) {
 	}
 	if !ok {
 		shown := planner.FamiliarName(full)
-		return cache.Image{}, errorf("no image %s in the local store; list images with bake image ls, or fetch it: "+
-			"bake image pull %s", shown, shown)
+		return cache.Image{}, errorf("no image %s in the local store; list images with bake image ls%s",
+			shown, more(shown))
 	}
 	return found, nil
 }

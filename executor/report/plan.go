@@ -220,7 +220,7 @@ func (c PlanCounts) work() string {
 		}
 	}
 	if c.Unknown > 0 {
-		text += fmt.Sprintf(", %s of unknown time", counted(c.Unknown, "step"))
+		text += fmt.Sprintf(", %d without a known duration", c.Unknown)
 	}
 	return text
 }

@@ -24,11 +24,18 @@ func selectKeys(p *config.Project, keys, names []string) (func(key string) bool,
 			}
 		}
 		if !found {
-			return nil, &UsageError{fmt.Errorf("nothing to pin matches %s; choose from %s", name,
-				strings.Join(keys, ", "))}
+			return nil, noMatch(name, keys)
 		}
 	}
 	return func(key string) bool { return selected[key] || len(names) == 0 }, nil
+}
+
+// noMatch returns the error about a name that matches none of the keys.
+func noMatch(name string, keys []string) error {
+	if len(keys) == 0 {
+		return &UsageError{fmt.Errorf("no reference matches %q: no image, git repository or URL to choose from", name)}
+	}
+	return &UsageError{fmt.Errorf("no reference matches %q; choose from: %s", name, strings.Join(keys, ", "))}
 }
 
 // matches reports whether a pattern matches a key of the lock: all of it, or its end after a slash. A pattern without a
