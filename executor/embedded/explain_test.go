@@ -41,7 +41,8 @@ func TestExplain(t *testing.T) {
 			want: []string{"the variable MY_TOKEN changed"}},
 		"command": {
 			write: map[string]string{"Dockerfile": strings.Replace(file, `"/b.txt"`, `"/c.txt"`, 1)},
-			want:  []string{`the instruction Dockerfile:8 changed: RUN ["copy", "/in/a.txt", "/b.txt"] → RUN ["copy", "/in/a.txt", "/c.txt"]`},
+			want: []string{`the instruction Dockerfile:8 changed: ` +
+				`RUN ["copy", "/in/a.txt", "/b.txt"] → RUN ["copy", "/in/a.txt", "/c.txt"]`},
 		},
 		"user": {write: map[string]string{"Dockerfile": strings.Replace(file, "RUN", "USER 5\nRUN", 1)},
 			want: []string{"the user is new: 5"}},

@@ -245,8 +245,7 @@ func TestMirrorsOverTLS(t *testing.T) {
 			"origin": {Prefix: secure.host, Mirrors: []string{mirror.host}, CA: []string{"ca.pem"}},
 		}, origin, ""},
 		{"registries.conf alone", nil, origin, ""},
-		{"project over registries.conf", map[string]config.Registry{"origin": {Prefix: secure.host}}, nil,
-			"not trusted"},
+		{"over registries.conf", map[string]config.Registry{"origin": {Prefix: secure.host}}, nil, "not trusted"},
 		{"plain http to tls", map[string]config.Registry{"origin": {Prefix: secure.host, PlainHTTP: true}}, nil, "400"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
