@@ -85,7 +85,7 @@ func elements(v cty.Value) ([]cty.Value, error) {
 	t := v.Type()
 	switch {
 	case !v.IsKnown():
-		return nil, fmt.Errorf("the value is unknown")
+		return nil, fmt.Errorf("the value depends on something that is not known here")
 	case t.IsTupleType(), t.IsListType(), t.IsSetType():
 		return v.AsValueSlice(), nil
 	case t == cty.Number || t == cty.Bool:
@@ -264,7 +264,7 @@ func (a attribute) fromAttrs(lists []Attrs) (any, error) {
 	}
 	for _, m := range lists {
 		if m["type"] == "" && a.name != "policy" {
-			return nil, fmt.Errorf("entry has no type: add type=…")
+			return nil, fmt.Errorf("entry has no type; add type=…")
 		}
 	}
 	return lists, nil
@@ -292,7 +292,7 @@ func secretOf(m Attrs) (Secret, error) {
 		return s, fmt.Errorf("unknown secret type %q; use file or env", m["type"])
 	}
 	if s.ID == "" {
-		return s, fmt.Errorf("a secret needs an id")
+		return s, fmt.Errorf("secret has no id; add id=ID")
 	}
 	if s.Src == "" && s.Env == "" {
 		s.Env = s.ID

@@ -264,7 +264,7 @@ func number(s string) (cty.Value, error) {
 		return cty.NilVal, err
 	}
 	if f.IsInf() {
-		return cty.NilVal, errors.New("infinite")
+		return cty.NilVal, errors.New("infinity is not a valid number")
 	}
 	return cty.NumberVal(f), nil
 }

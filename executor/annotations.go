@@ -32,7 +32,7 @@ func parseAnnotations(list []string, attrs config.Attrs) (Annotations, error) {
 	for _, s := range list {
 		k, v, ok := strings.Cut(s, "=")
 		if !ok {
-			return nil, fmt.Errorf("annotation %q: want KEY=VALUE", s)
+			return nil, fmt.Errorf("annotation %q: expected KEY=VALUE", s)
 		}
 		levels, key, ok := strings.Cut(k, ":")
 		if !ok {
@@ -57,7 +57,7 @@ func parseAnnotations(list []string, attrs config.Attrs) (Annotations, error) {
 		}
 		a, err := newAnnotation(level, key, v)
 		if err != nil || !ok {
-			return nil, fmt.Errorf("attribute %q: want annotation[-LEVEL].KEY", name)
+			return nil, fmt.Errorf("attribute %q: expected annotation[-LEVEL].KEY", name)
 		}
 		out = append(out, a)
 	}
@@ -73,7 +73,7 @@ func newAnnotation(level, key, value string) (Annotation, error) {
 	case "manifest", "manifest-descriptor", "index", "index-descriptor":
 	default:
 		return Annotation{}, fmt.Errorf(
-			"unknown level %q: use manifest, manifest-descriptor, index or index-descriptor", m[1])
+			"unknown level %q; use manifest, manifest-descriptor, index or index-descriptor", m[1])
 	}
 	a := Annotation{Level: m[1], Key: key, Value: value}
 	if m[2] != "" {

@@ -98,11 +98,11 @@ func (o Output) checkDest() error {
 	fi, err := os.Stat(o.Dest)
 	switch {
 	case errors.Is(err, syscall.ENOTDIR):
-		return fmt.Errorf("%s is below a file: use another dest", o.Dest)
+		return fmt.Errorf("%s is below a file; use another dest", o.Dest)
 	case err != nil:
 		return nil // the path does not exist yet, or writing it reports the reason
 	case o.isFolder() && !fi.IsDir():
-		return fmt.Errorf("%s is not a directory, but this output is one: use another dest", o.Dest)
+		return fmt.Errorf("%s is not a directory, but this output is one; use another dest", o.Dest)
 	case !o.isFolder() && fi.IsDir():
 		return fmt.Errorf("%s is a directory: a tar needs a file name%s", o.Dest, o.folderHint())
 	}

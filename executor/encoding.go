@@ -26,9 +26,9 @@ func (e LayerEncoding) validate(docker bool) error {
 			return fmt.Errorf("compression=zstd needs oci-mediatypes=true")
 		}
 	case "estargz":
-		return fmt.Errorf("compression=estargz is not supported: use gzip, zstd or uncompressed")
+		return fmt.Errorf("compression=estargz is not supported; use gzip, zstd or uncompressed")
 	default:
-		return fmt.Errorf("unknown compression %q: use gzip, zstd or uncompressed", e.Compression)
+		return fmt.Errorf("unknown compression %q; use gzip, zstd or uncompressed", e.Compression)
 	}
 	if e.Level < 0 || e.Level > top {
 		return fmt.Errorf("compression-level=%d is not in 0 to %d", e.Level, top)

@@ -51,7 +51,7 @@ func writeBuffered(w io.Writer, write func(io.Writer) error) error {
 func (e *exporter) fileJob(name, dest string, write func(ctx context.Context, w io.Writer) error) error {
 	if dest == stdoutTarget {
 		if e.opt.Stdout == nil {
-			return errors.New("stdout is not available: add dest=FILE")
+			return errors.New("stdout is not available; add dest=FILE")
 		}
 		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, commit: func(ctx context.Context) error {
 			return writeBuffered(e.opt.Stdout, func(w io.Writer) error { return write(ctx, w) })

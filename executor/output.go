@@ -207,15 +207,15 @@ func (o *Output) setKind(a config.Attrs, p *attrParser) error {
 	case "cacheonly":
 		o.Kind = KindNothing
 	case "":
-		return fmt.Errorf("output has no type: add type=image, registry, oci, docker, local, tar or cacheonly")
+		return fmt.Errorf("output has no type; add type=image, registry, oci, docker, local, tar or cacheonly")
 	default:
-		return fmt.Errorf("unknown type %q: use image, registry, oci, docker, local, tar or cacheonly", a["type"])
+		return fmt.Errorf("unknown type %q; use image, registry, oci, docker, local, tar or cacheonly", a["type"])
 	}
 	if o.Dest == "" && (o.Kind == KindOCIDir || o.Kind == KindLocal) {
-		return fmt.Errorf("type=%s writes a directory: add dest=DIR", a["type"])
+		return fmt.Errorf("type=%s writes a directory; add dest=DIR", a["type"])
 	}
 	if o.Dest == stdoutTarget && (o.Kind == KindOCIDir || o.Kind == KindLocal) {
-		return fmt.Errorf("type=%s writes a directory, which cannot go to stdout: use another dest", a["type"])
+		return fmt.Errorf("type=%s writes a directory, which cannot go to stdout; use another dest", a["type"])
 	}
 	if o.Dest == "" && (o.Kind == KindOCITar || o.Kind == KindTar) {
 		o.Dest = stdoutTarget
@@ -230,19 +230,20 @@ func (o Output) check(images []*planner.Image) error {
 	}
 	several := len(images) > 1 || images[0].MultiPlatform
 	if several && (o.Kind == KindDocker || o.Kind == KindLoad) {
-		return fmt.Errorf("type=docker holds one platform, and this target has %d: use type=oci, or build one platform",
+		return fmt.Errorf("type=docker supports a single platform, but this target has %d; "+
+			"use type=oci, or build one platform",
 			len(images))
 	}
 	if !several && !slices.ContainsFunc(images, attest.Requested) && o.isImage() && o.Annotations.hasIndex() {
 		return fmt.Errorf("index annotations need an index, and this target has a single platform")
 	}
 	if o.Kind == KindPush && len(o.Names) == 0 {
-		return fmt.Errorf("a push needs a tag: add tags to the target or name= to the output")
+		return fmt.Errorf("a push needs a tag; add tags to the target or name= to the output")
 	}
 	return nil
 }
 
-// checkAttestations refuses attestations that the output cannot hold, and invalid attributes of them.
+// checkAttestations refuses attestations that the output does not support, and invalid attributes of them.
 func (o Output) checkAttestations(images []*planner.Image) error {
 	if !slices.ContainsFunc(images, attest.Requested) {
 		return nil
@@ -255,9 +256,9 @@ func (o Output) checkAttestations(images []*planner.Image) error {
 	const without = "or build without attestations (--provenance=false --sbom=false)"
 	switch {
 	case o.Kind == KindDocker || o.Kind == KindLoad:
-		return fmt.Errorf("type=docker holds no attestations: use type=oci or a registry, %s", without)
+		return fmt.Errorf("type=docker does not support attestations; use type=oci or a registry, %s", without)
 	case o.isImage() && o.Docker:
-		return fmt.Errorf("attestations need oci-mediatypes=true: remove oci-mediatypes=false, %s", without)
+		return fmt.Errorf("attestations need oci-mediatypes=true; remove oci-mediatypes=false, %s", without)
 	}
 	return nil
 }
@@ -275,7 +276,7 @@ func (p *attrParser) flag(name string, fallback bool) bool {
 	}
 	b, err := strconv.ParseBool(v)
 	if err != nil && p.err == nil {
-		p.err = fmt.Errorf("%s=%s: want true or false", name, v)
+		p.err = fmt.Errorf("%s=%s: expected true or false", name, v)
 	}
 	return b
 }
@@ -287,7 +288,7 @@ func (p *attrParser) number(name string) int {
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil && p.err == nil {
-		p.err = fmt.Errorf("%s=%s: want a number", name, v)
+		p.err = fmt.Errorf("%s=%s: expected a number", name, v)
 	}
 	return n
 }

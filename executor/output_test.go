@@ -44,7 +44,7 @@ func invalidOutputs(file string) map[string]invalidOutput {
 		"stdout twice": {outputs: []config.Attrs{{"type": "oci"}, {"type": "tar"}},
 			want: "stdout is also"},
 		"not a bool": {outputs: []config.Attrs{{"type": "image", "push": "yess"}},
-			want: "want true or false"},
+			want: "expected true or false"},
 		"zstd docker": {outputs: []config.Attrs{{"type": "docker", "compression": "zstd"}},
 			want: "oci-mediatypes"},
 		"level": {outputs: []config.Attrs{{"type": "oci", "compression-level": "12"}},

@@ -181,7 +181,7 @@ func (s *staging) commit(ctx context.Context) error {
 		}
 		err := s.root.Rename(path.Join(s.temp, f), f)
 		if fi, no := s.root.Lstat(f); err != nil && no == nil && fi.IsDir() {
-			return fmt.Errorf("%s %w, which a file cannot replace: remove it first", path.Join(s.dest, f), unix.EISDIR)
+			return fmt.Errorf("%s %w, which a file cannot replace; remove it first", path.Join(s.dest, f), unix.EISDIR)
 		}
 		if err != nil {
 			return err

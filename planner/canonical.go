@@ -82,7 +82,7 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 		n := &node{digest: rawDigest, raw: raw, op: &pb.Op{}, meta: def.Metadata[rawDigest],
 			at: locationsOf(def.Source, rawDigest)}
 		if err := n.op.UnmarshalVT(raw); err != nil {
-			return nil, fmt.Errorf("decode the front end's definition: %w", err)
+			return nil, fmt.Errorf("decode the frontend's definition: %w", err)
 		}
 		if err := n.rewrite(byRaw, in); err != nil {
 			return nil, err
@@ -112,7 +112,7 @@ func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
 	for _, input := range n.op.Inputs {
 		from, ok := byRaw[input.Digest]
 		if !ok {
-			return fmt.Errorf("the front end's definition refers to the unknown step %s", input.Digest)
+			return fmt.Errorf("the frontend's definition refers to the unknown step %s", input.Digest)
 		}
 		n.inputs = append(n.inputs, nodeEdge{from, int(input.Index)})
 		if input.Digest != from.digest.String() {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
@@ -103,7 +104,8 @@ func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourcer
 		p = *o.Platform
 	}
 	if have, ok := c.links[familiar(ref)]; ok {
-		return "", "", nil, fmt.Errorf("the linked target is built only for other platforms: %s", have)
+		return "", "", nil, fmt.Errorf("the linked target is not built for %s, only for %s; add the platform to it",
+			platforms.Format(p), have)
 	}
 	image, err := c.bases.resolve(ctx, ref, p)
 	if err != nil {

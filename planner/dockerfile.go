@@ -89,7 +89,8 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf(
-			"no Dockerfile at %s; create it, or set the target's dockerfile (relative to its context %s)",
+			"no Dockerfile at %s; create it, or set the target's dockerfile, relative to its context %s "+
+				"(bake image build: -f)",
 			display, dirOrDot(t.Context)))
 	case err != nil:
 		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf("read Dockerfile %s: %w", display, cause(err)))
@@ -133,8 +134,8 @@ func syntaxOf(data []byte) (string, int) {
 }
 
 func externalError(syntax string) error {
-	return fmt.Errorf("the external front end %s is not supported; remove the syntax line or use docker/dockerfile:1",
-		syntax)
+	return fmt.Errorf("custom frontend %s is not supported; remove the \"# syntax=\" line, "+
+		"or use docker/dockerfile:1", syntax)
 }
 
 // builtIn reports whether a syntax line requests the built-in Dockerfile front end. The version is ignored: newer

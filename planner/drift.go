@@ -52,7 +52,7 @@ func (g *Graph) Drift() []Drift {
 		}
 		one := Drift{
 			Repository: strings.Join(repositories, ", "),
-			Notes:      []string{"the same image is pulled from several repositories: use one of them"},
+			Notes:      []string{"the same image is pulled from several repositories; use one of them"},
 		}
 		for _, r := range repositories {
 			for _, use := range byRepository[r] {
@@ -95,11 +95,11 @@ func driftNotes(uses []DriftUse) []string {
 		for _, o := range uses[:i] {
 			switch {
 			case u.Digest == o.Digest && u.Tag != o.Tag:
-				notes = append(notes, fmt.Sprintf("%s and %s are the same image: use one tag", tagOr(o), tagOr(u)))
+				notes = append(notes, fmt.Sprintf("%s and %s are the same image; use one tag", tagOr(o), tagOr(u)))
 			case u.Tag == o.Tag && u.Digest != o.Digest:
 				notes = append(notes, fmt.Sprintf("%s is two different images: one use has a digest", tagOr(u)))
 			case u.Tag == o.Tag:
-				notes = append(notes, fmt.Sprintf("%s is used with and without its digest: use one of them", tagOr(u)))
+				notes = append(notes, fmt.Sprintf("%s is used with and without its digest; use one of them", tagOr(u)))
 			}
 		}
 	}

@@ -45,7 +45,7 @@ func FuzzDockerfile(f *testing.F) {
 			t.Errorf("took %v", took)
 		}
 		if err != nil {
-			if strings.Contains(err.Error(), "front end panicked") && !strings.Contains(err.Error(), "resolver") {
+			if strings.Contains(err.Error(), "frontend panicked") && !strings.Contains(err.Error(), "resolver") {
 				t.Error(err)
 			}
 			return

@@ -264,14 +264,14 @@ func TestDrift(t *testing.T) {
 				{Ref: "docker.io/library/x:2", Tag: "2", Digest: two, Pinned: "no", Targets: []string{"a"},
 					Places: []string{"a/Dockerfile:2"}}},
 			Notes: []string{
-				"1 is used with and without its digest: use one of them",
+				"1 is used with and without its digest; use one of them",
 				"some uses are pinned and some are not: to pin the rest, run bake pin",
 			},
 		},
 		{
 			Repository: "docker.io/library/x, docker.io/library/y, quay.io/x",
 			Uses:       []planner.DriftUse{x1, written, y, quay},
-			Notes:      []string{"the same image is pulled from several repositories: use one of them"},
+			Notes:      []string{"the same image is pulled from several repositories; use one of them"},
 		},
 	}
 	if d := cmp.Diff(want, g.Drift()); d != "" {

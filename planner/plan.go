@@ -211,7 +211,8 @@ func (p *plan) platformsOf(t *config.Target) ([]ocispecs.Platform, error) {
 				parsed, err = p.opts.Platform, nil
 			}
 			if err != nil {
-				return nil, p.targetError(t, "platforms", fmt.Errorf("platform %q: %w", s, err))
+				return nil, p.targetError(t, "platforms",
+					fmt.Errorf("unknown platform %q; use os/arch, such as linux/arm64", s))
 			}
 			parsed = platforms.Normalize(parsed)
 			if id := platforms.FormatAll(parsed); !seen[id] {
@@ -229,7 +230,7 @@ func (p *plan) platformsOf(t *config.Target) ([]ocispecs.Platform, error) {
 // recoverTo turns a panic of the front end or the resolver into an error. The caller must defer it.
 func recoverTo(err *error) {
 	if r := recover(); r != nil {
-		*err = fmt.Errorf("the Dockerfile front end panicked: %v", r)
+		*err = fmt.Errorf("the Dockerfile frontend panicked: %v", r)
 	}
 }
 

@@ -33,7 +33,7 @@ func (m *merger) warnOfTags() {
 		}
 		m.warn(Warning{Target: owners[0], Message: fmt.Sprintf("targets %s share the tag %s but build different "+
 			"images, "+
-			"and only one image keeps the tag: give each target its own tag", strings.Join(owners, ", "), tag)})
+			"and only one image keeps the tag; give each target its own tag", strings.Join(owners, ", "), tag)})
 	}
 }
 

@@ -28,8 +28,7 @@ func TestSharedTags(t *testing.T) {
 		got = append(got, w.Message)
 	}
 	want := []string{"targets a, b share the tag app:latest but build different images, and only one image keeps the " +
-		"tag: " +
-		"give each target its own tag"}
+		"tag; give each target its own tag"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}

@@ -228,9 +228,9 @@ func TestAttestationsRefused(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"--set", "default.attest=type=provenance,mode=some"}, 2, "want min or max"},
+		{[]string{"--set", "default.attest=type=provenance,mode=some"}, 2, "expected min or max"},
 		{[]string{"--set", "default.attest=type=provenance,capture-usage=true"}, 2, "capture-usage"},
-		{[]string{"--set", "default.output=type=docker"}, 2, "holds no attestations"},
+		{[]string{"--set", "default.output=type=docker"}, 2, "does not support attestations"},
 		{[]string{"--provenance=complete-materials=true", "--sbom=false"}, 1, "complete-materials"},
 		{[]string{"--set", "default.attest=type=sbom,generator=" + host + "/none:1"}, 5, "none:1"},
 		{[]string{"--set", "default.attest=type=sbom,generator=" + host + "/scan:1,lie=yes"}, 1,

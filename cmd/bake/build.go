@@ -106,10 +106,12 @@ func (a *app) buildProject(ctx context.Context, p *config.Project, o runOptions)
 	}
 	a.noteLatest(p)
 	if a.offline && len(builders) > 0 {
-		return usagef("--offline does not work with a BuildKit daemon, which pulls bases; add --engine embedded")
+		return usagef("--offline cannot be combined with a BuildKit daemon, which pulls base images itself; " +
+			"use --engine embedded instead")
 	}
 	if o.verify && len(builders) > 0 {
-		return usagef("--verify-cache does not work with the cache of a BuildKit daemon; add --engine embedded")
+		return usagef("--verify-cache cannot be combined with a BuildKit daemon, which has its own cache; " +
+			"use --engine embedded instead")
 	}
 	if o.terminal, err = a.debugTerminal(builders, o); err != nil {
 		return err

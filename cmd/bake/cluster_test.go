@@ -50,7 +50,7 @@ func TestThreeDaemons(t *testing.T) {
 		t.Fatalf("%v\n%s", err, said.String())
 	}
 	wantMatch(t, "the daemon was at work", said.String(),
-		daemons[1].address+": connection lost.*other builders take over")
+		daemons[1].address+": connection lost.*continuing on the other engines")
 	for i := range n {
 		text, err := executortest.ReadImage(filepath.Join(c.dir, fmt.Sprintf("out/t%d.tar", i)))
 		if err != nil {

@@ -15,7 +15,7 @@ func (a *app) debugTerminal(builders []buildkitd.Builder, o runOptions) (*termin
 		return nil, nil
 	}
 	if len(builders) > 0 {
-		return nil, usagef("--debug-shell does not work with a BuildKit daemon; add --engine embedded")
+		return nil, usagef("--debug-shell cannot be combined with a BuildKit daemon; use --engine embedded instead")
 	}
 	t := new(terminal.Terminal)
 	for _, stream := range []struct {

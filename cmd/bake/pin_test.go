@@ -219,7 +219,7 @@ func updateMoves(s *pinSite, old, newer, moved string) {
 	if got := s.lock().Pin(s.host + "/team/base:1.2.3"); got != newer {
 		t.Errorf("--to led to %s", got)
 	}
-	s.bake(0, "1.2.3 and 1.2.4 are the same image: use one tag", "outdated")
+	s.bake(0, "1.2.3 and 1.2.4 are the same image; use one tag", "outdated")
 	out, _ = s.bake(0, "1 pin moved", "update", "--format=markdown", "base:1.2.3")
 	wantMatch(t, "markdown of an update", out, "`"+newer[:19]+"` .*`"+moved[:19]+"`")
 }
@@ -299,7 +299,7 @@ func TestOffline(t *testing.T) {
 	}
 	s.bake(2, "--offline does not work with a BuildKit daemon", "build", "--offline", "--engine=tcp://127.0.0.1:1")
 	s.cache = t.TempDir()
-	s.bake(5, "bake is offline (--offline)", "plan", "--offline", "a")
+	s.bake(5, "--offline is set", "plan", "--offline", "a")
 	if asked := s.requests(""); len(asked) > 0 {
 		t.Errorf("offline it requested %v", asked)
 	}

@@ -119,11 +119,39 @@ func (a *app) checkGrants(p *config.Project, allow []string) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	where := "to " + strings.Join(missing, ", ")
-	if slices.ContainsFunc(missing, func(m string) bool { return strings.HasPrefix(m, "fs.") }) {
-		where = "outside " + p.Dir
+	return usagef("%s", deniedText(p.Dir, missing))
+}
+
+// deniedText describes the access that a project in dir lacks, with the flags that grant it.
+func deniedText(dir string, missing []string) string {
+	var to, files, flags []string
+	for _, m := range missing {
+		if path, ok := strings.CutPrefix(m, "fs."); ok {
+			_, path, _ = strings.Cut(path, "=")
+			if !slices.Contains(files, path) {
+				files = append(files, path)
+			}
+		} else {
+			to = append(to, m)
+		}
+		flags = append(flags, "--allow "+shellQuoted(m))
 	}
-	return usagef("access denied %s; to permit it, add --allow %s", where, strings.Join(missing, " --allow "))
+	if len(files) > 0 {
+		to = append(to, "files outside "+dir+": "+strings.Join(files, ", "))
+	}
+	return "access denied to " + strings.Join(to, ", and to ") + "; to permit it, add " + strings.Join(flags, " ")
+}
+
+// shellQuoted returns an argument as a shell reads it.
+func shellQuoted(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("_-./=:,@+%", r)
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
 }
 
 // printProject prints the evaluated targets.

@@ -257,13 +257,13 @@ func errorsOfDaemon(t *testing.T, d *daemon, bases string) {
 		{"step", "FROM BASE\nRUN echo out; exit 7", "", 1, `(?s)\| out\n.*RUN echo out; exit 7: exit code 7`},
 		{"missing file", "FROM scratch\nCOPY nowhere /", "", 1,
 			`COPY nowhere /: /nowhere not found in the source of the copy`},
-		{"address", "FROM scratch", "nonsense", 2, `"nonsense" is not a builder address`},
+		{"address", "FROM scratch", "nonsense", 2, `"nonsense" is not an engine address`},
 		{"nobody", "FROM scratch\nCOPY bake.hcl /", "unix:///nowhere/sock", 5,
-			`builder unix:///nowhere/sock: cannot connect`},
+			`engine unix:///nowhere/sock: cannot connect`},
 		{"platform", "FROM --platform=linux/s390x BASE\nRUN true", "one=" + d.address, 5,
-			`no builder runs commands for linux/s390x.*runs linux/amd64`},
+			`no engine supports platform linux/s390x.*runs linux/amd64`},
 		{"entitlement", "FROM BASE\nRUN --network=host true", "", 1, `to permit it, add --allow network.host`},
-		{"secret", "FROM BASE\nRUN --mount=type=secret,id=x,required true", "", 1, `no secret "x" is given`},
+		{"secret", "FROM BASE\nRUN --mount=type=secret,id=x,required true", "", 1, `secret "x" not found`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := builderOn(t, d)

@@ -98,7 +98,7 @@ type offlineTransport struct{}
 
 // RoundTrip implements http.RoundTripper.
 func (offlineTransport) RoundTrip(*http.Request) (*http.Response, error) {
-	return nil, errors.New("bake is offline (--offline), and this is not in the cache")
+	return nil, errors.New("not in the cache, and --offline is set; run once without --offline")
 }
 
 // newFetcher returns a fetcher of git repositories and URLs. Its git program gets the environment without GIT_

@@ -85,7 +85,7 @@ func testSSHMount(t *testing.T, user *syscall.Credential) {
 		{"socket", ",id=s", `"s=` + socket + `"`, "", "600 0:0\nmine signs: <nil>\nremove all: true, lock: true\n", ""},
 		{"key", ",id=k", `"k=` + file + `"`, "", "600 0:0\nkey signs: <nil>\nremove all: true, lock: true\n", ""},
 		{"optional", "", "", "", "no such file or directory\n", ""},
-		{"required", ",required", "", "", "", `no ssh agent or key "default" is given`},
+		{"required", ",required", "", "", "", `SSH agent or key "default" not found`},
 		{"unset", "", `"default"`, "", "", "SSH_AUTH_SOCK is not set"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -42,7 +42,7 @@ func parseProvenance(attrs map[string]string) (provenanceOptions, error) {
 		switch k {
 		case "mode":
 			if o.max = v == "max" || v == "full"; !o.max && v != "min" {
-				err = errors.New("want min or max")
+				err = errors.New("expected min or max")
 			}
 		case "version":
 			o.version = types.ProvenanceSLSA(v)
@@ -57,7 +57,7 @@ func parseProvenance(attrs map[string]string) (provenanceOptions, error) {
 			o.inline, err = strconv.ParseBool(v)
 		case "filename":
 			if o.file = path.Base(v); !fs.ValidPath(o.file) || o.file == "." {
-				err = errors.New("want a file name")
+				err = errors.New("expected a file name")
 			}
 		case "capture-usage":
 			if used, parseErr := strconv.ParseBool(v); parseErr != nil || used {

@@ -76,7 +76,7 @@ func decodeStatement(r io.Reader) (document, error) {
 		return document{}, errors.New("not an in-toto statement: more data follows it")
 	}
 	if s.PredicateType != intoto.PredicateSPDX {
-		return document{}, fmt.Errorf("predicate type is %q, want %s", s.PredicateType, intoto.PredicateSPDX)
+		return document{}, fmt.Errorf("predicate type is %q, expected %s", s.PredicateType, intoto.PredicateSPDX)
 	}
 	return document{predicateType: s.PredicateType, predicate: s.Predicate, subjects: s.Subject}, nil
 }

@@ -41,7 +41,7 @@ func CheckAddress(address string) error {
 func parseAddress(address string) (string, []client.ClientOpt, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return "", nil, errors.New("builder address is not a URL") // it is not shown, since it may hold a password
+		return "", nil, errors.New("engine address is not a URL") // it is not shown, since it may hold a password
 	}
 	switch u.Scheme {
 	case "unix", "npipe":
@@ -49,16 +49,16 @@ func parseAddress(address string) (string, []client.ClientOpt, error) {
 	case "docker-container", "kube-pod", "nerdctl-container", "podman-container", "ssh":
 		command, err := connhelper.GetConnectionHelper(address)
 		if err != nil {
-			return "", nil, fmt.Errorf("builder address %q: %w", u.Redacted(), err)
+			return "", nil, fmt.Errorf("engine address %q: %w", u.Redacted(), err)
 		}
 		return address, []client.ClientOpt{client.WithContextDialer(withReasons(command.ContextDialer))}, nil
 	case "tcp", "tcp+tls", "buildkit":
 	default:
-		return "", nil, fmt.Errorf("%q is not a builder address: use buildkit://, tcp://, tcp+tls://, unix://, "+
-			"docker-container://, kube-pod:// or ssh://", u.Redacted())
+		return "", nil, fmt.Errorf("%q is not an engine address; use tcp://HOST:PORT, tcp+tls://, buildkit://, "+
+			"unix://, docker-container://, kube-pod:// or ssh://", u.Redacted())
 	}
 	if u.Hostname() == "" || u.User != nil {
-		return "", nil, fmt.Errorf("builder address %q: want %s://HOST[:PORT]", u.Redacted(), u.Scheme)
+		return "", nil, fmt.Errorf("engine address %q: expected %s://HOST[:PORT]", u.Redacted(), u.Scheme)
 	}
 	port := u.Port()
 	if port == "" {
@@ -66,7 +66,7 @@ func parseAddress(address string) (string, []client.ClientOpt, error) {
 	}
 	settings, err := tlsOf(u)
 	if err != nil {
-		return "", nil, fmt.Errorf("builder address %q: %w", address, err)
+		return "", nil, fmt.Errorf("engine address %q: %w", address, err)
 	}
 	return "tcp://" + net.JoinHostPort(u.Hostname(), port), tlsOptions(settings), nil
 }

@@ -41,11 +41,11 @@ func TestAddresses(t *testing.T) {
 		{address: "tcp+tls://farm?ca=x&cert=y", err: "needed together"},
 		{address: "tcp+tls://farm?dir=/nowhere", err: "no ca.pem"},
 		{address: "tcp://farm?cert=a&key=b", err: "are for tcp+tls"},
-		{address: "farm:1234", err: "use buildkit://"},
-		{address: "tcp://", err: "want tcp://HOST[:PORT]"},
-		{address: "tcp://me:hunter22@farm", err: `"tcp://me:xxxxx@farm": want tcp://HOST[:PORT]`},
+		{address: "farm:1234", err: "use tcp://HOST"},
+		{address: "tcp://", err: "expected tcp://HOST[:PORT]"},
+		{address: "tcp://me:hunter22@farm", err: `"tcp://me:xxxxx@farm": expected tcp://HOST[:PORT]`},
 		{address: "ssh://me:hunter22@farm", err: `"ssh://me:xxxxx@farm": plain-text password is not supported`},
-		{address: "https://me:hunter22@farm", err: `"https://me:xxxxx@farm" is not a builder address`},
+		{address: "https://me:hunter22@farm", err: `"https://me:xxxxx@farm" is not an engine address`},
 		{address: "tcp://me:hunter22@fa rm", err: "is not a URL"},
 	} {
 		target, opts, err := parseAddress(c.address)

@@ -60,7 +60,7 @@ type builder struct {
 // connect connects to all builders at once. It drops those that do not answer, and fails if none does.
 func (e *Engine) connect(ctx context.Context, r *run) ([]*builder, error) {
 	if len(e.opts.Builders) == 0 {
-		return nil, errors.New("no builder: add --engine ADDRESS")
+		return nil, errors.New("no engine; add --engine ADDRESS")
 	}
 	all := make([]*builder, len(e.opts.Builders))
 	failed := make([]error, len(all))
@@ -154,12 +154,12 @@ func (b *builder) start(ctx context.Context, r *run) error {
 func (b *builder) queryPlatforms(ctx context.Context) error {
 	workers, err := b.listWorkers(ctx)
 	if err != nil {
-		return fmt.Errorf("cannot connect: %w", plain(err))
+		return fmt.Errorf("cannot connect: %w", unreachable(err))
 	}
 	for _, p := range b.Builder.Platforms {
 		platform, err := platforms.Parse(p)
 		if err != nil {
-			return fmt.Errorf("platform %q: %w", p, err)
+			return fmt.Errorf("unknown platform %q; use os/arch, such as linux/arm64", p)
 		}
 		b.platforms, b.own = append(b.platforms, platforms.Normalize(platform)), true
 	}

@@ -67,7 +67,7 @@ func (c *caches) addImport(target string, a config.Attrs) error {
 	kind, attrs := a["type"], without(a, "type")
 	switch {
 	case !isCache(kind) || kind == "inline":
-		return &CacheError{fmt.Sprintf("unknown type %q: use registry, local, gha, s3 or azblob", kind)}
+		return &CacheError{fmt.Sprintf("unknown type %q; use registry, local, gha, s3 or azblob", kind)}
 	case kind == "gha" && !reachable(attrs):
 		return nil // outside a GitHub workflow
 	case kind == "local":
@@ -110,7 +110,7 @@ func (c *caches) addExport(target string, a config.Attrs) error {
 	kind, attrs := a["type"], without(a, "type")
 	switch {
 	case !isCache(kind):
-		return &CacheError{fmt.Sprintf("unknown type %q: use registry, inline, local, gha, s3 or azblob", kind)}
+		return &CacheError{fmt.Sprintf("unknown type %q; use registry, inline, local, gha, s3 or azblob", kind)}
 	case kind == "gha" && !reachable(attrs):
 		return nil
 	case kind == "inline":

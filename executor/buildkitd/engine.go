@@ -171,7 +171,7 @@ type Error struct {
 }
 
 // Error implements error.
-func (e *Error) Error() string { return fmt.Sprintf("builder %s: %v", e.Builder, e.Err) }
+func (e *Error) Error() string { return fmt.Sprintf("engine %s: %v", e.Builder, e.Err) }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }

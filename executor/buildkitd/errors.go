@@ -117,10 +117,13 @@ func rewordings() []rewording {
 		{regexp.MustCompile(`failed to calculate checksum of ref \S+: "(.*)": not found`),
 			"$1 not found in the source of the copy; check the path, and that .dockerignore does not exclude it"},
 		{regexp.MustCompile(`secret \S*//(\S+): not found`),
-			`no secret "$1" is given; add it to the target, or pass --secret id=$1,src=FILE`},
-		{regexp.MustCompile(`no SSH key "\S*//(\S+)" forwarded from the client`), `no ssh agent or key "$1" is given`},
+			`secret "$1" not found; ` +
+				`add it to the target: secret = ["id=$1,src=FILE"] (bake image build: --secret id=$1,src=FILE)`},
+		{regexp.MustCompile(`no SSH key "\S*//(\S+)" forwarded from the client`),
+			`SSH agent or key "$1" not found; ` +
+				`add it to the target of a project file: ssh = ["$1"], or ["$1=KEYFILE"]`},
 		{regexp.MustCompile(`^(network.host|security.insecure) is not allowed`),
-			"the daemon does not allow $1: start it with --allow-insecure-entitlement=$1"},
+			"the daemon does not allow $1; start it with --allow-insecure-entitlement=$1"},
 	}
 }
 
@@ -131,6 +134,18 @@ func plain(err error) error {
 		text = r.pattern.ReplaceAllString(text, r.by)
 	}
 	return &plainError{text, err}
+}
+
+// unreachable is plain for an error of the connection to a daemon. It removes the address, which the message has
+// already.
+func unreachable(err error) error {
+	text := plain(err).Error()
+	pattern := regexp.MustCompile(`^dial (tcp|unix) \S+: (connect: )?`)
+	cause := pattern.ReplaceAllString(text, "")
+	if cause == text {
+		return &plainError{text, err}
+	}
+	return &plainError{cause + "; start buildkitd there, or correct the address of the engine", err}
 }
 
 // unquoted returns the cause of a connection error, which gRPC puts in quotes. Other text stays as it is.

@@ -131,7 +131,7 @@ func readImage(blobs Blobs, desc ocispecs.Descriptor, image *planner.Image) (exp
 		return exportedImage{}, fmt.Errorf("config: %w", err)
 	}
 	if err := json.Unmarshal(image.Config, &planned); err != nil {
-		return exportedImage{}, fmt.Errorf("config of the front end: %w", err)
+		return exportedImage{}, fmt.Errorf("config of the frontend: %w", err)
 	}
 	if len(got.RootFS.DiffIDs) != len(manifest.Layers) {
 		return exportedImage{}, fmt.Errorf("manifest has %d layers, config %d",

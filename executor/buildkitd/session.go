@@ -157,7 +157,7 @@ func (o *secretSet) agent(s *planner.Step, id string) string {
 func (o *secretSet) GetSecret(_ context.Context, id string) ([]byte, error) {
 	secret, ok := o.secrets[id]
 	if !ok {
-		return nil, fmt.Errorf("%w: no secret %q is given", secrets.ErrNotFound, id)
+		return nil, fmt.Errorf("%w: secret %q not found", secrets.ErrNotFound, id)
 	}
 	value, err := executor.ReadSecret(secret)
 	if err != nil {

@@ -112,7 +112,7 @@ func (r *run) replace(ctx context.Context, part *batch, err error) error {
 		r.cancel(lost)
 		return lost
 	}
-	r.emitNote(lost.Error() + "; other builders take over")
+	r.emitNote(lost.Error() + "; continuing on the other engines")
 	done := part.finished()
 	rest := slices.DeleteFunc(slices.Clone(part.images), func(m *planner.Image) bool { return done[m] != nil })
 	return r.spread(ctx, rest)
@@ -123,7 +123,7 @@ func (r *run) replace(ctx context.Context, part *batch, err error) error {
 func (r *run) fault(b *builder, err error) error {
 	var own *storeError
 	if errors.As(err, &own) {
-		return fmt.Errorf("store blobs from builder %s: %w", b.Address, own.error)
+		return fmt.Errorf("store blobs from engine %s: %w", b.Address, own.error)
 	}
 	return &Error{b.Address, plain(err)}
 }
@@ -245,7 +245,7 @@ func (r *run) noneFits(image *planner.Image, needs []ocispecs.Platform) error {
 		}
 		have = append(have, b.Address+" runs "+strings.Join(names(b.platforms), ", "))
 	}
-	return &Error{r.builders[0].Address, fmt.Errorf("target %s: no builder runs commands for %s: %s",
+	return &Error{r.builders[0].Address, fmt.Errorf("target %s: no engine supports platform %s: %s",
 		image.Target, strings.Join(names(needs), ", "), strings.Join(have, "; "))}
 }
 

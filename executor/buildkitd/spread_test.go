@@ -109,7 +109,7 @@ func TestNativeBuildersArePreferred(t *testing.T) {
 	if !errors.As(err, &none) {
 		t.Fatalf("error %v", err)
 	}
-	for _, want := range []string{"target riscv", "no builder runs commands for linux/riscv64",
+	for _, want := range []string{"target riscv", "no engine supports platform linux/riscv64",
 		"x86 runs linux/amd64, linux/arm64", "connection lost"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)

@@ -160,7 +160,7 @@ func resultOf(id digest.Digest, v *client.Vertex) executor.StepResult {
 	case v.Cached:
 		r.Status = executor.StatusCached
 	default:
-		r.Status, r.Reason = executor.StatusRan, "the builder had no result for it"
+		r.Status, r.Reason = executor.StatusRan, "the engine had no result for it"
 	}
 	return r
 }

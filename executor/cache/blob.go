@@ -54,14 +54,22 @@ func (w *BlobWriter) Write(p []byte) (int, error) {
 }
 
 // ErrMismatch is wrapped by errors about content that does not have its expected digest or size.
-var ErrMismatch = errors.New("content does not match")
+var ErrMismatch = errors.New("digest mismatch")
+
+// mismatch returns an error that wraps ErrMismatch. An empty want was not compared.
+func mismatch(want digest.Digest, size int64, got digest.Digest, n int64) error {
+	if want != "" && got != want {
+		return fmt.Errorf("%w: expected %s, got %s", ErrMismatch, want, got)
+	}
+	return fmt.Errorf("%w: expected %d bytes, got %d bytes of %s", ErrMismatch, size, n, got)
+}
 
 // Commit makes the blob visible by one rename and returns its digest and size. An empty want and a negative size are
 // not compared. If the content differs, the blob is discarded and the error wraps ErrMismatch.
 func (w *BlobWriter) Commit(want digest.Digest, size int64) (digest.Digest, int64, error) {
 	got := digest.NewDigest(digest.SHA256, w.hash)
 	if want != "" && got != want || size >= 0 && w.size != size {
-		err := fmt.Errorf("%w: got %s of %d bytes, want %s of %d", ErrMismatch, got, w.size, want, size)
+		err := mismatch(want, size, got, w.size)
 		return "", 0, errors.Join(err, w.Discard())
 	}
 	if w.store.HasBlob(got, w.size) {

@@ -135,7 +135,7 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 		return "", wrap("read", c.s.layerPath(id), err)
 	}
 	if got.Files != record.Files || got.Size != record.Size {
-		const text = "has %d files with %d bytes, want %d with %d"
+		const text = "has %d files with %d bytes, expected %d with %d"
 		return fmt.Sprintf(text, got.Files, got.Size, record.Files, record.Size), nil
 	}
 	if c.o.Layer == nil {

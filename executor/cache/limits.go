@@ -54,7 +54,7 @@ func parseLimit(text string, disk, defaultLimit int64) (int64, error) {
 	}
 	n, err := ParseSize(text)
 	if err == nil && n == 0 {
-		err = fmt.Errorf("%q: use none for no limit", text)
+		err = fmt.Errorf("%q; use none for no limit", text)
 	}
 	return n, err
 }

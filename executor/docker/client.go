@@ -76,7 +76,7 @@ func newClient(host, certs string) (*Client, error) {
 			t.TLSClientConfig, err = tlsConfig(certs)
 		}
 	default:
-		err = fmt.Errorf("%q addresses are not supported: use unix:// or tcp:// in DOCKER_HOST", u.Scheme)
+		err = fmt.Errorf("%q addresses are not supported; use unix:// or tcp:// in DOCKER_HOST", u.Scheme)
 	}
 	return c, err
 }

@@ -214,7 +214,7 @@ func TestBaseWhoseContentIsNotWhatItsConfigSays(t *testing.T) {
 	}, []tar.Header{reg("x", "x")})
 	s.write(map[string]string{"Dockerfile": "FROM " + h.ref + "\nRUN [\"/step\"]\n"})
 	ran, _, err := s.run()
-	if err == nil || !strings.Contains(err.Error(), "content has the digest") || len(ran) > 0 {
+	if err == nil || !strings.Contains(err.Error(), "digest mismatch: expected ") || len(ran) > 0 {
 		t.Errorf("ran %q, got %v", ran, err)
 	}
 	s.clean()

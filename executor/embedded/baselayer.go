@@ -43,7 +43,7 @@ func (l *baseLayer) unpack(ctx context.Context) (string, error) {
 	}
 	dir, ok := b.store.LayerDir(l.chainID)
 	if !ok {
-		return "", fmt.Errorf("layer %s was removed while it was in use: another program cleans the cache", l.chainID)
+		return "", fmt.Errorf("layer %s was deleted by another program while in use; build again", l.chainID)
 	}
 	return dir, nil
 }
@@ -63,7 +63,7 @@ func (l *baseLayer) unpackFrom(ctx context.Context, r io.Reader, yield func()) e
 	}
 	res, err := layers.Unpack(ctx, r, opt)
 	if err == nil && res.DiffID != l.DiffID {
-		err = fmt.Errorf("content has the digest %s, but the image's config says %s", res.DiffID, l.DiffID)
+		err = errMismatch(l.DiffID, res.DiffID)
 	}
 	if err != nil {
 		return errors.Join(err, draft.Discard())
@@ -102,7 +102,7 @@ func (l *baseLayer) index(ctx context.Context) (*tree.Index, error) {
 		err := l.stream(ctx, func(ctx context.Context, r io.Reader, _ func()) error {
 			res, err := layers.BuildIndex(ctx, r, layers.Limits{})
 			if err == nil && res.DiffID != l.DiffID {
-				err = fmt.Errorf("content has the digest %s, but the image's config says %s", res.DiffID, l.DiffID)
+				err = errMismatch(l.DiffID, res.DiffID)
 			}
 			if err != nil {
 				return err

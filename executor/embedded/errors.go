@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	digest "github.com/opencontainers/go-digest"
+
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
@@ -85,6 +87,11 @@ func (n *node) sourceError(r readInput, err error) error {
 		return n.stepError(step.Err, step.Hint)
 	}
 	return err
+}
+
+// errMismatch returns the error for content that does not have its digest.
+func errMismatch(expected, got digest.Digest) error {
+	return fmt.Errorf("digest mismatch: expected %s, got %s", expected, got)
 }
 
 // skippedStep reports whether a step did not run because the build stopped.

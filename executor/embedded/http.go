@@ -146,7 +146,7 @@ func (h *httpStep) run(ctx context.Context) error {
 		}
 		return err
 	case res.StatusCode != http.StatusOK:
-		return h.n.stepError(fmt.Errorf("%s answers %s", h.redactedURL, res.Status), "check the URL")
+		return h.n.stepError(fmt.Errorf("GET %s: server responded %s", h.redactedURL, res.Status), "check the URL")
 	}
 	got, err := h.keep(res, func() { stall.Reset(stallLimit) })
 	h.content = got
@@ -176,7 +176,7 @@ func (h *httpStep) keep(res *http.Response, alive func()) (content digest.Digest
 	}
 	size, content, err := h.save(res, filepath.Join(draft.FS, h.filename), alive)
 	if err == nil && h.checksum != "" && content != h.checksum {
-		err = h.n.stepError(fmt.Errorf("%s has the checksum %s, not %s", h.redactedURL, content, h.checksum), "")
+		err = h.n.stepError(fmt.Errorf("%s: %w", h.redactedURL, errMismatch(h.checksum, content)), "")
 	}
 	if err != nil {
 		return "", errors.Join(err, draft.Discard())

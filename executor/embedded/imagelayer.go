@@ -87,7 +87,7 @@ func (b *build) repack(
 			out, err = writePacked(b.store, func(w io.Writer) (layers.Packed, error) {
 				got, err := layers.Recompress(ctx, r, p.compression(), w)
 				if err == nil && got.DiffID != id {
-					err = fmt.Errorf("content has the digest %s, but the image's config says %s", got.DiffID, id)
+					err = errMismatch(id, got.DiffID)
 				}
 				return got, err
 			})

@@ -133,11 +133,11 @@ func targetsOf(g *planner.Graph) []string {
 func (c *imports) parse(target, name string, a config.Attrs, dir string) (remotecache.Place, bool) {
 	p, ignored, err := remotecache.Parse(a, name == "cache-to", dir)
 	if err != nil {
-		c.warn(fmt.Sprintf("target %s: %s %v: ignored", target, name, err))
+		c.warn(fmt.Sprintf("target %s: ignoring %s %v", target, name, err))
 		return p, false
 	}
 	for _, attr := range ignored {
-		c.warn(fmt.Sprintf("target %s: %s type=%s: unknown attribute %s: ignored", target, name, a["type"], attr))
+		c.warn(fmt.Sprintf("target %s: %s type=%s: ignoring unknown attribute %s", target, name, a["type"], attr))
 	}
 	return p, true
 }

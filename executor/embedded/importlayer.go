@@ -95,7 +95,7 @@ func (b *build) importLayer(ctx context.Context, id digest.Digest) (string, erro
 	}
 	dir, ok := b.store.LayerDir(id)
 	if !ok {
-		return "", fmt.Errorf("layer %s was removed while it was in use: another program cleans the cache", id)
+		return "", fmt.Errorf("layer %s was deleted by another program while in use; build again", id)
 	}
 	return dir, nil
 }
@@ -104,7 +104,7 @@ func (b *build) importLayer(ctx context.Context, id digest.Digest) (string, erro
 func (b *build) importedLayer(id digest.Digest) (importedLayer, error) {
 	l, ok := b.imports.layer(id)
 	if !ok {
-		return l, fmt.Errorf("layer %s was removed from the cache: another program cleans it", id)
+		return l, fmt.Errorf("layer %s was deleted from the cache by another program; build again", id)
 	}
 	if b.dry {
 		return l, errOffline
@@ -161,7 +161,7 @@ func (b *build) unpackInto(
 		return err
 	})
 	if err == nil && res.DiffID != l.DiffID {
-		err = fmt.Errorf("content has the digest %s, want %s", res.DiffID, l.DiffID)
+		err = errMismatch(l.DiffID, res.DiffID)
 	}
 	if err == nil && len(res.Records) != index.Len() {
 		err = errPaths
@@ -335,7 +335,7 @@ func (b *build) fetchPacked(ctx context.Context, l layer, p packing, want cache.
 		}
 		got, err := b.compress(ctx, l, p, want.Encoding)
 		if err == nil && got.Digest != want.Digest {
-			err = fmt.Errorf("encoding %q has the digest %s, want %s", want.Encoding, got.Digest, want.Digest)
+			err = fmt.Errorf("encoding %q: %w", want.Encoding, errMismatch(want.Digest, got.Digest))
 			err = b.imports.lose(c, err)
 		}
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/keys"
@@ -38,11 +39,20 @@ func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Op
 			return nil, context.Cause(ctx)
 		}
 		if err := n.foresee(ctx); err != nil {
-			n.result.Status, n.result.Err, n.result.Reason = executor.StatusWillRun, n.failed(err), "it will fail"
+			n.result.Status, n.result.Err, n.result.Reason = executor.StatusWillRun, n.failed(err), willFail(err)
 			n.unknown = true
 		}
 	}
 	return b.results(nil), nil
+}
+
+// willFail returns the reason of a step that certainly fails: the first line of its error, without the step's place.
+func willFail(err error) string {
+	if step, ok := errors.AsType[*executor.StepError](err); ok && step.Err != nil {
+		err = step.Err
+	}
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return "will fail: " + line
 }
 
 // foresee sets the node's status and reason, and unknown if its id cannot be known.

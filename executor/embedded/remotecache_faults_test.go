@@ -32,7 +32,7 @@ func TestRemoteCacheFaults(t *testing.T) {
 		{"inline", config.Attrs{"type": "inline"}, nil, "stores no cache in images"},
 		{"gha", nil, config.Attrs{"type": "gha"}, "type=local and type=registry"},
 		{"no directory", nil, config.Attrs{"type": "local"}, "needs dest=DIR"},
-		{"mode", nil, local("dest", t.TempDir(), "mode", "all"), "want min or max"},
+		{"mode", nil, local("dest", t.TempDir(), "mode", "all"), "expected min or max"},
 		{"attribute", nil, local("dest", t.TempDir(), "colour", "red"), "unknown attribute colour"},
 		{"a file", nil, local("dest", file), "is not written"},
 		{"of BuildKit", local("src", buildkit), nil, "only BuildKit reads"},

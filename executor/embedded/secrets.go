@@ -24,6 +24,7 @@ func (n *node) secret(id string, optional bool) (value []byte, ok bool, err erro
 	if optional {
 		return nil, false, nil
 	}
-	return nil, false, n.stepError(fmt.Errorf("no secret %q is given", id),
-		fmt.Sprintf("pass it with --secret id=%s,src=FILE or as a secret of the target", id))
+	return nil, false, n.stepError(fmt.Errorf("secret %q not found", id),
+		fmt.Sprintf("add it to the target: secret = [\"id=%[1]s,src=FILE\"] "+
+			"(bake image build: --secret id=%[1]s,src=FILE)", id))
 }

@@ -36,8 +36,8 @@ func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
 		if o.GetOptional() {
 			return nil, nil
 		}
-		return nil, s.x.n.stepError(fmt.Errorf("no ssh agent or key %q is given", id),
-			`name it in the target: ssh = ["default"], or ["`+id+`=KEYFILE"]`)
+		return nil, s.x.n.stepError(fmt.Errorf("SSH agent or key %q not found", id),
+			fmt.Sprintf("add it to the target of a project file: ssh = [%q], or [\"%s=KEYFILE\"]", id, id))
 	}
 	open, err := openAgent(source)
 	if err != nil {

@@ -44,7 +44,7 @@ func (k *keyed) compareHit(ctx context.Context, outputs []cache.Output) error {
 		return fmt.Errorf("compare with the cache: %w", err)
 	}
 	n.result.Verified, n.result.Differs = true, differ
-	n.result.Reason = "cached: run again to compare"
+	n.result.Reason = "cached; run again to compare"
 	return n.serve(k.hit)
 }
 

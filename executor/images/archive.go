@@ -22,6 +22,9 @@ import (
 // maxArchiveFiles bounds the files of an archive of images.
 const maxArchiveFiles = 100_000
 
+// errNotArchive reports that a file has neither of the two formats, or is incomplete.
+var errNotArchive = errors.New("not a complete image archive; use the output of docker save or of type=oci")
+
 // archived is an image of an archive, or an index of several, under one of its names.
 type archived struct {
 	name  string
@@ -40,7 +43,11 @@ func readArchive(ctx context.Context, file, dir string) ([]archived, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if err := untar(ctx, f, dir); err != nil {
+	err = untar(ctx, f, dir)
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, errNotArchive
+	}
+	if err != nil {
 		return nil, err
 	}
 	var layoutErr error
@@ -58,7 +65,7 @@ func readArchive(ctx context.Context, file, dir string) ([]archived, error) {
 	case layoutErr != nil:
 		return nil, layoutErr
 	}
-	return nil, errors.New("it is neither an OCI layout nor an archive of docker save")
+	return nil, errNotArchive
 }
 
 func opener(file string) tarball.Opener {

@@ -49,7 +49,7 @@ func (c *Client) readArtifact(ctx context.Context, s *session, i image) (Artifac
 		return Artifact{}, err
 	}
 	if i.digest != "" && !sameDigest(i.digest, raw) {
-		return Artifact{}, contentf("want manifest %s, got %s", i.digest, digest.FromBytes(raw))
+		return Artifact{}, contentf("digest mismatch: expected %s, got %s", i.digest, digest.FromBytes(raw))
 	}
 	out := Artifact{Raw: raw}
 	if err := json.Unmarshal(raw, &out.Manifest); err != nil {

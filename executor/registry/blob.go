@@ -231,7 +231,7 @@ func (b *blob) ask(client *http.Client, address string) error {
 	// The server sends the whole blob again. The hash detects if it differs from the bytes already returned.
 	if res.StatusCode == http.StatusPartialContent {
 		b.close()
-		return contentf("the registry sent the wrong range: want bytes from %d, got %s", b.at,
+		return contentf("the registry sent the wrong range: expected bytes from %d, got %s", b.at,
 			clean(res.Header.Get("Content-Range")))
 	}
 	if _, err := io.CopyN(io.Discard, b.body, b.at); err != nil {

@@ -189,11 +189,11 @@ func (t registryTable) registry() (Registry, error) {
 		switch m.PullFromMirror {
 		case "", "all", "digest-only", "tag-only":
 		default:
-			return r, fmt.Errorf("pull-from-mirror %q of mirror %s: want all, digest-only or tag-only",
+			return r, fmt.Errorf("pull-from-mirror %q of mirror %s: expected all, digest-only or tag-only",
 				m.PullFromMirror, location)
 		}
 		if t.MirrorByDigestOnly && m.PullFromMirror != "" {
-			return r, fmt.Errorf("registry %s: mirror-by-digest-only and pull-from-mirror exclude each other", r.Prefix)
+			return r, fmt.Errorf("registry %s: mirror-by-digest-only and pull-from-mirror cannot be combined", r.Prefix)
 		}
 		r.Mirrors = append(r.Mirrors, Mirror{Location: location, Insecure: m.Insecure, Pull: m.PullFromMirror})
 	}
@@ -207,7 +207,7 @@ func place(what, s string) (string, error) {
 	case s == "":
 		return "", fmt.Errorf("%s is missing", what)
 	case strings.Contains(s, "://"):
-		return "", fmt.Errorf("%s %q: write it without http:// or https://", what, s)
+		return "", fmt.Errorf("%s %q; write it without http:// or https://", what, s)
 	case strings.ContainsAny(s, " \t\r\n@?#\\%"), strings.HasPrefix(s, "/"):
 		return "", fmt.Errorf("%s %q is not a host with an optional path", what, s)
 	}

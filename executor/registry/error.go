@@ -131,7 +131,7 @@ func (e *Error) explain(s *session) {
 	)
 	switch {
 	case errors.Is(e.Cause, errOffline):
-		e.Reason = "bake is offline (--offline), and the local store lacks part of it"
+		e.Reason = "--offline is set, and the local store lacks part of it"
 		e.Hint = "build once without --offline, or fetch it: bake image pull"
 	case errors.As(e.Cause, &status):
 		e.status(s, status)
@@ -139,7 +139,7 @@ func (e *Error) explain(s *session) {
 		e.status(s, fromTransport(ggcr))
 	case errors.As(e.Cause, &content):
 		e.Reason = clean(content.text)
-		e.Hint = "the registry or a proxy sent wrong content: try again, or use another image or registry"
+		e.Hint = "the registry or a proxy sent wrong content; try again, or use another image or registry"
 	case errors.As(e.Cause, &creds):
 		e.Reason = creds.text
 		e.Hint = "correct the Docker configuration, or log in again: docker login " + loginHost(s.at.host)
@@ -161,7 +161,7 @@ func (e *Error) status(s *session, st *statusError) {
 	switch {
 	case elsewhere && st.status < 500 && st.status != http.StatusTooManyRequests &&
 		st.status != http.StatusRequestTimeout:
-		e.Hint = "the registry's credentials are never sent there: try again, or contact the registry's operator"
+		e.Hint = "the registry's credentials are never sent there; try again, or contact the registry's operator"
 	case st.status == http.StatusUnauthorized || st.status == http.StatusForbidden:
 		e.Reason += ", " + s.identity()
 		e.Hint = "check the name, or log in with an account that has access: docker login " + loginHost(s.at.host)
@@ -169,13 +169,13 @@ func (e *Error) status(s *session, st *statusError) {
 		e.Hint = "check the image's name and tag, and that it has been pushed there"
 	case st.status == http.StatusTooManyRequests:
 		e.temporary = true
-		e.Hint = "too many requests: wait" + afterText(st.after) +
+		e.Hint = "too many requests; wait" + afterText(st.after) +
 			", log in for a higher limit, or use a mirror (registries.conf)"
 	case st.status >= 500 || st.status == http.StatusRequestTimeout:
 		e.temporary = true
-		e.Hint = "the registry failed: try again later, or use a mirror (registries.conf)"
+		e.Hint = "the registry failed; try again later, or use a mirror (registries.conf)"
 	default:
-		e.Hint = "the registry does not accept this request: check that it is a registry and that the name is right"
+		e.Hint = "the registry does not accept this request; check that it is a registry and that the name is right"
 	}
 }
 

@@ -172,7 +172,7 @@ func TestBlobFaults(t *testing.T) {
 				return
 			}
 			breakOff(w, 200, len(content), content[:100])
-		}, "wrong range: want bytes from 100, got bytes 7-9/10"},
+		}, "wrong range: expected bytes from 100, got bytes 7-9/10"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFake(t, serveBlob(content, c.serve))

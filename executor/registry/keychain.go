@@ -131,8 +131,9 @@ func (k *keychain) ask(files []*authFile, host string) (types.AuthConfig, error)
 	case a := <-answers:
 		return a.config, a.err
 	case <-timer.C:
-		return types.AuthConfig{}, fmt.Errorf("the credential helper for %s did not answer within %s: run it "+
-			"manually (docker-credential-NAME get)", host, k.patience)
+		return types.AuthConfig{}, fmt.Errorf("the credential helper for %s did not respond within %s; "+
+			"to test it, run: echo %s | docker-credential-%s get", host, k.patience,
+			host, helperOf(files, host))
 	}
 }
 
@@ -246,6 +247,19 @@ func ofHost(files []*authFile, host string) (types.AuthConfig, error) {
 		}
 	}
 	return types.AuthConfig{}, nil
+}
+
+// helperOf returns the name of the helper that ofHost runs first for a registry.
+func helperOf(files []*authFile, host string) string {
+	for _, file := range files {
+		if helper := file.CredentialHelpers[host]; helper != "" {
+			return helper
+		}
+		if file.CredentialsStore != "" {
+			return file.CredentialsStore
+		}
+	}
+	return "NAME"
 }
 
 // withoutAddress clears the server address, so that credentials compare equal to the zero value if there are none.

@@ -112,7 +112,7 @@ func TestConfigMistakes(t *testing.T) {
 		"[[registry]]\nlocation = \"https://a.example\"": "without http",
 		"[[registry]]\nlocation = \"a b\"":               "not a host",
 		"[[registry]]\nlocation = \"a\"\n[[registry.mirror]]\nlocation = \"m\"\n" +
-			"pull-from-mirror = \"some\"": "want all",
+			"pull-from-mirror = \"some\"": "expected all",
 	} {
 		if _, err := ParseConfig(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: want %q, got %v", text, want, err)

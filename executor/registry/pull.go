@@ -158,7 +158,7 @@ func (c *Client) document(ctx context.Context, s *session, tagOrDigest string) (
 	}
 	if strings.Contains(tagOrDigest, ":") {
 		if got := digest.FromBytes(raw); !sameDigest(digest.Digest(tagOrDigest), raw) {
-			return nil, contentf("want manifest %s, got %s", tagOrDigest, got)
+			return nil, contentf("digest mismatch: expected %s, got %s", tagOrDigest, got)
 		}
 	}
 	d, err := parseDocument(raw, kind)

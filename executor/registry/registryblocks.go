@@ -44,7 +44,7 @@ func fromBlock(b config.Registry, dir string) (Registry, error) {
 		out.CA = append(out.CA, file)
 	}
 	if out.PlainHTTP && len(out.CA) > 0 {
-		return out, fmt.Errorf("plain-http and ca exclude each other: plain HTTP uses no certificates")
+		return out, fmt.Errorf("plain-http and ca cannot be combined; plain HTTP uses no certificates")
 	}
 	return out, nil
 }

@@ -22,7 +22,7 @@ const (
 )
 
 // errOffline is the error of every request of an offline client.
-var errOffline = errors.New("bake is offline")
+var errOffline = errors.New("--offline is set")
 
 // Head returns the digest that a reference names now, if possible with a single HEAD request. Errors are of type
 // *Error.

@@ -161,11 +161,11 @@ func TestOffline(t *testing.T) {
 	f.on(nil)
 	c := newTestClient(t, func(o *Options) { o.Offline = true })
 	_, err := c.Resolve(t.Context(), f.host+"/a:1", amd64)
-	if err == nil || !strings.Contains(err.Error(), "bake is offline") {
+	if err == nil || !strings.Contains(err.Error(), "--offline is set") {
 		t.Errorf("got %v", err)
 	}
 	if err := c.Push(t.Context(), []PushImage{{Refs: []string{f.host + "/a:2"}, Image: image}}, nil); err == nil ||
-		!strings.Contains(err.Error(), "bake is offline") {
+		!strings.Contains(err.Error(), "--offline is set") {
 		t.Errorf("a push: %v", err)
 	}
 	if got := f.requests(); len(got) != 0 {

@@ -276,7 +276,7 @@ func TestBadBlocks(t *testing.T) {
 	}{
 		{config.Registry{Prefix: "https://x"}, "without http"},
 		{config.Registry{Prefix: "x", Mirrors: []string{""}}, "mirror is missing"},
-		{config.Registry{Prefix: "x", PlainHTTP: true, CA: []string{"ca.pem"}}, "exclude each other"},
+		{config.Registry{Prefix: "x", PlainHTTP: true, CA: []string{"ca.pem"}}, "cannot be combined"},
 	} {
 		bad.block.Range = config.Range{File: "bake.hcl", Line: 3, Col: 1}
 		if _, err := FromBlocks(map[string]config.Registry{"it": bad.block}, dir); err == nil ||

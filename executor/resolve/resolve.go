@@ -66,7 +66,7 @@ func (r *Resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 		return resolved, err
 	}
 	if known != nil && !r.opts.Pull && refused.Temporary() {
-		r.opts.Note("base %s: %s does not answer; using the copy in the cache", planner.FamiliarName(ref),
+		r.opts.Note("base %s: %s does not respond; using the copy in the cache", planner.FamiliarName(ref),
 			refused.Registry)
 		return *known, nil
 	}

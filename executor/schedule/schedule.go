@@ -24,7 +24,7 @@ var ErrSkipped = errors.New("not started: the build stopped before")
 var ErrStale = errors.New("changed during the build")
 
 // ErrOvertaken wraps ErrStale: another step noticed the change.
-var ErrOvertaken = fmt.Errorf("%w: another step had the build context read again", ErrStale)
+var ErrOvertaken = fmt.Errorf("%w: the build context is being read again for another step", ErrStale)
 
 // Worker does the work of one step, named by its index in graph order. Its methods are called from several goroutines,
 // but for one step by one goroutine at a time.
@@ -152,7 +152,7 @@ func (s *Scheduler) do(ctx context.Context, t *Task) error {
 			return err
 		case errors.Is(err, ErrOvertaken): // counts as an attempt of the other step, whose attempts are bounded
 		case try == maxAttempts:
-			return fmt.Errorf("%w: given up after %d attempts; stop the program that writes these files", err, try)
+			return fmt.Errorf("%w: gave up after %d attempts; stop the program that writes these files", err, try)
 		default:
 			try++
 		}

@@ -33,7 +33,8 @@ func selectKeys(p *config.Project, keys, names []string) (func(key string) bool,
 // noMatch returns the error about a name that matches none of the keys.
 func noMatch(name string, keys []string) error {
 	if len(keys) == 0 {
-		return &UsageError{fmt.Errorf("no reference matches %q: no image, git repository or URL to choose from", name)}
+		return &UsageError{fmt.Errorf("no reference matches %q; the project uses no image, git repository "+
+			"or URL to pin", name)}
 	}
 	return &UsageError{fmt.Errorf("no reference matches %q; choose from: %s", name, strings.Join(keys, ", "))}
 }

@@ -59,7 +59,7 @@ func (g *Groups) Limit(pid int, limits sandbox.Limits) (sandbox.Group, error) {
 		return nil, err
 	}
 	if err := m.Apply(pid); err != nil {
-		err = fmt.Errorf("create a control group for %s: %w", strings.Join(needed, ", "), err)
+		err = fmt.Errorf("create a cgroup for %s: %w", strings.Join(needed, ", "), err)
 		return nil, errors.Join(err, m.Destroy())
 	}
 	if err := m.Set(r); err != nil {
@@ -103,7 +103,7 @@ func (g *Groups) WorkerGroup(pids int64) (sandbox.WorkerGroup, error) {
 		err = w.enter(unified)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("create a control group for pids: %w", err), w.Close())
+		return nil, errors.Join(fmt.Errorf("create a cgroup for pids: %w", err), w.Close())
 	}
 	return w, nil
 }
@@ -200,7 +200,7 @@ func (g *Groups) newManager(r *cgroups.Resources, needed []string) (manager, err
 	for _, c := range needed {
 		parent, err := g.ownPath(c)
 		if err != nil {
-			return nil, fmt.Errorf("find the control group of %s: %w", c, err)
+			return nil, fmt.Errorf("find the cgroup of %s: %w", c, err)
 		}
 		paths[c] = filepath.Join(parent, name)
 	}
@@ -269,7 +269,7 @@ func (v *version1) Set(r *cgroups.Resources) error {
 func parent2() (string, error) {
 	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
 	if err != nil {
-		return "", fmt.Errorf("find the control group: %w", err)
+		return "", fmt.Errorf("find the cgroup: %w", err)
 	}
 	return filepath.Join("/sys/fs/cgroup", filepath.Dir(own[""])), nil
 }

@@ -67,7 +67,7 @@ func TestWorkerGroupOfFirstThread(t *testing.T) {
 	}
 	first(func() { one, err = g.WorkerGroup(100) })
 	if err != nil {
-		skip(t, "needs writable control groups: "+err.Error())
+		skip(t, "needs writable cgroups: "+err.Error())
 	}
 	defer first(func() { _ = one.Close() })
 	runtime.LockOSThread() // another thread

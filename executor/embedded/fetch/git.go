@@ -353,7 +353,7 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 		return nil, fmt.Errorf("git %s: %s: %w", args[0], m[1], syscall.ENOSPC)
 	}
 	if f.Auth != "" && redirected.MatchString(text) {
-		text += "; git follows no redirect with credentials: use the URL to which " + f.Host + " redirects"
+		text += "; git follows no redirect with credentials, so use the URL to which " + f.Host + " redirects"
 	}
 	return nil, fmt.Errorf("git %s: %s", args[0], text)
 }

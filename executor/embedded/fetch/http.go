@@ -27,7 +27,7 @@ const (
 )
 
 // errOffline reports that a request would be needed.
-var errOffline = errors.New("bake is offline (--offline), and this is not in the cache")
+var errOffline = errors.New("not in the cache, and --offline is set; run once without --offline")
 
 // Content downloads a URL and returns the digest of its content. The error is an *Error.
 func (f *Fetcher) Content(ctx context.Context, url string) (content digest.Digest, err error) {
@@ -62,7 +62,7 @@ func (f *Fetcher) http(ctx context.Context, url string, want digest.Digest) (dir
 		return "", "", err
 	}
 	if want != "" && content != want {
-		return "", "", fmt.Errorf("checksum is %s, want %s", content, want)
+		return "", "", fmt.Errorf("digest mismatch: expected %s, got %s", want, content)
 	}
 	draft, err := f.Store.NewLayer()
 	if err != nil {

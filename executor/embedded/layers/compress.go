@@ -43,10 +43,10 @@ func (c Compression) Validate() error {
 	case Zstd:
 		top = 22
 	default:
-		return fmt.Errorf("unknown compression %q: use gzip, zstd or uncompressed", c.Algorithm)
+		return fmt.Errorf("unknown compression %q; use gzip, zstd or uncompressed", c.Algorithm)
 	}
 	if c.Level < 0 || c.Level > top {
-		return fmt.Errorf("compression level %d of %s is out of range: use 0 to %d", c.Level, c.Algorithm, top)
+		return fmt.Errorf("compression level %d of %s is out of range; use 0 to %d", c.Level, c.Algorithm, top)
 	}
 	return nil
 }

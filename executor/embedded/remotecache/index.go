@@ -176,7 +176,7 @@ func decode(raw []byte) (*Index, error) {
 		return nil, fmt.Errorf("index: %w", err)
 	}
 	if x.Version != indexVersion {
-		return nil, fmt.Errorf("the index has version %d; this program reads version %d", x.Version, indexVersion)
+		return nil, fmt.Errorf("unsupported index version %d; this bake supports version %d", x.Version, indexVersion)
 	}
 	return x, x.check()
 }

@@ -106,7 +106,7 @@ func Parse(a config.Attrs, to bool, dir string) (p Place, ignored []string, err 
 		return p, nil, fmt.Errorf("type=inline: this engine stores no cache in images; use type=registry,ref=NAME")
 	default:
 		return p, nil, fmt.Errorf("type=%s: this engine supports type=local and type=registry; "+
-			"for other types use a BuildKit daemon (--engine)", kind)
+			"for other types, use a BuildKit daemon (--engine)", kind)
 	}
 	for name := range a {
 		if !slices.Contains(attributes(kind, to), name) {
@@ -128,13 +128,13 @@ func (p *Place) parseExport(a config.Attrs) error {
 	case "max":
 		p.Max = true
 	default:
-		return fmt.Errorf("mode=%s: want min or max", a["mode"])
+		return fmt.Errorf("mode=%s: expected min or max", a["mode"])
 	}
 	p.Compression.Algorithm = layers.Algorithm(a["compression"])
 	if v := a["compression-level"]; v != "" {
 		level, err := strconv.Atoi(v)
 		if err != nil {
-			return fmt.Errorf("compression-level=%s: want a number", v)
+			return fmt.Errorf("compression-level=%s: expected a number", v)
 		}
 		p.Compression.Level = level
 	}

@@ -3,6 +3,9 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,20 +24,34 @@ func (e *UnavailableError) Error() string {
 // Unwrap returns the cause.
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
-// hintNamespaces explains how to allow namespaces.
-const hintNamespaces = "Run as root, or let ordinary users create namespaces: " +
-	"sysctl user.max_user_namespaces must not be 0, and kernel.unprivileged_userns_clone=1 and " +
-	"kernel.apparmor_restrict_unprivileged_userns=0 where the kernel has them. " +
-	"Inside a container use --privileged, or " +
-	"--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+// hintNamespaces returns how to allow namespaces. It names only the settings that forbid them on this machine.
+func hintNamespaces() string {
+	var wrong []string
+	for _, setting := range []struct{ file, forbids, remedy string }{
+		{"user/max_user_namespaces", "0", "user.max_user_namespaces=15000"},
+		{"kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"},
+		{"kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"},
+	} {
+		value, err := os.ReadFile(filepath.Join("/proc/sys", setting.file))
+		if err == nil && strings.TrimSpace(string(value)) == setting.forbids {
+			wrong = append(wrong, setting.remedy)
+		}
+	}
+	const inContainer = "inside a container, use --privileged, or " +
+		"--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+	if len(wrong) == 0 {
+		return "run as root; " + inContainer
+	}
+	return inContainer + "\nrun as root, or allow unprivileged user namespaces: sysctl -w " + strings.Join(wrong, " ")
+}
 
 // hintNetwork explains what the network of a step needs.
-const hintNetwork = "The network of a step needs virtual Ethernet devices: load the kernel module veth, " +
-	"or build with --network none"
+const hintNetwork = "the network of a step needs virtual Ethernet devices; load the kernel module veth, " +
+	"or set network = \"none\" in the target"
 
 // hintLimits explains what limits need.
-const hintLimits = "Limits need writable control groups: run as root, remove the target's resources, " +
-	"or delegate control groups to this user: systemd-run --user --scope --property=Delegate=yes bake ..."
+const hintLimits = "limits need writable cgroups; run as root, remove the target's resources, " +
+	"or delegate cgroups to this user, by running: systemd-run --user --scope --property=Delegate=yes bake build"
 
 // refused reports whether an error means that the machine does not allow an operation, rather than that the operation
 // failed.

@@ -353,7 +353,7 @@ func unavailable(what string, err error) error {
 	if errors.As(err, &path) {
 		err = path.Err // the path is only a descriptor in /proc
 	}
-	return &UnavailableError{What: what, Hint: hintNamespaces, Err: err}
+	return &UnavailableError{What: what, Hint: hintNamespaces(), Err: err}
 }
 
 // end ends a step. The first process of a pid namespace receives only signals that it handles. So a step that does not

@@ -148,7 +148,7 @@ func (s *setup) run() error {
 		return errAborted
 	}
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-		return wrapMount("create a control group namespace", err)
+		return wrapMount("create a cgroup namespace", err)
 	}
 	return s.restrict()
 }
