@@ -47,7 +47,7 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 	case "step":
 		key = func(s *Step) string { return s.Digest.String() }
 	default:
-		return Drawing{}, fmt.Errorf("cannot group steps by %q; use target, stage or step", by)
+		return Drawing{}, fmt.Errorf("expected target, stage or step, got %q", by)
 	}
 	tested := g.Tested()
 	d := Drawing{Version: 1, By: by, Nodes: []DrawNode{}, Edges: []DrawEdge{}}

@@ -24,8 +24,8 @@ COPY --chown=5:6 a.txt /a.txt
 RUN b=/bin/busybox; $b rm /a.txt; $b cat /own/link > /again; $b stat -c '%u %g %a' /own/stamp /own /bin/busybox > /seen
 `
 
-// TestCacheOfAnotherUser shows that an unprivileged user can import the cache that root exported, and the reverse: steps
-// do not run again, and images have the same bytes.
+// TestCacheOfAnotherUser shows that an unprivileged user can import the cache that root exported, and the reverse:
+// steps do not run again, and images have the same bytes.
 func TestCacheOfAnotherUser(t *testing.T) {
 	user := testUser(t)
 	busybox, err := os.ReadFile("/bin/busybox")

@@ -15,7 +15,8 @@ type exitedError struct{ code int }
 func (e exitedError) Error() string { return "the command ran in another process" }
 
 // namespaceOf reports whether an unprivileged user's command runs in a user namespace. There, root owns the files in
-// the cache. The namespace is required if the command runs steps; a command that only reads the cache also works without.
+// the cache. The namespace is required if the command runs steps; a command that only reads the cache also works
+// without.
 func namespaceOf(cmd *cobra.Command) (useful, required bool) {
 	switch cmd.CommandPath() {
 	case "bake build", "bake image build":

@@ -83,8 +83,11 @@ func newDisplay(w io.Writer, mode string) (progressui.Display, error) {
 		mode = string(progressui.PlainMode)
 	}
 	display, err := progressui.NewDisplay(w, progressui.DisplayMode(mode))
+	if err != nil && mode == string(progressui.TtyMode) {
+		return display, usagef("--progress=tty: %w; use --progress=plain", err)
+	}
 	if err != nil {
-		return display, usagef("--progress=%s: %w (auto, plain, tty, quiet, rawjson, none)", mode, err)
+		return display, usagef("--progress=%s: expected auto, plain, tty, quiet, rawjson or none", mode)
 	}
 	return display, nil
 }

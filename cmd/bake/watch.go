@@ -28,7 +28,7 @@ func (a *app) watch(ctx context.Context, o buildOptions) error {
 	case o.print, o.check, o.call != "build":
 		return usagef("--watch cannot be combined with --print, --check or --call")
 	case slices.Contains(o.project.files, "-"):
-		return usagef("--watch cannot see changes of standard input: name a file with -f")
+		return usagef("--watch cannot see changes of standard input; name a file with -f")
 	case len(o.project.targets) > 0 && config.IsRemote(o.project.targets[0]):
 		return usagef("--watch cannot see changes of %s", o.project.targets[0])
 	}
