@@ -137,7 +137,7 @@ func layerType(t types.MediaType, docker bool) types.MediaType {
 	return t // zstd, which has no Docker media type
 }
 
-// patchConfig sets rootfs, history and created in the front end's config.
+// patchConfig sets rootfs, history and created in the frontend's config.
 func patchConfig(raw []byte, layers []v1.Layer, epoch time.Time) ([]byte, error) {
 	var img ocispecs.Image
 	if err := json.Unmarshal(raw, &img); err != nil {

@@ -19,16 +19,16 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// frontend is the name of the Dockerfile front end in BuildKit's requests.
+// frontend is the name of the Dockerfile frontend in BuildKit's requests.
 const frontend = "dockerfile.v0"
 
 // Provenance holds the facts for a provenance attestation: how an image is built.
 type Provenance struct {
 	Attrs    map[string]string // of the attestation, such as mode, version, builder-id and reproducible
 	Frontend string
-	Version  string            // of the front end
-	Args     map[string]string // options of the front end's request
-	// Locals maps the names of build contexts in the graph to the front end's names.
+	Version  string            // of the frontend
+	Args     map[string]string // options of the frontend's request
+	// Locals maps the names of build contexts in the graph to the frontend's names.
 	Locals map[string]string
 	// File is the Dockerfile's name, as in the locations of steps. Dockerfile is its content.
 	File       string
@@ -57,7 +57,7 @@ func (p *plan) attestations(t *config.Target) (map[string]map[string]string, err
 	return all, nil
 }
 
-// attestOptions adds the attestations to the front end's options, each encoded as a CSV record of KEY=VALUE fields.
+// attestOptions adds the attestations to the frontend's options, each encoded as a CSV record of KEY=VALUE fields.
 func attestOptions(attests map[string]map[string]string, opts map[string]string) {
 	for kind, attrs := range attests {
 		var fields []string

@@ -10,7 +10,7 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Limits on the expansion of variables in a Dockerfile. The front end runs in this process and expands without limit:
+// Limits on the expansion of variables in a Dockerfile. The frontend runs in this process and expands without limit:
 // forty lines of "ENV A=$A$A" would use up any memory.
 const (
 	maxValue        = 1 << 20  // bytes of one variable, and of the environment and ONBUILD instructions of a base image
@@ -24,7 +24,7 @@ const (
 
 // checkBounds returns an error for a Dockerfile that would need unreasonable memory or time. It tracks upper bounds of
 // the lengths of variables and never their values: a new value is as long as the sum of everything it refers to. Syntax
-// errors are left to the front end.
+// errors are left to the frontend.
 func checkBounds(t *config.Target, d dockerfile) error {
 	if isHarmless(d.data) {
 		return nil

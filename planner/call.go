@@ -16,17 +16,17 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Requests to the front end other than a build, under the front end's names.
+// Requests to the frontend other than a build, under the frontend's names.
 const (
 	CallLint    = "lint"    // findings of the linter
 	CallOutline = "outline" // build arguments, secrets and SSH sockets that a build uses
 	CallTargets = "targets" // stages
 )
 
-// Answer is the front end's answer about one target.
+// Answer is the frontend's answer about one target.
 type Answer struct {
 	Target   string
-	JSON     []byte // in the front end's format
+	JSON     []byte // in the frontend's format
 	Warnings int    // number of findings of the linter
 	Failure  string // why the Dockerfile cannot be built, according to the linter; "" if it can
 	text     []byte
@@ -38,7 +38,7 @@ func (a *Answer) Print(w io.Writer) error {
 	return err
 }
 
-// Call sends the request in each requested target's call attribute to the front end, and returns the answers in order.
+// Call sends the request in each requested target's call attribute to the frontend, and returns the answers in order.
 // Linked targets are planned first.
 func Call(ctx context.Context, project *config.Project, opts Options) ([]Answer, error) {
 	p := newPlan(ctx, project, opts)
@@ -148,7 +148,7 @@ func (a *Answer) targets(ctx context.Context, f *frontEnd) error {
 	return a.fill(list, targets.PrintTargets)
 }
 
-// fill sets the answer from the front end's value, as JSON and as the text that the front end prints.
+// fill sets the answer from the frontend's value, as JSON and as the text that the frontend prints.
 func (a *Answer) fill(v any, print func([]byte, io.Writer) error) error {
 	var err error
 	if a.JSON, err = json.MarshalIndent(v, "", "  "); err != nil {

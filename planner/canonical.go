@@ -16,9 +16,9 @@ import (
 
 // node is one op of one target in canonical form. Nodes of different targets with the same digest become one Step.
 //
-// The front end identifies an op by the digest of its bytes. These bytes also contain what has no effect on files, such
+// The frontend identifies an op by the digest of its bytes. These bytes also contain what has no effect on files, such
 // as session ids, unique ids and transfer hints. And they name a local source by a name that is valid only within one
-// run of the front end: all targets call their main context "context". So equal steps can have different digests, and
+// run of the frontend: all targets call their main context "context". So equal steps can have different digests, and
 // different steps the same one. The canonical form removes these parts, uses the names of the graph and applies the
 // lock, then digests the op again. An op contains the digests of its inputs, so this goes from the sources up to the
 // root.
@@ -26,7 +26,7 @@ import (
 // Invariant: two nodes have the same digest exactly if they do the same work on the same inputs. A part that is left in
 // by mistake costs sharing and cache hits. A part that is removed by mistake is worse: two different steps become one,
 // and a target gets the files of another. So the removed attributes are a fixed list (canonicalSource), and an op that
-// needs no change keeps the front end's bytes. Everything else, such as the location, is metadata outside the op.
+// needs no change keeps the frontend's bytes. Everything else, such as the location, is metadata outside the op.
 //
 // The cost is one unmarshal per op of a target's own Dockerfile and one marshal per changed op. Nodes of linked targets
 // are canonical already and are shared. TestSamePlan and TestMonorepoMerges show the effect, the golden files in
@@ -46,7 +46,7 @@ type nodeEdge struct {
 	index int
 }
 
-// result is the front end's result for one platform of one target.
+// result is the frontend's result for one platform of one target.
 type result struct {
 	platform ocispecs.Platform
 	root     nodeEdge
@@ -63,7 +63,7 @@ type result struct {
 	stateErr error
 }
 
-// canonical converts a definition of the front end to canonical form; see node. Nodes of linked targets are canonical
+// canonical converts a definition of the frontend to canonical form; see node. Nodes of linked targets are canonical
 // already and are used unchanged.
 func canonical(def *llb.Definition, in *inputs) (*result, error) {
 	r := &result{all: map[digest.Digest]*node{}}
@@ -105,7 +105,7 @@ func canonical(def *llb.Definition, in *inputs) (*result, error) {
 	return r, nil
 }
 
-// rewrite converts the op to canonical form and digests it again if it changed. byRaw maps the front end's digests to
+// rewrite converts the op to canonical form and digests it again if it changed. byRaw maps the frontend's digests to
 // nodes; it must contain all inputs.
 func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
 	changed := false
@@ -192,7 +192,7 @@ func locationsOf(s *pb.Source, d digest.Digest) []Location {
 	return out
 }
 
-// state returns the result as an input of another target's front end. It is built once, for all targets that link to
+// state returns the result as an input of another target's frontend. It is built once, for all targets that link to
 // it.
 func (r *result) state() (llb.State, error) {
 	r.once.Do(func() {
@@ -210,7 +210,7 @@ func (r *result) state() (llb.State, error) {
 	return r.llb, r.stateErr
 }
 
-// definition returns the result's nodes as a definition for the front end.
+// definition returns the result's nodes as a definition for the frontend.
 func (r *result) definition() *pb.Definition {
 	def := &pb.Definition{
 		Metadata: map[string]*pb.OpMetadata{},

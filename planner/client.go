@@ -18,11 +18,11 @@ import (
 	fstypes "github.com/tonistiigi/fsutil/types"
 )
 
-// session is the session id of the local sources that the front end creates for the current target. It distinguishes
+// session is the session id of the local sources that the frontend creates for the current target. It distinguishes
 // them from those of linked targets, which are canonical already.
 const session = "bake"
 
-// client acts as the build daemon for the front end. It reads ignore files and Dockerfiles of local contexts, resolves
+// client acts as the build daemon for the frontend. It reads ignore files and Dockerfiles of local contexts, resolves
 // images and provides the results of linked targets. It runs no step.
 type client struct {
 	opts   gwclient.BuildOpts
@@ -37,7 +37,7 @@ type client struct {
 
 var _ gwclient.Client = (*client)(nil)
 
-// BuildOpts returns the options. The front end may change the map.
+// BuildOpts returns the options. The frontend may change the map.
 func (c *client) BuildOpts() gwclient.BuildOpts { return c.opts }
 
 // Inputs returns the results of linked targets.
@@ -46,7 +46,7 @@ func (c *client) Inputs(context.Context) (map[string]llb.State, error) { return 
 // Warn does nothing: warnings of the linter are passed to ConvertOpt.Warn.
 func (c *client) Warn(context.Context, digest.Digest, string, gwclient.WarnOpts) error { return nil }
 
-// NewContainer returns an error: only external front ends use it.
+// NewContainer returns an error: only external frontends use it.
 func (c *client) NewContainer(context.Context, gwclient.NewContainerRequest) (gwclient.Container, error) {
 	return nil, errors.New("a plan runs no container")
 }
@@ -133,7 +133,7 @@ func (c *client) resolveLayout(ref string, opt *sourceresolver.ResolveOCILayoutO
 	return ref, l.digest, config, err
 }
 
-// ResolveSourceMetadata returns local sources unchanged. The front end calls it for other sources only if
+// ResolveSourceMetadata returns local sources unchanged. The frontend calls it for other sources only if
 // SOURCE_DATE_EPOCH is to be derived from them, which needs a download and is therefore an error.
 func (c *client) ResolveSourceMetadata(_ context.Context, op *pb.SourceOp,
 	_ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
@@ -160,7 +160,7 @@ func pin(ref string, d digest.Digest) (string, error) {
 	return pinned.String(), nil
 }
 
-// familiar returns a context name as the front end writes it: a FamiliarName without :latest.
+// familiar returns a context name as the frontend writes it: a FamiliarName without :latest.
 func familiar(name string) string { return strings.TrimSuffix(FamiliarName(name), ":latest") }
 
 // fileSet reads the few files of a context that a plan needs.
@@ -180,7 +180,7 @@ func (m memoryFiles) read(name string) ([]byte, error) {
 	return data, nil
 }
 
-// fileRef makes a fileSet available to the front end. It implements gwclient.Reference.
+// fileRef makes a fileSet available to the frontend. It implements gwclient.Reference.
 type fileRef struct{ files fileSet }
 
 func (r fileRef) ReadFile(_ context.Context, req gwclient.ReadRequest) ([]byte, error) {

@@ -17,20 +17,20 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// Names of local sources while the front end runs. Afterwards localDir.name replaces them; see canonicalSource.
+// Names of local sources while the frontend runs. Afterwards localDir.name replaces them; see canonicalSource.
 const (
 	mainContext    = "context"
 	dockerfileDir  = "dockerfile"
 	namedContextID = "named:"
 )
 
-// inputs holds the files, contexts and linked targets of one target's front end.
+// inputs holds the files, contexts and linked targets of one target's frontend.
 type inputs struct {
 	client  *client
 	file    dockerfile
 	scanned *scan
 	aliases map[string][]string // names of contexts that are images, by normalized reference
-	locals  map[string]localDir // by the name of the local source while the front end runs
+	locals  map[string]localDir // by the name of the local source while the frontend runs
 	layouts map[string]localDir // by store id
 	linked  []*result           // results of linked targets
 }

@@ -26,7 +26,7 @@ type dockerfile struct {
 	ignore  []byte // content of DOCKERFILE.dockerignore; nil if there is none
 }
 
-// files returns the Dockerfile and its ignore file for the front end.
+// files returns the Dockerfile and its ignore file for the frontend.
 func (d dockerfile) files() memoryFiles {
 	m := memoryFiles{d.name: d.data}
 	if d.ignore != nil {
@@ -106,7 +106,7 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 	return d, nil
 }
 
-// checkDockerfile returns an error for a Dockerfile that needs another front end or exceeds the limits of checkBounds.
+// checkDockerfile returns an error for a Dockerfile that needs another frontend or exceeds the limits of checkBounds.
 func (p *plan) checkDockerfile(t *config.Target, d dockerfile) error {
 	if syntax := t.Args["BUILDKIT_SYNTAX"]; syntax != "" && !builtIn(syntax) {
 		return p.targetError(t, "args", externalError(syntax))
@@ -117,7 +117,7 @@ func (p *plan) checkDockerfile(t *config.Target, d dockerfile) error {
 	return checkBounds(t, d)
 }
 
-// syntaxOf returns the front end that a Dockerfile requests and the line of the request, or "".
+// syntaxOf returns the frontend that a Dockerfile requests and the line of the request, or "".
 func syntaxOf(data []byte) (string, int) {
 	if !bytes.Contains(bytes.ToLower(data[:min(len(data), 1<<14)]), []byte("syntax")) {
 		return "", 0 // avoids the cost of DetectSyntax
@@ -138,8 +138,8 @@ func externalError(syntax string) error {
 		"or use docker/dockerfile:1", syntax)
 }
 
-// builtIn reports whether a syntax line requests the built-in Dockerfile front end. The version is ignored: newer
-// versions only add features, and the front end reports what it does not support.
+// builtIn reports whether a syntax line requests the built-in Dockerfile frontend. The version is ignored: newer
+// versions only add features, and the frontend reports what it does not support.
 func builtIn(syntax string) bool {
 	ref, _, _ := strings.Cut(strings.TrimSpace(syntax), " ")
 	name := familiar(ref)

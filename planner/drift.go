@@ -105,7 +105,7 @@ func driftNotes(uses []DriftUse) []string {
 	}
 	floating := slices.ContainsFunc(uses, func(u DriftUse) bool { return u.Pinned == "no" })
 	if pinned := slices.ContainsFunc(uses, func(u DriftUse) bool { return u.Pinned != "no" }); floating && pinned {
-		notes = append(notes, "some uses are pinned and some are not: to pin the rest, run bake pin")
+		notes = append(notes, "some uses are pinned and some are not; to pin the rest, run bake pin")
 	}
 	return notes
 }

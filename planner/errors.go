@@ -108,7 +108,7 @@ func place(file string, line int) string {
 	return fmt.Sprintf("%s:%d: ", file, line)
 }
 
-// resolveError marks an error of the Resolver on its way through the front end.
+// resolveError marks an error of the Resolver on its way through the frontend.
 type resolveError struct {
 	ref string
 	err error
@@ -117,7 +117,7 @@ type resolveError struct {
 func (e *resolveError) Error() string { return e.err.Error() }
 func (e *resolveError) Unwrap() error { return e.err }
 
-// frontEndError adds the target and location to an error of the front end.
+// frontEndError adds the target and location to an error of the frontend.
 func frontEndError(target, file string, err error) error {
 	line := 0
 	var located *parser.LocationError
@@ -135,7 +135,7 @@ func frontEndError(target, file string, err error) error {
 	return &DockerfileError{Target: target, File: file, Line: line, Err: &plainError{err}}
 }
 
-// plainError is an error of the front end whose text leaves out the location, because DockerfileError adds it.
+// plainError is an error of the frontend whose text leaves out the location, because DockerfileError adds it.
 type plainError struct{ err error }
 
 func (e *plainError) Error() string {

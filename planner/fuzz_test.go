@@ -12,7 +12,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// FuzzDockerfile plans arbitrary text as a Dockerfile. The front end must not panic or run for long, the graph must be
+// FuzzDockerfile plans arbitrary text as a Dockerfile. The frontend must not panic or run for long, the graph must be
 // consistent, and planning again must give the same graph.
 func FuzzDockerfile(f *testing.F) {
 	paths, err := filepath.Glob("testdata/*.txtar")

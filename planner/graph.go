@@ -1,5 +1,5 @@
 // Package planner turns a config.Project into one deduplicated build graph. It resolves base images, runs BuildKit's
-// Dockerfile front end in this process, and merges the steps of all targets and platforms by content digest. It starts
+// Dockerfile frontend in this process, and merges the steps of all targets and platforms by content digest. It starts
 // no process and writes no file.
 package planner
 
@@ -79,7 +79,7 @@ type Image struct {
 	// MultiPlatform reports whether the target has several platforms, whose images are combined into one index.
 	MultiPlatform bool
 	Root          Edge
-	// Config is the image config that the front end created: a Docker OCI image whose rootfs lists only the layers of
+	// Config is the image config that the frontend created: a Docker OCI image whose rootfs lists only the layers of
 	// the base. The engine that assembles the image adds the new layers and aligns the history.
 	Config      []byte
 	Tags        []string
@@ -103,7 +103,7 @@ type Base struct {
 	Digest digest.Digest
 }
 
-// Warning is a finding of the front end's linter or of the planner. It never stops a build.
+// Warning is a finding of the frontend's linter or of the planner. It never stops a build.
 type Warning struct {
 	Target      string
 	Rule        string // the linter's rule name, or ""

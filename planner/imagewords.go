@@ -35,7 +35,7 @@ type scan struct {
 }
 
 // scanDockerfile returns the images and stages that a Dockerfile names. The result is empty if the Dockerfile cannot be
-// parsed; the front end reports the error.
+// parsed; the frontend reports the error.
 func scanDockerfile(data []byte) scan {
 	s := scan{stages: map[string]bool{}}
 	parsed, err := parser.Parse(bytes.NewReader(data))
@@ -118,7 +118,7 @@ func wordIn(line []byte, prefix, word string) int {
 }
 
 // namedPlaces returns the lines of a target's Dockerfile that name an image in a mount, or by a named context or base
-// block. The front end gives no locations for these.
+// block. The frontend gives no locations for these.
 func (in *inputs) namedPlaces(ref string) []Location {
 	var at []Location
 	for _, m := range in.scan().images {

@@ -265,7 +265,7 @@ func TestDrift(t *testing.T) {
 					Places: []string{"a/Dockerfile:2"}}},
 			Notes: []string{
 				"1 is used with and without its digest; use one of them",
-				"some uses are pinned and some are not: to pin the rest, run bake pin",
+				"some uses are pinned and some are not; to pin the rest, run bake pin",
 			},
 		},
 		{

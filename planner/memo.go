@@ -24,7 +24,7 @@ type Memo interface {
 
 // memo is a finished plan and every input it was computed from, except those in its name.
 //
-// Planning runs the front end for every target, so a finished plan is stored and used again. A plan depends on the
+// Planning runs the frontend for every target, so a finished plan is stored and used again. A plan depends on the
 // evaluated project and the options, on the files that were read or found missing, on the context directories, and on
 // the resolved bases. Planning reads all of these through files and bases, which record every lookup.
 //

@@ -190,7 +190,7 @@ func (m *merger) dropUnusedDirs() {
 // password matches the password of a URL, with the "://USER:" in front of it.
 var password = regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+@`)
 
-// nodeName returns the front end's name of a step with the passwords of URLs replaced, because names are displayed and
+// nodeName returns the frontend's name of a step with the passwords of URLs replaced, because names are displayed and
 // recorded.
 func nodeName(n *node) string { return password.ReplaceAllString(rawName(n), "${1}xxxxx@") }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// frontEndOptions returns the front end's options for the plain attributes of a target. Contexts are added by
+// frontEndOptions returns the frontend's options for the plain attributes of a target. Contexts are added by
 // addContexts. Options that end up in ops must not depend on the machine, because steps are identified by their ops.
 func (p *plan) frontEndOptions(t *config.Target, platforms string) (map[string]string, error) {
 	opts := map[string]string{"platform": platforms}
@@ -90,7 +90,7 @@ func (p *plan) limits(t *config.Target, opts map[string]string) error {
 	return nil
 }
 
-// resourceOption returns the front end's name of a resource, and whether the resource is known.
+// resourceOption returns the frontend's name of a resource, and whether the resource is known.
 func resourceOption(key string) (string, bool) {
 	switch key {
 	case "memory":
@@ -103,7 +103,7 @@ func resourceOption(key string) (string, bool) {
 	return "", false
 }
 
-// extraHosts encodes hosts for the front end: NAME=IP, separated by commas. A name may have several addresses, also
+// extraHosts encodes hosts for the frontend: NAME=IP, separated by commas. A name may have several addresses, also
 // separated by commas.
 func extraHosts(hosts map[string]string) (string, error) {
 	var fields []string

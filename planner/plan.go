@@ -227,7 +227,7 @@ func (p *plan) platformsOf(t *config.Target) ([]ocispecs.Platform, error) {
 	return out, nil
 }
 
-// recoverTo turns a panic of the front end or the resolver into an error. The caller must defer it.
+// recoverTo turns a panic of the frontend or the resolver into an error. The caller must defer it.
 func recoverTo(err *error) {
 	if r := recover(); r != nil {
 		*err = fmt.Errorf("the Dockerfile frontend panicked: %v", r)

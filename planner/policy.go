@@ -226,7 +226,7 @@ func targetFacts(t *config.Target, m *Image) map[string]any {
 // imageFacts returns the fields of the variable image, which describe the image config.
 func imageFacts(m *Image) map[string]any {
 	var c ocispecs.Image
-	_ = json.Unmarshal(m.Config, &c) // cannot fail: the front end encoded it
+	_ = json.Unmarshal(m.Config, &c) // cannot fail: the frontend encoded it
 	orEmpty := func(list []string) []string { return append([]string{}, list...) }
 	labels := map[string]string{}
 	maps.Copy(labels, c.Config.Labels)

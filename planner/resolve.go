@@ -63,7 +63,7 @@ func (e *LockError) Error() string { return e.What }
 // request many times, and could see different digests if a tag moves in between. So bases sends one request per
 // reference and platform, and all targets wait for the same answer. Requests therefore use the context of the plan: a
 // target that fails must not cancel a request that others wait for. end cancels what is left. The lock is applied here,
-// before the resolver is called: the front end never sees a tag without its pin, and a frozen plan never requests a
+// before the resolver is called: the frontend never sees a tag without its pin, and a frozen plan never requests a
 // tag. TestLockIsApplied shows the pins, TestMonorepoMerges the single request, TestPlanLeavesNothing the end.
 type bases struct {
 	lock     *config.Lock // nil pins nothing
@@ -110,7 +110,7 @@ func (b *bases) resolve(ctx context.Context, ref string, p ocispecs.Platform) (R
 	case <-call.done:
 		return call.image, call.err
 	case <-ctx.Done():
-		// Not context.Cause: that is the error of another stage, which the front end is adding locations to.
+		// Not context.Cause: that is the error of another stage, which the frontend is adding locations to.
 		return ResolvedImage{}, ctx.Err()
 	}
 }
@@ -230,7 +230,7 @@ func (b *bases) list() []BaseUse {
 	return list
 }
 
-// checkBase returns an error for a config that the front end would silently treat as scratch, or that would make it run
+// checkBase returns an error for a config that the frontend would silently treat as scratch, or that would make it run
 // out of memory.
 func checkBase(image ResolvedImage) error {
 	var c baseConfig
@@ -247,7 +247,7 @@ func checkBase(image ResolvedImage) error {
 	return c.checkSize()
 }
 
-// baseConfig holds the fields of an image config that a plan checks before the front end reads it.
+// baseConfig holds the fields of an image config that a plan checks before the frontend reads it.
 type baseConfig struct {
 	RootFS *struct {
 		Type    string   `json:"type"`

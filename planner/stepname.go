@@ -38,7 +38,7 @@ func (s *Step) Stage() string {
 	return file + "stage " + stage
 }
 
-// StableStage is like Stage, except that the only stage of a file is named stage-0. The front end uses that name as
+// StableStage is like Stage, except that the only stage of a file is named stage-0. The frontend uses that name as
 // soon as another stage, image or cache mount is used, so the result stays the same when one is added.
 func (s *Step) StableStage() string {
 	if stage, _, _, ok := s.splitName(); ok && stage == "" && len(s.Source) > 0 {

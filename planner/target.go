@@ -21,7 +21,7 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// planTarget runs the front end for each platform of a target and sets the fields of d.
+// planTarget runs the frontend for each platform of a target and sets the fields of d.
 func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
 	t := d.target
 	defer func() {
@@ -88,7 +88,7 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 	}, nil
 }
 
-// frontEnd is the Dockerfile front end, set up for one target.
+// frontEnd is the Dockerfile frontend, set up for one target.
 type frontEnd struct {
 	in      *inputs
 	file    dockerfile
@@ -132,7 +132,7 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 // lastYear is the last year that RFC 3339 can represent.
 const lastYear = 9999
 
-// convert runs the front end for each platform and converts its definitions to the canonical form.
+// convert runs the frontend for each platform and converts its definitions to the canonical form.
 func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocispecs.Platform) error {
 	opt := f.opt
 	opt.Warn = d.warn(f.file.display)

@@ -79,6 +79,11 @@ func (a *app) imageProject(ctx context.Context, o imageBuildOptions) (*config.Pr
 	if o.context == "-" {
 		return nil, usagef("a context from standard input is not supported; use a directory")
 	}
+	for _, secret := range o.secrets {
+		if secret != "" && !strings.Contains(secret, "=") {
+			return nil, usagef("--secret %s: expected id=ID,src=FILE or id=ID,env=VARIABLE", secret)
+		}
+	}
 	const name = "image"
 	set := o.run.overrides()
 	add := func(key, value string) { set = append(set, name+"."+key+"="+value) }

@@ -36,7 +36,7 @@ func (b *bases) ResolveImage(_ context.Context, ref string, p ocispecs.Platform)
 		b.unknown[ref] = true
 		b.mu.Unlock()
 	}
-	// The front end treats an image without layers as scratch, whatever its name and digest are. So there is one layer.
+	// The frontend treats an image without layers as scratch, whatever its name and digest are. So there is one layer.
 	const config = `{"os":%q,"architecture":%q,"rootfs":{"type":"layers","diff_ids":[%q]}}`
 	image.Config = fmt.Appendf(nil, config, p.OS, p.Architecture, image.Digest)
 	return image, nil

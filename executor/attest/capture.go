@@ -25,7 +25,7 @@ type materials struct {
 	platform   ocispecs.Platform
 	config     types.ProvenanceConfigSourceSLSA1
 	request    types.Parameters
-	version    string // of the front end
+	version    string // of the frontend
 	list       []material
 	network    bool
 	incomplete bool // a material has no digest

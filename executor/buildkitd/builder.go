@@ -193,7 +193,7 @@ func (b *builder) watched(ctx context.Context) (context.Context, context.CancelF
 			case <-tick.C:
 			}
 			if _, err := b.listWorkers(ctx); err != nil && ctx.Err() == nil {
-				b.leave(fmt.Errorf("stopped answering: %w", plain(err)))
+				b.leave(fmt.Errorf("stopped responding: %w", plain(err)))
 				cancel(err)
 				return
 			}

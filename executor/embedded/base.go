@@ -176,7 +176,7 @@ func (i *baseImage) load(ctx context.Context) ([]*baseLayer, error) {
 	return layers, nil
 }
 
-// manifestNote is the look-up in a base's entry that records the manifest of its index for the platform.
+// manifestNote is the lookup in a base's entry that records the manifest of its index for the platform.
 const manifestNote = "manifest"
 
 // stored reads the manifest that the base's entry names from the local store.

@@ -174,7 +174,7 @@ func (b *build) Prepare(ctx context.Context, step int) (bool, func(), error) {
 	return found, release, err
 }
 
-// found records that a step was served from the cache, or that the look-up failed.
+// found records that a step was served from the cache, or that the lookup failed.
 func (n *node) found(ctx context.Context, found bool, err error) (bool, error) {
 	if err != nil {
 		return false, n.ended(ctx, err)

@@ -139,7 +139,7 @@ func (x *execStep) openCaches(ctx context.Context) error {
 	return nil
 }
 
-// likeSeed gives the directory of a cache mount the mode and owner of the directory that fills it. The front end also
+// likeSeed gives the directory of a cache mount the mode and owner of the directory that fills it. The frontend also
 // passes mode, uid and gid this way.
 func (x *execStep) likeSeed(ctx context.Context, in input, m *pb.Mount, dir string) error {
 	return in.read(ctx, func(files tree.FS) error {

@@ -94,7 +94,7 @@ func firstCauses(t *testing.T, files map[string]string, change func(*site)) []st
 	return got
 }
 
-// TestExplainMount gives a command a cache mount, for which the front end names the only stage of the file.
+// TestExplainMount gives a command a cache mount, for which the frontend names the only stage of the file.
 func TestExplainMount(t *testing.T) {
 	const command = `["copy", "/in/a.txt", "/b.txt"]`
 	s := newSite(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY a.txt /in/\nRUN " + command + "\n",

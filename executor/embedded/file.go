@@ -19,13 +19,13 @@ import (
 //
 // Candidates. A COPY onto fifty different parents usually writes the same layer fifty times. It does so whenever it
 // sees the same things in its parent, for example that /app is a directory owned by root. So an operation records
-// each look-up in its parent and the answer. The entry is stored as a candidate under the group key, which is the
-// final key without the parent. A step whose own key is unknown repeats the look-ups of each candidate in its own
+// each lookup in its parent and the answer. The entry is stored as a candidate under the group key, which is the
+// final key without the parent. A step whose own key is unknown repeats the lookups of each candidate in its own
 // parent. If all answers are equal, it uses that layer.
 //
-// The invariant: fileop reads its parent only through the recorded look-ups. If it read something else, a candidate
+// The invariant: fileop reads its parent only through the recorded lookups. If it read something else, a candidate
 // could match a parent on which the operation would write other files, and an image would be wrong without an error.
-// The cost is one look-up per path and candidate, without opening file contents. The group key is locked while the
+// The cost is one lookup per path and candidate, without opening file contents. The group key is locked while the
 // operation runs, so steps that start together copy once. TestCopyRunsOnceForAllParents shows the sharing.
 type fileStep struct {
 	keyed
@@ -72,7 +72,7 @@ func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 	return false, unlock, nil
 }
 
-// share uses a candidate whose look-ups get the same answers in this step's parent.
+// share uses a candidate whose lookups get the same answers in this step's parent.
 func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error) {
 	if (f.n.forced() || f.hit != nil) && !f.n.b.storedNow(group) {
 		return false, nil
@@ -105,7 +105,7 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 	return true, f.remember(ctx)
 }
 
-// recheck reports whether all look-ups get the same answers in parent.
+// recheck reports whether all lookups get the same answers in parent.
 func recheck(parent tree.FS, lookups []cache.Lookup) (bool, error) {
 	list := make([]fileop.Lookup, len(lookups))
 	for i, l := range lookups {

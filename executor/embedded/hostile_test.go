@@ -14,7 +14,7 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// TestHostileOps runs graphs that no front end makes, as a damaged or foreign one may hold them: each is an error that
+// TestHostileOps runs graphs that no frontend makes, as a damaged or foreign one may hold them: each is an error that
 // names the step, never a panic, and nothing outside of the cache is touched (CVE-2024-23650, GHSA-qx3x-mv6r-52p6
 // indices, GHSA-7236-3392-c5c6 security mode, GHSA-32pv-7hq5-qhwq removal).
 func TestHostileOps(t *testing.T) {

@@ -219,7 +219,7 @@ func likeNode(dir string, n tree.Node) error {
 // maxPaths bounds the path index of one layer, in bytes.
 const maxPaths = 1 << 30
 
-// pathsOf returns the path index of an imported layer, which answers look-ups without the layer.
+// pathsOf returns the path index of an imported layer, which answers lookups without the layer.
 func (b *build) pathsOf(ctx context.Context, id digest.Digest) (*tree.Index, error) {
 	l, err := b.importedLayer(id)
 	if err != nil {

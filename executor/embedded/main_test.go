@@ -10,7 +10,7 @@ import (
 )
 
 // TestMain lets this program be the first process of a step, the builder of a test with several processes, and, for an
-// ordinary user, run the tests in a user namespace.
+// unprivileged user, run the tests in a user namespace.
 func TestMain(m *testing.M) {
 	code, done, err := sandbox.Enter(context.Background())
 	if err != nil {

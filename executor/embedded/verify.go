@@ -17,7 +17,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/layers"
 )
 
-// With --verify-cache no look-up hits: the cached entry is put aside, the step runs, and its result is compared and
+// With --verify-cache no lookup hits: the cached entry is put aside, the step runs, and its result is compared and
 // dropped. The step is then served from the cache, so that its users are found there too.
 
 // putAside keeps the cached entry for the comparison and reports whether the step must run.

@@ -82,7 +82,7 @@ func (b *build) dirHere(id digest.Digest) (string, bool) {
 
 // view calls f with the merged files of a chain.
 //
-// Unpacking on demand. Most look-ups need paths and attributes only, and unpacking a base of hundreds of megabytes for
+// Unpacking on demand. Most lookups need paths and attributes only, and unpacking a base of hundreds of megabytes for
 // them would dominate a first build. So a layer that is not unpacked takes part with its path index. If f needs the
 // content of a file in it, the read fails with a layerfs.PackedError that names the layer; view unpacks that layer and
 // calls f again from the beginning. f must therefore be repeatable: it may only keep the results of its last call. It
@@ -162,7 +162,7 @@ func (b *build) treeLayer(ctx context.Context, l layer) (t layerfs.Layer, ok boo
 	return layerfs.Layer{ID: l.id, Dir: dir}, true, err
 }
 
-// lowerLayers are the layers below one that is being unpacked. The first look-up waits for them.
+// lowerLayers are the layers below one that is being unpacked. The first lookup waits for them.
 type lowerLayers struct {
 	ctx   context.Context // of the unpacking, which outlives this value
 	top   *baseLayer
@@ -198,7 +198,7 @@ func (l *lowerLayers) close() error {
 	return l.files.Close()
 }
 
-// Lookup, Xattrs and Open implement the look-ups of layers.UnpackOptions.Below.
+// Lookup, Xattrs and Open implement the lookups of layers.UnpackOptions.Below.
 func (l *lowerLayers) Lookup(path string) (tree.Entry, error) {
 	files, err := l.open()
 	if err != nil {

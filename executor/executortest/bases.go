@@ -123,7 +123,7 @@ func oddLayers() [][]byte {
 	return layers
 }
 
-// deviceLayer returns a layer with a device, which an ordinary user cannot create.
+// deviceLayer returns a layer with a device, which an unprivileged user cannot create.
 func deviceLayer() []byte {
 	raw, err := archive([]string{"d:devices/", "c:devices/null"})
 	if err != nil {

@@ -32,7 +32,7 @@ type Case struct {
 	Want string
 	// Own is the result of the embedded engine if it differs from Want on purpose. Reason explains the difference.
 	Own, Reason string
-	// Rootless is a part of the error message if an ordinary user cannot build the case.
+	// Rootless is a part of the error message if an unprivileged user cannot build the case.
 	Rootless string
 	// Message is a part of the error message of a build that fails.
 	Message string

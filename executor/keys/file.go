@@ -28,7 +28,7 @@ type fileShape struct {
 }
 
 // shapeOf checks a file op and takes it apart. All actions must be one chain on one parent, with one output: the
-// Dockerfile front end makes nothing else.
+// Dockerfile frontend makes nothing else.
 func shapeOf(op *pb.Op) (fileShape, error) {
 	actions := op.GetFile().GetActions()
 	if len(actions) == 0 {

@@ -83,7 +83,7 @@ type statusError struct {
 func (e *statusError) Error() string { return "it " + e.text() }
 
 func (e *statusError) text() string {
-	text := fmt.Sprintf("answered %d %s", e.status, http.StatusText(e.status))
+	text := fmt.Sprintf("responded %d %s", e.status, http.StatusText(e.status))
 	if e.reason != "" {
 		text += " (" + e.reason + ")"
 	}

@@ -197,8 +197,8 @@ func TestMirrorFallback(t *testing.T) {
 	if e.Status != 404 {
 		t.Errorf("status %d", e.Status)
 	}
-	contains(t, e, "127.0.0.1:1: it cannot be reached", mirror.host+": it answered 404", origin.host+
-		": it answered 404")
+	contains(t, e, "127.0.0.1:1: it cannot be reached", mirror.host+": it responded 404", origin.host+
+		": it responded 404")
 }
 
 func TestMirrorWithWrongContentIsSkipped(t *testing.T) {

@@ -298,7 +298,7 @@ func hostTrials() []trial {
 				return false
 			}, nil, nil)
 		}, check: func(t *testing.T, _ *waits, err error) {
-			if err == nil || !strings.Contains(err.Error(), ", where the content is stored, answered 401") ||
+			if err == nil || !strings.Contains(err.Error(), ", where the content is stored, responded 401") ||
 				strings.Contains(err.Error(), "docker login") {
 				t.Errorf("the message must name the other host and not suggest a login: %v", err)
 			}

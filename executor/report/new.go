@@ -197,7 +197,7 @@ func failures(err error) []Failure {
 // imageFacts returns the facts in an image config.
 func imageFacts(platform string, config []byte) ImageFacts {
 	var image ocispecs.Image
-	_ = json.Unmarshal(config, &image) // cannot fail: the front end encoded it
+	_ = json.Unmarshal(config, &image) // cannot fail: the frontend encoded it
 	c := image.Config
 	return ImageFacts{
 		Platform: platform, User: c.User, Labels: c.Labels, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd,

@@ -61,7 +61,7 @@ func (p *Plan) contextNames(target, ref string) []string {
 		}
 	}
 	for i, name := range names {
-		names[i] = planner.FamiliarName(name) // the front end looks names up in this spelling
+		names[i] = planner.FamiliarName(name) // the frontend looks names up in this spelling
 	}
 	return names
 }

@@ -1,4 +1,4 @@
-// Package cgroup limits the resources of steps with control groups, version 1 or 2. It creates them where the limits of
+// Package cgroup limits the resources of steps with cgroups, version 1 or 2. It creates them where the limits of
 // this process apply too. Groups implements sandbox.Limiter.
 package cgroup
 
@@ -25,7 +25,7 @@ import (
 // follow.
 const prefix = "bake-"
 
-// Groups creates the control groups of steps. Its methods may be called at the same time.
+// Groups creates the cgroups of steps. Its methods may be called at the same time.
 type Groups struct {
 	next  atomic.Int64
 	sweep sync.Once
@@ -43,7 +43,7 @@ type manager interface {
 	Destroy() error
 }
 
-// group is the control group of one step.
+// group is the cgroup of one step.
 type group struct {
 	manager
 	memory bool // it has a memory limit

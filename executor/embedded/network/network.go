@@ -1,5 +1,5 @@
 // Package network connects the network namespace of a step to the outside. It needs nothing installed, and works for
-// ordinary users.
+// unprivileged users.
 //
 // The problem: a step has its own network namespace with only a loopback device. It must reach the internet, but not
 // the services of the host (its loopback, its own addresses, the link-local metadata services of clouds), which trust

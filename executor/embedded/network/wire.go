@@ -21,7 +21,7 @@ const (
 
 // wire is this process's end of the veth pair: a packet socket in a network namespace that contains nothing else. The
 // namespace exists as long as the socket does, and closing the socket removes both devices. A TUN device would need
-// /dev/net/tun, which an ordinary user may not be allowed to open.
+// /dev/net/tun, which an unprivileged user may not be allowed to open.
 type wire struct {
 	file *os.File
 	step unix.SockaddrLinklayer // destination of all packets: the step's device

@@ -86,7 +86,7 @@ type Layer struct {
 	DiffID digest.Digest `json:",omitempty"`
 	// Encoding is that of Blob, see cache.Packed. Form is the stored name: renaming it would break version 1.
 	Encoding string `json:"Form,omitempty"`
-	// Paths is the layer's path index, compressed with zstd. It answers look-ups, and holds the file times that Blob
+	// Paths is the layer's path index, compressed with zstd. It answers lookups, and holds the file times that Blob
 	// lacks.
 	Paths *Blob `json:",omitempty"`
 	// Packed are all encodings that the layer is known to have.

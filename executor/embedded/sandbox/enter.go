@@ -18,7 +18,7 @@ import (
 // userInitName is the argument 0 with which this program starts itself in a user namespace.
 const userInitName = "bake-userns"
 
-// Enter runs this program again with the same arguments in a user namespace, in which an ordinary user is root. For
+// Enter runs this program again with the same arguments in a user namespace, in which an unprivileged user is root. For
 // root it does nothing. done reports that the other process has ended, with the given exit code, so that the caller
 // must exit too.
 //

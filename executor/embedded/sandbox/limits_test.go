@@ -126,7 +126,7 @@ func TestMemoryLimit(t *testing.T) {
 	}
 }
 
-// noGroups is the Limiter of a machine without writable control groups.
+// noGroups is the Limiter of a machine without writable cgroups.
 type noGroups struct{}
 
 func (noGroups) Limit(int, sandbox.Limits) (sandbox.Group, error) {
@@ -137,7 +137,7 @@ func (noGroups) WorkerGroup(int64) (sandbox.WorkerGroup, error) {
 	return nil, errors.New("read-only file system")
 }
 
-// TestNoLimits checks that a step is refused without control groups only if it has limits other than Pids.
+// TestNoLimits checks that a step is refused without cgroups only if it has limits other than Pids.
 func TestNoLimits(t *testing.T) {
 	b := newBox(t)
 	b.sandbox.Limiter = noGroups{}

@@ -58,7 +58,7 @@ type Outside interface {
 	Attach(pid int) (io.Closer, error)
 }
 
-// Limiter creates control groups. An error means that the machine does not allow it.
+// Limiter creates cgroups. An error means that the machine does not allow it.
 type Limiter interface {
 	// Limit moves a process to a new group.
 	Limit(pid int, limits Limits) (Group, error)
@@ -66,7 +66,7 @@ type Limiter interface {
 	WorkerGroup(pids int64) (WorkerGroup, error)
 }
 
-// Group is the control group of one step. It is closed after the step's processes have ended.
+// Group is the cgroup of one step. It is closed after the step's processes have ended.
 type Group interface {
 	// Exceeded reports whether the kernel killed a process of the group for its memory limit.
 	Exceeded() bool

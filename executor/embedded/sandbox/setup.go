@@ -84,7 +84,7 @@ var errAborted = errors.New("aborted by the parent")
 //
 // The processes, each started by the one above it:
 //
-//	bake         an ordinary user's start; only runs Enter, forwards signals and waits
+//	bake         an unprivileged user's start; only runs Enter, forwards signals and waits
 //	bake         root, or root in a user namespace; its worker threads start init processes
 //	bake-init    process 1 of new mount, pid, ipc, uts and (except Host) network namespaces
 //	the command  the same process, after exec
@@ -96,7 +96,7 @@ var errAborted = errors.New("aborted by the parent")
 // The order is the invariant. Mounts become private first, or they would appear on the machine. All of the machine's
 // files are opened before the root is attached, and the old root is unmounted before the command starts, or the command
 // could reach files of the machine. The parent then permits the start: it sends true after it has moved the process to
-// its control group and connected its network, or a command could run without its limits. The cgroup namespace is
+// its cgroup and connected its network, or a command could run without its limits. The cgroup namespace is
 // created after that, so that its root is the step's own group. The seccomp filter comes before the capabilities are
 // dropped, since loading it needs CAP_SYS_ADMIN. The bounding set is reduced before the user changes, since that needs
 // CAP_SETPCAP. The parent-death signal is set again after the user changes, because the kernel clears it then; without

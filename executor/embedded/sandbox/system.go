@@ -58,7 +58,7 @@ func (s *setup) systemMounts(scratch int) error {
 	return nil
 }
 
-// mountSys mounts a new sysfs, which shows the step's own network. If the kernel does not allow that to an ordinary
+// mountSys mounts a new sysfs, which shows the step's own network. If the kernel does not allow that to an unprivileged
 // user, it mounts the machine's /sys read-only.
 func (s *setup) mountSys(insecure bool) error {
 	attrs := attrNoExec
@@ -190,7 +190,7 @@ func mountIn(dir int, name, kind string, attrs int, options []option) error {
 }
 
 // device mounts a device node in /dev. It creates a new node, so that a chmod by the step does not change the machine's
-// node (TestDevicesAreItsOwn). An ordinary user must not create nodes, so there it mounts the machine's, which that
+// node (TestDevicesAreItsOwn). An unprivileged user must not create nodes, so there it mounts the machine's, which that
 // user cannot chmod.
 func (s *setup) device(scratch, dev int, name string, number uint64) error {
 	if err := createMountpoint(dev, name, false); err != nil {

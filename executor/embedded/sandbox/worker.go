@@ -12,7 +12,7 @@ import (
 // idleTime is how long an idle worker is kept.
 const idleTime = time.Second
 
-// WorkerGroup is the control group of a worker. The thread that created it must close it.
+// WorkerGroup is the cgroup of a worker. The thread that created it must close it.
 type WorkerGroup interface {
 	// FD returns a descriptor of the group, in which the worker starts its processes. It is -1 if the processes that
 	// the thread starts are in the group anyway (version 1).
@@ -20,11 +20,11 @@ type WorkerGroup interface {
 	io.Closer
 }
 
-// worker is a locked OS thread and a control group that run steps one at a time.
+// worker is a locked OS thread and a cgroup that run steps one at a time.
 //
 // The problem: a step must not outlive this process, and its start must be fast. The kernel sends the parent-death
 // signal when the thread that started a process ends, not when its whole process ends. The Go runtime ends threads and
-// moves goroutines between them. In control groups of version 1, a process starts in the group of the thread that
+// moves goroutines between them. In cgroups of version 1, a process starts in the group of the thread that
 // starts it.
 //
 // The idea: each worker is one goroutine that is locked to its thread for the worker's whole life. It starts all
@@ -114,7 +114,7 @@ func (w *worker) loop() {
 }
 
 // Close stops the idle workers and their pre-started init processes, so that this process leaves no children behind.
-// Steps that run continue. The control groups stay, and a later process removes them: the kernel needs longer to remove
+// Steps that run continue. The cgroups stay, and a later process removes them: the kernel needs longer to remove
 // a group than to run a short step.
 func (s *Sandbox) Close() error {
 	s.mu.Lock()
