@@ -91,7 +91,7 @@ var partNotes = [...]struct{ name, note string }{
 	{"mounts", "cache mounts"},
 	{"entries", "results of steps"},
 	{"logs", "output of steps"},
-	{"other", "build history, resolved tags, locks"},
+	{"other", "build history, resolved tags, indexes, locks"},
 }
 
 // newUsageView returns the view of a usage and its limits.

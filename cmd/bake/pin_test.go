@@ -405,7 +405,7 @@ func TestPinResolves(t *testing.T) {
 	s.write("bake.lock", strings.Replace(want, line, "<<<<<<< ours\n"+line+"=======\n"+other+">>>>>>> theirs\n", 1))
 	s.bake(2, "bake pin --resolve", "plan")
 	s.requests("")
-	s.bake(0, "pin differently: HOST/team/base:1.2.4", "pin", "--resolve")
+	s.bake(0, "pins that differ between the merge sides: HOST/team/base:1.2.4", "pin", "--resolve")
 	if asked := s.requests("/manifests/1.2"); slices.ContainsFunc(asked,
 		func(r string) bool { return strings.HasSuffix(r, "1.2.3") }) || len(asked) == 0 {
 		t.Errorf("it requested %v", asked)
