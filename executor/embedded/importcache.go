@@ -35,7 +35,7 @@ func (e *Engine) WithCaches(c Caches) *Engine {
 //
 // Import of a remote cache. The problem: a remote cache may be large, slow, damaged, or lose blobs between two
 // requests, and a build must be no slower or less correct with it. So the index is read at the first miss of the
-// local cache, and a layer is fetched when its files are read. Look-ups before that are answered by the layer's list
+// local cache, and a layer is fetched when its files are read. Lookups before that are answered by the layer's list
 // of paths.
 //
 // What is verified: blobs by digest and size, layers by diff id, a path list by comparison with the unpacked layer,

@@ -44,7 +44,7 @@ func TestCredentialsFollowNoRedirect(t *testing.T) {
 		Auth: "basic hunter22", Host: strings.TrimPrefix(server.URL, "https://"),
 	}
 	_, err := f.Commit(t.Context(), Repository{Remote: server.URL + "/repo.git", Ref: "main"})
-	want := "follows no redirect with credentials: use the URL to which " + f.Host
+	want := "follows no redirect with credentials, so use the URL to which " + f.Host
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("err = %v, want %q", err, want)
 	}
