@@ -274,7 +274,7 @@ func TestMissingSecret(t *testing.T) {
 	})
 	_, _, err := s.run()
 	var step *executor.StepError
-	if !errors.As(err, &step) || !strings.Contains(err.Error(), `no secret "tok"`) ||
+	if !errors.As(err, &step) || !strings.Contains(err.Error(), `secret "tok" not found`) ||
 		!strings.Contains(err.Error(), "Dockerfile:2") {
 		t.Errorf("got %v", err)
 	}
