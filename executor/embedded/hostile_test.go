@@ -68,8 +68,10 @@ func TestHostileOps(t *testing.T) {
 		"symlink above the root": {file(func(a *pb.FileAction) {
 			a.Action = &pb.FileAction_Symlink{Symlink: &pb.FileActionSymlink{Oldpath: "/x", Newpath: up + "CANARY/l"}}
 		}), ""},
-		"destination above the root":  {file(func(a *pb.FileAction) { a.GetCopy().Dest = up + "CANARY/new" }), ""},
-		"source above the context":    {file(func(a *pb.FileAction) { a.GetCopy().Src = up + "CANARY/secret" }), "is not in"},
+		"destination above the root": {file(func(a *pb.FileAction) { a.GetCopy().Dest = up + "CANARY/new" }), ""},
+		"source above the context": {file(func(a *pb.FileAction) {
+			a.GetCopy().Src = up + "CANARY/secret"
+		}), "is not in"},
 		"no operation at all":         {func(op *pb.Op) { op.Op = nil }, ""},
 		"source of an unknown scheme": {func(op *pb.Op) { setSource(op, "evil://x") }, "evil"},
 		"source without a scheme":     {func(op *pb.Op) { setSource(op, "../../CANARY") }, "CANARY"},
