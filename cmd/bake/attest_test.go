@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	intoto "github.com/in-toto/in-toto-golang/in_toto"
 )
 
 // scannerProgram is an SBOM scanner that follows BuildKit's protocol and lists the files it is given.
@@ -98,12 +97,23 @@ func attested(t *testing.T) (c *cli, host string) {
 	return c, host
 }
 
+// statement is an in-toto statement.
+type statement struct {
+	Type          string `json:"_type"`
+	PredicateType string `json:"predicateType"`
+	Subject       []struct {
+		Name   string            `json:"name"`
+		Digest map[string]string `json:"digest"`
+	} `json:"subject"`
+	Predicate any `json:"predicate"`
+}
+
 // statements are the attestations of an index with one image, by predicate type.
 type statements struct {
 	index    *v1.IndexManifest
 	manifest map[string]any // of the attestations
 	image    *v1.Manifest
-	by       map[string]intoto.Statement
+	by       map[string]statement
 }
 
 // readStatements reads the attestations of an image from a registry and checks that each has the image as its subject.
@@ -117,7 +127,7 @@ func readStatements(t *testing.T, ref string) statements {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := statements{by: map[string]intoto.Statement{}}
+	s := statements{by: map[string]statement{}}
 	if s.index, err = index.IndexManifest(); err != nil || len(s.index.Manifests) != 2 {
 		t.Fatalf("want an image and its attestations, got %+v, %v", s.index, err)
 	}
@@ -152,7 +162,7 @@ func readStatements(t *testing.T, ref string) statements {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var one intoto.Statement
+		var one statement
 		if err := json.Unmarshal(content, &one); err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	intoto "github.com/in-toto/in-toto-golang/in_toto"
 )
 
 // TestAttestationsOfFiles shows that outputs of files have the same statements, with each file as a subject, with both
@@ -108,7 +107,7 @@ func writtenFiles(t *testing.T, dest string) map[string]string {
 // wantStatement compares a statement with BuildKit's: its type and subject, and for an SBOM also its predicate.
 func wantStatement(t *testing.T, what, got, want string) {
 	t.Helper()
-	var ours, theirs intoto.Statement
+	var ours, theirs statement
 	if err := json.Unmarshal([]byte(got), &ours); err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,11 +24,12 @@ func TestMain(m *testing.M) {
 // BAKE_UPDATE_SCRIPTS=1 replaces the expected output in the scripts.
 func TestScript(t *testing.T) {
 	needSandbox(t)
+	goroot := goRoot(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", UpdateScripts: isTrue(os.Getenv("BAKE_UPDATE_SCRIPTS")),
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("GOROOT", runtime.GOROOT())
+			e.Setenv("GOROOT", goroot)
 			e.Setenv("BAKE_CACHE_DIR", filepath.Join(e.WorkDir, "cache"))
 			e.Setenv("EXAMPLES", filepath.Join(e.WorkDir, "examples"))
 			e.Setenv("NO_COLOR", "1")
@@ -46,6 +46,16 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] {
 		ts.Fatalf("%s: got %v, want exit %s", strings.Join(args[1:], " "), err, args[0])
 	}
+}
+
+// goRoot returns the directory of the Go toolchain that the examples build with.
+func goRoot(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // needSandbox skips a test where steps cannot run and layers cannot be created.

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -134,11 +133,12 @@ func outputsAgree(t *testing.T, d *daemon, bases string) {
 // exampleBuilds shows that the examples build on a daemon. Other tests build them with the embedded engine.
 func exampleBuilds(t *testing.T, d *daemon) {
 	c := builderOn(t, d)
-	c.env["GOROOT"] = runtime.GOROOT()
+	goroot := goRoot(t)
+	c.env["GOROOT"] = goroot
 	if err := os.CopyFS(c.dir, os.DirFS("../../examples/hello")); err != nil {
 		t.Fatal(err)
 	}
-	_, stderr := c.ok(t, "build", "--allow=fs.read="+runtime.GOROOT())
+	_, stderr := c.ok(t, "build", "--allow=fs.read="+goroot)
 	for _, name := range []string{"greeter", "counter", "clock"} {
 		wantMatch(t, name, stderr, "(?m)^built hello/"+name+":latest sha256:")
 	}
