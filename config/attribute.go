@@ -70,7 +70,7 @@ func attributes() []attribute {
 		{"no-cache", kindBool, mergeReplace, "", "Run every step of this target, even if it is cached."},
 		{"no-cache-filter", kindStrings, mergeAppend, "", "Stages whose steps run even if they are cached."},
 		{"pull", kindBool, mergeReplace, "",
-			"Resolve bases at the registry, even if they are in the local store."},
+			"Resolve base images at the registry, even if they are in the local store."},
 		{"network", kindString, mergeReplace, "", "Network of RUN steps: `default`, `none` or `host`."},
 		{"shm-size", kindString, mergeReplace, "", "Size of /dev/shm in RUN steps."},
 		{"ulimits", kindStrings, mergeAppend, "ulimit", "Limits of RUN steps: `NAME=SOFT[:HARD]`."},
