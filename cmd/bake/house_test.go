@@ -257,10 +257,10 @@ func checkImports(t *testing.T, s source) {
 	}
 }
 
-// below says whether a path is dir or lies in it.
+// below reports whether a path is dir or lies in it.
 func below(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
-// longest gives the rule of the nearest folder.
+// longest returns the rule of the nearest folder.
 func longest(rules map[string][]string, folder string) ([]string, bool) {
 	for ; folder != "."; folder = filepath.ToSlash(filepath.Dir(folder)) {
 		if r, ok := rules[folder]; ok {
@@ -270,7 +270,7 @@ func longest(rules map[string][]string, folder string) ([]string, bool) {
 	return nil, false
 }
 
-// checkFile holds what one file must not have.
+// checkFile reports what no file may have.
 func checkFile(t *testing.T, s source) {
 	vague := []string{"util", "utils", "common", "helper", "helpers", "misc"}
 	if name := strings.TrimSuffix(s.file.Name.Name, "_test"); slices.Contains(vague, name) {
@@ -339,7 +339,7 @@ func checkVariables(t *testing.T, files []source) {
 	}
 }
 
-// written gives the names that a file's functions assign to, without those that they declare.
+// written returns the names that the functions of a file assign to, except those that they declare.
 func written(file *ast.File) []string {
 	var out []string
 	add := func(e ast.Expr) {
