@@ -103,7 +103,9 @@ func (g *generator) run() string {
 	for range 1 + g.IntN(3) {
 		p, q := g.path(), g.path()
 		all = append(all, g.pick(
-			"mkdir -p "+p, "mkdir -m 711 "+p, "test -d "+p+" || touch "+p, "echo x >"+p, "echo more >>"+p, "rm -rf "+p,
+			"mkdir -p "+p, "mkdir -m 711 "+p, "test -d "+p+" || touch "+p,
+			// Writing to a FIFO would wait for a reader for ever.
+			"test -p "+p+" || echo x >"+p, "test -p "+p+" || echo more >>"+p, "rm -rf "+p,
 			"rm -rf "+p+"/*", "mv "+p+" "+q, "ln -s "+p+" "+q,
 			"touch /tmp/own; ln /tmp/own "+q, "cp -a "+p+" "+q, "chmod 2750 "+p, "chown 5:6 "+p, "chown -R app "+p,
 			"mkfifo "+p, "mkdir -p "+p+"/in/side", "ln -s ../.. "+p+"/up",
