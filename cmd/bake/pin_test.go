@@ -297,7 +297,7 @@ func TestOffline(t *testing.T) {
 	if asked := s.requests(""); len(asked) > 0 {
 		t.Errorf("offline it requested %v", asked)
 	}
-	s.bake(2, "--offline does not work with a BuildKit daemon", "build", "--offline", "--engine=tcp://127.0.0.1:1")
+	s.bake(2, "--offline cannot be combined with a BuildKit daemon", "build", "--offline", "--engine=tcp://127.0.0.1:1")
 	s.cache = t.TempDir()
 	s.bake(5, "--offline is set", "plan", "--offline", "a")
 	if asked := s.requests(""); len(asked) > 0 {
