@@ -215,7 +215,11 @@ func (a *app) openStore() (*cache.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cache.Open(dir)
+	s, err := cache.Open(dir)
+	if err == nil {
+		s.SetNote(func(text string) { a.note("%s", text) })
+	}
+	return s, err
 }
 
 // newClient returns a registry client with the configuration of the user and the project.

@@ -25,7 +25,7 @@ func (s *Store) HasBlob(d digest.Digest, size int64) bool {
 	}
 	defer s.gate.leave()
 	info, err := os.Lstat(s.BlobPath(d))
-	return err == nil && (size < 0 || info.Size() == size) && s.use(s.BlobPath(d))
+	return err == nil && info.Mode().IsRegular() && (size < 0 || info.Size() == size) && s.use(s.BlobPath(d))
 }
 
 // BlobWriter writes one blob and computes its digest.
@@ -78,7 +78,7 @@ func (w *BlobWriter) Commit(want digest.Digest, size int64) (digest.Digest, int6
 	path := w.store.BlobPath(got)
 	err := errors.Join(w.file.Close(), w.store.mark("blob", got))
 	if err == nil {
-		err = os.Rename(w.file.Name(), path)
+		err = w.store.moveInto(w.file.Name(), path)
 	}
 	if err != nil {
 		os.Remove(w.file.Name())

@@ -76,7 +76,7 @@ func (s *Store) acquireMount(ctx context.Context, name string, how int) (*Mount,
 
 func (s *Store) tryMount(name string, how int) (*Mount, error) {
 	dir := s.path(dirMounts, name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := s.makeFolder(dirMounts + "/" + name); err != nil {
 		return nil, wrap("create cache mount", dir, err)
 	}
 	lock, err := lockFile(filepath.Join(dir, "lock"), how|unix.LOCK_NB)
@@ -105,14 +105,14 @@ func (s *Store) tryMount(name string, how int) (*Mount, error) {
 
 // openFS creates the directory if it was not seeded. Until Seeded, only the caller may use it; others get EWOULDBLOCK.
 func (m *Mount) openFS(dir string) error {
-	if _, err := os.Lstat(filepath.Join(dir, "seeded")); err == nil {
+	if isSeeded(dir) {
 		return nil
 	}
 	seed, err := lockFile(filepath.Join(dir, "seed"), unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(filepath.Join(dir, "seeded")); err == nil {
+	if isSeeded(dir) {
 		return seed.Close()
 	}
 	// Remove what a killed process left partially filled.
@@ -121,6 +121,13 @@ func (m *Mount) openFS(dir string) error {
 	}
 	m.New, m.seed = true, seed
 	return nil
+}
+
+// isSeeded reports whether the cache mount in dir is filled. One without its directory fs is damaged.
+func isSeeded(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, "seeded"))
+	info, fsErr := os.Lstat(filepath.Join(dir, "fs"))
+	return err == nil && fsErr == nil && info.IsDir()
 }
 
 // Seeded marks a new mount as filled, so that others may use it. Release calls it too.
@@ -149,10 +156,10 @@ func (m *Mount) Release() {
 // seeded, or is locked exclusively.
 func (s *Store) SeededMount(id string) (*Mount, error) {
 	name := digest.FromString(id).Encoded()
-	if _, err := os.Lstat(s.path(dirMounts, name, "seeded")); err != nil {
+	dir := s.path(dirMounts, name)
+	if !isSeeded(dir) {
 		return nil, nil
 	}
-	dir := s.path(dirMounts, name)
 	lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_SH|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, nil

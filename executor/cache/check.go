@@ -152,7 +152,7 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 // isCorrupt reports whether a read failed because of the state of the disk, not because of permissions or the caller.
 // No later read will succeed.
 func isCorrupt(err error) bool {
-	corrupt := []error{unix.EIO, unix.EBADMSG, unix.EUCLEAN, unix.EISDIR}
+	corrupt := []error{unix.EIO, unix.EBADMSG, unix.EUCLEAN, unix.EISDIR, unix.ENOTDIR, unix.ELOOP, errDamaged}
 	return slices.ContainsFunc(corrupt, func(one error) bool { return errors.Is(err, one) })
 }
 
@@ -191,11 +191,20 @@ func (c *checker) entries(ctx context.Context) error {
 // images verifies that the blobs of all named images exist. The layers of base images may be missing: they can be
 // pulled.
 func (c *checker) images(ctx context.Context) error {
-	images, err := c.s.Images()
-	if err != nil {
-		// The names are lost with the list: they are stored nowhere else.
-		return c.damaged(c.s.indexPath(), "the list of images cannot be read")
+	index, err := c.s.readIndex()
+	if c.s.isDamage(err) {
+		c.found = append(c.found, Damage{c.s.indexPath(), fmt.Sprintf("the list of images: %v", cause(err))})
+		if index, _, err = c.s.copiedIndex(); err != nil {
+			err = nil // no name is left
+		}
+		if c.o.Repair {
+			index, err = c.s.index()
+		}
 	}
+	if err != nil {
+		return wrap("read the list of images", c.s.indexPath(), err)
+	}
+	images := imagesOf(index)
 	for _, image := range images {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

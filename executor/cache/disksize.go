@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -106,6 +107,7 @@ func (s *Store) readSizes() sizes {
 	if err != nil || json.Unmarshal(raw, &known) != nil {
 		return sizes{}
 	}
+	maps.DeleteFunc(known, func(_ string, size int64) bool { return size < 0 })
 	return known
 }
 

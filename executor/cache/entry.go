@@ -93,7 +93,7 @@ func unseal(magic string, raw []byte) ([]byte, error) {
 	return body, nil
 }
 
-var errDamaged = errors.New("damaged entry")
+var errDamaged = errors.New("damaged file")
 
 // decodeEntry verifies and parses an entry file.
 func decodeEntry(raw []byte) (stored, error) {

@@ -1,8 +1,6 @@
 package cache
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,10 +13,8 @@ import (
 func (s *Store) PutFileList(d digest.Digest, list func() ([]byte, error)) error {
 	path := s.path(dirLists, d.Encoded())
 	now := time.Now()
-	if err := os.Chtimes(path, now, now); err == nil {
+	if os.Chtimes(path, now, now) == nil {
 		return nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return wrap("touch", path, err)
 	}
 	raw, err := list()
 	if err != nil || len(raw) == 0 || len(raw) > maxList {

@@ -20,7 +20,7 @@ func (s *Store) writeFile(path string, raw []byte) error {
 	}
 	_, err = tmp.Write(raw)
 	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = moveInto(tmp.Name(), path)
+		err = s.moveInto(tmp.Name(), path)
 	}
 	s.added.Add(onDisk(int64(len(raw))))
 	if err != nil {
@@ -39,21 +39,44 @@ func (s *Store) tempName() string {
 	return filepath.Join(s.tmp, strconv.FormatInt(atomic.AddInt64(&s.serial, 1), 36))
 }
 
-// moveInto renames from to path. It creates the parent directory as often as necessary: a concurrent sweep removes
-// empty directories.
-func moveInto(from, path string) error {
+// moveInto renames a file to path. It creates the parent directory as often as necessary: a concurrent sweep removes
+// empty directories. A directory at path, or something else in place of a parent, is damage: it is removed.
+func (s *Store) moveInto(from, path string) error {
 	err := os.Rename(from, path)
-	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 100; tries++ {
-		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+	for tries := 0; err != nil && tries < 100; tries++ {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = os.MkdirAll(filepath.Dir(path), 0o700)
+		case errors.Is(err, fs.ErrExist), errors.Is(err, unix.EISDIR):
+			err = s.discard(path)
+		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+			rel, _ := filepath.Rel(s.dir, filepath.Dir(path))
+			err = s.makeFolder(rel)
+		default:
+			return err
+		}
+		if err == nil {
 			err = os.Rename(from, path)
 		}
 	}
 	return err
 }
 
-// readBounded reads a file of at most limit bytes.
+// discard removes a file or directory that is damaged. A missing one is not an error.
+func (s *Store) discard(path string) error {
+	aside := s.tempName()
+	if err := os.Rename(path, aside); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return removeTree(aside)
+}
+
+// readBounded reads a regular file of at most limit bytes. It never waits, even if path names a pipe.
 func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +85,7 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > limit {
+	if info.Size() > limit || !info.Mode().IsRegular() {
 		return nil, errDamaged
 	}
 	raw := make([]byte, info.Size())

@@ -31,7 +31,7 @@ type gate struct {
 }
 
 func (g *gate) open(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	f, err := openLock(path)
 	g.file = f
 	return err
 }

@@ -10,9 +10,14 @@ import (
 func (s *Store) ID() (string, error) {
 	path := s.path("id")
 	raw, err := readBounded(path, 1<<10)
-	if id := strings.TrimSpace(string(raw)); err == nil && id != "" {
+	if id := strings.TrimSpace(string(raw)); err == nil && validID(id) {
 		return id, nil
 	}
 	id := rand.Text()
 	return id, wrap("write", path, s.writeFile(path, []byte(id+"\n")))
+}
+
+// validID reports whether id looks like the result of rand.Text: a damaged file must not become a name.
+func validID(id string) bool {
+	return len(id) == len(rand.Text()) && strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
 }

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,9 +8,7 @@ import (
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 )
 
 // Image is a name in the local image store and the image it refers to.
@@ -38,29 +35,20 @@ const (
 	annotationRecorded = "build.bake.recorded"
 )
 
-// maxIndex bounds index.json, in bytes.
-const maxIndex = 64 << 20
-
 // LayoutDir returns the OCI image layout that holds the images. Callers must not write to it.
 func (s *Store) LayoutDir() string { return s.path(dirOCI) }
 
-func (s *Store) indexPath() string { return s.path(dirOCI, ocispecs.ImageIndexFile) }
-
-// makeLayout writes the oci-layout file, so that other tools can read the directory as an OCI image layout.
-func (s *Store) makeLayout() error {
-	path := s.path(dirOCI, ocispecs.ImageLayoutFile)
-	if _, err := os.Lstat(path); err == nil {
-		return nil
-	}
-	return os.WriteFile(path, []byte(`{"imageLayoutVersion":"`+ocispecs.ImageLayoutVersion+`"}`), 0o600)
-}
-
-// Images returns the images in the store, sorted by name.
+// Images returns the images in the store, sorted by name. It restores a damaged list (see imagelist.go).
 func (s *Store) Images() ([]Image, error) {
-	index, err := s.readIndex()
+	index, err := s.index()
 	if err != nil {
 		return nil, err
 	}
+	return imagesOf(index), nil
+}
+
+// imagesOf returns the images that an index names.
+func imagesOf(index ocispecs.Index) []Image {
 	images := make([]Image, 0, len(index.Manifests))
 	for _, m := range index.Manifests {
 		name := m.Annotations[ocispecs.AnnotationRefName]
@@ -73,7 +61,7 @@ func (s *Store) Images() ([]Image, error) {
 			Kind: m.Annotations[annotationKind], Target: m.Annotations[annotationTarget], Recorded: recorded,
 		})
 	}
-	return images, nil
+	return images
 }
 
 // Image returns the image with a normalized name and reports whether it exists.
@@ -87,7 +75,8 @@ func (s *Store) Image(name string) (Image, bool, error) {
 }
 
 // PutImages points names to images, all in one step: another process sees all of the changes or none. It calls Sync
-// first. The blobs of the images must have been committed.
+// first, so the names and their blobs are durable when it returns, whichever process wrote the blobs. The blobs must
+// have been committed.
 func (s *Store) PutImages(images []Image) error {
 	if len(images) == 0 {
 		return nil
@@ -149,54 +138,6 @@ func removeName(index *ocispecs.Index, name string) bool {
 	return len(index.Manifests) < before
 }
 
-func (s *Store) readIndex() (ocispecs.Index, error) {
-	index := ocispecs.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispecs.MediaTypeImageIndex}
-	raw, err := readBounded(s.indexPath(), maxIndex)
-	if errors.Is(err, os.ErrNotExist) {
-		return index, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(raw, &index)
-	}
-	if err != nil {
-		return index, &Error{Op: "read the list of images", Path: s.indexPath(), Err: err}
-	}
-	return index, nil
-}
-
-// changeIndex changes index.json under a lock that all processes take, and syncs the change.
-func (s *Store) changeIndex(change func(*ocispecs.Index)) error {
-	lock, err := lockFile(s.path(dirLocks, "images"), unix.LOCK_EX)
-	if err != nil {
-		return wrap("lock the list of images", s.indexPath(), err)
-	}
-	defer lock.Close()
-	index, err := s.readIndex()
-	if err != nil {
-		return err
-	}
-	change(&index)
-	slices.SortStableFunc(index.Manifests, func(a, b ocispecs.Descriptor) int {
-		return compareNames(a.Annotations, b.Annotations)
-	})
-	raw, err := json.MarshalIndent(index, "", "  ")
-	if err != nil {
-		return err
-	}
-	return wrap("write the list of images", s.indexPath(), s.writeDurable(s.indexPath(), raw))
-}
-
-func compareNames(a, b map[string]string) int {
-	x, y := a[ocispecs.AnnotationRefName], b[ocispecs.AnnotationRefName]
-	switch {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
-	}
-	return 0
-}
-
 // writeDurable is writeFile, and syncs the file and its directory.
 func (s *Store) writeDurable(path string, raw []byte) error {
 	tmp, err := s.tempFile()
@@ -206,7 +147,7 @@ func (s *Store) writeDurable(path string, raw []byte) error {
 	_, err = tmp.Write(raw)
 	err = errors.Join(err, tmp.Sync(), tmp.Close())
 	if err == nil {
-		err = moveInto(tmp.Name(), path)
+		err = s.moveInto(tmp.Name(), path)
 	}
 	if err != nil {
 		os.Remove(tmp.Name())

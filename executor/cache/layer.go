@@ -67,8 +67,14 @@ func (d *Draft) Commit(id digest.Digest, meta LayerMeta) error {
 		return d.Discard()
 	}
 	err := d.finish(id, meta)
-	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) {
-		return d.Discard()
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {
+		if _, ok := s.LayerDir(id); ok {
+			return d.Discard()
+		}
+		// What is there is damaged: useLayer refuses it.
+		if err = s.discard(s.layerPath(id)); err == nil {
+			err = os.Rename(d.dir, s.layerPath(id))
+		}
 	}
 	if err != nil {
 		return wrap("commit layer", s.layerPath(id), errors.Join(err, d.Discard()))
@@ -131,7 +137,9 @@ func (s *Store) useLayers(e *Entry) bool {
 
 // useLayer reports whether a layer exists, and marks it as used. The caller holds the gate.
 func (s *Store) useLayer(id digest.Digest) bool {
-	return s.use(s.layerPath(id))
+	var st unix.Stat_t
+	return unix.Lstat(s.layerPath(id, "fs"), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR &&
+		s.use(s.layerPath(id))
 }
 
 // use reports whether path exists and records the use: the modification time becomes now, unless it already lies after

@@ -10,7 +10,8 @@ package cache
 //     least as recent (see Store.use), so an item last used before the oldest lease is in use by no process. Without
 //     this rule, eviction could remove a layer that a running step has mounted.
 //   - Creating a lease and looking for leases of ended processes happen under locks/open. Otherwise Open could find the
-//     lock file of a starting process before it is locked, and remove it.
+//     lock file of a starting process before it is locked, and remove it. So a directory without a lock file belongs to
+//     no process.
 //
 // TestOpenReapsTheDead, TestOpenWhileOthersClose, TestCollectDuringBuild and TestClockSetBack show these rules.
 
@@ -27,7 +28,7 @@ import (
 )
 
 // join takes a lease, removes the directories of processes that have ended, and checks what earlier boots left
-// unsynced.
+// unsynced. Other processes that open the cache wait until the check has ended.
 func (s *Store) join() error {
 	boot, err := bootID()
 	if err != nil {
@@ -48,8 +49,12 @@ func (s *Store) join() error {
 	if err == nil {
 		dead, err = s.moveDead(dead)
 	}
-	err = errors.Join(err, gate.Close())
-	if err != nil {
+	if err == nil {
+		var dropped []string
+		dropped, err = s.checkUnsynced()
+		dead = append(dead, dropped...)
+	}
+	if err = errors.Join(err, gate.Close()); err != nil {
 		return err
 	}
 	if err := s.gate.open(s.path(dirLocks, "gate")); err != nil {
@@ -65,7 +70,7 @@ func (s *Store) join() error {
 			return err
 		}
 	}
-	return s.checkUnsynced()
+	return nil
 }
 
 // acquireLease creates tmp/NAME and tmp/NAME.lock. The lock is held until Close or until the process ends.
@@ -73,7 +78,7 @@ func (s *Store) acquireLease() error {
 	var random [8]byte
 	rand.Read(random[:])
 	s.tmp = s.path(dirTmp, hex.EncodeToString(random[:]))
-	lease, err := lockFile(s.tmp+".lock", unix.LOCK_EX)
+	lease, err := lockFile(s.tmp+lockSuffix, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
@@ -90,7 +95,7 @@ func (s *Store) acquireLease() error {
 func (s *Store) makeRoom(dead []string) error {
 	err := errors.Join(s.forgetLedger(), removeTree(s.path(fileSizes)))
 	for _, lock := range dead {
-		err = errors.Join(err, removeTree(strings.TrimSuffix(lock, ".lock")), removeTree(lock))
+		err = errors.Join(err, removeTree(strings.TrimSuffix(lock, lockSuffix)), removeTree(lock))
 	}
 	known, readErr := os.ReadDir(s.path(dirStat))
 	for _, index := range known {
@@ -99,7 +104,11 @@ func (s *Store) makeRoom(dead []string) error {
 	return errors.Join(err, readErr)
 }
 
-// findDead lists the lock files below tmp/ of processes that have ended. The caller holds the lock "open".
+// lockSuffix ends the names of lock files below tmp/.
+const lockSuffix = ".lock"
+
+// findDead lists the lock files below tmp/ of processes that have ended, and the paths of lock files that are missing
+// next to a directory. The caller holds the lock "open".
 func (s *Store) findDead() ([]string, error) {
 	names, err := os.ReadDir(s.path(dirTmp))
 	if err != nil {
@@ -107,10 +116,14 @@ func (s *Store) findDead() ([]string, error) {
 	}
 	var dead []string
 	for _, n := range names {
-		if n.IsDir() {
+		path := s.path(dirTmp, n.Name())
+		name, isLock := strings.CutSuffix(path, lockSuffix)
+		if !isLock {
+			if _, err := os.Lstat(name + lockSuffix); errors.Is(err, os.ErrNotExist) {
+				dead = append(dead, name+lockSuffix)
+			}
 			continue
 		}
-		path := s.path(dirTmp, n.Name())
 		f, err := lockFile(path, unix.LOCK_EX|unix.LOCK_NB)
 		if err != nil {
 			continue // the process is running
@@ -128,14 +141,14 @@ func (s *Store) findDead() ([]string, error) {
 func (s *Store) moveDead(locks []string) ([]string, error) {
 	var moved []string
 	for _, lock := range locks {
-		name := lock[:len(lock)-len(".lock")]
+		name := strings.TrimSuffix(lock, lockSuffix)
 		target := filepath.Join(s.tmp, "dead-"+filepath.Base(name))
 		if err := os.Rename(name, target); err == nil {
 			moved = append(moved, target)
 		} else if !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
-		if err := os.Remove(lock); err != nil {
+		if err := remove(lock); err != nil {
 			return nil, err
 		}
 	}
@@ -163,7 +176,7 @@ func (s *Store) leases(own bool) (leases, error) {
 		l.oldest = s.started
 	}
 	for _, n := range names {
-		if !strings.HasSuffix(n.Name(), ".lock") || s.path(dirTmp, n.Name()) == s.lease.Name() {
+		if !strings.HasSuffix(n.Name(), lockSuffix) || s.path(dirTmp, n.Name()) == s.lease.Name() {
 			continue
 		}
 		if info, err := n.Info(); err == nil {

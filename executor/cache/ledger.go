@@ -2,7 +2,6 @@ package cache
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -32,7 +31,7 @@ func (s *Store) changeLedger(write bool, change func(*ledger)) (known bool, err 
 	}
 	var l ledger
 	raw, err := readBounded(path, 1<<10)
-	known = err == nil && json.Unmarshal(raw, &l) == nil
+	known = err == nil && json.Unmarshal(raw, &l) == nil && l.Total >= 0
 	change(&l)
 	if !write || !known {
 		return known, nil
@@ -66,11 +65,7 @@ func (s *Store) setLedger(total, noted, stuck int64) error {
 
 // forgetLedger makes the next collection measure everything, since the ledger lacks what a killed process wrote.
 func (s *Store) forgetLedger() error {
-	err := os.Remove(s.path(fileLedger))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
+	return removeTree(s.path(fileLedger))
 }
 
 // drainAdded returns approximately how many bytes this process wrote since the last call.

@@ -38,7 +38,7 @@ func (s *Store) Lock(ctx context.Context, key digest.Digest) (unlock func(), err
 
 // lockFile opens or creates a file and takes a flock on it. Closing the file releases the lock.
 func lockFile(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	f, err := openLock(path)
 	if err != nil {
 		return nil, err
 	}
@@ -60,4 +60,18 @@ func sameFile(f *os.File, path string) bool {
 	var open, named unix.Stat_t
 	return unix.Fstat(int(f.Fd()), &open) == nil && unix.Stat(path, &named) == nil &&
 		open.Ino == named.Ino && open.Dev == named.Dev
+}
+
+// openLock opens or creates the file of a lock. A directory or a loop of links in its place is damage, which no process
+// can have locked: it is removed.
+func openLock(path string) (*os.File, error) {
+	const flags = os.O_RDWR | os.O_CREATE | unix.O_CLOEXEC
+	f, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP) {
+		if err := removeTree(path); err != nil {
+			return nil, err
+		}
+		f, err = os.OpenFile(path, flags, 0o600)
+	}
+	return f, err
 }

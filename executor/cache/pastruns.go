@@ -84,13 +84,13 @@ func (s *Store) AddPastRuns(place digest.Digest, runs []PastRun) error {
 		return wrap("lock", path, err)
 	}
 	defer lock.Close()
-	if info, err := os.Stat(path); err != nil || info.Size()+int64(len(added)) <= maxPast {
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size()+int64(len(added)) <= maxPast {
 		s.added.Add(int64(len(added)))
 		return wrap("write", path, appendTo(path, added))
 	}
 	old, err := readBounded(path, 2*maxPast)
 	if err != nil {
-		old = nil // damaged: start again
+		old = nil // missing or damaged
 	}
 	kept := old[len(old)/2:]
 	kept = kept[bytes.IndexByte(kept, '\n')+1:]
@@ -101,7 +101,7 @@ func (s *Store) AddPastRuns(place digest.Digest, runs []PastRun) error {
 }
 
 func appendTo(path string, raw []byte) error {
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -8,17 +8,20 @@
 //   - A damaged or missing file is a miss, never a wrong result.
 //   - Open removes the unfinished files of processes that have ended.
 //   - Nothing that a running process has used is removed (see gate.go).
-//   - Files are not synced one by one. Sync makes everything that this process wrote durable. Call it before a name
-//     outside the cache moves to new content (see sync.go).
+//   - Files are not synced one by one. Sync makes everything that was committed durable, whichever process did it. Call
+//     it before a name outside the cache moves to new content (see sync.go).
 package cache
 
 import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The directories and files of a cache directory. The names are part of the cache format.
@@ -43,6 +46,7 @@ const (
 	fileDurations = "times"
 	fileSizes     = "sizes"
 	fileLedger    = "ledger"
+	fileImages    = "images" // a copy of oci/index.json; see imagelist.go
 )
 
 // Store is one cache directory opened by this process. Its methods may be called by several goroutines.
@@ -56,10 +60,10 @@ type Store struct {
 	serial  int64        // last number used for a name in tmp; atomic
 	added   atomic.Int64 // approximate bytes written and not yet added to the ledger
 
-	mu       sync.Mutex
-	unsynced []string // marks of commits since the last Sync
-	logs     []string // paths of logs started and not yet added to the ledger
-	mounts   []string // names of cache mounts used and not yet added to the ledger
+	mu     sync.Mutex
+	logs   []string     // paths of logs started and not yet added to the ledger
+	mounts []string     // names of cache mounts used and not yet added to the ledger
+	notes  func(string) // see SetNote; may be nil
 }
 
 // Open opens the cache in dir, creates it if it is missing, and removes what processes that have ended left
@@ -75,7 +79,26 @@ func Open(dir string) (*Store, error) {
 	if err := s.join(); err != nil {
 		return nil, &Error{Op: "open the cache", Path: dir, Err: err}
 	}
+	if err := s.makeLayout(); err != nil {
+		return nil, errors.Join(&Error{Op: "open the cache", Path: dir, Err: err}, s.Close())
+	}
 	return s, nil
+}
+
+// SetNote sets the function that receives messages about damage that was repaired. Set it before the first use.
+func (s *Store) SetNote(f func(text string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notes = f
+}
+
+func (s *Store) note(text string) {
+	s.mu.Lock()
+	f := s.notes
+	s.mu.Unlock()
+	if f != nil {
+		f(text)
+	}
 }
 
 // Dir returns the directory of the cache.
@@ -109,11 +132,30 @@ func (s *Store) makeFolders() error {
 		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat,
 		dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins,
 	} {
-		if err := os.MkdirAll(s.path(sub), 0o700); err != nil {
+		if err := s.makeFolder(sub); err != nil {
 			return err
 		}
 	}
-	return s.makeLayout()
+	return nil
+}
+
+// makeFolder creates a directory of the cache and its parents. Something else in the place of one is damage: it is
+// removed. A link to a directory is not.
+func (s *Store) makeFolder(sub string) error {
+	path := s.dir
+	for part := range strings.SplitSeq(sub, "/") {
+		path = filepath.Join(path, part)
+		err := os.Mkdir(path, 0o700)
+		if info, statErr := os.Stat(path); statErr == nil && !info.IsDir() || errors.Is(statErr, unix.ELOOP) {
+			if err = remove(path); err == nil {
+				err = os.Mkdir(path, 0o700)
+			}
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // bootID returns the kernel's random ID of the current boot.

@@ -12,6 +12,7 @@ import (
 
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Use lists what a target depended on in its last build.
@@ -22,7 +23,8 @@ type Use struct {
 	Mounts []string        // IDs of cache mounts
 }
 
-// projectUses is the file of one project. A first line in front of it holds the hash of the last recorded uses.
+// projectUses is the file of one project. A first line in front of it holds the hash of the last recorded uses, and the
+// size of the rest.
 type projectUses struct {
 	Project string   // its directory
 	Last    []string // targets of the last build
@@ -46,15 +48,10 @@ func (s *Store) RecordUses(project string, uses []Use) error {
 	for _, u := range uses {
 		fmt.Fprintln(h, u)
 	}
-	head := fmt.Sprintf("%016x\n", h.Sum64())
-	if f, err := os.Open(path); err == nil {
-		had := make([]byte, len(head))
-		_, err := f.ReadAt(had, 0)
-		f.Close()
-		if err == nil && string(had) == head {
-			now := time.Now()
-			return wrap("note a use in", path, os.Chtimes(path, now, now))
-		}
+	hash := fmt.Sprintf("%016x", h.Sum64())
+	if sameUses(path, hash) {
+		now := time.Now()
+		return wrap("note a use in", path, os.Chtimes(path, now, now))
 	}
 	p, built, ok := readUses(path)
 	if !ok {
@@ -74,7 +71,27 @@ func (s *Store) RecordUses(project string, uses []Use) error {
 	if err != nil {
 		return err
 	}
-	return wrap("record uses in", path, s.writeFile(path, append([]byte(head), raw...)))
+	head := fmt.Appendf(nil, "%s %d\n", hash, len(raw))
+	return wrap("record uses in", path, s.writeFile(path, append(head, raw...)))
+}
+
+// sameUses reports whether the file holds the uses with a hash, and is as long as it says. It reads the first line only.
+func sameUses(path, hash string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var had string
+	var rest, head int64
+	start := make([]byte, 64)
+	n, _ := f.ReadAt(start, 0)
+	if _, err := fmt.Sscanf(string(start[:n]), "%s %d\n", &had, &rest); err != nil {
+		return false
+	}
+	head = int64(bytes.IndexByte(start[:n], '\n') + 1)
+	info, err := f.Stat()
+	return err == nil && had == hash && info.Mode().IsRegular() && info.Size() == head+rest
 }
 
 func (s *Store) usesPath(project string) string {
