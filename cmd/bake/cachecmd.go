@@ -55,7 +55,7 @@ func (a *app) checkCache(ctx context.Context, repair bool) error {
 	case len(damage) == 0:
 		_, err = fmt.Fprintln(a.stdout, "nothing is damaged")
 	case repair:
-		_, err = fmt.Fprintf(a.stdout, "removed %s\n", plural(len(damage), "damaged item"))
+		_, err = fmt.Fprintf(a.stdout, "repaired %s\n", plural(len(damage), "damaged item"))
 	default:
 		err = differenceError{plural(len(damage), "item") + " damaged; remove them with bake cache check --repair"}
 	}

@@ -256,7 +256,7 @@ func TestDamagedImageList(t *testing.T) {
 					t.Errorf("images: %v, %v", images, err)
 				}
 			}
-			if len(notes) != 1 || !strings.Contains(notes[0], "restored all 2 names") {
+			if len(notes) != 1 || !strings.Contains(notes[0], "restored from its copy: 2, which are all") {
 				t.Errorf("notes: %q", notes)
 			}
 			if found, err := s.Check(t.Context(), CheckOptions{}); err != nil || len(found) > 0 {

@@ -108,11 +108,12 @@ func parseIndex(raw []byte) (ocispecs.Index, error) {
 	var keys struct {
 		Manifests json.RawMessage `json:"manifests"`
 	}
-	if err := errors.Join(json.Unmarshal(raw, &index), json.Unmarshal(raw, &keys)); err != nil {
-		return index, err
+	if !json.Valid(raw) {
+		return index, errors.New("it is not valid JSON")
 	}
+	err := errors.Join(json.Unmarshal(raw, &index), json.Unmarshal(raw, &keys))
 	kind := index.MediaType == "" || index.MediaType == ocispecs.MediaTypeImageIndex
-	if index.SchemaVersion != 2 || !kind || keys.Manifests == nil {
+	if err != nil || index.SchemaVersion != 2 || !kind || keys.Manifests == nil {
 		return index, errors.New("it is not an image index")
 	}
 	for _, m := range index.Manifests {
@@ -150,10 +151,10 @@ func (s *Store) restoreIndex() (ocispecs.Index, error) {
 	case err != nil:
 		note += "its copy is too, so the names of all images are lost: build, load or pull them again"
 	case len(lost) > 0:
-		note += fmt.Sprintf("restored %d names; lost, since their manifests are gone: %s", len(found.Manifests),
-			strings.Join(lost, ", "))
+		note += fmt.Sprintf("names restored from its copy: %d; lost, since their manifests are gone: %s",
+			len(found.Manifests), strings.Join(lost, ", "))
 	default:
-		note += fmt.Sprintf("restored all %d names from its copy", len(found.Manifests))
+		note += fmt.Sprintf("names restored from its copy: %d, which are all", len(found.Manifests))
 	}
 	index.Manifests = found.Manifests
 	if err := s.writeIndex(index); err != nil {

@@ -43,6 +43,7 @@ const (
 	dirPacked     = "packed"
 	dirTargets    = "targets"
 	dirPins       = "pins"
+	dirPoints     = "points"
 	fileDurations = "times"
 	fileSizes     = "sizes"
 	fileLedger    = "ledger"
@@ -107,6 +108,9 @@ func (s *Store) Dir() string { return s.dir }
 // StatIndexDir returns the directory in which callers may remember facts about the files of build contexts.
 func (s *Store) StatIndexDir() string { return s.path(dirStat) }
 
+// MountpointDir returns the directory in which callers may keep empty directories and files to mount on.
+func (s *Store) MountpointDir() string { return s.path(dirPoints) }
+
 // Close ends this process's lease and removes its unfinished files.
 func (s *Store) Close() error {
 	err := errors.Join(removeTree(s.tmp), os.Remove(s.lease.Name()), s.lease.Close(), s.gate.close())
@@ -130,7 +134,7 @@ func (s *Store) makeFolders() error {
 	}
 	for _, sub := range []string{
 		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat,
-		dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins,
+		dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins, dirPoints,
 	} {
 		if err := s.makeFolder(sub); err != nil {
 			return err

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -51,7 +50,7 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 		Root: root, Args: meta.GetArgs(), Cwd: meta.GetCwd(), Hostname: hostname(meta),
 		Hosts: hostsFile(meta), Network: networkOf(s.x.exec), Limits: limitsOf(s.x.n.step.Resources),
 		ResolvConf:    resolvConf(s.x.exec.GetNetwork()),
-		MountpointDir: filepath.Join(s.x.n.b.store.Dir(), "points"),
+		MountpointDir: s.x.n.b.store.MountpointDir(),
 		Insecure:      s.x.exec.GetSecurity() == pb.SecurityMode_INSECURE,
 	}
 	if spec.Cwd == "" {

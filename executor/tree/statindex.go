@@ -41,17 +41,17 @@ type StatIndex struct {
 	unsaved map[FileID]statValue
 }
 
-// OpenStatIndex reads the index in a file.
+// OpenStatIndex reads the index in a file. It is empty if the file is missing, damaged or not a regular file.
 func OpenStatIndex(path string) (*StatIndex, error) {
 	x := &StatIndex{path: path, now: time.Now, unsaved: map[FileID]statValue{}}
-	info, err := os.Stat(path)
+	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return x, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > maxStatIndex {
+	if info.Size() > maxStatIndex || !info.Mode().IsRegular() {
 		return x, nil
 	}
 	raw, err := os.ReadFile(path)
@@ -116,7 +116,9 @@ func (x *StatIndex) Save() error {
 	}
 	_, err = tmp.Write(raw)
 	if err = errors.Join(err, tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), x.path)
+		if err = os.Rename(tmp.Name(), x.path); errors.Is(err, os.ErrExist) { // a directory: see OpenStatIndex
+			err = errors.Join(os.RemoveAll(x.path), os.Rename(tmp.Name(), x.path))
+		}
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp.Name()))

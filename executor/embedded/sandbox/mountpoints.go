@@ -67,7 +67,7 @@ func mountpointLayer(dir string, all []mountpoint) (string, error) {
 		fmt.Fprintf(h, "%q %v\n", m.path, m.dir)
 	}
 	final := filepath.Join(dir, hex.EncodeToString(h.Sum(nil)[:16]))
-	if _, err := os.Lstat(final); err == nil {
+	if hasMountpoints(final, all) {
 		return final, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -80,13 +80,30 @@ func mountpointLayer(dir string, all []mountpoint) (string, error) {
 	if err := createMountpoints(fresh, all); err != nil {
 		return "", errors.Join(err, os.RemoveAll(fresh))
 	}
-	if err := os.Rename(fresh, final); err != nil {
-		if _, there := os.Lstat(final); there == nil {
-			return final, os.RemoveAll(fresh)
-		}
+	err = os.Rename(fresh, final)
+	if err != nil && hasMountpoints(final, all) { // another process was faster
+		return final, os.RemoveAll(fresh)
+	}
+	if err != nil { // what is there is damaged
+		err = errors.Join(os.RemoveAll(final), os.Rename(fresh, final))
+	}
+	if err != nil {
 		return "", errors.Join(err, os.RemoveAll(fresh))
 	}
 	return final, nil
+}
+
+// hasMountpoints reports whether dir holds the mountpoints. One whose parent is another one's file never exists.
+func hasMountpoints(dir string, all []mountpoint) bool {
+	if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
+		return false
+	}
+	for _, m := range all {
+		if _, err := os.Lstat(filepath.Join(dir, m.path)); err != nil && !errors.Is(err, unix.ENOTDIR) {
+			return false
+		}
+	}
+	return true
 }
 
 // createMountpoints creates the mountpoints in a new directory. It skips one whose parent is another one's file:
