@@ -17,8 +17,10 @@ import (
 
 // damages are the ways in which a file of a cache is damaged. A name that a process holds open keeps its old file.
 var damages = map[string]func(path string) error{
-	"empty":     func(path string) error { return replaceFile(path, nil) },
-	"truncated": func(path string) error { return changeFile(path, func(raw []byte) []byte { return raw[:len(raw)/2] }) },
+	"empty": func(path string) error { return replaceFile(path, nil) },
+	"truncated": func(path string) error {
+		return changeFile(path, func(raw []byte) []byte { return raw[:len(raw)/2] })
+	},
 	"zeros": func(path string) error {
 		return changeFile(path, func(raw []byte) []byte { return make([]byte, len(raw)) })
 	},
@@ -62,7 +64,8 @@ var kinds = []string{
 var folders = []string{
 	dirBlobs, dirOCI, dirEntries, dirEntries + "/*", dirCandidates, dirCandidates + "/*", dirCandidates + "/*/*",
 	dirLayers, dirLayers + "/*", dirLayers + "/*/fs", dirPacked, dirPacked + "/*", dirPacked + "/*/*", dirMounts,
-	dirMounts + "/*", dirMounts + "/*/fs", dirLogs, dirBuilds, dirPast, dirLists, dirStat, dirTargets, dirPins, dirLocks,
+	dirMounts + "/*", dirMounts + "/*/fs", dirLogs, dirBuilds, dirPast, dirLists, dirStat, dirTargets, dirPins,
+	dirLocks,
 	dirTmp, dirUnsynced, dirUnsynced + "/*",
 }
 
@@ -310,7 +313,8 @@ func TestCopyOfImageList(t *testing.T) {
 	}
 	changed := []byte(strings.ReplaceAll(string(raw), "library/a:1", "library/z:1"))
 	later := time.Now().Add(time.Second)
-	if err := errors.Join(os.WriteFile(s.indexPath(), changed, 0o600), os.Chtimes(s.indexPath(), later, later)); err != nil {
+	err = errors.Join(os.WriteFile(s.indexPath(), changed, 0o600), os.Chtimes(s.indexPath(), later, later))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Images(); err != nil {

@@ -52,8 +52,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// TestOpenDuringTheCheck: after a power loss, several processes open the cache while the first still checks what was not
-// synced. All succeed, and none drops a layer that another has committed since.
+// TestOpenDuringTheCheck: after a power loss, several processes open the cache while the first still checks what was
+// not synced. All succeed, and none drops a layer that another has committed since.
 func TestOpenDuringTheCheck(t *testing.T) {
 	for _, whole := range []bool{true, false} {
 		dir, blob, layer := afterPowerLoss(t, whole)
@@ -99,8 +99,8 @@ func marks(t *testing.T, s *Store) []string {
 	return list
 }
 
-// TestSyncOfOthers: a name may refer to what another process has written and not synced, so Sync makes that durable too.
-// It leaves the mark of a process that has not renamed its item yet.
+// TestSyncOfOthers: a name may refer to what another process has written and not synced, so Sync makes that durable
+// too. It leaves the mark of a process that has not renamed its item yet.
 func TestSyncOfOthers(t *testing.T) {
 	dir := t.TempDir()
 	one, other := open(t, dir), open(t, dir)
@@ -128,8 +128,8 @@ func TestSyncOfOthers(t *testing.T) {
 	}
 }
 
-// TestSyncFails: on a disk that cannot store what was written, Sync and PutImages fail and move no name. The marks stay,
-// so what was lost is checked after the next boot.
+// TestSyncFails: on a disk that cannot store what was written, Sync and PutImages fail and move no name. The marks
+// stay, so what was lost is checked after the next boot.
 func TestSyncFails(t *testing.T) {
 	if !inMountNamespace(t, "mkfs.ext4") {
 		return
@@ -186,8 +186,8 @@ func run(t *testing.T, name string, args ...string) {
 	}
 }
 
-// inMountNamespace runs the calling test again in a mount namespace of its own, in which it may mount disks, and reports
-// whether this is that run. It skips where that is not possible or a program is missing.
+// inMountNamespace runs the calling test again in a mount namespace of its own, in which it may mount disks, and
+// reports whether this is that run. It skips where that is not possible or a program is missing.
 func inMountNamespace(t *testing.T, programs ...string) bool {
 	t.Helper()
 	const variable = "BAKE_TEST_MOUNT_NAMESPACE"

@@ -43,7 +43,7 @@ const (
 	dirPacked     = "packed"
 	dirTargets    = "targets"
 	dirPins       = "pins"
-	dirPoints     = "points"
+	dirMountpoint = "points"
 	fileDurations = "times"
 	fileSizes     = "sizes"
 	fileLedger    = "ledger"
@@ -109,7 +109,7 @@ func (s *Store) Dir() string { return s.dir }
 func (s *Store) StatIndexDir() string { return s.path(dirStat) }
 
 // MountpointDir returns the directory in which callers may keep empty directories and files to mount on.
-func (s *Store) MountpointDir() string { return s.path(dirPoints) }
+func (s *Store) MountpointDir() string { return s.path(dirMountpoint) }
 
 // Close ends this process's lease and removes its unfinished files.
 func (s *Store) Close() error {
@@ -134,7 +134,7 @@ func (s *Store) makeFolders() error {
 	}
 	for _, sub := range []string{
 		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat,
-		dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins, dirPoints,
+		dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins, dirMountpoint,
 	} {
 		if err := s.makeFolder(sub); err != nil {
 			return err

@@ -9,15 +9,15 @@ package cache
 //
 // Invariants:
 //   - A blob or layer that is visible and has no mark is durable.
-//   - A name moves (PutImages, an output, a push) only after Sync. Otherwise the name could survive a power loss and its
-//     content could not.
+//   - A name moves (PutImages, an output, a push) only after Sync. Otherwise the name could survive a power loss and
+//     its content could not.
 //   - A mark is created after the content is complete and before the rename. In the other order, a crash between the
 //     two would leave unsynced content that nothing checks.
 //   - Sync removes a mark only if the item was visible before the syncfs. Otherwise the mark of a process that renames
 //     meanwhile would go, and its rename would not be durable. For the same reason each commit has its own mark.
 //   - A failed syncfs removes no mark, so the next Sync tries again.
-//   - Marks of earlier boots are checked under locks/open, before this process has a result from Open. Otherwise another
-//     process could commit an item again while this one still checks the mark of the lost one, and drops it.
+//   - Marks of earlier boots are checked under locks/open, before this process has a result from Open. Otherwise
+//     another process could commit an item again while this one still checks the mark of the lost one, and drops it.
 //
 // Entries need no mark: their checksum detects damage. TestUnsyncedOfAnEarlierBoot shows the check after a power loss,
 // TestOpenDuringTheCheck the lock, TestSyncOfOthers and TestSyncFails the marks, TestKilledAtEachPoint the order of

@@ -75,7 +75,8 @@ func (s *Store) RecordUses(project string, uses []Use) error {
 	return wrap("record uses in", path, s.writeFile(path, append(head, raw...)))
 }
 
-// sameUses reports whether the file holds the uses with a hash, and is as long as it says. It reads the first line only.
+// sameUses reports whether the file holds the uses with a hash, and is as long as it says. It reads the first line
+// only.
 func sameUses(path, hash string) bool {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
