@@ -90,6 +90,7 @@ func (a *app) root() *cobra.Command {
 		newImageCommand(a),
 		history,
 		newCacheCommand(a),
+		newDoctorCommand(a),
 		newConfigCommand(a),
 		newInitCommand(a),
 		newVersionCommand(a),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"unicode"
@@ -119,8 +120,13 @@ func exitCodeOf(ctx context.Context, err error) int {
 	return exitCodeOfUntyped(err)
 }
 
-// exitCodeOfUntyped returns exitSystem for an error of the operating system, and exitStep for any other.
+// exitCodeOfUntyped returns exitSystem for an error of the operating system, and exitStep for any other. A report of
+// bake doctor has a code of its own.
 func exitCodeOfUntyped(err error) int {
+	var report doctorError
+	if errors.As(err, &report) {
+		return report.exitCode()
+	}
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		return exitSystem
@@ -144,13 +150,30 @@ func printError(ctx context.Context, w io.Writer, err error) {
 	if errors.As(context.Cause(ctx), &sig) {
 		err = sig
 	}
-	var several *executor.Failures
-	if errors.As(err, &several) {
-		for _, one := range several.All {
-			printError(ctx, w, one)
-		}
-		return
+	all := separate(err)
+	for _, one := range all {
+		printOne(w, one)
 	}
+	if slices.ContainsFunc(all, fromEnvironment) {
+		fmt.Fprintln(w, doctorHint)
+	}
+}
+
+// separate returns the errors of several failures, or the only one.
+func separate(err error) []error {
+	var several *executor.Failures
+	if !errors.As(err, &several) {
+		return []error{err}
+	}
+	var all []error
+	for _, one := range several.All {
+		all = append(all, separate(one)...)
+	}
+	return all
+}
+
+// printOne prints one error of printError.
+func printOne(w io.Writer, err error) {
 	var step *executor.StepError
 	if errors.As(err, &step) {
 		printStep(w, step)

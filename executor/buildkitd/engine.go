@@ -5,6 +5,7 @@ package buildkitd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -175,3 +176,9 @@ func (e *Error) Error() string { return fmt.Sprintf("engine %s: %v", e.Builder, 
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Unreachable reports whether there is no connection to the daemon, rather than an answer that is an error.
+func (e *Error) Unreachable() bool {
+	var p *plainError
+	return errors.As(e.Err, &p) && p.unreachable
+}

@@ -88,6 +88,8 @@ func at(step *planner.Step) string {
 type plainError struct {
 	text string
 	err  error
+	// unreachable reports that there is no connection to the daemon.
+	unreachable bool
 }
 
 // Error implements error.
@@ -133,7 +135,7 @@ func plain(err error) error {
 	for _, r := range rewordings() {
 		text = r.pattern.ReplaceAllString(text, r.by)
 	}
-	return &plainError{text, err}
+	return &plainError{text: text, err: err}
 }
 
 // unreachable is plain for an error of the connection to a daemon. It removes the address, which the message has
@@ -143,9 +145,9 @@ func unreachable(err error) error {
 	pattern := regexp.MustCompile(`^dial (tcp|unix) \S+: (connect: )?`)
 	cause := pattern.ReplaceAllString(text, "")
 	if cause == text {
-		return &plainError{text, err}
+		return &plainError{text, err, true}
 	}
-	return &plainError{cause + "; start buildkitd there, or correct the address of the engine", err}
+	return &plainError{cause + "; start buildkitd there, or correct the address of the engine", err, true}
 }
 
 // unquoted returns the cause of a connection error, which gRPC puts in quotes. Other text stays as it is.

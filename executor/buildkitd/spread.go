@@ -103,7 +103,7 @@ func (r *run) record(part *batch) {
 // replace spreads the unfinished images of a lost builder over the others. It drops the failures of the batch, since
 // losing the connection may have caused them.
 func (r *run) replace(ctx context.Context, part *batch, err error) error {
-	lost := &Error{part.builder.Address, fmt.Errorf("connection lost: %w", plain(err))}
+	lost := &Error{part.builder.Address, fmt.Errorf("connection lost: %w", &plainError{plain(err).Error(), err, true})}
 	part.builder.leave(lost)
 	part.order = nil
 	r.record(part)

@@ -37,6 +37,8 @@ func (e *Error) Error() string {
 			return text + ", or set BAKE_CACHE_DIR to a writable directory"
 		}
 		return text + "; set BAKE_CACHE_DIR to a writable directory"
+	case errors.Is(e.Err, unix.ENOTDIR), errors.Is(e.Err, unix.ELOOP), errors.Is(e.Err, unix.ENAMETOOLONG):
+		return text + "; set BAKE_CACHE_DIR to a directory"
 	}
 	return text
 }
@@ -95,7 +97,12 @@ func checkFileSystem(dir string) error {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return err
 	}
-	switch int64(st.Type) {
+	return CheckFileSystem(int64(st.Type))
+}
+
+// CheckFileSystem is checkFileSystem for a type of statfs(2).
+func CheckFileSystem(kind int64) error {
+	switch kind {
 	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.AFS_SUPER_MAGIC,
 		unix.CEPH_SUPER_MAGIC:
 		return errors.New("the cache cannot be on a network file system; set BAKE_CACHE_DIR to a directory on a " +

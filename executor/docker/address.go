@@ -52,6 +52,9 @@ func currentContext(dir string) string {
 func contextHost(dir, name string) (host, certs string, err error) {
 	id := fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
 	b, err := os.ReadFile(filepath.Join(dir, "contexts", "meta", id, "meta.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", "", fmt.Errorf("docker context %q does not exist; list contexts with docker context ls", name)
+	}
 	if err != nil {
 		return "", "", fmt.Errorf("docker context %q: %w", name, err)
 	}

@@ -20,14 +20,21 @@ import (
 // pingTimeout bounds how long an engine may take to answer a ping.
 const pingTimeout = 10 * time.Second
 
-// Error reports that a Docker engine cannot be reached or did not load an image.
+// Error reports that a Docker engine cannot be found or reached, or did not load an image.
 type Error struct {
-	Host string // address of the engine
+	Host string // address of the engine; "" if it cannot be found
 	Err  error
+	// Unreachable reports that the engine cannot be found or did not answer; it did not reject a request.
+	Unreachable bool
 }
 
 // Error implements error.
-func (e *Error) Error() string { return fmt.Sprintf("docker engine at %s: %v", e.Host, e.Err) }
+func (e *Error) Error() string {
+	if e.Host == "" {
+		return "find the docker engine: " + e.Err.Error()
+	}
+	return fmt.Sprintf("docker engine at %s: %v", e.Host, e.Err)
+}
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
@@ -42,15 +49,24 @@ type Client struct {
 // Dial finds the engine and pings it. A name selects a docker context. Without one, Dial uses DOCKER_HOST,
 // DOCKER_CONTEXT, the current context of the Docker configuration, or the default socket, in this order.
 func Dial(ctx context.Context, name string) (*Client, error) {
-	host, certs, err := findHost(name, os.Getenv)
+	c, err := find(name, os.Getenv)
 	if err != nil {
 		return nil, err
 	}
+	return c, c.ping(ctx)
+}
+
+// find returns a client of the engine that Dial describes. env looks up a variable.
+func find(name string, env func(string) string) (*Client, error) {
+	host, certs, err := findHost(name, env)
+	if err != nil {
+		return nil, &Error{Err: err, Unreachable: true}
+	}
 	c, err := newClient(host, certs)
 	if err != nil {
-		return nil, &Error{Host: host, Err: err}
+		return nil, &Error{Host: host, Err: err, Unreachable: true}
 	}
-	return c, c.ping(ctx)
+	return c, nil
 }
 
 func newClient(host, certs string) (*Client, error) {
@@ -84,23 +100,44 @@ func newClient(host, certs string) (*Client, error) {
 func (c *Client) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/_ping", nil)
+	res, err := c.get(ctx, "/_ping")
 	if err != nil {
-		return &Error{c.host, err}
+		return err
+	}
+	return res.Body.Close()
+}
+
+// get sends a request to which the engine must answer 200.
+func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, &Error{Host: c.host, Err: err}
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) {
-			err = op.Err
-		}
-		return &Error{c.host, fmt.Errorf("cannot connect: %w; start it, or set DOCKER_HOST", err)}
+		return nil, &Error{Host: c.host, Err: c.unreachable(err), Unreachable: true}
 	}
-	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return &Error{c.host, fmt.Errorf("ping: status %s", res.Status)}
+		defer res.Body.Close()
+		err := fmt.Errorf("%s: %s; restart it, or set DOCKER_HOST", path, errorText(res))
+		return nil, &Error{Host: c.host, Err: err, Unreachable: true}
 	}
-	return nil
+	return res, nil
+}
+
+// unreachable explains an error of a connection.
+func (c *Client) unreachable(err error) error {
+	var op *net.OpError
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return errors.New("no answer; restart it, or set DOCKER_HOST")
+	case errors.As(err, &op):
+		err = op.Err
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("cannot connect: %w; add this user to the group of the socket, or set DOCKER_HOST", err)
+	}
+	return fmt.Errorf("cannot connect: %w; start it, or set DOCKER_HOST", err)
 }
 
 // Load streams a tar of images to the engine. Engines with the classic store read its manifest.json, those with
@@ -108,16 +145,17 @@ func (c *Client) ping(ctx context.Context) error {
 func (c *Client) Load(ctx context.Context, tar io.Reader) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/images/load?quiet=1", tar)
 	if err != nil {
-		return &Error{c.host, err}
+		return &Error{Host: c.host, Err: err}
 	}
 	req.Header.Set("Content-Type", "application/x-tar")
 	res, err := c.http.Do(req)
 	if err != nil {
-		return &Error{c.host, fmt.Errorf("load: %w", err)}
+		var op *net.OpError
+		return &Error{Host: c.host, Err: fmt.Errorf("load: %w", err), Unreachable: errors.As(err, &op)}
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return &Error{c.host, fmt.Errorf("load: %s", errorText(res))}
+		return &Error{Host: c.host, Err: fmt.Errorf("load: %s", errorText(res))}
 	}
 	return c.readProgress(res.Body)
 }
@@ -146,13 +184,13 @@ func (c *Client) readProgress(body io.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return &Error{c.host, fmt.Errorf("load: read answer: %w", err)}
+			return &Error{Host: c.host, Err: fmt.Errorf("load: read answer: %w", err)}
 		}
 		if text := m.ErrorDetail.Message + m.Error; text != "" {
 			if m.ErrorDetail.Message != "" {
 				text = m.ErrorDetail.Message
 			}
-			return &Error{c.host, errors.New("load: " + strings.TrimSpace(text))}
+			return &Error{Host: c.host, Err: errors.New("load: " + strings.TrimSpace(text))}
 		}
 	}
 }

@@ -29,7 +29,8 @@ type Error struct {
 	After    time.Duration // from Retry-After, 0 without
 	Cause    error
 
-	temporary bool
+	temporary   bool
+	environment bool
 }
 
 // Error implements error.
@@ -57,6 +58,10 @@ func (e *Error) Unwrap() error { return e.Cause }
 // Temporary reports whether the same request may succeed later: no connection, an overloaded or failing registry, or
 // an interrupted transfer.
 func (e *Error) Temporary() bool { return e.temporary }
+
+// Environment reports whether the cause is the network, the state of the registry or the configuration of this machine,
+// rather than the request.
+func (e *Error) Environment() bool { return e.temporary || e.environment }
 
 // NotFound reports whether the registry answered that what was requested does not exist.
 func (e *Error) NotFound() bool { return e.Status == http.StatusNotFound }
@@ -141,7 +146,7 @@ func (e *Error) explain(s *session) {
 		e.Reason = clean(content.text)
 		e.Hint = "the registry or a proxy sent wrong content; try again, or use another image or registry"
 	case errors.As(e.Cause, &creds):
-		e.Reason = creds.text
+		e.Reason, e.environment = creds.text, true
 		e.Hint = "correct the Docker configuration, or log in again: docker login " + loginHost(s.at.host)
 	case errors.As(e.Cause, &stall):
 		e.Reason, e.temporary = stall.Error(), true
@@ -197,16 +202,16 @@ func (e *Error) network(s *session) {
 		e.Reason, e.Hint = missing.text, "build for a platform that it has, or use another image"
 		return
 	case errors.As(e.Cause, &cert):
-		e.Reason = "its TLS certificate is not trusted: " + clean(cert.Err.Error())
+		e.Reason, e.environment = "its TLS certificate is not trusted: "+clean(cert.Err.Error()), true
 		e.Hint = "add its CA certificate to a registry block (ca) or to certs.d, or set insecure = true for it in " +
 			"registries.conf"
 		return
 	case errors.As(e.Cause, &operation) && operation.Op == tlsAlert:
-		e.Reason = "it does not accept this client's certificate: " + clean(operation.Err.Error())
+		e.Reason, e.environment = "it does not accept this client's certificate: "+clean(operation.Err.Error()), true
 		e.Hint = "add an accepted certificate and its key to certs.d as NAME.cert and NAME.key"
 		return
 	case strings.Contains(e.Cause.Error(), "server gave HTTP response to HTTPS client"):
-		e.Reason = "it speaks plain HTTP where HTTPS was expected"
+		e.Reason, e.environment = "it speaks plain HTTP where HTTPS was expected", true
 		e.Hint = "if that is intended, set insecure = true for it in registries.conf"
 		return
 	case errors.As(e.Cause, &dns):

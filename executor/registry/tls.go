@@ -38,7 +38,7 @@ func (c *Client) ownTransport(at endpoint) (http.RoundTripper, error) {
 	settings, err := c.tlsOf(at, t.TLSClientConfig)
 	if err != nil {
 		return nil, &Error{
-			Registry: at.host, What: "read the certificates for " + loginHost(at.host), Cause: err,
+			Registry: at.host, What: "read the certificates for " + loginHost(at.host), Cause: err, environment: true,
 			Hint: "correct or remove the file; certificates are PEM, and each .cert needs a .key with the same name",
 		}
 	}

@@ -315,7 +315,7 @@ func outcome(cmd *exec.Cmd, waitErr error, report initReport, stderr io.Writer) 
 	if e := report.Error; e != nil {
 		if !e.Exec {
 			if e.Refused {
-				return Result{}, unavailable(e.What, errors.New(e.Err))
+				return Result{}, &UnavailableError{What: e.What, Hint: hintNamespaces(), Err: errors.New(e.Err)}
 			}
 			return Result{}, e
 		}

@@ -1,0 +1,136 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Space is the free space of a file system, for this user.
+type Space struct {
+	Free, Size int64 // bytes
+	// FreeInodes and Inodes count files that can still be created, and all. Both are 0 where files have no limit of
+	// their own.
+	FreeInodes, Inodes int64
+}
+
+// SpaceOf returns the free space of the file system that holds path or, if path does not exist, its nearest existing
+// parent.
+func SpaceOf(path string) (Space, error) {
+	dir, err := Nearest(path)
+	if err != nil {
+		return Space{}, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return Space{}, &Error{Op: "measure the disk of", Path: dir, Err: err}
+	}
+	return Space{
+		Free: int64(st.Bavail) * st.Frsize, Size: int64(st.Blocks) * st.Frsize,
+		FreeInodes: int64(st.Ffree), Inodes: int64(st.Files),
+	}, nil
+}
+
+// Nearest returns path, or its nearest parent that exists.
+func Nearest(path string) (string, error) {
+	for {
+		_, err := os.Lstat(path)
+		if err == nil {
+			return path, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+			return "", &Error{Op: "find the cache", Path: path, Err: err}
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+// FileSystem returns the name of the kind of file system that holds a path, such as ext4.
+func FileSystem(path string) string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return "unknown"
+	}
+	names := map[int64]string{
+		unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
+		unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlayfs", unix.FUSE_SUPER_MAGIC: "FUSE",
+		unix.F2FS_SUPER_MAGIC: "f2fs", unix.RAMFS_MAGIC: "ramfs", unix.MSDOS_SUPER_MAGIC: "FAT",
+		unix.V9FS_MAGIC: "9p", unix.NFS_SUPER_MAGIC: "NFS", unix.CIFS_SUPER_MAGIC: "CIFS",
+		unix.SMB2_SUPER_MAGIC: "SMB", unix.SMB_SUPER_MAGIC: "SMB", unix.ECRYPTFS_SUPER_MAGIC: "eCryptfs",
+		unix.CEPH_SUPER_MAGIC: "Ceph", 0x2fc12fc1: "ZFS", 0xca451a4e: "bcachefs",
+	}
+	if name, ok := names[int64(st.Type)&0xffffffff]; ok {
+		return name
+	}
+	return fmt.Sprintf("file system type 0x%x", st.Type)
+}
+
+// maxInspected bounds the items that Inspect looks at in each directory of the cache.
+const maxInspected = 1000
+
+// Inspect reports what Open does not: a layout that this program does not know, and items that belong to another user,
+// as after a build with sudo. It looks only at the first items of each directory. The error is an *Error.
+func (s *Store) Inspect() error {
+	if err := s.checkLayout(); err != nil {
+		return &Error{Op: "open the images of the cache", Path: s.path(dirOCI), Err: err}
+	}
+	owner, err := s.Owner()
+	if err != nil {
+		return err
+	}
+	for _, sub := range []string{
+		".", dirBlobs, dirEntries, dirCandidates, dirLayers, dirLogs, dirBuilds, dirPacked, dirLocks, dirTmp,
+	} {
+		if err := s.ownItems(s.path(sub), owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Owner returns the user id that the cache directory belongs to.
+func (s *Store) Owner() (int, error) {
+	var st unix.Stat_t
+	err := unix.Stat(s.dir, &st)
+	return int(st.Uid), wrap("read", s.dir, err)
+}
+
+func (s *Store) checkLayout() error {
+	raw, err := readBounded(s.path(dirOCI, ocispecs.ImageLayoutFile), 1<<10)
+	if err != nil {
+		return err
+	}
+	var layout ocispecs.ImageLayout
+	if err := json.Unmarshal(raw, &layout); err != nil {
+		return fmt.Errorf("%s: %w", ocispecs.ImageLayoutFile, err)
+	}
+	if layout.Version != ocispecs.ImageLayoutVersion {
+		return fmt.Errorf("%s has version %.20q, want %s; set BAKE_CACHE_DIR to another directory",
+			ocispecs.ImageLayoutFile, layout.Version, ocispecs.ImageLayoutVersion)
+	}
+	return nil
+}
+
+// ownItems returns an error if one of the first items of a directory does not belong to the owner.
+func (s *Store) ownItems(dir string, owner int) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return wrap("read", dir, err)
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(maxInspected) // io.EOF of an empty directory
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil && int(st.Uid) != owner {
+			return &Error{Op: "use", Path: path, Err: unix.EACCES}
+		}
+	}
+	return nil
+}
