@@ -28,7 +28,8 @@ func Probe(ctx context.Context, address string) (Daemon, error) {
 	var d Daemon
 	for _, w := range workers {
 		for _, p := range w.Platforms {
-			if name := platforms.Format(p); !slices.Contains(d.Platforms, name) {
+			// A worker lists the levels of its processor as variants of amd64.
+			if name := platforms.Format(p); p.Architecture != "amd64" || p.Variant == "" {
 				d.Platforms = append(d.Platforms, name)
 			}
 		}
@@ -36,5 +37,7 @@ func Probe(ctx context.Context, address string) (Daemon, error) {
 	if info, err := c.Info(ctx); err == nil { // daemons before 0.12 do not have it
 		d.Version = info.BuildkitVersion.Version
 	}
+	slices.Sort(d.Platforms)
+	d.Platforms = slices.Compact(d.Platforms)
 	return d, nil
 }

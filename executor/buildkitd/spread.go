@@ -103,12 +103,14 @@ func (r *run) record(part *batch) {
 // replace spreads the unfinished images of a lost builder over the others. It drops the failures of the batch, since
 // losing the connection may have caused them.
 func (r *run) replace(ctx context.Context, part *batch, err error) error {
-	lost := &Error{part.builder.Address, fmt.Errorf("connection lost: %w", &plainError{plain(err).Error(), err, true})}
+	why := &plainError{plain(err).Error(), err, true}
+	lost := &Error{part.builder.Address, fmt.Errorf("connection lost: %w", why)}
 	part.builder.leave(lost)
 	part.order = nil
 	r.record(part)
 	r.status.forget(part.builder.defs)
 	if len(alive(r.builders)) == 0 {
+		lost.Err = fmt.Errorf("%w; see the daemon's log, and run the build again", lost.Err)
 		r.cancel(lost)
 		return lost
 	}

@@ -37,10 +37,34 @@ func (e *Error) Error() string {
 			return text + ", or set BAKE_CACHE_DIR to a writable directory"
 		}
 		return text + "; set BAKE_CACHE_DIR to a writable directory"
-	case errors.Is(e.Err, unix.ENOTDIR), errors.Is(e.Err, unix.ELOOP), errors.Is(e.Err, unix.ENAMETOOLONG):
-		return text + "; set BAKE_CACHE_DIR to a directory"
 	}
-	return text
+	return text + remedy(e.Err)
+}
+
+// remedy returns what the user can do about an error of the system, after a semicolon. It is empty for other errors,
+// whose text says it.
+func remedy(err error) string {
+	for _, r := range []struct {
+		text string
+		is   []error
+	}{
+		{"set BAKE_CACHE_DIR to a directory", []error{unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG}},
+		{"raise the limit of open files, for example with ulimit -n 4096", []error{unix.EMFILE, unix.ENFILE}},
+		{"free memory, or run fewer steps at once with -j", []error{unix.ENOMEM}},
+		{"check the disk and the kernel's log, or set BAKE_CACHE_DIR to another disk",
+			[]error{unix.EIO, unix.EUCLEAN, unix.ESTALE, unix.ENXIO, unix.ENODEV}},
+		{"set BAKE_CACHE_DIR to a directory on a local disk",
+			[]error{unix.ENOLCK, unix.ENOSYS, unix.EOPNOTSUPP, unix.EXDEV, unix.EFBIG}},
+		{"run the command again; if the error stays, run bake cache check --repair",
+			[]error{unix.ENOENT, unix.ENOTEMPTY, unix.EEXIST, unix.EBUSY, unix.EISDIR}},
+	} {
+		for _, errno := range r.is {
+			if errors.Is(err, errno) {
+				return "; " + r.text
+			}
+		}
+	}
+	return ""
 }
 
 // ownedByOther reports whether path, or its nearest parent that can be inspected, belongs to another user.

@@ -1,14 +1,12 @@
 package cache
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
-	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,11 +72,11 @@ func FileSystem(path string) string {
 // maxInspected bounds the items that Inspect looks at in each directory of the cache.
 const maxInspected = 1000
 
-// Inspect reports what Open does not: a layout that this program does not know, and items that belong to another user,
-// as after a build with sudo. It looks only at the first items of each directory. The error is an *Error.
+// Inspect reports what Open does not: a list of images that cannot be read, and items that belong to another user, as
+// after a build with sudo. It looks only at the first items of each directory. The error is an *Error.
 func (s *Store) Inspect() error {
-	if err := s.checkLayout(); err != nil {
-		return &Error{Op: "open the images of the cache", Path: s.path(dirOCI), Err: err}
+	if _, err := s.Images(); err != nil {
+		return err
 	}
 	owner, err := s.Owner()
 	if err != nil {
@@ -99,22 +97,6 @@ func (s *Store) Owner() (int, error) {
 	var st unix.Stat_t
 	err := unix.Stat(s.dir, &st)
 	return int(st.Uid), wrap("read", s.dir, err)
-}
-
-func (s *Store) checkLayout() error {
-	raw, err := readBounded(s.path(dirOCI, ocispecs.ImageLayoutFile), 1<<10)
-	if err != nil {
-		return err
-	}
-	var layout ocispecs.ImageLayout
-	if err := json.Unmarshal(raw, &layout); err != nil {
-		return fmt.Errorf("%s: %w", ocispecs.ImageLayoutFile, err)
-	}
-	if layout.Version != ocispecs.ImageLayoutVersion {
-		return fmt.Errorf("%s has version %.20q, want %s; set BAKE_CACHE_DIR to another directory",
-			ocispecs.ImageLayoutFile, layout.Version, ocispecs.ImageLayoutVersion)
-	}
-	return nil
 }
 
 // ownItems returns an error if one of the first items of a directory does not belong to the owner.

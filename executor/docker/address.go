@@ -56,16 +56,16 @@ func contextHost(dir, name string) (host, certs string, err error) {
 		return "", "", fmt.Errorf("docker context %q does not exist; list contexts with docker context ls", name)
 	}
 	if err != nil {
-		return "", "", fmt.Errorf("docker context %q: %w", name, err)
+		return "", "", fmt.Errorf("docker context %q: %w; make the file readable, or set DOCKER_HOST", name, err)
 	}
 	var m struct {
 		Endpoints map[string]struct{ Host string }
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
-		return "", "", fmt.Errorf("docker context %q: %w", name, err)
+		return "", "", fmt.Errorf("docker context %q: %w; create it again with docker context create", name, err)
 	}
 	if host = m.Endpoints["docker"].Host; host == "" {
-		return "", "", fmt.Errorf("docker context %q has no docker endpoint", name)
+		return "", "", fmt.Errorf("docker context %q has no docker endpoint; choose another: docker context use", name)
 	}
 	if tlsDir := filepath.Join(dir, "contexts", "tls", id, "docker"); isDir(tlsDir) {
 		certs = tlsDir
@@ -83,15 +83,19 @@ func tlsConfig(dir string) (*tls.Config, error) {
 	c := &tls.Config{RootCAs: x509.NewCertPool()}
 	ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; set DOCKER_CERT_PATH to the directory of ca.pem, cert.pem and key.pem", err)
 	}
 	if !c.RootCAs.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("%s contains no certificate", filepath.Join(dir, "ca.pem"))
+		return nil, fmt.Errorf("%s contains no certificate; replace it by that of the engine's authority",
+			filepath.Join(dir, "ca.pem"))
 	}
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	if errors.Is(err, os.ErrNotExist) {
 		return c, nil
 	}
+	if err != nil {
+		return nil, fmt.Errorf("cert.pem and key.pem in %s: %w; replace both", dir, err)
+	}
 	c.Certificates = []tls.Certificate{cert}
-	return c, err
+	return c, nil
 }

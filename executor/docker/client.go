@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -72,7 +73,7 @@ func find(name string, env func(string) string) (*Client, error) {
 func newClient(host, certs string) (*Client, error) {
 	u, err := url.Parse(host)
 	if err != nil {
-		return nil, err
+		return nil, errors.New("it is not a URL; use unix:// or tcp:// in DOCKER_HOST")
 	}
 	c := &Client{host: host, base: "http://docker"}
 	t := &http.Transport{DisableCompression: true}
@@ -150,14 +151,24 @@ func (c *Client) Load(ctx context.Context, tar io.Reader) error {
 	req.Header.Set("Content-Type", "application/x-tar")
 	res, err := c.http.Do(req)
 	if err != nil {
-		var op *net.OpError
-		return &Error{Host: c.host, Err: fmt.Errorf("load: %w", err), Unreachable: errors.As(err, &op)}
+		return c.loadError(err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		return &Error{Host: c.host, Err: fmt.Errorf("load: %s", errorText(res))}
 	}
 	return c.readProgress(res.Body)
+}
+
+// loadError explains an error of the transfer: of the connection, which may have ended, or of the tar's source.
+func (c *Client) loadError(err error) error {
+	var op *net.OpError
+	lost := errors.As(err, &op) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+	if !lost && !errors.Is(err, syscall.EPIPE) {
+		return &Error{Host: c.host, Err: fmt.Errorf("load: %w", err)}
+	}
+	err = fmt.Errorf("load: connection lost: %w; see the engine's log, and try again", err)
+	return &Error{Host: c.host, Err: err, Unreachable: true}
 }
 
 // errorText returns the engine's message, a JSON field of the body, or else the status and the start of the body.
@@ -184,7 +195,7 @@ func (c *Client) readProgress(body io.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return &Error{Host: c.host, Err: fmt.Errorf("load: read answer: %w", err)}
+			return c.loadError(err)
 		}
 		if text := m.ErrorDetail.Message + m.Error; text != "" {
 			if m.ErrorDetail.Message != "" {

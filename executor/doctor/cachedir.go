@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/docker/go-units"
@@ -72,8 +73,13 @@ func (c *cacheDir) check() Check {
 			return warn(fmt.Sprintf("%s belongs to user %d, who cannot use what this user adds to it", c.dir, owner),
 				"set BAKE_CACHE_DIR to a directory of this user, or build as that user")
 		}
+		var repaired []string
+		s.SetNote(func(text string) { repaired = append(repaired, text) })
 		if err := s.Inspect(); err != nil {
 			return cacheFault(err)
+		}
+		if len(repaired) > 0 {
+			return warn(strings.Join(repaired, "; "), "to look for more damage, run: bake cache check")
 		}
 		return okf("%s (%s)", c.dir, cache.FileSystem(c.dir))
 	}}

@@ -63,8 +63,8 @@ func TestCacheOfAnother(t *testing.T) {
 	p.in(t).want(t, Failure, entry+": permission denied; it belongs to another user", "")
 }
 
-// TestCacheLayout shows an image layout of another version.
-func TestCacheLayout(t *testing.T) {
+// TestDamagedCache shows that damage which the check repairs is reported, and gone afterwards.
+func TestDamagedCache(t *testing.T) {
 	dir := t.TempDir()
 	s, err := cache.Open(dir)
 	if err != nil {
@@ -73,11 +73,11 @@ func TestCacheLayout(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	layout := filepath.Join(dir, "oci", "oci-layout")
-	if err := os.WriteFile(layout, []byte(`{"imageLayoutVersion":"9"}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "oci", "index.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	place{Check: "cache", Cache: dir}.in(t).want(t, Failure, `version "9", want 1.0.0; set BAKE_CACHE_DIR`, "")
+	place{Check: "cache", Cache: dir}.in(t).want(t, Warning, "index.json", "bake cache check")
+	place{Check: "cache", Cache: dir}.in(t).want(t, OK, dir, "")
 }
 
 // TestNetworkFileSystem shows the refusal of a cache whose locks do not work. A test cannot mount NFS.

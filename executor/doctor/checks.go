@@ -38,8 +38,8 @@ func Checks(o Options) (checks []Check, done func() error) {
 	if o.Offline {
 		s.name = ""
 	}
-	if o.User.Entered != nil {
-		s.blocked = "steps need a user namespace"
+	if o.User.Entered != nil || !needsNone() && !inNamespace() {
+		s.blocked = "see user namespaces"
 	}
 	env := func(name string) string { v, _ := o.Getenv(name); return v }
 	checks = []Check{

@@ -125,7 +125,7 @@ func beChild(text string) int {
 	dir := &cacheDir{dir: p.Cache, open: cache.Open}
 	s := &steps{cache: dir, network: &network.Network{}}
 	if u.Entered != nil {
-		s.blocked = "steps need a user namespace"
+		s.blocked = "see user namespaces"
 	}
 	for _, c := range []Check{
 		kernel(release, sandbox.MissingCalls), openFiles(), namespaces(u), newuidmap(u), subordinateIDs(u),

@@ -41,7 +41,7 @@ func TestUserNamespace(t *testing.T) {
 		want(t, Failure, "user 1234 cannot enter one: create a user namespace", "sysctl -w user.max_user_namespaces")
 	for _, blocked := range []string{"sandbox", "overlay", "seccomp", "network of steps"} {
 		p.Check = blocked
-		p.in(t).want(t, Skipped, "steps need a user namespace", "")
+		p.in(t).want(t, Skipped, "see user namespaces", "")
 	}
 }
 
