@@ -57,7 +57,7 @@ func attributes() []attribute {
 		{"tags", kindStrings, mergeReplace, "tag", "Names of the image."},
 		{"platforms", kindStrings, mergeReplace, "platform", "Platforms to build for, such as `linux/arm64`; " +
 			"the local platform by default."},
-		{"output", kindAttrs, mergeReplace, "outputs", "Destinations of the result, such as `type=oci,dest=out.tar`; " +
+		{"output", kindAttrs, mergeReplace, "", "Destinations of the result, such as `type=oci,dest=out.tar`; " +
 			"the local store by default."},
 		{"cache-from", kindAttrs, mergeAppend, "",
 			"Remote caches to import: `type=registry,ref=NAME`, or `NAME` for short, " +
@@ -104,11 +104,27 @@ func (s schema) bySet(key string) (attribute, bool) {
 		return a, key != "inherits" && key != "description"
 	}
 	for _, a := range s {
-		if a.set == key {
+		if a.set != "" && a.set == key {
 			return a, true
 		}
 	}
 	return attribute{}, false
+}
+
+// setKeys returns the keys of --set, in no order.
+func (s schema) setKeys() []string {
+	all := []string{"push", "load"}
+	for name := range s {
+		if _, ok := s.bySet(name); ok {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// resourceNames returns the names of the resources, in the order of Docker's documentation.
+func resourceNames() []string {
+	return []string{"memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"}
 }
 
 // names returns the attribute names, in no order.

@@ -137,9 +137,12 @@ func (l *loader) checkBlock(b *block) hcl.Diagnostics {
 		if k.anyAttr || slices.Contains(known, name) || strings.HasPrefix(name, "x-") {
 			continue
 		}
+		if b.kind == "group" && (name == "matrix" || name == "name") {
+			continue // checkShape reports it
+		}
 		at := a.NameRange
 		one := problem(&at, "unknown attribute %q in %s block%s", name, b.kind, nearest(name, known))
-		if !b.file.strict {
+		if !b.file.strict && b.kind != "function" {
 			one.Severity = hcl.DiagWarning
 			l.warnings = append(l.warnings, one)
 			continue
@@ -149,7 +152,28 @@ func (l *loader) checkBlock(b *block) hcl.Diagnostics {
 	for _, inner := range b.blocks {
 		diags = append(diags, l.checkBlock(inner)...)
 	}
-	return diags
+	if diags.HasErrors() {
+		return diags // a misspelt attribute must not be reported as missing too
+	}
+	return b.checkShape()
+}
+
+// checkShape checks what Docker Bake refuses when it reads a file, whether anything uses the block or not.
+func (b *block) checkShape() hcl.Diagnostics {
+	at := func(name string) *hcl.Range { return &b.attrs[name].NameRange }
+	has := func(name string) bool { return b.attrs[name] != nil }
+	switch {
+	case b.kind == "group" && has("matrix"):
+		return hcl.Diagnostics{problem(at("matrix"), "group %q cannot have a matrix; give the matrix to a target, "+
+			"whose label is then the group of its combinations", b.label)}
+	case b.kind == "group" && has("name"):
+		return hcl.Diagnostics{problem(at("name"), "group %q cannot have a name: its label is its name", b.label)}
+	case b.kind == "validation" && !has("condition"):
+		return hcl.Diagnostics{problem(&b.at, "a validation needs a condition")}
+	case b.kind == "function" && !has("params"):
+		return hcl.Diagnostics{problem(&b.at, "function %q needs params; write params = [] if it has none", b.label)}
+	}
+	return nil
 }
 
 func validName(s string) bool {

@@ -16,7 +16,6 @@ import (
 	composeschema "github.com/compose-spec/compose-go/v2/schema"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/hashicorp/hcl/v2"
-	"gopkg.in/yaml.v3"
 )
 
 // composeKeys returns the top-level keys of compose files, which project files do not have.
@@ -43,6 +42,7 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 	if err != nil {
 		return d, hcl.Diagnostics{composeProblem(files, err)}
 	}
+	l.warnings = append(l.warnings, unsetVariables(files, env)...)
 	c := composeReader{project: p, files: files, doc: d, home: l.opts.Env["HOME"]}
 	var diags hcl.Diagnostics
 	for _, s := range sortedServices(p) {
@@ -52,6 +52,12 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 		c.warnings = nil
 		d.root.blocks = append(d.root.blocks, b)
 		d.services = append(d.services, b.label)
+	}
+	if len(p.Services) > 0 && len(d.services) == 0 {
+		d.services = []string{} // the group "default" is empty
+		one := problem(nil, "%s: no service has a build section, so there is nothing to build", d.name)
+		one.Severity = hcl.DiagWarning
+		l.warnings = append(l.warnings, one)
 	}
 	return d, diags
 }
@@ -111,6 +117,9 @@ func loadCompose(
 		o.SkipNormalization, o.SkipValidation, o.ResolvePaths = true, true, false
 		o.SkipInclude, o.SkipExtends, o.SkipResolveEnvironment = isolated, isolated, isolated
 		o.Profiles = []string{"*"}
+		if o.Interpolate != nil {
+			o.Interpolate = quietly(o.Interpolate)
+		}
 		o.ResourceLoaders = []composeloader.ResourceLoader{recorder}
 	}
 	raw, err := composeloader.LoadModelWithContext(ctx, details, options)
@@ -119,7 +128,7 @@ func loadCompose(
 	}
 	model := buildModel(raw, dir)
 	if len(model) == 0 {
-		return nil, errors.New("the compose file has no services")
+		return nil, errors.New(noServices)
 	}
 	if err := composeschema.Validate(model); err != nil {
 		return nil, err
@@ -202,6 +211,7 @@ func buildModel(raw map[string]any, dir string) map[string]any {
 					if p, ok := f["path"].(string); ok && !filepath.IsAbs(p) {
 						f["path"] = filepath.Join(dir, p)
 					}
+					f["required"] = false // only containers need it
 				}
 			}
 		}
@@ -209,53 +219,4 @@ func buildModel(raw map[string]any, dir string) map[string]any {
 	}
 	model["services"] = kept
 	return model
-}
-
-// composeProblem returns the diagnostic for an error of compose-go. Its position is the line that the text names, or
-// the longest path of keys in it that exists in a file.
-func composeProblem(files []*document, err error) *hcl.Diagnostic {
-	text := strings.TrimSpace(err.Error())
-	if i := strings.Index(text, "yaml: "); i >= 0 {
-		return yamlProblem(files[len(files)-1].name, errors.New(text[i:]))
-	}
-	var best *hcl.Range
-	depth := 0
-	for word := range strings.FieldsSeq(text) {
-		path := strings.Split(strings.Trim(word, `'":,.;()`), ".")
-		if len(path) < 2 {
-			continue
-		}
-		for _, f := range files {
-			if at, n := f.keyRange(path); n > depth {
-				best, depth = at, n
-			}
-		}
-	}
-	if best == nil {
-		pos := hcl.InitialPos
-		best = &hcl.Range{Filename: files[0].name, Start: pos, End: pos}
-	}
-	return problem(best, "compose: %s", text)
-}
-
-// keyRange returns the position of the longest existing prefix of a path of keys, and its length.
-func (d *document) keyRange(path []string) (*hcl.Range, int) {
-	n := d.compose
-	var found *hcl.Range
-	for depth, key := range path {
-		var next *yaml.Node
-		if n = resolved(n); n.Kind == yaml.MappingNode {
-			for i := 0; i+1 < len(n.Content); i += 2 {
-				if n.Content[i].Value == key {
-					at := yamlRange(d.name, n.Content[i])
-					found, next = &at, n.Content[i+1]
-				}
-			}
-		}
-		if next == nil {
-			return found, depth
-		}
-		n = next
-	}
-	return found, len(path)
 }

@@ -30,7 +30,7 @@ type targetValues map[string]cty.Value
 func (c *composeReader) target(s types.ServiceConfig) (*block, hcl.Diagnostics) {
 	values := c.texts(s)
 	addLists(values, s.Build)
-	values.add("ssh", sshKeys(s.Build))
+	values.add("ssh", c.sshKeys(s.Build))
 	secrets, diags := c.secrets(s)
 	values.add("secret", secrets)
 	diags = append(diags, c.extend(s, values)...)
@@ -47,10 +47,26 @@ func (c *composeReader) target(s types.ServiceConfig) (*block, hcl.Diagnostics) 
 		attrs: hcl.Attributes{}, file: c.doc,
 	}
 	for name, v := range values {
-		at := c.at("services", s.Name, "build", strings.ReplaceAll(name, "-", "_"))
+		at := c.at("services", s.Name, "build", composeKey(name))
+		if more, _ := s.Build.Extensions["x-bake"].(map[string]any); more[name] != nil {
+			at = c.at("services", s.Name, "build", "x-bake", name)
+		}
 		b.attrs[name] = &hcl.Attribute{Name: name, Expr: hcl.StaticExpr(v, at), NameRange: at, Range: at}
 	}
 	return b, diags
+}
+
+// composeKey returns the key of an attribute in a build section.
+func composeKey(attribute string) string {
+	switch attribute {
+	case "secret":
+		return "secrets"
+	case "attest":
+		return "provenance"
+	case "contexts":
+		return "additional_contexts"
+	}
+	return strings.ReplaceAll(attribute, "-", "_")
 }
 
 // add appends items to the attribute.
@@ -176,11 +192,14 @@ func (c *composeReader) secrets(s types.ServiceConfig) ([]cty.Value, hcl.Diagnos
 	return all, nil
 }
 
-func sshKeys(b *types.BuildConfig) []cty.Value {
+func (c *composeReader) sshKeys(b *types.BuildConfig) []cty.Value {
 	var all []cty.Value
 	for _, key := range b.SSH {
-		all = append(all, cty.ObjectVal(map[string]cty.Value{"id": cty.StringVal(key.ID),
-			"paths": cty.StringVal(key.Path)}))
+		paths := cty.ListValEmpty(cty.String)
+		if key.Path != "" {
+			paths = cty.ListVal([]cty.Value{cty.StringVal(c.path(key.Path))})
+		}
+		all = append(all, cty.ObjectVal(map[string]cty.Value{"id": cty.StringVal(key.ID), "paths": paths}))
 	}
 	return all
 }
@@ -191,7 +210,11 @@ func sshOrder(v cty.Value) string {
 		id, paths, _ := strings.Cut(v.AsString(), "=")
 		return id + "\x00" + paths
 	}
-	return v.GetAttr("id").AsString() + "\x00" + v.GetAttr("paths").AsString()
+	order := v.GetAttr("id").AsString() + "\x00"
+	for _, p := range v.GetAttr("paths").AsValueSlice() {
+		order += p.AsString()
+	}
+	return order
 }
 
 func ulimits(b *types.BuildConfig) []string {

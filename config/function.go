@@ -1,10 +1,8 @@
 package config
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/function"
 )
@@ -15,9 +13,9 @@ func (s *scope) userFunction(b *block) (function.Function, hcl.Diagnostics) {
 	params, diags := names(b.attrs["params"])
 	variadic := ""
 	if a := b.attrs["variadic_params"]; a != nil {
-		if variadic = hcl.ExprAsKeyword(a.Expr); variadic == "" {
+		if variadic = parameterName(a.Expr); variadic == "" {
 			at := a.Expr.Range()
-			diags = append(diags, problem(&at, "variadic_params: expected one name"))
+			diags = append(diags, problem(&at, "variadic_params: expected one name, such as variadic_params = rest"))
 		}
 	}
 	result := b.attrs["result"]
@@ -52,7 +50,7 @@ func (s *scope) userFunction(b *block) (function.Function, hcl.Diagnostics) {
 				return v, nil
 			}
 		}
-		return cty.DynamicVal, inFunction(diags)
+		return cty.DynamicVal, &bodyError{b.label, diags}
 	}
 	spec.Type = func(args []cty.Value) (cty.Type, error) {
 		v, err := call(args)
@@ -66,21 +64,7 @@ func anyParam(name string) function.Parameter {
 	return function.Parameter{Name: name, Type: cty.DynamicPseudoType, AllowNull: true, AllowDynamicType: true}
 }
 
-// inFunction returns the first error in a function's body, with its position, as the error of the call.
-func inFunction(diags hcl.Diagnostics) error {
-	for _, d := range diags {
-		if d.Severity != hcl.DiagError {
-			continue
-		}
-		if d.Subject == nil {
-			return errors.New(sentence(d))
-		}
-		return fmt.Errorf("%s:%d: %s", d.Subject.Filename, d.Subject.Start.Line, sentence(d))
-	}
-	return errors.New("no value")
-}
-
-// names reads a list of names. In JSON and YAML they are strings.
+// names reads a list of names.
 func names(a *hcl.Attribute) ([]string, hcl.Diagnostics) {
 	if a == nil {
 		return nil, nil
@@ -91,18 +75,28 @@ func names(a *hcl.Attribute) ([]string, hcl.Diagnostics) {
 	}
 	var all []string
 	for _, e := range list {
-		name := hcl.ExprAsKeyword(e)
-		if name == "" {
-			if v, more := e.Value(nil); !more.HasErrors() && v.Type() == cty.String {
-				name = v.AsString()
-			}
-		}
+		name := parameterName(e)
 		if name == "" {
 			at := e.Range()
-			diags = append(diags, problem(&at, "expected a name"))
+			diags = append(diags, problem(&at, "a parameter must be a name, without quotes, such as params = [a, b]"))
 			continue
 		}
 		all = append(all, name)
 	}
 	return all, diags
+}
+
+// parameterName returns the name that an expression is, or "". In JSON and YAML it is a string.
+func parameterName(e hcl.Expression) string {
+	if name := hcl.ExprAsKeyword(e); name != "" {
+		return name
+	}
+	if _, native := e.(hclsyntax.Expression); native {
+		return ""
+	}
+	v, diags := e.Value(nil)
+	if diags.HasErrors() || v.IsNull() || v.Type() != cty.String || !hclsyntax.ValidIdentifier(v.AsString()) {
+		return ""
+	}
+	return v.AsString()
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/hashicorp/hcl/v2"
 )
 
@@ -56,6 +57,36 @@ func (l *loader) links(t *Target) ([]string, hcl.Diagnostics) {
 	return all, diags
 }
 
+// checkLinkedPlatforms reports that a target of several platforms links to one that is not built for all of them. A
+// target of one platform, or of none, is used for every platform.
+func (l *loader) checkLinkedPlatforms(t, linked *Target) hcl.Diagnostics {
+	want, have := platformsOf(t.Platforms), platformsOf(linked.Platforms)
+	if len(want) < 2 || len(have) < 2 {
+		return nil
+	}
+	missing := slices.DeleteFunc(want, func(p string) bool { return slices.Contains(have, p) })
+	if len(missing) == 0 {
+		return nil
+	}
+	at := l.attrRange(t.Name, "contexts")
+	return hcl.Diagnostics{problem(&at, "target %s links to target %s, which is not built for %s; add it to the "+
+		"platforms of %s", t.Name, linked.Name, strings.Join(missing, ", "), linked.Name)}
+}
+
+// platformsOf returns platforms in their normalised form, one by one. An element may list several.
+func platformsOf(list []string) []string {
+	var all []string
+	for _, s := range list {
+		for one := range strings.SplitSeq(s, ",") {
+			if p, err := platforms.Parse(one); err == nil {
+				one = platforms.FormatAll(platforms.Normalize(p))
+			}
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
 // checkLinks reports targets that link to themselves, directly or not.
 func (l *loader) checkLinks(p *Project) hcl.Diagnostics {
 	const onPath, done = 1, 2
@@ -77,6 +108,9 @@ func (l *loader) checkLinks(p *Project) hcl.Diagnostics {
 		linked, _ := l.links(p.Targets[name])
 		for _, next := range linked {
 			visit(next, path)
+			if other := p.Targets[next]; other != nil {
+				diags = append(diags, l.checkLinkedPlatforms(p.Targets[name], other)...)
+			}
 		}
 		state[name] = done
 	}

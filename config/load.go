@@ -3,7 +3,6 @@ package config
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -33,6 +32,7 @@ type loader struct {
 	order     []string               // target names in the written order
 	groups    map[string]*groupDef
 	overrides []*override
+	byTarget  map[attrName][]*override // by the attribute that they apply to, in the order of the command line
 	values    map[attrKey]attrValue
 	requested []string         // see Project.RequestedNames
 	acyclic   map[string]bool  // targets whose ancestors were checked for cycles
@@ -58,8 +58,9 @@ type targetDef struct {
 
 // groupDef is a group: a block, or the targets of a matrix if block is nil.
 type groupDef struct {
-	block   *block
-	members []string // the targets of the matrix
+	block     *block
+	members   []string // the targets of the matrix, or the evaluated members of the block
+	evaluated bool
 }
 
 // Load evaluates the project files for the requested targets and those they link to. The error is of type Diagnostics.
@@ -112,30 +113,10 @@ func newLoader(ctx context.Context, opts Options, fetched *remote) (*loader, hcl
 		return l, diags
 	}
 	diags = append(diags, l.defineTargets()...)
+	if !diags.HasErrors() {
+		diags = append(diags, l.indexOverrides()...)
+	}
 	return l, diags
-}
-
-// checkVars checks that each --var sets a variable that a file defines.
-func (l *loader) checkVars() hcl.Diagnostics {
-	var known []string
-	for _, d := range l.docs {
-		for _, b := range d.root.blocks {
-			if b.kind == "variable" {
-				known = append(known, b.label)
-			}
-		}
-	}
-	var diags hcl.Diagnostics
-	for _, v := range l.opts.Vars {
-		name, _, ok := strings.Cut(v, "=")
-		switch {
-		case !ok:
-			diags = append(diags, problem(nil, "--var %s: expected NAME=VALUE", v))
-		case !slices.Contains(known, name):
-			diags = append(diags, problem(nil, "--var %s: unknown variable %q%s", v, name, nearest(name, known)))
-		}
-	}
-	return diags
 }
 
 // define records the definitions of a file. A later file replaces earlier definitions of the same name.
@@ -144,7 +125,7 @@ func (l *loader) define(d *document) hcl.Diagnostics {
 	for name, a := range d.root.attrs {
 		l.scope.globals[name] = a
 	}
-	if len(d.services) > 0 {
+	if d.services != nil {
 		l.groups["default"] = &groupDef{members: d.services}
 	}
 	for _, b := range d.root.blocks {
@@ -249,5 +230,5 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 		}
 		p.Groups[name] = &Group{Name: name, Targets: members, Description: l.groupDescription(name)}
 	}
-	return p, append(diags, l.unusedOverrides()...)
+	return p, diags
 }

@@ -29,18 +29,25 @@ func (l *loader) defineMatrix(b *block) hcl.Diagnostics {
 	if diags.HasErrors() {
 		return diags
 	}
-	nameAttr := b.attrs["name"]
-	if nameAttr == nil {
-		return hcl.Diagnostics{problem(&b.at,
-			"a target with a matrix needs a name attribute with a different value for each combination")}
-	}
-	at := nameAttr.Expr.Range()
-	var members []string
-	used := map[string]bool{}
 	all, diags := m.combinations()
 	if diags.HasErrors() {
 		return diags
 	}
+	nameAttr := b.attrs["name"]
+	if nameAttr == nil && len(all) == 1 {
+		l.defineTarget(b.label, targetDef{block: b, locals: all[0]})
+		return diags
+	}
+	if nameAttr == nil && len(all) > 1 {
+		return hcl.Diagnostics{problem(&b.at, "the matrix of target %q has %d combinations; add a name with a "+
+			"different value for each, such as name = \"%s-${%s}\"", b.label, len(all), b.label, m.axisName())}
+	}
+	if nameAttr == nil {
+		return diags
+	}
+	at := nameAttr.Expr.Range()
+	var members []string
+	used := map[string]bool{}
 	for _, locals := range all {
 		v, more := l.scope.eval(nameAttr.Expr, locals)
 		diags = append(diags, more...)
@@ -83,11 +90,11 @@ func (l *loader) matrix(b *block) (*matrix, hcl.Diagnostics) {
 	total := 1
 	for _, name := range slices.Sorted(maps.Keys(v.AsValueMap())) {
 		list := v.AsValueMap()[name]
-		t := list.Type()
-		if list.IsNull() || !t.IsTupleType() && !t.IsListType() && !t.IsSetType() {
-			return nil, hcl.Diagnostics{problem(&m.at, "matrix: %s: expected a list, got %s", name, friendlyType(list))}
+		if !list.CanIterateElements() { // the values of an object are a list too
+			at := l.itemRange(expr, itemError{key: name})
+			return nil, hcl.Diagnostics{problem(&at, "matrix: %s: expected a list, got %s", name, friendlyType(list))}
 		}
-		values := list.AsValueSlice()
+		values := axisValues(list)
 		if total > maxTargets || len(values) > maxTargets {
 			return nil, hcl.Diagnostics{m.tooMany()}
 		}
@@ -107,8 +114,26 @@ func (l *loader) matrix(b *block) (*matrix, hcl.Diagnostics) {
 	return m, m.checkExclude()
 }
 
+// axisName returns the name of the first axis.
+func (m *matrix) axisName() string {
+	if len(m.axes) == 0 {
+		return "axis"
+	}
+	return m.axes[0].name
+}
+
 func (m *matrix) tooMany() *hcl.Diagnostic {
 	return problem(&m.at, "matrix: more than %d targets", maxTargets)
+}
+
+// axisValues returns the elements of a list or the values of an object, in the order of its keys.
+func axisValues(list cty.Value) []cty.Value {
+	var all []cty.Value
+	for it := list.ElementIterator(); it.Next(); {
+		_, v := it.Element()
+		all = append(all, v)
+	}
+	return all
 }
 
 // asObjects returns the values as objects, or nil if one is not an object.

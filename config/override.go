@@ -1,6 +1,8 @@
 package config
 
 import (
+	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -17,7 +19,6 @@ type override struct {
 	add       bool // "+="
 	value     string
 	hasValue  bool
-	used      bool
 	toggle    string // "push" or "load": modifies the outputs
 	on        bool   // the value of toggle
 }
@@ -47,13 +48,10 @@ func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
 	}
 	a, ok := s.bySet(parts[1])
 	if !ok {
-		return nil, badOverride(text, "unknown key \""+parts[1]+"\""+nearest(parts[1], s.names()))
+		return nil, badOverride(text, "unknown key \""+parts[1]+"\""+nearest(parts[1], s.setKeys()))
 	}
 	o.attribute = a
-	if _, err := path.Match(o.pattern, ""); err != nil {
-		return nil, badOverride(text, "invalid pattern \""+o.pattern+"\"")
-	}
-	takesSub := a.kind == kindMap || a.kind == kindSecrets || a.kind == kindTests
+	takesSub := a.kind == kindMap || a.kind == kindSecrets && parts[1] == "secret" || a.kind == kindTests
 	switch {
 	case a.kind == kindMap && o.sub == "":
 		return nil, badOverride(text, "expected TARGET."+parts[1]+".NAME=VALUE")
@@ -61,6 +59,13 @@ func parseOverride(text string, s schema) (*override, hcl.Diagnostics) {
 		return nil, badOverride(text, "key \""+parts[1]+"\" has no sub-keys")
 	case !hasValue && a.name != "args":
 		return nil, badOverride(text, "expected =VALUE")
+	case o.add && (a.name == "resources" || a.kind == kindSecrets && o.sub != ""):
+		return nil, badOverride(text, "key \""+parts[1]+"\" takes = and not +=")
+	case a.name == "annotations" && o.value != "" && !strings.Contains(o.value, "="):
+		return nil, badOverride(text, "expected KEY=VALUE")
+	case a.name == "resources" && !slices.Contains(resourceNames(), o.sub):
+		return nil, badOverride(text, "unknown resource \""+o.sub+"\""+nearest(o.sub, resourceNames())+
+			"; use one of "+strings.Join(resourceNames(), ", "))
 	}
 	return o, nil
 }
@@ -71,31 +76,88 @@ func (o *override) parseToggle(key string, s schema) (*override, hcl.Diagnostics
 	switch {
 	case o.sub != "":
 		return nil, badOverride(o.text, "key \""+key+"\" has no sub-keys")
-	case err != nil || o.add:
+	case err != nil:
 		return nil, badOverride(o.text, "expected =true or =false")
 	}
 	o.attribute, o.toggle, o.on = s["output"], key, on
 	return o, nil
 }
 
-// overrideValue applies --set to an attribute of a target. For lists the first "=" replaces the value of the files;
-// further ones and "+=" append; an empty value clears. Toggles apply after all others, wherever they are on the
-// command line.
+// attrName is an attribute of a target.
+type attrName struct{ target, attribute string }
+
+// indexOverrides records which --set applies to which attribute of which target: by the name of a target, a group or a
+// matrix, or by a pattern. The work is linear in the number of targets that the overrides name.
+func (l *loader) indexOverrides() hcl.Diagnostics {
+	l.byTarget = map[attrName][]*override{}
+	var diags hcl.Diagnostics
+	for _, o := range l.overrides {
+		names, more := l.overridden(o)
+		diags = append(diags, more...)
+		for _, name := range names {
+			key := attrName{name, o.attribute.name}
+			l.byTarget[key] = append(l.byTarget[key], o)
+		}
+	}
+	return diags
+}
+
+// overridden returns the targets that a --set applies to.
+func (l *loader) overridden(o *override) ([]string, hcl.Diagnostics) {
+	if _, ok := l.defs[o.pattern]; ok {
+		return []string{o.pattern}, nil
+	}
+	if l.groups[o.pattern] != nil {
+		return l.expand(o.pattern)
+	}
+	if !strings.ContainsAny(o.pattern, "*?[") {
+		return nil, badOverride(o.text, "unknown target \""+o.pattern+"\""+
+			orList(nearest(o.pattern, l.allNames()), l.allNames()))
+	}
+	var names []string
+	for _, name := range l.order {
+		ok, err := path.Match(o.pattern, name)
+		if err != nil {
+			return nil, badOverride(o.text, "invalid pattern \""+o.pattern+"\"")
+		}
+		if ok {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 && len(l.order) > 0 {
+		return nil, badOverride(o.text, "no target matches \""+o.pattern+"\"; available: "+someOf(l.order))
+	}
+	return names, nil
+}
+
+// overrideValue applies --set to an attribute of a target. For lists, all values of a key together replace or extend
+// the value of the files: the last operator decides, and an empty value discards what comes before it. Secrets by ID
+// apply after whole lists, and toggles after all others, wherever they are on the command line.
 func (l *loader) overrideValue(name string, a attribute, value any) (any, hcl.Diagnostics) {
 	var diags hcl.Diagnostics
-	var toggles []*override
-	replaced := false
-	for _, o := range l.overrides {
-		if o.attribute.name != a.name || !l.overrideMatches(o, name) {
-			continue
-		}
-		o.used = true
-		if o.toggle != "" {
+	var later, toggles []*override
+	lists := overriddenList{attribute: a}
+	for _, o := range l.byTarget[attrName{name, a.name}] {
+		var more hcl.Diagnostics
+		switch {
+		case o.toggle != "":
 			toggles = append(toggles, o)
+		case o.sub != "" && (a.kind == kindSecrets || a.kind == kindTests):
+			later = append(later, o)
+		case a.isList():
+			more = lists.add(o)
+		default:
+			value, more = l.applyOverride(o, value)
+		}
+		diags = append(diags, more...)
+	}
+	value = lists.apply(value)
+	for _, o := range later {
+		next, err := o.applyOne(value)
+		if err != nil {
+			diags = append(diags, badOverride(o.text, err.Error())...)
 			continue
 		}
-		next, more := l.applyOverride(o, value, &replaced)
-		diags = append(diags, more...)
 		value = next
 	}
 	for _, o := range toggles {
@@ -105,18 +167,63 @@ func (l *loader) overrideValue(name string, a attribute, value any) (any, hcl.Di
 	return value, diags
 }
 
-// overrideMatches reports whether a --set applies to a target: by its name, a pattern, or a group that contains it.
-func (l *loader) overrideMatches(o *override, name string) bool {
-	if ok, err := path.Match(o.pattern, name); err == nil && ok {
+// isList reports whether several --set of the attribute accumulate.
+func (a attribute) isList() bool {
+	switch a.kind {
+	case kindStrings, kindAttrs, kindSecrets, kindSSH, kindTests:
 		return true
 	}
-	if _, isTarget := l.defs[o.pattern]; isTarget {
-		return false
-	}
-	return l.groupContains(o.pattern, name)
+	return false
 }
 
-func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl.Diagnostics) {
+// overriddenList accumulates the --set of an attribute that is a list.
+type overriddenList struct {
+	attribute
+	value   any
+	used    bool
+	extends bool // the last operator was +=
+	clear   bool // an empty value came with =
+}
+
+func (s *overriddenList) add(o *override) hcl.Diagnostics {
+	s.used = true
+	if !o.add && o.value == "" {
+		s.clear, s.extends, s.value = true, false, nil
+		return nil
+	}
+	items, err := s.overrideItems(o)
+	if err != nil {
+		return badOverride(o.text, err.Error())
+	}
+	added := s.attribute
+	added.merge = mergeAppend
+	s.value = added.combine(s.value, items)
+	s.extends = o.add && !s.clear
+	return nil
+}
+
+// apply returns the value of the files with the accumulated values. As in Docker Bake, annotations, entitlements and
+// attestations are always added unless they are cleared.
+func (s *overriddenList) apply(value any) any {
+	switch {
+	case !s.used:
+		return value
+	case s.value == nil:
+		return s.empty()
+	}
+	adds := s.name == "annotations" || s.name == "entitlements" || s.name == "attest"
+	if s.clear || !s.extends && !adds {
+		return s.value
+	}
+	added := s.attribute
+	if s.name != "attest" {
+		added.merge = mergeAppend
+	}
+	return added.combine(value, s.value)
+}
+
+// applyOverride applies a --set whose value is no list.
+func (l *loader) applyOverride(o *override, value any) (any, hcl.Diagnostics) {
 	a := o.attribute
 	switch a.kind {
 	case kindString:
@@ -138,28 +245,33 @@ func (l *loader) applyOverride(o *override, value any, replaced *bool) (any, hcl
 		}
 		return a.combine(value, map[string]string{o.sub: text}), nil
 	}
-	if tests, ok := value.([]Test); ok && o.value == "" && o.sub != "" {
+	return value, nil
+}
+
+// applyOne applies a --set of one secret or one test of a list: it replaces that element or adds it. An empty value
+// removes a test.
+func (o *override) applyOne(value any) (any, error) {
+	if tests, ok := value.([]Test); ok && o.value == "" {
 		return slices.DeleteFunc(slices.Clone(tests), func(t Test) bool { return t.Name == o.sub }), nil
 	}
-	if o.value == "" {
-		*replaced = true
-		return a.empty(), nil
+	if o.attribute.kind == kindTests {
+		next, err := o.attribute.overrideItems(o)
+		return o.attribute.combine(value, next), err
 	}
-	next, err := a.overrideItems(o)
+	fields, err := o.attribute.parse(o.value)
 	if err != nil {
-		return value, badOverride(o.text, err.Error())
+		return nil, err
 	}
-	if a.name == "attest" || a.kind == kindTests && o.sub != "" {
-		return a.combine(value, next), nil
+	if len(fields) == 0 {
+		return nil, errors.New("expected src=FILE or env=VARIABLE")
 	}
-	if !o.add && !*replaced {
-		*replaced = true
-		return next, nil
+	m := fields[0]
+	if id, ok := m["id"]; ok && id != o.sub {
+		return nil, fmt.Errorf("the secret is %q and its value says id=%s; remove id=%s", o.sub, id, id)
 	}
-	*replaced = true
-	added := a
-	added.merge = mergeAppend
-	return added.combine(value, next), nil
+	m["id"] = o.sub
+	s, err := secretOf(m)
+	return o.attribute.combine(value, []Secret{s}), err
 }
 
 // empty returns the empty value of an attribute that is a list.
@@ -177,14 +289,12 @@ func (a attribute) empty() any {
 	return []Attrs{}
 }
 
+// overrideItems returns the value of a --set as a list.
 func (a attribute) overrideItems(o *override) (any, error) {
 	if a.kind == kindStrings {
 		return []string{o.value}, nil
 	}
 	text := o.value
-	if a.kind == kindSecrets && o.sub != "" {
-		text = "id=" + o.sub + "," + text
-	}
 	if a.kind == kindTests && o.sub != "" {
 		text = "name=" + o.sub + "," + text
 	}
@@ -193,20 +303,4 @@ func (a attribute) overrideItems(o *override) (any, error) {
 		return nil, err
 	}
 	return a.fromAttrs(lists)
-}
-
-// unusedOverrides reports each --set that names neither a target nor a group.
-func (l *loader) unusedOverrides() hcl.Diagnostics {
-	var diags hcl.Diagnostics
-	for _, o := range l.overrides {
-		if o.used || strings.ContainsAny(o.pattern, "*?[") {
-			continue
-		}
-		if _, ok := l.defs[o.pattern]; ok || l.groups[o.pattern] != nil {
-			continue
-		}
-		diags = append(diags, badOverride(o.text,
-			"unknown target \""+o.pattern+"\""+nearest(o.pattern, l.allNames()))...)
-	}
-	return diags
 }

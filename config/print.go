@@ -55,7 +55,7 @@ type printedGroup struct {
 
 // Print returns a project as JSON in the format of docker buildx bake --print. The result is a valid project file.
 func Print(p *Project) ([]byte, error) {
-	first := printedGroup{Targets: slices.Sorted(slices.Values(p.RequestedNames))}
+	first := printedGroup{Targets: append([]string{}, slices.Sorted(slices.Values(p.RequestedNames))...)}
 	if g := p.Groups["default"]; g != nil {
 		first.Description = g.Description
 	}
@@ -83,7 +83,7 @@ func (p *Project) addGroups(all map[string]printedGroup, names []string) {
 		if _, done := all[name]; done || g == nil {
 			continue
 		}
-		all[name] = printedGroup{g.Description, g.Targets}
+		all[name] = printedGroup{g.Description, append([]string{}, g.Targets...)}
 		p.addGroups(all, g.Targets)
 	}
 }
@@ -108,13 +108,7 @@ func (t *Target) printed() printedTarget {
 		out.Resources = printedResources(t.Resources)
 	}
 	for _, s := range t.Secrets {
-		m := Attrs{"id": s.ID}
-		if s.Src != "" {
-			m["src"] = s.Src
-		} else if s.Env != "" {
-			m["env"] = s.Env
-		}
-		out.Secret = append(out.Secret, m)
+		out.Secret = append(out.Secret, s.printed())
 	}
 	for _, one := range t.Tests {
 		out.Test = append(out.Test, one.printed())
@@ -123,6 +117,18 @@ func (t *Target) printed() printedTarget {
 		out.SSH = append(out.SSH, printedSSH(s))
 	}
 	return out
+}
+
+// printed returns the sources that the project file names.
+func (s Secret) printed() Attrs {
+	m := Attrs{"id": s.ID}
+	if s.Src != "" && !s.Implied {
+		m["src"] = s.Src
+	}
+	if s.Env != "" && !s.Implied {
+		m["env"] = s.Env
+	}
+	return m
 }
 
 // explicit returns nil for an empty value, unless the attribute was written.

@@ -86,11 +86,13 @@ type Target struct {
 // Attrs is a set of KEY=VALUE pairs, such as an output: {"type": "oci", "dest": "out.tar"}.
 type Attrs map[string]string
 
-// Secret is the source of a build secret: a file, or an environment variable of the caller.
+// Secret is the source of a build secret: an environment variable of the caller if Env is set, else a file.
 type Secret struct {
 	ID  string
 	Src string // file, relative to Project.Dir
-	Env string // name of the variable; used if Src is empty
+	Env string // name of the variable
+	// Implied is set if the project file names no source. Then Env or Src is the ID.
+	Implied bool
 }
 
 // SSH is an agent socket, or a list of keys, for RUN --mount=type=ssh.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -15,16 +16,14 @@ func (l *loader) request() ([]string, hcl.Diagnostics) {
 	if len(names) == 0 {
 		names = []string{"default"}
 	}
-	var all []string
+	e := l.newExpansion()
 	var diags hcl.Diagnostics
 	for _, name := range names {
 		name = strings.ReplaceAll(name, ".", "_")
-		found, more := l.expand(name, nil)
-		diags = append(diags, more...)
-		all = append(all, found...)
+		diags = append(diags, e.add(name)...)
 		l.requested = append(l.requested, l.requestedNames(name)...)
 	}
-	return unique(all), diags
+	return e.targets, diags
 }
 
 // requestedNames returns the names for a name or pattern on the command line, with groups kept.
@@ -38,52 +37,128 @@ func (l *loader) requestedNames(name string) []string {
 	}
 	var all []string
 	for _, n := range l.allNames() {
-		if ok, err := path.Match(name, n); err == nil && ok {
-			all = append(all, n)
+		if ok, err := path.Match(name, n); err != nil || !ok {
+			continue
 		}
+		if n == "default" && l.groups[n] != nil {
+			members, _ := l.members(n)
+			all = append(all, members...)
+			continue
+		}
+		all = append(all, n)
 	}
 	return all
 }
 
-// expand returns the target names of a name or pattern. parents lists the groups that led to name: a group that is a
-// member of itself is an error, unless a target has the same name, which is meant then.
-func (l *loader) expand(name string, parents []string) ([]string, hcl.Diagnostics) {
+// expansion collects the targets of names and groups, each once, in the order in which they are first met. A group is
+// entered once, however many groups contain it, so that the work is linear in the size of the groups.
+type expansion struct {
+	l       *loader
+	targets []string
+	seen    map[string]bool // targets, and groups with the prefix "group "
+	groups  namePath        // groups that lead to the current name
+}
+
+func (l *loader) newExpansion() *expansion {
+	return &expansion{l: l, seen: map[string]bool{}, groups: namePath{at: map[string]int{}}}
+}
+
+// expand returns the targets of a name or pattern.
+func (l *loader) expand(name string) ([]string, hcl.Diagnostics) {
+	e := l.newExpansion()
+	diags := e.add(name)
+	return e.targets, diags
+}
+
+// add adds the targets of a name or pattern. A group that is a member of itself is an error, unless a target has the
+// same name, which is meant then.
+func (e *expansion) add(name string) hcl.Diagnostics {
+	l := e.l
 	_, isTarget := l.defs[name]
-	if l.groups[name] != nil && !(isTarget && slices.Contains(parents, name)) {
-		if i := slices.Index(parents, name); i >= 0 {
-			cycle := strings.Join(append(parents[i:], name), " → ")
-			return nil, hcl.Diagnostics{problem(l.groups[name].at(), "cycle: group %s contains itself (%s)", name,
-				cycle)}
+	if g := l.groups[name]; g != nil && !(isTarget && e.groups.has(name)) {
+		if cycle := e.groups.cycle(name); cycle != "" {
+			return hcl.Diagnostics{problem(g.at(), "cycle: group %s contains itself (%s)", name, cycle)}
 		}
-		members, diags := l.members(name)
-		var all []string
-		for _, m := range members {
-			found, more := l.expand(m, append(slices.Clone(parents), name))
-			diags = append(diags, more...)
-			all = append(all, found...)
-		}
-		return all, diags
+		return e.addGroup(name)
 	}
 	if isTarget {
-		return []string{name}, nil
+		if !e.seen[name] {
+			e.seen[name] = true
+			e.targets = append(e.targets, name)
+		}
+		return nil
 	}
-	if len(parents) == 0 && strings.ContainsAny(name, "*?[") {
-		return l.glob(name)
+	if len(e.groups.names) == 0 && strings.ContainsAny(name, "*?[") {
+		return e.addMatches(name)
 	}
+	return e.unknown(name)
+}
+
+func (e *expansion) addGroup(name string) hcl.Diagnostics {
+	if e.seen["group "+name] {
+		return nil
+	}
+	e.seen["group "+name] = true
+	members, diags := e.l.members(name)
+	e.groups.push(name)
+	defer e.groups.pop()
+	for _, m := range members {
+		diags = append(diags, e.add(m)...)
+	}
+	return diags
+}
+
+// unknown returns the diagnostic for a name that is neither a target nor a group.
+func (e *expansion) unknown(name string) hcl.Diagnostics {
+	l := e.l
 	var at *hcl.Range
-	if len(parents) > 0 {
-		at = l.groups[parents[len(parents)-1]].at()
+	if n := len(e.groups.names); n > 0 {
+		at = l.memberRange(e.groups.names[n-1], name)
 	}
-	if name == "default" && len(parents) == 0 && len(l.allNames()) == 0 {
-		return nil, hcl.Diagnostics{problem(nil,
-			"no project file defines a target; a matrix with an empty axis defines none")}
+	if name == "default" && at == nil {
+		return hcl.Diagnostics{l.nothingRequested()}
 	}
-	if name == "default" && len(parents) == 0 {
-		return nil, hcl.Diagnostics{problem(nil,
-			"no target requested, and no target or group \"default\"; choose from: %s", someOf(l.allNames()))}
-	}
-	return nil, hcl.Diagnostics{problem(at, "unknown target or group %q%s", name,
+	return hcl.Diagnostics{problem(at, "unknown target or group %q%s", name,
 		orList(nearest(name, l.allNames()), l.allNames()))}
+}
+
+// nothingRequested returns the diagnostic for a command line without names and files without "default".
+func (l *loader) nothingRequested() *hcl.Diagnostic {
+	if all := l.allNames(); len(all) > 0 {
+		return problem(nil, "no target requested, and no target or group \"default\"; choose from: %s", someOf(all))
+	}
+	for _, d := range l.docs {
+		for _, b := range d.root.blocks {
+			if m := b.attrs["matrix"]; b.kind == "target" && m != nil {
+				at := m.Expr.Range()
+				return problem(&at, "the matrix of target %q has no combination, so the project defines no target; "+
+					"add a value to each axis", b.label)
+			}
+		}
+	}
+	kinds := map[string]int{}
+	for _, d := range l.docs {
+		for _, b := range d.root.blocks {
+			kinds[b.kind]++
+		}
+	}
+	has := "it is empty"
+	if len(kinds) > 0 {
+		has = "it only has blocks of the kind " + strings.Join(slices.Sorted(maps.Keys(kinds)), ", ")
+	}
+	return problem(nil, "%s defines no target: %s; add target \"default\" { context = \".\" }, or run bake init "+
+		"in a directory without a project file", strings.Join(l.names, ", "), has)
+}
+
+// memberRange returns the position of a member of a group, or of all members.
+func (l *loader) memberRange(group, member string) *hcl.Range {
+	g := l.groups[group]
+	if g.block == nil || g.block.attrs["targets"] == nil {
+		return g.at()
+	}
+	members, _ := l.members(group)
+	at := l.itemRange(g.block.attrs["targets"].Expr, itemError{index: slices.Index(members, member)})
+	return &at
 }
 
 // orList returns the suggestion if there is one, and otherwise lists some of the names.
@@ -103,25 +178,25 @@ func someOf(all []string) string {
 	return strings.Join(all, ", ")
 }
 
-func (l *loader) glob(pattern string) ([]string, hcl.Diagnostics) {
-	var all []string
+// addMatches adds the targets of all names that match a pattern.
+func (e *expansion) addMatches(pattern string) hcl.Diagnostics {
 	var diags hcl.Diagnostics
-	for _, name := range slices.Sorted(slices.Values(l.allNames())) {
+	found := false
+	for _, name := range slices.Sorted(slices.Values(e.l.allNames())) {
 		ok, err := path.Match(pattern, name)
 		if err != nil {
-			return nil, hcl.Diagnostics{problem(nil, "invalid pattern %q", pattern)}
+			return hcl.Diagnostics{problem(nil, "invalid pattern %q", pattern)}
 		}
 		if ok {
-			found, more := l.expand(name, nil)
-			diags = append(diags, more...)
-			all = append(all, found...)
+			found = true
+			diags = append(diags, e.add(name)...)
 		}
 	}
-	if len(all) == 0 {
+	if !found {
 		diags = append(diags, problem(nil, "no target or group matches %q; available: %s", pattern,
-			someOf(l.allNames())))
+			someOf(e.l.allNames())))
 	}
-	return all, diags
+	return diags
 }
 
 // at returns the position of a group, or nil.

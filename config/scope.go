@@ -85,6 +85,7 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 		}
 	}
 	v, more := e.Value(ctx)
+	more = explained(more)
 	s.suggestFunctions(more)
 	if !more.HasErrors() {
 		more = append(more, checkStrings(v, at)...)
@@ -209,6 +210,9 @@ func (s *scope) define(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) 
 		return cty.StringVal(s.opts.platform()), nil
 	}
 	if b, ok := s.variables[name]; ok {
+		if a := s.globals[name]; a != nil {
+			b = b.withDefault(a)
+		}
 		return s.variableBlock(name, b)
 	}
 	if a, ok := s.globals[name]; ok {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -49,6 +50,9 @@ func (l *loader) members(name string) ([]string, hcl.Diagnostics) {
 	if g.block == nil {
 		return g.members, nil
 	}
+	if g.evaluated {
+		return g.members, nil
+	}
 	a := g.block.attrs["targets"]
 	if a == nil {
 		return nil, hcl.Diagnostics{problem(&g.block.at, "group %s has no targets", name)}
@@ -58,9 +62,23 @@ func (l *loader) members(name string) ([]string, hcl.Diagnostics) {
 		return nil, diags
 	}
 	at := a.Expr.Range()
-	list, diags := attribute{name: "targets", kind: kindStrings}.decode(v, &at)
+	list, err := attribute{name: "targets", kind: kindStrings, merge: mergeRepeat}.convert(v)
+	if item, ok := errors.AsType[itemError](err); ok {
+		at = l.itemRange(a.Expr, item)
+	}
+	if err != nil && !v.IsNull() {
+		return nil, hcl.Diagnostics{problem(&at, "targets: %v", err)}
+	}
 	names, _ := list.([]string)
-	return names, diags
+	seen := map[string]bool{}
+	for _, name := range names {
+		if !seen[name] {
+			g.members = append(g.members, name)
+		}
+		seen[name] = true
+	}
+	g.evaluated = true
+	return g.members, nil
 }
 
 func (l *loader) groupDescription(name string) string {
@@ -70,15 +88,6 @@ func (l *loader) groupDescription(name string) string {
 	}
 	text, _, _ := l.scope.text(g.block, "description")
 	return text
-}
-
-// groupContains reports whether a group contains a target, directly or not.
-func (l *loader) groupContains(group, target string) bool {
-	if l.groups[group] == nil {
-		return false
-	}
-	found, diags := l.expand(group, nil)
-	return !diags.HasErrors() && slices.Contains(found, target)
 }
 
 // value returns an attribute of a target, merged from its parents, its own blocks and the command line, by increasing
@@ -165,7 +174,7 @@ func (l *loader) own(name string, a attribute, self string) (attrValue, hcl.Diag
 		if written == nil {
 			continue
 		}
-		value, diags := l.evalOwn(a, written.Expr, l.withSelf(d.locals, self))
+		value, diags := l.evalOwn(a, written.Expr, d, self)
 		if diags.HasErrors() {
 			return own, diags
 		}
@@ -177,7 +186,9 @@ func (l *loader) own(name string, a attribute, self string) (attrValue, hcl.Diag
 	return own, nil
 }
 
-func (l *loader) evalOwn(a attribute, e hcl.Expression, locals map[string]cty.Value) (any, hcl.Diagnostics) {
+// evalOwn evaluates an attribute in a block of a target.
+func (l *loader) evalOwn(a attribute, e hcl.Expression, d targetDef, self string) (any, hcl.Diagnostics) {
+	locals := l.withSelf(d.locals, self)
 	eval := func(e hcl.Expression) (cty.Value, hcl.Diagnostics) { return l.scope.eval(e, locals) }
 	if a.kind == kindTests {
 		return testReader{a, eval}.read(e)
@@ -186,8 +197,19 @@ func (l *loader) evalOwn(a attribute, e hcl.Expression, locals map[string]cty.Va
 	if diags.HasErrors() {
 		return nil, diags
 	}
+	v, diags = l.knownKeys(a, v, e, d.block.file)
+	if diags.HasErrors() || v.IsNull() {
+		return nil, diags
+	}
 	at := e.Range()
-	return a.decode(v, &at)
+	value, err := a.convert(v)
+	if item, ok := errors.AsType[itemError](err); ok {
+		at = l.itemRange(e, item)
+	}
+	if err != nil {
+		return nil, hcl.Diagnostics{problem(&at, "%s: %v", a.name, err)}
+	}
+	return value, nil
 }
 
 // parents returns the names of the targets that a target inherits from directly.
@@ -234,7 +256,7 @@ func (l *loader) reference(name string, attrs []string, at *hcl.Range) (cty.Valu
 // resolve evaluates a target.
 func (l *loader) resolve(name string) (*Target, hcl.Diagnostics) {
 	t := &Target{Name: name, Ranges: map[string]Range{"": rangeOf(l.defs[name][0].block.at)}}
-	diags := l.checkParents(name, nil)
+	diags := l.checkParents(name)
 	if diags.HasErrors() {
 		return t, diags
 	}
@@ -251,6 +273,11 @@ func (l *loader) resolve(name string) (*Target, hcl.Diagnostics) {
 		}
 	}
 	t.fill(bag)
+	t.implySecrets(l.opts.Env)
+	t.implyOutputs()
+	if !diags.HasErrors() {
+		diags = append(diags, l.check(t)...)
+	}
 	diags = append(diags, l.expandTests(t)...)
 	if defs := l.defs[name]; t.Context == "" {
 		t.Context = defs[len(defs)-1].block.file.contextDir
@@ -282,26 +309,6 @@ func (l *loader) resolveContexts(t *Target) hcl.Diagnostics {
 		t.Contexts[name] = resolve("contexts", context)
 	}
 	return diags
-}
-
-// checkParents reports a target that inherits from itself, directly or not. path lists the heirs that led to name.
-func (l *loader) checkParents(name string, path []string) hcl.Diagnostics {
-	parents, diags := l.parents(name)
-	if diags.HasErrors() || l.acyclic[name] {
-		return diags
-	}
-	if i := slices.Index(path, name); i >= 0 {
-		v, _ := l.value(name, l.schema["inherits"], nil)
-		cycle := strings.Join(append(path[i:], name), " → ")
-		return hcl.Diagnostics{problem(&v.at, "cycle: target %s inherits from itself (%s)", name, cycle)}
-	}
-	for _, p := range parents {
-		if diags := l.checkParents(p, append(slices.Clone(path), name)); diags.HasErrors() {
-			return diags
-		}
-	}
-	l.acyclic[name] = true
-	return nil
 }
 
 // get returns a value of bag, or the zero value if it is not set.

@@ -8,7 +8,22 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/convert"
 )
+
+// itemError is an error in one element of a list, or in one entry of an object.
+type itemError struct {
+	index int
+	key   string // of the entry; "" in a list
+	err   error
+}
+
+func (e itemError) Error() string {
+	if e.key != "" {
+		return e.key + ": " + e.err.Error()
+	}
+	return e.err.Error()
+}
 
 // decode converts an evaluated expression to the Go value of the attribute's kind: string, bool, []string,
 // map[string]string, []Attrs, []Secret, []SSH or []Test. Null is nil, which means not set.
@@ -49,27 +64,29 @@ func (a attribute) convert(v cty.Value) (any, error) {
 		return nil, err
 	}
 	lists := make([]Attrs, 0, len(items))
-	for _, item := range items {
+	for i, item := range items {
 		if item.IsNull() {
 			continue
 		}
 		more, err := a.attrs(item)
+		if err == nil {
+			_, err = a.fromAttrs(more)
+		}
 		if err != nil {
-			return nil, err
+			return nil, itemError{index: i, err: err}
 		}
 		lists = append(lists, more...)
 	}
 	return a.fromAttrs(lists)
 }
 
+// asBool reads a bool by HCL's rules: a string must be true, false, 1 or 0.
 func asBool(v cty.Value) (any, error) {
-	switch {
-	case v.Type() == cty.Bool && v.IsKnown():
-		return v.True(), nil
-	case v.Type() == cty.String && v.IsKnown():
-		return parseBool(v.AsString())
+	b, err := convert.Convert(v, cty.Bool)
+	if err != nil || !b.IsKnown() {
+		return nil, fmt.Errorf("expected true or false, got %s", friendlyType(v))
 	}
-	return nil, fmt.Errorf("expected true or false, got %s", friendlyType(v))
+	return b.True(), nil
 }
 
 func parseBool(s string) (bool, error) {
@@ -106,10 +123,10 @@ func (a attribute) strings(v cty.Value) (any, error) {
 		}
 		s, err := asString(item)
 		if err != nil {
-			return nil, fmt.Errorf("element %d: expected a string, got %s", i+1, friendlyType(item))
+			return nil, itemError{index: i, err: fmt.Errorf("expected a string, got %s", friendlyType(item))}
 		}
-		if a.name == "annotations" && !strings.Contains(s, "=") {
-			return nil, fmt.Errorf("expected KEY=VALUE, got %q", clip(s))
+		if a.name == "annotations" && s != "" && !strings.Contains(s, "=") {
+			return nil, itemError{index: i, err: fmt.Errorf("expected KEY=VALUE, got %q", clip(s))}
 		}
 		all = append(all, s)
 	}
@@ -130,7 +147,7 @@ func asMap(v cty.Value) (map[string]string, error) {
 		}
 		s, err := asString(item)
 		if err != nil {
-			return nil, fmt.Errorf("%s: expected a string, got %s", name, friendlyType(item))
+			return nil, itemError{key: name, err: fmt.Errorf("expected a string, got %s", friendlyType(item))}
 		}
 		all[name] = s
 	}
@@ -172,6 +189,9 @@ func (a attribute) object(v cty.Value) (Attrs, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: expected a string, got %s", name, friendlyType(item))
 		}
+		if a.name == "policy" && s == "" {
+			continue // not set, as in Docker Bake
+		}
 		all[name] = s
 	}
 	return all, nil
@@ -199,35 +219,62 @@ func (a attribute) parse(s string) ([]Attrs, error) {
 		if !ok {
 			return nil, fmt.Errorf("expected KEY=VALUE, got %q", clip(f))
 		}
-		all[strings.ToLower(strings.TrimSpace(key))] = value
+		if key = a.fieldKey(key); key == "type" {
+			value = strings.TrimSpace(value)
+		}
+		all[key] = value
 	}
 	return []Attrs{all}, nil
 }
 
-// bare reads the short notations: the path of an output, the references of caches, the file of a policy. It returns
-// nil if a field has a key.
-func (a attribute) bare(s string, fields []string) []Attrs {
-	for _, f := range fields {
-		if strings.Contains(f, "=") {
-			return nil
+// fieldKey returns the normalised key of a KEY=VALUE field. As in Docker Bake, blanks around it count in caches and
+// secrets, and the letter case does in attestations.
+func (a attribute) fieldKey(key string) string {
+	switch a.name {
+	case "cache-from", "cache-to", "secret":
+		return strings.ToLower(key)
+	case "attest":
+		if k := strings.ToLower(strings.TrimSpace(key)); k == "type" || k == "disabled" {
+			return k
 		}
+		return key
 	}
+	return strings.ToLower(strings.TrimSpace(key))
+}
+
+// bare reads the short notations: the path of an output and the references of caches. It returns nil if s is not one
+// of them.
+func (a attribute) bare(s string, fields []string) []Attrs {
 	switch a.name {
 	case "output":
 		if s == "-" {
 			return []Attrs{{"type": "tar", "dest": "-"}}
 		}
-		return []Attrs{{"type": "local", "dest": s}}
+		if len(fields) == 1 && fields[0] == s && !isOutputField(s) {
+			return []Attrs{{"type": "local", "dest": s}}
+		}
 	case "cache-from", "cache-to":
+		if strings.Contains(s, "=") {
+			return nil
+		}
 		var all []Attrs
 		for _, f := range fields {
 			all = append(all, Attrs{"type": "registry", "ref": f})
 		}
 		return all
-	case "policy":
-		return []Attrs{{"filename": s}}
 	}
 	return nil
+}
+
+// isOutputField reports whether a string is meant as an attribute of an output and not as the path of a directory.
+// Docker Bake takes everything that does not start with "type=" as a path.
+func isOutputField(s string) bool {
+	key, _, ok := strings.Cut(s, "=")
+	switch strings.ToLower(strings.TrimSpace(key)) {
+	case "type", "dest", "name", "push", "tar", "compression":
+		return ok
+	}
+	return false
 }
 
 // fromAttrs converts KEY=VALUE lists to a value of the attribute's kind.
@@ -293,9 +340,6 @@ func secretOf(m Attrs) (Secret, error) {
 	}
 	if s.ID == "" {
 		return s, fmt.Errorf("secret has no id; add id=ID")
-	}
-	if s.Src == "" && s.Env == "" {
-		s.Env = s.ID
 	}
 	return s, nil
 }

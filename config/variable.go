@@ -4,7 +4,9 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,6 +33,7 @@ func (s *scope) variableBlock(name string, b *block) (cty.Value, hcl.Diagnostics
 		typ := want
 		if typ == cty.NilType {
 			typ = value.Type()
+			asJSON = asJSON && !typ.IsPrimitiveType() // as in Docker Bake, the text itself is the value
 		}
 		v, err := parseValue(given, typ, asJSON)
 		if err != nil {
@@ -40,6 +43,16 @@ func (s *scope) variableBlock(name string, b *block) (cty.Value, hcl.Diagnostics
 		value = v
 	}
 	return value, s.validate(name, value, b)
+}
+
+// withDefault returns a variable block whose default is an attribute of the same name outside of blocks. As in Docker
+// Bake, the type of the block does not count then.
+func (b *block) withDefault(a *hcl.Attribute) *block {
+	changed := *b
+	changed.attrs = maps.Clone(b.attrs)
+	delete(changed.attrs, "type")
+	changed.attrs["default"] = a
+	return &changed
 }
 
 // variableType returns the declared type, or NilType if there is no declaration.
@@ -81,24 +94,33 @@ func (s *scope) defaultOf(name string, b *block, want cty.Type) (cty.Value, hcl.
 	return converted, nil
 }
 
+// jsonSuffix ends the name of the JSON value of a variable.
+const jsonSuffix = "_JSON"
+
 // given returns the value from the command line or the environment, and describes its source. NAME_JSON is used if the
 // variable has a type, or if NAME is not set; a variable block named NAME_JSON disables it.
 func (s *scope) given(name string, typed bool) (text, from string, asJSON, ok bool) {
-	for i := len(s.opts.Vars) - 1; i >= 0; i-- {
-		if key, value, _ := strings.Cut(s.opts.Vars[i], "="); key == name {
-			return value, "--var", false, true
+	text, from, ok = s.override(name)
+	if _, declared := s.variables[name+jsonSuffix]; !declared && (typed || !ok) {
+		if v, from, ok := s.override(name + jsonSuffix); ok {
+			return v, from, true, true
+		}
+	}
+	return text, from, false, ok
+}
+
+// override returns the value of a name from --var or else the environment, and describes its source.
+func (s *scope) override(name string) (text, from string, ok bool) {
+	for _, v := range slices.Backward(s.opts.Vars) {
+		if key, value, _ := strings.Cut(v, "="); key == name {
+			return value, "--var " + name, true
 		}
 	}
 	if isTrue(s.opts.Env["BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP"]) {
-		return "", "", false, false
+		return "", "", false
 	}
-	plain, hasPlain := s.opts.Env[name]
-	if _, declared := s.variables[name+"_JSON"]; !declared && (typed || !hasPlain) {
-		if v, ok := s.opts.Env[name+"_JSON"]; ok {
-			return v, "the environment variable " + name + "_JSON", true, true
-		}
-	}
-	return plain, "the environment", false, hasPlain
+	text, ok = s.opts.Env[name]
+	return text, "the environment variable " + name, ok
 }
 
 // isTrue reports whether an environment variable is switched on.
@@ -173,11 +195,7 @@ func parseCSV(text string, typ cty.Type) (cty.Value, error) {
 func (s *scope) validate(name string, value cty.Value, b *block) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, v := range b.blocks {
-		condition := v.attrs["condition"]
-		if condition == nil {
-			diags = append(diags, problem(&v.at, "a validation needs a condition"))
-			continue
-		}
+		condition := v.attrs["condition"] // checkShape has checked that there is one
 		result, more := s.eval(condition.Expr, map[string]cty.Value{name: value})
 		diags = append(diags, more...)
 		if more.HasErrors() {

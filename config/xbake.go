@@ -31,9 +31,14 @@ type extension struct {
 
 // extend applies the x-bake extension of a service.
 func (c *composeReader) extend(s types.ServiceConfig, values targetValues) hcl.Diagnostics {
-	more, ok := s.Build.Extensions["x-bake"].(map[string]any)
-	if !ok {
+	written, ok := s.Build.Extensions["x-bake"]
+	if !ok || written == nil {
 		return nil
+	}
+	more, ok := written.(map[string]any)
+	if !ok {
+		at := c.at("services", s.Name, "build", "x-bake")
+		return hcl.Diagnostics{problem(&at, "x-bake: expected a mapping from attributes to values")}
 	}
 	var diags hcl.Diagnostics
 	all := xBake()
@@ -96,13 +101,27 @@ func fields(v any) ([]string, error) {
 	case []any:
 		var all []string
 		for _, one := range v {
-			s, ok := one.(string)
-			if !ok {
-				return nil, fmt.Errorf("expected a string, got %v", one)
+			s, err := scalar(one)
+			if err != nil {
+				return nil, err
 			}
 			all = append(all, s)
 		}
 		return all, nil
+	case bool, int, int64, uint64, float64:
+		s, err := scalar(v)
+		return []string{s}, err
 	}
 	return nil, fmt.Errorf("expected a list of strings, got %v", v)
+}
+
+// scalar returns a value that is not a list or a mapping as a string.
+func scalar(v any) (string, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case bool, int, int64, uint64, float64:
+		return fmt.Sprint(v), nil
+	}
+	return "", fmt.Errorf("expected a string, got %v", v)
 }

@@ -1,8 +1,10 @@
 package executor
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -12,21 +14,19 @@ import (
 // maxSecret bounds the size of a secret in bytes, as in BuildKit.
 const maxSecret = 500 << 10
 
-// ReadSecret reads the value of a secret from its file or variable. As in BuildKit, a secret with neither is the
-// variable named by its id.
+// ReadSecret reads the value of a secret from its variable or, if it has none, from its file.
 func ReadSecret(s config.Secret) ([]byte, error) {
-	if s.Src == "" {
-		name := s.Env
-		if name == "" {
-			name = s.ID
-		}
-		value, ok := os.LookupEnv(name)
+	if s.Env != "" {
+		value, ok := os.LookupEnv(s.Env)
 		if !ok {
-			return nil, fmt.Errorf("environment variable %s is not set", name)
+			return nil, fmt.Errorf("environment variable %s is not set", s.Env)
 		}
 		return []byte(value), nil
 	}
 	file, err := os.Open(filepath.Clean(s.Src))
+	if s.Implied && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("neither an environment variable nor a file is named %s", s.ID)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ var onlyIn = map[string][]string{
 	"cel.dev/cel-go":                                         {"planner"},
 	"github.com/spf13/cobra":                                 {"cmd"},
 	"github.com/pkg/errors":                                  {},
-	"github.com/sirupsen/logrus":                             {},
+	"github.com/sirupsen/logrus":                             {"cmd"}, // writes the log of libraries like warnings
 	"github.com/spf13/viper":                                 {},
 	"github.com/stretchr/testify":                            {},
 	"github.com/docker/docker":                               {},

@@ -9,11 +9,14 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
 func main() {
 	collectLate()
+	logrus.SetFormatter(libraryLog{})
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: environment(), enter: sandbox.Enter}
