@@ -79,10 +79,13 @@ func (a *app) doctorCommand(ctx context.Context, o doctorOptions) (err error) {
 		}
 		user.Entered = err
 	}
-	checks, done, err := a.doctorChecks(ctx, user, o)
+	dir, err := a.cacheDir()
 	if err != nil {
 		return err
 	}
+	remote := a.remoteChecks(ctx, o)
+	checks, done := doctor.MachineChecks(doctor.MachineOptions{User: user, CacheDir: dir, Offline: o.offline})
+	checks = append(checks, remote...)
 	defer func() { err = errors.Join(err, done()) }()
 	report := newDoctorReport(a, checks, o.format)
 	if err := doctor.Run(ctx, checks, report.add); err != nil {
@@ -97,14 +100,27 @@ func (a *app) doctorCommand(ctx context.Context, o doctorOptions) (err error) {
 	return nil
 }
 
-// doctorChecks returns the checks of this machine and of the project in the working directory, if there is one.
-func (a *app) doctorChecks(
-	ctx context.Context, user doctor.User, o doctorOptions,
-) (checks []doctor.Check, done func() error, err error) {
-	dir, err := a.cacheDir()
-	if err != nil {
-		return nil, nil, err
+// configPatience bounds the time to read the files that say which services to check.
+const configPatience = 2 * time.Second
+
+// remoteChecks returns the checks of services. The files that name them may be on a file system that does not respond.
+func (a *app) remoteChecks(ctx context.Context, o doctorOptions) []doctor.Check {
+	ctx, cancel := context.WithTimeout(ctx, configPatience)
+	defer cancel()
+	found := make(chan []doctor.Check, 1)
+	go func() { found <- a.readRemoteChecks(ctx, o) }()
+	select {
+	case checks := <-found:
+		return checks
+	case <-ctx.Done():
+		return []doctor.Check{doctor.Fault("configuration", doctor.Machine, fmt.Errorf("the project, registries.conf "+
+			"and credentials were not read within %s; look for files that do not respond in the working directory and "+
+			"the home directory", configPatience))}
 	}
+}
+
+// readRemoteChecks is remoteChecks without a time limit.
+func (a *app) readRemoteChecks(ctx context.Context, o doctorOptions) []doctor.Check {
 	p, found := a.doctorProject(ctx, o.project)
 	conf, err := registry.LoadConfig(registry.ConfigPaths(a.getenv))
 	if err != nil {
@@ -114,24 +130,18 @@ func (a *app) doctorChecks(
 	if err != nil {
 		found = append(found, doctor.Fault("engine", doctor.Network, err))
 	}
-	checks, done = doctor.Checks(doctor.Options{
-		User: user, CacheDir: dir, Images: append(doctorImages(p), "docker.io/library/bake"), Engines: builders,
-		Getenv: a.getenv, Offline: o.offline, Client: registry.New(registry.Options{
+	return append(found, doctor.RemoteChecks(doctor.RemoteOptions{
+		Images: append(doctorImages(p), "docker.io/library/bake"), Engines: builders, Getenv: a.getenv,
+		Offline: o.offline, Client: registry.New(registry.Options{
 			Config: conf.With(a.registries), UserAgent: "bake/" + version(), Keychain: registry.NewKeychain(a.getenv),
 			CertDirs: registry.CertDirs(a.getenv), Stall: 2 * time.Second, MaxWait: time.Second,
 			Backoff: func(int) time.Duration { return 100 * time.Millisecond },
 		}),
-	})
-	return append(found, checks...), done, nil
+	})...)
 }
-
-// projectPatience bounds the time to load the project.
-const projectPatience = 2 * time.Second
 
 // doctorProject loads the project if there is one. A project with mistakes is a warning: they are not the machine's.
 func (a *app) doctorProject(ctx context.Context, o projectOptions) (*config.Project, []doctor.Check) {
-	ctx, cancel := context.WithTimeout(ctx, projectPatience)
-	defer cancel()
 	if len(o.files) == 0 && a.env("BUILDX_BAKE_FILE") == "" && !a.hasProject() {
 		return &config.Project{}, nil
 	}

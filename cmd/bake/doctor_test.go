@@ -10,6 +10,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
@@ -171,6 +174,64 @@ func TestDoctorText(t *testing.T) {
 	_, stderr, code = c.run(t, "doctor", "--format=xml")
 	if code != 2 || !strings.Contains(stderr, "expected text or json") {
 		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// TestDoctorHangs shows that the report comes within ten seconds when everything hangs: the lock of the cache, a
+// registry, a credential helper, the Docker engine and a daemon, and then the files that name them.
+func TestDoctorHangs(t *testing.T) {
+	needSandbox(t)
+	c := quiet(t)
+	c.ok(t, "cache", "du")
+	lock, err := os.OpenFile(filepath.Join(c.cache, "locks", "open"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0") // it accepts and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	silent, home := l.Addr().String(), c.env["HOME"]
+	writeFile(t, filepath.Join(home, "config.json"), `{"credHelpers":{"x.example.com":"hangs"}}`)
+	writeFile(t, filepath.Join(home, "docker-credential-hangs"), "#!/bin/sh\nsleep 60 & sleep 60\n")
+	if err := os.Chmod(filepath.Join(home, "docker-credential-hangs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.write(t, "registries.conf", "[[registry]]\nlocation = \""+silent+"\"\n")
+	c.env["CONTAINERS_REGISTRIES_CONF"] = filepath.Join(c.dir, "registries.conf")
+	c.env["BUILDKIT_HOST"], c.env["DOCKER_HOST"] = "tcp://"+silent, "tcp://"+silent
+	c.env["PATH"] = home + ":" + os.Getenv("PATH")
+	for _, hangs := range [][]string{
+		{
+			"cache", "sandbox", "seccomp", "registry " + silent, "credential helper hangs", "docker",
+			"engine tcp://" + silent,
+		},
+		{"cache", "configuration"},
+	} {
+		start := time.Now()
+		got, code := c.doctor(t)
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("took %s", took)
+		}
+		for _, name := range hangs {
+			if got[name] != "failure" {
+				t.Errorf("%s: %q, want a failure", name, got[name])
+			}
+		}
+		if code != 7 || got["kernel"] == "" || got["disk"] == "" {
+			t.Errorf("exit code %d: %v", code, got)
+		}
+		if err := os.Remove(c.env["CONTAINERS_REGISTRIES_CONF"]); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mkfifo(c.env["CONTAINERS_REGISTRIES_CONF"], 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -65,7 +65,11 @@ func find(name string, env func(string) string) (*Client, error) {
 	}
 	c, err := newClient(host, certs)
 	if err != nil {
-		return nil, &Error{Host: host, Err: err, Unreachable: true}
+		shown := ""
+		if c != nil {
+			shown = c.host
+		}
+		return nil, &Error{Host: shown, Err: err, Unreachable: true}
 	}
 	return c, nil
 }
@@ -75,7 +79,7 @@ func newClient(host, certs string) (*Client, error) {
 	if err != nil {
 		return nil, errors.New("it is not a URL; use unix:// or tcp:// in DOCKER_HOST")
 	}
-	c := &Client{host: host, base: "http://docker"}
+	c := &Client{host: u.Redacted(), base: "http://docker"}
 	t := &http.Transport{DisableCompression: true}
 	c.http = &http.Client{Transport: t}
 	switch u.Scheme {

@@ -14,25 +14,19 @@ import (
 	"github.com/bakebuild/bake/executor/registry"
 )
 
-// Options say what to check.
-type Options struct {
+// MachineOptions say what to check of a machine.
+type MachineOptions struct {
 	User     User
 	CacheDir string
-	Client   *registry.Client
-	// Images are references whose registries builds use.
-	Images []string
-	// Engines are the BuildKit daemons that builds would use.
-	Engines []buildkitd.Builder
-	Getenv  func(string) (string, bool)
-	// Offline contacts no registry, name server or engine. A Docker engine is asked, as it is by an offline build.
-	Offline bool
+	Offline  bool // ask no name server
 }
 
 // lookup is the name that steps look up: the registry of names without one.
 const lookup = "registry-1.docker.io"
 
-// Checks returns the checks of a machine, in the order of the report. Call done after Run.
-func Checks(o Options) (checks []Check, done func() error) {
+// MachineChecks returns the checks of this machine, in the order of the report. Call done after Run; it does not wait
+// for checks that were left behind.
+func MachineChecks(o MachineOptions) (checks []Check, done func() error) {
 	dir := &cacheDir{dir: o.CacheDir, open: cache.Open}
 	s := &steps{cache: dir, network: &network.Network{}, name: lookup}
 	if o.Offline {
@@ -41,7 +35,6 @@ func Checks(o Options) (checks []Check, done func() error) {
 	if o.User.Entered != nil || !needsNone() && !inNamespace() {
 		s.blocked = "see user namespaces"
 	}
-	env := func(name string) string { v, _ := o.Getenv(name); return v }
 	checks = []Check{
 		kernel(release, sandbox.MissingCalls), clock(time.Now), openFiles(),
 		namespaces(o.User), newuidmap(o.User), subordinateIDs(o.User),
@@ -49,11 +42,37 @@ func Checks(o Options) (checks []Check, done func() error) {
 		s.sandbox(), s.overlay(), s.seccomp(seccomp.Filters), s.connected(), s.names(), cgroups(&cgroup.Groups{}),
 		git(),
 	}
-	checks = append(checks, registries(o.Client, o.Images, o.Offline)...)
+	return checks, func() error {
+		closed := make(chan error, 1)
+		go func() { closed <- dir.close() }()
+		select {
+		case err := <-closed:
+			return err
+		case <-time.After(grace):
+			return nil // the next process that opens the cache removes what is left
+		}
+	}
+}
+
+// RemoteOptions say which services to check.
+type RemoteOptions struct {
+	Client *registry.Client
+	// Images are references whose registries builds use.
+	Images []string
+	// Engines are the BuildKit daemons that builds would use.
+	Engines []buildkitd.Builder
+	Getenv  func(string) (string, bool)
+	// Offline contacts no registry or BuildKit daemon. A Docker engine is asked, as it is by an offline build.
+	Offline bool
+}
+
+// RemoteChecks returns the checks of services, in the order of the report. It reads the user's files of credentials.
+func RemoteChecks(o RemoteOptions) []Check {
+	env := func(name string) string { v, _ := o.Getenv(name); return v }
+	checks := registries(o.Client, o.Images, o.Offline)
 	checks = append(checks, helpers(o.Getenv)...)
 	checks = append(checks, dockerEngine(env))
-	checks = append(checks, engines(o.Engines, o.Offline)...)
-	return checks, dir.close
+	return append(checks, engines(o.Engines, o.Offline)...)
 }
 
 // Fault returns a check that reports an error of something that every build reads first.
