@@ -129,10 +129,11 @@ func (e *exporter) localFiles(group []Built, o Output) {
 	s := &staging{dest: o.Dest}
 	e.jobs = append(e.jobs, &job{
 		name: group[0].Image.Target + ": write files", stage: stageFiles,
-		prepare: func(ctx context.Context) error {
+		prepare: func(ctx context.Context) (err error) {
 			if err := s.open(); err != nil {
 				return err
 			}
+			defer func() { err = errors.Join(err, s.close()) }()
 			for _, b := range group {
 				folder := o.folder(group, b)
 				if err := s.folder(folder); err != nil {

@@ -92,12 +92,20 @@ func renameJob(name, dest string, write func(ctx context.Context, w io.Writer) e
 			if err := writeBuffered(f, func(w io.Writer) error { return write(ctx, w) }); err != nil {
 				return fmt.Errorf("%s: %w", dest, err)
 			}
-			return f.Sync() // now, so that the rename at commit has nothing to wait for
+			// Now, so that the rename at commit has nothing to wait for, and the files of many targets are not all open.
+			return errors.Join(f.Sync(), f.Close())
 		},
-		commit: func(context.Context) error { return f.CloseAtomicallyReplace() },
+		commit: func(context.Context) error {
+			if err := os.Rename(f.Name(), dest); err != nil {
+				return err
+			}
+			f = nil
+			return nil
+		},
 		discard: func() {
 			if f != nil {
-				f.Cleanup()
+				f.Close()
+				os.Remove(f.Name())
 			}
 		},
 	}

@@ -29,7 +29,7 @@ import (
 // and sticky bits.
 type staging struct {
 	dest  string
-	root  *os.Root      // dest
+	root  *os.Root      // dest; closed between prepare and commit, so that the roots of many targets are not all open
 	temp  string        // name of the hidden folder below dest
 	files []string      // to rename, in tar order
 	dirs  []*tar.Header // in tar order
@@ -45,6 +45,17 @@ func (s *staging) open() (err error) {
 	}
 	s.temp = ".bake-" + rand.Text()
 	return s.root.Mkdir(s.temp, 0o700)
+}
+
+// close ends the preparation. commit and discard open the directory again: the hidden folder has a random name, so
+// another directory that has its path by then does not have it.
+func (s *staging) close() error {
+	root := s.root
+	s.root = nil
+	if root == nil {
+		return nil
+	}
+	return root.Close()
 }
 
 // folder creates a folder that has no tar entry.
@@ -169,7 +180,11 @@ func (s *staging) linkTime(p string, h *tar.Header) error {
 
 // commit moves everything into place: directories first, then files, then modes and times of directories, deepest
 // first, since a file that is added changes the time of its directory.
-func (s *staging) commit(ctx context.Context) error {
+func (s *staging) commit(ctx context.Context) (err error) {
+	if s.root, err = os.OpenRoot(s.dest); err != nil {
+		return err
+	}
+	defer s.discard()
 	for _, d := range s.dirs {
 		if err := s.placeDir(d.Name); err != nil {
 			return err
@@ -214,12 +229,17 @@ func (s *staging) placeDir(name string) error {
 
 // discard removes the hidden folder.
 func (s *staging) discard() {
-	if s.root == nil {
+	if s.temp == "" {
 		return
 	}
-	if s.temp != "" {
-		s.root.RemoveAll(s.temp) // best effort: on a broken disk the hidden folder may stay
+	if s.root == nil {
+		root, err := os.OpenRoot(s.dest)
+		if err != nil {
+			return
+		}
+		s.root = root
 	}
-	s.root.Close()
-	s.root = nil
+	s.root.RemoveAll(s.temp) // best effort: on a broken disk the hidden folder may stay
+	s.temp = ""
+	s.close()
 }

@@ -244,9 +244,22 @@ func (b *build) tasks() []schedule.Task {
 		}
 	}
 	weight := func(i int) time.Duration { return b.nodes[i].weight() }
-	need := func(i int) schedule.Need { return schedule.NeedOf(b.nodes[i].step.Resources) }
+	need := func(i int) schedule.Need {
+		need := schedule.NeedOf(b.nodes[i].step.Resources)
+		// Each cache mount is two locks.
+		need.Files = filesOfStep + 2*len(b.nodes[i].step.Op.GetExec().GetMounts())
+		return need
+	}
 	return schedule.NewTasks(inputs, weight, need)
 }
+
+// Open files. A step that is ready to run keeps the lock of its key and those of its cache mounts; one that runs also
+// has pipes, a log, its network and the layers that it reads. What the rest of a build opens is bounded by the number
+// of processors and transfers.
+const (
+	filesOfStep  = 8  // without mounts
+	filesOfBuild = 96 // outside of steps
+)
 
 // results returns the results of all steps, in graph order.
 func (b *build) results(errs []error) []executor.StepResult {
@@ -289,6 +302,7 @@ func (b *build) execute(ctx context.Context) (*executor.Report, error) {
 	}
 	s := &schedule.Scheduler{
 		Worker: b, Lookups: schedule.NewLimiter(max(2*runtime.NumCPU(), 4), 0), Runs: schedule.NewLimiter(jobs, memory),
+		Files:     schedule.NewLimiter(schedule.OpenFiles()-filesOfBuild, 0),
 		KeepGoing: opts.KeepGoing,
 	}
 	errs, failures := s.Run(ctx, b.tasks())

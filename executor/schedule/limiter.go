@@ -10,10 +10,12 @@ import (
 type Need struct {
 	Slots  int   // at least 1
 	Memory int64 // bytes; 0 if it has no limit, which is not counted
+	// Files is how many files the task keeps open from Prepare to the end of Run; see Scheduler.Files.
+	Files int
 }
 
-func (n Need) plus(m Need) Need  { return Need{n.Slots + m.Slots, n.Memory + m.Memory} }
-func (n Need) minus(m Need) Need { return Need{n.Slots - m.Slots, n.Memory - m.Memory} }
+func (n Need) plus(m Need) Need  { return Need{Slots: n.Slots + m.Slots, Memory: n.Memory + m.Memory} }
+func (n Need) minus(m Need) Need { return Need{Slots: n.Slots - m.Slots, Memory: n.Memory - m.Memory} }
 
 // within reports whether n fits into m.
 func (n Need) within(m Need) bool { return n.Slots <= m.Slots && n.Memory <= m.Memory }
@@ -37,12 +39,14 @@ type Limiter struct {
 }
 
 // NewLimiter returns a limiter of n slots, at least 1, and memory in bytes.
-func NewLimiter(n int, memory int64) *Limiter { return &Limiter{total: Need{max(n, 1), memory}} }
+func NewLimiter(n int, memory int64) *Limiter {
+	return &Limiter{total: Need{Slots: max(n, 1), Memory: memory}}
+}
 
 // clamp limits a need to the total, so that a task which needs more than the machine has can run at all. Tasks without
 // a memory limit may run at the same time.
 func (l *Limiter) clamp(n Need) Need {
-	return Need{min(max(n.Slots, 1), l.total.Slots), min(n.Memory, l.total.Memory)}
+	return Need{Slots: min(max(n.Slots, 1), l.total.Slots), Memory: min(n.Memory, l.total.Memory)}
 }
 
 // acquire waits until n is free; the caller must call release once. If ctx has ended, acquire fails even if n is free,

@@ -117,14 +117,14 @@ func TestLimiterServesTheHighestFirst(t *testing.T) {
 // delayed by them.
 func TestLimiterOfMemory(t *testing.T) {
 	r := newRoom(t, 4, 10)
-	heavy, light := Need{1, 6}, Need{Slots: 1}
+	heavy, light := Need{Slots: 1, Memory: 6}, Need{Slots: 1}
 	r.enter("a", 9, heavy)
 	r.enter("b", 8, heavy)
-	r.enter("small", 1, Need{1, 4})
+	r.enter("small", 1, Need{Slots: 1, Memory: 4})
 	r.enter("light1", 1, light)
 	r.enter("light2", 1, light)
 	r.want(r.started(4), "a light1 light2 small") // b needs 6 of 10, which leaves 4 for those that pass it
-	r.enter("small2", 1, Need{1, 4})
+	r.enter("small2", 1, Need{Slots: 1, Memory: 4})
 	r.leave("light1")
 	r.want(r.started(0), "") // a second small step would delay b
 	r.leave("a")
@@ -136,11 +136,11 @@ func TestLimiterOfMemory(t *testing.T) {
 // TestLimiterKeepsRoomForTheHead: many small steps do not starve a big one.
 func TestLimiterKeepsRoomForTheHead(t *testing.T) {
 	r := newRoom(t, 2, 10)
-	r.enter("running", 1, Need{1, 2})
+	r.enter("running", 1, Need{Slots: 1, Memory: 2})
 	r.want(r.started(1), "running")
-	r.enter("big", 9, Need{1, 10})
+	r.enter("big", 9, Need{Slots: 1, Memory: 10})
 	for i := range 3 {
-		r.enter(fmt.Sprint("small", i), 1, Need{1, 1})
+		r.enter(fmt.Sprint("small", i), 1, Need{Slots: 1, Memory: 1})
 	}
 	r.want(r.started(0), "") // any step that passes would delay big
 	r.leave("running")
@@ -172,7 +172,7 @@ func TestLimiterCountsPassesOfAnEarlierHead(t *testing.T) {
 
 func TestLimiterClampsANeed(t *testing.T) {
 	r := newRoom(t, 2, 10)
-	r.enter("a", 2, Need{8, 100})
+	r.enter("a", 2, Need{Slots: 8, Memory: 100})
 	r.want(r.started(1), "a")
 	r.enter("b", 1, Need{Slots: 1})
 	r.want(r.started(0), "")
@@ -182,9 +182,9 @@ func TestLimiterClampsANeed(t *testing.T) {
 
 func TestLimiterAbandonedWaiter(t *testing.T) {
 	r := newRoom(t, 1, 10)
-	r.enter("a", 1, Need{1, 10})
+	r.enter("a", 1, Need{Slots: 1, Memory: 10})
 	r.want(r.started(1), "a")
-	r.enter("b", 9, Need{1, 10})
+	r.enter("b", 9, Need{Slots: 1, Memory: 10})
 	r.enter("c", 1, Need{Slots: 1})
 	r.cancel["b"]()
 	for r.waiting() > 1 {
@@ -208,15 +208,15 @@ func TestNeedOfResources(t *testing.T) {
 		r    *pb.LinuxResources
 		want Need
 	}{
-		{nil, Need{1, 0}},
-		{&pb.LinuxResources{Memory: 512, CpuShares: 2048}, Need{1, 512}},
-		{&pb.LinuxResources{Memory: -1}, Need{1, 0}},
-		{&pb.LinuxResources{CpuQuota: 250_000}, Need{3, 0}},
-		{&pb.LinuxResources{CpuQuota: 10_000, CpuPeriod: 50_000}, Need{1, 0}},
-		{&pb.LinuxResources{CpusetCpus: "0-2,7"}, Need{4, 0}},
-		{&pb.LinuxResources{CpusetCpus: "0-2,7", CpuQuota: 200_000}, Need{2, 0}},
-		{&pb.LinuxResources{CpusetCpus: "3-1"}, Need{1, 0}},
-		{&pb.LinuxResources{CpusetCpus: "all"}, Need{1, 0}},
+		{nil, Need{Slots: 1, Memory: 0}},
+		{&pb.LinuxResources{Memory: 512, CpuShares: 2048}, Need{Slots: 1, Memory: 512}},
+		{&pb.LinuxResources{Memory: -1}, Need{Slots: 1, Memory: 0}},
+		{&pb.LinuxResources{CpuQuota: 250_000}, Need{Slots: 3, Memory: 0}},
+		{&pb.LinuxResources{CpuQuota: 10_000, CpuPeriod: 50_000}, Need{Slots: 1, Memory: 0}},
+		{&pb.LinuxResources{CpusetCpus: "0-2,7"}, Need{Slots: 4, Memory: 0}},
+		{&pb.LinuxResources{CpusetCpus: "0-2,7", CpuQuota: 200_000}, Need{Slots: 2, Memory: 0}},
+		{&pb.LinuxResources{CpusetCpus: "3-1"}, Need{Slots: 1, Memory: 0}},
+		{&pb.LinuxResources{CpusetCpus: "all"}, Need{Slots: 1, Memory: 0}},
 	} {
 		if got := NeedOf(c.r); got != c.want {
 			t.Errorf("%v: %v, want %v", c.r, got, c.want)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/moby/buildkit/solver/pb"
 )
@@ -15,6 +16,16 @@ import (
 // memory that it is limited to. A step without limits uses one slot and memory that is not counted.
 func NeedOf(r *pb.LinuxResources) Need {
 	return Need{Slots: cpusOf(r), Memory: max(r.GetMemory(), 0)}
+}
+
+// OpenFiles returns how many files this process may have open. The runtime has raised the soft limit to the hard one
+// when the program started; programs that it starts get the soft limit back.
+func OpenFiles() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int(min(limit.Cur, 1<<20))
 }
 
 // defaultPeriod is the default period of a processor quota, in microseconds.

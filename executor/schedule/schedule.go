@@ -87,6 +87,9 @@ type Scheduler struct {
 	Lookups *Limiter
 	// Runs bounds what concurrent calls of Run use, each of which takes the Need of its step.
 	Runs *Limiter
+	// Files bounds what steps keep open from Prepare to the end of Run: each takes as many slots as its Need has Files.
+	// nil is no bound.
+	Files *Limiter
 	// KeepGoing also starts, after a failure, the steps that do not depend on a failed step.
 	KeepGoing bool
 }
@@ -161,9 +164,13 @@ func (s *Scheduler) do(ctx context.Context, t *Task) error {
 
 // attempt looks a step up once and runs it if its result is not known.
 //
-// No slot is held while Prepare waits for another process. Otherwise two processes could each hold all their slots and
-// wait for a step that the other one has reserved. The reservation is held while the step waits for slots: that cannot
-// deadlock, because a step that holds slots waits for no reservation.
+// No slot of Runs is held while Prepare waits for another process. Otherwise two processes could each hold all their
+// slots and wait for a step that the other one has reserved. The reservation is held while the step waits for slots:
+// that cannot deadlock, because a step that holds slots waits for no reservation.
+//
+// A reservation is an open file, so the number of steps between Prepare and the end of Run is bounded by Files, however
+// many steps are ready. That cannot deadlock either: a step takes its Files before anything else, so one that holds a
+// reservation never waits for Files.
 func (s *Scheduler) attempt(ctx context.Context, t *Task) error {
 	free, err := s.Lookups.acquire(ctx, t, Need{Slots: 1})
 	if err != nil {
@@ -173,6 +180,13 @@ func (s *Scheduler) attempt(ctx context.Context, t *Task) error {
 	free()
 	if err != nil || found {
 		return err
+	}
+	if s.Files != nil {
+		free, err := s.Files.acquire(ctx, t, Need{Slots: t.need.Files})
+		if err != nil {
+			return skipped(err)
+		}
+		defer free()
 	}
 	found, release, err := s.Worker.Prepare(ctx, t.index)
 	if err != nil || found {

@@ -235,3 +235,42 @@ func TestSchedulerRetriesStaleSteps(t *testing.T) {
 		t.Errorf("%d tries", n)
 	}
 }
+
+// TestSchedulerBoundsReservations: the steps between Prepare and the end of Run keep at most as many files open as
+// Files allows, however many are ready, and all run.
+func TestSchedulerBoundsReservations(t *testing.T) {
+	inputs := make([][]int, 40)
+	inputs[39] = []int{38}
+	w := &reserving{}
+	s := &Scheduler{Worker: w, Lookups: NewLimiter(4, 0), Runs: NewLimiter(2, 0), Files: NewLimiter(12, 0)}
+	tasks := NewTasks(inputs, func(int) time.Duration { return 1 }, func(int) Need { return Need{Slots: 1, Files: 3} })
+	if _, failures := s.Run(t.Context(), tasks); len(failures) > 0 {
+		t.Fatal(failures)
+	}
+	if w.peak != 4 || w.total != 40 {
+		t.Errorf("%d steps of %d were reserved at once, want 4 of 40", w.peak, w.total)
+	}
+}
+
+// reserving counts the steps that are reserved.
+type reserving struct {
+	mu                    sync.Mutex
+	reserved, peak, total int
+}
+
+func (w *reserving) Lookup(context.Context, int) (bool, error) { return false, nil }
+
+func (w *reserving) Prepare(context.Context, int) (bool, func(), error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reserved++
+	w.total++
+	w.peak = max(w.peak, w.reserved)
+	return false, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.reserved--
+	}, nil
+}
+
+func (w *reserving) Run(context.Context, int) error { time.Sleep(time.Millisecond); return nil }

@@ -14,6 +14,11 @@ import (
 // diskRoot is the directory of a build context. os.Root keeps every path below it.
 type diskRoot struct{ root *os.Root } // nil is an empty directory
 
+// rootPool does nothing: each directory stays open.
+type rootPool struct{}
+
+func (r *diskRoot) share(*rootPool) {}
+
 // openDiskRoot opens a directory; links in its path are followed.
 func openDiskRoot(dir string) (*diskRoot, error) {
 	root, err := os.OpenRoot(dir)

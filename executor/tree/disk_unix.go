@@ -13,20 +13,52 @@ import (
 )
 
 // diskRoot is the directory of a build context. Everything below it is opened by descriptor, and no link is followed.
-type diskRoot struct{ file *os.File }
+type diskRoot struct {
+	// reopen opens the directory again. It must be the same one: its device and inode are those of id.
+	reopen func() (*os.File, error)
+	id     FileID
+	pool   *rootPool // nil if the directory stays open
 
-// openDiskRoot opens a directory; links in its path are followed.
-func openDiskRoot(dir string) (*diskRoot, error) {
-	f, err := os.OpenFile(dir, openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	// Guarded by the mutex of pool.
+	file  *os.File // nil while closed
+	users int
+}
+
+// newDiskRoot opens a directory with open, which it may call again later.
+func newDiskRoot(open func() (*os.File, error)) (*diskRoot, error) {
+	f, err := open()
 	if err != nil {
 		return nil, err
 	}
-	return &diskRoot{f}, nil
+	id, err := idOf(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &diskRoot{reopen: open, id: id, file: f}, nil
+}
+
+func idOf(f *os.File) (FileID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return FileID{}, &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	return FileID{uint64(st.Dev), uint64(st.Ino)}, nil
+}
+
+// openDiskRoot opens a directory; links in its path are followed.
+func openDiskRoot(dir string) (*diskRoot, error) {
+	return newDiskRoot(func() (*os.File, error) {
+		return os.OpenFile(dir, openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
 }
 
 // openExactRoot opens a directory by its absolute path. If that path does not exist, or leads through a link, the
 // root is empty.
 func openExactRoot(dir string) (*diskRoot, error) {
+	return newDiskRoot(func() (*os.File, error) { return openExact(dir) })
+}
+
+func openExact(dir string) (*os.File, error) {
 	slash, err := os.OpenFile("/", openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -39,26 +71,35 @@ func openExactRoot(dir string) (*diskRoot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &diskRoot{os.NewFile(uintptr(fd), dir)}, nil
+	return os.NewFile(uintptr(fd), dir), nil
 }
-
-func (r *diskRoot) close() error { return r.file.Close() }
 
 // mtime returns the modification time of the directory itself.
 func (r *diskRoot) mtime() (time.Time, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(r.file.Fd()), &st); err != nil {
+	err := r.use(func(root *os.File) error { return unix.Fstat(int(root.Fd()), &st) })
+	if err != nil {
 		return time.Time{}, &fs.PathError{Op: "stat", Path: "/", Err: err}
 	}
 	return time.Unix(st.Mtim.Unix()), nil
 }
 
 // open opens a regular file for reading.
-func (r *diskRoot) open(p string) (*os.File, error) { return OpenFileBeneath(r.file, p) }
+func (r *diskRoot) open(p string) (f *os.File, err error) {
+	err = r.use(func(root *os.File) error {
+		f, err = OpenFileBeneath(root, p)
+		return err
+	})
+	return f, err
+}
 
 // dir opens a directory. The caller closes it.
 func (r *diskRoot) dir(p string) (*diskDir, error) {
-	fd, err := OpenBeneath(r.file, p, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd := -1
+	err := r.use(func(root *os.File) (err error) {
+		fd, err = OpenBeneath(root, p, unix.O_RDONLY|unix.O_DIRECTORY)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

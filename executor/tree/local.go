@@ -103,6 +103,7 @@ func newLocal(root *diskRoot, excludes []string, stat *StatIndex) (_ *Local, err
 	l := &Local{root: root, stat: stat, opened: time.Now()}
 	if stat != nil {
 		l.opened = stat.now()
+		root.share(&stat.roots)
 	}
 	if len(excludes) > 0 {
 		if l.ignore, err = patternmatcher.New(excludes); err != nil {
