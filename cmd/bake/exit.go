@@ -98,7 +98,8 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return sig.ExitCode()
 	case errors.Is(err, context.Canceled):
 		return signalError{syscall.SIGINT}.ExitCode()
-	case errors.As(err, &unavailable), errors.As(err, &store), errors.As(err, &watched), errors.As(err, &corrupt):
+	case errors.As(err, &unavailable), errors.As(err, &store), errors.As(err, &watched), errors.As(err, &corrupt),
+		cache.SystemFault(err):
 		return exitSystem
 	case errors.As(err, &step):
 		return exitStep

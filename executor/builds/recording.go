@@ -42,7 +42,7 @@ func Record(s *cache.Store, o Options) *Recording {
 	r := &Recording{store: s, Facts: o.Facts, warn: o.Warn}
 	r.Facts.ID, r.Facts.Started = cache.Stamp(now)+"-"+strings.ToLower(rand.Text()[:6]), now
 	if o.KeepLogs {
-		r.logs = newStepLogs(s)
+		r.logs = newStepLogs(s, o.Warn)
 	}
 	r.keepBegun()
 	return r

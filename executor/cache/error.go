@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +31,14 @@ func (e *Error) Error() string {
 		if e.Freeable > 0 {
 			frees = fmt.Sprintf("%d MB", e.Freeable/1e6)
 		}
-		text += freeSpace(e.Path) + "; bake cache prune --all frees " + frees
+		if errors.Is(e.Err, unix.ENOSPC) { // the free space says nothing about a quota
+			d := diskOf(e.Path)
+			if d.lacksInodes() {
+				text = strings.ReplaceAll(text, unix.ENOSPC.Error(), "no inodes left on device")
+			}
+			text += d.String()
+		}
+		text += "; bake cache prune --all frees " + frees
 		return text + ", or set BAKE_CACHE_DIR to another disk"
 	case errors.Is(e.Err, unix.EROFS), errors.Is(e.Err, unix.EACCES), errors.Is(e.Err, unix.EPERM):
 		if ownedByOther(e.Path) {
@@ -78,15 +87,45 @@ func ownedByOther(path string) bool {
 	return false
 }
 
-// freeSpace describes the free space of the file system that holds path or its nearest existing parent.
-func freeSpace(path string) string {
+// disk is the state of a file system. The zero value is unknown.
+type disk struct{ unix.Statfs_t }
+
+// diskOf returns the state of the file system that holds path or its nearest existing parent.
+func diskOf(path string) disk {
 	for ; path != "/" && path != "."; path = filepath.Dir(path) {
-		var st unix.Statfs_t
-		if unix.Statfs(path, &st) == nil {
-			return fmt.Sprintf(" (%d MB free of %d MB)", int64(st.Bavail)*st.Bsize/1e6, int64(st.Blocks)*st.Bsize/1e6)
+		var d disk
+		if unix.Statfs(path, &d.Statfs_t) == nil {
+			return d
 		}
 	}
-	return ""
+	return disk{}
+}
+
+// lacksInodes reports whether a file system has space but hardly any inodes. Some have no fixed number of inodes. A few
+// may be free again by the time of this call.
+func (d disk) lacksInodes() bool {
+	return d.Files > 0 && d.Ffree < min(64, d.Files/20+1) && d.Bavail > d.Blocks/50
+}
+
+// lacksSpace reports whether less than a hundredth of a file system is free.
+func (d disk) lacksSpace() bool { return d.Blocks > 0 && d.Bavail < d.Blocks/100 }
+
+// String describes what is free.
+func (d disk) String() string {
+	switch {
+	case d.Blocks == 0:
+		return ""
+	case d.lacksInodes():
+		return fmt.Sprintf(" (%d inodes free of %d)", d.Ffree, d.Files)
+	}
+	return fmt.Sprintf(" (%d MB free of %d MB)", int64(d.Bavail)*d.Bsize/1e6, int64(d.Blocks)*d.Bsize/1e6)
+}
+
+// SystemFault reports whether an error means that this machine, rather than the input of a command, is at fault: a
+// disk that is full, read-only or broken, or too few open files, processes or memory.
+func SystemFault(err error) bool {
+	faults := []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EFBIG}
+	return slices.ContainsFunc(faults, func(one error) bool { return errors.Is(err, one) })
 }
 
 // DiskFull reports whether an error means that a disk or a quota is full.
@@ -100,10 +139,10 @@ func (s *Store) MeasureFreeable(err error) {
 	}
 }
 
-// DiskAlmostFull reports whether less than a hundredth of the disk is free, and describes the free space.
+// DiskAlmostFull reports whether the disk has hardly any space or inodes left, and describes what is free.
 func (s *Store) DiskAlmostFull() (string, bool) {
-	free, size, err := freeBytes(s.dir)
-	return freeSpace(s.dir), err == nil && free < size/100
+	d := diskOf(s.dir)
+	return d.String(), d.lacksSpace() || d.lacksInodes()
 }
 
 // wrap turns err into an *Error unless it is nil or already contains one.

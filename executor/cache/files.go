@@ -29,6 +29,13 @@ func (s *Store) writeFile(path string, raw []byte) error {
 	return err
 }
 
+// TempDir creates a directory for unfinished files of the caller. If the caller does not remove it, Close does, or
+// another process once this one has ended.
+func (s *Store) TempDir() (string, error) {
+	dir := s.tempName()
+	return dir, wrap("create a directory in", s.tmp, os.Mkdir(dir, 0o700))
+}
+
 // tempFile creates an empty file in this process's own directory.
 func (s *Store) tempFile() (*os.File, error) {
 	return os.OpenFile(s.tempName(), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o600)

@@ -40,10 +40,10 @@ func readArchive(ctx context.Context, file, dir string) ([]archived, error) {
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return nil, &readError{err}
 	}
 	defer f.Close()
-	err = untar(ctx, f, dir)
+	err = untar(ctx, archiveReader{ctx, f}, dir)
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, errNotArchive
 	}

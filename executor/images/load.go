@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,22 +19,22 @@ import (
 
 // Load stores the images of an archive, an OCI layout or one of docker save, and returns their records. It stores all
 // blobs before it names the first image. input is the archive's file; "" reads stdin, which is spooled to a file first,
-// because an archive is read more than once.
+// because an archive is read more than once. Both go to the cache's disk, where the images go too.
 func Load(ctx context.Context, s *cache.Store, input string, stdin io.Reader) ([]cache.Image, error) {
-	dir, err := os.MkdirTemp("", "bake-load-")
+	dir, err := s.TempDir()
 	if err != nil {
 		return nil, fmt.Errorf("load images: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	if input == "" {
 		input = filepath.Join(dir, "archive.tar")
-		if err := spool(input, stdin); err != nil {
-			return nil, fmt.Errorf("load images: %w", err)
+		if err := spool(ctx, input, stdin); err != nil {
+			return nil, loadError(dir, err)
 		}
 	}
 	found, err := readArchive(ctx, input, filepath.Join(dir, "layout"))
 	if err != nil {
-		return nil, errorf("load images: %v", err)
+		return nil, loadError(dir, err)
 	}
 	var records []cache.Image
 	for _, f := range found {
@@ -46,12 +47,47 @@ func Load(ctx context.Context, s *cache.Store, input string, stdin io.Reader) ([
 	return records, s.PutImages(records)
 }
 
-func spool(file string, r io.Reader) error {
+// loadError returns the error of a load. The cause is the interrupt, the archive, or this machine, which can read the
+// archive or write its files no further.
+func loadError(dir string, err error) error {
+	var reading *readError
+	switch {
+	case errors.Is(err, context.Canceled), errors.As(err, &reading) && cache.SystemFault(err):
+		return fmt.Errorf("load images: %w", err)
+	case cache.SystemFault(err), errors.Is(err, fs.ErrPermission) && !errors.As(err, &reading):
+		return fmt.Errorf("load images: %w", &cache.Error{Op: "unpack the archive in", Path: dir, Err: err})
+	}
+	return errorf("load images: %v", err)
+}
+
+// readError is an error of reading an archive, as opposed to writing its files.
+type readError struct{ error }
+
+func (e *readError) Unwrap() error { return e.error }
+
+// archiveReader marks the errors of reading an archive, and ends with ctx.
+type archiveReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (a archiveReader) Read(p []byte) (int, error) {
+	if a.ctx.Err() != nil {
+		return 0, context.Cause(a.ctx)
+	}
+	n, err := a.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = &readError{err}
+	}
+	return n, err
+}
+
+func spool(ctx context.Context, file string, r io.Reader) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, r)
+	_, err = io.Copy(f, archiveReader{ctx, r})
 	return errors.Join(err, f.Close())
 }
 

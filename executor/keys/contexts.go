@@ -27,6 +27,7 @@ type Contexts struct {
 	statDir string // where the indexes are stored
 	mu      sync.Mutex
 	stats   map[string]*tree.StatIndex
+	roots   tree.RootPool // bounds the directories that are open
 }
 
 // NewContexts returns contexts whose stat indexes are stored in statDir.
@@ -105,6 +106,7 @@ func (l *Context) open(ctx context.Context) (*tree.Local, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build context: %w", err)
 	}
+	files.Share(&l.contexts.roots)
 	l.files = files
 	return files, nil
 }

@@ -14,10 +14,10 @@ import (
 // diskRoot is the directory of a build context. os.Root keeps every path below it.
 type diskRoot struct{ root *os.Root } // nil is an empty directory
 
-// rootPool does nothing: each directory stays open.
-type rootPool struct{}
+// RootPool bounds how many directories are open on other systems; here each stays open.
+type RootPool struct{}
 
-func (r *diskRoot) share(*rootPool) {}
+func (r *diskRoot) share(*RootPool) {}
 
 // openDiskRoot opens a directory; links in its path are followed.
 func openDiskRoot(dir string) (*diskRoot, error) {

@@ -17,7 +17,7 @@ type diskRoot struct {
 	// reopen opens the directory again. It must be the same one: its device and inode are those of id.
 	reopen func() (*os.File, error)
 	id     FileID
-	pool   *rootPool // nil if the directory stays open
+	pool   *RootPool // nil if the directory stays open
 
 	// Guarded by the mutex of pool.
 	file  *os.File // nil while closed

@@ -103,7 +103,6 @@ func newLocal(root *diskRoot, excludes []string, stat *StatIndex) (_ *Local, err
 	l := &Local{root: root, stat: stat, opened: time.Now()}
 	if stat != nil {
 		l.opened = stat.now()
-		root.share(&stat.roots)
 	}
 	if len(excludes) > 0 {
 		if l.ignore, err = patternmatcher.New(excludes); err != nil {
@@ -117,6 +116,9 @@ func newLocal(root *diskRoot, excludes []string, stat *StatIndex) (_ *Local, err
 	}
 	return l, nil
 }
+
+// Share lets a pool close the directory while it is not read. Call it before the first use.
+func (l *Local) Share(p *RootPool) { l.root.share(p) }
 
 // Close closes the directory.
 func (l *Local) Close() error { return l.root.close() }

@@ -28,6 +28,7 @@ func TestManyContexts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var roots RootPool
 	base, before := t.TempDir(), openFiles(t)
 	all := make([]*Local, 10*maxIdleRoots)
 	for i := range all {
@@ -39,6 +40,7 @@ func TestManyContexts(t *testing.T) {
 		if all[i], err = OpenLocal(t.Context(), dir, nil, stat); err != nil {
 			t.Fatal(err)
 		}
+		all[i].Share(&roots)
 		if _, err := all[i].Lookup("/f"); err != nil {
 			t.Fatal(err)
 		}

@@ -13,17 +13,17 @@ import (
 // maxIdleRoots is how many directories of build contexts stay open without being read.
 const maxIdleRoots = 32
 
-// rootPool bounds how many directories of the contexts of a build are open. A project may have thousands of contexts,
+// RootPool bounds how many directories of the contexts of a build are open. A project may have thousands of contexts,
 // and each lives as long as the build. So the pool closes the least recently used directories, and opens one again when
 // it is read. If another directory has its path by then, the context has changed (ErrChanged), and it is read again as
 // a whole.
-type rootPool struct {
+type RootPool struct {
 	mu   sync.Mutex
 	idle []*diskRoot // open and not in use, the least recently used first
 }
 
 // share lets a pool close the directory while it is not in use.
-func (r *diskRoot) share(p *rootPool) {
+func (r *diskRoot) share(p *RootPool) {
 	r.pool = p
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -43,7 +43,7 @@ func (r *diskRoot) use(f func(root *os.File) error) error {
 	return f(root)
 }
 
-func (p *rootPool) acquire(r *diskRoot) (*os.File, error) {
+func (p *RootPool) acquire(r *diskRoot) (*os.File, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r.file == nil {
@@ -65,7 +65,7 @@ func (p *rootPool) acquire(r *diskRoot) (*os.File, error) {
 	return r.file, nil
 }
 
-func (p *rootPool) release(r *diskRoot) {
+func (p *RootPool) release(r *diskRoot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r.users--; r.users == 0 {
@@ -74,7 +74,7 @@ func (p *rootPool) release(r *diskRoot) {
 }
 
 // keep adds a directory to idle, and closes the one that was not used for longest. The caller holds mu.
-func (p *rootPool) keep(r *diskRoot) {
+func (p *RootPool) keep(r *diskRoot) {
 	if p.idle = append(p.idle, r); len(p.idle) > maxIdleRoots {
 		p.idle[0].file.Close() // it was only used to open others
 		p.idle[0].file = nil
@@ -83,7 +83,7 @@ func (p *rootPool) keep(r *diskRoot) {
 }
 
 // forget removes a directory from idle. The caller holds mu.
-func (p *rootPool) forget(r *diskRoot) {
+func (p *RootPool) forget(r *diskRoot) {
 	if i := slices.Index(p.idle, r); i >= 0 {
 		p.idle = slices.Delete(p.idle, i, i+1)
 	}

@@ -37,8 +37,6 @@ type StatIndex struct {
 	mu    sync.Mutex
 	known []byte // records of the file, sorted by key
 	used  []bool // by record: whether a file was found in it
-	// roots bounds the open directories of the contexts that use the index.
-	roots rootPool
 	// unsaved holds the records of this run. Those with a size of -1 describe no file.
 	unsaved map[FileID]statValue
 }
