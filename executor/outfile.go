@@ -92,7 +92,8 @@ func renameJob(name, dest string, write func(ctx context.Context, w io.Writer) e
 			if err := writeBuffered(f, func(w io.Writer) error { return write(ctx, w) }); err != nil {
 				return fmt.Errorf("%s: %w", dest, err)
 			}
-			// Now, so that the rename at commit has nothing to wait for, and the files of many targets are not all open.
+			// Now, so that the rename at commit has nothing to wait for, and the files of many targets are not all
+			// open.
 			return errors.Join(f.Sync(), f.Close())
 		},
 		commit: func(context.Context) error {

@@ -25,15 +25,15 @@ const (
 // But the log must not look complete: the display says so once, and where the file can be written again, it says how
 // much is missing.
 type stepLog struct {
-	mu      sync.Mutex
-	file    io.WriteCloser
-	name    string // path of the file
-	lost    int64  // bytes that could not be written since the last one that was
-	told    bool   // the display has said that output is not stored
-	send    func(stream int, p []byte)
-	written int64
-	sent    int64
-	tail    []byte
+	mu       sync.Mutex
+	file     io.WriteCloser
+	name     string // path of the file
+	lost     int64  // bytes that could not be written since the last one that was
+	reported bool   // the display has said that output is not stored
+	send     func(stream int, p []byte)
+	written  int64
+	sent     int64
+	tail     []byte
 }
 
 // newStepLog writes to file, which it closes. send receives each piece of output and must not keep it.
@@ -93,10 +93,10 @@ func (l *stepLog) store(p []byte) error {
 
 // report sends an error of the file to the display, once.
 func (l *stepLog) report(stream int, err error) {
-	if err == nil || l.told {
+	if err == nil || l.reported {
 		return
 	}
-	l.told = true
+	l.reported = true
 	l.send(stream, fmt.Appendf(nil, "\n[output is missing from its log: %v]\n", err))
 }
 
