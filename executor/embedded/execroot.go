@@ -159,8 +159,11 @@ func (s *execRoot) mount(ctx context.Context, index int, m *pb.Mount) ([]sandbox
 	case pb.MountType_CACHE:
 		return s.cacheMount(index, m), nil
 	case pb.MountType_TMPFS:
+		if path.Clean("/"+m.GetDest()) == "/dev" {
+			return nil, nil // the step's own /dev is a tmpfs already
+		}
 		return []sandbox.Mount{{
-			Dest: m.GetDest(), Kind: sandbox.Tmpfs, Size: m.GetTmpfsOpt().GetSize(), Mode: 0o1777,
+			Dest: m.GetDest(), Kind: sandbox.Tmpfs, Size: m.GetTmpfsOpt().GetSize(),
 			Readonly: m.GetReadonly(),
 		}}, nil
 	case pb.MountType_SECRET:
@@ -307,8 +310,8 @@ func (s *execRoot) secretEnv() ([]string, error) {
 		}
 		if ok {
 			s.secrets = append(s.secrets, value)
-			env = append(env, e.GetName()+"="+string(value))
 		}
+		env = append(env, e.GetName()+"="+string(value)) // empty if the secret is optional and missing
 	}
 	return env, nil
 }

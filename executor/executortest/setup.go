@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -124,7 +125,7 @@ func compressed(raw []byte) []byte {
 	return b.Bytes()
 }
 
-// archive returns a tar of entries KIND:NAME[:WHAT[:MODE[:UID:GID]]]. The kinds are d (directory), f (file with
+// archive returns a tar of entries KIND:NAME[:WHAT[:MODE[:UID:GID[:XATTR=HEX]]]]. The kinds are d (directory), f (file with
 // content WHAT), l (symbolic link to WHAT), h (hard link to WHAT), p (named pipe), c (character device 1:3) and x
 // (file with content WHAT and the capability cap_net_raw).
 func archive(entries []string) ([]byte, error) {
@@ -156,7 +157,7 @@ func makeArchive(entries []string, content func(name, text string) string) ([]by
 }
 
 func header(entry string) (*tar.Header, string, error) {
-	f := append(strings.Split(entry, ":"), "", "", "", "", "")
+	f := append(strings.Split(entry, ":"), "", "", "", "", "", "")
 	h := &tar.Header{Name: f[1], Mode: 0o644, Format: tar.FormatPAX}
 	kinds := map[string]byte{
 		"d": tar.TypeDir, "f": tar.TypeReg, "l": tar.TypeSymlink, "h": tar.TypeLink, "p": tar.TypeFifo,
@@ -191,6 +192,13 @@ func header(entry string) (*tar.Header, string, error) {
 			return nil, "", err
 		}
 		*to = n
+	}
+	if name, value, ok := strings.Cut(f[6], "="); ok {
+		raw, err := hex.DecodeString(value)
+		if err != nil {
+			return nil, "", err
+		}
+		h.PAXRecords = map[string]string{"SCHILY.xattr." + name: string(raw)}
 	}
 	if f[3] != "" {
 		mode, err := strconv.ParseInt(f[3], 8, 64)

@@ -49,7 +49,7 @@ type FS interface {
 	ReadDir(path string) ([]Entry, error)
 	// Open opens a regular file for reading.
 	Open(path string) (*os.File, error)
-	// Xattrs returns the attributes that a copy keeps: security.capability and user.*, never overlayfs's own.
+	// Xattrs returns the attributes that a copy keeps: security.capability, POSIX ACLs and user.*, never overlayfs's own.
 	Xattrs(path string) (map[string][]byte, error)
 	// Digest returns the content digest of a regular file.
 	Digest(ctx context.Context, path string) (digest.Digest, error)
@@ -60,6 +60,11 @@ const MaxXattrs = 64 << 10
 
 // Kept reports whether a copy keeps an extended attribute.
 func Kept(name string) bool {
-	return name == "security.capability" ||
+	return name == "security.capability" || IsACL(name) ||
 		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+}
+
+// IsACL reports whether an extended attribute is a POSIX ACL.
+func IsACL(name string) bool {
+	return name == "system.posix_acl_access" || name == "system.posix_acl_default"
 }

@@ -21,8 +21,7 @@ type Selection struct {
 	AllowEmpty  bool // a wildcard may match nothing; the directory before the first wildcard must exist
 	Include     []string
 	Exclude     []string
-	// Required lists paths that must each be a string prefix of a selected path: "/foobar" satisfies "/foo". It is
-	// ignored without Include.
+	// Required lists paths that must each be selected, or have a selected file below them. It is ignored without Include.
 	Required []string
 }
 
@@ -206,7 +205,7 @@ func glob(f Lister, base, pattern string) ([]string, error) {
 	return all, nil
 }
 
-// required checks that each required path is a string prefix of a selected path, both from the root of the tree.
+// required checks that each required path is selected or has a selected file below it, from the root of the tree.
 type required struct {
 	src  string
 	want []string
@@ -223,7 +222,8 @@ func newRequired(s Selection) *required {
 
 func (r *required) selected(file Selected) {
 	for i, want := range r.want {
-		r.seen[i] = r.seen[i] || strings.HasPrefix(path.Join("/", r.src, file.Rel), Rooted(want))
+		rest, ok := strings.CutPrefix(path.Join("/", r.src, file.Rel), strings.TrimSuffix(Rooted(want), "/"))
+		r.seen[i] = r.seen[i] || ok && (rest == "" || rest[0] == '/')
 	}
 }
 

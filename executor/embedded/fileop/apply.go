@@ -97,7 +97,7 @@ func mkdir(s *stage, a *pb.FileActionMkDir) error {
 	if err != nil {
 		return err
 	}
-	attr := attrs{mode: uint32(a.GetMode()) & 0o777, owner: o.orRoot(), mtime: timeOf(a.GetTimestamp())}
+	attr := attrs{mode: uint32(a.GetMode()) & 0o777, owner: o, mtime: timeOf(a.GetTimestamp()), inherit: true}
 	if a.GetMakeParents() {
 		return s.mkdirAll(p, attr)
 	}
@@ -119,7 +119,7 @@ func mkfile(s *stage, a *pb.FileActionMkFile) error {
 	if err := s.clear(p); err != nil {
 		return err
 	}
-	attr := attrs{mode: uint32(a.GetMode()) & 0o777, owner: o.orRoot(), mtime: timeOf(a.GetTimestamp())}
+	attr := attrs{mode: uint32(a.GetMode()) & 0o777, owner: o, mtime: timeOf(a.GetTimestamp())}
 	return s.file(p, attr, strings.NewReader(string(a.GetData())))
 }
 
@@ -135,7 +135,7 @@ func symlink(s *stage, a *pb.FileActionSymlink) error {
 	if _, err := s.Lookup(p); err == nil {
 		return fmt.Errorf("%s already exists", p)
 	}
-	return s.symlink(p, a.GetOldpath(), attrs{owner: o.orRoot(), mtime: timeOf(a.GetTimestamp())})
+	return s.symlink(p, a.GetOldpath(), attrs{owner: o, mtime: timeOf(a.GetTimestamp())})
 }
 
 func remove(s *stage, a *pb.FileActionRm) error {

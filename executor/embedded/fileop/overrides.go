@@ -37,9 +37,9 @@ func newOverrides(s *stage, a *pb.FileActionCopy) (overrides, error) {
 	return l, nil
 }
 
-// parentDir returns the attributes of a directory that is created above the destination.
+// parentDir returns the attributes of a directory that is created above the destination, or as the destination.
 func (l overrides) parentDir() attrs {
-	a := attrs{mode: 0o755, owner: l.owner.orRoot(), mtime: l.mtime}
+	a := attrs{mode: 0o755, owner: l.owner, mtime: l.mtime, inherit: true}
 	if l.mode >= 0 {
 		a.mode = uint32(l.mode) & 0o777
 	}
@@ -48,9 +48,9 @@ func (l overrides) parentDir() attrs {
 
 // attrsOf returns the attributes of the copy of an entry.
 func (l overrides) attrsOf(from tree.FS, e tree.Entry) (attrs, error) {
-	a := attrs{mode: e.Mode & 0o7777, owner: owner{e.UID, e.GID}, mtime: l.mtime}
-	if l.owner != nil {
-		a.owner = *l.owner
+	a := attrs{mode: e.Mode & 0o7777, owner: l.owner, mtime: l.mtime}
+	if a.owner == nil {
+		a.owner = &owner{e.UID, e.GID}
 	}
 	if a.mtime == nil {
 		a.mtime = &e.Mtime

@@ -17,14 +17,6 @@ const maxPasswd = 10 << 20
 // owner is the owner that an action gives to files. A nil *owner keeps the owner of the source.
 type owner struct{ uid, gid uint32 }
 
-// orRoot returns the owner of new files: root unless o is set.
-func (o *owner) orRoot() owner {
-	if o == nil {
-		return owner{}
-	}
-	return *o
-}
-
 // ownerOf returns the ids of an action's owner. It looks up names in the passwd and group files of the tree.
 func ownerOf(s *stage, c *pb.ChownOpt) (*owner, error) {
 	if c == nil {

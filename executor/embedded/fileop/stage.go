@@ -43,10 +43,15 @@ type upperEntry struct {
 
 // attrs holds the attributes of a new file.
 type attrs struct {
-	mode   uint32 // permission bits with setuid, setgid and sticky
-	owner  owner
+	mode uint32 // permission bits with setuid, setgid and sticky
+	// owner is nil for the owner that the kernel gives to new files: root, and the group of a setgid directory.
+	owner  *owner
 	mtime  *time.Time // nil: now
 	xattrs map[string][]byte
+	// inherit keeps what a new directory inherits from its parent: the setgid bit and the default ACL.
+	inherit bool
+	// setMode sets the mode of a directory that inherits where the inherited ACL has masked it. This clears setgid.
+	setMode bool
 }
 
 func newStage(parent *recorder, upper string, userXattr bool) (*stage, error) {
@@ -244,7 +249,7 @@ func (s *stage) copyUpDir(p string) error {
 	if !e.IsDir() {
 		return &fs.PathError{Op: "open directory", Path: p, Err: unix.ENOTDIR}
 	}
-	fd, err := s.makeDirAt(p)
+	fd, err := s.makeDirAt(p, 0o700)
 	if err != nil {
 		return err
 	}
@@ -254,13 +259,13 @@ func (s *stage) copyUpDir(p string) error {
 }
 
 // makeDirAt creates a directory in upper and opens it. Its parent must exist.
-func (s *stage) makeDirAt(p string) (int, error) {
+func (s *stage) makeDirAt(p string, mode uint32) (int, error) {
 	dir, name, err := s.openParent(p)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(dir)
-	if err := unix.Mkdirat(dir, name, 0o700); err != nil {
+	if err := unix.Mkdirat(dir, name, mode); err != nil {
 		return -1, &fs.PathError{Op: "mkdir", Path: p, Err: err}
 	}
 	s.changed = true
@@ -277,5 +282,8 @@ func (s *stage) copyAttrs(fd int, e tree.Entry) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return setFd(fd, e.Path, attrs{mode: e.Mode & 0o7777, owner: owner{e.UID, e.GID}, xattrs: xattrs})
+	if err := dropACL(fd, xattrs); err != nil {
+		return &fs.PathError{Op: "remove the ACL of", Path: e.Path, Err: err}
+	}
+	return setFd(fd, e.Path, attrs{mode: e.Mode & 0o7777, owner: &owner{e.UID, e.GID}, xattrs: xattrs})
 }

@@ -37,7 +37,7 @@ func (c *copier) unpack(m tree.Match, dest string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	dir := attrs{mode: 0o755, owner: c.overrides.owner.orRoot(), mtime: c.overrides.mtime}
+	dir := attrs{mode: 0o755, owner: c.overrides.owner, mtime: c.overrides.mtime, inherit: true}
 	if err := c.stage.mkdirAll(root, dir); err != nil {
 		return false, err
 	}
@@ -139,8 +139,8 @@ func (x *extractor) run(t *tar.Reader) error {
 // entry is a directory.
 func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	kind, ok := kindOf(h.Typeflag)
-	if !ok {
-		return nil // a global header
+	if !ok || path.Clean(h.Name) == "." {
+		return nil // a global header, or the destination itself: "", "." or "./", which keeps its attributes
 	}
 	p, err := x.locate(h.Name)
 	if err != nil {
@@ -159,9 +159,6 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	x.extracted[p] = true
 	exists := err == nil
 	if kind == unix.S_IFDIR && exists && at.IsDir() {
-		if p == x.root {
-			return nil
-		}
 		return x.c.stage.setDirAttrs(p, x.attrs(h))
 	}
 	if p == x.root {
@@ -218,6 +215,7 @@ func (x *extractor) link(p, target string, l attrs) error {
 // copyUp copies a file of the parent into the layer with its attributes.
 func (x *extractor) copyUp(p string, e tree.Entry) error {
 	parent := x.c.stage.parent.fs
+	x.c.stage.parent.note(kindCopyUp, p, "")
 	a, err := (overrides{mode: -1}).attrsOf(parent, e)
 	if err != nil {
 		return err
@@ -228,7 +226,6 @@ func (x *extractor) copyUp(p string, e tree.Entry) error {
 	if !e.IsRegular() {
 		return x.c.stage.node(p, e.Type(), e.Rdev, a)
 	}
-	x.c.stage.parent.note(kindCopyUp, p, "")
 	f, err := x.c.stage.create(p, a)
 	if err != nil {
 		return err
@@ -279,7 +276,8 @@ func (x *extractor) locate(name string) (string, error) {
 		return "", err
 	}
 	dir = path.Join(x.root, dir)
-	if err := x.c.stage.mkdirAll(dir, attrs{mode: 0o755, mtime: x.c.overrides.mtime}); err != nil {
+	above := attrs{mode: 0o755, owner: &owner{}, mtime: x.c.overrides.mtime, inherit: true, setMode: true}
+	if err := x.c.stage.mkdirAll(dir, above); err != nil {
 		return "", err
 	}
 	return path.Join(dir, path.Base(clean)), nil
@@ -287,9 +285,9 @@ func (x *extractor) locate(name string) (string, error) {
 
 // attrs returns the attributes of an entry: those in the archive, with the owner of the action if it has one.
 func (x *extractor) attrs(h *tar.Header) attrs {
-	a := attrs{mode: uint32(h.Mode) & 0o7777, owner: owner{uint32(h.Uid), uint32(h.Gid)}, mtime: &h.ModTime}
-	if o := x.c.overrides.owner; o != nil {
-		a.owner = *o
+	a := attrs{mode: uint32(h.Mode) & 0o7777, owner: x.c.overrides.owner, mtime: &h.ModTime}
+	if a.owner == nil {
+		a.owner = &owner{uint32(h.Uid), uint32(h.Gid)}
 	}
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")

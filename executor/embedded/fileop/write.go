@@ -48,7 +48,11 @@ func (s *stage) mkdir(p string, attr attrs) error {
 	if err != nil {
 		return err
 	}
-	fd, err := s.makeDirAt(p)
+	mode := uint32(0o700)
+	if attr.inherit {
+		mode = attr.mode
+	}
+	fd, err := s.makeDirAt(p, mode)
 	if err != nil {
 		return err
 	}
@@ -58,9 +62,13 @@ func (s *stage) mkdir(p string, attr attrs) error {
 			return &fs.PathError{Op: "mark opaque", Path: p, Err: err}
 		}
 	}
-	s.upper[p] = &upperEntry{entry: newEntry(p, unix.S_IFDIR, attr), fresh: true}
+	m := &upperEntry{entry: newEntry(p, unix.S_IFDIR, attr), fresh: true}
+	s.upper[p] = m
 	if attr.mtime != nil {
 		s.times[p] = *attr.mtime
+	}
+	if attr.inherit {
+		return setInherited(fd, &m.entry, attr)
 	}
 	return setFd(fd, p, attr)
 }
@@ -211,7 +219,11 @@ func (s *stage) prepare(p string, kind uint32, attr attrs) (location, error) {
 }
 
 func newEntry(p string, kind uint32, attr attrs) tree.Entry {
-	return tree.Entry{Path: p, Mode: kind | attr.mode, UID: attr.owner.uid, GID: attr.owner.gid}
+	e := tree.Entry{Path: p, Mode: kind | attr.mode}
+	if attr.owner != nil {
+		e.UID, e.GID = attr.owner.uid, attr.owner.gid
+	}
+	return e
 }
 
 // file creates a regular file with the content of r.
@@ -286,7 +298,7 @@ func (s *stage) chmod(p string, mode uint32) error {
 	if err != nil {
 		return err
 	}
-	return s.setDirAttrs(p, attrs{mode: mode, owner: owner{e.UID, e.GID}})
+	return s.setDirAttrs(p, attrs{mode: mode, owner: &owner{e.UID, e.GID}})
 }
 
 // symlink creates a symbolic link.
@@ -371,7 +383,8 @@ func setFd(fd int, p string, attr attrs) error {
 	for name, value := range attr.xattrs {
 		err := unix.Fsetxattr(fd, name, value, 0)
 		// Skip what the file system does not support or a user namespace does not permit, as layers.Unpack does.
-		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) {
+		invalid := errors.Is(err, unix.EINVAL) && tree.IsACL(name) // its bytes, or an id that is not mapped
+		if err != nil && !invalid && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) {
 			return &fs.PathError{Op: "set " + name + " of", Path: p, Err: err}
 		}
 	}
@@ -394,8 +407,11 @@ func futimens(fd int, ts [2]unix.Timespec) error {
 	return nil
 }
 
-// chown changes an owner. The error for an id that the user namespace does not map says what is needed.
-func chown(o owner, set func(uid, gid int) error) error {
+// chown changes an owner, unless o is nil. The error for an id that the user namespace does not map says what is needed.
+func chown(o *owner, set func(uid, gid int) error) error {
+	if o == nil {
+		return nil
+	}
 	err := set(int(o.uid), int(o.gid))
 	if errors.Is(err, unix.EINVAL) {
 		return errors.New(idmap.Unmapped(fmt.Sprintf("owner %d:%d", o.uid, o.gid)))

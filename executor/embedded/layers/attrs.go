@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor/embedded/idmap"
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // OwnerError reports a file of a layer whose owner is not mapped in this user namespace.
@@ -71,12 +72,13 @@ func (d *disk) chown(ino *inode, set func() error) error {
 }
 
 // xattrs sets the extended attributes of ino. Like containerd, it skips those that the file system does not support
-// and those that this user must not set in a user namespace.
+// and those that this user must not set in a user namespace. An ACL is skipped if its bytes or ids are not valid here.
 func (d *disk) xattrs(ino *inode, set func(string, []byte) error) error {
 	for k, v := range ino.xattrs {
 		err := set(k, v)
 		switch {
 		case err == nil, errors.Is(err, unix.ENOTSUP):
+		case errors.Is(err, unix.EINVAL) && tree.IsACL(k):
 		case errors.Is(err, unix.EPERM) && d.user:
 		case errors.Is(err, unix.EPERM) && strings.HasPrefix(k, "user.") &&
 			ino.kind() != unix.S_IFREG && ino.kind() != unix.S_IFDIR:

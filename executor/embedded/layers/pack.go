@@ -38,8 +38,8 @@ type PackResult struct {
 var ErrUnrepresentable = errors.New("cannot be represented in an image layer")
 
 // Pack writes the overlayfs directory dir as a layer tar. Equal trees give equal bytes: entries are sorted and owners
-// are numbers. Of the xattrs it keeps security.capability and user.*, which the host does not set by itself. It omits
-// sockets, and dir itself, as other image builders do.
+// are numbers. Of the xattrs it keeps security.capability only, as BuildKit does: ACLs and user.* stay in the cache. It
+// omits sockets, and dir itself, as other image builders do.
 func Pack(ctx context.Context, dir string, w io.Writer, opt PackOptions) (PackResult, error) {
 	fd, err := unix.Open(dir, openDirFlags, 0)
 	if err != nil {
@@ -265,7 +265,7 @@ func readXattrs(fd int) (fileXattrs, error) {
 
 func (x *fileXattrs) add(fd int, name string) error {
 	overlay := isOverlayXattr(name)
-	if !overlay && name != "security.capability" && !strings.HasPrefix(name, "user.") {
+	if !overlay && name != "security.capability" {
 		return nil
 	}
 	if overlay {

@@ -35,14 +35,16 @@ import (
 
 // mountpoint is a mountpoint of a spec, as an absolute path in the root. Its links are not resolved.
 type mountpoint struct {
-	path string
-	dir  bool
+	path  string
+	dir   bool
+	tmpfs bool // a directory with mode 1777, which a tmpfs mount takes
 }
 
 // specMountpoints returns the mountpoints of a spec, sorted and without duplicates.
 func specMountpoints(s *Spec) ([]mountpoint, error) {
 	all := []mountpoint{
-		{"/dev", true}, {"/etc/hosts", false}, {"/etc/resolv.conf", false}, {"/proc", true}, {"/sys", true},
+		{path: "/dev", dir: true}, {path: "/etc/hosts"}, {path: "/etc/resolv.conf"}, {path: "/proc", dir: true},
+		{path: "/sys", dir: true},
 	}
 	for _, m := range s.Mounts {
 		isDir := m.Kind == OverlayMount || m.Kind == Tmpfs
@@ -53,7 +55,7 @@ func specMountpoints(s *Spec) ([]mountpoint, error) {
 			}
 			isDir = info.IsDir()
 		}
-		all = append(all, mountpoint{path.Clean("/" + m.Dest), isDir})
+		all = append(all, mountpoint{path.Clean("/" + m.Dest), isDir, m.Kind == Tmpfs})
 	}
 	slices.SortFunc(all, func(a, b mountpoint) int { return strings.Compare(a.path, b.path) })
 	return slices.Compact(all), nil
@@ -65,6 +67,9 @@ func mountpointLayer(dir string, all []mountpoint) (string, error) {
 	h := sha256.New()
 	for _, m := range all {
 		fmt.Fprintf(h, "%q %v\n", m.path, m.dir)
+		if m.tmpfs {
+			fmt.Fprintln(h, "tmpfs")
+		}
 	}
 	final := filepath.Join(dir, hex.EncodeToString(h.Sum(nil)[:16]))
 	if hasMountpoints(final, all) {
@@ -125,6 +130,11 @@ func createMountpoints(root string, all []mountpoint) error {
 		}
 		if err := r.MkdirAll(dir, 0o755); err != nil {
 			continue
+		}
+		if m.tmpfs {
+			if err := r.Chmod(rel, 0o777|fs.ModeSticky); err != nil {
+				return err
+			}
 		}
 		if m.dir {
 			continue

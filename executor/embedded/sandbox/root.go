@@ -21,7 +21,7 @@ func devices() map[string]uint64 {
 // attached, while all paths still lead to the machine's files.
 type hostFiles struct {
 	root    int   // the detached mount of the root
-	mounts  []int // detached mounts of Spec.Mounts; -1 for a File
+	mounts  []int // detached mounts of Spec.Mounts; -1 for a File or Tmpfs
 	devices map[string]int
 	null    int
 	sys     int // a copy of /sys as a fallback; -1 if it cannot be cloned
@@ -110,12 +110,9 @@ func openDevice(p string, number uint64) (int, error) {
 	return fd, nil
 }
 
-// detachedMount creates a mount of Spec.Mounts without attaching it. It returns -1 for a File, which mount creates.
+// detachedMount creates a mount of Spec.Mounts without attaching it. It returns -1 for a File or Tmpfs, which mount
+// creates.
 func (s *setup) detachedMount(m Mount) (int, error) {
-	attrs := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
-	if m.Readonly {
-		attrs |= attrReadonly
-	}
 	var fd int
 	var err error
 	switch m.Kind {
@@ -127,19 +124,47 @@ func (s *setup) detachedMount(m Mount) (int, error) {
 		}
 	case OverlayMount:
 		fd, err = overlayMount(*m.Overlay, "", s.cfg.InUser)
-	case Tmpfs:
-		options := []option{{"mode", fmt.Sprintf("%04o", m.Mode)}}
-		if m.Size > 0 {
-			options = append(options, option{"size", strconv.FormatInt(m.Size, 10)})
-		}
-		fd, err = newMount("tmpfs", 0, options...)
 	default:
 		return -1, nil
 	}
 	if err != nil {
 		return -1, err
 	}
-	return fd, setAttrs(fd, attrs)
+	return fd, setAttrs(fd, m.attrs())
+}
+
+// attrs returns the attributes of a mount.
+func (m Mount) attrs() uint64 {
+	attrs := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
+	if m.Readonly {
+		attrs |= attrReadonly
+	}
+	return attrs
+}
+
+// newTmpfs creates a tmpfs for the mountpoint at. Without a mode it gets the mode of the directory that it covers, and
+// 1777 if that was made for it.
+func newTmpfs(m Mount, at int, made bool) (int, error) {
+	mode := m.Mode
+	if mode == 0 {
+		var st unix.Stat_t
+		if err := unix.Fstat(at, &st); err != nil {
+			return -1, err
+		}
+		mode = st.Mode & 0o7777
+	}
+	if m.Mode == 0 && made {
+		mode = 0o1777
+	}
+	options := []option{{"mode", fmt.Sprintf("%04o", mode)}}
+	if m.Size > 0 {
+		options = append(options, option{"size", strconv.FormatInt(m.Size, 10)})
+	}
+	fd, err := newMount("tmpfs", 0, options...)
+	if err != nil {
+		return -1, err
+	}
+	return fd, setAttrs(fd, m.attrs())
 }
 
 // mountScratch mounts a tmpfs over the machine's /dev, in this mount namespace only. It holds the mountpoint of the
@@ -175,13 +200,22 @@ func (s *setup) mount(i int, m Mount, scratch int) error {
 			return err
 		}
 	}
-	isDir, err := isDirectory(fd)
-	if err != nil {
-		return err
+	isDir := m.Kind == Tmpfs
+	if !isDir {
+		var err error
+		if isDir, err = isDirectory(fd); err != nil {
+			return err
+		}
 	}
+	before := len(s.walk.created)
 	at, err := s.walk.to(m.Dest, isDir, createMountpoint)
 	if err != nil {
 		return err
+	}
+	if m.Kind == Tmpfs {
+		if fd, err = newTmpfs(m, at, len(s.walk.created) > before); err != nil {
+			return err
+		}
 	}
 	if m.Kind == Tmpfs && (m.UID != 0 || m.GID != 0) {
 		if err := unix.Fchownat(fd, "", int(m.UID), int(m.GID), unix.AT_EMPTY_PATH); err != nil {

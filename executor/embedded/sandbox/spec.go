@@ -6,6 +6,7 @@ package sandbox
 import (
 	"io"
 	"os"
+	"path"
 )
 
 // Overlay is a stack of layers. If Upper is empty, it is read-only.
@@ -34,7 +35,7 @@ type Mount struct {
 	Overlay  *Overlay
 	Readonly bool
 	Size     int64
-	Mode     uint32 // of Tmpfs and File
+	Mode     uint32 // of Tmpfs and File; 0 gives a Tmpfs the mode of the directory that it covers
 	UID, GID uint32 // of Tmpfs and File
 	Content  []byte
 }
@@ -96,4 +97,14 @@ type Result struct {
 	ExitCode int  // 128 plus the signal's number if a signal ended the process
 	Signal   int  // 0 if no signal did
 	Exceeded bool // the kernel killed a process because the step exceeded Limits.Memory
+}
+
+// covers reports whether the step has a mount of its own at a path.
+func (s *Spec) covers(p string) bool {
+	for _, m := range s.Mounts {
+		if path.Clean("/"+m.Dest) == p {
+			return true
+		}
+	}
+	return false
 }

@@ -150,7 +150,7 @@ func (s *setup) mountDev(scratch int) error {
 	return s.mountInDev(dev)
 }
 
-// mountInDev mounts the file systems below /dev.
+// mountInDev mounts the file systems below /dev, except those that a mount of the step replaces.
 func (s *setup) mountInDev(dev int) error {
 	pts := []option{{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}}
 	if !s.cfg.InUser || s.cfg.Groups {
@@ -169,6 +169,9 @@ func (s *setup) mountInDev(dev int) error {
 		{"shm", "tmpfs", attrNoExec, []option{{"mode", "1777"}, {"size", strconv.FormatInt(shm, 10)}}},
 		{"mqueue", "mqueue", attrNoExec, nil},
 	} {
+		if s.cfg.Spec.covers("/dev/" + m.name) {
+			continue
+		}
 		if err := mountIn(dev, m.name, m.kind, m.attrs, m.options); err != nil {
 			return err
 		}
