@@ -19,6 +19,7 @@ type Mount struct {
 	New bool // not seeded yet: the caller fills it, then calls Seeded
 	// lock is the mount's lock, shared or exclusive; seed is locked while a new mount is filled.
 	lock, seed *os.File
+	item       string // the mount's directory in the cache, which has all its generations
 	once       sync.Once
 }
 
@@ -26,16 +27,17 @@ type Mount struct {
 const maxPrivate = 1024
 
 // CacheMount locks and returns the cache mount with an ID. sharing is "shared" (any number of users), "locked" (one at
-// a time) or "private" (concurrent users get separate directories). It waits until ctx ends.
-func (s *Store) CacheMount(ctx context.Context, id, sharing string) (*Mount, error) {
+// a time) or "private" (concurrent users get separate directories). It waits until ctx ends. With fresh, the mount starts
+// empty for the build that fresh belongs to.
+func (s *Store) CacheMount(ctx context.Context, id, sharing string, fresh *FreshMounts) (*Mount, error) {
 	name := mountName(id)
 	switch sharing {
 	case "shared", "":
-		return s.acquireMount(ctx, name, unix.LOCK_SH)
+		return s.acquireMount(ctx, name, unix.LOCK_SH, fresh)
 	case "locked":
-		return s.acquireMount(ctx, name, unix.LOCK_EX)
+		return s.acquireMount(ctx, name, unix.LOCK_EX, fresh)
 	case "private":
-		return s.privateMount(name)
+		return s.privateMount(name, fresh)
 	}
 	return nil, fmt.Errorf("cache mount %s: unknown sharing %q (shared, private, locked)", id, sharing)
 }
@@ -43,13 +45,13 @@ func (s *Store) CacheMount(ctx context.Context, id, sharing string) (*Mount, err
 // mountName returns the directory name of a cache mount.
 func mountName(id string) string { return digest.FromString(id).Encoded() }
 
-func (s *Store) privateMount(name string) (*Mount, error) {
+func (s *Store) privateMount(name string, fresh *FreshMounts) (*Mount, error) {
 	for i := range maxPrivate {
 		n := name
 		if i > 0 {
 			n = fmt.Sprintf("%s-%d", name, i)
 		}
-		m, err := s.tryMount(n, unix.LOCK_EX)
+		m, err := s.tryMount(n, unix.LOCK_EX, fresh)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return m, err
 		}
@@ -58,10 +60,10 @@ func (s *Store) privateMount(name string) (*Mount, error) {
 	return nil, &Error{Op: "lock a cache mount in", Path: s.path(dirMounts), Err: err}
 }
 
-func (s *Store) acquireMount(ctx context.Context, name string, how int) (*Mount, error) {
+func (s *Store) acquireMount(ctx context.Context, name string, how int, fresh *FreshMounts) (*Mount, error) {
 	pause := time.Millisecond
 	for {
-		m, err := s.tryMount(name, how)
+		m, err := s.tryMount(name, how, fresh)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return m, err
 		}
@@ -74,7 +76,7 @@ func (s *Store) acquireMount(ctx context.Context, name string, how int) (*Mount,
 	}
 }
 
-func (s *Store) tryMount(name string, how int) (*Mount, error) {
+func (s *Store) tryMount(name string, how int, fresh *FreshMounts) (*Mount, error) {
 	dir := s.path(dirMounts, name)
 	if err := s.makeFolder(dirMounts + "/" + name); err != nil {
 		return nil, wrap("create cache mount", dir, err)
@@ -93,8 +95,13 @@ func (s *Store) tryMount(name string, how int) (*Mount, error) {
 	s.mu.Lock()
 	s.mounts = append(s.mounts, name)
 	s.mu.Unlock()
-	m := &Mount{Dir: filepath.Join(dir, "fs"), lock: lock}
-	if err := m.openFS(dir); err != nil {
+	base, err := fresh.generation(dir)
+	if err != nil {
+		lock.Close()
+		return nil, wrap("start an empty cache mount in", dir, err)
+	}
+	m := &Mount{Dir: filepath.Join(base, "fs"), lock: lock, item: dir}
+	if err := m.openFS(base); err != nil {
 		lock.Close()
 		return nil, wrapUnlessBusy("open cache mount", dir, err)
 	}
@@ -147,7 +154,8 @@ func (m *Mount) Release() {
 	m.once.Do(func() {
 		m.Seeded()
 		now := time.Now()
-		os.Chtimes(filepath.Dir(m.Dir), now, now) // a size measured while it was in use is outdated
+		removeReplaced(m.item, m.lock)
+		os.Chtimes(m.item, now, now) // a size measured while it was in use is outdated
 		m.lock.Close()
 	})
 }
@@ -157,7 +165,7 @@ func (m *Mount) Release() {
 func (s *Store) SeededMount(id string) (*Mount, error) {
 	name := digest.FromString(id).Encoded()
 	dir := s.path(dirMounts, name)
-	if !isSeeded(dir) {
+	if !isSeeded(generation(dir)) {
 		return nil, nil
 	}
 	lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_SH|unix.LOCK_NB)
@@ -167,7 +175,7 @@ func (s *Store) SeededMount(id string) (*Mount, error) {
 	if err != nil {
 		return nil, wrap("lock cache mount", dir, err)
 	}
-	return &Mount{Dir: filepath.Join(dir, "fs"), lock: lock}, nil
+	return &Mount{Dir: filepath.Join(generation(dir), "fs"), lock: lock, item: dir}, nil
 }
 
 // wrapUnlessBusy is wrap, except that EWOULDBLOCK stays unwrapped: it makes the caller wait.

@@ -115,7 +115,7 @@ func workImage(_ context.Context, s *Store, n string) error {
 }
 
 func workMount(ctx context.Context, s *Store, n string) error {
-	m, err := s.CacheMount(ctx, "mount "+n, "locked")
+	m, err := s.CacheMount(ctx, "mount "+n, "locked", nil)
 	if err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ func checkUnlocked(t *testing.T, s *Store, n, when string) {
 			wrong("the layer of %s holds %d bytes, %v", key, len(raw), err)
 		}
 	}
-	m, err := s.CacheMount(ctx, "mount "+n, "locked")
+	m, err := s.CacheMount(ctx, "mount "+n, "locked", nil)
 	if err != nil {
 		t.Fatalf("%s: the cache mount is locked: %v", when, err)
 	}

@@ -99,7 +99,7 @@ func putLinkedLayers(t *testing.T, s *Store) {
 // useMount writes a file to the cache mount.
 func useMount(t *testing.T, s *Store, name string, size int) {
 	t.Helper()
-	m, err := s.CacheMount(t.Context(), "mount", "shared")
+	m, err := s.CacheMount(t.Context(), "mount", "shared", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

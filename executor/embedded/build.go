@@ -61,6 +61,10 @@ type build struct {
 	// packs caches the blobs that were found or created, a cache.Packed by packKey.
 	packs sync.Map
 
+	// fresh holds the cache mounts that start empty in this run: those with an id of renewed, which a forced step has.
+	fresh   cache.FreshMounts
+	renewed map[string]bool
+
 	// shell is locked while the shell of a failed step is open.
 	shell sync.Mutex
 
@@ -104,6 +108,7 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 		b.byStep[s] = n
 		b.nodes = append(b.nodes, n)
 	}
+	b.renewed = b.forcedMounts()
 	return b, nil
 }
 
@@ -226,6 +231,7 @@ func (b *build) close() {
 	b.contexts.Save()
 	b.saveTimes()
 	b.savePasts()
+	b.fresh.Close()
 	for _, n := range b.nodes {
 		if n.local != nil {
 			n.local.Close()

@@ -110,7 +110,9 @@ func (x *execStep) openCaches(ctx context.Context) error {
 			continue
 		}
 		opt := x.exec.GetMounts()[i]
-		m, err := x.n.b.store.CacheMount(ctx, ids[i], strings.ToLower(opt.GetCacheOpt().GetSharing().String()))
+		sharing := strings.ToLower(opt.GetCacheOpt().GetSharing().String())
+		fresh := x.n.b.freshMounts(opt.GetCacheOpt().GetID())
+		m, err := x.n.b.store.CacheMount(ctx, ids[i], sharing, fresh)
 		if err != nil {
 			return err
 		}
@@ -118,9 +120,11 @@ func (x *execStep) openCaches(ctx context.Context) error {
 		if !m.New {
 			continue
 		}
-		filled, err := x.n.b.fillMount(ctx, ids[i], m)
-		if err != nil {
-			return err
+		filled := false
+		if fresh == nil {
+			if filled, err = x.n.b.fillMount(ctx, ids[i], m); err != nil {
+				return err
+			}
 		}
 		if filled {
 			m.Seeded()
@@ -156,6 +160,31 @@ func (x *execStep) likeSeed(ctx context.Context, in input, m *pb.Mount, dir stri
 		}
 		return unix.Chmod(dir, e.Mode&0o7777)
 	})
+}
+
+// forcedMounts returns the ids of the cache mounts of forced steps.
+func (b *build) forcedMounts() map[string]bool {
+	ids := map[string]bool{}
+	for _, n := range b.nodes {
+		if !n.forced() {
+			continue
+		}
+		for _, m := range n.step.Op.GetExec().GetMounts() {
+			if m.GetMountType() == pb.MountType_CACHE {
+				ids[m.GetCacheOpt().GetID()] = true
+			}
+		}
+	}
+	return ids
+}
+
+// freshMounts returns what makes the cache mount with an id start empty in this run. It is nil if no forced step has
+// the id. As in BuildKit, all steps of the run then share the new files, those that are not forced too.
+func (b *build) freshMounts(id string) *cache.FreshMounts {
+	if !b.renewed[id] {
+		return nil
+	}
+	return &b.fresh
 }
 
 // cacheID returns the name of a cache mount's files. A mount with a seed has different files for each seed, as in

@@ -2,14 +2,15 @@ package keys
 
 import (
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
 )
 
-// execParts returns the canonical form of an exec op without its inputs. Proxy settings, the cgroup, the resources
-// and where a cache mount keeps its files are not in it: a step's result must not depend on them.
+// execParts returns the canonical form of an exec op without its inputs. Proxy settings, the cgroup and the resources
+// are not in it: a step's result must not depend on them.
 func execParts(op *pb.Op) Parts {
 	exec := op.GetExec()
 	meta := exec.GetMeta()
@@ -46,13 +47,13 @@ func execParts(op *pb.Op) Parts {
 		p.Add("device "+d.GetName(), strconv.FormatBool(d.GetOptional()))
 	}
 	for _, m := range exec.GetMounts() {
-		p.Add("mount "+m.GetDest(), mountString(m))
+		p.Add("mount "+m.GetDest(), mountString(m, meta.GetCwd()))
 	}
 	return p
 }
 
 // mountString returns the canonical form of a mount. The content of its input is a part of its own.
-func mountString(m *pb.Mount) string {
+func mountString(m *pb.Mount, cwd string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s readonly=%t output=%d", m.GetMountType(), m.GetReadonly(), m.GetOutput())
 	switch m.GetMountType() {
@@ -60,6 +61,9 @@ func mountString(m *pb.Mount) string {
 		fmt.Fprintf(&b, " source=%q", m.GetSelector())
 	case pb.MountType_CACHE:
 		fmt.Fprintf(&b, " source=%q", m.GetSelector())
+		if id := m.GetCacheOpt().GetID(); !defaultMountID(id, m.GetDest(), cwd) {
+			fmt.Fprintf(&b, " id=%q", id)
+		}
 	case pb.MountType_TMPFS:
 		fmt.Fprintf(&b, " size=%d", m.GetTmpfsOpt().GetSize())
 	case pb.MountType_SECRET:
@@ -72,6 +76,13 @@ func mountString(m *pb.Mount) string {
 			o.GetID(), o.GetUid(), o.GetGid(), o.GetMode(), o.GetOptional())
 	}
 	return b.String()
+}
+
+// defaultMountID reports whether a cache mount has the id that the frontend derives from its target. Another id names
+// other files: a step that fills the mount must run again.
+func defaultMountID(id, dest, cwd string) bool {
+	target, ok := strings.CutPrefix(id, "/") // after the namespace, which is empty by default
+	return ok && (target == dest || path.Join("/", cwd, target) == dest)
 }
 
 // Platform returns os/architecture[/variant], with the version of the operating system where one is given.

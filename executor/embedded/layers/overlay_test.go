@@ -45,10 +45,17 @@ func readXattrsPath(p string) (map[string][]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	x, err := readXattrs(int(f.Fd()))
+	list, err := xattrCall(func(b []byte) (int, error) { return unix.Flistxattr(int(f.Fd()), b) })
 	out := map[string][]byte{}
-	for k, v := range x.pax {
-		out[strings.TrimPrefix(k, paxXattr)] = []byte(v)
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
+		if !strings.HasPrefix(name, "user.") {
+			continue
+		}
+		if out[name], err = xattrCall(func(b []byte) (int, error) {
+			return unix.Fgetxattr(int(f.Fd()), name, b)
+		}); err != nil {
+			return nil, err
+		}
 	}
 	return out, err
 }
