@@ -127,7 +127,7 @@ func imageBlobs(img v1.Image, add func(blob)) error {
 }
 
 // newArtifact collects the images of a target. Without several manifests, there is no index: a single image gets one
-// only with attestations, or when its target is built for several platforms.
+// only with attestations or index annotations, or when its target is built for several platforms.
 func newArtifact(
 	images, attestations []v1.Image, platforms []ocispecs.Platform, several bool, o Output,
 ) (*artifact, error) {

@@ -14,7 +14,7 @@ import (
 
 // Validate checks the outputs of all images before anything runs. It checks each output alone, whether its destination
 // can be written, and that no two outputs conflict: they must not write one path, write below a file of another output,
-// or both write to stdout. Relative paths refer to dir.
+// or both write to stdout. Several targets may fill one layout directory. Relative paths refer to dir.
 func Validate(images []*planner.Image, dir string) error {
 	_, err := allOutputs(images, dir)
 	return err
@@ -69,6 +69,9 @@ func (paths outputPaths) add(target string, o Output) error {
 		}
 	}
 	if other, ok := paths[key]; ok {
+		if o.Kind == KindOCIDir && other.output.Kind == KindOCIDir && other.target != target {
+			return nil // one layout may hold the images of several targets
+		}
 		what := o.Dest
 		if o.Dest == stdoutTarget {
 			what = "stdout"

@@ -61,6 +61,7 @@ type PushImage struct {
 	Image    v1.Image
 	Index    v1.ImageIndex
 	ByDigest bool // push without moving a tag
+	Insecure bool // plain HTTP and unverified certificates are allowed
 }
 
 // Loader loads a docker tar into a Docker engine.
@@ -70,10 +71,12 @@ type Loader interface {
 
 // ExportOptions holds the destinations of outputs.
 type ExportOptions struct {
-	Dir    string    // base of relative destinations
-	Epoch  time.Time // for images without their own; zero means DefaultEpoch
-	Store  ImageStore
-	Pusher Pusher
+	Dir   string    // base of relative destinations
+	Epoch time.Time // for images without their own; zero means DefaultEpoch
+	Store ImageStore
+	// Written remembers the directories that outputs wrote; nil forgets them.
+	Written WrittenDirs
+	Pusher  Pusher
 	// Docker connects to the engine of a docker context, "" for the current one; nil means docker.Dial.
 	Docker func(ctx context.Context, name string) (Loader, error)
 	Stdout io.Writer // for outputs to stdout; nil refuses them
@@ -221,7 +224,7 @@ func (e *exporter) output(ctx context.Context, group []Built, o Output, res *Ima
 	case KindStore:
 		return e.store(target, o, a)
 	case KindPush:
-		p := PushImage{Target: target, Refs: o.Names, Index: a.index, ByDigest: o.ByDigest}
+		p := PushImage{Target: target, Refs: o.Names, Index: a.index, ByDigest: o.ByDigest, Insecure: o.Insecure}
 		if a.index == nil {
 			p.Image = a.images[0]
 		}
@@ -286,7 +289,7 @@ func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*arti
 		if err != nil {
 			return nil, err
 		}
-		created = e.created(b)
+		created = e.created(b, o)
 		platforms[i] = b.Image.Platform
 		images[i], err = Assemble(b.Image, layers, AssembleOptions{
 			Epoch: created, Docker: o.Docker, Annotations: o.Annotations.at("manifest", &platforms[i]),
@@ -308,7 +311,7 @@ func (e *exporter) artifact(ctx context.Context, group []Built, o Output) (*arti
 		}
 		attestations = append(attestations, one)
 	}
-	several := attested || len(group) > 1 || group[0].Image.MultiPlatform
+	several := attested || len(group) > 1 || group[0].Image.MultiPlatform || o.Annotations.hasIndex()
 	a, err := newArtifact(images, attestations, platforms, several, o)
 	if err != nil {
 		return nil, err

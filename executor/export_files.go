@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path"
 	"strings"
@@ -21,7 +22,11 @@ func platformFolder(b Built) string {
 
 // folder returns the folder of a platform, or "" if its files are not in a separate one.
 func (o Output) folder(group []Built, b Built) string {
-	if o.Split && (len(group) > 1 || b.Image.MultiPlatform) {
+	split := len(group) > 1 || b.Image.MultiPlatform
+	if o.Split != nil {
+		split = *o.Split
+	}
+	if split {
 		return platformFolder(b)
 	}
 	return ""
@@ -34,11 +39,13 @@ func (e *exporter) tarFiles(group []Built, o Output) error {
 		if len(group) == 1 && o.folder(group, group[0]) == "" && !attest.Requested(group[0].Image) {
 			return group[0].Files(ctx, o.Encoding, w)
 		}
-		tw := tar.NewWriter(w)
+		tw, seen := tar.NewWriter(w), newSeenFiles(group)
 		for _, b := range group {
 			folder := o.folder(group, b)
-			err := e.files(ctx, group, b, o, func(h *tar.Header,
-				r io.Reader) error {
+			err := e.files(ctx, group, b, o, func(h *tar.Header, r io.Reader) error {
+				if err := seen.add(folder, h); err != nil {
+					return err
+				}
 				return writeBelow(tw, folder, h, r)
 			})
 			if err != nil {
@@ -77,7 +84,7 @@ func (e *exporter) files(
 	if err != nil {
 		return err
 	}
-	opt := attest.FileOptions{Prefix: o.AttestationPrefix, Time: e.created(b)}
+	opt := attest.FileOptions{Prefix: o.AttestationPrefix, Time: e.created(b, o)}
 	if several := len(group) > 1 || b.Image.MultiPlatform; several && o.folder(group, b) == "" {
 		opt.Suffix = platformFolder(b) // all platforms share one folder
 	}
@@ -85,11 +92,11 @@ func (e *exporter) files(
 }
 
 // created returns the creation time of an image.
-func (e *exporter) created(b Built) time.Time {
+func (e *exporter) created(b Built, o Output) time.Time {
 	if b.Image.Epoch != nil {
-		return *b.Image.Epoch
+		return o.Encoding.EpochOr(*b.Image.Epoch)
 	}
-	return e.opt.Epoch
+	return o.Encoding.EpochOr(e.opt.Epoch)
 }
 
 // readFiles calls f with each entry of b's merged file system.
@@ -126,7 +133,7 @@ func readFiles(ctx context.Context, b Built, enc LayerEncoding, f func(*tar.Head
 
 // localFiles writes files below a directory: into a hidden folder of it first, then each into place by rename.
 func (e *exporter) localFiles(group []Built, o Output) {
-	s := &staging{dest: o.Dest}
+	s := &staging{dest: o.Dest, written: e.opt.Written}
 	e.jobs = append(e.jobs, &job{
 		name: group[0].Image.Target + ": write files", stage: stageFiles,
 		prepare: func(ctx context.Context) (err error) {
@@ -134,19 +141,48 @@ func (e *exporter) localFiles(group []Built, o Output) {
 				return err
 			}
 			defer func() { err = errors.Join(err, s.close()) }()
+			seen := newSeenFiles(group)
 			for _, b := range group {
 				folder := o.folder(group, b)
 				if err := s.folder(folder); err != nil {
 					return err
 				}
-				err := e.files(ctx, group, b, o, func(h *tar.Header, r io.Reader) error { return s.add(folder, h, r) })
+				err := e.files(ctx, group, b, o, func(h *tar.Header, r io.Reader) error {
+					if err := seen.add(folder, h); err != nil {
+						return err
+					}
+					return s.add(folder, h, r)
+				})
 				if err != nil {
 					return err
 				}
 			}
-			return nil
+			return s.check()
 		},
 		commit:  s.commit,
 		discard: s.discard,
 	})
+}
+
+// seenFiles are the files of an output without a folder for each platform. Two platforms must not have one file, as in
+// BuildKit: one of them would be lost.
+type seenFiles map[string]bool
+
+func newSeenFiles(group []Built) seenFiles {
+	if len(group) == 1 {
+		return nil
+	}
+	return seenFiles{}
+}
+
+func (s seenFiles) add(folder string, h *tar.Header) error {
+	if s == nil || folder != "" || h.Typeflag == tar.TypeDir {
+		return nil
+	}
+	name := path.Clean(h.Name)
+	if s[name] {
+		return fmt.Errorf("two platforms have the file %s; remove platform-split=false", name)
+	}
+	s[name] = true
+	return nil
 }

@@ -62,9 +62,13 @@ func (e *exporter) store(target string, o Output, a *artifact) error {
 	return nil
 }
 
-// storeNames returns the names of an image in the local store; name-canonical adds each name with the digest.
+// storeNames returns the names of an image in the local store; name-canonical adds each name with the digest, and
+// dangling-name-prefix its own.
 func (o Output) storeNames(d v1.Hash) []string {
 	var all []string
+	if o.Dangling != "" {
+		all = append(all, o.Dangling+"@"+d.String())
+	}
 	for _, n := range o.Names {
 		all = append(all, n)
 		if o.Canonical && !strings.Contains(n, "@") {

@@ -6,7 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
+
+	"github.com/distribution/reference"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/attest"
@@ -41,8 +42,9 @@ type Output struct {
 	// Docker selects Docker media types instead of OCI ones.
 	Docker   bool
 	ByDigest bool // push without a tag
-	// Split puts the files of each of several platforms into a separate folder.
-	Split       bool
+	Insecure bool // push over plain HTTP, or without a verified certificate, if that is all there is
+	// Split reports whether the files of each platform go to a folder of their own; nil: only of several platforms.
+	Split       *bool
 	Annotations Annotations
 	// AttestAsImage gives attestation manifests an image config. Otherwise they are artifacts whose subject is the
 	// image.
@@ -51,6 +53,8 @@ type Output struct {
 	AttestationPrefix string
 	// Canonical adds a name with the digest to the local store.
 	Canonical bool
+	// Dangling adds the name Dangling@DIGEST to the local store.
+	Dangling string
 }
 
 // isImage reports whether o writes an image and not files.
@@ -66,16 +70,6 @@ type OutputError struct {
 
 // Error implements error.
 func (e *OutputError) Error() string { return fmt.Sprintf("target %s: output: %s", e.Target, e.Reason) }
-
-// knownAttrs lists the attributes of all outputs. Those that have no effect here are accepted, as Docker accepts them.
-func knownAttrs() []string {
-	return []string{
-		"type", "dest", "name", "push", "push-by-digest", "name-canonical", "oci-mediatypes", "compression",
-		"compression-level", "force-compression", "rewrite-timestamp", "tar", "platform-split", "context", "unpack",
-		"store", "dangling-name-prefix", "registry.insecure", "attestation-inline", "attestation-prefix", "buildinfo",
-		"prefer-nondist-layers", "oci-artifact", "source-date-epoch", "force-inline-attestations",
-	}
-}
 
 // Outputs parses all outputs of one target, whose platforms are images. A target without outputs goes to the local
 // store. Relative paths refer to dir.
@@ -99,16 +93,19 @@ func Outputs(images []*planner.Image, dir string) ([]Output, error) {
 	return out, nil
 }
 
-// withStored adds the local store to type=image,push=true, which stores the image as well unless store=false.
+// withStored adds the local store to type=image,push=true, which stores the image as well unless store=false, and to
+// other outputs with store=true.
 func withStored(attrs []config.Attrs) []config.Attrs {
 	stored := slices.ContainsFunc(attrs, func(a config.Attrs) bool {
 		return a["type"] == string(KindStore) || a["type"] == "image" && !isSet(a["push"])
 	})
 	var all []config.Attrs
 	for _, a := range attrs {
-		if a["type"] == "image" && isSet(a["push"]) && !stored && (a["store"] == "" || isSet(a["store"])) {
+		pushed := a["type"] == "image" && isSet(a["push"]) && a["store"] == "" ||
+			a["type"] != string(KindStore) && isSet(a["store"])
+		if pushed && !stored {
 			local := maps.Clone(a)
-			local["push"], stored = "false", true
+			local["type"], local["push"], stored = "image", "false", true
 			all = append(all, local)
 		}
 		all = append(all, a)
@@ -122,16 +119,31 @@ func isSet(flag string) bool {
 }
 
 func parseOutput(a config.Attrs, img *planner.Image, dir string) (Output, error) {
-	for k := range a {
-		if !slices.Contains(knownAttrs(), k) && !strings.HasPrefix(k, "annotation") {
-			return Output{}, fmt.Errorf("unknown attribute %q", k)
-		}
+	if err := checkAttrs(a); err != nil {
+		return Output{}, err
 	}
 	p := attrParser{attrs: a}
-	o := Output{Dest: a["dest"], ByDigest: p.flag("push-by-digest", false), Split: p.flag("platform-split", true)}
+	o := Output{
+		Dest: a["dest"], ByDigest: p.flag("push-by-digest", false), Insecure: p.flag("registry.insecure", false),
+	}
+	if prefix := a["dangling-name-prefix"]; prefix != "" {
+		n, err := reference.ParseNormalizedNamed(prefix)
+		if err != nil || !reference.IsNameOnly(n) {
+			return o, fmt.Errorf("dangling-name-prefix=%s: expected the name of an image without a tag", prefix)
+		}
+		o.Dangling = n.Name()
+	}
+	if p.flag("danging-name-empty-only", false) && (len(img.Tags) > 0 || a["name"] != "") {
+		o.Dangling = ""
+	}
+	if _, ok := a["platform-split"]; ok {
+		split := p.flag("platform-split", true)
+		o.Split = &split
+	}
 	o.Encoding = LayerEncoding{
 		Compression: a["compression"], Level: p.number("compression-level"), Force: p.flag("force-compression", false),
 		KeepTimes: !p.flag("rewrite-timestamp", true), ClampTimes: p.flag("rewrite-timestamp", false),
+		Epoch: p.epoch("source-date-epoch"),
 	}
 	if err := o.setKind(a, &p); err != nil {
 		return o, err
@@ -234,8 +246,9 @@ func (o Output) check(images []*planner.Image) error {
 			"use type=oci, or build one platform",
 			len(images))
 	}
-	if !several && !slices.ContainsFunc(images, attest.Requested) && o.isImage() && o.Annotations.hasIndex() {
-		return fmt.Errorf("index annotations need an index, and this target has a single platform")
+	if (o.Kind == KindDocker || o.Kind == KindLoad) && o.Annotations.hasIndex() {
+		return fmt.Errorf("type=docker has no index for index annotations; use type=oci or a registry, " +
+			"or annotate the manifest")
 	}
 	if o.Kind == KindPush && len(o.Names) == 0 {
 		return fmt.Errorf("a push needs a tag; add tags to the target or name= to the output")
@@ -279,6 +292,19 @@ func (p *attrParser) flag(name string, fallback bool) bool {
 		p.err = fmt.Errorf("%s=%s: expected true or false", name, v)
 	}
 	return b
+}
+
+// epoch returns a time in seconds since 1970, or "".
+func (p *attrParser) epoch(name string) string {
+	v := p.attrs[name]
+	if v == "" {
+		return ""
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if (err != nil || n < 0 || n > maxEpoch) && p.err == nil {
+		p.err = fmt.Errorf("%s=%s: expected seconds since 1970, such as 1700000000", name, v)
+	}
+	return strconv.FormatInt(n, 10)
 }
 
 func (p *attrParser) number(name string) int {

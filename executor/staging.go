@@ -25,7 +25,8 @@ import (
 // other files stay. Files are not synced: after a crash of the machine the output is written again. TestExportLocal and
 // TestExportLocalInTheWay show it.
 //
-// Existing files are deleted only if a new file replaces them. Files belong to the caller. Modes are kept, with setuid
+// Existing files are deleted only if a new file replaces them. A directory is deleted only if a new file replaces it and
+// it is empty, or has just what earlier outputs wrote there. Files belong to the caller. Modes are kept, with setuid
 // and sticky bits.
 type staging struct {
 	dest  string
@@ -33,6 +34,8 @@ type staging struct {
 	temp  string        // name of the hidden folder below dest
 	files []string      // to rename, in tar order
 	dirs  []*tar.Header // in tar order
+	// written remembers what outputs wrote; nil forgets it.
+	written WrittenDirs
 }
 
 // open creates the directory and the hidden folder.
@@ -185,6 +188,7 @@ func (s *staging) commit(ctx context.Context) (err error) {
 		return err
 	}
 	defer s.discard()
+	dirs := s.recorded()
 	for _, d := range s.dirs {
 		if err := s.placeDir(d.Name); err != nil {
 			return err
@@ -194,14 +198,16 @@ func (s *staging) commit(ctx context.Context) (err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := s.root.Rename(path.Join(s.temp, f), f)
-		if fi, no := s.root.Lstat(f); err != nil && no == nil && fi.IsDir() {
-			return fmt.Errorf("%s %w, which a file cannot replace; remove it first", path.Join(s.dest, f), unix.EISDIR)
+		if fi, err := s.root.Lstat(f); err == nil && fi.IsDir() {
+			if err := s.replaceDir(f); err != nil {
+				return err
+			}
 		}
-		if err != nil {
+		if err := s.root.Rename(path.Join(s.temp, f), f); err != nil {
 			return err
 		}
 	}
+	s.remember(dirs)
 	for _, d := range slices.Backward(s.dirs) {
 		if err := s.root.Chmod(d.Name, d.FileInfo().Mode()); err != nil {
 			return err

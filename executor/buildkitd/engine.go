@@ -61,7 +61,9 @@ type Options struct {
 	Origin string
 	Blobs  Blobs
 	Store  executor.ImageStore // for images of the local store; nil if no output needs it
-	Pusher executor.Pusher     // for images that are pushed; nil if no output needs it
+	// Written remembers the directories that outputs wrote; nil forgets them.
+	Written executor.WrittenDirs
+	Pusher  executor.Pusher // for images that are pushed; nil if no output needs it
 	// Keychain has the credentials that daemons may request; nil: the Docker and Podman configuration of the user.
 	Keychain authn.Keychain
 	// Tests remembers passed tests; nil: every test runs every time.
@@ -138,7 +140,7 @@ func (r *run) export(ctx context.Context, started time.Time) ([]executor.ImageRe
 	}
 	opt := executor.ExportOptions{
 		Dir: r.opts.Dir, Store: r.engine.opts.Store, Pusher: r.engine.opts.Pusher, Stdout: r.opts.Stdout,
-		Events: r.status.send, Started: started,
+		Events: r.status.send, Started: started, Written: r.engine.opts.Written,
 	}
 	if r.opts.Epoch != nil {
 		opt.Epoch = *r.opts.Epoch

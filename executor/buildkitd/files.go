@@ -68,7 +68,7 @@ func (b *builder) receiveFiles(
 	if enc.KeepTimes {
 		_, err = io.Copy(w, pr)
 	} else {
-		err = executor.ClampTimes(pr, w, r.epoch(image))
+		err = executor.ClampTimes(pr, w, enc.EpochOr(r.epoch(image)))
 	}
 	// The pipe still holds the daemon's bytes after the end of the archive, and its error.
 	if _, rest := io.Copy(io.Discard, pr); err == nil {

@@ -51,7 +51,7 @@ func (r *run) epoch(image *planner.Image) time.Time {
 func (r *run) encoded(
 	ctx context.Context, image *planner.Image, enc executor.LayerEncoding, list []layer,
 ) ([]layer, error) {
-	epoch := r.epoch(image)
+	epoch := enc.EpochOr(r.epoch(image))
 	out := make([]layer, len(list))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))

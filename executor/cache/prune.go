@@ -44,10 +44,10 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	return done, errors.Join(err, s.forgetLedger())
 }
 
-// isHistory reports whether an item is about earlier builds: a build record, past runs or a list of files. They are
-// small, and are meant to outlive the results they describe.
+// isHistory reports whether an item is about earlier builds: a build record, past runs, a list of files or what
+// outputs wrote. They are small, and are meant to outlive the results they describe.
 func (it item) isHistory() bool {
-	return it.dir == dirBuilds || it.dir == dirPast || it.dir == dirLists
+	return it.dir == dirBuilds || it.dir == dirPast || it.dir == dirLists || it.dir == dirOutputs
 }
 
 // Freeable returns how many bytes Prune with All would free after this process has ended.

@@ -41,7 +41,7 @@ type survey struct {
 
 // itemDirs lists the directories whose content is evicted item by item. The files in the others are removed when they
 // are stale.
-var itemDirs = [...]string{dirLayers, dirBlobs, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat}
+var itemDirs = [...]string{dirLayers, dirBlobs, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat, dirOutputs}
 
 // survey measures the cache. A layer is measured once, a cache mount again after each use.
 func (s *Store) survey() (*survey, error) {

@@ -41,7 +41,7 @@ func (s *Store) Usage() (Usage, error) {
 		Layers:  v.parts[dirLayers],
 		Blobs:   v.parts[dirBlobs],
 		Mounts:  v.parts[dirMounts],
-		Logs:    v.parts[dirLogs] + v.parts[dirBuilds] + v.parts[dirPast] + v.parts[dirLists],
+		Logs:    v.parts[dirLogs] + v.parts[dirBuilds] + v.parts[dirPast] + v.parts[dirLists] + v.parts[dirOutputs],
 		Entries: v.parts[dirEntries] + v.parts[dirCandidates] + v.parts[dirPacked],
 		Total:   v.total,
 	}

@@ -36,7 +36,7 @@ func (b *build) packings() (func(image int) []packing, error) {
 		image := b.graph.Images[i]
 		var list []packing
 		for _, f := range encodings[image.Target] {
-			list = append(list, packing{f, b.epoch(image).Unix()})
+			list = append(list, packing{f, f.EpochOr(b.epoch(image)).Unix()})
 		}
 		return list
 	}, nil
@@ -49,10 +49,10 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 		built[i] = executor.Built{
 			Image: image,
 			Layers: func(ctx context.Context, f executor.LayerEncoding) ([]v1.Layer, error) {
-				return b.imageLayers(ctx, image, packing{f, b.epoch(image).Unix()})
+				return b.imageLayers(ctx, image, packing{f, f.EpochOr(b.epoch(image)).Unix()})
 			},
 			Files: func(ctx context.Context, f executor.LayerEncoding, w io.Writer) error {
-				return b.files(ctx, image.Root, packing{f, b.epoch(image).Unix()}, w)
+				return b.files(ctx, image.Root, packing{f, f.EpochOr(b.epoch(image)).Unix()}, w)
 			},
 			Tree: func(ctx context.Context, e planner.Edge, w io.Writer) error {
 				return b.files(ctx, e, packing{epoch: b.epoch(image).Unix()}, w)
@@ -62,7 +62,7 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 	}
 	opt := executor.ExportOptions{
 		Dir: b.opts.Dir, Store: imageStoreOf{b.store}, Stdout: b.opts.Stdout, Events: b.events.send,
-		Started: b.started, Pusher: executor.NewPusher(b.engine.client),
+		Started: b.started, Written: b.store, Pusher: executor.NewPusher(b.engine.client),
 	}
 	if b.opts.Epoch != nil {
 		opt.Epoch = *b.opts.Epoch

@@ -32,6 +32,7 @@ type PushImage struct {
 	Image    v1.Image
 	Index    v1.ImageIndex
 	ByDigest bool // no tag is moved
+	Insecure bool // plain HTTP and unverified certificates are allowed
 }
 
 // Progress receives how many bytes of a blob have been sent. It may be called by several goroutines.
@@ -127,6 +128,7 @@ func (p *push) add(push PushImage) error {
 		if err != nil {
 			return err
 		}
+		at.insecure = at.insecure || push.Insecure && !at.plain && at.ca == ""
 		content, err := push.top()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", reference.FamiliarString(i.named), err)
