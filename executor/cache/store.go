@@ -135,11 +135,7 @@ func (s *Store) makeFolders() error {
 	}
 	for _, sub := range []string{
 		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat,
-<<<<<<< HEAD
-		dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins, dirMountpoint,
-=======
-		dirOutputs, dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins,
->>>>>>> c3c4b3e (Give every attribute of an output an effect, or refuse it)
+		dirOutputs, dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins, dirMountpoint,
 	} {
 		if err := s.makeFolder(sub); err != nil {
 			return err
