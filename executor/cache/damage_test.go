@@ -56,17 +56,16 @@ func changeFile(path string, change func([]byte) []byte) error {
 var kinds = []string{
 	"oci/index.json", "oci/oci-layout", "oci/blobs/sha256/*", "images", "entries/*/*", "candidates/*/*/*",
 	"layers/*/meta.json", "packed/*/*/*", "mounts/*/lock", "mounts/*/seed", "mounts/*/seeded", "logs/*", "builds/*",
-	"times", "past/*", "lists/*", "statindex/plan-*", "targets/*", "pins/*", "sizes", "ledger", "id", "unsynced/*/*",
-	"tmp/*.lock", "locks/*",
+	"mounts/*/current", "times", "past/*", "lists/*", "outputs/*", "statindex/plan-*", "targets/*", "pins/*", "sizes",
+	"ledger", "id", "unsynced/*/*", "tmp/*.lock", "locks/*",
 }
 
 // folders are the directories of a cache. A file in the place of one is damage.
 var folders = []string{
 	dirBlobs, dirOCI, dirEntries, dirEntries + "/*", dirCandidates, dirCandidates + "/*", dirCandidates + "/*/*",
 	dirLayers, dirLayers + "/*", dirLayers + "/*/fs", dirPacked, dirPacked + "/*", dirPacked + "/*/*", dirMounts,
-	dirMounts + "/*", dirMounts + "/*/fs", dirLogs, dirBuilds, dirPast, dirLists, dirStat, dirTargets, dirPins,
-	dirLocks,
-	dirTmp, dirUnsynced, dirUnsynced + "/*",
+	dirMounts + "/*", dirMounts + "/*/fs", dirLogs, dirBuilds, dirPast, dirLists, dirOutputs, dirStat, dirTargets, dirPins,
+	dirLocks, dirTmp, dirUnsynced, dirUnsynced + "/*",
 }
 
 // fillCache fills a cache with one item of each kind, and returns after all its processes have ended; one was killed.
@@ -103,9 +102,15 @@ func workHistory(ctx context.Context, s *Store, n string) error {
 	if err != nil {
 		return err
 	}
+	var fresh FreshMounts
+	m, mountErr := s.CacheMount(ctx, "fresh "+n, "shared", &fresh)
+	if mountErr == nil {
+		m.Release()
+	}
+	fresh.Close()
 	_, idErr := s.ID()
 	_, collectErr := s.Collect(ctx, Limits{Size: 1 << 40, Reserve: 1})
-	return errors.Join(log.Close(), idErr, collectErr,
+	return errors.Join(log.Close(), idErr, collectErr, mountErr, s.SetWritten("/out", map[string]string{"d": n}),
 		s.PutPlan(digest.FromString(n), []byte("plan")),
 		s.AddPastRuns(digest.FromString(n), []PastRun{{Instruction: "RUN"}}),
 		s.PutFileList(digest.FromString(n), func() ([]byte, error) { return []byte("list"), nil }))
@@ -114,6 +119,9 @@ func workHistory(ctx context.Context, s *Store, n string) error {
 // readAll reads everything in a cache. Nothing that it returns may be wrong.
 func readAll(t *testing.T, s *Store) {
 	t.Helper()
+	if dirs := s.Written("/out"); len(dirs) > 0 && dirs["d"] != "1" {
+		t.Errorf("written directories: %v", dirs)
+	}
 	for _, name := range []string{"key 1", "alias 1"} {
 		e, err := s.Lookup(digest.FromString(name))
 		if err != nil {
