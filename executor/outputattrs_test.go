@@ -19,8 +19,8 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
-// documentedAttrs are the attributes of exporters in the documentation of BuildKit and buildx, each with values. A value
-// after "!" must be refused; others have an effect or ask for what happens anyway.
+// documentedAttrs are the attributes of exporters in the documentation of BuildKit and buildx, each with values. A
+// value after "!" must be refused; others have an effect or ask for what happens anyway.
 func documentedAttrs() map[string]string {
 	return map[string]string{
 		"image": "name=a/b push=true push=false push-by-digest=true registry.insecure=true oci-mediatypes=false " +
@@ -34,13 +34,14 @@ func documentedAttrs() map[string]string {
 			"!attestation-prefix=x !nosuch=1",
 		"registry": "name=a/b push=true push=false push-by-digest=true registry.insecure=true name-canonical=true " +
 			"dangling-name-prefix=x oci-mediatypes=true store=true !unpack=true compression=gzip !dest=x",
-		"oci": "dest=x tar=true tar=false,dest=x name=a/b oci-mediatypes=false oci-artifact=true compression=zstd " +
+		"oci": "dest=x " +
+			"tar=true tar=false,dest=x name=a/b oci-mediatypes=false oci-artifact=true compression=zstd " +
 			"compression-level=9 force-compression=true rewrite-timestamp=true source-date-epoch=0 annotation.k=v " +
 			"!push=true !push-by-digest=true !registry.insecure=true !store=true !context=x !platform-split=true",
 		"docker": "dest=x context=c tar=false,dest=x name=a/b compression=gzip annotation.k=v source-date-epoch=1 " +
 			"!annotation-index.k=v !compression=zstd !push=true !platform-split=true",
-		"local": "dest=x,platform-split=true dest=x,platform-split=false dest=x,attestation-prefix=p dest=x,mode=copy " +
-			"!dest=x,mode=delete !dest=x,src=/a dest=x,source-date-epoch=1 dest=x,rewrite-timestamp=false " +
+		"local": "dest=x,platform-split=true dest=x,platform-split=false dest=x,attestation-prefix=p " +
+			"dest=x,mode=copy !dest=x,mode=delete !dest=x,src=/a dest=x,source-date-epoch=1 dest=x,rewrite-timestamp=false " +
 			"!dest=x,compression=gzip !dest=x,name=a !dest=x,annotation.k=v !dest=x,oci-mediatypes=true",
 		"tar": "dest=x dest=- dest=x,platform-split=true dest=x,attestation-prefix=p dest=x,source-date-epoch=1 " +
 			"!dest=x,mode=copy !dest=x,src=/a !dest=x,compression=gzip !dest=x,push=true",
@@ -81,7 +82,8 @@ func TestPlatformSplit(t *testing.T) {
 		archs []string
 		want  string
 	}{
-		{"", []string{"arm64"}, "bin"}, {"true", []string{"arm64"}, "linux_arm64/bin"}, {"false", []string{"arm64"}, "bin"},
+		{"", []string{"arm64"}, "bin"}, {"true", []string{"arm64"}, "linux_arm64/bin"},
+		{"false", []string{"arm64"}, "bin"},
 		{"", []string{"amd64", "arm64"}, "linux_arm64/bin"}, {"true", []string{"amd64", "arm64"}, "linux_arm64/bin"},
 		{"false", []string{"amd64", "arm64"}, ""},
 	} {
@@ -97,7 +99,8 @@ func TestPlatformSplit(t *testing.T) {
 			}
 			if c.want == "" {
 				_, err := executor.Export(t.Context(), all, executor.ExportOptions{Dir: d})
-				if err == nil || !strings.Contains(err.Error(), "two platforms have the file bin/sh; remove platform-split") {
+				want := "two platforms have the file bin/sh; remove platform-split"
+				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("%s of two platforms in one place: %v", kind, err)
 				}
 				continue
@@ -143,7 +146,8 @@ func TestEpochOfOutput(t *testing.T) {
 		}
 		created[c.Created.Format(time.RFC3339)] = true
 	}
-	if want := map[string]bool{at.Format(time.RFC3339): true, own.Format(time.RFC3339): true}; !maps.Equal(created, want) {
+	want := map[string]bool{at.Format(time.RFC3339): true, own.Format(time.RFC3339): true}
+	if !maps.Equal(created, want) {
 		t.Errorf("created %v, want %v", created, want)
 	}
 	if len(epochs) != 2 || !epochs[0].Equal(at) || !epochs[1].Equal(own) {
@@ -181,7 +185,8 @@ func TestIndexOfOnePlatform(t *testing.T) {
 	s := storeOf(t, b)
 	var index v1.IndexManifest
 	decode(t, s.blobs[s.images[0].Digest], &index)
-	if index.Annotations["k"] != "v" || len(index.Manifests) != 1 || index.Manifests[0].Platform.Architecture != "amd64" {
+	if index.Annotations["k"] != "v" || len(index.Manifests) != 1 ||
+		index.Manifests[0].Platform.Architecture != "amd64" {
 		t.Errorf("index %+v", index)
 	}
 }

@@ -20,7 +20,9 @@ type pusher struct{ client *registry.Client }
 func (p pusher) Push(ctx context.Context, images []PushImage, progress func(blob string, sent, size int64)) error {
 	list := make([]registry.PushImage, len(images))
 	for i, m := range images {
-		list[i] = registry.PushImage{Refs: m.Refs, Image: m.Image, Index: m.Index, ByDigest: m.ByDigest, Insecure: m.Insecure}
+		list[i] = registry.PushImage{
+			Refs: m.Refs, Image: m.Image, Index: m.Index, ByDigest: m.ByDigest, Insecure: m.Insecure,
+		}
 	}
 	return p.client.Push(ctx, list, progress)
 }

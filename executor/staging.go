@@ -25,9 +25,9 @@ import (
 // other files stay. Files are not synced: after a crash of the machine the output is written again. TestExportLocal and
 // TestExportLocalInTheWay show it.
 //
-// Existing files are deleted only if a new file replaces them. A directory is deleted only if a new file replaces it and
-// it is empty, or has just what earlier outputs wrote there. Files belong to the caller. Modes are kept, with setuid
-// and sticky bits.
+// Existing files are deleted only if a new file replaces them. A directory is deleted only if a new file replaces it
+// and it is empty, or has just what earlier outputs wrote there. Files belong to the caller. Modes are kept, with
+// setuid and sticky bits.
 type staging struct {
 	dest  string
 	root  *os.Root      // dest; closed between prepare and commit, so that the roots of many targets are not all open

@@ -36,7 +36,10 @@ func TestLocalOverEarlier(t *testing.T) {
 		"file changed":      {func(t *testing.T, out string) { mustWrite(t, out+"/made/sub/f", "new") }, false},
 		"link changed":      {func(t *testing.T, out string) { relink(t, out+"/made/l") }, false},
 		"emptied":           {func(t *testing.T, out string) { empty(t, out+"/made") }, true},
-		"added and emptied": {func(t *testing.T, out string) { empty(t, out+"/made"); mustMkdir(t, out+"/made/d") }, false},
+		"added and emptied": {func(t *testing.T, out string) {
+			empty(t, out+"/made")
+			mustMkdir(t, out+"/made/d")
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, w := t.TempDir(), memWritten{}
@@ -69,7 +72,8 @@ func TestLocalOverEarlier(t *testing.T) {
 				}
 				return
 			}
-			if got := string(read(t, out+"/made")) + ", " + string(read(t, out+"/x/f")); got != "now a file, in a directory" {
+			got := string(read(t, out+"/made")) + ", " + string(read(t, out+"/x/f"))
+			if got != "now a file, in a directory" {
 				t.Errorf("got %q", got)
 			}
 			if err := write(tree); err != nil { // and back

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// buildsFile builds the project of a cli with more arguments and returns the content of the file r of the target default.
+// buildsFile builds the project of a cli with more arguments and returns the file r of the target default.
 type buildsFile func(t *testing.T, args ...string) string
 
 // bothBuilders returns bake and, if it is there, buildx on a daemon of its own, by name. Both read the project in the
@@ -84,8 +84,8 @@ func TestCacheMountsOfNoCache(t *testing.T) {
 	}
 }
 
-// TestCacheMountWithNewID: a step that fills a cache mount runs again if it gets another id, so that the next step finds
-// the files. BuildKit takes the filling step from its cache, and the next step fails.
+// TestCacheMountWithNewID: a step that fills a cache mount runs again if it gets another id, so that the next step
+// finds the files. BuildKit takes the filling step from its cache, and the next step fails.
 func TestCacheMountWithNewID(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)

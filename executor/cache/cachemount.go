@@ -27,8 +27,8 @@ type Mount struct {
 const maxPrivate = 1024
 
 // CacheMount locks and returns the cache mount with an ID. sharing is "shared" (any number of users), "locked" (one at
-// a time) or "private" (concurrent users get separate directories). It waits until ctx ends. With fresh, the mount starts
-// empty for the build that fresh belongs to.
+// a time) or "private" (concurrent users get separate directories). It waits until ctx ends. With fresh, the mount
+// starts empty for the build that fresh belongs to.
 func (s *Store) CacheMount(ctx context.Context, id, sharing string, fresh *FreshMounts) (*Mount, error) {
 	name := mountName(id)
 	switch sharing {

@@ -64,8 +64,8 @@ var kinds = []string{
 var folders = []string{
 	dirBlobs, dirOCI, dirEntries, dirEntries + "/*", dirCandidates, dirCandidates + "/*", dirCandidates + "/*/*",
 	dirLayers, dirLayers + "/*", dirLayers + "/*/fs", dirPacked, dirPacked + "/*", dirPacked + "/*/*", dirMounts,
-	dirMounts + "/*", dirMounts + "/*/fs", dirLogs, dirBuilds, dirPast, dirLists, dirOutputs, dirStat, dirTargets, dirPins,
-	dirLocks, dirTmp, dirUnsynced, dirUnsynced + "/*",
+	dirMounts + "/*", dirMounts + "/*/fs", dirLogs, dirBuilds, dirPast, dirLists, dirOutputs, dirStat, dirTargets,
+	dirPins, dirLocks, dirTmp, dirUnsynced, dirUnsynced + "/*",
 }
 
 // fillCache fills a cache with one item of each kind, and returns after all its processes have ended; one was killed.

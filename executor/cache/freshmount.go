@@ -71,8 +71,11 @@ func (f *FreshMounts) generation(dir string) (string, error) {
 	if err := os.WriteFile(aside, []byte(name), 0o600); err != nil {
 		return "", err
 	}
-	if err := os.Rename(aside, filepath.Join(dir, currentFile)); err != nil {
-		return "", err
+	current := filepath.Join(dir, currentFile)
+	if err := os.Rename(aside, current); err != nil { // damaged: a directory is in its place
+		if err := errors.Join(removeTree(current), os.Rename(aside, current)); err != nil {
+			return "", err
+		}
 	}
 	if f.dirs == nil {
 		f.dirs = map[string]string{}

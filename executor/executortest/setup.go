@@ -125,8 +125,8 @@ func compressed(raw []byte) []byte {
 	return b.Bytes()
 }
 
-// archive returns a tar of entries KIND:NAME[:WHAT[:MODE[:UID:GID[:XATTR=HEX]]]]. The kinds are d (directory), f (file with
-// content WHAT), l (symbolic link to WHAT), h (hard link to WHAT), p (named pipe), c (character device 1:3) and x
+// archive returns a tar of entries KIND:NAME[:WHAT[:MODE[:UID:GID[:XATTR=HEX]]]]. The kinds are d (directory), f (file
+// with content WHAT), l (symbolic link to WHAT), h (hard link to WHAT), p (named pipe), c (character device 1:3) and x
 // (file with content WHAT and the capability cap_net_raw).
 func archive(entries []string) ([]byte, error) {
 	return makeArchive(entries, func(_, text string) string { return text })

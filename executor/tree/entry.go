@@ -49,7 +49,8 @@ type FS interface {
 	ReadDir(path string) ([]Entry, error)
 	// Open opens a regular file for reading.
 	Open(path string) (*os.File, error)
-	// Xattrs returns the attributes that a copy keeps: security.capability, POSIX ACLs and user.*, never overlayfs's own.
+	// Xattrs returns the attributes that a copy keeps: security.capability, POSIX ACLs and user.*, never those of
+	// overlayfs.
 	Xattrs(path string) (map[string][]byte, error)
 	// Digest returns the content digest of a regular file.
 	Digest(ctx context.Context, path string) (digest.Digest, error)

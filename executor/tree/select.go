@@ -21,7 +21,8 @@ type Selection struct {
 	AllowEmpty  bool // a wildcard may match nothing; the directory before the first wildcard must exist
 	Include     []string
 	Exclude     []string
-	// Required lists paths that must each be selected, or have a selected file below them. It is ignored without Include.
+	// Required lists paths that must each be selected, or have a selected file below them. It is ignored without
+	// Include.
 	Required []string
 }
 

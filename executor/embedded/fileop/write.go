@@ -383,7 +383,8 @@ func setFd(fd int, p string, attr attrs) error {
 	for name, value := range attr.xattrs {
 		err := unix.Fsetxattr(fd, name, value, 0)
 		// Skip what the file system does not support or a user namespace does not permit, as layers.Unpack does.
-		invalid := errors.Is(err, unix.EINVAL) && tree.IsACL(name) // its bytes, or an id that is not mapped
+		// Also an ACL with an id that is not mapped.
+		invalid := errors.Is(err, unix.EINVAL) && tree.IsACL(name)
 		if err != nil && !invalid && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) {
 			return &fs.PathError{Op: "set " + name + " of", Path: p, Err: err}
 		}
@@ -407,7 +408,8 @@ func futimens(fd int, ts [2]unix.Timespec) error {
 	return nil
 }
 
-// chown changes an owner, unless o is nil. The error for an id that the user namespace does not map says what is needed.
+// chown changes an owner, unless o is nil. The error for an id that the user namespace does not map says what is
+// needed.
 func chown(o *owner, set func(uid, gid int) error) error {
 	if o == nil {
 		return nil

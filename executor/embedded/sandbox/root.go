@@ -143,8 +143,8 @@ func (m Mount) attrs() uint64 {
 }
 
 // newTmpfs creates a tmpfs for the mountpoint at. Without a mode it gets the mode of the directory that it covers, and
-// 1777 if that was made for it.
-func newTmpfs(m Mount, at int, made bool) (int, error) {
+// 1777 if that was created for it.
+func newTmpfs(m Mount, at int, created bool) (int, error) {
 	mode := m.Mode
 	if mode == 0 {
 		var st unix.Stat_t
@@ -153,7 +153,7 @@ func newTmpfs(m Mount, at int, made bool) (int, error) {
 		}
 		mode = st.Mode & 0o7777
 	}
-	if m.Mode == 0 && made {
+	if m.Mode == 0 && created {
 		mode = 0o1777
 	}
 	options := []option{{"mode", fmt.Sprintf("%04o", mode)}}
