@@ -41,7 +41,8 @@ func documentedAttrs() map[string]string {
 		"docker": "dest=x context=c tar=false,dest=x name=a/b compression=gzip annotation.k=v source-date-epoch=1 " +
 			"!annotation-index.k=v !compression=zstd !push=true !platform-split=true",
 		"local": "dest=x,platform-split=true dest=x,platform-split=false dest=x,attestation-prefix=p " +
-			"dest=x,mode=copy !dest=x,mode=delete !dest=x,src=/a dest=x,source-date-epoch=1 dest=x,rewrite-timestamp=false " +
+			"dest=x,mode=copy !dest=x,mode=delete !dest=x,src=/a " +
+			"dest=x,source-date-epoch=1 dest=x,rewrite-timestamp=false " +
 			"!dest=x,compression=gzip !dest=x,name=a !dest=x,annotation.k=v !dest=x,oci-mediatypes=true",
 		"tar": "dest=x dest=- dest=x,platform-split=true dest=x,attestation-prefix=p dest=x,source-date-epoch=1 " +
 			"!dest=x,mode=copy !dest=x,src=/a !dest=x,compression=gzip !dest=x,push=true",

@@ -31,11 +31,11 @@ func TestLocalOverEarlier(t *testing.T) {
 		change func(t *testing.T, out string)
 		ok     bool
 	}{
-		"unchanged":         {func(*testing.T, string) {}, true},
-		"file added":        {func(t *testing.T, out string) { mustWrite(t, out+"/made/sub/mine", "mine") }, false},
-		"file changed":      {func(t *testing.T, out string) { mustWrite(t, out+"/made/sub/f", "new") }, false},
-		"link changed":      {func(t *testing.T, out string) { relink(t, out+"/made/l") }, false},
-		"emptied":           {func(t *testing.T, out string) { empty(t, out+"/made") }, true},
+		"unchanged":    {func(*testing.T, string) {}, true},
+		"file added":   {func(t *testing.T, out string) { mustWrite(t, out+"/made/sub/mine", "mine") }, false},
+		"file changed": {func(t *testing.T, out string) { mustWrite(t, out+"/made/sub/f", "new") }, false},
+		"link changed": {func(t *testing.T, out string) { relink(t, out+"/made/l") }, false},
+		"emptied":      {func(t *testing.T, out string) { empty(t, out+"/made") }, true},
 		"added and emptied": {func(t *testing.T, out string) {
 			empty(t, out+"/made")
 			mustMkdir(t, out+"/made/d")
