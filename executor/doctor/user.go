@@ -68,6 +68,8 @@ func namespaces(u User) Check {
 			return fail(fmt.Sprintf("user %d cannot enter one: %v", os.Geteuid(), u.Entered), sandbox.Hint())
 		case needsNone():
 			return skipf("root needs none")
+		case inNamespace() && !sandbox.HasSysAdmin():
+			return fail(fmt.Sprintf("user %d is root in one, but without privileges", u.outside()), sandbox.Hint())
 		case inNamespace():
 			return okf("user %d is root in one", u.outside())
 		}

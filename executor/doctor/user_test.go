@@ -39,6 +39,23 @@ func TestUserNamespace(t *testing.T) {
 		"exec setpriv --reuid 1234 --regid 1234 --clear-groups " + self(t)
 	p.in(t).
 		want(t, Failure, "user 1234 cannot enter one: create a user namespace", "sysctl -w user.max_user_namespaces")
+	// Settings of Debian and Ubuntu, which this kernel lacks.
+	fake := t.TempDir()
+	for name, value := range map[string]string{
+		"unprivileged_userns_clone": "0\n", "apparmor_restrict_unprivileged_userns": "1\n",
+	} {
+		if err := os.WriteFile(filepath.Join(fake, name), []byte(value), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Dir(fake), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	bound := p
+	bound.Setup = "mount --bind " + fake + " /proc/sys/kernel\n" + p.Setup
+	f := bound.in(t)
+	f.want(t, Failure, "create a user namespace", "kernel.unprivileged_userns_clone=1")
+	f.want(t, Failure, "create a user namespace", "kernel.apparmor_restrict_unprivileged_userns=0")
 	for _, blocked := range []string{"sandbox", "overlay", "seccomp", "network of steps"} {
 		p.Check = blocked
 		p.in(t).want(t, Skipped, "see user namespaces", "")
@@ -49,6 +66,11 @@ func TestUserNamespace(t *testing.T) {
 func TestRootWithoutPrivileges(t *testing.T) {
 	p := place{Check: "user namespaces", wrap: []string{"setpriv", "--bounding-set", "-sys_admin,-net_admin"}}
 	p.in(t).want(t, Failure, "may not create the namespaces of steps", "--privileged")
+
+	// Ubuntu's AppArmor lets a user enter a namespace, but gives no privileges there.
+	one := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+	p.attr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: one, GidMappings: one}
+	p.in(t).want(t, Failure, "user 0 is root in one, but without privileges", "--privileged")
 }
 
 func TestNewuidmap(t *testing.T) {
