@@ -54,8 +54,8 @@ func clock(now func() time.Time) Check {
 	}}
 }
 
-// wantFiles is the number of open files that a build with many targets at once may need.
-const wantFiles = 1024
+// The number of open files that most builds need, and that a build of many targets can use.
+const leastOpen, wantOpen = 64, 1024
 
 // openFiles checks the hard limit of open files, to which a build raises the soft one.
 func openFiles() Check {
@@ -64,10 +64,13 @@ func openFiles() Check {
 		if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 			return fail("the limit of open files cannot be read: "+err.Error(), "")
 		}
-		if l.Max < wantFiles {
-			return warn(fmt.Sprintf("at most %d, which is too few for large builds", l.Max),
-				fmt.Sprintf("raise the hard limit to %d or more: ulimit -Hn as root, LimitNOFILE= of a service, "+
-					"or --ulimit nofile of a container", wantFiles))
+		fix := fmt.Sprintf("raise the hard limit to %d or more: ulimit -Hn as root, LimitNOFILE= of a service, "+
+			"or --ulimit nofile of a container", wantOpen)
+		switch {
+		case l.Max < leastOpen:
+			return fail(fmt.Sprintf("at most %d, which is too few for most builds", l.Max), fix)
+		case l.Max < wantOpen:
+			return warn(fmt.Sprintf("at most %d, so that fewer steps run at once", l.Max), fix)
 		}
 		return okf("at most %d", l.Max)
 	}}

@@ -25,6 +25,7 @@ func TestClock(t *testing.T) {
 func TestOpenFiles(t *testing.T) {
 	found(t, openFiles()).want(t, OK, "at most", "")
 	place{Check: "open files", Files: 256}.in(t).want(t, Warning, "at most 256", "1024")
+	place{Check: "open files", Files: 48}.in(t).want(t, Failure, "at most 48", "1024")
 }
 
 func TestGit(t *testing.T) {
