@@ -249,6 +249,7 @@ func TestDoctorHint(t *testing.T) {
   output = ["type=docker"]
 }`)
 	c.write(t, "step.hcl", `target "default" { dockerfile-inline = "FROM scratch\nRUN [\"/none\"]" }`)
+	c.write(t, "git.hcl", `target "default" { context = "https://`+dead+`/a.git" }`)
 	c.write(t, "auth/config.json", `{"credsStore":"gone"}`)
 	c.write(t, "file", "")
 	for _, test := range []struct {
@@ -263,6 +264,7 @@ func TestDoctorHint(t *testing.T) {
 		{"docker does not answer", "DOCKER_HOST", "tcp://" + dead, []string{"build", "-f", "docker.hcl"}, 5, true},
 		{"no such docker context", "DOCKER_CONTEXT", "gone", []string{"build", "-f", "docker.hcl"}, 5, true},
 		{"engine does not answer", "BUILDKIT_HOST", "tcp://" + dead, []string{"build", "-f", "step.hcl"}, 5, true},
+		{"no git", "PATH", c.dir, []string{"build", "-f", "git.hcl"}, 5, true},
 		{"cache is a file", "BAKE_CACHE_DIR", c.dir + "/file", []string{"cache", "du"}, 7, true},
 		{"usage", "", "", []string{"build", "--nonsense"}, 2, false},
 		{"Dockerfile", "", "", []string{"build", "-f", "typo.hcl"}, 2, false},

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net"
+	"os/exec"
 	"strings"
 	"syscall"
 
@@ -41,10 +42,10 @@ func fromEnvironment(err error) bool {
 	case errors.As(err, &fetched):
 		var dns *net.DNSError
 		var connection *net.OpError
-		return errors.As(err, &dns) || errors.As(err, &connection)
+		return errors.As(err, &dns) || errors.As(err, &connection) || errors.Is(err, exec.ErrNotFound)
 	}
 	// The process of a step reports an id that it lacks as text.
-	return limitReached(err) || strings.Contains(err.Error(), idmap.Remedy)
+	return limitReached(err) || errors.Is(err, exec.ErrNotFound) || strings.Contains(err.Error(), idmap.Remedy)
 }
 
 // limitReached reports whether this process may not open more files, start more processes or use more memory.

@@ -343,7 +343,7 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case errors.Is(err, exec.ErrNotFound):
-		return nil, errors.New("git is not installed")
+		return nil, fmt.Errorf("git cannot be started: %w; install it", exec.ErrNotFound)
 	}
 	text := strings.TrimSpace(stderr.String())
 	if text == "" {
