@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
@@ -37,14 +38,21 @@ type service struct {
 func startService(t *testing.T, cmd *exec.Cmd, log string, ready func() bool) *service {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	s := &service{process: cmd, ended: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the signal is sent when the thread that started the process ends
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // the exit code after a signal does not matter
+			close(s.ended)
+		}
+	}()
+	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	s := &service{process: cmd, ended: make(chan struct{})}
-	go func() {
-		_ = cmd.Wait() // the exit code after a signal does not matter
-		close(s.ended)
-	}()
 	t.Cleanup(s.kill)
 	end := untilDeadline(t)
 	for !ready() {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,7 +126,13 @@ func (s *site) command(t *testing.T, o order) *child {
 		t.Fatal(err)
 	}
 	c.output = bufio.NewReader(pipe)
-	if err := c.cmd.Start(); err != nil {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the process ends with this thread, and workers end other threads
+		started <- c.cmd.Start()
+		<-t.Context().Done()
+	}()
+	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
 	return c
