@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -73,5 +74,39 @@ func TestCacheOfAnotherUser(t *testing.T) {
 	second := build(machine(true), "2 ran, 2 cached")
 	if again := build(machine(false), "up to date"); again != second {
 		t.Error("the image of root differs")
+	}
+}
+
+// TestCacheOfOtherCapabilities shows that root and root in its own user namespace, whose layers differ in format, do
+// not read each other's cache: a directory that a layer replaced would show the files below it.
+func TestCacheOfOtherCapabilities(t *testing.T) {
+	needSandbox(t)
+	build := func(c *cli, less bool) (string, error) {
+		program := bakeCommand(t).Path + " image build --progress=plain -t x ."
+		cmd := exec.Command("sh", "-c", program)
+		if less {
+			cmd = exec.Command("setpriv", "--bounding-set=-sys_admin,-net_admin", "sh", "-c", program)
+		}
+		cmd.Dir, cmd.Env = c.dir, append(os.Environ(), "BAKE_CACHE_DIR="+c.cache)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	for _, first := range []bool{true, false} {
+		c := newCLI(t)
+		c.write(t, "busybox", string(fileOrSkip(t, "/bin/busybox")))
+		c.write(t, "Dockerfile", "FROM scratch\nCOPY --chmod=755 busybox /\nRUN [\"/busybox\", \"mkdir\", \"/d\"]\n")
+		if out, err := build(c, first); err != nil {
+			t.Fatal(out)
+		}
+		if out, err := build(c, first); err != nil || !strings.Contains(out, "up to date") {
+			t.Errorf("again: %s", out)
+		}
+		if out, err := build(c, !first); err == nil || !strings.Contains(out, "use another BAKE_CACHE_DIR") {
+			t.Errorf("with other capabilities (first with less: %t): %s", first, out)
+		}
+		c.cache = t.TempDir()
+		if out, err := build(c, !first); err != nil {
+			t.Errorf("in another cache: %s", out)
+		}
 	}
 }

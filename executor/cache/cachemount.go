@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -16,8 +17,8 @@ import (
 // Mount is a cache mount in use: a directory that outlives steps.
 type Mount struct {
 	Dir string
-	New bool // not seeded yet: the caller fills it, then calls Seeded
-	// lock is the mount's lock, shared or exclusive; seed is locked while a new mount is filled.
+	New bool // not filled yet: the caller fills it, then calls Filled
+	// lock is the mount's lock, shared or exclusive; seed is locked until a new mount is filled or released.
 	lock, seed *os.File
 	item       string // the mount's directory in the cache, which has all its generations
 	once       sync.Once
@@ -110,7 +111,7 @@ func (s *Store) tryMount(name string, how int, fresh *FreshMounts) (*Mount, erro
 	return m, nil
 }
 
-// openFS creates the directory if it was not seeded. Until Seeded, only the caller may use it; others get EWOULDBLOCK.
+// openFS creates the directory if it was not filled. Until Filled, only the caller may use it; others get EWOULDBLOCK.
 func (m *Mount) openFS(dir string) error {
 	if isSeeded(dir) {
 		return nil
@@ -122,8 +123,10 @@ func (m *Mount) openFS(dir string) error {
 	if isSeeded(dir) {
 		return seed.Close()
 	}
-	// Remove what a killed process left partially filled.
-	if err := errors.Join(removeTree(m.Dir), os.Mkdir(m.Dir, 0o755), os.Chmod(m.Dir, 0o755)); err != nil {
+	// Remove what an interrupted or failed filling left, and the mark of a damaged mount.
+	err = errors.Join(removeTree(filepath.Join(dir, "seeded")), removeTree(m.Dir), os.Mkdir(m.Dir, 0o755),
+		os.Chmod(m.Dir, 0o755))
+	if err != nil {
 		return errors.Join(err, seed.Close())
 	}
 	m.New, m.seed = true, seed
@@ -137,22 +140,47 @@ func isSeeded(dir string) bool {
 	return err == nil && fsErr == nil && info.IsDir()
 }
 
-// Seeded marks a new mount as filled, so that others may use it. Release calls it too.
-func (m *Mount) Seeded() {
+// Filled marks a new mount as filled, so that others may use it. Without it, the next user gets an empty mount to fill:
+// an interrupted or failed filling does not count. The files are durable before the mark is created, so that a power
+// loss cannot leave a mark without them.
+func (m *Mount) Filled() error {
 	if m.seed == nil {
-		return
+		return nil
 	}
-	if f, err := os.Create(filepath.Join(filepath.Dir(m.Dir), "seeded")); err == nil {
-		f.Close()
+	dir := filepath.Dir(m.Dir)
+	err := syncFiles(m.Dir)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "seeded"), nil, 0o600)
+	}
+	if err != nil {
+		return wrap("mark as filled the cache mount", dir, err)
 	}
 	m.seed.Close()
 	m.seed = nil
+	return nil
+}
+
+// syncFiles makes the files in a directory durable. It does nothing for an empty directory.
+func syncFiles(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Readdirnames(1); errors.Is(err, io.EOF) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return unix.Syncfs(int(f.Fd()))
 }
 
 // Release unlocks the mount.
 func (m *Mount) Release() {
 	m.once.Do(func() {
-		m.Seeded()
+		if m.seed != nil {
+			m.seed.Close()
+		}
 		now := time.Now()
 		removeReplaced(m.item, m.lock)
 		os.Chtimes(m.item, now, now) // a size measured while it was in use is outdated

@@ -13,7 +13,9 @@ func TestCacheMounts(t *testing.T) {
 	if err != nil || !first.New {
 		t.Fatalf("first: %+v, %v", first, err)
 	}
-	first.Seeded()
+	if err := first.Filled(); err != nil {
+		t.Fatal(err)
+	}
 	second, err := s.CacheMount(t.Context(), "id", "shared", nil)
 	if err != nil || second.New || second.Dir != first.Dir {
 		t.Fatalf("second: %+v, %v", second, err)

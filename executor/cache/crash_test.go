@@ -124,7 +124,9 @@ func workMount(ctx context.Context, s *Store, n string) error {
 			return err
 		}
 	}
-	m.Seeded()
+	if err := m.Filled(); err != nil {
+		return err
+	}
 	m.Release()
 	return nil
 }

@@ -13,7 +13,9 @@ func mounted(t *testing.T, s *Store, id, sharing string, fresh *FreshMounts) *Mo
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Seeded()
+	if err := m.Filled(); err != nil {
+		t.Fatal(err)
+	}
 	return m
 }
 

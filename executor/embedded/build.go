@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/sys/userns"
 	digest "github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/schedule"
 	"github.com/bakebuild/bake/planner"
@@ -81,7 +81,7 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 		engine: e, store: e.store, graph: g, opts: opts, nonce: rand.Text(), started: time.Now(),
 		events: newEvents(opts.Events), storedKeys: map[digest.Digest]bool{}, durations: map[string]time.Duration{},
 		byStep:    make(map[*planner.Step]*node, len(g.Steps)),
-		userXattr: userns.RunningInUserNS(), transfers: make(chan struct{}, maxTransfers),
+		userXattr: idmap.InNamespace(), transfers: make(chan struct{}, maxTransfers),
 	}
 	b.texts = sync.OnceValue(b.textsOf)
 	b.stepNames = sync.OnceValue(func() map[digest.Digest]string { return stepNamesOf(g) })

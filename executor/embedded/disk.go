@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 )
 
 // sameAttributes gives the directory to the mode and owner of from.
@@ -15,7 +17,7 @@ func sameAttributes(from, to string) error {
 		return &fs.PathError{Op: "lstat", Path: from, Err: err}
 	}
 	if err := os.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
-		return err
+		return idmap.Explain(err, st.Uid, st.Gid)
 	}
 	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
 		return &fs.PathError{Op: "chmod", Path: to, Err: err}

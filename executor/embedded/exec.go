@@ -5,22 +5,17 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"path"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
-	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/cache/key"
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
-	"github.com/bakebuild/bake/executor/keys"
-	"github.com/bakebuild/bake/executor/tree"
 )
 
 // execStep executes an exec op: one process in its own root.
@@ -84,119 +79,6 @@ func (x *execStep) prepareInputs(ctx context.Context) error {
 		}
 	}
 	return x.openCaches(ctx)
-}
-
-// openCaches opens the step's cache mounts and fills new ones. Mounts with the same id are one mount; the first
-// determines its sharing.
-func (x *execStep) openCaches(ctx context.Context) error {
-	var list []int
-	ids := map[int]string{}
-	for i, m := range x.exec.GetMounts() {
-		if m.GetMountType() != pb.MountType_CACHE {
-			continue
-		}
-		id, err := x.cacheID(ctx, m)
-		if err != nil {
-			return err
-		}
-		ids[i] = id
-		list = append(list, i)
-	}
-	slices.SortStableFunc(list, func(a, b int) int { return strings.Compare(ids[a], ids[b]) })
-	x.caches = map[int]*cache.Mount{}
-	for k, i := range list {
-		if k > 0 && ids[i] == ids[list[k-1]] {
-			x.caches[i] = x.caches[list[k-1]]
-			continue
-		}
-		opt := x.exec.GetMounts()[i]
-		sharing := strings.ToLower(opt.GetCacheOpt().GetSharing().String())
-		fresh := x.n.b.freshMounts(opt.GetCacheOpt().GetID())
-		m, err := x.n.b.store.CacheMount(ctx, ids[i], sharing, fresh)
-		if err != nil {
-			return err
-		}
-		x.caches[i] = m
-		if !m.New {
-			continue
-		}
-		filled := false
-		if fresh == nil {
-			if filled, err = x.n.b.fillMount(ctx, ids[i], m); err != nil {
-				return err
-			}
-		}
-		if filled {
-			m.Seeded()
-			continue
-		}
-		if in := x.n.input(int(opt.GetInput())); !in.scratch() {
-			if err := x.n.b.copyTo(ctx, in, keys.MountSelection(opt), m.Dir); err != nil {
-				return fmt.Errorf("fill the cache mount %s: %w", opt.GetDest(), err)
-			}
-			if err := x.likeSeed(ctx, in, opt, m.Dir); err != nil {
-				return fmt.Errorf("fill the cache mount %s: %w", opt.GetDest(), err)
-			}
-		}
-		m.Seeded()
-	}
-	return nil
-}
-
-// likeSeed gives the directory of a cache mount the mode and owner of the directory that fills it. The frontend also
-// passes mode, uid and gid this way.
-func (x *execStep) likeSeed(ctx context.Context, in input, m *pb.Mount, dir string) error {
-	return in.read(ctx, func(files tree.FS) error {
-		at, err := tree.Resolve(files, path.Join("/", m.GetSelector()), true)
-		if err != nil {
-			return err
-		}
-		e, err := files.Lookup(at)
-		if err != nil || !e.IsDir() {
-			return err
-		}
-		if err := os.Lchown(dir, int(e.UID), int(e.GID)); err != nil {
-			return err
-		}
-		return unix.Chmod(dir, e.Mode&0o7777)
-	})
-}
-
-// forcedMounts returns the ids of the cache mounts of forced steps.
-func (b *build) forcedMounts() map[string]bool {
-	ids := map[string]bool{}
-	for _, n := range b.nodes {
-		if !n.forced() {
-			continue
-		}
-		for _, m := range n.step.Op.GetExec().GetMounts() {
-			if m.GetMountType() == pb.MountType_CACHE {
-				ids[m.GetCacheOpt().GetID()] = true
-			}
-		}
-	}
-	return ids
-}
-
-// freshMounts returns what makes the cache mount with an id start empty in this run. It is nil if no forced step has
-// the id. As in BuildKit, all steps of the run then share the new files, those that are not forced too.
-func (b *build) freshMounts(id string) *cache.FreshMounts {
-	if !b.renewed[id] {
-		return nil
-	}
-	return &b.fresh
-}
-
-// cacheID returns the name of a cache mount's files. A mount with a seed has different files for each seed, as in
-// BuildKit.
-func (x *execStep) cacheID(ctx context.Context, m *pb.Mount) (string, error) {
-	id := m.GetCacheOpt().GetID()
-	in := x.n.input(int(m.GetInput()))
-	if in.scratch() {
-		return id, nil
-	}
-	seed, err := in.selection(ctx, keys.MountSelection(m))
-	return id + "@" + seed.String(), err
 }
 
 // run runs the process and stores what it changed.
@@ -267,12 +149,12 @@ func (x *execStep) validExit(code int) bool {
 func (x *execStep) exitError(res sandbox.Result, log *stepLog) *executor.StepError {
 	e := x.n.stepError(nil, "")
 	e.ExitCode, e.Last, e.Log = res.ExitCode, log.last(), log.path()
-	e.Hint = x.exitHint(res)
+	e.Hint = x.exitHint(res, e.Last)
 	return e
 }
 
 // exitHint suggests why a command failed, if its exit shows that.
-func (x *execStep) exitHint(res sandbox.Result) string {
+func (x *execStep) exitHint(res sandbox.Result, last []string) string {
 	if res.ExitCode == 126 || res.ExitCode == 127 {
 		hint := "the command was not found or cannot be executed in the step's file system"
 		if arch := x.n.step.Op.GetPlatform().GetArchitecture(); arch != "" && arch != runtime.GOARCH {
@@ -288,5 +170,5 @@ func (x *execStep) exitHint(res sandbox.Result) string {
 		return "the disk of the cache is full" + free +
 			"; to free what no tagged image needs, run bake cache prune --all"
 	}
-	return ""
+	return idmap.Hint(last)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
@@ -146,7 +147,7 @@ func rootAttributes(lower []string, dir string) error {
 		return fmt.Errorf("stat layer %s: %w", lower[0], err)
 	}
 	if err := os.Lchown(dir, int(st.Uid), int(st.Gid)); err != nil {
-		return err
+		return idmap.Explain(err, st.Uid, st.Gid)
 	}
 	return unix.Chmod(dir, st.Mode&0o7777)
 }
@@ -157,7 +158,7 @@ func (s *execRoot) mount(ctx context.Context, index int, m *pb.Mount) ([]sandbox
 	case pb.MountType_BIND:
 		return s.bind(ctx, m)
 	case pb.MountType_CACHE:
-		return s.cacheMount(index, m), nil
+		return s.cacheMount(index, m)
 	case pb.MountType_TMPFS:
 		if path.Clean("/"+m.GetDest()) == "/dev" {
 			return nil, nil // the step's own /dev is a tmpfs already
@@ -278,12 +279,6 @@ func (s *execRoot) bindFile(m *pb.Mount, file string) ([]sandbox.Mount, error) {
 		file = own
 	}
 	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: file, Readonly: m.GetReadonly()}}, nil
-}
-
-// cacheMount mounts a directory that outlives the step.
-func (s *execRoot) cacheMount(index int, m *pb.Mount) []sandbox.Mount {
-	source := s.x.caches[index].Dir
-	return []sandbox.Mount{{Dest: m.GetDest(), Kind: sandbox.Bind, Source: source, Readonly: m.GetReadonly()}}
 }
 
 // secretMount mounts a secret's value as a file that exists only in memory.

@@ -20,6 +20,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/cache/key"
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/keys"
 )
 
@@ -208,7 +209,8 @@ func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64
 	if err = errors.Join(err, file.Close()); err != nil {
 		return 0, "", err
 	}
-	if err := errors.Join(os.Lchown(to, h.uid, h.gid), os.Chmod(to, h.perm)); err != nil {
+	err = idmap.Explain(os.Lchown(to, h.uid, h.gid), uint32(h.uid), uint32(h.gid))
+	if err := errors.Join(err, os.Chmod(to, h.perm)); err != nil {
 		return 0, "", err
 	}
 	if at, err := http.ParseTime(res.Header.Get("Last-Modified")); err == nil {

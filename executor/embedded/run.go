@@ -11,6 +11,9 @@ import (
 // Run executes the graph and writes its outputs and remote caches. If a layer of a remote cache cannot be fetched,
 // the graph runs again without it; steps that are done are found in the local cache.
 func (e *Engine) Run(ctx context.Context, g *planner.Graph, opts executor.Options) (*executor.Report, error) {
+	if err := e.checkFormat(); err != nil {
+		return &executor.Report{}, err
+	}
 	c := e.newImports(ctx, g, opts)
 	defer c.close()
 	out := &watchedWriter{to: opts.Stdout}

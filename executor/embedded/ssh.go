@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
@@ -54,7 +55,7 @@ func (s *execRoot) sshMount(m *pb.Mount) ([]sandbox.Mount, error) {
 		return nil, err
 	}
 	s.agents = append(s.agents, l)
-	err = os.Lchown(socket, int(o.GetUid()), int(o.GetGid()))
+	err = idmap.Explain(os.Lchown(socket, int(o.GetUid()), int(o.GetGid())), o.GetUid(), o.GetGid())
 	if err = errors.Join(err, os.Chmod(socket, os.FileMode(o.GetMode()&0o777))); err != nil {
 		return nil, err
 	}

@@ -130,7 +130,7 @@ func (t *testStep) commandFailed(err error, res sandbox.Result, log *stepLog) *e
 	e := executor.TestFailed(t.n.step, err)
 	e.Last, e.Log = log.last(), log.path()
 	if res.ExitCode != t.test.ExitCode {
-		e.Hint = t.exitHint(res)
+		e.Hint = t.exitHint(res, e.Last)
 	}
 	return e
 }

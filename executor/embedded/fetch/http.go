@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/sys/userns"
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fileop"
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/embedded/layerfs"
 	"github.com/bakebuild/bake/executor/tree"
 )
@@ -116,7 +116,7 @@ func unpack(ctx context.Context, from, to *cache.Draft, name string) error {
 	}}
 	_, err = fileop.Apply(ctx, fileop.Request{
 		Op: op, Inputs: []tree.FS{files}, Parent: layerfs.NewView(nil), Upper: to.FS,
-		UserXattr: userns.RunningInUserNS(),
+		UserXattr: idmap.InNamespace(),
 	})
 	return errors.Join(err, files.Close())
 }

@@ -414,11 +414,7 @@ func chown(o *owner, set func(uid, gid int) error) error {
 	if o == nil {
 		return nil
 	}
-	err := set(int(o.uid), int(o.gid))
-	if errors.Is(err, unix.EINVAL) {
-		return errors.New(idmap.Unmapped(fmt.Sprintf("owner %d:%d", o.uid, o.gid)))
-	}
-	return err
+	return idmap.Explain(set(int(o.uid), int(o.gid)), o.uid, o.gid)
 }
 
 func sortedKeys(m map[string]bool) []string {

@@ -80,6 +80,8 @@ func (d *disk) xattrs(ino *inode, set func(string, []byte) error) error {
 		case err == nil, errors.Is(err, unix.ENOTSUP):
 		case errors.Is(err, unix.EINVAL) && tree.IsACL(k):
 		case errors.Is(err, unix.EPERM) && d.user:
+		case errors.Is(err, unix.EINVAL) && d.user && strings.HasPrefix(k, "system.posix_acl_"):
+			return errors.New(idmap.Unmapped("a user or group of its " + k))
 		case errors.Is(err, unix.EPERM) && strings.HasPrefix(k, "user.") &&
 			ino.kind() != unix.S_IFREG && ino.kind() != unix.S_IFDIR:
 		default:

@@ -170,7 +170,12 @@ func (d *disk) mkspecial(n *node) error {
 		return err
 	}
 	if n.whiteout {
-		return os.NewSyscallError("mknod", unix.Mknodat(up.fd, n.name, unix.S_IFCHR, 0))
+		err := unix.Mknodat(up.fd, n.name, unix.S_IFCHR, 0)
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+			return errors.New("the file system of the cache cannot hold removed files; " +
+				"set BAKE_CACHE_DIR to a directory on ext4, xfs, btrfs or tmpfs, such as a volume")
+		}
+		return os.NewSyscallError("mknod", err)
 	}
 	if n.ino.kind() == unix.S_IFLNK {
 		if err := unix.Symlinkat(n.ino.link, up.fd, n.name); err != nil {

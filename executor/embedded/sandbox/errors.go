@@ -10,6 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// hintError is an error of this machine with its own hint.
+type hintError struct {
+	error
+	hint string
+}
+
+func (e *hintError) Unwrap() error { return e.error }
+
+// withHint adds a hint to an error that means that the machine does not allow an operation.
+func withHint(err error, hint string) error {
+	if err == nil || !refused(err) {
+		return err
+	}
+	return &hintError{err, hint}
+}
+
 // UnavailableError reports that this machine, or this user on it, cannot create a sandbox.
 type UnavailableError struct {
 	What string // the operation, such as "create a user namespace"
@@ -37,13 +53,29 @@ func hintNamespaces() string {
 			wrong = append(wrong, setting.remedy)
 		}
 	}
-	const inContainer = "inside a container, use --privileged, or " +
-		"--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
-	if len(wrong) == 0 {
-		return "run as root; " + inContainer
+	hint := hintContainer
+	if os.Geteuid() != 0 {
+		hint = "run as root; " + hint
 	}
-	return inContainer + "\nrun as root, or allow unprivileged user namespaces: sysctl -w " + strings.Join(wrong, " ")
+	if len(wrong) > 0 {
+		hint += "\nor allow unprivileged user namespaces: sysctl -w " + strings.Join(wrong, " ")
+	}
+	return hint
 }
+
+// containerFlags are the flags of docker run that let an unprivileged container create sandboxes. The README shows
+// them.
+const containerFlags = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined " +
+	"--security-opt systempaths=unconfined"
+
+// hintContainer says how to allow sandboxes in a container.
+const hintContainer = "in a container, add " + containerFlags + ", or --privileged"
+
+// hintProc explains why the kernel refuses a new /proc in a user namespace.
+const hintProc = "parts of /proc are hidden, so the kernel allows no new one in a user namespace; " + hintContainer
+
+// hintPivot explains why pivot_root is refused.
+const hintPivot = "a seccomp profile refuses pivot_root, also with --cap-add SYS_ADMIN; " + hintContainer
 
 // hintNetwork explains what the network of a step needs.
 const hintNetwork = "the network of a step needs virtual Ethernet devices; load the kernel module veth, " +
@@ -70,6 +102,7 @@ type setupError struct {
 	Err     string
 	Errno   int  // 0 if it was not an error of the system
 	Refused bool // the machine does not allow the operation
+	Hint    string
 	Exec    bool // the operation is the start of the command
 }
 
@@ -93,6 +126,9 @@ func wrapSetup(what string, err error) error {
 	if errors.As(err, &errno) {
 		s.Errno = int(errno)
 	}
+	if own, ok := errors.AsType[*hintError](err); ok {
+		s.Refused, s.Hint = true, own.hint
+	}
 	return s
 }
 
@@ -102,6 +138,6 @@ func wrapMount(what string, err error) error {
 		return nil
 	}
 	s := wrapSetup(what, err).(*setupError)
-	s.Refused = refused(err)
+	s.Refused = s.Refused || refused(err)
 	return s
 }

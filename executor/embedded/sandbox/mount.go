@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -90,6 +91,54 @@ func openPath(p string) (int, error) {
 	return fd, nil
 }
 
+// maxRaces is how often a path is resolved again because a component was renamed meanwhile.
+const maxRaces = 1000
+
+// open opens the file or directory that a Bind mounts.
+//
+// The problem: another step can have the same directory mounted, and can replace a component of Within by a symbolic
+// link at any moment (CVE-2024-23651). If the path were checked first and mounted later, the mount could be a directory
+// of the machine.
+//
+// The idea: the kernel resolves the path below the open Source, and treats that as the root for links and "..". The
+// result is a descriptor, which is what is mounted. TestWithinRace shows it.
+func (m *Mount) open() (int, error) {
+	source, err := openPath(m.Source)
+	if err != nil || path.Join("/", m.Within) == "/" {
+		return source, err
+	}
+	defer unix.Close(source)
+	how := &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for range maxRaces {
+		fd, err := unix.Openat2(source, m.Within, how)
+		if err == nil {
+			return fd, nil
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return -1, fmt.Errorf("open %s: %w", m.Within, err)
+		}
+	}
+	return -1, fmt.Errorf("open %s: its directories change all the time", m.Within)
+}
+
+// isDir reports whether a Bind mounts a directory.
+func (m *Mount) isDir() (bool, error) {
+	fd, err := m.open()
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	return isDirectory(fd)
+}
+
+// Check returns an error if there is nothing to mount at the source of a Bind.
+func (m *Mount) Check() error {
+	_, err := m.isDir()
+	return err
+}
+
 // fdPath returns a short path of an open descriptor.
 func fdPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
@@ -162,7 +211,11 @@ func overlayMount(o Overlay, mountpoints string, userXattr bool) (int, error) {
 	if o.Upper == "" {
 		attrs |= attrReadonly
 	}
-	return stacked(lowers, options, attrs)
+	fd, err := stacked(lowers, options, attrs)
+	if err != nil && o.Upper != "" {
+		err = explainUpper(o.Upper, err)
+	}
+	return fd, err
 }
 
 // stacked creates an overlay mount with one option for each layer. Before Linux 6.5 all layers must fit into one option

@@ -49,11 +49,10 @@ func specMountpoints(s *Spec) ([]mountpoint, error) {
 	for _, m := range s.Mounts {
 		isDir := m.Kind == OverlayMount || m.Kind == Tmpfs
 		if m.Kind == Bind {
-			info, err := os.Stat(m.Source)
-			if err != nil {
+			var err error
+			if isDir, err = m.isDir(); err != nil {
 				return nil, fmt.Errorf("mount %s: %w", m.Dest, err)
 			}
-			isDir = info.IsDir()
 		}
 		all = append(all, mountpoint{path.Clean("/" + m.Dest), isDir, m.Kind == Tmpfs})
 	}

@@ -16,6 +16,7 @@ import (
 // step.
 type process struct {
 	cmd            *exec.Cmd
+	pidfd          int      // -1 on a kernel without such descriptors; guardProcess closes it
 	config         *os.File // write end of a pipe; an init process without a step ends when it is closed
 	report         *os.File // read end of a pipe
 	stdout, stderr *os.File // read ends of pipes
@@ -46,13 +47,13 @@ func startProcess(exe *os.File, n Network, group int, terminal *os.File) (_ *pro
 		ours, theirs = append(ours, r), append(theirs, w)
 	}
 	ours[0], theirs[0] = theirs[0], ours[0] // the first pipe leads to the process
+	pidfd := -1
 	cmd := &exec.Cmd{
-		// Not /proc/self/fd: in the child one of the pipes may have that number.
-		Path: "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(exe.Fd())),
-		Args: []string{initName}, Env: []string{"GOMAXPROCS=2", "GOGC=off"}, Dir: "/",
+		Path: selfPath(exe), Args: []string{initName}, Env: []string{"GOMAXPROCS=2", "GOGC=off"}, Dir: "/",
 		Stdout: theirs[2], Stderr: theirs[3], ExtraFiles: theirs[:2],
 		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags: namespaces(n), Pdeathsig: unix.SIGKILL, Setsid: true, UseCgroupFD: group >= 0, CgroupFD: group,
+			Cloneflags: namespaces(n), Pdeathsig: unix.SIGKILL, Setsid: true, PidFD: &pidfd,
+			UseCgroupFD: group >= 0, CgroupFD: group,
 		},
 	}
 	if terminal != nil {
@@ -62,7 +63,13 @@ func startProcess(exe *os.File, n Network, group int, terminal *os.File) (_ *pro
 	if err := cmd.Start(); err != nil {
 		return nil, unavailable("start a process in new namespaces", err)
 	}
-	return &process{cmd: cmd, config: ours[0], report: ours[1], stdout: ours[2], stderr: ours[3]}, nil
+	return &process{cmd: cmd, pidfd: pidfd, config: ours[0], report: ours[1], stdout: ours[2], stderr: ours[3]}, nil
+}
+
+// selfPath returns the path of this program's open file for a child. It is not in /proc/self/fd: in the child a pipe
+// may have that number.
+func selfPath(exe *os.File) string {
+	return "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(exe.Fd()))
 }
 
 func namespaces(n Network) uintptr {

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 )
 
 // devices returns the device numbers of the nodes in the /dev of every step.
@@ -57,7 +59,7 @@ func (s *setup) buildRoot() error {
 	}
 	for i, m := range s.cfg.Spec.Mounts {
 		if err := s.mount(i, m, scratch); err != nil {
-			return wrapMount("mount "+m.Dest, err)
+			return wrapSetup("mount "+m.Dest, err)
 		}
 	}
 	return nil
@@ -74,7 +76,7 @@ func (s *setup) openHost() error {
 	for _, m := range spec.Mounts {
 		fd, err := s.detachedMount(m)
 		if err != nil {
-			return wrapMount("mount "+m.Dest, err)
+			return wrapSetup("mount "+m.Dest, err)
 		}
 		h.mounts = append(h.mounts, fd)
 	}
@@ -118,7 +120,7 @@ func (s *setup) detachedMount(m Mount) (int, error) {
 	switch m.Kind {
 	case Bind:
 		var src int
-		if src, err = openPath(m.Source); err == nil {
+		if src, err = m.open(); err == nil {
 			fd, err = clone(src)
 			unix.Close(src)
 		}
@@ -219,7 +221,7 @@ func (s *setup) mount(i int, m Mount, scratch int) error {
 	}
 	if m.Kind == Tmpfs && (m.UID != 0 || m.GID != 0) {
 		if err := unix.Fchownat(fd, "", int(m.UID), int(m.GID), unix.AT_EMPTY_PATH); err != nil {
-			return err
+			return idmap.Explain(err, m.UID, m.GID)
 		}
 	}
 	if err := attach(fd, at); err != nil {
@@ -269,7 +271,7 @@ func writeFile(dir int, name string, m Mount) error {
 		rest = rest[n:]
 	}
 	if err := unix.Fchown(fd, int(m.UID), int(m.GID)); err != nil {
-		return err
+		return idmap.Explain(err, m.UID, m.GID)
 	}
 	return unix.Fchmod(fd, m.Mode)
 }

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,8 +16,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 )
 
 // grace is the default of Sandbox.Grace.
@@ -40,8 +42,10 @@ type Sandbox struct {
 	// Idle is how long an idle worker and its pre-started init process are kept; 0 means 1 second.
 	Idle time.Duration
 
-	mu   sync.Mutex
-	free []*worker // idle workers; the last one was used last
+	mu    sync.Mutex
+	free  []*worker // idle workers; the last one was used last
+	busy  int       // workers that run a step
+	guard *guard    // nil: there is none yet
 
 	once    sync.Once
 	err     error
@@ -97,6 +101,9 @@ func (s *Sandbox) Run(ctx context.Context, spec Spec) (Result, error) {
 	if s.err != nil {
 		return Result{}, s.err
 	}
+	if err := checkRoot(spec.Network); err != nil {
+		return Result{}, err
+	}
 	cfg := initConfig{Spec: spec, InUser: s.inUser, Groups: s.groups}
 	if !spec.Insecure {
 		cfg.Filters = s.filters
@@ -122,7 +129,7 @@ func (s *Sandbox) initialize() {
 	if s.filters, s.err = s.Filters(); s.err != nil {
 		return
 	}
-	s.inUser = userns.RunningInUserNS()
+	s.inUser = idmap.InNamespace()
 	raw, err := os.ReadFile("/proc/self/setgroups")
 	s.groups = err != nil || strings.TrimSpace(string(raw)) != "deny"
 	s.exe, s.err = protectedSelf()
@@ -315,7 +322,8 @@ func outcome(cmd *exec.Cmd, waitErr error, report initReport, stderr io.Writer) 
 	if e := report.Error; e != nil {
 		if !e.Exec {
 			if e.Refused {
-				return Result{}, &UnavailableError{What: e.What, Hint: hintNamespaces(), Err: errors.New(e.Err)}
+				hint := cmp.Or(e.Hint, hintNamespaces())
+				return Result{}, &UnavailableError{What: e.What, Hint: hint, Err: errors.New(e.Err)}
 			}
 			return Result{}, e
 		}

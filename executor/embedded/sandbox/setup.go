@@ -30,7 +30,7 @@ const (
 // package imports little.
 var _ = runAsInit()
 
-// runAsInit does not return in an init process.
+// runAsInit does not return in an init process. It runs on the main thread.
 func runAsInit() struct{} {
 	if len(os.Args) == 0 {
 		return struct{}{}
@@ -40,6 +40,13 @@ func runAsInit() struct{} {
 		os.Exit(runInit())
 	case userInitName:
 		os.Exit(runUserInit())
+	case userRootName:
+		if !endWithParent() {
+			os.Exit(128 + int(unix.SIGKILL))
+		}
+		os.Args = os.Args[1:]
+	case guardName:
+		os.Exit(runGuard())
 	}
 	return struct{}{}
 }
@@ -130,7 +137,7 @@ func (s *setup) run() error {
 	}
 	if s.cfg.Spec.Network != Host {
 		if err := loopbackUp(); err != nil {
-			return wrapSetup("bring up the loopback device", err)
+			return wrapMount("bring up the loopback device", err)
 		}
 	}
 	if err := s.buildRoot(); err != nil {
@@ -162,7 +169,8 @@ func (s *setup) workDir() (string, error) {
 		if err := unix.Mkdirat(dir, name, 0o755); err != nil {
 			return err
 		}
-		return unix.Fchownat(dir, name, int(spec.UID), int(spec.GID), unix.AT_SYMLINK_NOFOLLOW)
+		err := unix.Fchownat(dir, name, int(spec.UID), int(spec.GID), unix.AT_SYMLINK_NOFOLLOW)
+		return idmap.Explain(err, spec.UID, spec.GID)
 	})
 	for i := range s.walk.created[before:] {
 		s.walk.created[before+i].Result = true
@@ -178,7 +186,7 @@ func (s *setup) enter(cwd string) error {
 		return wrapSetup("enter the root", err)
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
-		return wrapMount("enter the root", err)
+		return wrapMount("enter the root", withHint(err, hintPivot))
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return wrapMount("unmount the old root", err)

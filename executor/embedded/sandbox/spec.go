@@ -32,6 +32,7 @@ type Mount struct {
 	Dest     string
 	Kind     Kind
 	Source   string
+	Within   string // of Bind: a path below Source, whose links are resolved as if Source were the root; "" is Source
 	Overlay  *Overlay
 	Readonly bool
 	Size     int64

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 )
 
 // defaultShm is the default size of /dev/shm in bytes.
@@ -32,6 +34,9 @@ func (s *setup) systemMounts(scratch int) error {
 	proc, err := newMount("proc", attrNoExec)
 	if err == nil {
 		err = s.attachNoSymlinks(proc, "/proc")
+	}
+	if err != nil && s.cfg.InUser {
+		err = withHint(err, hintProc)
 	}
 	if err != nil {
 		return wrapMount("mount /proc", err)
@@ -153,7 +158,8 @@ func (s *setup) mountDev(scratch int) error {
 // mountInDev mounts the file systems below /dev, except those that a mount of the step replaces.
 func (s *setup) mountInDev(dev int) error {
 	pts := []option{{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}}
-	if !s.cfg.InUser || s.cfg.Groups {
+	const tty = 5 // the group of terminals
+	if !s.cfg.InUser || s.cfg.Groups && idmap.Groups() > tty {
 		pts = append(pts, option{"gid", "5"})
 	}
 	shm := s.cfg.Spec.ShmSize

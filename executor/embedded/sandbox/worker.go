@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // idleTime is how long an idle worker is kept.
@@ -54,6 +56,7 @@ type worker struct {
 func (s *Sandbox) worker(pids int64) *worker {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.busy++
 	if n := len(s.free); n > 0 {
 		w := s.free[n-1]
 		s.free = s.free[:n-1]
@@ -69,6 +72,7 @@ func (w *worker) release() {
 	w.sandbox.mu.Lock()
 	defer w.sandbox.mu.Unlock()
 	w.sandbox.free = append(w.sandbox.free, w)
+	w.sandbox.busy--
 }
 
 // retire removes an idle worker from the pool and reports whether it was idle.
@@ -113,9 +117,9 @@ func (w *worker) loop() {
 	}
 }
 
-// Close stops the idle workers and their pre-started init processes, so that this process leaves no children behind.
-// Steps that run continue. The cgroups stay, and a later process removes them: the kernel needs longer to remove
-// a group than to run a short step.
+// Close stops the idle workers and their pre-started init processes, and the guard unless steps run, so that this
+// process leaves no children behind. Steps that run continue. The cgroups stay, and a later process removes them: the
+// kernel needs longer to remove a group than to run a short step.
 func (s *Sandbox) Close() error {
 	s.mu.Lock()
 	free := s.free
@@ -126,7 +130,26 @@ func (s *Sandbox) Close() error {
 		all.Go(func() { w.do(w.stop) })
 	}
 	all.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.guard != nil && s.busy == 0 {
+		s.guard.close()
+		s.guard = nil
+	}
 	return nil
+}
+
+// guardProcess sends a process to the guard, and starts the guard if there is none.
+func (s *Sandbox) guardProcess(p *process) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.guard == nil {
+		if s.guard, err = startGuard(s.exe); err != nil {
+			return err
+		}
+	}
+	defer unix.Close(p.pidfd)
+	return s.guard.add(p.pidfd)
 }
 
 // stop ends the pre-started init process and makes loop return.
@@ -189,5 +212,13 @@ func (w *worker) start(n Network, terminal *os.File) (*process, error) {
 	if w.group != nil {
 		group = w.group.FD()
 	}
-	return startProcess(w.sandbox.exe, n, group, terminal)
+	p, err := startProcess(w.sandbox.exe, n, group, terminal)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.sandbox.guardProcess(p); err != nil {
+		p.discard()
+		return nil, err
+	}
+	return p, nil
 }
