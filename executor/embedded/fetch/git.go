@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -336,7 +337,11 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var stdout, stderr limited
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	// The parent-death signal is sent when the thread that started git ends. A locked thread runs only this call;
+	// others end with goroutines such as the workers of the sandbox (TestGitSurvivesThreads).
+	runtime.LockOSThread()
 	err := cmd.Run()
+	runtime.UnlockOSThread()
 	switch {
 	case err == nil:
 		return stdout.Bytes(), nil
