@@ -30,6 +30,7 @@ type Error struct {
 	Cause    error
 
 	temporary   bool
+	mirror      bool // a mirror failed, not the registry itself
 	environment bool
 }
 
@@ -119,6 +120,7 @@ func (s *session) fail(what string, i image, err error) error {
 	e := &Error{Registry: s.at.host, Ref: i.String(), What: what, Cause: err}
 	if s.at.mirror {
 		e.What += " from mirror " + s.at.String()
+		e.mirror = true
 	}
 	e.explain(s)
 	e.Reason = s.scrub(e.Reason)

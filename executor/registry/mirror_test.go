@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -258,5 +259,39 @@ func TestTLS(t *testing.T) {
 		t.Error("plain HTTP was spoken where registries.conf forbids it")
 	} else {
 		contains(t, err, "speaks plain HTTP", "insecure = true")
+	}
+}
+
+// TestMirrorFailureIsNotTheRegistrys: the endpoint that served last is tried first, so the registry's own failure need
+// not be the last one. It alone decides what kind of error the whole is.
+func TestMirrorFailureIsNotTheRegistrys(t *testing.T) {
+	for _, served := range []string{"the registry", "the mirror"} {
+		var broken atomic.Bool
+		origin := newFake(t, nil)
+		mirror := newFake(t, func(w http.ResponseWriter, r *http.Request) bool {
+			if broken.Load() || served == "the registry" {
+				w.WriteHeader(http.StatusForbidden)
+				return true
+			}
+			return false
+		})
+		put(t, origin, "x:1", newImage(t, 1))
+		if served == "the mirror" {
+			put(t, mirror, "x:1", newImage(t, 1))
+		}
+		conf := &Config{Registries: []Registry{{
+			Prefix: "registry.example", Location: origin.host, Mirrors: []Mirror{{Location: mirror.host}},
+		}}}
+		c := newTestClient(t, func(o *Options) { o.Config = conf })
+		if _, err := c.Resolve(t.Context(), "registry.example/x:1", amd64); err != nil {
+			t.Fatal(err)
+		}
+		broken.Store(true)
+		_, err := c.Resolve(t.Context(), "registry.example/x:gone", amd64)
+		e := asError(t, err)
+		if e.Status != http.StatusNotFound || !e.NotFound() || e.Registry != origin.host {
+			t.Errorf("%s served before: status %d of %s, want 404 of the registry", served, e.Status, e.Registry)
+		}
+		contains(t, e, mirror.host+": it responded 403", origin.host+": it responded 404")
 	}
 }

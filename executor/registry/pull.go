@@ -126,21 +126,30 @@ func (c *Client) places(i image) ([]endpoint, error) {
 	return places, nil
 }
 
-// combine returns one error for all endpoints: the last one, of the registry itself, with the reasons of the mirrors.
+// combine returns one error for all endpoints: that of the registry itself, with the reasons of the mirrors. The order
+// of failures says nothing, because the endpoint that served last is tried first. Without an error of the registry, the
+// last mirror's counts.
 func combine(failures []error) error {
 	last := failures[len(failures)-1]
-	var e *Error
-	if len(failures) == 1 || !errors.As(last, &e) {
+	if len(failures) == 1 {
 		return last
 	}
-	all := *e
+	var own *Error
 	var reasons []string
 	for _, err := range failures {
 		var one *Error
-		if errors.As(err, &one) {
-			reasons = append(reasons, one.Registry+": "+one.Reason)
+		if !errors.As(err, &one) {
+			continue
+		}
+		reasons = append(reasons, one.Registry+": "+one.Reason)
+		if own == nil || own.mirror {
+			own = one
 		}
 	}
+	if own == nil {
+		return last
+	}
+	all := *own
 	all.What, _, _ = strings.Cut(all.What, " from mirror ")
 	all.Reason = "not found at any mirror: " + strings.Join(reasons, "; ")
 	all.Cause = errors.Join(failures...)
