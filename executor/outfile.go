@@ -32,6 +32,28 @@ func writeWhole(p string, write func(io.Writer) error) error {
 	return f.CloseAtomicallyReplace()
 }
 
+// WriteFile writes an output of one file by rename. A pipe or a device, such as /dev/stdout, is written itself, and the
+// target of a link is replaced.
+func WriteFile(path string, raw []byte) error {
+	write := func(w io.Writer) error { _, err := w.Write(raw); return err }
+	if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() {
+		return writeInPlace(path, write)
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	return writeWhole(path, write)
+}
+
+// writeInPlace writes to a pipe or a device.
+func writeInPlace(path string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeBuffered(f, write), f.Close())
+}
+
 // pending returns a temporary file in the directory of p, which replaces p and has its permissions.
 func pending(p string) (*renameio.PendingFile, error) {
 	return renameio.NewPendingFile(p, renameio.WithTempDir(filepath.Dir(p)), renameio.WithPermissions(0o644),
@@ -61,12 +83,7 @@ func (e *exporter) fileJob(name, dest string, write func(ctx context.Context, w 
 	fi, err := os.Stat(dest)
 	if err == nil && !fi.Mode().IsRegular() {
 		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, commit: func(ctx context.Context) error {
-			f, err := os.OpenFile(dest, os.O_WRONLY, 0)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			return writeBuffered(f, func(w io.Writer) error { return write(ctx, w) })
+			return writeInPlace(dest, func(w io.Writer) error { return write(ctx, w) })
 		}})
 		return nil
 	}

@@ -35,6 +35,8 @@ type app struct {
 
 // run executes one command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
+	stdout := &checkedWriter{w: a.stdout}
+	a.stdout = stdout
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
@@ -43,6 +45,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	err := root.ExecuteContext(ctx)
 	if a.fetcher != nil {
 		err = errors.Join(err, a.fetcher.Store.Close())
+	}
+	if err == nil {
+		err = stdout.err
 	}
 	var exited exitedError
 	if errors.As(err, &exited) {
@@ -56,6 +61,23 @@ func (a *app) run(ctx context.Context, args []string) int {
 		}
 	}
 	return code
+}
+
+// checkedWriter keeps the first error of a writer, so that output which is missing never ends with exit code 0.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+// Unwrap returns the writer.
+func (c *checkedWriter) Unwrap() io.Writer { return c.w }
+
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	if err != nil && c.err == nil {
+		c.err = err
+	}
+	return n, err
 }
 
 // root returns the command tree.

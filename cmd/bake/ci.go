@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 
-	"github.com/google/renameio/v2"
-
+	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/ci"
 	"github.com/bakebuild/bake/executor/report"
 	"github.com/bakebuild/bake/executor/telemetry"
@@ -56,7 +54,7 @@ func (o *runOptions) writeTrace(run report.Run) error {
 	if err := run.WriteTrace(&raw); err != nil {
 		return fmt.Errorf("encode the trace: %w", err)
 	}
-	if err := renameio.WriteFile(o.trace, raw.Bytes(), os.FileMode(0o644)); err != nil {
+	if err := executor.WriteFile(o.trace, raw.Bytes()); err != nil {
 		return fmt.Errorf("write --trace %s: %w", o.trace, err)
 	}
 	return nil

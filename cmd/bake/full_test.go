@@ -131,3 +131,98 @@ done
 		t.Errorf("%d errors say what to do, not 3:\n%s", n, out)
 	}
 }
+
+// TestLoadFullDisk shows that an archive that does not fit on the disk of the cache is an error of the disk, and that a
+// disk without inodes is not said to lack space.
+func TestLoadFullDisk(t *testing.T) {
+	const load = `
+SMALL="$BAKE_CACHE_DIR"
+cat >bake.hcl <<'EOF'
+target "default" {
+  dockerfile-inline = "FROM scratch\nCOPY big /big"
+  output = ["type=oci,dest=x.tar"]
+}
+EOF
+BAKE_CACHE_DIR=other "$BAKE" build --progress=none || exit
+for how in 'image load -i x.tar' 'image load' 'build --progress=none'; do
+  "$BAKE" $how <x.tar 2>stderr
+  echo "$how exits $?"
+  grep '^error' stderr
+done
+export BAKE_CACHE_DIR=other
+"$BAKE" image load -i no.tar 2>stderr
+echo "a missing file exits $?"
+head -c 9000 x.tar | "$BAKE" image load 2>stderr
+echo "half of a file exits $?"
+export BAKE_CACHE_DIR="$SMALL"
+"$BAKE" cache check
+ls "$BAKE_CACHE_DIR/tmp" | wc -l
+`
+	noise := make([]byte, 3<<20)
+	_, _ = rand.Read(noise)
+	files := map[string]string{"big": string(noise)}
+	for options, want := range map[string]string{
+		"size=2m":               "no space left on device (",
+		"size=50m,nr_inodes=36": "no inodes left on device (",
+	} {
+		out, _ := onSmallDisk(t, options, load, files)
+		for _, how := range []string{"image load -i x.tar", "image load", "build --progress=none"} {
+			if !strings.Contains(out, how+" exits 7\n") {
+				t.Errorf("%s: %s does not exit with 7:\n%s", options, how, out)
+			}
+		}
+		if n := strings.Count(out, want); n != 3 {
+			t.Errorf("%s: %d errors say %q, want 3:\n%s", options, n, want, out)
+		}
+		for _, want := range []string{"a missing file exits 2\n", "half of a file exits 2\n", "nothing is damaged\n0\n"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: %q is not in\n%s", options, want, out)
+			}
+		}
+	}
+}
+
+// TestFullStdout shows that output which cannot be written never ends with exit code 0.
+func TestFullStdout(t *testing.T) {
+	needSandbox(t)
+	c := newCLI(t)
+	c.write(t, "f", "f")
+	c.write(t, "bake.hcl", `target "default" {
+  dockerfile-inline = "FROM scratch\nCOPY f /"
+  tags = ["example.test/x:1"]
+}`)
+	c.ok(t, "build", "--progress=none", "--set=default.output=type=oci,dest=x.tar")
+	c.ok(t, "build", "--progress=none")
+	c.ok(t, "image", "tag", "example.test/x:1", "example.test/y:1")
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	// A link, as /dev/stdout is one: a file that takes its place would break other programs.
+	link := filepath.Join(c.dir, "stdout")
+	if err := os.Symlink("/proc/self/fd/1", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{
+		"build --print", "build --list=targets", "build --call=outline", "plan", "plan --json", "explain default", "graph",
+		"image ls", "image ls -q", "image history example.test/x:1", "image inspect example.test/x:1",
+		"image load -i x.tar", "image rm example.test/y:1", "cache du", "cache check", "cache prune --keep-size=1TB",
+		"builds ls", "builds ls -q", "builds show", "report -o -", "version", "--help",
+		"build --progress=none --set=default.output=type=tar,dest=-", "build --progress=none --metadata-file=stdout",
+		"build --progress=none --trace=stdout", "report -o stdout",
+	} {
+		cmd := bakeCommand(t, strings.Fields(args)...)
+		cmd.Dir, cmd.Stdout = c.dir, full
+		cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+c.cache)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		if _ = cmd.Run(); cmd.ProcessState.ExitCode() != exitSystem ||
+			!strings.Contains(stderr.String(), "no space left on device") {
+			t.Errorf("%s: exit %d\n%s", args, cmd.ProcessState.ExitCode(), stderr.String())
+		}
+		if target, err := os.Readlink(link); err != nil || target != "/proc/self/fd/1" {
+			t.Fatalf("%s replaced the link: %q, %v", args, target, err)
+		}
+	}
+}

@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/report"
 )
@@ -46,7 +45,7 @@ func (a *app) writeReport(build, output string) error {
 		_, err := a.stdout.Write(page.Bytes())
 		return err
 	}
-	if err := renameio.WriteFile(output, page.Bytes(), os.FileMode(0o644)); err != nil {
+	if err := executor.WriteFile(output, page.Bytes()); err != nil {
 		return fmt.Errorf("write the report %s: %w", output, err)
 	}
 	return nil

@@ -3,10 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/pflag"
 
 	"github.com/bakebuild/bake/config"
@@ -124,7 +122,7 @@ func (o *runOptions) writeMetadata(g *planner.Graph, report *executor.Report, fa
 	if err != nil {
 		return fmt.Errorf("encode the metadata: %w", err)
 	}
-	if err := renameio.WriteFile(o.metadata, raw, os.FileMode(0o644)); err != nil {
+	if err := executor.WriteFile(o.metadata, raw); err != nil {
 		return fmt.Errorf("write --metadata-file %s: %w", o.metadata, err)
 	}
 	return nil

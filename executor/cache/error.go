@@ -33,10 +33,11 @@ func (e *Error) Error() string {
 		}
 		if errors.Is(e.Err, unix.ENOSPC) { // the free space says nothing about a quota
 			d := diskOf(e.Path)
-			if d.lacksInodes() {
-				text = strings.ReplaceAll(text, unix.ENOSPC.Error(), "no inodes left on device")
+			if d.lackedInodes() {
+				text = strings.ReplaceAll(text, unix.ENOSPC.Error(), "no inodes left on device") + d.inodes()
+			} else {
+				text += d.space()
 			}
-			text += d.String()
 		}
 		text += "; bake cache prune --all frees " + frees
 		return text + ", or set BAKE_CACHE_DIR to another disk"
@@ -101,22 +102,25 @@ func diskOf(path string) disk {
 	return disk{}
 }
 
-// lacksInodes reports whether a file system has space but hardly any inodes. Some have no fixed number of inodes. A few
-// may be free again by the time of this call.
-func (d disk) lacksInodes() bool {
-	return d.Files > 0 && d.Ffree < min(64, d.Files/20+1) && d.Bavail > d.Blocks/50
+// lacksInodes reports whether a file system has hardly any inodes. Some have no fixed number of them.
+func (d disk) lacksInodes() bool { return d.Files > 0 && d.Ffree < 16+d.Files/1000 }
+
+// lackedInodes reports whether a write that failed lacked an inode: there is space, and few inodes. Some may be free
+// again, because what was unfinished has been removed.
+func (d disk) lackedInodes() bool {
+	return d.Files > 0 && d.Ffree < 16+d.Files/20 && d.Bavail > d.Blocks/50
 }
 
 // lacksSpace reports whether less than a hundredth of a file system is free.
 func (d disk) lacksSpace() bool { return d.Blocks > 0 && d.Bavail < d.Blocks/100 }
 
-// String describes what is free.
-func (d disk) String() string {
-	switch {
-	case d.Blocks == 0:
+// inodes describes the free inodes.
+func (d disk) inodes() string { return fmt.Sprintf(" (%d inodes free of %d)", d.Ffree, d.Files) }
+
+// space describes the free space.
+func (d disk) space() string {
+	if d.Blocks == 0 {
 		return ""
-	case d.lacksInodes():
-		return fmt.Sprintf(" (%d inodes free of %d)", d.Ffree, d.Files)
 	}
 	return fmt.Sprintf(" (%d MB free of %d MB)", int64(d.Bavail)*d.Bsize/1e6, int64(d.Blocks)*d.Bsize/1e6)
 }
@@ -142,7 +146,10 @@ func (s *Store) MeasureFreeable(err error) {
 // DiskAlmostFull reports whether the disk has hardly any space or inodes left, and describes what is free.
 func (s *Store) DiskAlmostFull() (string, bool) {
 	d := diskOf(s.dir)
-	return d.String(), d.lacksSpace() || d.lacksInodes()
+	if !d.lacksSpace() && d.lacksInodes() {
+		return d.inodes(), true
+	}
+	return d.space(), d.lacksSpace()
 }
 
 // wrap turns err into an *Error unless it is nil or already contains one.

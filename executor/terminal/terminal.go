@@ -19,8 +19,12 @@ type Terminal struct {
 	Out *os.File
 }
 
-// Is reports whether a stream is a terminal, and returns its file.
+// Is reports whether a stream is a terminal, and returns its file. A stream may have a method Unwrap that returns the
+// stream below it.
 func Is(stream any) (*os.File, bool) {
+	if u, ok := stream.(interface{ Unwrap() io.Writer }); ok {
+		return Is(u.Unwrap())
+	}
 	f, ok := stream.(*os.File)
 	if !ok {
 		return nil, false
