@@ -174,7 +174,8 @@ ls "$BAKE_CACHE_DIR/tmp" | wc -l
 		if n := strings.Count(out, want); n != 3 {
 			t.Errorf("%s: %d errors say %q, want 3:\n%s", options, n, want, out)
 		}
-		for _, want := range []string{"a missing file exits 2\n", "half of a file exits 2\n", "nothing is damaged\n0\n"} {
+		for _, want := range []string{"a missing file exits 2\n", "half of a file exits 2\n",
+			"nothing is damaged\n0\n"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s: %q is not in\n%s", options, want, out)
 			}
@@ -205,7 +206,8 @@ func TestFullStdout(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range []string{
-		"build --print", "build --list=targets", "build --call=outline", "plan", "plan --json", "explain default", "graph",
+		"build --print", "build --list=targets", "build --call=outline", "plan", "plan --json", "explain default",
+		"graph",
 		"image ls", "image ls -q", "image history example.test/x:1", "image inspect example.test/x:1",
 		"image load -i x.tar", "image rm example.test/y:1", "cache du", "cache check", "cache prune --keep-size=1TB",
 		"builds ls", "builds ls -q", "builds show", "report -o -", "version", "--help",
