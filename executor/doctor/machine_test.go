@@ -1,8 +1,10 @@
 package doctor
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +45,27 @@ func script(t *testing.T, path, commands string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+commands+"\n"), 0o755); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// someLimits is a machine with cgroups of version 2 that allows some limits. Tests cannot move the controllers of a
+// machine from one version to the other.
+type someLimits struct{ memory bool }
+
+func (s someLimits) Check(l sandbox.Limits) (bool, error) {
+	if l.Memory > 0 && !s.memory {
+		return true, errors.New("cgroup.controllers does not list the controller memory")
+	}
+	return true, nil
+}
+
+// TestCgroupDelegation shows version 2 with all controllers, and with those that systemd delegates to users by default.
+func TestCgroupDelegation(t *testing.T) {
+	found(t, cgroups(someLimits{memory: true})).want(t, OK, "version 2; steps can have limits", "")
+	f := found(t, cgroups(someLimits{}))
+	f.want(t, Warning, "version 2; targets cannot have resources: cgroup.controllers does not", "Delegate=yes")
+	if strings.Contains(f.Detail, "processes of steps are not limited") {
+		t.Errorf("%q: the number of processes is limited", f.Detail)
 	}
 }
 
