@@ -75,17 +75,8 @@ func TestContainers(t *testing.T) {
 	digest := ""
 	for _, r := range containerRuns() {
 		t.Run(r.name, func(t *testing.T) {
-			args := []string{"-H", docker, "run", "--rm", "--network=none"}
-			for _, f := range r.flags {
-				if f == "FLAGS" {
-					args = append(args, readmeFlags(t)...)
-				} else {
-					args = append(args, f)
-				}
-			}
-			args = append(args, "bake", "bake", "image", "build", "--progress=plain", "-t=x", "/src")
-			raw, err := exec.Command("docker", args...).CombinedOutput()
-			out := string(raw)
+			r.checkDoctor(t, docker)
+			out, err := r.run(t, docker, "image", "build", "--progress=plain", "-t=x", "/src")
 			if r.want == nil {
 				_, built, _ := strings.Cut(out, "built x:latest ")
 				if err != nil || built == "" || digest != "" && built != digest {
@@ -100,6 +91,40 @@ func TestContainers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// run runs bake in the container and returns its output.
+func (r containerRun) run(t *testing.T, docker string, command ...string) (string, error) {
+	t.Helper()
+	args := []string{"-H", docker, "run", "--rm", "--network=none"}
+	for _, f := range r.flags {
+		if f == "FLAGS" {
+			args = append(args, readmeFlags(t)...)
+		} else {
+			args = append(args, f)
+		}
+	}
+	out, err := exec.Command("docker", append(append(args, "bake", "bake"), command...)...).CombinedOutput()
+	return string(out), err
+}
+
+// checkDoctor shows that bake doctor agrees with a build in the same container: where the build works it finds no
+// failure, otherwise the same cause and remedy. What only some images need is a warning.
+func (r containerRun) checkDoctor(t *testing.T, docker string) {
+	t.Helper()
+	out, err := r.run(t, docker, "doctor", "--offline")
+	want, works := r.want, r.want == nil
+	if r.name == "user without subordinate ids" {
+		want, works = []string{"user 2000 has fewer than 65536 ids in /etc/subuid and /etc/subgid"}, true
+	}
+	if works != (err == nil) {
+		t.Errorf("bake doctor: %v; a build works: %v\n%s", err, works, out)
+	}
+	for _, text := range want {
+		if !strings.Contains(out, text) {
+			t.Errorf("bake doctor does not say %q:\n%s", text, out)
+		}
 	}
 }
 

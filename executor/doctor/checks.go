@@ -32,7 +32,7 @@ func MachineChecks(o MachineOptions) (checks []Check, done func() error) {
 	if o.Offline {
 		s.name = ""
 	}
-	if o.User.Entered != nil || !needsNone() && !inNamespace() {
+	if o.User.canRun() != nil {
 		s.blocked = "see user namespaces"
 	}
 	checks = []Check{

@@ -176,7 +176,7 @@ func (p place) restrict() error {
 	if len(groups) == 0 {
 		return nil
 	}
-	return load(!sandbox.HasSysAdmin(), groups...)
+	return load(sandbox.CheckRoot() != nil, groups...)
 }
 
 // load loads a filter for all threads of this process.

@@ -128,7 +128,7 @@ func (s *steps) overlay() Check {
 		if err := sandbox.TryOverlay(draft.FS, inNamespace()); err != nil {
 			var e *sandbox.UnavailableError
 			if errors.As(err, &e) {
-				return fail(e.Err.Error(), "allow mounts: "+e.Hint)
+				return fail(e.What+": "+e.Err.Error(), e.Hint)
 			}
 			return fail("layers cannot be mounted on "+kind+": "+err.Error(),
 				"set BAKE_CACHE_DIR to a directory on ext4, xfs, btrfs or tmpfs")

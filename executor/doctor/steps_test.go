@@ -54,7 +54,7 @@ func TestOverlay(t *testing.T) {
 		"mount -t overlay none -o lowerdir=DIR/lower,upperdir=DIR/upper,workdir=DIR/work DIR/merged\n" +
 			"mkdir DIR/merged/cache")
 	place{Check: "overlay", Cache: cache, Setup: on}.in(t).
-		want(t, Failure, "layers cannot be mounted on overlayfs: ", "BAKE_CACHE_DIR to a directory on ext4")
+		want(t, Failure, "the cache directory is on a file system (overlay)", "BAKE_CACHE_DIR to a directory on ext4")
 	on = strings.NewReplacer("DIR", dir).Replace("mount -t ramfs none DIR/merged\nmkdir DIR/merged/cache")
 	place{Check: "overlay", Cache: cache, Setup: on}.in(t).
 		want(t, Failure, "layers cannot be mounted on ramfs: ", "BAKE_CACHE_DIR")

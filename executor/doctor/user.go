@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	sysuser "github.com/moby/sys/user"
-	"github.com/moby/sys/userns"
 
+	"github.com/bakebuild/bake/executor/embedded/idmap"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
@@ -26,10 +26,15 @@ type User struct {
 const wantIDs = 65536
 
 // inNamespace reports whether this process is root of a user namespace.
-func inNamespace() bool { return os.Geteuid() == 0 && userns.RunningInUserNS() }
+func inNamespace() bool { return os.Geteuid() == 0 && idmap.InNamespace() }
 
-// needsNone reports whether this process is a root that needs no user namespace.
-func needsNone() bool { return os.Geteuid() == 0 && !userns.RunningInUserNS() && sandbox.HasSysAdmin() }
+// canRun returns why this process cannot run steps, or nil.
+func (u User) canRun() error {
+	if u.Entered != nil {
+		return u.Entered
+	}
+	return sandbox.CheckRoot()
+}
 
 // ids returns the ids that a map of the process has, and the one that root has outside.
 func (u User) ids(name string) (count int64, root int) {
@@ -59,22 +64,17 @@ func (u User) outside() int {
 // namespaces checks that the user has a user namespace, or needs none.
 func namespaces(u User) Check {
 	return Check{Name: "user namespaces", Run: func(context.Context) Finding {
+		err := u.canRun()
+		var e *sandbox.UnavailableError
 		switch {
-		case u.Entered != nil:
-			var e *sandbox.UnavailableError
-			if errors.As(u.Entered, &e) {
-				return fail(fmt.Sprintf("user %d cannot enter one: %s: %v", os.Geteuid(), e.What, e.Err), e.Hint)
-			}
-			return fail(fmt.Sprintf("user %d cannot enter one: %v", os.Geteuid(), u.Entered), sandbox.Hint())
-		case needsNone():
-			return skipf("root needs none")
-		case inNamespace() && !sandbox.HasSysAdmin():
-			return fail(fmt.Sprintf("user %d is root in one, but without privileges", u.outside()), sandbox.Hint())
+		case errors.As(err, &e):
+			return fail(fmt.Sprintf("user %d cannot use one: %s: %v", os.Geteuid(), e.What, e.Err), e.Hint)
+		case err != nil:
+			return fail(fmt.Sprintf("user %d cannot use one: %v", os.Geteuid(), err), sandbox.Hint())
 		case inNamespace():
 			return okf("user %d is root in one", u.outside())
 		}
-		return fail(fmt.Sprintf("user %d has none, and may not create the namespaces of steps without", os.Geteuid()),
-			sandbox.Hint())
+		return skipf("root needs none")
 	}}
 }
 
@@ -85,10 +85,10 @@ func newuidmap(u User) Check {
 			return skipf("root does not use it")
 		}
 		ids := sandbox.SubordinateIDs(u.Etc, u.outside())
-		var found []string
-		for name, path := range map[string]string{"newuidmap": ids.UIDTool, "newgidmap": ids.GIDTool} {
+		for _, tool := range []struct{ name, path string }{{"newuidmap", ids.UIDTool}, {"newgidmap", ids.GIDTool}} {
+			path := tool.path
 			if path == "" {
-				return warn(name+" is not in PATH, so that images cannot have files of other users than root",
+				return warn(tool.name+" is not in PATH, so that images cannot have files of other users than root",
 					"install the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora)")
 			}
 			gains, err := sandbox.GainsPrivileges(path)
@@ -98,16 +98,12 @@ func newuidmap(u User) Check {
 			if !gains {
 				return fail(path+" is not setuid root", "run as root: chmod u+s "+path)
 			}
-			found = append(found, path)
 		}
 		if sandbox.NoNewPrivileges() {
-			return fail("this process has no_new_privs, so that setuid programs have no effect",
+			return warn("they have no effect in this process, which has no_new_privs; images can have files of root only",
 				"allow privilege escalation in the container or service, or run as root")
 		}
-		if found[0] > found[1] {
-			found[0], found[1] = found[1], found[0]
-		}
-		return okf("%s and %s gain privileges", found[1], found[0])
+		return okf("%s and %s gain privileges", ids.UIDTool, ids.GIDTool)
 	}}
 }
 

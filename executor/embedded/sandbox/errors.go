@@ -85,6 +85,19 @@ const hintNetwork = "the network of a step needs virtual Ethernet devices; load 
 const hintLimits = "limits need writable cgroups; run as root, remove the target's resources, " +
 	"or delegate cgroups to this user, by running: systemd-run --user --scope --property=Delegate=yes bake build"
 
+// shortage returns what to do about an error that means that this machine or user has no more of something, or "".
+func shortage(err error) string {
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return "run fewer steps at once with -j, or raise the limit of processes (ulimit -u, pids.max of the cgroup)"
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return "run fewer steps at once with -j, or raise the limit of open files (ulimit -n)"
+	case errors.Is(err, unix.ENOMEM):
+		return "run fewer steps at once with -j, or free memory"
+	}
+	return ""
+}
+
 // refused reports whether an error means that the machine does not allow an operation, rather than that the operation
 // failed.
 func refused(err error) bool {

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	sysuser "github.com/moby/sys/user"
-	"golang.org/x/sys/unix"
 )
 
 // mapIDs writes the id maps of the process's user namespace. Root in it is this user. The other ids are the user's
@@ -19,12 +18,10 @@ func mapIDs(pid int) error {
 	if os.Geteuid() == 0 {
 		return keepIDs(pid)
 	}
-	uids, gids := subordinateIDs("/etc/subuid"), subordinateIDs("/etc/subgid")
+	uids, gids := rangesOf("/etc/subuid", os.Geteuid()), rangesOf("/etc/subgid", os.Geteuid())
 	_, uidErr := exec.LookPath("newuidmap")
 	_, gidErr := exec.LookPath("newgidmap")
-	// With no_new_privs, newuidmap does not become root.
-	noNew, _ := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-	if uidErr == nil && gidErr == nil && len(uids) > 0 && len(gids) > 0 && noNew == 0 {
+	if uidErr == nil && gidErr == nil && len(uids) > 0 && len(gids) > 0 && !NoNewPrivileges() {
 		if err := runMap("newuidmap", pid, os.Geteuid(), uids); err != nil {
 			return err
 		}
@@ -43,12 +40,11 @@ func mapIDs(pid int) error {
 	return nil
 }
 
-// subordinateIDs returns this user's ranges in /etc/subuid or /etc/subgid. An entry names the user by name or number.
-func subordinateIDs(file string) []sysuser.SubID {
-	uid := strconv.Itoa(os.Geteuid())
+// rangesOf returns a user's ranges in a file such as /etc/subuid. An entry names the user by name or number.
+func rangesOf(file string, uid int) []sysuser.SubID {
 	name := userName(uid)
 	ranges, err := sysuser.ParseSubIDFileFilter(file, func(s sysuser.SubID) bool {
-		return s.Name == uid || name != "" && s.Name == name
+		return s.Name == strconv.Itoa(uid) || name != "" && s.Name == name
 	})
 	if err != nil {
 		return nil
@@ -94,13 +90,18 @@ func keepIDs(pid int) error {
 	return nil
 }
 
-// userName returns this user's name, or "". Without cgo, package user knows the users of /etc/passwd only; id also
-// knows those of a directory service.
-func userName(uid string) string {
-	if u, err := user.LookupId(uid); err == nil {
+// userName returns a user's name, or "". Without cgo, package user knows the users of /etc/passwd only; id also knows
+// those of a directory service.
+func userName(uid int) string {
+	number := strconv.Itoa(uid)
+	if u, err := user.LookupId(number); err == nil {
 		return u.Username
 	}
-	out, err := exec.Command("id", "-un").Output()
+	args := []string{"-un"}
+	if uid != os.Geteuid() { // in a user namespace
+		args = append(args, number)
+	}
+	out, err := exec.Command("id", args...).Output()
 	if err != nil {
 		return ""
 	}

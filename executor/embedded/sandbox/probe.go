@@ -1,11 +1,11 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -49,30 +49,12 @@ type IDs struct {
 
 // SubordinateIDs returns the IDs of the user with an id of the machine. etc is the directory of subuid and subgid.
 func SubordinateIDs(etc string, uid int) IDs {
-	ids := IDs{User: strconv.Itoa(uid)}
-	if u, err := user.LookupId(ids.User); err == nil {
-		ids.User = u.Username
-	}
+	ids := IDs{User: cmp.Or(userName(uid), strconv.Itoa(uid))}
 	ids.UIDs = total(rangesOf(filepath.Join(etc, "subuid"), uid))
 	ids.GIDs = total(rangesOf(filepath.Join(etc, "subgid"), uid))
 	ids.UIDTool, _ = exec.LookPath("newuidmap")
 	ids.GIDTool, _ = exec.LookPath("newgidmap")
 	return ids
-}
-
-// rangesOf returns a user's ranges in a file such as /etc/subuid. An entry names the user by name or number.
-func rangesOf(file string, uid int) []sysuser.SubID {
-	number, name := strconv.Itoa(uid), ""
-	if u, err := user.LookupId(number); err == nil {
-		name = u.Username
-	}
-	ranges, err := sysuser.ParseSubIDFileFilter(file, func(s sysuser.SubID) bool {
-		return s.Name == number || name != "" && s.Name == name
-	})
-	if err != nil {
-		return nil
-	}
-	return ranges
 }
 
 func total(ranges []sysuser.SubID) int64 {
@@ -98,7 +80,8 @@ func GainsPrivileges(path string) (bool, error) {
 	return err == nil || errors.Is(err, unix.EOVERFLOW), nil
 }
 
-// NoNewPrivileges reports whether programs that this process starts never gain privileges.
+// NoNewPrivileges reports whether programs that this process starts never gain privileges, so that newuidmap does not
+// become root.
 func NoNewPrivileges() bool {
 	n, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	return err == nil && n == 1
@@ -107,8 +90,8 @@ func NoNewPrivileges() bool {
 // Hint returns how this machine can allow namespaces.
 func Hint() string { return hintNamespaces() }
 
-// HasSysAdmin reports whether this process may mount and create namespaces without a user namespace.
-func HasSysAdmin() bool { return ownCaps()&(1<<unix.CAP_SYS_ADMIN) != 0 }
+// CheckRoot returns an *UnavailableError if this process is a root that cannot create sandboxes.
+func CheckRoot() error { return checkRoot(Isolated) }
 
 // TryOverlay mounts an overlay as a step does and changes it: it writes a file, removes one of a lower layer and
 // replaces a directory. It checks that the upper directory then has what layers are read from: a file, a whiteout and
@@ -124,6 +107,9 @@ func TryOverlay(dir string, userXattr bool) error {
 		return err
 	}
 	root, err := overlayMount(Overlay{Lower: []string{lower}, Upper: upper, Work: work}, "", userXattr)
+	if own, ok := errors.AsType[*hintError](err); ok {
+		return &UnavailableError{What: "mount the layers", Hint: own.hint, Err: own.error}
+	}
 	if err != nil {
 		return unavailable("mount the layers", err)
 	}

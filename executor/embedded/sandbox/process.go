@@ -42,7 +42,7 @@ func startProcess(exe *os.File, n Network, group int, terminal *os.File) (_ *pro
 	for range 4 {
 		r, w, err := os.Pipe()
 		if err != nil {
-			return nil, err
+			return nil, unavailable("start a process in new namespaces", err)
 		}
 		ours, theirs = append(ours, r), append(theirs, w)
 	}

@@ -352,14 +352,18 @@ func outcome(cmd *exec.Cmd, waitErr error, report initReport, stderr io.Writer) 
 }
 
 // unavailable returns an error for a failed operation. It is an UnavailableError if the machine does not allow the
-// operation.
+// operation, or has too little of something for it.
 func unavailable(what string, err error) error {
-	if !refused(err) {
+	lacks := shortage(err)
+	if !refused(err) && lacks == "" {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	var path *fs.PathError
 	if errors.As(err, &path) {
 		err = path.Err // the path is only a descriptor in /proc
+	}
+	if lacks != "" {
+		return &UnavailableError{What: what, Hint: lacks, Err: err}
 	}
 	return &UnavailableError{What: what, Hint: hintNamespaces(), Err: err}
 }
