@@ -100,7 +100,7 @@ func newuidmap(u User) Check {
 			}
 		}
 		if sandbox.NoNewPrivileges() {
-			return warn("they have no effect in this process, which has no_new_privs; images can have files of root only",
+			return warn("no_new_privs keeps them from having an effect, so that images can have files of root only",
 				"allow privilege escalation in the container or service, or run as root")
 		}
 		return okf("%s and %s gain privileges", ids.UIDTool, ids.GIDTool)
