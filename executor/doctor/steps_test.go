@@ -20,10 +20,16 @@ func TestSandbox(t *testing.T) {
 	place{Check: "sandbox"}.in(t).want(t, OK, "namespaces", "")
 	attr, _ := ordinary(t)
 	place{Check: "sandbox", Enter: true, attr: attr, Cache: owned(t, attr)}.in(t).want(t, OK, "namespaces", "")
-	// A container that hides files in /proc: a user namespace there cannot mount a new one.
+	// Filters of containers that refuse a system call of the setup.
 	p := place{Check: "sandbox", Enter: true, attr: attr, Cache: owned(t, attr)}
 	p.Denied = "pivot_root"
 	p.in(t).want(t, Failure, "no step can be set up: enter the root: operation not permitted", "--privileged")
+	for call, what := range map[string]string{"sethostname": "set the host name", "capset": "set capabilities"} {
+		place{Check: "sandbox", Denied: call}.in(t).
+			want(t, Failure, "no step can be set up: "+what+": operation not permitted", "--privileged")
+	}
+	place{Check: "sandbox", Absent: "close_range"}.in(t).
+		want(t, Failure, "close descriptors: function not implemented", "")
 }
 
 func TestSeccomp(t *testing.T) {

@@ -145,7 +145,7 @@ func wrapSetup(what string, err error) error {
 	return s
 }
 
-// wrapMount is wrapSetup for an operation that needs privileges, such as a mount.
+// wrapMount is wrapSetup for an operation that needs privileges, such as a mount, or a recent kernel.
 func wrapMount(what string, err error) error {
 	if err == nil {
 		return nil

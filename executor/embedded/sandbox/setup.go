@@ -133,7 +133,7 @@ func (s *setup) run() error {
 		return wrapMount("make mounts private", err)
 	}
 	if err := unix.Sethostname([]byte(s.cfg.Spec.Hostname)); err != nil {
-		return wrapSetup("set the host name", err)
+		return wrapMount("set the host name", err)
 	}
 	if s.cfg.Spec.Network != Host {
 		if err := loopbackUp(); err != nil {
@@ -214,7 +214,7 @@ func (s *setup) restrict() error {
 		caps = ownCaps()
 	}
 	if err := dropBounding(caps); err != nil {
-		return wrapSetup("drop capabilities", err)
+		return wrapMount("drop capabilities", err)
 	}
 	if err := s.become(spec); err != nil {
 		return err
@@ -223,12 +223,12 @@ func (s *setup) restrict() error {
 		caps = 0
 	}
 	if err := setCaps(caps); err != nil {
-		return wrapSetup("set capabilities", err)
+		return wrapMount("set capabilities", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return wrapSetup("set the parent-death signal", err)
+		return wrapMount("set the parent-death signal", err)
 	}
-	return wrapSetup("close descriptors", unix.CloseRange(configFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC))
+	return wrapMount("close descriptors", unix.CloseRange(configFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC))
 }
 
 // become changes the user and groups of this thread only. It uses raw system calls where Go's own would change all
