@@ -38,7 +38,9 @@ const (
 	CausePruned      CauseKind = "pruned"      // nothing differs, but the cache no longer has the result
 	CauseAsked       CauseKind = "asked"       // the source is checked on every build
 	CauseInput       CauseKind = "input"       // another step that ran, or would run
-	CauseUnknown     CauseKind = "unknown"     // the engine does not report it
+	// CauseUnnamed: a remote cache has the result, but the build does not name it. Name is the cache.
+	CauseUnnamed CauseKind = "unnamed"
+	CauseUnknown CauseKind = "unknown" // the engine does not report it
 )
 
 // MaxFileChanges is how many files one Cause lists.
@@ -79,6 +81,8 @@ func (c Cause) Text(name func(digest.Digest) string) string {
 		return c.filesText()
 	case CausePruned:
 		return "its result was removed from the cache"
+	case CauseUnnamed:
+		return "known from " + c.Name + ", which this build does not name"
 	case CauseAsked:
 		return "the source is checked on every build"
 	case CauseInput:

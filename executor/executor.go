@@ -97,6 +97,8 @@ type StepResult struct {
 	// Causes are the reasons why it ran or would run: the step's own first, then those that follow from other steps.
 	Causes []Cause
 	Log    string // path of its whole log, or ""
+	// Claim is the remote cache that says that the step has this result, "" if it ran here. Nothing can verify that.
+	Claim string
 	// Verified reports that a cached step ran again. Differs lists the paths whose result differed, sorted.
 	Verified bool
 	Differs  []string
@@ -147,4 +149,8 @@ type ImageLayer struct {
 	Size      int64         `json:"size"` // of the blob, bytes
 	CreatedBy string        `json:"createdBy,omitempty"`
 	Base      bool          `json:"base,omitempty"` // the layer comes from the base image
+	// Claim is the remote cache that says that a step of the image makes this layer, "" if the step ran here. Unread is
+	// set if not even the bytes of the layer were read here: its diff id is a claim then too.
+	Claim  string `json:"claim,omitempty"`
+	Unread bool   `json:"unread,omitempty"`
 }

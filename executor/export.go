@@ -29,6 +29,8 @@ type Built struct {
 	// Resolved returns the commit of a git source or the digest of an http source, "" when it is unknown. It may be
 	// nil.
 	Resolved func(ctx context.Context, s *planner.Step) string
+	// Claim returns the remote cache that claims the result of a step, "" if the step ran here. It may be nil.
+	Claim func(s *planner.Step) string
 }
 
 // ImageStore is the local image store.
@@ -129,7 +131,7 @@ func Export(ctx context.Context, built []Built, opt ExportOptions) ([]ImageResul
 
 // source returns what attestations of the image are made from.
 func (b Built) source() attest.Source {
-	return attest.Source{Image: b.Image, Tree: b.Tree, Resolved: b.Resolved}
+	return attest.Source{Image: b.Image, Tree: b.Tree, Resolved: b.Resolved, Claim: b.Claim}
 }
 
 // groupBuilt groups images by target.

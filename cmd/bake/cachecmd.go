@@ -44,7 +44,9 @@ func (a *app) checkCache(ctx context.Context, repair bool) error {
 		return err
 	}
 	defer s.Close()
-	damage, err := s.Check(ctx, cache.CheckOptions{Repair: repair, Layer: embedded.CheckLayer})
+	damage, err := s.Check(ctx, cache.CheckOptions{
+		Repair: repair, Layer: embedded.CheckLayer, Base: embedded.CheckBase,
+	})
 	if err != nil {
 		return err
 	}

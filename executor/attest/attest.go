@@ -28,6 +28,8 @@ type Source struct {
 	// Resolved returns the commit of a git source or the digest of an http source, "" when the engine does not know it.
 	// It may be nil.
 	Resolved func(ctx context.Context, s *planner.Step) string
+	// Claim returns the remote cache that claims the result of a step, "" if the step ran here. It may be nil.
+	Claim func(s *planner.Step) string
 }
 
 // Requested reports whether an image has any attestation.

@@ -213,3 +213,8 @@ func wrapUnlessBusy(op, path string, err error) error {
 	}
 	return wrap(op, path, err)
 }
+
+// HasMount reports whether a cache mount exists and is seeded.
+func (s *Store) HasMount(id string) bool {
+	return isSeeded(generation(s.path(dirMounts, mountName(id))))
+}

@@ -26,11 +26,14 @@ type CheckOptions struct {
 	// Layer compares the directory of a layer with its recorded content. Check itself compares only the number and
 	// size of files. Layer returns a description of the damage, or "". It may be nil.
 	Layer func(ctx context.Context, dir string, meta LayerMeta) (what string, err error)
+	// Base compares the directory of a base layer with the blob that it was unpacked from, if that is still here. blob
+	// is its path. It may be nil.
+	Base func(ctx context.Context, dir, blob string, p Packed) (what string, err error)
 }
 
 // Check reads every blob, layer, entry and image, and returns the damage found.
 func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Damage, error) {
-	c := checker{s: s, o: o}
+	c := checker{s: s, o: o, bases: s.baseLayers()}
 	for _, part := range []func(context.Context) error{c.blobs, c.layers, c.entries, c.images} {
 		if err := part(ctx); err != nil {
 			return c.found, err
@@ -51,6 +54,7 @@ type checker struct {
 	s     *Store
 	o     CheckOptions
 	found []Damage
+	bases map[digest.Digest]Packed // blobs of base layers, by the ids of the layers
 }
 
 // damaged records damage, and removes the damaged file or directory if Repair is set.
@@ -138,15 +142,30 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 		const text = "has %d files with %d bytes, expected %d with %d"
 		return fmt.Sprintf(text, got.Files, got.Size, record.Files, record.Size), nil
 	}
-	if c.o.Layer == nil {
-		return "", nil
-	}
-	meta, _ := c.s.LayerMeta(id)
-	what, err := c.o.Layer(ctx, c.s.layerPath(id, "fs"), meta)
+	what, err := c.content(ctx, id)
 	if isCorrupt(err) {
 		return fmt.Sprintf("cannot be read: %v", cause(err)), nil
 	}
 	return what, err
+}
+
+// content compares the files of a layer with what is recorded about them.
+func (c *checker) content(ctx context.Context, id digest.Digest) (string, error) {
+	meta, _ := c.s.LayerMeta(id)
+	dir := c.s.layerPath(id, "fs")
+	base, ok := c.bases[id]
+	for _, p := range meta.Packed {
+		if p.Encoding == EncodingBase {
+			base, ok = p, true
+		}
+	}
+	if ok && c.o.Base != nil && c.s.HasBlob(base.Digest, base.Size) {
+		return c.o.Base(ctx, dir, c.s.BlobPath(base.Digest), base)
+	}
+	if c.o.Layer == nil {
+		return "", nil
+	}
+	return c.o.Layer(ctx, dir, meta)
 }
 
 // isCorrupt reports whether a read failed because of the state of the disk, not because of permissions or the caller.
@@ -165,8 +184,12 @@ func cause(err error) error {
 }
 
 func (c *checker) entries(ctx context.Context) error {
-	for _, dir := range []string{dirEntries, dirCandidates} {
-		err := filepath.WalkDir(c.s.path(dir), func(path string, d os.DirEntry, err error) error {
+	var dirs []string
+	for _, t := range c.s.entrySets() {
+		dirs = append(dirs, filepath.Join(t.root, dirEntries), filepath.Join(t.root, dirCandidates))
+	}
+	for _, dir := range dirs {
+		err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -182,7 +205,7 @@ func (c *checker) entries(ctx context.Context) error {
 			return c.damaged(path, "the entry is damaged")
 		})
 		if err != nil {
-			return wrap("read", c.s.path(dir), err)
+			return wrap("read", dir, err)
 		}
 	}
 	return nil

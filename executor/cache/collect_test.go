@@ -25,7 +25,7 @@ func bigLayer(t *testing.T, s *Store, name string, hours int) {
 		t.Fatal(err)
 	}
 	age(t, s.layerPath(id), hours)
-	age(t, s.entryPath(digest.FromString("key of "+name)), hours)
+	age(t, s.own().entryPath(digest.FromString("key of "+name)), hours)
 }
 
 // bigBlob commits a blob of one MiB, last used the given number of hours ago.
@@ -103,7 +103,7 @@ func TestCollectLeastRecentlyUsed(t *testing.T) {
 		t.Errorf("reported total %d, want %d", done.Total, want)
 	}
 	for name, want := range map[string]bool{"new": true, "old": false} {
-		if _, err := os.Lstat(s.entryPath(digest.FromString("key of " + name))); (err == nil) != want {
+		if _, err := os.Lstat(s.own().entryPath(digest.FromString("key of " + name))); (err == nil) != want {
 			t.Errorf("entry of %s: %v", name, err)
 		}
 	}
@@ -310,7 +310,7 @@ func TestSweep(t *testing.T) {
 		if err := s.Alias(digest.FromString("alias of "+alias), digest.FromString("key of "+alias)); err != nil {
 			t.Fatal(err)
 		}
-		age(t, s.entryPath(digest.FromString("alias of "+alias)), 2)
+		age(t, s.own().entryPath(digest.FromString("alias of "+alias)), 2)
 	}
 	held, err := s.Lock(t.Context(), digest.FromString("held"))
 	if err != nil {
@@ -330,8 +330,10 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]bool{
-		s.entryPath(digest.FromString("key of gone")): false, s.entryPath(digest.FromString("alias of gone")): false,
-		s.entryPath(digest.FromString("key of there")): true, s.entryPath(digest.FromString("alias of there")): true,
+		s.own().entryPath(digest.FromString("key of gone")):    false,
+		s.own().entryPath(digest.FromString("alias of gone")):  false,
+		s.own().entryPath(digest.FromString("key of there")):   true,
+		s.own().entryPath(digest.FromString("alias of there")): true,
 		abandoned: false, s.path(dirLocks, digest.FromString("held").Encoded()): true, s.path(dirLocks, "gate"): true,
 	} {
 		if _, err := os.Lstat(path); (err == nil) != want {

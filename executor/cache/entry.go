@@ -61,6 +61,8 @@ type Selection struct {
 type stored struct {
 	Alias digest.Digest `json:",omitempty"`
 	Entry *Entry        `json:",omitempty"`
+	// After is set for claims only, see ClaimSet.
+	After []string `json:",omitempty"`
 }
 
 const entryMagic = "bake-entry 1 "
@@ -114,8 +116,12 @@ func decodeEntry(raw []byte) (stored, error) {
 	return v, v.Entry.Validate()
 }
 
-// Validate reports an error if a digest of the entry is invalid. Digests become file names, so an invalid one could
-// name a path outside the cache. A nil entry is valid.
+// maxIndexOfOutput bounds the number of an output of an input.
+const maxIndexOfOutput = 1 << 16
+
+// Validate reports an error if a digest of the entry is invalid, or if it names an input that no step with its key can
+// have. Digests become file names, so an invalid one could name a path outside the cache. A nil entry is valid. Whether
+// the outputs are those of a given step only its operation knows.
 func (e *Entry) Validate() error {
 	if e == nil {
 		return nil
@@ -125,7 +131,11 @@ func (e *Entry) Validate() error {
 	}
 	for _, o := range e.Outputs {
 		for _, p := range o.Parts {
-			if p.Layer != "" && p.Layer.Validate() != nil || p.Input < 0 || p.Index < 0 {
+			if p.Layer != "" && p.Layer.Validate() != nil || p.Input < 0 || p.Index < 0 || p.Index > maxIndexOfOutput {
+				return errDamaged
+			}
+			// Each input of a step is in at least one part of its key, so a larger number names none.
+			if p.Layer == "" && len(e.Inputs) > 0 && p.Input >= len(e.Inputs) {
 				return errDamaged
 			}
 		}
@@ -133,9 +143,86 @@ func (e *Entry) Validate() error {
 	return nil
 }
 
-func (s *Store) entryPath(key digest.Digest) string {
+// entrySet is a set of entries and candidates by key. The store has one for what ran here, and one for the claims of
+// each remote cache; no look-up of one set reads another.
+type entrySet struct {
+	s    *Store
+	root string // holds dirEntries and dirCandidates
+}
+
+// own returns the entries of steps that ran here.
+func (s *Store) own() entrySet { return entrySet{s, s.dir} }
+
+func (t entrySet) entryPath(key digest.Digest) string {
 	hex := key.Encoded()
-	return s.path(dirEntries, hex[:2], hex)
+	return filepath.Join(t.root, dirEntries, hex[:2], hex)
+}
+
+func (t entrySet) groupPath(group digest.Digest) string {
+	hex := group.Encoded()
+	return filepath.Join(t.root, dirCandidates, hex[:2], hex)
+}
+
+// lookup returns the entry that serves a key, and what After says in the file of that key.
+func (t entrySet) lookup(key digest.Digest) (e *Entry, after []string, err error) {
+	if err := t.s.gate.enter(); err != nil {
+		return nil, nil, wrap("look up", t.s.dir, err)
+	}
+	defer t.s.gate.leave()
+	v, ok := t.s.readEntry(t.entryPath(key))
+	after = v.After
+	if ok && v.Alias != "" {
+		v, ok = t.s.readEntry(t.entryPath(v.Alias))
+	}
+	if !ok || v.Entry == nil || !t.s.useLayers(v.Entry) {
+		return nil, nil, nil
+	}
+	return v.Entry, after, nil
+}
+
+func (t entrySet) write(path string, v stored) error {
+	raw, err := encodeEntry(v)
+	if err != nil {
+		return fmt.Errorf("encode entry: %w", err)
+	}
+	return wrap("write", path, t.s.writeFile(path, raw))
+}
+
+// candidates returns entries of a group whose layers all exist, at most maxCandidates.
+func (t entrySet) candidates(group digest.Digest) ([]*Entry, error) {
+	if err := t.s.gate.enter(); err != nil {
+		return nil, wrap("look up", t.s.dir, err)
+	}
+	defer t.s.gate.leave()
+	dir := t.groupPath(group)
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, nil
+	}
+	var found []*Entry
+	for _, n := range names {
+		if len(found) == maxCandidates {
+			break
+		}
+		v, ok := t.s.readEntry(filepath.Join(dir, n.Name()))
+		if ok && v.Entry != nil && t.s.useLayers(v.Entry) {
+			found = append(found, v.Entry)
+		}
+	}
+	return found, nil
+}
+
+func (t entrySet) putCandidate(group digest.Digest, e *Entry) error {
+	return t.write(filepath.Join(t.groupPath(group), e.ID.Encoded()), stored{Entry: e})
+}
+
+// stale reports whether an entry or alias of the set can no longer serve a key.
+func (t entrySet) stale(path string) bool {
+	v, ok := t.s.readEntry(path)
+	if ok && v.Alias != "" {
+		v, ok = t.s.readEntry(t.entryPath(v.Alias))
+	}
+	return !ok || v.Entry != nil && !t.s.hasLayers(v.Entry)
 }
 
 // Lookup returns the entry that serves a key, directly or through an alias. It returns nil if there is no such entry,
@@ -144,18 +231,8 @@ func (s *Store) entryPath(key digest.Digest) string {
 // An alias refers to a key whose file holds an entry, never to another alias: Lookup follows one step only. A longer
 // chain would be a miss. TestEntryRoundTrip shows a lookup through an alias, TestDamageIsAMiss all kinds of damage.
 func (s *Store) Lookup(key digest.Digest) (*Entry, error) {
-	if err := s.gate.enter(); err != nil {
-		return nil, wrap("look up", s.dir, err)
-	}
-	defer s.gate.leave()
-	v, ok := s.readEntry(s.entryPath(key))
-	if ok && v.Alias != "" {
-		v, ok = s.readEntry(s.entryPath(v.Alias))
-	}
-	if !ok || v.Entry == nil || !s.useLayers(v.Entry) {
-		return nil, nil
-	}
-	return v.Entry, nil
+	e, _, err := s.own().lookup(key)
+	return e, err
 }
 
 func (s *Store) readEntry(path string) (stored, bool) {
@@ -169,20 +246,12 @@ func (s *Store) readEntry(path string) (stored, bool) {
 
 // Put stores an entry under its Key. Its own layers must have been committed before, or Lookup does not find it.
 func (s *Store) Put(e *Entry) error {
-	return s.writeEntry(s.entryPath(e.Key), stored{Entry: e})
+	return s.own().write(s.own().entryPath(e.Key), stored{Entry: e})
 }
 
 // Alias makes the entry stored under id serve key too.
 func (s *Store) Alias(key, id digest.Digest) error {
-	return s.writeEntry(s.entryPath(key), stored{Alias: id})
-}
-
-func (s *Store) writeEntry(path string, v stored) error {
-	raw, err := encodeEntry(v)
-	if err != nil {
-		return fmt.Errorf("encode entry: %w", err)
-	}
-	return wrap("write", path, s.writeFile(path, raw))
+	return s.own().write(s.own().entryPath(key), stored{Alias: id})
 }
 
 // maxCandidates bounds how many results of one file operation on different file systems are tried.
@@ -191,31 +260,8 @@ const maxCandidates = 16
 // PutCandidate stores an entry in a group: the results of one file operation on different file systems. Such a result
 // may serve another key if all its Lookups give the same answers there. The caller must verify that.
 func (s *Store) PutCandidate(group digest.Digest, e *Entry) error {
-	hex := group.Encoded()
-	return s.writeEntry(s.path(dirCandidates, hex[:2], hex, e.ID.Encoded()), stored{Entry: e})
+	return s.own().putCandidate(group, e)
 }
 
 // Candidates returns entries of a group whose layers all exist, at most maxCandidates, and marks the layers as used.
-func (s *Store) Candidates(group digest.Digest) ([]*Entry, error) {
-	if err := s.gate.enter(); err != nil {
-		return nil, wrap("look up", s.dir, err)
-	}
-	defer s.gate.leave()
-	hex := group.Encoded()
-	dir := s.path(dirCandidates, hex[:2], hex)
-	names, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, nil
-	}
-	var found []*Entry
-	for _, n := range names {
-		if len(found) == maxCandidates {
-			break
-		}
-		v, ok := s.readEntry(filepath.Join(dir, n.Name()))
-		if ok && v.Entry != nil && s.useLayers(v.Entry) {
-			found = append(found, v.Entry)
-		}
-	}
-	return found, nil
-}
+func (s *Store) Candidates(group digest.Digest) ([]*Entry, error) { return s.own().candidates(group) }

@@ -148,14 +148,20 @@ func (s *Store) sweep(l leases) (int64, error) {
 		}
 		return err
 	}
-	for _, part := range []struct {
+	type part struct {
 		dir   string
 		stale func(path string) bool
-	}{
-		{dirEntries, s.staleEntry}, {dirCandidates, s.staleEntry}, {dirPacked, s.stalePacked}, {dirLocks, s.staleLock},
-		{dirTargets, s.staleProject}, {dirPins, s.stalePins},
-	} {
-		err := filepath.WalkDir(s.path(part.dir), func(path string, d os.DirEntry, err error) error {
+	}
+	parts := []part{
+		{s.path(dirPacked), s.stalePacked}, {s.path(dirLocks), s.staleLock}, {s.path(dirTargets), s.staleProject},
+		{s.path(dirPins), s.stalePins},
+	}
+	for _, t := range s.entrySets() {
+		parts = append(parts, part{filepath.Join(t.root, dirEntries), t.stale},
+			part{filepath.Join(t.root, dirCandidates), t.stale})
+	}
+	for _, part := range parts {
+		err := filepath.WalkDir(part.dir, func(path string, d os.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return nil
 			}
@@ -166,19 +172,11 @@ func (s *Store) sweep(l leases) (int64, error) {
 			return drop(path, info)
 		})
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return freed, wrap("clear", s.path(part.dir), err)
+			return freed, wrap("clear", part.dir, err)
 		}
 	}
+	s.dropEmptySets()
 	return freed, nil
-}
-
-// staleEntry reports whether an entry or alias can no longer serve a key.
-func (s *Store) staleEntry(path string) bool {
-	v, ok := s.readEntry(path)
-	if ok && v.Alias != "" {
-		v, ok = s.readEntry(s.entryPath(v.Alias))
-	}
-	return !ok || v.Entry != nil && !s.hasLayers(v.Entry)
 }
 
 // stalePacked reports whether the record of a blob refers to neither a layer nor a blob that exists.

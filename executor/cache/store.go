@@ -30,6 +30,7 @@ const (
 	dirOCI        = "oci"
 	dirEntries    = "entries"
 	dirCandidates = "candidates"
+	dirClaimed    = "claims"
 	dirLayers     = "layers"
 	dirMounts     = "mounts"
 	dirLogs       = "logs"
@@ -170,4 +171,13 @@ func bootID() (string, error) {
 		return "", errors.Join(errors.New("this machine has no boot id"), err)
 	}
 	return string(raw[:36]), nil
+}
+
+// Scratch creates a file without a name: its space is freed when it is closed or this process ends.
+func (s *Store) Scratch() (*os.File, error) {
+	f, err := s.tempFile()
+	if err != nil {
+		return nil, wrap("create a file in", s.tmp, err)
+	}
+	return f, wrap("remove", f.Name(), os.Remove(f.Name()))
 }

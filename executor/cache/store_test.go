@@ -100,7 +100,7 @@ func TestDamageIsAMiss(t *testing.T) {
 			if err := s.Put(e); err != nil {
 				t.Fatal(err)
 			}
-			path := s.entryPath(e.Key)
+			path := s.own().entryPath(e.Key)
 			raw, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)

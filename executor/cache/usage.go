@@ -42,7 +42,7 @@ func (s *Store) Usage() (Usage, error) {
 		Blobs:   v.parts[dirBlobs],
 		Mounts:  v.parts[dirMounts],
 		Logs:    v.parts[dirLogs] + v.parts[dirBuilds] + v.parts[dirPast] + v.parts[dirLists] + v.parts[dirOutputs],
-		Entries: v.parts[dirEntries] + v.parts[dirCandidates] + v.parts[dirPacked],
+		Entries: v.parts[dirEntries] + v.parts[dirCandidates] + v.parts[dirClaimed] + v.parts[dirPacked],
 		Total:   v.total,
 	}
 	u.Other = u.Total - u.Layers - u.Blobs - u.Mounts - u.Logs - u.Entries

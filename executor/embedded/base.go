@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/keys"
+	"github.com/bakebuild/bake/executor/registry"
 )
 
 // baseImage is the image of a source op. Its key is the resolved digest and the platform. Nothing is fetched until a
@@ -89,7 +89,7 @@ func newImageSource(n *node, source *pb.SourceOp) (operation, error) {
 	if limit := source.GetAttrs()[pb.AttrImageLayerLimit]; limit != "" {
 		return nil, &UnsupportedError{What: "images cut off at a layer", Instead: "use the whole image"}
 	}
-	n.id = p.Key()
+	n.id, n.portable = p.Key(), p.Key()
 	n.result.Key = n.id
 	n.outputs = []*chain{(*chain)(nil).add(&chain{base: base})}
 	return base, nil
@@ -149,11 +149,11 @@ func (i *baseImage) load(ctx context.Context) ([]*baseLayer, error) {
 		}
 	}
 	var manifest ocispecs.Manifest
-	if err := json.Unmarshal(m.raw, &manifest); err != nil {
+	if err := registry.UnmarshalImage(m.raw, &manifest); err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", m.desc.Digest, err)
 	}
 	var config ocispecs.Image
-	if err := json.Unmarshal(m.config, &config); err != nil {
+	if err := registry.UnmarshalImage(m.config, &config); err != nil {
 		return nil, fmt.Errorf("config of %s: %w", m.desc.Digest, err)
 	}
 	if len(config.RootFS.DiffIDs) != len(manifest.Layers) {

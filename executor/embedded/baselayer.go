@@ -72,6 +72,10 @@ func (l *baseLayer) unpackFrom(ctx context.Context, r io.Reader, yield func()) e
 	if err != nil {
 		return errors.Join(err, draft.Discard())
 	}
+	meta.Packed = []cache.Packed{{
+		Encoding: cache.EncodingBase, DiffID: l.DiffID, Digest: l.desc.Digest, Size: l.desc.Size,
+		MediaType: l.desc.MediaType,
+	}}
 	return draft.Commit(l.chainID, meta)
 }
 

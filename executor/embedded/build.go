@@ -58,12 +58,20 @@ type build struct {
 	// identities caches a userResult by userQuery. The result for one chain is valid for chains above it whose layers
 	// do not touch the files it was read from.
 	identities sync.Map
+	// claimed holds the claimedBlob of each blob of an image whose step a remote cache claims, by its digest.
+	// claimedLayers returns the caches that claim layers, by the ids of the layers.
+	claimed       sync.Map
+	claimedLayers func() map[digest.Digest]string
 	// packs caches the blobs that were found or created, a cache.Packed by packKey.
 	packs sync.Map
 
 	// fresh holds the cache mounts that start empty in this run: those with an id of renewed, which a forced step has.
 	fresh   cache.FreshMounts
 	renewed map[string]bool
+	// mounts caches, by the id of a cache mount, the remote cache that fills it: a *source, nil for none.
+	mounts sync.Map
+	// claimOrigins returns the remote caches of which the store has claims.
+	claimOrigins func() []string
 
 	// shell is locked while the shell of a failed step is open.
 	shell sync.Mutex
@@ -84,6 +92,8 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 		userXattr: idmap.InNamespace(), transfers: make(chan struct{}, maxTransfers),
 	}
 	b.texts = sync.OnceValue(b.textsOf)
+	b.claimedLayers = sync.OnceValue(b.layersOfClaims)
+	b.claimOrigins = sync.OnceValue(e.store.ClaimOrigins)
 	b.stepNames = sync.OnceValue(func() map[digest.Digest]string { return stepNamesOf(g) })
 	b.contexts = keys.NewContexts(e.store.StatIndexDir())
 	times := e.store.Durations()
@@ -317,6 +327,7 @@ func (b *build) execute(ctx context.Context) (*executor.Report, error) {
 		return report, failures[0]
 	}
 	report.Images, err = b.export(ctx, b.finished(errs))
+	b.markClaimed(report.Images)
 	report.Steps = b.results(errs)
 	if err != nil {
 		failures = append(failures, err)

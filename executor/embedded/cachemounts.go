@@ -45,7 +45,8 @@ func (x *execStep) openCaches(ctx context.Context) error {
 		opt := x.exec.GetMounts()[i]
 		sharing := strings.ToLower(opt.GetCacheOpt().GetSharing().String())
 		fresh := x.n.b.freshMounts(opt.GetCacheOpt().GetID())
-		m, err := x.n.b.store.CacheMount(ctx, ids[i], sharing, fresh)
+		name, from := x.mountFor(ids[i], fresh)
+		m, err := x.n.b.store.CacheMount(ctx, name, sharing, fresh)
 		if err != nil {
 			return err
 		}
@@ -54,7 +55,7 @@ func (x *execStep) openCaches(ctx context.Context) error {
 			continue
 		}
 		filled := false
-		if fresh == nil {
+		if from != nil {
 			if filled, err = x.n.b.fillMount(ctx, ids[i], m); err != nil {
 				return err
 			}

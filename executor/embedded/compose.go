@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	digest "github.com/opencontainers/go-digest"
+
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/keys"
 )
@@ -20,19 +22,19 @@ type virtual struct {
 
 // lookup always finds the result. A virtual step counts as run if one of its inputs ran.
 func (v *virtual) lookup(ctx context.Context) (bool, error) {
-	p := v.own
-	for i, in := range v.n.inputs {
-		id, err := in.id(ctx)
-		if err != nil {
-			return false, err
-		}
-		p = p.With(keys.Parts{{Name: fmt.Sprintf("input %d", i), Digest: id}})
+	id, err := v.key(ctx, input.id)
+	if err != nil {
+		return false, err
+	}
+	portable, err := v.key(ctx, input.portableID)
+	if err != nil {
+		return false, err
 	}
 	outputs, err := v.outputs(ctx)
 	if err != nil {
 		return false, err
 	}
-	v.n.id, v.n.outputs, v.n.result.Key = p.Key(), outputs, p.Key()
+	v.n.id, v.n.portable, v.n.outputs, v.n.result.Key, v.n.by = id, portable, outputs, id, v.n.inputTaint()
 	for _, in := range v.n.inputs {
 		if !in.scratch() && in.node.result.Status == executor.StatusRan {
 			v.n.result.Status = executor.StatusRan
@@ -40,6 +42,19 @@ func (v *virtual) lookup(ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// key returns the key of the step from the ids of its inputs.
+func (v *virtual) key(ctx context.Context, id idOf) (digest.Digest, error) {
+	p := v.own
+	for i, in := range v.n.inputs {
+		name, err := id(in, ctx)
+		if err != nil {
+			return "", err
+		}
+		p = p.With(keys.Parts{{Name: fmt.Sprintf("input %d", i), Digest: name}})
+	}
+	return p.Key(), nil
 }
 
 func (v *virtual) prepare(context.Context) (bool, func(), error) { return true, nil, nil }

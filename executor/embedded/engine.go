@@ -11,6 +11,7 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/cgroup"
 	"github.com/bakebuild/bake/executor/embedded/network"
+	"github.com/bakebuild/bake/executor/embedded/remotecache"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 	"github.com/bakebuild/bake/executor/embedded/seccomp"
 	"github.com/bakebuild/bake/executor/registry"
@@ -41,6 +42,8 @@ type Engine struct {
 	client *registry.Client
 	opts   Options
 	caches Caches
+	// open opens a remote cache; nil is Place.Source. A test replaces it.
+	open func(remotecache.Place) remotecache.Source
 }
 
 // New returns an engine that stores everything in store and fetches images with client.

@@ -34,6 +34,7 @@ func newExecStep(n *node) (*execStep, error) {
 		return nil, err
 	}
 	x := &execStep{keyed: k, exec: n.step.Op.GetExec()}
+	x.filledMounts = x.filledHere
 	for _, m := range x.exec.GetMounts() {
 		if m.GetDest() == pb.RootMount {
 			x.root = m
@@ -58,6 +59,10 @@ func (x *execStep) prepare(ctx context.Context) (bool, func(), error) {
 	if err := x.prepareInputs(ctx); err != nil {
 		release()
 		return false, nil, err
+	}
+	if found, err := x.useFilled(ctx); err != nil || found {
+		release()
+		return found, nil, err
 	}
 	return false, release, nil
 }

@@ -32,6 +32,9 @@ func (k *keyed) explain(ctx context.Context, now keys.Parts, open []input) []exe
 		return []executor.Cause{{Kind: executor.CauseForced}}
 	}
 	x := &explanation{k: k, now: now, open: open}
+	if from := k.unnamed(); from != "" {
+		return []executor.Cause{{Kind: executor.CauseUnnamed, Name: from}}
+	}
 	var ok bool
 	if x.old, ok = k.nearest(now); !ok {
 		return []executor.Cause{{Kind: executor.CauseNew}}

@@ -57,7 +57,7 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 			Tree: func(ctx context.Context, e planner.Edge, w io.Writer) error {
 				return b.files(ctx, e, packing{epoch: b.epoch(image).Unix()}, w)
 			},
-			Resolved: b.resolved,
+			Resolved: b.resolved, Claim: b.claimOf,
 		}
 	}
 	opt := executor.ExportOptions{
@@ -80,6 +80,14 @@ type resolver interface {
 func (b *build) resolved(_ context.Context, s *planner.Step) string {
 	if r, ok := b.byStep[s].op.(resolver); ok {
 		return r.resolved()
+	}
+	return ""
+}
+
+// claimOf returns the remote cache that claims the result of a step.
+func (b *build) claimOf(s *planner.Step) string {
+	if n := b.byStep[s]; n != nil {
+		return n.result.Claim
 	}
 	return ""
 }

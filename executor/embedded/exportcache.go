@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bakebuild/bake/executor"
+	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
 )
 
@@ -24,7 +26,7 @@ func (b *build) cacheExports() []*cacheExport {
 		if i < 0 {
 			i = len(exports)
 			exports = append(exports, &cacheExport{
-				b: b, place: to.place, open: map[digest.Digest]remotecache.Source{},
+				b: b, place: to.place, open: map[digest.Digest]*source{},
 				steps: map[*node]bool{}, all: map[*node]bool{}, shipped: map[*node]bool{},
 			})
 		}
@@ -57,7 +59,7 @@ type cacheExport struct {
 	index               remotecache.Index
 
 	mu   sync.Mutex
-	open map[digest.Digest]remotecache.Source // remote caches of blobs that are not on this machine
+	open map[digest.Digest]*source // remote caches of blobs that are not on this machine
 }
 
 // add adds the steps of a target. A target without an image, which others use as a context, is exported with all
@@ -198,13 +200,21 @@ func (o *cacheExport) collect(ctx context.Context) error {
 	found := map[digest.Digest]exportedLayer{}
 	var ids []digest.Digest
 	for _, n := range o.b.nodes {
-		e, ok := n.exportedEntry()
-		if !ok || !o.steps[n] {
+		if !o.steps[n] {
+			continue
+		}
+		e, ok, err := n.exportedEntry(ctx)
+		if err != nil {
+			return err
+		}
+		if !ok {
 			continue
 		}
 		o.index.Entries = append(o.index.Entries, e)
 		if h, ok := n.op.(*httpStep); ok {
-			if answer, _, err := o.b.entry(h.lastAnswer()); err == nil && answer != nil {
+			key := h.lastAnswer()
+			answer, _, err := o.b.entry(bothKeys{key, key}, noOutputs)
+			if err == nil && answer != nil {
 				o.index.Entries = append(o.index.Entries, remotecache.Entry{Entry: *answer})
 			}
 		}
@@ -229,7 +239,38 @@ func (o *cacheExport) collect(ctx context.Context) error {
 			return err
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	o.renameLayers(ids)
+	return nil
+}
+
+// renameLayers gives the layers of entries the names that they have in the index. ids are the ids of index.Layers here.
+// Layers of one content, which several steps made, are one layer there.
+func (o *cacheExport) renameLayers(ids []digest.Digest) {
+	names := make(map[digest.Digest]digest.Digest, len(ids))
+	for i, id := range ids {
+		names[id] = o.index.Layers[i].ID
+	}
+	for i := range o.index.Entries {
+		outputs := o.index.Entries[i].Outputs
+		o.index.Entries[i].Outputs = make([]cache.Output, len(outputs))
+		for k, out := range outputs {
+			parts := slices.Clone(out.Parts)
+			for j, p := range parts {
+				if name, ok := names[p.Layer]; ok {
+					parts[j].Layer = name
+				}
+			}
+			o.index.Entries[i].Outputs[k].Parts = parts
+		}
+		if outputs == nil {
+			o.index.Entries[i].Outputs = nil
+		}
+	}
+	slices.SortStableFunc(o.index.Layers, func(a, b remotecache.Layer) int { return cmp.Compare(a.ID, b.ID) })
+	o.index.Layers = slices.CompactFunc(o.index.Layers, func(a, b remotecache.Layer) bool { return a.ID == b.ID })
 }
 
 // unique merges entries that several steps of a graph share.
@@ -259,26 +300,32 @@ func (o *cacheExport) epochOf(n *node) int64 {
 	return executor.DefaultEpoch().Unix()
 }
 
-// exportedEntry returns the entry of a step for export, with the quick key of the step as an alias.
-func (n *node) exportedEntry() (remotecache.Entry, bool) {
+// exportedEntry returns the entry of a step for export, with its portable ids and keys, and the quick key of the step
+// as an alias. What a remote cache claimed is exported as this build took it: whoever imports it trusts this build.
+func (n *node) exportedEntry(ctx context.Context) (remotecache.Entry, bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.entry == nil {
-		return remotecache.Entry{}, false
+		return remotecache.Entry{}, false, nil
 	}
 	e := remotecache.Entry{Entry: *n.entry}
-	var k *keyed
-	switch op := n.op.(type) {
-	case *execStep:
-		k = &op.keyed
-	case *fileStep:
-		k = &op.keyed
-	case *baseImage: // the importing machine finds the manifest itself
+	if _, ok := n.op.(*baseImage); ok { // the importing machine finds the manifest itself
 		e.Lookups, e.Created, e.Outputs = nil, e.Created.Truncate(0), nil
-		return e, len(e.Selections) > 0
+		return e, len(e.Selections) > 0, nil
 	}
-	if k != nil && k.quickKey != "" && k.quickKey != e.Key {
-		e.Aliases = []digest.Digest{k.quickKey}
+	k := n.keys()
+	if k == nil {
+		return e, true, nil
 	}
-	return e, true
+	if n.from == nil && len(e.Inputs) > 0 {
+		parts, err := k.portableParts(ctx, e.Inputs)
+		if err != nil {
+			return e, false, err
+		}
+		e.ID, e.Inputs, e.Key = n.portable, parts, key.Of(parts)
+	}
+	if k.quickPortable != "" && k.quickPortable != e.Key {
+		e.Aliases = []digest.Digest{k.quickPortable}
+	}
+	return e, true, nil
 }

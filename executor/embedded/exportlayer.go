@@ -21,7 +21,7 @@ func (o *cacheExport) exportLayer(ctx context.Context, w exportedLayer) (remotec
 	if _, here := b.store.LayerDir(w.id); !here {
 		if l, ok := b.imports.layer(w.id); ok {
 			o.from(l, l.Blob, l.Paths)
-			return l.Layer, nil
+			return exported(l.Layer), nil
 		}
 	}
 	p, err := o.exportBlob(ctx, w)
@@ -33,7 +33,7 @@ func (o *cacheExport) exportLayer(ctx context.Context, w exportedLayer) (remotec
 		return remotecache.Layer{}, err
 	}
 	l := remotecache.Layer{
-		ID: w.id, DiffID: p.DiffID, Encoding: p.Encoding, Paths: paths,
+		ID: contentID(p.DiffID, paths.Digest, p.Encoding), DiffID: p.DiffID, Encoding: p.Encoding, Paths: paths,
 		Blob: &remotecache.Blob{Digest: p.Digest, Size: p.Size, MediaType: p.MediaType},
 	}
 	meta, _ := b.store.LayerMeta(w.id)
@@ -44,6 +44,15 @@ func (o *cacheExport) exportLayer(ctx context.Context, w exportedLayer) (remotec
 	}
 	slices.SortFunc(l.Packed, func(a, b cache.Packed) int { return cmp.Compare(a.Encoding, b.Encoding) })
 	return l, nil
+}
+
+// exported returns an imported layer for another export. Its name follows from its content, as that of all layers with
+// a blob. A layer without one keeps its name.
+func exported(l remotecache.Layer) remotecache.Layer {
+	if l.Blob != nil && l.Paths != nil {
+		l.ID = contentID(l.DiffID, l.Paths.Digest, l.Encoding)
+	}
+	return l
 }
 
 // isPacking reports whether a packed layer was written by pack; others are path indexes and the like.

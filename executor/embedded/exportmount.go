@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/buildkit/solver/pb"
 
+	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/layerfs"
 	"github.com/bakebuild/bake/executor/embedded/layers"
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
@@ -43,7 +44,7 @@ func (o *cacheExport) exportMounts(ctx context.Context, which remotecache.Mounts
 }
 
 func (o *cacheExport) exportMount(ctx context.Context, id string) error {
-	m, err := o.b.store.SeededMount(id)
+	m, err := o.b.seededMount(id)
 	if err != nil {
 		return err
 	}
@@ -75,6 +76,15 @@ func (o *cacheExport) exportMount(ctx context.Context, id string) error {
 	}
 	o.index.Mounts = append(o.index.Mounts, remotecache.Mount{ID: id, Layer: l})
 	return nil
+}
+
+// seededMount returns the cache mount that steps of this build use for an id, nil if there is none.
+func (b *build) seededMount(id string) (*cache.Mount, error) {
+	from, _ := b.mountHere(id)
+	if from == nil {
+		return b.store.SeededMount(id)
+	}
+	return b.store.SeededMount(filledName(id, from.origin))
 }
 
 // packMount writes the blob of a cache mount.

@@ -38,7 +38,9 @@ func newFileStep(n *node) (*fileStep, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fileStep{keyed: k}, nil
+	f := &fileStep{keyed: k}
+	f.shareClaimed = f.shareClaim
+	return f, nil
 }
 
 // parent returns the file system that the actions change.
@@ -72,30 +74,29 @@ func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 	return false, unlock, nil
 }
 
-// share uses a candidate whose lookups get the same answers in this step's parent.
+// share uses a candidate whose lookups get the same answers in this step's parent: one of this machine, else one of a
+// remote cache.
 func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error) {
-	if (f.n.forced() || f.hit != nil) && !f.n.b.storedNow(group) {
+	if !f.mayShare(group) {
 		return false, nil
 	}
-	others, err := f.n.b.candidates(group)
-	if err != nil || len(others) == 0 {
+	own, err := f.n.b.store.Candidates(group)
+	if err != nil {
 		return false, err
 	}
-	var match *cache.Entry
-	err = f.parent().read(ctx, func(parent tree.FS) error {
-		for _, e := range others {
-			if ok, err := recheck(parent, e.Lookups); err != nil || ok {
-				match = e
-				return err
-			}
+	match, err := f.match(ctx, asClaimed(own))
+	if err != nil {
+		return false, err
+	}
+	if match == nil {
+		c := claimedKey{}
+		if c.portable, err = f.portableParts(ctx, f.final.Bare()); err != nil {
+			return false, err
 		}
-		return nil
-	})
-	if err != nil || match == nil {
-		return false, err
+		return f.shareFrom(ctx, group, c)
 	}
-	layer := ownLayer(match)
-	if err := f.n.b.keepEmpty(match); err != nil {
+	layer := ownLayer(match.Entry)
+	if err := f.n.b.keepEmpty(match.Entry); err != nil {
 		return false, err
 	}
 	err = f.save(ctx, f.finalKey, []cache.Output{f.output(layer)}, match.Lookups, 0)
@@ -103,6 +104,63 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 		return true, err
 	}
 	return true, f.remember(ctx)
+}
+
+func (f *fileStep) mayShare(group digest.Digest) bool {
+	return !f.n.forced() && f.hit == nil || f.n.b.storedNow(group)
+}
+
+// shareClaim is share with a key that is made of claims. A candidate of this machine is not used: its result would be
+// stored under that key.
+func (f *fileStep) shareClaim(ctx context.Context, c claimedKey) (bool, error) {
+	group := c.content.Key()
+	if !f.mayShare(group) {
+		return false, nil
+	}
+	return f.shareFrom(ctx, group, c)
+}
+
+// shareFrom uses a candidate of a remote cache.
+func (f *fileStep) shareFrom(ctx context.Context, group digest.Digest, c claimedKey) (bool, error) {
+	others, err := f.n.b.imports.candidates(group, f.n.likeFile)
+	if err != nil {
+		return false, err
+	}
+	match, err := f.match(ctx, others)
+	if err != nil || match == nil || f.putAside(match.Entry, match.from) {
+		return false, err
+	}
+	if err := f.shareResult(ctx, *match, c); err != nil || f.n.b.dry {
+		return true, err
+	}
+	return true, nil
+}
+
+// match returns the first candidate whose lookups get the same answers in the step's parent, or nil.
+func (f *fileStep) match(ctx context.Context, others []claimed) (match *claimed, err error) {
+	if len(others) == 0 {
+		return nil, nil
+	}
+	err = f.parent().read(ctx, func(parent tree.FS) error {
+		match = nil
+		for i, e := range others {
+			if ok, err := recheck(parent, e.Lookups); err != nil || ok {
+				match = &others[i]
+				return err
+			}
+		}
+		return nil
+	})
+	return match, err
+}
+
+// asClaimed returns candidates of this machine.
+func asClaimed(own []*cache.Entry) []claimed {
+	all := make([]claimed, len(own))
+	for i, e := range own {
+		all[i] = claimed{e, nil}
+	}
+	return all
 }
 
 // recheck reports whether all lookups get the same answers in parent.

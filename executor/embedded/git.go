@@ -110,5 +110,5 @@ func (g *gitStep) run(ctx context.Context) error {
 	if err := g.n.b.store.Put(e); err != nil {
 		return err
 	}
-	return g.n.serve(e)
+	return g.n.serve(e, nil)
 }

@@ -103,7 +103,12 @@ func (h *httpStep) lookup(context.Context) (bool, error) {
 // serve uses the file with this content if the cache has it.
 func (h *httpStep) serve(content digest.Digest) (bool, error) {
 	h.content = content
-	return h.n.serveStored(h.parts(content).Key())
+	found, err := h.n.serveStored(h.parts(content).Key())
+	if !found || err != nil || h.n.from == nil {
+		return found, err
+	}
+	// The key says what the file is, so this claim can be verified.
+	return true, h.n.b.pin(ownLayer(h.n.entry), h.filename, content)
 }
 
 func (h *httpStep) prepare(context.Context) (bool, func(), error) { return false, func() {}, nil }
@@ -194,7 +199,7 @@ func (h *httpStep) keep(res *http.Response, alive func()) (content digest.Digest
 	if err := store.Put(e); err != nil {
 		return "", err
 	}
-	return content, h.n.serve(e)
+	return content, h.n.serve(e, nil)
 }
 
 // save writes the body to a file with the requested mode and owner and the server's time.
@@ -221,7 +226,7 @@ func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64
 
 // remembered returns the last response of the URL.
 func (h *httpStep) remembered() (tag string, content digest.Digest) {
-	e, _, err := h.n.b.entry(h.lastAnswer())
+	e, _, err := h.n.b.entry(bothKeys{h.lastAnswer(), h.lastAnswer()}, noOutputs)
 	if err != nil || e == nil {
 		return "", ""
 	}
@@ -233,7 +238,11 @@ func (h *httpStep) remembered() (tag string, content digest.Digest) {
 			content = digest.Digest(l.Answer)
 		}
 	}
-	if found, _, err := h.n.b.entry(h.parts(content).Key()); err != nil || found == nil {
+	if content.Validate() != nil {
+		return "", ""
+	}
+	k := h.parts(content).Key()
+	if found, _, err := h.n.b.entry(bothKeys{k, k}, h.n.likeSource); err != nil || found == nil {
 		return "", ""
 	}
 	return tag, content

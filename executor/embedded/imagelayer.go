@@ -42,6 +42,7 @@ func (b *build) imageLayers(ctx context.Context, image *planner.Image, p packing
 		default:
 			g.Go(func() error {
 				got, err := b.packedLayer(gctx, l, p)
+				b.noteClaimed(l, got)
 				out[i] = &storedBlob{b.store, got, func() error { return b.fetchPacked(ctx, l, p, got) }}
 				return err
 			})

@@ -6,15 +6,14 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
-	"github.com/bakebuild/bake/executor/cache/key"
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
-	"github.com/bakebuild/bake/executor/tree"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -39,8 +38,7 @@ func (e *Engine) WithCaches(c Caches) *Engine {
 // of paths.
 //
 // What is verified: blobs by digest and size, layers by diff id, a path list by comparison with the unpacked layer,
-// and a key by the digest of its parts. What cannot be verified is the claim that a key gives this layer; read caches
-// of those only whose images you would run.
+// and a key by the digest of its parts. What cannot be verified is a claim, see claim.go.
 //
 // The invariant: an entry is only served if each of its layers is on this machine or can still be fetched. A layer
 // that cannot be fetched is lost: it is recorded here, the step fails with a lostError, and Engine.Run runs the graph
@@ -51,38 +49,36 @@ type imports struct {
 	engine  *Engine
 	ctx     context.Context // of the run: cancelling one step must not cancel a read that others wait for
 	places  []remotecache.Place
+	sources []*source // of places, in the order in which the build names them
 	exports []exportPlace
 	events  *events
 	warn    func(string)
 
-	once    sync.Once
-	sources []remotecache.Source
-	entries map[digest.Digest]*importedEntry // by key
-	byID    map[digest.Digest]*importedEntry
-	groups  map[digest.Digest][]*importedEntry // file operations without their parent
-	layers  map[digest.Digest]importedLayer
-	mounts  map[string]importedLayer
+	once   sync.Once
+	loaded atomic.Bool
+
+	decoding sync.Mutex // held while a list of paths is decoded
 
 	mu sync.Mutex
+	// layers are the layers of entries that were found, by the ids that they have here.
+	layers map[digest.Digest]importedLayer
 	// lost are the layers that could not be fetched; the steps that need them run again.
 	lost map[digest.Digest]bool
 	// unusable are the blobs that were damaged or missing; an export writes them again.
 	unusable map[digest.Digest]bool
 	// more is set if a layer was lost since the last call of lostMore.
-	more  bool
-	paths map[digest.Digest]*tree.Index // by layer
-}
-
-// importedEntry is an entry and the cache that it is from.
-type importedEntry struct {
-	*cache.Entry
-	from remotecache.Source
+	more bool
+	// paths are the path lists that were read, see pathLists.
+	paths pathLists
+	// pinned are the files of layers whose content a checksum states.
+	pinned map[digest.Digest]pinnedFile
 }
 
 // importedLayer is a layer, or the content of a cache mount, and the cache that it is from.
 type importedLayer struct {
 	remotecache.Layer
-	from remotecache.Source
+	id   digest.Digest // the id that the layer has here; Layer.ID is its name in the index
+	from *source
 }
 
 // exportPlace is a place to which a target's cache is exported.
@@ -94,8 +90,8 @@ type exportPlace struct {
 // newImports collects the remote caches of a graph's targets; it reads nothing.
 func (e *Engine) newImports(ctx context.Context, g *planner.Graph, opts executor.Options) *imports {
 	c := &imports{
-		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn,
-		lost: map[digest.Digest]bool{}, unusable: map[digest.Digest]bool{}, paths: map[digest.Digest]*tree.Index{},
+		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn, layers: map[digest.Digest]importedLayer{},
+		lost: map[digest.Digest]bool{}, unusable: map[digest.Digest]bool{}, pinned: map[digest.Digest]pinnedFile{},
 	}
 	if c.warn == nil {
 		c.warn = func(string) {}
@@ -105,6 +101,7 @@ func (e *Engine) newImports(ctx context.Context, g *planner.Graph, opts executor
 			p, ok := c.parse(target, "cache-from", a, opts.Dir)
 			if ok && !slices.ContainsFunc(c.places, p.Same) {
 				c.places = append(c.places, p)
+				c.sources = append(c.sources, newRemote(e, p))
 			}
 		}
 		for _, a := range e.caches.To[target] {
@@ -114,6 +111,14 @@ func (e *Engine) newImports(ctx context.Context, g *planner.Graph, opts executor
 		}
 	}
 	return c
+}
+
+func newRemote(e *Engine, p remotecache.Place) *source {
+	origin, from := p.Origin(), p.Source(e.client)
+	if e.open != nil {
+		from = e.open(p)
+	}
+	return &source{Source: from, origin: origin, set: e.store.ClaimSet(origin.ID())}
 }
 
 // targetsOf returns the targets of a graph's steps and images, sorted.
@@ -145,31 +150,21 @@ func (c *imports) parse(target, name string, a config.Attrs, dir string) (remote
 // load reads the indexes of all caches in parallel, once.
 func (c *imports) load() {
 	c.once.Do(func() {
-		indexes := make([]*remotecache.Index, len(c.places))
 		var wg sync.WaitGroup
-		for i, p := range c.places {
-			from := p.Source(c.engine.client)
-			c.sources = append(c.sources, from)
-			wg.Go(func() { indexes[i] = c.read(from) })
+		for _, s := range c.sources {
+			wg.Go(func() { s.index = c.read(s) })
 		}
 		wg.Wait()
-		c.entries, c.byID = map[digest.Digest]*importedEntry{}, map[digest.Digest]*importedEntry{}
-		c.groups = map[digest.Digest][]*importedEntry{}
-		c.layers, c.mounts = map[digest.Digest]importedLayer{}, map[string]importedLayer{}
-		for i, x := range indexes {
-			if x != nil {
-				c.add(x, c.sources[i])
-			}
-		}
+		c.loaded.Store(true)
 	})
 }
 
 // read reads one index.
-func (c *imports) read(from remotecache.Source) (x *remotecache.Index) {
+func (c *imports) read(from *source) (x *remotecache.Catalog) {
 	a := c.events.begin("import cache from " + from.String())
 	var err error
 	defer func() { a.end(err) }()
-	x, err = from.Index(c.ctx)
+	x, err = from.Index(c.ctx, c.engine.store.Scratch)
 	switch {
 	case err != nil && c.ctx.Err() == nil:
 		c.warn(fmt.Sprintf("the cache %s is not used: %v", from, err))
@@ -177,55 +172,98 @@ func (c *imports) read(from remotecache.Source) (x *remotecache.Index) {
 	case x == nil:
 		a.log("the cache does not exist yet")
 	default:
-		a.log(fmt.Sprintf("%d steps, %d layers", len(x.Entries), len(x.Layers)))
+		a.log(fmt.Sprintf("%d steps, %d layers", x.Entries, x.Layers))
 	}
 	return x
 }
 
-// add adds the entries and layers of one cache. If two caches have the same key, the first counts.
-func (c *imports) add(x *remotecache.Index, from remotecache.Source) {
-	put := func(in map[digest.Digest]*importedEntry, key digest.Digest, e *importedEntry) {
-		if in[key] == nil {
-			in[key] = e
+// none reports whether the build names no remote cache.
+func (c *imports) none() bool { return c == nil || len(c.sources) == 0 }
+
+// entry returns the usable claim about a portable key, or nil. The caches are asked in the order in which the build
+// names them. What was taken from one before is used without reading its index, if all caches named before it did not
+// have it either. fits reports whether the outputs are possible for the step.
+func (c *imports) entry(key digest.Digest, fits func(*cache.Entry) error) (*cache.Entry, *source, error) {
+	if c.none() {
+		return nil, nil, nil
+	}
+	if !c.loaded.Load() {
+		e, s, err := c.stored(key, fits)
+		if e != nil || err != nil {
+			return e, s, err
+		}
+		c.load()
+	}
+	for _, s := range c.sources {
+		e, _, err := s.set.Lookup(key)
+		if err != nil {
+			return nil, nil, err
+		}
+		if e != nil && fits(e) == nil && c.intact(e) {
+			return e, s, nil
+		}
+		if s.index == nil {
+			continue
+		}
+		if e := s.index.Entry(key); e != nil && c.accept(s, &e.Entry, fits) {
+			return &e.Entry, s, nil
 		}
 	}
-	for i := range x.Entries {
-		e := &importedEntry{&x.Entries[i].Entry, from}
-		put(c.byID, e.ID, e)
-		for _, key := range append(x.Entries[i].Aliases, e.Key) {
-			put(c.entries, key, e)
-		}
-		latest := latestKey(e.Step)
-		if old := c.entries[latest]; old == nil || old.Created.Before(e.Created) {
-			c.entries[latest] = e
-		}
-		if group, ok := groupOf(e.Entry); ok {
-			c.groups[group] = append(c.groups[group], e)
-		}
-	}
-	for _, l := range x.Layers {
-		if old, ok := c.layers[l.ID]; !ok || old.Blob == nil {
-			c.layers[l.ID] = importedLayer{l, from}
-		}
-	}
-	for _, m := range x.Mounts {
-		if _, ok := c.mounts[m.ID]; !ok {
-			c.mounts[m.ID] = importedLayer{m.Layer, from}
-		}
-	}
+	return nil, nil, nil
 }
 
-// usable reports whether all layers of an entry are on this machine or can be fetched.
-func (c *imports) usable(e *importedEntry) bool {
-	for _, o := range e.Outputs {
-		for _, p := range o.Parts {
+// stored is entry without the indexes.
+func (c *imports) stored(key digest.Digest, fits func(*cache.Entry) error) (*cache.Entry, *source, error) {
+	for i, s := range c.sources {
+		e, after, err := s.set.Lookup(key)
+		if err != nil {
+			return nil, nil, err
+		}
+		if e == nil || fits(e) != nil || !c.intact(e) {
+			continue
+		}
+		for _, before := range c.before(s)[:i] {
+			if !slices.Contains(after, before) {
+				return nil, nil, nil
+			}
+		}
+		return e, s, nil
+	}
+	return nil, nil, nil
+}
+
+// before returns the origins of the caches that are named before s.
+func (c *imports) before(s *source) []string {
+	var all []string
+	for _, o := range c.sources[:slices.Index(c.sources, s)] {
+		all = append(all, o.origin.ID())
+	}
+	return all
+}
+
+// accept gives the layers of an entry of an index the ids that they have here, and reports whether the entry is
+// usable: its outputs are possible, and each layer is here or can be fetched. A wrong entry is a warning.
+func (c *imports) accept(s *source, e *cache.Entry, fits func(*cache.Entry) error) bool {
+	if err := fits(e); err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !s.warned {
+			s.warned = true
+			c.warn(fmt.Sprintf("the cache %s has a wrong entry for %.80q, which is not used: %v", s, e.Name, err))
+		}
+		return false
+	}
+	for i := range e.Outputs {
+		for k := range e.Outputs[i].Parts {
+			p := &e.Outputs[i].Parts[k]
 			if p.Layer == "" || p.Layer == emptyLayer {
 				continue
 			}
-			if _, ok := c.layer(p.Layer); ok {
-				continue
+			l := s.index.Layer(p.Layer)
+			if l == nil {
+				return false
 			}
-			if _, ok := c.engine.store.LayerDir(p.Layer); !ok {
+			if p.Layer = c.addLayer(s, l); p.Layer == "" {
 				return false
 			}
 		}
@@ -233,73 +271,136 @@ func (c *imports) usable(e *importedEntry) bool {
 	return true
 }
 
-// entry returns the usable entry of a key, or nil.
-func (c *imports) entry(key digest.Digest) *importedEntry {
-	if c == nil || len(c.places) == 0 {
-		return nil
+// addLayer records where a layer can be had, and returns the id that it has here; "" for a lost one.
+func (c *imports) addLayer(s *source, l *remotecache.Layer) digest.Digest {
+	id := importedID(l, s.origin)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost[id] {
+		return ""
 	}
-	c.load()
-	if e := c.entries[key]; e != nil && c.usable(e) {
-		return e
+	if _, ok := c.layers[id]; !ok {
+		c.layers[id] = importedLayer{*l, id, s}
 	}
-	return nil
+	return id
 }
 
-// candidates returns the usable entries of file operations with this group key.
-func (c *imports) candidates(group digest.Digest) []*cache.Entry {
-	if c == nil || len(c.places) == 0 {
-		return nil
+// intact reports whether no layer of a stored claim was lost in this run.
+func (c *imports) intact(e *cache.Entry) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !slices.ContainsFunc(layerIDs(e.Outputs), func(id digest.Digest) bool { return c.lost[id] })
+}
+
+// claimed is an entry and the remote cache that claims it.
+type claimed struct {
+	*cache.Entry
+	from *source
+}
+
+// candidates returns the usable claims about file operations with this group key.
+func (c *imports) candidates(group digest.Digest, fits func(*cache.Entry) error) ([]claimed, error) {
+	if c.none() {
+		return nil, nil
 	}
 	c.load()
-	var all []*cache.Entry
-	for _, e := range c.groups[group] {
-		if c.usable(e) {
-			all = append(all, e.Entry)
+	var all []claimed
+	for _, s := range c.sources {
+		known, err := s.set.Candidates(group)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range known {
+			if fits(e) == nil && c.intact(e) {
+				all = append(all, claimed{e, s})
+			}
+		}
+		if s.index == nil {
+			continue
+		}
+		for _, e := range s.index.Group(group) {
+			if c.accept(s, &e.Entry, fits) {
+				all = append(all, claimed{&e.Entry, s})
+			}
 		}
 	}
-	return all
+	return all, nil
 }
 
-// selections returns the known content digests of an entry's outputs.
-func (c *imports) selections(id digest.Digest) []cache.Selection {
-	if c == nil || len(c.places) == 0 {
+// selection returns the content digest of a selection that a remote cache claims for a step's outputs.
+func (c *imports) selection(portable digest.Digest, name string) (digest.Digest, *source) {
+	if c.none() {
+		return "", nil
+	}
+	c.load()
+	for _, s := range c.sources {
+		if s.index == nil {
+			continue
+		}
+		e := s.index.ByID(portable)
+		if e == nil {
+			continue
+		}
+		for _, one := range e.Selections {
+			if one.Name == name && one.Digest.Validate() == nil {
+				return one.Digest, s
+			}
+		}
+	}
+	return "", nil
+}
+
+// latest returns the newest entry of a step definition that a remote cache records, for explanations.
+func (c *imports) latest(step digest.Digest) *cache.Entry {
+	if c.none() {
 		return nil
 	}
 	c.load()
-	if e := c.byID[id]; e != nil {
-		return e.Selections
+	for _, s := range c.sources {
+		if s.index == nil {
+			continue
+		}
+		if e := s.index.Latest(step); e != nil {
+			return &e.Entry
+		}
 	}
 	return nil
 }
 
-// layer returns a layer that is not lost.
+// layer returns a layer of an entry that was found, unless it is lost.
 func (c *imports) layer(id digest.Digest) (importedLayer, bool) {
-	if c == nil || len(c.places) == 0 {
+	if c.none() {
 		return importedLayer{}, false
 	}
-	c.load()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l, ok := c.layers[id]
 	return l, ok && !c.lost[id]
 }
 
-// mount returns the content of a cache mount.
+// mount returns the content of a cache mount of the first cache that has it.
 func (c *imports) mount(id string) (importedLayer, bool) {
-	if c == nil || len(c.places) == 0 {
+	if c.none() {
 		return importedLayer{}, false
 	}
 	c.load()
-	l, ok := c.mounts[id]
-	return l, ok
+	for _, s := range c.sources {
+		if s.index == nil {
+			continue
+		}
+		if m := s.index.Mount(id); m != nil {
+			return importedLayer{m.Layer, importedID(&m.Layer, s.origin), s}, true
+		}
+	}
+	return importedLayer{}, false
 }
 
 // lose records that a layer cannot be fetched and returns a lostError.
 func (c *imports) lose(l importedLayer, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.lost[l.ID] {
-		c.lost[l.ID], c.more = true, true
+	if !c.lost[l.id] {
+		c.lost[l.id], c.more = true, true
 		if l.Blob != nil {
 			c.warn(fmt.Sprintf("layer %s of the cache %s cannot be used: %v; its step runs again", l.ID, l.from, err))
 		}
@@ -307,7 +408,7 @@ func (c *imports) lose(l importedLayer, err error) error {
 			c.unusable[bad] = true
 		}
 	}
-	return &lostError{l.ID, err}
+	return &lostError{l.id, err}
 }
 
 // lostMore reports whether layers were lost since the last call.
@@ -330,6 +431,9 @@ func (c *imports) distrusts(d digest.Digest) bool {
 func (c *imports) close() {
 	for _, s := range c.sources {
 		_ = s.Close() // it was only read
+		if s.index != nil {
+			_ = s.index.Close()
+		}
 	}
 }
 
@@ -346,12 +450,3 @@ func (e *lostError) Error() string { return fmt.Sprintf("layer %s: %v", e.id, e.
 func (e *lostError) Unwrap() error { return e.err }
 
 var errLeftBehind = errors.New("the cache was exported without this layer (mode=min)")
-
-// groupOf returns the group key of a file operation's entry: its final key without the parent, see keyed.
-func groupOf(e *cache.Entry) (digest.Digest, bool) {
-	if !slices.Contains(e.Inputs, key.Part{Name: "kind", Digest: "file"}) {
-		return "", false
-	}
-	own := slices.DeleteFunc(slices.Clone(e.Inputs), func(i key.Part) bool { return i.Name == "parent" })
-	return key.Of(own), true
-}

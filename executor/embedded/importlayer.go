@@ -18,31 +18,38 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// entry returns the entry of a key from the local cache, else from a remote cache; from names the latter.
-func (b *build) entry(key digest.Digest) (e *cache.Entry, from string, err error) {
-	e, err = b.store.Lookup(key)
-	if e != nil || err != nil {
-		return e, "", err
+// entry returns the entry of a key: of a step that ran here, else a claim of a remote cache; from is the latter. An
+// entry whose outputs are impossible for the step is a miss.
+func (b *build) entry(k bothKeys, fits func(*cache.Entry) error) (e *cache.Entry, from *source, err error) {
+	e, err = b.store.Lookup(k.own)
+	if err != nil || e != nil && fits(e) == nil {
+		return e, nil, err
 	}
-	if c := b.imports.entry(key); c != nil {
-		return c.Entry, c.from.String(), nil
-	}
-	return nil, "", nil
+	return b.imports.entry(k.portable, fits)
 }
 
-// adopt stores an imported entry, so that later builds find it in the local cache.
-func (b *build) adopt(e *cache.Entry, keys ...digest.Digest) error {
+// noOutputs is fits for entries that are not results of steps.
+func noOutputs(e *cache.Entry) error {
+	if len(e.Outputs) > 0 {
+		return errors.New("it has outputs")
+	}
+	return nil
+}
+
+// adopt stores a claim that this build serves, so that later builds that name its cache find it without the index.
+func (b *build) adopt(e *cache.Entry, from *source, portable ...digest.Digest) error {
 	if b.dry {
 		return nil
 	}
 	if err := b.keepEmpty(e); err != nil {
 		return err
 	}
-	if err := b.store.Import(e, append(keys, latestKey(e.Step))...); err != nil {
+	after := b.imports.before(from)
+	if err := from.set.Add(e, after, portable...); err != nil {
 		return err
 	}
-	if group, ok := groupOf(e); ok {
-		return b.store.PutCandidate(group, e)
+	if group, ok := remotecache.GroupOf(e); ok {
+		return from.set.AddCandidate(group, e)
 	}
 	return nil
 }
@@ -65,12 +72,6 @@ func (b *build) keepEmpty(e *cache.Entry) error {
 		}
 	}
 	return nil
-}
-
-// candidates returns the results of a file operation on other parents, local and imported.
-func (b *build) candidates(group digest.Digest) ([]*cache.Entry, error) {
-	here, err := b.store.Candidates(group)
-	return append(here, b.imports.candidates(group)...), err
 }
 
 // importLayer returns the directory of a layer, which it fetches from a remote cache.
@@ -131,7 +132,7 @@ func (b *build) lost(ctx context.Context, l importedLayer, err error) error {
 
 // unpackImported fetches a layer and its path index, and compares them.
 func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
-	index, err := b.readPaths(ctx, l)
+	paths, err := b.readPaths(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -139,22 +140,23 @@ func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
 	if err != nil {
 		return err
 	}
-	meta, err := b.unpackInto(ctx, l, index, draft.FS)
+	meta, err := b.unpackInto(ctx, l, paths, draft.FS)
+	if err == nil {
+		err = b.imports.checkPinned(l.id, draft.FS)
+	}
 	if err != nil {
 		return errors.Join(err, draft.Discard())
 	}
 	meta.Packed = []cache.Packed{
 		{Encoding: l.Encoding, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType},
-		packedPaths(l.ID, *l.Paths),
+		packedPaths(l.id, *l.Paths),
 	}
-	return draft.Commit(l.ID, meta)
+	return draft.Commit(l.id, meta)
 }
 
-// unpackInto unpacks a blob into an empty directory and verifies it against the index. Times, and the attributes of
-// the root, come from the index, because the blob lacks them.
-func (b *build) unpackInto(
-	ctx context.Context, l importedLayer, index *tree.Index, dir string,
-) (cache.LayerMeta, error) {
+// unpackInto unpacks a blob into an empty directory and verifies it against the paths, an encoded index. Times, and the
+// attributes of the root, come from the index, because the blob lacks them.
+func (b *build) unpackInto(ctx context.Context, l importedLayer, paths []byte, dir string) (cache.LayerMeta, error) {
 	var res layers.UnpackResult
 	err := b.streamImported(ctx, l.from, *l.Blob, func(r io.Reader) (err error) {
 		res, err = layers.Unpack(ctx, r, layers.UnpackOptions{Dir: dir, UserXattr: b.userXattr})
@@ -163,35 +165,26 @@ func (b *build) unpackInto(
 	if err == nil && res.DiffID != l.DiffID {
 		err = errMismatch(l.DiffID, res.DiffID)
 	}
-	if err == nil && len(res.Records) != index.Len() {
+	if err != nil {
+		return cache.LayerMeta{}, err
+	}
+	check := newAgreement(res.Records)
+	err = tree.ReadIndex(paths, func(n tree.Node) error {
+		if !check.next(n) {
+			return fmt.Errorf("%s: %w", n.Entry.Path, errPaths)
+		}
+		return likeNode(dir, n)
+	})
+	if err == nil && !check.done() {
 		err = errPaths
 	}
 	if err != nil {
 		return cache.LayerMeta{}, err
 	}
-	for _, r := range res.Records {
-		n, ok := index.At(r.Path)
-		if !ok || r.Path != "/" && !agrees(r, n) {
-			return cache.LayerMeta{}, fmt.Errorf("%s: %w", r.Path, errPaths)
-		}
-		if err := likeNode(dir, n); err != nil {
-			return cache.LayerMeta{}, err
-		}
-	}
 	return metaOf(res, dir)
 }
 
 var errPaths = errors.New("the path index does not match the layer")
-
-// agrees reports whether the index and the tar agree about a path, except for times.
-func agrees(r layers.Record, n tree.Node) bool {
-	e := n.Entry
-	if r.Whiteout || n.Whiteout {
-		return r.Whiteout == n.Whiteout
-	}
-	return r.Mode == e.Mode && r.UID == e.UID && r.GID == e.GID && r.Size == e.Size &&
-		r.Link == e.Link && r.Opaque == n.Opaque && r.Rdev == e.Rdev
-}
 
 // likeNode sets the time of an unpacked path, and all attributes of the root. No other process writes to dir.
 func likeNode(dir string, n tree.Node) error {
@@ -216,52 +209,10 @@ func likeNode(dir string, n tree.Node) error {
 	return err
 }
 
-// maxPaths bounds the path index of one layer, in bytes.
-const maxPaths = 1 << 30
-
-// pathsOf returns the path index of an imported layer, which answers lookups without the layer.
-func (b *build) pathsOf(ctx context.Context, id digest.Digest) (*tree.Index, error) {
-	l, err := b.importedLayer(id)
-	if err != nil {
-		return nil, err
-	}
-	x, err := b.readPaths(ctx, l)
-	return x, b.lost(ctx, l, err)
-}
-
-func (b *build) readPaths(ctx context.Context, l importedLayer) (*tree.Index, error) {
-	c := b.imports
-	c.mu.Lock()
-	x := c.paths[l.Paths.Digest]
-	c.mu.Unlock()
-	if x != nil {
-		return x, nil
-	}
-	var raw []byte
-	err := b.streamImported(ctx, l.from, *l.Paths, func(r io.Reader) (err error) {
-		raw, err = io.ReadAll(r)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	if raw, err = remotecache.Decompress(raw, maxPaths); err != nil {
-		return nil, fmt.Errorf("paths: %w", err)
-	}
-	x = new(tree.Index)
-	if err := x.UnmarshalBinary(raw); err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.paths[l.Paths.Digest] = x
-	return x, nil
-}
-
 // streamImported passes the bytes of a blob to use: from the store if it has them, otherwise from the remote cache,
 // and then it stores them. All bytes are read and verified.
 func (b *build) streamImported(
-	ctx context.Context, from remotecache.Source, blob remotecache.Blob, use func(io.Reader) error,
+	ctx context.Context, from *source, blob remotecache.Blob, use func(io.Reader) error,
 ) error {
 	if b.store.HasBlob(blob.Digest, blob.Size) {
 		f, err := os.Open(b.store.BlobPath(blob.Digest))
@@ -301,7 +252,9 @@ func readOut(r io.Reader, use func(io.Reader) error) error {
 	return err
 }
 
-// importedPacked returns a packed layer that a remote cache records, if the layer itself is not on this machine.
+// importedPacked returns a packed layer that a remote cache claims, if the layer itself is not on this machine. Its
+// digest and diff id enter the image's manifest and config. fetchPacked verifies them when the bytes are read, which a
+// push skips if the registry has the blob: then they stay a claim, see build.claims.
 func (b *build) importedPacked(id digest.Digest, encoding string) (cache.Packed, bool) {
 	l, ok := b.imports.layer(id)
 	if !ok || l.Blob == nil {
@@ -309,6 +262,9 @@ func (b *build) importedPacked(id digest.Digest, encoding string) (cache.Packed,
 	}
 	if _, here := b.store.LayerDir(id); here {
 		return cache.Packed{}, false
+	}
+	if l.Encoding == encoding {
+		return l.packed(), true
 	}
 	for _, p := range l.Packed {
 		if p.Encoding == encoding {
@@ -318,27 +274,53 @@ func (b *build) importedPacked(id digest.Digest, encoding string) (cache.Packed,
 	return cache.Packed{}, false
 }
 
-// fetchPacked stores the blob that importedPacked found: a copy if the cache has that encoding, otherwise packed
-// again.
+// packed returns the record of the layer's blob.
+func (l *importedLayer) packed() cache.Packed {
+	return cache.Packed{
+		Encoding: l.Encoding, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType,
+	}
+}
+
+// fetchPacked stores and verifies the blob that importedPacked found: a copy if the cache has that encoding, otherwise
+// packed again. A blob that is here under the same digest proves nothing about the diff id.
 func (b *build) fetchPacked(ctx context.Context, l layer, p packing, want cache.Packed) error {
-	if b.store.HasBlob(want.Digest, want.Size) {
+	if known, ok := b.packed(l.id, want.Encoding); ok && known == want {
 		return nil
 	}
-	_, err := b.once(ctx, "fetchPacked "+want.Digest.String(), func() error {
+	_, err := b.once(ctx, "fetchPacked "+l.id.String()+" "+want.Encoding, func() error {
 		c, err := b.importedLayer(l.id)
 		if err != nil {
 			return err
 		}
-		if c.Blob.Digest == want.Digest {
-			blob := *c.Blob
-			return b.lost(ctx, c, b.streamImported(ctx, c.from, blob, func(io.Reader) error { return nil }))
+		if want == c.packed() {
+			return b.lost(ctx, c, b.fetchVerified(ctx, c))
 		}
 		got, err := b.compress(ctx, l, p, want.Encoding)
-		if err == nil && got.Digest != want.Digest {
+		if err == nil && (got.Digest != want.Digest || got.DiffID != want.DiffID || got.Size != want.Size) {
 			err = fmt.Errorf("encoding %q: %w", want.Encoding, errMismatch(want.Digest, got.Digest))
 			err = b.imports.lose(c, err)
 		}
 		return err
 	})
 	return err
+}
+
+// fetchVerified stores the blob of a layer and verifies its diff id.
+func (b *build) fetchVerified(ctx context.Context, c importedLayer) error {
+	err := b.streamImported(ctx, c.from, *c.Blob, func(r io.Reader) error {
+		tar, err := uncompressed(io.NopCloser(r), nil)
+		if err != nil {
+			return err
+		}
+		defer tar.Close()
+		got, err := digest.FromReader(tar)
+		if err == nil && got != c.DiffID {
+			err = errMismatch(c.DiffID, got)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return b.store.AddPacked(c.id, c.packed())
 }

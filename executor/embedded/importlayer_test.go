@@ -48,10 +48,10 @@ func TestRemoteCacheAttributes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source := &storeSource{o}
+	origin := &source{Source: &storeSource{o}}
 	v.newCache()
 	to := v.build()
-	if err := to.unpackImported(t.Context(), importedLayer{l, source}); err != nil {
+	if err := to.unpackImported(t.Context(), importedLayer{l, id, origin}); err != nil {
 		t.Fatal(err)
 	}
 	dir, ok := v.store.LayerDir(id)
@@ -68,7 +68,7 @@ func TestRemoteCacheAttributes(t *testing.T) {
 	// Paths of another layer are noticed.
 	other := l
 	other.ID, other.DiffID = key.Of(nil), id
-	if err := to.unpackImported(t.Context(), importedLayer{other, source}); err == nil {
+	if err := to.unpackImported(t.Context(), importedLayer{other, key.Of(nil), origin}); err == nil {
 		t.Error("a layer with another diff id is taken")
 	}
 }
@@ -88,7 +88,9 @@ func (v *traveller) build() *build {
 type storeSource struct{ out *cacheExport }
 
 // Index, Open, String and Close make a remotecache.Source of it.
-func (s *storeSource) Index(context.Context) (*remotecache.Index, error) { return nil, nil }
+func (s *storeSource) Index(context.Context, func() (*os.File, error)) (*remotecache.Catalog, error) {
+	return nil, nil
+}
 func (s *storeSource) Open(ctx context.Context, b remotecache.Blob) (io.ReadCloser, error) {
 	return s.out.openBlob(ctx, b)
 }

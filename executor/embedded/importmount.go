@@ -6,9 +6,144 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
+	"github.com/bakebuild/bake/executor/embedded/remotecache"
+	"github.com/bakebuild/bake/executor/keys"
 )
+
+// Cache mounts from elsewhere. What a cache mount holds is in no key. So one that a remote cache fills has a name of
+// its own, with the origin of that cache, and only builds that name the cache use it; a mount of this machine comes
+// first. A step that ran with such a mount is stored under a key with one more part, the origins. Otherwise files that
+// somebody else chose would decide about a result that serves all builds. TestClaimedMount shows it.
+//
+// A step can write to any cache mount, also one that runs on layers of a remote cache. Cache mounts do not separate
+// builds of one user from each other.
+
+// partClaimedMounts names the part of a key that holds the origins of cache mounts.
+const partClaimedMounts = "cache mounts filled from"
+
+// filledName returns the name of a cache mount that a remote cache fills.
+func filledName(id string, from remotecache.Origin) string {
+	return id + "\x00filled from " + from.ID()
+}
+
+// mountHere returns the remote cache that filled a cache mount, nil for a mount of this machine; found is false if
+// there is neither yet.
+func (b *build) mountHere(id string) (from *source, found bool) {
+	if v, ok := b.mounts.Load(id); ok {
+		return v.(*source), true
+	}
+	if b.store.HasMount(id) || b.imports.none() {
+		return nil, true
+	}
+	for _, s := range b.imports.sources {
+		if b.store.HasMount(filledName(id, s.origin)) {
+			return s, true
+		}
+	}
+	return nil, false
+}
+
+// chooseMount returns the name of the cache mount for an id, and the remote cache that fills it, if any. All steps of a
+// run get the same one.
+func (b *build) chooseMount(id string) (name string, from *source) {
+	from, found := b.mountHere(id)
+	if !found {
+		if l, ok := b.imports.mount(id); ok {
+			from = l.from
+		}
+	}
+	v, _ := b.mounts.LoadOrStore(id, from)
+	if from = v.(*source); from == nil {
+		return id, nil
+	}
+	return filledName(id, from.origin), from
+}
+
+// mountFor returns the name of the step's cache mount for an id, and the remote cache that fills it. A mount that must
+// start empty is never one of a remote cache.
+func (x *execStep) mountFor(id string, fresh *cache.FreshMounts) (name string, from *source) {
+	if fresh != nil {
+		return id, nil
+	}
+	name, from = x.n.b.chooseMount(id)
+	if from != nil {
+		x.mountsFrom = append(x.mountsFrom, from.origin.ID())
+	}
+	return name, from
+}
+
+// filledHere returns the origins of cache mounts of the step that remote caches filled before. A mount whose id depends
+// on files is left out: then the step is found by its final key.
+func (x *execStep) filledHere() []string {
+	var all []string
+	for _, m := range x.exec.GetMounts() {
+		if m.GetMountType() != pb.MountType_CACHE || !x.n.input(int(m.GetInput())).scratch() {
+			continue
+		}
+		if from, _ := x.n.b.mountHere(m.GetCacheOpt().GetID()); from != nil {
+			all = append(all, from.origin.ID())
+		}
+	}
+	return all
+}
+
+// withMounts adds the origins of cache mounts to a key.
+func withMounts(p keys.Parts, from []string) keys.Parts {
+	from = slices.Compact(slices.Sorted(slices.Values(from)))
+	return p.With(keys.Parts{key.Part{Name: partClaimedMounts, Digest: strings.Join(from, "\n")}})
+}
+
+// findFilled serves the step from a result of this machine with the cache mounts that remote caches filled.
+func (k *keyed) findFilled(quick keys.Parts) (bool, error) {
+	if k.filledMounts == nil || k.n.b.imports.none() {
+		return false, nil
+	}
+	from := k.filledMounts()
+	if len(from) == 0 {
+		return false, nil
+	}
+	return k.findOwn(withMounts(quick, from))
+}
+
+// findOwn is find without remote caches.
+func (k *keyed) findOwn(p keys.Parts) (bool, error) {
+	if of := p.Key(); k.n.forced() && !k.n.b.storedNow(of) {
+		return false, nil
+	}
+	e, err := k.n.b.store.Lookup(p.Key())
+	if err != nil || e == nil || k.n.fits(e) != nil || k.putAside(e, nil) {
+		return false, err
+	}
+	return true, k.n.serve(e, nil)
+}
+
+// useFilled looks for the step with the cache mounts that it would use, if a remote cache fills one, and sets the keys
+// under which its result is stored.
+func (x *execStep) useFilled(ctx context.Context) (bool, error) {
+	if len(x.mountsFrom) == 0 {
+		return false, nil
+	}
+	quick, err := x.quick(ctx, input.id)
+	if err != nil {
+		return false, err
+	}
+	x.quickKey, x.final = withMounts(quick, x.mountsFrom).Key(), withMounts(x.final, x.mountsFrom)
+	if err := x.setFinal(ctx); err != nil {
+		return false, err
+	}
+	found, err := x.findOwn(x.final)
+	if err != nil || !found {
+		return false, err
+	}
+	return true, x.alias()
+}
 
 // fillMount fills a new cache mount from a remote cache. If that fails, the mount starts empty.
 func (b *build) fillMount(ctx context.Context, id string, m *cache.Mount) (filled bool, err error) {
@@ -16,9 +151,9 @@ func (b *build) fillMount(ctx context.Context, id string, m *cache.Mount) (fille
 	if !ok {
 		return false, nil
 	}
-	index, err := b.readPaths(ctx, l)
+	paths, err := b.readPaths(ctx, l)
 	if err == nil {
-		_, err = b.unpackInto(ctx, l, index, m.Dir)
+		_, err = b.unpackInto(ctx, l, paths, m.Dir)
 	}
 	switch {
 	case err == nil:

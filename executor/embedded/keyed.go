@@ -48,12 +48,21 @@ type keyed struct {
 	reads []readInput
 
 	quickKey, finalKey digest.Digest
-	final              keys.Parts
-	known              keys.Parts // the parts of the key that was computed last
+	// quickPortable and finalPortable are the same with portable ids.
+	quickPortable, finalPortable digest.Digest
+	final                        keys.Parts
+	// shareClaimed looks for a claim about the same operation on another parent; nil for other operations.
+	shareClaimed func(ctx context.Context, c claimedKey) (bool, error)
+	// mountsFrom are the remote caches that filled cache mounts of the step. filledMounts returns those of which mounts
+	// are here; it is nil for steps without cache mounts. See findFilled.
+	mountsFrom   []string
+	filledMounts func() []string
+	known        keys.Parts // the parts of the key that was computed last
 	// ages are the ages of the step's build contexts at the time the step was keyed.
 	ages []contextAge
-	// hit is the cached entry, set only with --verify-cache.
-	hit *cache.Entry
+	// hit is the cached entry, set only with --verify-cache, and hitFrom the remote cache that claims it.
+	hit     *cache.Entry
+	hitFrom *source
 }
 
 // newKeyed returns what enters the keys of a step: of an exec op, a file op or a test.
@@ -95,9 +104,12 @@ type readInput struct {
 	sel  tree.Selection
 }
 
+// idOf returns what represents an input in a key: input.id or input.portableID.
+type idOf func(in input, ctx context.Context) (string, error)
+
 // quick computes the parts of the quick key.
-func (k *keyed) quick(ctx context.Context) (keys.Parts, error) {
-	p, err := k.withWhole(ctx, k.own)
+func (k *keyed) quick(ctx context.Context, id idOf) (keys.Parts, error) {
+	p, err := k.withWhole(ctx, k.own, id)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +118,8 @@ func (k *keyed) quick(ctx context.Context) (keys.Parts, error) {
 			d, err := r.in.selection(ctx, r.sel)
 			return keys.PartContent, d.String(), err
 		}
-		id, err := r.in.id(ctx)
-		return "step of ", id, err
+		name, err := id(r.in, ctx)
+		return "step of ", name, err
 	})
 }
 
@@ -119,13 +131,13 @@ func (k *keyed) withContent(ctx context.Context, p keys.Parts) (keys.Parts, erro
 	})
 }
 
-func (k *keyed) withWhole(ctx context.Context, p keys.Parts) (keys.Parts, error) {
+func (k *keyed) withWhole(ctx context.Context, p keys.Parts, id idOf) (keys.Parts, error) {
 	for _, w := range k.whole {
-		id, err := w.in.id(ctx)
+		name, err := id(w.in, ctx)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.name, err)
 		}
-		p = p.With(keys.Parts{{Name: w.name, Digest: id, Value: w.in.display()}})
+		p = p.With(keys.Parts{{Name: w.name, Digest: name, Value: w.in.display()}})
 	}
 	return p, nil
 }
@@ -149,34 +161,44 @@ func (k *keyed) lookup(ctx context.Context) (bool, error) {
 			k.ages = append(k.ages, contextAge{in.node.local, in.node.local.Age()})
 		}
 	}
-	p, err := k.quick(ctx)
+	p, err := k.quick(ctx, input.id)
 	if err != nil {
 		return false, err
 	}
-	k.quickKey, k.known = p.Key(), p
+	k.quickKey, k.quickPortable, k.known = p.Key(), p.Key(), p
+	if k.renamed() {
+		portable, err := k.quick(ctx, input.portableID)
+		if err != nil {
+			return false, err
+		}
+		k.quickPortable = portable.Key()
+	}
 	k.n.result.Key = k.quickKey
-	return k.find(k.quickKey)
+	if found, err := k.findFilled(p); err != nil || found {
+		return found, err
+	}
+	return k.find(bothKeys{k.quickKey, k.quickPortable})
 }
 
-// find serves the step from the entry under key, if there is a usable one.
-func (k *keyed) find(key digest.Digest) (bool, error) {
-	if k.n.forced() && !k.n.b.storedNow(key) {
+// find serves the step from the entry under a key, if there is a usable one.
+func (k *keyed) find(of bothKeys) (bool, error) {
+	if k.n.forced() && !k.n.b.storedNow(of.own) {
 		return false, nil
 	}
-	e, from, err := k.n.b.entry(key)
-	if err != nil || e == nil || k.putAside(e) {
+	e, from, err := k.n.b.entry(of, k.n.fits)
+	if err != nil || e == nil || k.putAside(e, from) {
 		return false, err
 	}
-	if from != "" {
-		k.n.result.Reason = "found in the cache " + from
-		if err := k.n.b.adopt(e, key); err != nil {
+	if from != nil {
+		k.n.result.Reason = "found in the cache " + from.String()
+		if err := k.n.b.adopt(e, from, of.portable); err != nil {
 			return false, err
 		}
 	}
-	if !k.n.b.dry && k.n.b.storedNow(key) && (key != k.quickKey || !k.readsSteps()) {
+	if !k.n.b.dry && k.n.b.storedNow(of.own) && (of.own != k.quickKey || !k.readsSteps()) {
 		k.note(k.known) // another step with this key ran just now: record the run for this step's place too
 	}
-	return true, k.n.serve(e)
+	return true, k.n.serve(e, from)
 }
 
 // readsSteps reports whether the quick key contains ids of steps whose files the step reads.
@@ -184,25 +206,51 @@ func (k *keyed) readsSteps() bool {
 	return slices.ContainsFunc(k.reads, func(r readInput) bool { return !r.in.local() && !r.in.scratch() })
 }
 
-// finalize computes the final key, which may read content of inputs, and looks it up.
+// finalize computes the final key, which may read content of inputs, and looks it up. What remote caches claim about
+// the content is tried first: then a step whose inputs are unchanged is found without fetching their files. A key made
+// of such claims stores nothing.
 func (k *keyed) finalize(ctx context.Context) (bool, error) {
-	p, err := k.withWhole(ctx, k.own)
+	claim, err := k.claimedContent(ctx)
 	if err != nil {
 		return false, err
 	}
-	if k.final, err = k.withContent(ctx, p); err != nil {
+	if len(claim.from) > 0 {
+		if found, err := k.findClaimed(ctx, claim); err != nil || found {
+			return found, err
+		}
+	}
+	p, err := k.withWhole(ctx, k.own, input.id)
+	if err != nil {
+		return false, err
+	}
+	k.final, err = k.withContent(ctx, p)
+	if k.n.b.dry && len(claim.from) > 0 && offline(err) {
+		k.final, err = claim.parts, nil // a preview fetches nothing
+	}
+	if err != nil {
 		return false, err
 	}
 	// Otherwise the alias would lead to files that the quick key does not describe.
 	if err := k.overtaken(); err != nil {
 		return false, err
 	}
-	k.finalKey, k.known = k.final.Key(), k.final
-	k.n.result.Key = k.finalKey
-	if k.finalKey == k.quickKey {
-		return false, nil
+	if err := k.setFinal(ctx); err != nil || k.finalKey == k.quickKey {
+		return false, err
 	}
 	return k.findFinal()
+}
+
+// setFinal sets the final keys from k.final.
+func (k *keyed) setFinal(ctx context.Context) error {
+	k.finalKey, k.known = k.final.Key(), k.final
+	k.finalPortable = k.finalKey
+	k.n.result.Key = k.finalKey
+	if !k.renamed() && len(k.mountsFrom) == 0 {
+		return nil
+	}
+	parts, err := k.portableParts(ctx, k.final)
+	k.finalPortable = key.Of(parts)
+	return err
 }
 
 // overtaken returns an error that wraps schedule.ErrStale if a build context was read again since the step was keyed.
@@ -234,9 +282,12 @@ func (k *keyed) prepareFinal(ctx context.Context) (bool, func(), error) {
 
 // findFinal looks up the final key and makes the quick key an alias of it.
 func (k *keyed) findFinal() (bool, error) {
-	found, err := k.find(k.finalKey)
+	found, err := k.find(bothKeys{k.finalKey, k.finalPortable})
 	if err != nil || !found {
 		return false, err
+	}
+	if k.n.from != nil {
+		return true, k.n.b.adopt(k.n.entry, k.n.from, k.quickPortable)
 	}
 	return true, k.alias()
 }
@@ -258,7 +309,7 @@ func (k *keyed) save(
 		Outputs: outputs, Lookups: lookups, Seconds: took.Seconds(), Created: time.Now().UTC(),
 	}
 	if k.n.b.dry {
-		return k.n.serve(e)
+		return k.n.serve(e, nil)
 	}
 	if k.hit != nil {
 		return k.compareHit(ctx, outputs)
@@ -272,10 +323,5 @@ func (k *keyed) save(
 	}
 	k.n.b.note(e.Key, k.quickKey)
 	k.n.b.noteTime(k.n, took)
-	return k.n.serve(e)
-}
-
-// latestKey returns the key under which the newest imported entry of a step definition is stored.
-func latestKey(step digest.Digest) digest.Digest {
-	return key.Of([]key.Part{{Name: "latest of", Digest: step.String()}})
+	return k.n.serve(e, nil)
 }

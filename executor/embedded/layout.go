@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/registry"
 )
 
 // localImages reads images from the blobs of the local store.
@@ -67,7 +67,7 @@ func readLayout(path func(digest.Digest) string, ref string, p ocispecs.Platform
 			Manifests []ocispecs.Descriptor `json:"manifests"`
 			Config    *ocispecs.Descriptor  `json:"config"`
 		}
-		if err := json.Unmarshal(raw, &m); err != nil {
+		if err := registry.UnmarshalImage(raw, &m); err != nil {
 			return nil, fmt.Errorf("manifest %s: %w", at, err)
 		}
 		if m.Config != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/cache/key"
 	"github.com/bakebuild/bake/executor/embedded/layerfs"
 	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
@@ -33,8 +35,12 @@ type node struct {
 	// inputs are the step's inputs by op input index.
 	inputs []input
 
-	// id is the id of the entry that served the step; keys of users contain it.
-	id digest.Digest
+	// id stands for the step's outputs in the keys of its users: the id of the entry of a step that ran here, else see
+	// claimID. portable stands for them in portable keys, see claim.go.
+	id, portable digest.Digest
+	// from is the remote cache whose claim served the step, nil if it ran here. by are all that its outputs depend on.
+	from *source
+	by   taint
 	// outputs are the step's file systems, by output index. A local source has none.
 	outputs []*chain
 	// local is set for a local source only.
@@ -55,8 +61,10 @@ type node struct {
 	// active counts the concurrent uses of a source, see begin.
 	active int
 	// entry is the stored entry, nil for steps that are not stored. Its Selections grow under mu.
-	entry  *cache.Entry
-	result executor.StepResult
+	entry *cache.Entry
+	// selections are digests that were computed in this run for a step that is served from a claim, by name.
+	selections map[string]digest.Digest
+	result     executor.StepResult
 }
 
 // input is one output of a step as its users see it. The zero input is scratch.
@@ -168,8 +176,8 @@ func (in input) read(ctx context.Context, f func(tree.FS) error) error {
 	return in.node.b.view(ctx, c, f)
 }
 
-// selection returns the content digest of the files that sel reads from the input. It is stored with the input's
-// entry, so it is computed once for all builds.
+// selection returns the content digest of the files that sel reads from the input. It is computed from files, now or
+// when it was stored with the entry of a step that ran here; what a remote cache says about it does not count.
 func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Digest, error) {
 	if in.local() {
 		return in.node.local.digest(ctx, sel)
@@ -180,9 +188,6 @@ func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Diges
 	name := keys.SelectionName(in.index, sel)
 	if d, ok := in.node.remembered(name); ok {
 		return d, nil
-	}
-	if d, ok := in.node.importedSelection(name); ok {
-		return d, in.node.remember(name, d)
 	}
 	var d digest.Digest
 	err := in.read(ctx, func(files tree.FS) error {
@@ -196,11 +201,34 @@ func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Diges
 	return d, in.node.remember(name, d)
 }
 
-// remembered returns a selection's digest from the step's entry.
+// claimedSelection returns the digest of a selection that a remote cache claims, and that cache; nil if the digest is
+// known here or if nobody claims it.
+func (in input) claimedSelection(sel tree.Selection) (digest.Digest, *source) {
+	if in.local() || in.scratch() {
+		return "", nil
+	}
+	name := keys.SelectionName(in.index, sel)
+	if _, ok := in.node.remembered(name); ok {
+		return "", nil
+	}
+	if n := in.node; n.from != nil {
+		for _, s := range n.entry.Selections {
+			if s.Name == name && s.Digest.Validate() == nil {
+				return s.Digest, n.from
+			}
+		}
+	}
+	return in.node.b.imports.selection(in.node.portable, name)
+}
+
+// remembered returns a selection's digest that was computed here.
 func (n *node) remembered(name string) (digest.Digest, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.entry == nil {
+	if d, ok := n.selections[name]; ok {
+		return d, true
+	}
+	if n.entry == nil || n.from != nil {
 		return "", false
 	}
 	for _, s := range n.entry.Selections {
@@ -211,58 +239,58 @@ func (n *node) remembered(name string) (digest.Digest, bool) {
 	return "", false
 }
 
-// importedSelection returns a selection's digest from a remote cache.
-func (n *node) importedSelection(name string) (digest.Digest, bool) {
-	for _, s := range n.b.imports.selections(n.id) {
-		if s.Name == name {
-			return s.Digest, s.Digest.Validate() == nil
-		}
-	}
-	return "", false
-}
-
 // remember adds a selection to the step's entry. If two processes do so at once, one note may be lost; that costs a
-// computation and nothing else.
+// computation and nothing else. With a claim it is stored as a claim, and only if no other cache had a part in the
+// files.
 func (n *node) remember(name string, d digest.Digest) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.entry == nil {
 		return nil
 	}
+	if n.from != nil {
+		if n.selections == nil {
+			n.selections = map[string]digest.Digest{}
+		}
+		if n.selections[name] = d; !n.by.only(n.from) {
+			return nil
+		}
+	}
 	e := *n.entry
-	e.Selections = append(e.Selections[:len(e.Selections):len(e.Selections)], cache.Selection{Name: name, Digest: d})
+	other := func(s cache.Selection) bool { return s.Name == name }
+	e.Selections = slices.DeleteFunc(slices.Clone(e.Selections), other)
+	e.Selections = append(e.Selections, cache.Selection{Name: name, Digest: d})
 	n.entry = &e
-	if n.b.dry {
+	switch {
+	case n.b.dry:
 		return nil
+	case n.from != nil:
+		return n.from.set.Put(&e)
 	}
 	return n.b.store.Put(&e)
 }
 
-// serveStored serves the step from the entry under a key and reports whether there is one. An entry of a remote cache
-// is imported first.
+// serveStored serves the step from the entry under a key and reports whether there is one.
 func (n *node) serveStored(k digest.Digest) (bool, error) {
-	e, from, err := n.b.entry(k)
+	e, from, err := n.b.entry(bothKeys{k, k}, n.fits)
 	if err != nil || e == nil {
 		return false, err
 	}
-	if from != "" {
-		if err := n.b.adopt(e); err != nil {
+	if from != nil {
+		if err := n.b.adopt(e, from); err != nil {
 			return false, err
 		}
 	}
-	return true, n.serve(e)
+	return true, n.serve(e, from)
 }
 
-// serve makes an entry the step's result.
-func (n *node) serve(e *cache.Entry) error {
+// serve makes an entry the step's result. from is the remote cache that claims it, nil for a result of this machine.
+func (n *node) serve(e *cache.Entry, from *source) error {
 	outputs := make([]*chain, len(e.Outputs))
 	_, ran := n.op.(*execStep)
 	for i, out := range e.Outputs {
 		c, err := chainOf(out, ran, func(k, index int) (*chain, error) {
-			if k < 0 || k >= len(n.inputs) {
-				return nil, fmt.Errorf("the entry uses input %d of %d", k, len(n.inputs))
-			}
-			return input{n.inputs[k].node, index}.chain(context.Background())
+			return input{n.input(k).node, index}.chain(context.Background())
 		})
 		if n.b.dry && errors.Is(err, errNoChain) {
 			outputs = nil
@@ -273,9 +301,28 @@ func (n *node) serve(e *cache.Entry) error {
 		}
 		outputs[i] = c
 	}
-	n.id, n.outputs, n.entry = e.ID, outputs, e
+	n.outputs, n.entry, n.from, n.by = outputs, e, from, n.inputTaint()
 	n.result.Key = e.Key
-	return nil
+	return n.identify(context.Background(), e)
+}
+
+// identify sets the ids of a step that is served from an entry.
+func (n *node) identify(ctx context.Context, e *cache.Entry) (err error) {
+	n.id, n.portable, n.result.Claim = e.ID, e.ID, ""
+	if n.from != nil {
+		n.by = n.by.and(taint{from: n.from})
+		n.result.Claim = n.from.origin.String()
+		n.id, err = n.claimID(ctx, e, n.from)
+		return err
+	}
+	// The id of a file operation is its key, and that of others is random.
+	k := n.keys()
+	if k == nil || e.ID != e.Key || !k.renamed() {
+		return nil
+	}
+	parts, err := k.portableParts(ctx, e.Inputs)
+	n.portable = key.Of(parts)
+	return err
 }
 
 // begin marks a source as started when it is first fetched: the scheduler does not run images. Several fetches may

@@ -83,8 +83,8 @@ func (k *keyed) nearest(now keys.Parts) (cache.PastRun, bool) {
 
 // importedRun returns the newest run of the same definition that a remote cache records.
 func (k *keyed) importedRun() (cache.PastRun, bool) {
-	e, _, err := k.n.b.entry(latestKey(k.n.step.Digest))
-	if err != nil || e == nil || len(e.Inputs) == 0 {
+	e := k.n.b.imports.latest(k.n.step.Digest)
+	if e == nil || len(e.Inputs) == 0 {
 		return cache.PastRun{}, false
 	}
 	text, _ := k.n.step.Instruction()

@@ -10,8 +10,8 @@ import (
 )
 
 // encodingIndex is the encoding under which the path index of a base layer is recorded. It is a blob, so the cache
-// counts and evicts it like others.
-const encodingIndex = "index"
+// counts and evicts it like others. Under "index" an earlier version could record what a remote cache said.
+const encodingIndex = "index 2"
 
 // maxIndexBlob bounds the index of one layer, in bytes.
 const maxIndexBlob = 1 << 30

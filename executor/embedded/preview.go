@@ -132,7 +132,7 @@ func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool,
 		found, err = shared(ctx)
 	}
 	switch {
-	case errors.Is(err, errOffline), errors.Is(err, errNoChain):
+	case offline(err):
 		n.unknown = true
 		n.will(executor.StatusMayRun, "the files that it reads are not on this machine yet")
 		return nil
@@ -145,7 +145,8 @@ func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool,
 	n.result.Status = executor.StatusWillRun
 	n.because(k.explain(ctx, k.final, nil)...)
 	// A file operation's id is its key; a command gets its id when it has run.
-	n.id, n.unknown, n.willBeNew = k.finalKey, shared == nil, shared == nil
+	n.id, n.portable = k.finalKey, k.finalPortable
+	n.unknown, n.willBeNew = shared == nil, shared == nil
 	return nil
 }
 
@@ -202,11 +203,11 @@ func (k *keyed) soFar(ctx context.Context) (now keys.Parts, open []input, err er
 			open = append(open, r.in)
 		}
 	}
-	if now, err = known.withWhole(ctx, k.own); err != nil {
+	if now, err = known.withWhole(ctx, k.own, input.id); err != nil {
 		return nil, nil, err
 	}
 	all, err := known.withContent(ctx, now)
-	if errors.Is(err, errOffline) || errors.Is(err, errNoChain) {
+	if offline(err) {
 		return now, open, nil
 	}
 	return all, open, err
@@ -215,18 +216,22 @@ func (k *keyed) soFar(ctx context.Context) (now keys.Parts, open []input, err er
 // foreseeGroup decides for a file operation on a parent that will run: a candidate from another parent may match.
 func (k *keyed) foreseeGroup(ctx context.Context, parent *node) error {
 	group, err := k.withContent(ctx, k.own)
-	if errors.Is(err, errOffline) || errors.Is(err, errNoChain) {
+	if offline(err) {
 		k.n.will(executor.StatusMayRun, "the files that it reads are not on this machine yet")
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	others, err := k.n.b.candidates(group.Key())
+	own, err := k.n.b.store.Candidates(group.Key())
 	if err != nil {
 		return err
 	}
-	if len(others) == 0 && parent.result.Status == executor.StatusWillRun {
+	others, err := k.n.b.imports.candidates(group.Key(), k.n.likeFile)
+	if err != nil {
+		return err
+	}
+	if len(own)+len(others) == 0 && parent.result.Status == executor.StatusWillRun {
 		k.n.result.Status = executor.StatusWillRun
 		return nil
 	}

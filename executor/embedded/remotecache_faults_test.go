@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/embedded/remotecache"
 	"github.com/bakebuild/bake/executor/registry"
 )
 
@@ -92,7 +93,11 @@ func TestRemoteCacheMounts(t *testing.T) {
 	v.move(local("src", dir), nil)
 	v.write(map[string]string{"a.txt": "changed"})
 	v.must("write /x 1")
-	inside = filepath.Join(fill("/one"), "sub", "file")
+	p, _, err := remotecache.Parse(local("src", dir), false, "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside = filepath.Join(fill(filledName("/one", p.Origin())), "sub", "file")
 	text, err := os.ReadFile(inside)
 	info, serr := os.Stat(inside)
 	if err != nil || serr != nil || string(text) != "kept" || !info.ModTime().Equal(at) || info.Mode().Perm() != 0o640 {

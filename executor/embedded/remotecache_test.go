@@ -37,7 +37,7 @@ type traveller struct {
 	mu     sync.Mutex
 }
 
-func newTraveller(t *testing.T, files map[string]string) *traveller {
+func newTraveller(t testing.TB, files map[string]string) *traveller {
 	t.Helper()
 	v := &traveller{site: newSite(t, files)}
 	v.opts.Warn = func(text string) {

@@ -32,6 +32,7 @@ func newTestStep(n *node) (*testStep, error) {
 			return nil, err
 		}
 		t.execStep = *x
+		t.filledMounts = nil // tests have no cache mounts
 		return t, nil
 	}
 	var err error

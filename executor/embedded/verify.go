@@ -21,12 +21,12 @@ import (
 // dropped. The step is then served from the cache, so that its users are found there too.
 
 // putAside keeps the cached entry for the comparison and reports whether the step must run.
-func (k *keyed) putAside(e *cache.Entry) bool {
+func (k *keyed) putAside(e *cache.Entry, from *source) bool {
 	if !k.n.b.opts.Verify || k.n.b.dry || k.n.b.storedNow(e.Key) {
 		return false
 	}
 	if k.hit == nil {
-		k.hit = e
+		k.hit, k.hitFrom = e, from
 	}
 	return true
 }
@@ -45,7 +45,7 @@ func (k *keyed) compareHit(ctx context.Context, outputs []cache.Output) error {
 	}
 	n.result.Verified, n.result.Differs = true, differ
 	n.result.Reason = "cached; run again to compare"
-	return n.serve(k.hit)
+	return n.serve(k.hit, k.hitFrom)
 }
 
 // layerIDs returns the non-empty layers of outputs.

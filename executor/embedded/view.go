@@ -98,11 +98,16 @@ func (b *build) view(ctx context.Context, c *chain, f func(tree.FS) error) error
 	if err != nil {
 		return err
 	}
+	var lent int64
+	defer func() { b.imports.giveLists(lent) }()
 	for {
 		stack := make([]layerfs.Layer, 0, len(all))
 		packed := map[digest.Digest][]layer{}
+		b.imports.giveLists(lent)
+		lent = 0
 		for _, l := range all {
-			t, ok, err := b.treeLayer(ctx, l)
+			t, memory, ok, err := b.treeLayer(ctx, l)
+			lent += memory
 			if err != nil {
 				return err
 			}
@@ -138,28 +143,32 @@ func (b *build) open(ctx context.Context, l layer) error {
 	return err
 }
 
-// treeLayer returns a layer for a view; ok is false for the empty layer. An imported layer takes part with its path
-// index until its content is needed.
-func (b *build) treeLayer(ctx context.Context, l layer) (t layerfs.Layer, ok bool, err error) {
+// treeLayer returns a layer for a view; ok is false for the empty layer. An imported layer takes part with its list of
+// paths until its content is needed; memory is what the list takes, see imports.giveLists.
+func (b *build) treeLayer(ctx context.Context, l layer) (t layerfs.Layer, memory int64, ok bool, err error) {
 	if l.id == emptyLayer {
-		return t, false, nil
+		return t, 0, false, nil
 	}
 	if l.base == nil {
 		if dir, here := b.dirHere(l.id); here {
-			return layerfs.Layer{ID: l.id, Dir: dir}, true, nil
+			return layerfs.Layer{ID: l.id, Dir: dir}, 0, true, nil
 		}
-		index, err := b.pathsOf(ctx, l.id)
-		return layerfs.Layer{ID: l.id, Index: index}, true, err
+		list, err := b.pathsOf(ctx, l.id)
+		if errors.Is(err, errLongList) {
+			dir, err := b.ownDir(ctx, l.id)
+			return layerfs.Layer{ID: l.id, Dir: dir}, 0, true, err
+		}
+		return layerfs.Layer{ID: l.id, Index: list.index}, list.memory, true, err
 	}
 	if dir, ok := b.store.LayerDir(l.base.chainID); ok {
-		return layerfs.Layer{ID: l.id, Dir: dir}, true, nil
+		return layerfs.Layer{ID: l.id, Dir: dir}, 0, true, nil
 	}
 	index, err := l.base.index(ctx)
 	if err != nil || index != nil {
-		return layerfs.Layer{ID: l.id, Index: index}, true, err
+		return layerfs.Layer{ID: l.id, Index: index}, 0, true, err
 	}
 	dir, err := l.base.unpack(ctx)
-	return layerfs.Layer{ID: l.id, Dir: dir}, true, err
+	return layerfs.Layer{ID: l.id, Dir: dir}, 0, true, err
 }
 
 // lowerLayers are the layers below one that is being unpacked. The first lookup waits for them.

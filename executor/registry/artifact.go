@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 
@@ -52,7 +51,7 @@ func (c *Client) readArtifact(ctx context.Context, s *session, i image) (Artifac
 		return Artifact{}, contentf("digest mismatch: expected %s, got %s", i.digest, digest.FromBytes(raw))
 	}
 	out := Artifact{Raw: raw}
-	if err := json.Unmarshal(raw, &out.Manifest); err != nil {
+	if err := UnmarshalImage(raw, &out.Manifest); err != nil {
 		return Artifact{}, contentf("its manifest is not valid JSON: %s", err)
 	}
 	for _, l := range append([]ocispecs.Descriptor{out.Manifest.Config}, out.Manifest.Layers...) {

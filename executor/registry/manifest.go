@@ -53,7 +53,7 @@ func parseDocument(raw []byte, header string) (*document, error) {
 		Layers        json.RawMessage `json:"layers"`
 		FSLayers      json.RawMessage `json:"fsLayers"`
 	}
-	if err := json.Unmarshal(raw, &shape); err != nil {
+	if err := UnmarshalImage(raw, &shape); err != nil {
 		return nil, contentf("its manifest is not valid JSON: %s", err)
 	}
 	header, _, _ = mime.ParseMediaType(header)
@@ -82,7 +82,7 @@ func parseDocument(raw []byte, header string) (*document, error) {
 	if d.isIndex {
 		into = &d.index
 	}
-	if err := json.Unmarshal(raw, into); err != nil {
+	if err := UnmarshalImage(raw, into); err != nil {
 		return nil, contentf("its manifest is not valid: %s", err)
 	}
 	return d, d.check()
@@ -183,7 +183,7 @@ func (e *platformMissing) Error() string { return e.text }
 // layersOf pairs the layers of a manifest with the diff IDs in its config.
 func layersOf(m ocispecs.Manifest, config []byte) ([]Layer, ocispecs.Image, error) {
 	var image ocispecs.Image
-	if err := json.Unmarshal(config, &image); err != nil {
+	if err := UnmarshalImage(config, &image); err != nil {
 		return nil, image, contentf("its config is not that of a container image: %s", err)
 	}
 	if len(image.RootFS.DiffIDs) != len(m.Layers) {

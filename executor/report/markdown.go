@@ -93,6 +93,9 @@ func (r Run) finished() []Image {
 }
 
 func (r Run) steps(b *strings.Builder) {
+	for _, line := range r.claimText() {
+		fmt.Fprintf(b, "%s\n\n", inert(line, maxReason))
+	}
 	slow := r.slowest(maxSummarySteps)
 	if len(slow) == 0 {
 		return

@@ -117,7 +117,7 @@ func newStep(s *planner.Step, index map[*planner.Step]int) Step {
 // setResult sets the fields of a step's result.
 func (s *Step) setResult(r executor.StepResult) {
 	s.Status, s.Key, s.Reason, s.Causes, s.Log = r.Status, r.Key, r.Reason, r.Causes, base(r.Log)
-	s.Expected = r.Expected.Seconds()
+	s.Expected, s.Claim = r.Expected.Seconds(), r.Claim
 	if r.Err != nil {
 		s.Error = r.Err.Error()
 	}

@@ -59,6 +59,7 @@ type PlanStep struct {
 	Status   executor.StepStatus `json:"status"`
 	Reason   string              `json:"reason,omitempty"`
 	Causes   []executor.Cause    `json:"causes,omitempty"`
+	Claim    string              `json:"claim,omitempty"`  // the remote cache that says what its result is
 	Source   string              `json:"source,omitempty"` // FILE:LINE
 	Targets  []string            `json:"targets"`
 	Inputs   []digest.Digest     `json:"inputs"`
@@ -75,7 +76,7 @@ func (r Run) Plan() Plan {
 		}
 		step := PlanStep{
 			Digest: s.Digest, Name: s.Name, Kind: s.Kind, Platform: s.Platform, Status: s.Status, Reason: s.Reason,
-			Causes: s.Causes,
+			Causes: s.Causes, Claim: s.Claim,
 			Source: executor.Place(s.Source), Targets: s.Targets, Inputs: []digest.Digest{}, Seconds: s.Expected,
 		}
 		for _, in := range s.Inputs {

@@ -64,6 +64,8 @@ type Step struct {
 	Key    digest.Digest       `json:"key,omitempty"`
 	Reason string              `json:"reason,omitempty"`
 	Causes []executor.Cause    `json:"causes,omitempty"`
+	// Claim is the remote cache that says what the step's result is; it did not run here.
+	Claim string `json:"claim,omitempty"`
 	// Expected is the expected time in seconds, from earlier builds; 0 if unknown.
 	Expected float64 `json:"expected,omitempty"`
 	Log      string  `json:"log,omitempty"` // file name of its output among the logs of the cache

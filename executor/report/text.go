@@ -3,6 +3,8 @@ package report
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -67,7 +69,31 @@ func (r Run) writeRan(w io.Writer) error {
 			plain(step.Name, maxShownName), plain(step.Reason, maxName))
 		head = ""
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, line := range r.claimText() {
+		if _, err := fmt.Fprintf(w, "%s\n", plain(line, maxReason)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claimText says which remote caches claim results of steps, in a line each.
+func (r Run) claimText() []string {
+	count := map[string]int{}
+	for _, s := range r.Steps {
+		if s.Claim != "" && s.visible() {
+			count[s.Claim]++
+		}
+	}
+	var lines []string
+	for _, cache := range slices.Sorted(maps.Keys(count)) {
+		lines = append(lines, fmt.Sprintf("%s claimed by %s: they did not run here, and nothing can verify the claim",
+			counted(count[cache], "step"), cache))
+	}
+	return lines
 }
 
 func (r Run) writeImages(w io.Writer) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -110,16 +111,52 @@ func shared(a, b string) int {
 	return n
 }
 
-// UnmarshalBinary decodes the output of MarshalBinary. Memory use is proportional to len(raw) even for malicious input.
-// Paths must be absolute, clean and unique.
+// UnmarshalBinary decodes the output of MarshalBinary. Paths must be absolute, clean and unique.
 func (x *Index) UnmarshalBinary(raw []byte) error {
+	_, err := x.Decode(raw, math.MaxInt64)
+	return err
+}
+
+// Decode is UnmarshalBinary of an index from elsewhere. It returns about how many bytes of memory the index takes, and
+// an error that wraps ErrIndexTooLarge if that is more than limit: a few bytes can stand for long paths, because they
+// are prefix-compressed.
+func (x *Index) Decode(raw []byte, limit int64) (memory int64, err error) {
+	*x = Index{nodes: map[string]Node{}, children: map[string][]string{}}
+	before := ""
+	err = ReadIndex(raw, func(n Node) error {
+		p := n.Entry.Path
+		same := shared(before, p)
+		before = p
+		memory += int64(len(p)) + nodeMemory*int64(1+strings.Count(p[same:], "/"))
+		for name, value := range n.Xattrs {
+			memory += int64(len(name) + len(value) + nodeMemory)
+		}
+		if memory > limit {
+			return ErrIndexTooLarge
+		}
+		x.put(n)
+		return nil
+	})
+	for _, names := range x.children {
+		slices.Sort(names)
+	}
+	return memory, err
+}
+
+// nodeMemory is about what a node takes in memory, without its path.
+const nodeMemory = 300
+
+// ErrIndexTooLarge means that an index takes more memory than allowed.
+var ErrIndexTooLarge = errors.New("too many paths")
+
+// ReadIndex calls use for each node of an encoded index, in the order of the paths, which is the order of their bytes.
+func ReadIndex(raw []byte, use func(Node) error) error {
 	rest, ok := strings.CutPrefix(string(raw), indexMagic)
 	if !ok {
 		return fmt.Errorf("decode path index: %w", errNoIndex)
 	}
 	r := &indexReader{rest: rest}
 	count := r.number(uint64(len(rest) / minNode))
-	nodes := make([]Node, 0, min(count, 1<<16))
 	before := ""
 	for range count {
 		n := r.node(before)
@@ -127,7 +164,9 @@ func (x *Index) UnmarshalBinary(raw []byte) error {
 			break
 		}
 		before = n.Entry.Path
-		nodes = append(nodes, n)
+		if err := use(n); err != nil {
+			return fmt.Errorf("decode path index: %w", err)
+		}
 	}
 	if r.err == nil && r.rest != "" {
 		r.err = errNoIndex
@@ -135,7 +174,6 @@ func (x *Index) UnmarshalBinary(raw []byte) error {
 	if r.err != nil {
 		return fmt.Errorf("decode path index: %w", r.err)
 	}
-	*x = *NewIndex(nodes)
 	return nil
 }
 

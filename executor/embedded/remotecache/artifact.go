@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -42,7 +43,7 @@ func (a *Artifact) Close() error { return nil }
 var errNoClient = errors.New("this engine has no registry client")
 
 // Index implements Source.
-func (a *Artifact) Index(ctx context.Context) (*Index, error) {
+func (a *Artifact) Index(ctx context.Context, scratch func() (*os.File, error)) (*Catalog, error) {
 	if a.Client == nil {
 		return nil, errNoClient
 	}
@@ -65,11 +66,7 @@ func (a *Artifact) Index(ctx context.Context) (*Index, error) {
 		return nil, err
 	}
 	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, maxIndex))
-	if err != nil {
-		return nil, err
-	}
-	return decode(raw)
+	return NewCatalog(r, scratch)
 }
 
 // Open implements Source.

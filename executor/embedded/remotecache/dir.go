@@ -55,7 +55,7 @@ func packNames() []string {
 
 // Index implements Source. It keeps the packs open, so later reads see the same cache even if the directory is
 // written meanwhile. A pack that cannot be opened is left out: its blobs are a MissingError when they are opened.
-func (d *Dir) Index(context.Context) (*Index, error) {
+func (d *Dir) Index(_ context.Context, scratch func() (*os.File, error)) (*Catalog, error) {
 	root, unlock, err := d.lock(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -64,7 +64,7 @@ func (d *Dir) Index(context.Context) (*Index, error) {
 		return nil, err
 	}
 	defer unlock()
-	raw, err := readFile(root, fileIndex, maxIndex)
+	f, err := openFile(root, fileIndex, maxIndex)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := root.Lstat("index.json"); err == nil {
 			return nil, errors.New("a BuildKit cache, which only BuildKit reads")
@@ -74,15 +74,18 @@ func (d *Dir) Index(context.Context) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	x, err := decode(raw)
+	defer f.Close()
+	x, err := NewCatalog(f, scratch)
 	if err != nil {
 		return nil, err
 	}
 	d.packs = map[string]*pack{}
+	left := maxPacked
 	for _, name := range packNames() {
-		p, err := openPack(root, name)
+		p, err := openPack(root, name, left)
 		if err == nil {
 			d.packs[name] = p
+			left -= len(p.table)
 		}
 	}
 	return x, nil
@@ -102,17 +105,28 @@ func (d *Dir) lock(how int) (root *os.Root, unlock func(), err error) {
 	return root, func() { handle.Close(); root.Close() }, nil
 }
 
-// readFile reads a regular file of at most limit bytes.
-func readFile(root *os.Root, name string, limit int64) ([]byte, error) {
+// openFile opens a regular file of at most limit bytes.
+func openFile(root *os.Root, name string, limit int64) (*os.File, error) {
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, errors.Join(fmt.Errorf("%s is not a regular file of at most %d bytes", name, limit), err)
+		err = errors.Join(fmt.Errorf("%s is not a regular file of at most %d bytes", name, limit), err)
+		return nil, errors.Join(err, f.Close())
 	}
-	return io.ReadAll(io.LimitReader(f, limit))
+	return f, nil
+}
+
+// holdsFile reports whether a file has this content.
+func holdsFile(root *os.Root, name string, content []byte) bool {
+	f, err := openFile(root, name, int64(len(content)))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	old, err := io.ReadAll(io.LimitReader(f, int64(len(content))+1))
+	return err == nil && slices.Equal(old, content)
 }
 
 // Open implements Source.
@@ -158,7 +172,7 @@ func (d *Dir) Export(ctx context.Context, e Export) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if old, err := readFile(root, fileIndex, maxIndex); err == nil && slices.Equal(old, raw) {
+	if holdsFile(root, fileIndex, raw) {
 		return nil
 	}
 	return replace(root, fileIndex, func(f *os.File) error {
@@ -190,7 +204,7 @@ func exportPack(ctx context.Context, root *os.Root, name string, blobs []Blob, e
 		}
 		return err
 	}
-	old, err := openPack(root, name)
+	old, err := openPack(root, name, maxPacked)
 	if err != nil {
 		old = nil // missing or damaged: write it again
 	}

@@ -5,16 +5,14 @@
 package remotecache
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
-	"github.com/klauspost/compress/zstd"
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
@@ -23,8 +21,9 @@ import (
 
 // Source is a cache to import from. Call Index first.
 type Source interface {
-	// Index reads the index; nil if there is no cache yet.
-	Index(ctx context.Context) (*Index, error)
+	// Index reads the index; nil if there is no cache yet. scratch creates a file without a name for what is too large
+	// for memory.
+	Index(ctx context.Context, scratch func() (*os.File, error)) (*Catalog, error)
 	// Open opens a blob of the index. Read it to io.EOF: only the last read verifies the digest, and fails if the bytes
 	// do not match it.
 	Open(ctx context.Context, b Blob) (io.ReadCloser, error)
@@ -106,17 +105,6 @@ const (
 	MediaMount = "application/vnd.bake.cache.mount.v1.tar+zstd"
 )
 
-// Bounds of what is read from a cache.
-const (
-	maxIndex     = 64 << 20 // bytes of a packed index
-	maxText      = 1 << 30  // bytes of an unpacked one
-	maxLayers    = 100_000
-	maxEntries   = 1_000_000
-	maxAliases   = 4_000_000 // of all entries
-	maxEncodings = 1_000_000 // of all layers and cache mounts
-	maxBlob      = 1 << 40   // bytes
-)
-
 // sortParts sorts the index, so that equal indexes have equal bytes.
 func (x *Index) sortParts() {
 	for i := range x.Entries {
@@ -130,117 +118,55 @@ func (x *Index) sortParts() {
 	slices.SortFunc(x.Mounts, func(a, b Mount) int { return cmp.Compare(a.ID, b.ID) })
 }
 
-// encode returns the bytes of an index.
-func (x *Index) encode() ([]byte, error) {
-	x.Version = indexVersion
-	x.sortParts()
-	text, err := json.Marshal(x)
-	if err != nil {
-		return nil, fmt.Errorf("encode the index of a cache: %w", err)
+// check checks an entry of an index: digests, and the key over its parts. The key of an entry without parts, and an
+// alias, cannot be verified.
+func (e *Entry) check() error {
+	if e.Entry.Validate() != nil || e.Step != "" && e.Step.Validate() != nil {
+		return fmt.Errorf("%w: entry %.80q", errDamaged, e.Name)
 	}
-	return Compress(text)
-}
-
-// Compress compresses a blob other than a layer. Equal input gives equal output.
-func Compress(raw []byte) ([]byte, error) {
-	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return nil, err
+	if len(e.Inputs) > 0 && key.Of(e.Inputs) != e.Key {
+		return fmt.Errorf("%w: entry %.80q has a key that does not match its parts", errDamaged, e.Name)
 	}
-	defer w.Close()
-	return w.EncodeAll(raw, nil), nil
-}
-
-// Decompress reverses Compress. Output of more than limit bytes is an error.
-func Decompress(raw []byte, limit int64) ([]byte, error) {
-	r, err := zstd.NewReader(bytes.NewReader(raw), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20))
-	if err != nil {
-		return nil, err
+	if len(e.Aliases) > maxAliases {
+		return fmt.Errorf("%w: entry %.80q has more than %d aliases", errDamaged, e.Name, maxAliases)
 	}
-	defer r.Close()
-	text, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(text)) > limit {
-		err = fmt.Errorf("larger than %d bytes", limit)
+	for _, a := range e.Aliases {
+		if a.Validate() != nil {
+			return errDamaged
+		}
 	}
-	return text, err
-}
-
-// decode parses and checks an index.
-func decode(raw []byte) (*Index, error) {
-	text, err := Decompress(raw, maxText)
-	if err != nil {
-		return nil, fmt.Errorf("index: %w", err)
-	}
-	x := &Index{}
-	if err := json.Unmarshal(text, x); err != nil {
-		return nil, fmt.Errorf("index: %w", err)
-	}
-	if x.Version != indexVersion {
-		return nil, fmt.Errorf("unsupported index version %d; this bake supports version %d", x.Version, indexVersion)
-	}
-	return x, x.check()
+	return nil
 }
 
 var errDamaged = errors.New("the index is damaged")
 
-// checkCounts checks that no list of the index is longer than its bound.
-func (x *Index) checkCounts() error {
-	if len(x.Layers) > maxLayers || len(x.Mounts) > maxLayers {
-		return fmt.Errorf("%w: more than %d layers", errDamaged, maxLayers)
-	}
-	if len(x.Entries) > maxEntries {
-		return fmt.Errorf("%w: more than %d entries", errDamaged, maxEntries)
-	}
-	aliases, encodings := 0, 0
-	for _, e := range x.Entries {
-		aliases += len(e.Aliases)
-	}
-	for _, l := range x.Layers {
-		encodings += len(l.Packed)
-	}
-	for _, m := range x.Mounts {
-		encodings += len(m.Packed)
-	}
-	if aliases > maxAliases || encodings > maxEncodings {
-		return fmt.Errorf("%w: more than %d aliases or %d encodings", errDamaged, maxAliases, maxEncodings)
+// check checks the digests and sizes of a layer. Code that names packs and verifies blobs relies on it: an invalid
+// digest would panic there.
+func (l *Layer) check() error {
+	if l.ID.Validate() != nil || !l.ok() || len(l.Packed) > maxEncodings {
+		return fmt.Errorf("%w: layer %.80q", errDamaged, l.ID)
 	}
 	return nil
 }
 
-// check checks what the importer relies on: counts, digests, sizes, and each key over its parts. The key of an entry
-// without parts, and an alias, cannot be verified.
-func (x *Index) check() error {
-	if err := x.checkCounts(); err != nil {
-		return err
-	}
-	for _, e := range x.Entries {
-		if err := e.Validate(); err != nil {
-			return fmt.Errorf("%w: entry %.80q", errDamaged, e.Name)
-		}
-		if len(e.Inputs) > 0 && key.Of(e.Inputs) != e.Key {
-			return fmt.Errorf("%w: entry %.80q has a key that does not match its parts", errDamaged, e.Name)
-		}
-		for _, a := range e.Aliases {
-			if a.Validate() != nil {
-				return errDamaged
-			}
-		}
-	}
-	for _, l := range x.Layers {
-		if l.ID.Validate() != nil || !l.ok() {
-			return fmt.Errorf("%w: layer %.80q", errDamaged, l.ID)
-		}
-	}
-	for _, m := range x.Mounts {
-		if m.Blob == nil || !m.ok() {
-			return fmt.Errorf("%w: cache mount %.80q", errDamaged, m.ID)
-		}
+// check checks a cache mount.
+func (m *Mount) check() error {
+	if m.Blob == nil || !m.ok() || len(m.Packed) > maxEncodings {
+		return fmt.Errorf("%w: cache mount %.80q", errDamaged, m.ID)
 	}
 	return nil
 }
 
-// ok reports whether all digests of a layer are valid and all sizes possible, with or without Blob. Code that names
-// packs and verifies blobs relies on it: an invalid digest would panic there.
+// GroupOf returns the group key of a file operation's entry: its final key without the parent.
+func GroupOf(e *cache.Entry) (digest.Digest, bool) {
+	if !slices.Contains(e.Inputs, key.Part{Name: "kind", Digest: "file"}) {
+		return "", false
+	}
+	own := slices.DeleteFunc(slices.Clone(e.Inputs), func(i key.Part) bool { return i.Name == "parent" })
+	return key.Of(own), true
+}
+
+// ok reports whether all digests of a layer are valid and all sizes possible, with or without Blob.
 func (l *Layer) ok() bool {
 	for _, p := range l.Packed {
 		if p.Digest.Validate() != nil || p.DiffID.Validate() != nil || p.Size < 0 {

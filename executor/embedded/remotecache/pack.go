@@ -20,6 +20,9 @@ const packMagic = "bake-pack 1\n"
 // maxTable bounds the table of a pack, in bytes.
 const maxTable = 64 << 20
 
+// maxPacked bounds the blobs of all packs of a cache together. Each takes about 200 bytes of memory.
+const maxPacked = 1_000_000
+
 // packed is a blob in the table of a pack.
 type packed struct {
 	Digest digest.Digest
@@ -34,15 +37,15 @@ type pack struct {
 	size  int64                   // of the whole file
 }
 
-// openPack opens a pack in a directory. The error is fs.ErrNotExist if it does not exist.
-func openPack(dir *os.Root, name string) (*pack, error) {
+// openPack opens a pack of at most limit blobs in a directory. The error is fs.ErrNotExist if it does not exist.
+func openPack(dir *os.Root, name string, limit int) (*pack, error) {
 	// O_NONBLOCK: opening a FIFO must not block; it is rejected below.
 	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	p := &pack{file: f, at: map[digest.Digest]int64{}}
-	if err := p.read(); err != nil {
+	if err := p.read(limit); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -51,7 +54,7 @@ func openPack(dir *os.Root, name string) (*pack, error) {
 
 var errDamagedPack = errors.New("the file is damaged")
 
-func (p *pack) read() error {
+func (p *pack) read(limit int) error {
 	info, err := p.file.Stat()
 	if err != nil {
 		return err
@@ -67,21 +70,29 @@ func (p *pack) read() error {
 	if length > maxTable || int64(length) > info.Size() {
 		return errDamagedPack
 	}
-	raw := make([]byte, length)
-	if _, err := io.ReadFull(p.file, raw); err != nil || json.Unmarshal(raw, &p.table) != nil {
+	p.size = int64(len(head)) + int64(length)
+	list := &elements{from: &gauge{r: io.LimitReader(p.file, int64(length))}}
+	if err := list.list(func(raw []byte) error { return p.add(raw, info.Size(), limit) }); err != nil {
 		return errDamagedPack
 	}
-	p.size = int64(len(head)) + int64(length)
-	for _, b := range p.table {
-		if b.Digest.Validate() != nil || b.Size < 0 || b.Size > maxBlob {
-			return errDamagedPack
-		}
-		p.at[b.Digest] = p.size
-		if p.size += b.Size; p.size > info.Size() {
-			return errDamagedPack
-		}
-	}
 	if p.size != info.Size() {
+		return errDamagedPack
+	}
+	return nil
+}
+
+// add adds a blob of the table.
+func (p *pack) add(raw []byte, end int64, limit int) error {
+	var b packed
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return err
+	}
+	if b.Digest.Validate() != nil || b.Size < 0 || b.Size > maxBlob || len(p.table) >= limit {
+		return errDamagedPack
+	}
+	p.table = append(p.table, b)
+	p.at[b.Digest] = p.size
+	if p.size += b.Size; p.size > end {
 		return errDamagedPack
 	}
 	return nil
