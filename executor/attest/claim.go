@@ -38,8 +38,8 @@ func (p provenance) claimed(names bool) []claimedStep {
 	return all
 }
 
-// withClaims encodes a predicate, with claimField in the object that path leads to.
-func withClaims(predicate any, all []claimedStep, path ...string) (json.RawMessage, error) {
+// withClaimed encodes a predicate, with claimField in the object that path leads to.
+func withClaimed(predicate any, all []claimedStep, path ...string) (json.RawMessage, error) {
 	if len(all) == 0 {
 		return json.MarshalIndent(predicate, "", "  ")
 	}

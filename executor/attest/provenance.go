@@ -112,9 +112,9 @@ func (p provenance) predicate(
 		removeSecrets(out)
 	}
 	if o.version == types.ProvenanceSLSA02 {
-		return withClaims(out.ConvertToSLSA02(), p.claimed(o.max), "metadata")
+		return withClaimed(out.ConvertToSLSA02(), p.claimed(o.max), "metadata")
 	}
-	return withClaims(out, p.claimed(o.max), "runDetails", "metadata")
+	return withClaimed(out, p.claimed(o.max), "runDetails", "metadata")
 }
 
 // removeSecrets removes what mode=min must not reveal: build arguments, labels, and the ids of secrets and SSH agents.

@@ -92,7 +92,7 @@ func (e *Engine) newBuild(g *planner.Graph, opts executor.Options) (*build, erro
 		userXattr: idmap.InNamespace(), transfers: make(chan struct{}, maxTransfers),
 	}
 	b.texts = sync.OnceValue(b.textsOf)
-	b.claimedLayers = sync.OnceValue(b.layersOfClaims)
+	b.claimedLayers = sync.OnceValue(b.layersClaimed)
 	b.claimOrigins = sync.OnceValue(e.store.ClaimOrigins)
 	b.stepNames = sync.OnceValue(func() map[digest.Digest]string { return stepNamesOf(g) })
 	b.contexts = keys.NewContexts(e.store.StatIndexDir())

@@ -14,8 +14,8 @@ type claimedBlob struct {
 	from     string
 }
 
-// layersOfClaims returns the remote caches that claim layers. Call it when all steps are done.
-func (b *build) layersOfClaims() map[digest.Digest]string {
+// layersClaimed returns the remote caches that claim layers. Call it when all steps are done.
+func (b *build) layersClaimed() map[digest.Digest]string {
 	all := map[digest.Digest]string{}
 	for _, n := range b.nodes {
 		if n.from != nil {

@@ -168,15 +168,17 @@ func writeList[T any](w *indexWriter, list []T) {
 		if i > 0 {
 			w.text(",")
 		}
-		raw, err := json.Marshal(&list[i])
-		if err == nil && (len(raw) > maxElement || registry.JSONValues(raw) > maxValues) {
-			err = errTooLarge
-		}
-		if err != nil {
-			w.err = errors.Join(w.err, err)
-			return
-		}
-		w.raw(raw)
+		appendElement(w, &list[i])
 	}
 	w.text("]")
+}
+
+// appendElement writes one element.
+func appendElement(w *indexWriter, element any) {
+	raw, err := json.Marshal(element)
+	if err == nil && (len(raw) > maxElement || registry.JSONValues(raw) > maxValues) {
+		err = errTooLarge
+	}
+	w.err = errors.Join(w.err, err)
+	w.raw(raw)
 }
