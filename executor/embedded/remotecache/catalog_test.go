@@ -148,7 +148,8 @@ func largeEntry(i int) Entry {
 	}
 	return Entry{Entry: cache.Entry{
 		ID: numbered("id", i), Key: key.Of(parts), Step: numbered("step", i),
-		Name: fmt.Sprintf("[s%d 3/7] RUN make", i), Inputs: parts, Outputs: []cache.Output{{Parts: []cache.Part{{Input: 0}, {Layer: numbered("layer", i)}}}},
+		Name: fmt.Sprintf("[s%d 3/7] RUN make", i), Inputs: parts,
+		Outputs: []cache.Output{{Parts: []cache.Part{{Input: 0}, {Layer: numbered("layer", i)}}}},
 	}, Aliases: []digest.Digest{numbered("alias", i)}}
 }
 
