@@ -101,11 +101,32 @@ func scan(ctx context.Context, f FS, s Selection, v visitor) error {
 		return err
 	}
 	for _, name := range names {
+		if out, err := s.excluded(w.exclude, name); err != nil || out {
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		if err := w.match(name, s.Follow, v.match); err != nil {
 			return err
 		}
 	}
 	return needed.check()
+}
+
+// excluded reports whether Exclude has a path that a wildcard matched: as it is below the part of Src before the first
+// wildcard, or as it is below the root. BuildKit applies the patterns below each match only, so that
+// COPY --exclude=a.txt *.txt copies a.txt.
+func (s Selection) excluded(exclude *patternmatcher.PatternMatcher, name string) (bool, error) {
+	if exclude == nil || !s.Wildcard || name == Rooted(s.Src) {
+		return false, nil
+	}
+	for _, p := range []string{strings.TrimPrefix(name, strings.TrimSuffix(s.Fixed(), "/")+"/"), name[1:]} {
+		if out, err := exclude.MatchesOrParentMatches(p); err != nil || out {
+			return out, err
+		}
+	}
+	return false, nil
 }
 
 func matcher(patterns []string) (*patternmatcher.PatternMatcher, error) {
@@ -131,13 +152,30 @@ func Glob(f Lister, pattern string) ([]string, error) {
 	return sources(f, Selection{Src: pattern, Wildcard: true})
 }
 
-// sources returns the paths that Src matches.
+// sources returns the paths that Src matches. Src itself is one if it matches nothing else and a file has that name:
+// next.js names files [id].js.
 func sources(f Lister, s Selection) ([]string, error) {
 	src := Rooted(s.Src)
 	fixed, pattern := splitWildcards(src)
 	if !s.Wildcard || pattern == "" {
 		return []string{src}, nil
 	}
+	names, err := matching(f, s, fixed, pattern)
+	if len(names) > 0 {
+		return names, err
+	}
+	at, rerr := Resolve(f, src, s.Follow)
+	if rerr != nil {
+		return names, err
+	}
+	if _, lerr := f.Lookup(at); lerr != nil {
+		return names, err
+	}
+	return []string{src}, nil
+}
+
+// matching returns the paths that match a pattern below fixed.
+func matching(f Lister, s Selection, fixed, pattern string) ([]string, error) {
 	if _, err := path.Match(pattern, ""); err != nil {
 		return nil, fmt.Errorf("source %q: %w", s.Src, err)
 	}

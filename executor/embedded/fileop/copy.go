@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,15 +105,60 @@ func (c *copier) match(m tree.Match, a *pb.FileActionCopy) error {
 		return err
 	}
 	links := map[tree.FileID]string{}
+	var moved movedDirs
 	for _, file := range m.Files {
 		if err := c.ctx.Err(); err != nil {
 			return context.Cause(c.ctx)
 		}
-		if err := c.file(path.Join(dest, file.Rel), file, links); err != nil {
+		p, err := c.behindLink(moved.path(dest, file.Rel), file, &moved)
+		if err != nil {
+			return err
+		}
+		if p == "" {
+			continue
+		}
+		if err := c.file(p, file, links); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// movedDirs are the directories of a match that landed on a link to a directory, such as /bin on usr/bin.
+type movedDirs []movedDir
+
+type movedDir struct{ rel, to string }
+
+// path returns the destination of a file of a match.
+func (d movedDirs) path(dest, rel string) string {
+	for _, one := range slices.Backward(d) {
+		if below, ok := strings.CutPrefix(rel, one.rel+"/"); ok {
+			return path.Join(one.to, below)
+		}
+	}
+	return path.Join(dest, rel)
+}
+
+// behindLink adds to moved a directory that lands on a link to a directory, and returns "": the files in it go behind
+// the link, and the directory there keeps its attributes. It returns the path p of other files. BuildKit fails here:
+// copying a tree with a bin onto an image whose /bin is a link is an error there.
+func (c *copier) behindLink(p string, f tree.Selected, moved *movedDirs) (string, error) {
+	if !f.Entry.IsDir() || c.replace || f.Rel == "" {
+		return p, nil
+	}
+	at, err := c.stage.Lookup(p)
+	if err != nil || !at.IsLink() {
+		return p, nil // file reports the error
+	}
+	to, err := tree.Resolve(c.stage, p, true)
+	if err != nil {
+		return "", err
+	}
+	if e, err := c.stage.Lookup(to); err != nil || !e.IsDir() {
+		return p, nil // file says that a directory cannot replace the link
+	}
+	*moved = append(*moved, movedDir{f.Rel, to})
+	return "", nil
 }
 
 // dest resolves the links in a destination and creates its directory: the destination itself if it ends in a slash,
