@@ -39,7 +39,7 @@ func checkBounds(t *config.Target, d dockerfile) error {
 	}
 	b := newBounds(t.Args, maxValue)
 	if err := b.check(d.data); err != nil {
-		return &DockerfileError{Target: t.Name, File: d.display, Line: b.line, Err: err}
+		return &DockerfileError{Target: t.Name, File: d.display, Line: d.lines.original(b.line), Err: err}
 	}
 	return nil
 }

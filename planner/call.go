@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	"github.com/moby/buildkit/frontend/subrequests/lint"
 	"github.com/moby/buildkit/frontend/subrequests/outline"
 	"github.com/moby/buildkit/frontend/subrequests/targets"
 
@@ -95,7 +96,7 @@ func (p *plan) call(ctx context.Context, t *config.Target) (a Answer, err error)
 		return a, p.targetError(t, "call", fmt.Errorf("unknown call %q; use build, check, outline or targets", t.Call))
 	}
 	if err != nil && !isLocated(err) {
-		err = frontEndError(t.Name, f.file.display, err)
+		err = f.file.frontEndError(t.Name, err)
 	}
 	return a, err
 }
@@ -106,7 +107,7 @@ func (a *Answer) lint(ctx context.Context, f *frontEnd) error {
 	if err != nil {
 		return err
 	}
-	if a.JSON, err = json.MarshalIndent(found, "", "  "); err != nil {
+	if a.JSON, err = lintJSON(found); err != nil {
 		return err
 	}
 	var b bytes.Buffer
@@ -160,4 +161,31 @@ func (a *Answer) fill(v any, print func([]byte, io.Writer) error) error {
 	}
 	a.text = b.Bytes()
 	return nil
+}
+
+// lintJSON returns the result of the linter as buildx prints it: with a build error also as text, in "error".
+func lintJSON(found *lint.LintResults) ([]byte, error) {
+	raw, err := json.Marshal(found)
+	if err != nil || found.Error == nil {
+		return indented(raw), err
+	}
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return nil, err
+	}
+	var text bytes.Buffer
+	found.PrintErrorTo(&text, nil)
+	if fields["error"], err = json.Marshal(text.String()); err != nil {
+		return nil, err
+	}
+	raw, err = json.Marshal(fields)
+	return indented(raw), err
+}
+
+func indented(raw []byte) []byte {
+	var b bytes.Buffer
+	if json.Indent(&b, raw, "", "  ") != nil {
+		return raw
+	}
+	return b.Bytes()
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
 	"github.com/bakebuild/bake/config"
@@ -24,6 +25,8 @@ type dockerfile struct {
 	data    []byte
 	display string // path in messages and locations
 	ignore  []byte // content of DOCKERFILE.dockerignore; nil if there is none
+	// lines maps the lines of data to those of the file: see rewriter.
+	lines lineMap
 }
 
 // files returns the Dockerfile and its ignore file for the frontend.
@@ -55,6 +58,7 @@ func (p *plan) loadDockerfile(t *config.Target, context localDir) (dockerfile, e
 		return d, &DockerfileError{Target: t.Name, File: d.display,
 			Err: errors.New("the Dockerfile is empty; it needs at least a FROM instruction")}
 	}
+	d.data, d.lines = rewriteDockerfile(d.data)
 	if err := p.checkDockerfile(t, d); err != nil {
 		return d, err
 	}
@@ -138,12 +142,18 @@ func externalError(syntax string) error {
 		"or use docker/dockerfile:1", syntax)
 }
 
-// builtIn reports whether a syntax line requests the built-in Dockerfile frontend. The version is ignored: newer
-// versions only add features, and the frontend reports what it does not support.
+// builtIn reports whether a syntax line requests the built-in Dockerfile frontend: the official image, by tag or
+// digest, from Docker Hub or a mirror of it. The version is ignored: newer versions only add features, and the frontend reports
+// what it does not support.
 func builtIn(syntax string) bool {
 	ref, _, _ := strings.Cut(strings.TrimSpace(syntax), " ")
-	name := familiar(ref)
-	name, _, _ = strings.Cut(name, "@")
-	name, _, _ = strings.Cut(name, ":")
-	return name == "docker/dockerfile" || name == "docker/dockerfile-upstream" || name == "dockerfile.v0"
+	if ref == "dockerfile.v0" {
+		return true
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return false
+	}
+	path := "/" + reference.Path(named)
+	return strings.HasSuffix(path, "/docker/dockerfile") || strings.HasSuffix(path, "/docker/dockerfile-upstream")
 }

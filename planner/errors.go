@@ -118,11 +118,11 @@ func (e *resolveError) Error() string { return e.err.Error() }
 func (e *resolveError) Unwrap() error { return e.err }
 
 // frontEndError adds the target and location to an error of the frontend.
-func frontEndError(target, file string, err error) error {
-	line := 0
+func (d dockerfile) frontEndError(target string, err error) error {
+	line, file := 0, d.display
 	var located *parser.LocationError
 	if errors.As(err, &located) && len(located.Locations) > 0 && len(located.Locations[0]) > 0 {
-		line = located.Locations[0][0].Start.Line
+		line = d.lines.original(located.Locations[0][0].Start.Line)
 	}
 	var resolve *resolveError
 	if errors.As(err, &resolve) {

@@ -76,7 +76,8 @@ type Location struct {
 type Image struct {
 	Target   string
 	Platform ocispecs.Platform
-	// MultiPlatform reports whether the target has several platforms, whose images are combined into one index.
+	// MultiPlatform reports whether the target has several platforms, whose images are combined into one index, or
+	// BUILDKIT_MULTI_PLATFORM requests an index.
 	MultiPlatform bool
 	Root          Edge
 	// Config is the image config that the frontend created: a Docker OCI image whose rootfs lists only the layers of

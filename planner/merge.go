@@ -89,7 +89,7 @@ func (m *merger) addImages(d *planned) error {
 	t := d.target
 	for _, r := range d.results {
 		image := &Image{
-			Target: t.Name, Platform: r.platform, MultiPlatform: len(d.results) > 1, Config: r.config,
+			Target: t.Name, Platform: r.platform, MultiPlatform: len(d.results) > 1 || d.several, Config: r.config,
 			Tags: t.Tags, Annotations: t.Annotations, Outputs: t.Outputs, Epoch: r.epoch,
 			Provenance: r.provenance,
 		}

@@ -38,6 +38,8 @@ type Options struct {
 	Memo Memo
 	// KeepGoing makes Plan return a graph of the targets that succeeded in addition to the error of the others.
 	KeepGoing bool
+	// Warn receives the warnings of targets that cannot be planned; those of others are in the graph. It may be nil.
+	Warn func(Warning)
 	// View is the file system that directories and Dockerfiles are read from; nil is the disk.
 	View config.View
 }
@@ -61,6 +63,7 @@ type planned struct {
 	locals   map[string]localDir
 	layouts  map[string]localDir
 	warnings []Warning
+	several  bool // an index is requested for one platform too: BUILDKIT_MULTI_PLATFORM
 	err      error
 }
 
@@ -81,6 +84,7 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 		return nil, err
 	}
 	err = p.run(ctx, targets)
+	p.warnFailed(targets)
 	if err == nil {
 		err = p.checkBlocks()
 	}
@@ -96,6 +100,27 @@ func Plan(ctx context.Context, project *config.Project, opts Options) (*Graph, e
 		p.storeMemo(g, targets)
 	}
 	return g, err
+}
+
+// warnFailed reports the warnings of the targets that failed, each once. They may be the reason: check=error=true.
+func (p *plan) warnFailed(targets []*config.Target) {
+	seen := map[Warning]bool{}
+	for _, t := range targets {
+		d := p.targets[t.Name]
+		if p.opts.Warn == nil || d.err == nil {
+			continue
+		}
+		sortWarnings(d.warnings)
+		for _, w := range d.warnings {
+			target := w.Target
+			w.Target = "" // targets that share a Dockerfile share its warnings
+			if !seen[w] {
+				seen[w] = true
+				w.Target = target
+				p.opts.Warn(w)
+			}
+		}
+	}
 }
 
 func newPlan(ctx context.Context, project *config.Project, opts Options) *plan {

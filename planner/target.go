@@ -39,11 +39,13 @@ func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
 		return err
 	}
 	d.locals, d.layouts = f.in.locals, f.in.layouts
+	d.warnOfArgs(t)
+	d.several = f.opt.MultiPlatformRequested
 	if err := p.convert(ctx, d, f, want); err != nil {
 		if isLocated(err) {
 			return err
 		}
-		return frontEndError(t.Name, f.file.display, err)
+		return f.file.frontEndError(t.Name, err)
 	}
 	sortWarnings(d.warnings)
 	return nil
@@ -119,7 +121,7 @@ func (p *plan) frontEnd(ctx context.Context, t *config.Target, want []ocispecs.P
 		_, err = bc.ReadEntrypoint(ctx, "Dockerfile") // the only call that reads DOCKERFILE.dockerignore
 	}
 	if err != nil {
-		return nil, frontEndError(t.Name, file.display, err)
+		return nil, file.frontEndError(t.Name, err)
 	}
 	return &frontEnd{attests: attests, in: in, file: file, opt: dockerfile2llb.ConvertOpt{
 		Config:       bc.Config,
@@ -135,7 +137,7 @@ const lastYear = 9999
 // convert runs the frontend for each platform and converts its definitions to the canonical form.
 func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocispecs.Platform) error {
 	opt := f.opt
-	opt.Warn = d.warn(f.file.display)
+	opt.Warn = d.warn(f.file)
 	scan, err := p.scanner(ctx, f)
 	if err != nil {
 		return err
@@ -159,6 +161,11 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 		if err != nil {
 			return err
 		}
+		for _, n := range r.own {
+			for k := range n.at {
+				n.at[k] = f.file.lines.location(n.at[k])
+			}
+		}
 		if e := res.Epoch; e != nil && e.Year() > lastYear {
 			return fmt.Errorf("SOURCE_DATE_EPOCH %d is after the year %d, the last one that an image config can "+
 				"represent",
@@ -179,11 +186,11 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 }
 
 // warn returns a function that records the linter's findings in a file.
-func (d *planned) warn(file string) func(rule, description, url, message string, at []parser.Range) {
+func (d *planned) warn(file dockerfile) func(rule, description, url, message string, at []parser.Range) {
 	return func(rule, description, url, message string, at []parser.Range) {
 		d.warnings = append(d.warnings, Warning{
 			Target: d.target.Name, Rule: rule, Message: message, Description: description, URL: url,
-			Location: rangesLocation(file, at),
+			Location: file.lines.location(rangesLocation(file.display, at)),
 		})
 	}
 }

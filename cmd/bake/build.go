@@ -162,7 +162,7 @@ func (a *app) buildRecorded(
 		return unplanned
 	}
 	r.Facts.Graph = graph
-	printWarnings(a.stderr, graph.Warnings)
+	a.showWarnings(o, graph.Warnings)
 	a.noteMissing(o.pins, graph)
 	if err := a.checkRules(p, graph); err != nil {
 		return err

@@ -64,6 +64,7 @@ func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*p
 	return planner.Plan(ctx, p, planner.Options{
 		Resolver: s.resolver, Memo: s.memo(), Fetcher: s.fetcher, Lock: o.pins.File, Frozen: o.pins.Frozen(),
 		NoCache: o.noCache, KeepGoing: o.jobs.keepGoing,
+		Warn: func(w planner.Warning) { s.app.showWarnings(o, []planner.Warning{w}) },
 	})
 }
 

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
 	"sync"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/solver/pb"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/planner"
 )
@@ -18,6 +23,36 @@ func printWarnings(w io.Writer, warnings []planner.Warning) {
 		}
 		fmt.Fprintf(w, "warning: %s%s%s\n", placeOf(warning.Location), rule, warning.Message)
 	}
+}
+
+// showWarnings prints warnings as the progress display of a build shows them: as text, or with --progress=rawjson as
+// BuildKit encodes them.
+func (a *app) showWarnings(o runOptions, warnings []planner.Warning) {
+	if len(warnings) == 0 {
+		return
+	}
+	if o.progressMode(a) != "rawjson" {
+		printWarnings(a.stderr, warnings)
+		return
+	}
+	status := client.SolveStatus{}
+	for _, w := range warnings {
+		one := &client.VertexWarning{
+			Vertex: digest.FromString(w.Location.File), Level: 1, Short: []byte(w.Message), URL: w.URL,
+			Detail:     [][]byte{[]byte(w.Description)},
+			SourceInfo: &pb.SourceInfo{Filename: w.Location.File},
+		}
+		if w.Rule != "" {
+			one.Short = []byte(w.Rule + ": " + w.Message)
+		}
+		if at := w.Location; at.Start > 0 {
+			one.Range = []*pb.Range{{
+				Start: &pb.Position{Line: int32(at.Start)}, End: &pb.Position{Line: int32(at.End)},
+			}}
+		}
+		status.Warnings = append(status.Warnings, one)
+	}
+	_ = json.NewEncoder(a.stderr).Encode(status) // nothing can report an error of stderr
 }
 
 // engineWarnings collects the distinct warnings of an engine, to print them when the progress display is closed.

@@ -81,6 +81,7 @@ func (s *execRoot) spec(ctx context.Context) (sandbox.Spec, error) {
 		return spec, err
 	}
 	spec.Env = environment(meta, secrets, home)
+	shortened(&spec)
 	return spec, s.limits(&spec)
 }
 

@@ -32,6 +32,8 @@ type Case struct {
 	Want string
 	// Own is the result of the embedded engine if it differs from Want on purpose. Reason explains the difference.
 	Own, Reason string
+	// Frontend is set if the difference is in reading the Dockerfile, so that bake has it on daemons too.
+	Frontend bool
 	// Rootless is a part of the error message if an unprivileged user cannot build the case.
 	Rootless string
 	// Message is a part of the error message of a build that fails.
@@ -47,6 +49,7 @@ const (
 	ownFile     = "@own"
 	reasonFile  = "@reason"
 	rootFile    = "@rootless"
+	frontFile   = "@frontend"
 )
 
 // Fails is the Want of a case whose build must fail.
@@ -95,6 +98,8 @@ func parseCases(topic string, archive *txtar.Archive) []Case {
 			all[i].Own = text
 		case reasonFile:
 			all[i].Reason = strings.TrimSpace(text)
+		case frontFile:
+			all[i].Frontend = true
 		case rootFile:
 			all[i].Rootless = strings.TrimSpace(text)
 		case messageFile:

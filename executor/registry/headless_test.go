@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestRegistryWithoutHead: a registry that answers HEAD with 405 or 501 gets GET. A push sends every blob once, a second
-// push sends none, and a tag is resolved; HEAD is tried once for each client.
+// TestRegistryWithoutHead: a registry that answers HEAD with 405 or 501 gets GET. A push sends every blob once, a
+// second push sends none, and a tag is resolved; HEAD is tried once for each client.
 func TestRegistryWithoutHead(t *testing.T) {
 	for _, status := range []int{http.StatusMethodNotAllowed, http.StatusNotImplemented} {
 		for _, redirects := range []bool{false, true} {

@@ -30,10 +30,13 @@ func (c *Client) host(at endpoint) (*host, error) {
 		return h, err
 	}
 	h.guard.own = own
-	h.transport = &headless{next: &greeter{host: at.host, asked: map[string]*greeting{}, next: transport.NewUserAgent(&retrier{
+	retries := &retrier{
 		next: &watched{next: h.guard, stall: c.opt.Stall}, backoff: c.opt.Backoff, maxWait: c.opt.MaxWait,
 		wait: c.opt.Wait,
-	}, c.opt.UserAgent)}}
+	}
+	h.transport = &headless{next: &greeter{
+		host: at.host, asked: map[string]*greeting{}, next: transport.NewUserAgent(retries, c.opt.UserAgent),
+	}}
 	c.hosts[at] = h
 	return h, nil
 }

@@ -101,7 +101,7 @@ func scan(ctx context.Context, f FS, s Selection, v visitor) error {
 		return err
 	}
 	for _, name := range names {
-		if out, err := s.excluded(w.exclude, name); err != nil || out {
+		if out, err := s.excluded(f, w.exclude, name); err != nil || out {
 			if err != nil {
 				return err
 			}
@@ -116,13 +116,18 @@ func scan(ctx context.Context, f FS, s Selection, v visitor) error {
 
 // excluded reports whether Exclude has a path that a wildcard matched: as it is below the part of Src before the first
 // wildcard, or as it is below the root. BuildKit applies the patterns below each match only, so that
-// COPY --exclude=a.txt *.txt copies a.txt.
-func (s Selection) excluded(exclude *patternmatcher.PatternMatcher, name string) (bool, error) {
+// COPY --exclude=a.txt *.txt copies a.txt. A directory is not excluded here if a pattern may except files in it.
+func (s Selection) excluded(f Lister, exclude *patternmatcher.PatternMatcher, name string) (bool, error) {
 	if exclude == nil || !s.Wildcard || name == Rooted(s.Src) {
 		return false, nil
 	}
 	for _, p := range []string{strings.TrimPrefix(name, strings.TrimSuffix(s.Fixed(), "/")+"/"), name[1:]} {
-		if out, err := exclude.MatchesOrParentMatches(p); err != nil || out {
+		out, err := exclude.MatchesOrParentMatches(p)
+		if err == nil && out && exclude.Exclusions() {
+			e, lerr := f.Lookup(name)
+			out = lerr != nil || !e.IsDir()
+		}
+		if err != nil || out {
 			return out, err
 		}
 	}

@@ -1,0 +1,217 @@
+package planner
+
+import (
+	"bytes"
+	"regexp"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+)
+
+// The frontend's parser reads lines of at most maxParsedLine bytes, and has no option for more. splitAt is where longer
+// lines are split.
+const (
+	maxParsedLine = 64<<10 - 1
+	splitAt       = 60 << 10
+)
+
+// lineMap maps the lines of a rewritten Dockerfile to those of the file, from 1. Nil maps each line to itself.
+type lineMap []int
+
+func (m lineMap) original(line int) int {
+	if line < 1 || line > len(m) {
+		return line
+	}
+	return m[line-1]
+}
+
+func (m lineMap) location(l Location) Location {
+	l.Start, l.End = m.original(l.Start), m.original(l.End)
+	return l
+}
+
+// rewriter rewrites what the frontend's parser does not accept, or takes in a way that nobody means: lines that are too
+// long become several, joined by the escape character; a blank between <<- and the name of a here-document is removed;
+// in a file with CRLF, the lines of a here-document end in LF. The lines of all other Dockerfiles stay as they are.
+type rewriter struct {
+	out    bytes.Buffer
+	lines  lineMap
+	escape byte
+	// open are the here-documents whose content comes next.
+	open []parser.Heredoc
+	crlf bool
+}
+
+// rewriteDockerfile returns the Dockerfile for the frontend, and the lines it comes from.
+func rewriteDockerfile(data []byte) ([]byte, lineMap) {
+	if !needsRewriting(data) {
+		return data, nil
+	}
+	w := &rewriter{escape: '\\'}
+	if m := escapeDirective().FindSubmatch(data); m != nil {
+		w.escape = m[1][0]
+	}
+	var instruction []byte // the instruction so far, without its ends of line
+	n := 0
+	for rest := data; len(rest) > 0; {
+		end := bytes.IndexByte(rest, '\n') + 1
+		if end == 0 {
+			end = len(rest)
+		}
+		line := rest[:end]
+		rest = rest[end:]
+		n++
+		if len(w.open) > 0 {
+			w.content(line, n)
+			continue
+		}
+		if blankOrComment(line) {
+			w.write(line[:min(len(line), splitAt)], n)
+			if len(line) > splitAt {
+				w.out.WriteByte('\n')
+			}
+			continue
+		}
+		if mayHoldHeredoc(instruction, line) {
+			line = joinedHeredocs(line, rest)
+		}
+		w.split(line, n)
+		text := bytes.TrimRight(line, "\r\n")
+		if part, more := w.continued(text); more {
+			instruction = append(instruction, part...)
+			continue
+		}
+		instruction = append(instruction, text...)
+		w.open, w.crlf = heredocsOf(instruction), bytes.HasSuffix(line, []byte("\r\n"))
+		instruction = nil
+	}
+	return w.out.Bytes(), w.lines
+}
+
+// needsRewriting reports whether a Dockerfile may have what a rewriter changes.
+func needsRewriting(data []byte) bool {
+	heredocs := bytes.Contains(data, []byte("<<"))
+	if heredocs && (bytes.Contains(data, []byte("\r\n")) || blankHeredoc().Match(data)) {
+		return true
+	}
+	for line := range bytes.Lines(data) {
+		if len(line) > maxParsedLine {
+			return true
+		}
+	}
+	return false
+}
+
+func escapeDirective() *regexp.Regexp {
+	return regexp.MustCompile("(?i)^(?:\\xef\\xbb\\xbf)?(?:#[^\\n]*\\n)*?#[ \\t]*escape[ \\t]*=[ \\t]*([\\\\`])[ \\t]*\\r?\\n")
+}
+
+// blankHeredoc matches the start of a here-document with a blank before its name; after << the parser accepts one.
+func blankHeredoc() *regexp.Regexp {
+	return regexp.MustCompile(`(<<-)[ \t]+(["']?)([A-Za-z_][A-Za-z0-9_]*)(["']?)`)
+}
+
+func blankOrComment(line []byte) bool {
+	text := bytes.TrimSpace(line)
+	return len(text) == 0 || text[0] == '#'
+}
+
+// mayHoldHeredoc reports whether the instruction that a line belongs to can have here-documents.
+func mayHoldHeredoc(instruction, line []byte) bool {
+	words := strings.Fields(string(instruction[:min(len(instruction), 64)]) + string(line[:min(len(line), 64)]))
+	if len(words) > 1 && strings.EqualFold(words[0], "onbuild") {
+		words = words[1:]
+	}
+	if len(words) < 2 || strings.HasPrefix(words[1], "[") {
+		return false
+	}
+	switch strings.ToLower(words[0]) {
+	case "run", "copy", "add":
+		return true
+	}
+	return false
+}
+
+// joinedHeredocs removes the blank in "<<- EOF" if a later line ends such a here-document. Otherwise << is a shift, as
+// in $((1 << N)).
+func joinedHeredocs(line, rest []byte) []byte {
+	return blankHeredoc().ReplaceAllFunc(line, func(found []byte) []byte {
+		m := blankHeredoc().FindSubmatch(found)
+		end := regexp.MustCompile(`(?m)^\t*` + regexp.QuoteMeta(string(m[3])) + `\r?$`)
+		if !end.Match(rest) {
+			return found
+		}
+		return bytes.Join(m[1:], nil)
+	})
+}
+
+// heredocsOf returns the here-documents that an instruction begins, as the parser finds them.
+func heredocsOf(instruction []byte) []parser.Heredoc {
+	if !bytes.Contains(instruction, []byte("<<")) || !mayHoldHeredoc(instruction, nil) {
+		return nil
+	}
+	lex := shell.NewLex('\\')
+	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
+	words, err := lex.ProcessWords(string(instruction), shell.EnvsFromSlice(nil))
+	if err != nil {
+		return nil
+	}
+	var all []parser.Heredoc
+	for _, word := range words {
+		if doc, err := parser.ParseHeredoc(word); err == nil && doc != nil {
+			all = append(all, *doc)
+		}
+	}
+	return all
+}
+
+// content writes a line of a here-document, and closes the here-document if the line is its end.
+func (w *rewriter) content(line []byte, n int) {
+	if w.crlf && bytes.HasSuffix(line, []byte("\r\n")) {
+		line = append(line[:len(line)-2:len(line)-2], '\n')
+	}
+	w.write(line, n)
+	end := strings.TrimRight(string(line), "\r\n")
+	if w.open[0].Chomp {
+		end = strings.TrimLeft(end, "\t")
+	}
+	if end == w.open[0].Name {
+		w.open = w.open[1:]
+	}
+}
+
+// continued returns the part of a line before the escape character that continues it on the next line.
+func (w *rewriter) continued(text []byte) ([]byte, bool) {
+	text = bytes.TrimRight(text, " \t")
+	if len(text) == 0 || text[len(text)-1] != w.escape || len(text) > 1 && text[len(text)-2] == w.escape {
+		return nil, false
+	}
+	return text[:len(text)-1], true
+}
+
+// split writes a line of an instruction, as several lines if it is too long. The parser drops blanks and comments at
+// the start of a line that continues another, so none of these lines begins with one.
+func (w *rewriter) split(line []byte, n int) {
+	for len(line) > maxParsedLine {
+		at := splitAt
+		for w.special(line[at-1]) || w.special(line[at]) {
+			if at--; at < splitAt/2 {
+				w.write(line, n) // there is no place for a split: the parser reports the line
+				return
+			}
+		}
+		w.write(append(line[:at:at], w.escape, '\n'), n)
+		line = line[at:]
+	}
+	w.write(line, n)
+}
+
+func (w *rewriter) special(c byte) bool {
+	return c == w.escape || c == ' ' || c == '\t' || c == '#' || c == '\r' || c == '\n'
+}
+
+func (w *rewriter) write(line []byte, n int) {
+	w.out.Write(line)
+	w.lines = append(w.lines, n)
+}
