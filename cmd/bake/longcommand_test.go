@@ -36,3 +36,27 @@ func TestLongCommands(t *testing.T) {
 		t.Errorf("exit %d", code)
 	}
 }
+
+// TestUnknownOwner: a user or group that the stage does not have gives root's files, as in BuildKit, and one warning
+// with the line and the names that exist.
+func TestUnknownOwner(t *testing.T) {
+	needSandbox(t)
+	c := newCLI(t)
+	c.write(t, "docker-bake.hcl", `target "default" { output = ["type=cacheonly"] }`)
+	c.write(t, "f", "f")
+	c.write(t, "Dockerfile", strings.ReplaceAll("FROM REGISTRY/busybox:1\nCOPY --chown=appusr f /a\n"+
+		"COPY --chown=app:nosuch f /b\nCOPY --chown=app:dev f /c\nCOPY --chown=7:8 f /d\n"+
+		"RUN stat -c '%n %u:%g' /a /b /c /d\n", "REGISTRY", serveBases(t)))
+	_, stderr := c.ok(t, "build", "--progress=plain")
+	for _, want := range []string{
+		`warning: Dockerfile:2: unknown user "appusr": /etc/passwd of the stage does not have it, ` +
+			`so the files get root; it has root, app, 1234$`,
+		`warning: Dockerfile:3: unknown group "nosuch": /etc/group of .* get the group of the user; it has root, app, `,
+		`/a 0:0$`, `/b 1000:1000$`, `/c 1000:50$`, `/d 7:8$`,
+	} {
+		wantMatch(t, want, stderr, "(?m)"+want)
+	}
+	if n := strings.Count(stderr, "unknown "); n != 2 {
+		t.Errorf("%d warnings, want 2:\n%s", n, stderr)
+	}
+}

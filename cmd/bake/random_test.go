@@ -50,7 +50,7 @@ func TestRandomDockerfiles(t *testing.T) {
 	}
 	peer.bakeCases(t, dir, all)
 	theirs := builtResults(t, dir, all)
-	failed, links, implied := 0, 0, 0
+	failed, links, implied, behind := 0, 0, 0, 0
 	for _, one := range all {
 		if theirs[one.Name] == executortest.Fails {
 			failed++
@@ -58,6 +58,10 @@ func TestRandomDockerfiles(t *testing.T) {
 		want, got := theirs[one.Name], ours[one.Name]
 		switch {
 		case want == got:
+			continue
+		case want == executortest.Fails && strings.Contains(string(one.Files["Dockerfile"]), "ln -s"):
+			behind++
+			t.Logf("%s: only BuildKit fails, to copy a directory onto a link", one.Name)
 			continue
 		case withoutLinks(want) == withoutLinks(got):
 			links++
@@ -79,6 +83,9 @@ func TestRandomDockerfiles(t *testing.T) {
 	}
 	if implied > 1+count/50 { // rare as well
 		t.Errorf("directories that are implied differ in %d of %d", implied, count)
+	}
+	if behind > 1+count/20 { // rare as well
+		t.Errorf("only BuildKit fails in %d of %d", behind, count)
 	}
 	if failed > count*3/4 { // about a third does, with variance in few cases
 		t.Errorf("%d of %d random Dockerfiles fail: the test shows little", failed, count)

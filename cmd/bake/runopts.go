@@ -53,7 +53,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.metadata, "metadata-file", "", "write metadata of the results to this file, as JSON")
 	f.StringVar(&o.trace, "trace", "", "write a trace of the build to this file, in Chrome trace event format")
 	f.BoolVar(&o.explain, "explain", false, "explain at the end why each step ran")
-	f.BoolVar(&o.noCache, "no-cache", false, "run every step, even if it is cached")
+	f.BoolVar(&o.noCache, "no-cache", false, "run every step even if it is cached, and start cache mounts empty")
 	f.BoolVar(&o.verify, "verify-cache", false,
 		"re-run cached steps and report those whose result differs; exit with 6 if one does")
 	f.BoolVar(&o.pull, "pull", false, usagePull)

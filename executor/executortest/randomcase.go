@@ -136,5 +136,8 @@ func (g *generator) copy() string {
 		flags += fmt.Sprintf("--from=s%d ", g.IntN(g.stages))
 		source = g.pick("/p*", "/link*", "/real*", "/etc*", "/p* /real*", "/rel*", "/implied*", "/opaque*")
 	}
+	if strings.Contains(flags, "--exclude") {
+		source = strings.ReplaceAll(source, "*", "") // BuildKit does not exclude what a wildcard matches
+	}
 	return "COPY " + flags + source + " " + g.path() + g.pick("", "/", "/")
 }

@@ -32,6 +32,8 @@ type Result struct {
 	// results in the same layer; see Recheck.
 	Lookups []Lookup
 	Changed bool // Upper is not empty
+	// Unknown are the users and groups of owners that the parent does not have; their files got root or the user's group.
+	Unknown []UnknownName
 }
 
 // Error reports the action of an operation that failed.
@@ -63,7 +65,7 @@ func Apply(ctx context.Context, r Request) (Result, error) {
 	if err := s.finish(); err != nil {
 		return Result{}, err
 	}
-	return Result{Lookups: parent.lookups(), Changed: s.changed}, nil
+	return Result{Lookups: parent.lookups(), Changed: s.changed, Unknown: s.unknown}, nil
 }
 
 // act runs one action and returns its name for an Error.

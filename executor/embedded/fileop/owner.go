@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/sys/user"
@@ -57,8 +59,12 @@ func userID(s *stage, u *pb.UserOpt) (uid, gid uint32, err error) {
 	users, err := user.ParsePasswdFilter(bytes.NewReader(raw), func(u user.User) bool {
 		return u.Name == named.GetName()
 	})
-	if err != nil || len(users) == 0 {
+	if err != nil {
 		return 0, 0, err
+	}
+	if len(users) == 0 {
+		s.unknownName("user", named.GetName(), raw)
+		return 0, 0, nil
 	}
 	return uint32(users[0].Uid), uint32(users[0].Gid), nil
 }
@@ -81,8 +87,37 @@ func groupID(s *stage, n *pb.NamedUserOpt, fallback uint32) (uint32, error) {
 		return 0, err
 	}
 	groups, err := user.ParseGroupFilter(bytes.NewReader(raw), func(g user.Group) bool { return g.Name == n.GetName() })
-	if err != nil || len(groups) == 0 {
+	if err != nil {
 		return fallback, err
 	}
+	if len(groups) == 0 {
+		s.unknownName("group", n.GetName(), raw)
+		return fallback, nil
+	}
 	return uint32(groups[0].Gid), nil
+}
+
+// UnknownName is a name of an owner that an account file lacks.
+type UnknownName struct {
+	Kind string // user or group
+	Name string
+	// Known are the first names in the file, at most maxKnown.
+	Known []string
+}
+
+const maxKnown = 20
+
+// unknownName records a name that the file with the content raw lacks, once.
+func (s *stage) unknownName(kind, name string, raw []byte) {
+	if slices.ContainsFunc(s.unknown, func(u UnknownName) bool { return u.Kind == kind && u.Name == name }) {
+		return
+	}
+	u := UnknownName{Kind: kind, Name: name}
+	for line := range bytes.Lines(raw) {
+		known, _, ok := strings.Cut(strings.TrimSpace(string(line)), ":")
+		if ok && known != "" && known[0] != '#' && len(u.Known) < maxKnown {
+			u.Known = append(u.Known, known)
+		}
+	}
+	s.unknown = append(s.unknown, u)
 }

@@ -29,6 +29,7 @@ type stage struct {
 	userXattr bool
 	upper     map[string]*upperEntry
 	changed   bool
+	unknown   []UnknownName
 	// times are the times of directories. finish sets them, since creating a file changes the time of its directory.
 	times map[string]time.Time
 }
