@@ -11,7 +11,8 @@ import (
 // TestBuildKitArgs goes through the build arguments that BuildKit documents: each has an effect on the plan, or gives a
 // warning, or is refused.
 func TestBuildKitArgs(t *testing.T) {
-	const file = "FROM scratch\nARG N\nCOPY f /f\nRUN --mount=type=cache,target=/c [\"x\"]\nfrom scratch as z\nCOPY --from=0 /f /\n"
+	const file = "FROM scratch\nARG N\nCOPY f /f\nRUN --mount=type=cache,target=/c [\"x\"]\n" +
+		"from scratch as z\nCOPY --from=0 /f /\n"
 	plan := func(name, value string) (string, []planner.Warning, error) {
 		text := file
 		p := &config.Project{Dir: t.TempDir(), Requested: []string{"t"}, Targets: map[string]*config.Target{
@@ -54,8 +55,9 @@ func TestBuildKitArgs(t *testing.T) {
 		"BUILDKIT_SYNTAX=dockerfile.v0": "idle", "BUILDKIT_SYNTAX=docker/dockerfile:1": "idle",
 		"BUILDKIT_SYNTAX=mirror.example.com/hub/docker/dockerfile:1.9":        "idle",
 		"BUILDKIT_SYNTAX=docker/dockerfile@sha256:" + strings.Repeat("a", 64): "idle",
-		"BUILDKIT_SYNTAX=example.com/own":                                     "refused", "BUILDKIT_SYNTAX=example.com/mydocker/dockerfile": "refused",
-		"BUILDKIT_DOCKERFILE_CHECK=skip=all": "quiet", "BUILDKIT_DOCKERFILE_CHECK=error=true": "refused",
+		"BUILDKIT_SYNTAX=example.com/own":                                     "refused",
+		"BUILDKIT_SYNTAX=example.com/mydocker/dockerfile":                     "refused",
+		"BUILDKIT_DOCKERFILE_CHECK=skip=all":                                  "quiet", "BUILDKIT_DOCKERFILE_CHECK=error=true": "refused",
 		"HTTP_PROXY=http://p": "works", "https_proxy=http://p": "works", "FTP_PROXY=p": "works", "NO_PROXY=p": "works",
 		"ALL_PROXY=p": "works",
 	} {

@@ -143,8 +143,8 @@ func externalError(syntax string) error {
 }
 
 // builtIn reports whether a syntax line requests the built-in Dockerfile frontend: the official image, by tag or
-// digest, from Docker Hub or a mirror of it. The version is ignored: newer versions only add features, and the frontend reports
-// what it does not support.
+// digest, from Docker Hub or a mirror of it. The version is ignored: newer versions only add features, and the
+// frontend reports what it does not support.
 func builtIn(syntax string) bool {
 	ref, _, _ := strings.Cut(strings.TrimSpace(syntax), " ")
 	if ref == "dockerfile.v0" {

@@ -104,7 +104,8 @@ func needsRewriting(data []byte) bool {
 }
 
 func escapeDirective() *regexp.Regexp {
-	return regexp.MustCompile("(?i)^(?:\\xef\\xbb\\xbf)?(?:#[^\\n]*\\n)*?#[ \\t]*escape[ \\t]*=[ \\t]*([\\\\`])[ \\t]*\\r?\\n")
+	return regexp.MustCompile("(?i)^(?:\\xef\\xbb\\xbf)?(?:#[^\\n]*\\n)*?" + // a byte order mark, other directives
+		"#[ \\t]*escape[ \\t]*=[ \\t]*([\\\\`])[ \\t]*\\r?\\n")
 }
 
 // blankHeredoc matches the start of a here-document with a blank before its name; after << the parser accepts one.

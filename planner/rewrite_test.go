@@ -10,7 +10,7 @@ import (
 
 // TestRewrite: what the parser makes of a rewritten Dockerfile, and at which lines of the file.
 func TestRewrite(t *testing.T) {
-	long := strings.TrimSpace(strings.Repeat("word ", 14000))
+	long, xs := strings.TrimSpace(strings.Repeat("word ", 14000)), strings.Repeat("x", splitAt-15)
 	for name, c := range map[string]struct{ file, want string }{
 		"long line": {"FROM a\nRUN echo " + long + "\nRUN b\n", "1 FROM a|2 RUN echo " + long + "|3 RUN b"},
 		"long line that continues": {"FROM a\nRUN echo " + long + " \\\n x\nRUN b\n",
@@ -19,11 +19,12 @@ func TestRewrite(t *testing.T) {
 			strings.Repeat(long, 5) + "|3 RUN b"},
 		"long comment":     {"FROM a\n# " + long + "\nRUN b\n", "1 FROM a|3 RUN b"},
 		"escape directive": {"# escape=`\nFROM a\nRUN echo " + long + "\n", "2 FROM a|3 RUN echo " + long},
-		"blanks at the split": {"FROM a\nRUN echo " + strings.Repeat("x", splitAt-15) + " #  \t#" + long + "\nRUN b\n",
-			"1 FROM a|2 RUN echo " + strings.Repeat("x", splitAt-15) + " #  \t#" + long + "|3 RUN b"},
-		"CRLF":             {"FROM a\r\nRUN <<E\r\none\r\ntwo\r\nE\r\nRUN b\r\n", "1 FROM a|2 RUN <<E[one\ntwo\n]|6 RUN b"},
-		"LF":               {"FROM a\nRUN <<E\none\r\nE\nRUN b\n", "1 FROM a|2 RUN <<E[one\r\n]|5 RUN b"},
-		"two documents":    {"FROM a\r\nCOPY <<A <<B /\r\n1\r\nA\r\n2\r\nB\r\nRUN b\r\n", "1 FROM a|2 COPY <<A <<B /[1\n][2\n]|7 RUN b"},
+		"blanks at the split": {"FROM a\nRUN echo " + xs + " #  \t#" + long + "\nRUN b\n",
+			"1 FROM a|2 RUN echo " + xs + " #  \t#" + long + "|3 RUN b"},
+		"CRLF": {"FROM a\r\nRUN <<E\r\none\r\ntwo\r\nE\r\nRUN b\r\n", "1 FROM a|2 RUN <<E[one\ntwo\n]|6 RUN b"},
+		"LF":   {"FROM a\nRUN <<E\none\r\nE\nRUN b\n", "1 FROM a|2 RUN <<E[one\r\n]|5 RUN b"},
+		"two documents": {"FROM a\r\nCOPY <<A <<B /\r\n1\r\nA\r\n2\r\nB\r\nRUN b\r\n",
+			"1 FROM a|2 COPY <<A <<B /[1\n][2\n]|7 RUN b"},
 		"blank":            {"FROM a\nRUN cat << E >/x\none\nE\nRUN b\n", "1 FROM a|2 RUN cat << E >/x[one\n]|5 RUN b"},
 		"chomp and blank":  {"FROM a\nRUN <<- E\n\tone\n\tE\nRUN b\n", "1 FROM a|2 RUN <<-E[one\n]|5 RUN b"},
 		"quoted":           {"FROM a\nCOPY <<- 'E' /x\n$x\nE\n", "1 FROM a|2 COPY <<-'E' /x[$x\n]"},

@@ -266,7 +266,7 @@ func (f *fileStep) warnUnknown(names []fileop.UnknownName) {
 		if len(u.Known) > 0 {
 			known = "it has " + strings.Join(u.Known, ", ")
 		}
-		warn(fmt.Sprintf("%sunknown %s %q: %s of the stage does not have it, so the files get %s; %s", at, u.Kind, u.Name,
-			file, instead, known))
+		warn(fmt.Sprintf("%sunknown %s %q: %s of the stage does not have it, so the files get %s; %s",
+			at, u.Kind, u.Name, file, instead, known))
 	}
 }

@@ -32,7 +32,8 @@ type Result struct {
 	// results in the same layer; see Recheck.
 	Lookups []Lookup
 	Changed bool // Upper is not empty
-	// Unknown are the users and groups of owners that the parent does not have; their files got root or the user's group.
+	// Unknown are the users and groups of owners that the parent does not have. Their files belong to root, or to the
+	// user's group.
 	Unknown []UnknownName
 }
 

@@ -177,7 +177,8 @@ func randomPath(r *rand.Rand) string {
 func grow(t *testing.T, r *rand.Rand, roots ...string) {
 	t.Helper()
 	for range r.IntN(14) {
-		p, kind, mode, id := randomPath(r), r.IntN(10), pick(r, os.FileMode(0o644), 0o600, 0o755, 0o750, 0o775|os.ModeSetgid), r.IntN(3)
+		p, kind, id := randomPath(r), r.IntN(10), r.IntN(3)
+		mode := pick(r, os.FileMode(0o644), 0o600, 0o755, 0o750, 0o775|os.ModeSetgid)
 		link := pick(r, "a", "/b", "../c", "nowhere", "d.txt", ".", "/a/b")
 		at := time.Unix(1_000_000_000+int64(r.IntN(1000)), 0)
 		for _, root := range roots {
