@@ -8,75 +8,82 @@ import (
 	"github.com/bakebuild/bake/planner"
 )
 
+// documentedArgs are the build arguments that BuildKit documents, with values, and what each does here.
+const documentedArgs = `
+	BUILDKIT_BUILD_NAME=x warns
+	BUILDKIT_CACHE_MOUNT_NS=x works
+	BUILDKIT_GIT_ADVICE=1 warns
+	BUILDKIT_GIT_ADVICE=false idle
+	BUILDKIT_INLINE_CACHE=1 warns
+	BUILDKIT_INLINE_CACHE=0 idle
+	BUILDKIT_MULTI_PLATFORM=1 works
+	BUILDKIT_SANDBOX_HOSTNAME=x works
+	SOURCE_DATE_EPOCH=7 works
+	BUILDKIT_SYNTAX=dockerfile.v0 idle
+	BUILDKIT_SYNTAX=docker/dockerfile:1 idle
+	BUILDKIT_SYNTAX=mirror.example.com/hub/docker/dockerfile:1.9 idle
+	BUILDKIT_SYNTAX=docker/dockerfile@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa idle
+	BUILDKIT_SYNTAX=example.com/own refused
+	BUILDKIT_SYNTAX=example.com/mydocker/dockerfile refused
+	BUILDKIT_DOCKERFILE_CHECK=skip=all quiet
+	BUILDKIT_DOCKERFILE_CHECK=error=true refused
+	HTTP_PROXY=http://p works
+	https_proxy=http://p works
+	FTP_PROXY=p works
+	NO_PROXY=p works
+	ALL_PROXY=p works
+`
+
+// planOfArg returns a text of the plan of a target with a build argument, and its warnings.
+func planOfArg(t *testing.T, name, value string) (string, []planner.Warning, error) {
+	t.Helper()
+	const file = "FROM scratch\nARG N\nCOPY f /f\nRUN --mount=type=cache,target=/c [\"x\"]\n" +
+		"from scratch as z\nCOPY --from=0 /f /\n"
+	text := file
+	p := &config.Project{Dir: t.TempDir(), Requested: []string{"t"}, Targets: map[string]*config.Target{
+		"t": {Name: "t", Context: ".", DockerfileInline: &text, Args: map[string]string{}},
+	}}
+	if name != "" {
+		p.Targets["t"].Args[name] = value
+	}
+	g, err := planner.Plan(t.Context(), p, planner.Options{})
+	if err != nil {
+		return "", nil, err
+	}
+	var b strings.Builder
+	for _, s := range g.Steps {
+		raw, err := s.Op.MarshalVT()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Write(raw)
+	}
+	for _, i := range g.Images {
+		b.WriteString(i.Platform.OS)
+		if i.MultiPlatform {
+			b.WriteString("several")
+		}
+		if i.Epoch != nil {
+			b.WriteString(i.Epoch.String())
+		}
+	}
+	return b.String(), g.Warnings, nil
+}
+
 // TestBuildKitArgs goes through the build arguments that BuildKit documents: each has an effect on the plan, or gives a
 // warning, or is refused.
 func TestBuildKitArgs(t *testing.T) {
-	const file = "FROM scratch\nARG N\nCOPY f /f\nRUN --mount=type=cache,target=/c [\"x\"]\n" +
-		"from scratch as z\nCOPY --from=0 /f /\n"
-	plan := func(name, value string) (string, []planner.Warning, error) {
-		text := file
-		p := &config.Project{Dir: t.TempDir(), Requested: []string{"t"}, Targets: map[string]*config.Target{
-			"t": {Name: "t", Context: ".", DockerfileInline: &text, Args: map[string]string{}},
-		}}
-		if name != "" {
-			p.Targets["t"].Args[name] = value
-		}
-		g, err := planner.Plan(t.Context(), p, planner.Options{})
-		if err != nil {
-			return "", nil, err
-		}
-		var b strings.Builder
-		for _, s := range g.Steps {
-			raw, err := s.Op.MarshalVT()
-			if err != nil {
-				t.Fatal(err)
-			}
-			b.Write(raw)
-		}
-		for _, i := range g.Images {
-			b.WriteString(i.Platform.OS)
-			if i.MultiPlatform {
-				b.WriteString("several")
-			}
-			if i.Epoch != nil {
-				b.WriteString(i.Epoch.String())
-			}
-		}
-		return b.String(), g.Warnings, nil
-	}
-	plain, lint, err := plan("", "")
+	plain, lint, err := planOfArg(t, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(`
-		BUILDKIT_BUILD_NAME=x warns
-		BUILDKIT_CACHE_MOUNT_NS=x works
-		BUILDKIT_GIT_ADVICE=1 warns
-		BUILDKIT_GIT_ADVICE=false idle
-		BUILDKIT_INLINE_CACHE=1 warns
-		BUILDKIT_INLINE_CACHE=0 idle
-		BUILDKIT_MULTI_PLATFORM=1 works
-		BUILDKIT_SANDBOX_HOSTNAME=x works
-		SOURCE_DATE_EPOCH=7 works
-		BUILDKIT_SYNTAX=dockerfile.v0 idle
-		BUILDKIT_SYNTAX=docker/dockerfile:1 idle
-		BUILDKIT_SYNTAX=mirror.example.com/hub/docker/dockerfile:1.9 idle
-		BUILDKIT_SYNTAX=docker/dockerfile@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa idle
-		BUILDKIT_SYNTAX=example.com/own refused
-		BUILDKIT_SYNTAX=example.com/mydocker/dockerfile refused
-		BUILDKIT_DOCKERFILE_CHECK=skip=all quiet
-		BUILDKIT_DOCKERFILE_CHECK=error=true refused
-		HTTP_PROXY=http://p works
-		https_proxy=http://p works
-		FTP_PROXY=p works
-		NO_PROXY=p works
-		ALL_PROXY=p works`) {
+	for line := range strings.Lines(documentedArgs) {
 		arg, want, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if !ok {
 			continue
 		}
 		name, value, _ := strings.Cut(arg, "=")
-		got, warnings, err := plan(name, value)
+		got, warnings, err := planOfArg(t, name, value)
 		idle := 0
 		for _, w := range warnings {
 			if w.Rule == "IdleBuildArg" && strings.Contains(w.Message, "target t: args: "+arg+" has no effect: ") {

@@ -120,14 +120,14 @@ func blankOrComment(line []byte) bool {
 
 // mayHoldHeredoc reports whether the instruction that a line belongs to can have here-documents.
 func mayHoldHeredoc(instruction, line []byte) bool {
-	words := strings.Fields(string(instruction[:min(len(instruction), 64)]) + string(line[:min(len(line), 64)]))
-	if len(words) > 1 && strings.EqualFold(words[0], "onbuild") {
-		words = words[1:]
+	fields := strings.Fields(string(instruction[:min(len(instruction), 64)]) + string(line[:min(len(line), 64)]))
+	if len(fields) > 1 && strings.EqualFold(fields[0], "onbuild") {
+		fields = fields[1:]
 	}
-	if len(words) < 2 || strings.HasPrefix(words[1], "[") {
+	if len(fields) < 2 || strings.HasPrefix(fields[1], "[") {
 		return false
 	}
-	switch strings.ToLower(words[0]) {
+	switch strings.ToLower(fields[0]) {
 	case "run", "copy", "add":
 		return true
 	}
@@ -154,12 +154,12 @@ func heredocsOf(instruction []byte) []parser.Heredoc {
 	}
 	lex := shell.NewLex('\\')
 	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
-	words, err := lex.ProcessWords(string(instruction), shell.EnvsFromSlice(nil))
+	found, err := lex.ProcessWords(string(instruction), shell.EnvsFromSlice(nil))
 	if err != nil {
 		return nil
 	}
 	var all []parser.Heredoc
-	for _, word := range words {
+	for _, word := range found {
 		if doc, err := parser.ParseHeredoc(word); err == nil && doc != nil {
 			all = append(all, *doc)
 		}

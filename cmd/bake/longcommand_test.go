@@ -10,13 +10,13 @@ import (
 func TestLongCommands(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
-	words := strings.TrimSpace(strings.Repeat("word ", 14000))
+	text := strings.TrimSpace(strings.Repeat("word ", 14000))
 	script := strings.Repeat("echo line >/dev/null\n", 10000)
 	file := strings.ReplaceAll(strings.Join([]string{
 		"FROM REGISTRY/busybox:1",
-		"ENV A=\"" + words + "\"",
-		"RUN echo " + words + " | wc -c && echo $A | wc -c",
-		"RUN : " + strings.Repeat(words, 4) + "; echo $0 $#",
+		"ENV A=\"" + text + "\"",
+		"RUN echo " + text + " | wc -c && echo $A | wc -c",
+		"RUN : " + strings.Repeat(text, 4) + "; echo $0 $#",
 		"RUN <<E", strings.TrimSuffix(script, "\n"), "echo document; exit 0", "false", "E",
 		"USER 1000",
 		"SHELL [\"/bin/sh\", \"-ec\"]",
