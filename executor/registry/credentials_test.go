@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 )
@@ -161,53 +158,4 @@ func TestReflectedSecretIsNotShown(t *testing.T) {
 			t.Errorf("%s is in %s", secret, e)
 		}
 	}
-}
-
-func TestCredentialHelperFails(t *testing.T) {
-	f := newFake(t, nil)
-	useHelper(t, f.host, "echo '{\"Secret\":\"hunter22\"}'\necho broken keyring >&2\nexit 3\n")
-	c := newTestClient(t, func(o *Options) { o.Keychain = nil })
-	_, err := c.Resolve(context.Background(), f.host+"/x:1", amd64)
-	e := asError(t, err)
-	contains(t, e, "credentials for "+f.host+" cannot be read", "docker login "+f.host)
-	if strings.Contains(e.Error(), "hunter22") {
-		t.Errorf("the helper's output is in %s", e)
-	}
-	if len(f.requests()) != 0 {
-		t.Error("the registry was asked without the credentials that are configured for it")
-	}
-}
-
-// TestCredentialHelperHangs checks that a helper that never answers is waited for once, for a limited time.
-func TestCredentialHelperHangs(t *testing.T) {
-	f := newFake(t, nil)
-	dir := useHelper(t, f.host, "exec sleep 5 2>/dev/null\n")
-	stuck := newKeychain([]string{filepath.Join(dir, "config.json")}, 200*time.Millisecond)
-	c := newTestClient(t, func(o *Options) { o.Keychain = stuck })
-	for range 2 {
-		_, err := c.Resolve(context.Background(), f.host+"/x:1", amd64)
-		contains(t, asError(t, err), "credentials for "+f.host+" cannot be read", "did not respond within 200ms",
-			"| docker-credential-own get")
-	}
-	if len(f.requests()) != 0 {
-		t.Error("the registry was asked without the credentials that are configured for it")
-	}
-}
-
-// useHelper makes a shell script the credential helper for a host and returns the directory of its configuration.
-func useHelper(t *testing.T, host, script string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "docker-credential-own"), []byte("#!/bin/sh\n"+script),
-		0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"credHelpers":{%q:"own"}}`, host),
-		0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("HOME", dir)
-	t.Setenv("DOCKER_CONFIG", dir)
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	return dir
 }

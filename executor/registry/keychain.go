@@ -1,32 +1,24 @@
 package registry
 
 // Credentials are looked up by path: first what a file has for the repository or a path above it, longest first, then
-// what a file or its helper has for the registry. Docker's library would use an entry for HOST/PATH for all of HOST, so
-// such entries are moved to a separate map before (TestPodmanLogin).
+// what a file or its helper has for the registry. Credentials for HOST/PATH never serve all of HOST
+// (TestScopedCredentials, TestPodmanLogin).
 //
 // A helper that fails or hangs is an error, never "no credentials": an anonymous request would fail with a misleading
 // 404 or 401, or pull another image (TestCredentialHelperFails, TestCredentialHelperHangs).
 
 import (
-	"bytes"
+	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/docker/cli/cli/config"
-	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 )
-
-// maxAuthFile bounds one file of credentials, in bytes.
-const maxAuthFile = 4 << 20
 
 // helperPatience bounds the wait for a credential helper. It is long, since a helper may ask the user.
 const helperPatience = 2 * time.Minute
@@ -85,13 +77,19 @@ type keychain struct {
 
 // credentials caches the result for a host, including an error: a failing helper is not run again.
 type credentials struct {
-	once   sync.Once
+	turn   chan struct{} // a lock that a context can interrupt
+	known  bool
 	config types.AuthConfig
 	err    error
 }
 
 // Resolve implements authn.Keychain.
 func (k *keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
+	return k.ResolveContext(context.Background(), target)
+}
+
+// ResolveContext implements authn.ContextKeychain. When the context ends, a running helper is killed.
+func (k *keychain) ResolveContext(ctx context.Context, target authn.Resource) (authn.Authenticator, error) {
 	files, err := k.load()
 	if err != nil {
 		return nil, err
@@ -99,9 +97,7 @@ func (k *keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	host := target.RegistryStr()
 	found := ofRepository(files, host, target.String())
 	if found == (types.AuthConfig{}) {
-		one := k.of(host)
-		one.once.Do(func() { one.config, one.err = k.ask(files, host) })
-		if found, err = one.config, one.err; err != nil {
+		if found, err = k.ofHost(ctx, files, host); err != nil {
 			return nil, err
 		}
 	}
@@ -114,34 +110,28 @@ func (k *keychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	}), nil
 }
 
-// ask is ofHost with a time limit. A helper that never answers keeps running: its library cannot stop it.
-func (k *keychain) ask(files []*authFile, host string) (types.AuthConfig, error) {
-	type answer struct {
-		config types.AuthConfig
-		err    error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		c, err := ofHost(files, host)
-		answers <- answer{c, err}
-	}()
-	timer := time.NewTimer(k.patience)
-	defer timer.Stop()
+// ofHost returns the credentials for a registry. It asks a helper at most once, unless the context ended meanwhile.
+func (k *keychain) ofHost(ctx context.Context, files []*authFile, host string) (types.AuthConfig, error) {
+	one := k.of(host)
 	select {
-	case a := <-answers:
-		return a.config, a.err
-	case <-timer.C:
-		return types.AuthConfig{}, fmt.Errorf("the credential helper for %s did not respond within %s; "+
-			"to test it, run: echo %s | docker-credential-%s get", host, k.patience,
-			host, helperOf(files, host))
+	case <-one.turn:
+	case <-ctx.Done():
+		return types.AuthConfig{}, context.Cause(ctx)
 	}
+	defer func() { one.turn <- struct{}{} }()
+	if !one.known {
+		one.config, one.err = ofHost(ctx, files, host, k.patience)
+		one.known = ctx.Err() == nil
+	}
+	return one.config, one.err
 }
 
 func (k *keychain) of(host string) *credentials {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.hosts[host] == nil {
-		k.hosts[host] = &credentials{}
+		k.hosts[host] = &credentials{turn: make(chan struct{}, 1)}
+		k.hosts[host].turn <- struct{}{}
 	}
 	return k.hosts[host]
 }
@@ -164,106 +154,5 @@ func (k *keychain) load() ([]*authFile, error) {
 		}
 		k.files = append(k.files, file)
 	}
-	if len(k.files) == 0 && k.err == nil {
-		k.files = append(k.files, newAuthFile("")) // DOCKER_AUTH_CONFIG may have some
-	}
 	return k.files, k.err
-}
-
-func loadAuth(path string) (*authFile, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw, err := readAll(f, maxAuthFile)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	file := newAuthFile(path)
-	if len(bytes.TrimSpace(raw)) == 0 {
-		return file, nil
-	}
-	if err := file.LoadFromReader(bytes.NewReader(raw)); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	file.split()
-	return file, nil
-}
-
-// authFile is one file of credentials.
-type authFile struct {
-	*configfile.ConfigFile
-	// scoped holds credentials for a part of a registry, by HOST/PATH.
-	scoped map[string]types.AuthConfig
-}
-
-func newAuthFile(path string) *authFile {
-	return &authFile{ConfigFile: configfile.New(path), scoped: map[string]types.AuthConfig{}}
-}
-
-// split moves credentials for a part of a registry to scoped.
-func (f *authFile) split() {
-	for key, c := range f.AuthConfigs {
-		_, path, ok := strings.Cut(key, "/")
-		if !ok || strings.Contains(key, "://") || path == "" || strings.HasPrefix(path, "v1") ||
-			strings.HasPrefix(path, "v2") {
-			continue // a host as Docker writes it
-		}
-		f.scoped[key] = withoutAddress(c)
-		delete(f.AuthConfigs, key)
-	}
-}
-
-// ofRepository returns the credentials for a repository or a path above it, the longest first. Helpers know only
-// hosts.
-func ofRepository(files []*authFile, host, repository string) types.AuthConfig {
-	_, path, _ := strings.Cut(repository, "/")
-	for _, file := range files {
-		for at := loginHost(host) + "/" + path; strings.Contains(at, "/"); at = at[:strings.LastIndexByte(at, '/')] {
-			if found := file.scoped[at]; found != (types.AuthConfig{}) {
-				return found
-			}
-		}
-	}
-	return types.AuthConfig{}
-}
-
-// ofHost returns the credentials that the first file, or its helper, has for a registry.
-func ofHost(files []*authFile, host string) (types.AuthConfig, error) {
-	keys := []string{host}
-	if host == name.DefaultRegistry {
-		keys = []string{authn.DefaultAuthKey, "docker.io"}
-	}
-	for _, file := range files {
-		for _, key := range keys {
-			found, err := file.GetAuthConfig(key)
-			if err != nil {
-				return types.AuthConfig{}, err
-			}
-			if found = withoutAddress(found); found != (types.AuthConfig{}) {
-				return found, nil
-			}
-		}
-	}
-	return types.AuthConfig{}, nil
-}
-
-// helperOf returns the name of the helper that ofHost runs first for a registry.
-func helperOf(files []*authFile, host string) string {
-	for _, file := range files {
-		if helper := file.CredentialHelpers[host]; helper != "" {
-			return helper
-		}
-		if file.CredentialsStore != "" {
-			return file.CredentialsStore
-		}
-	}
-	return "NAME"
-}
-
-// withoutAddress clears the server address, so that credentials compare equal to the zero value if there are none.
-func withoutAddress(c types.AuthConfig) types.AuthConfig {
-	c.ServerAddress = ""
-	return c
 }
