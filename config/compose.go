@@ -36,9 +36,14 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 	if err != nil {
 		return d, hcl.Diagnostics{problem(nil, "%v", err)}
 	}
-	recorder := &pathRecorder{paths: map[string]bool{}}
+	recorder := &pathRecorder{paths: map[string]bool{}, env: map[string]bool{}}
 	p, err := loadCompose(ctx, l.opts.Dir, files, env, l.remote != nil, recorder)
-	l.included = append(l.included, recorder.files(l.opts.Dir)...)
+	found := recorder.files(l.opts.Dir)
+	l.included = append(l.included, found...)
+	if l.remote == nil {
+		l.localRead = append(l.localRead, slices.Sorted(maps.Keys(recorder.env))...)
+		l.localRead = append(l.localRead, includedEnvFiles(l.opts, files, found, env)...)
+	}
 	if err != nil {
 		return d, hcl.Diagnostics{composeProblem(files, err)}
 	}
@@ -80,7 +85,8 @@ func (l *loader) composeEnv() (map[string]string, error) {
 	if !isTrue(l.opts.Env["BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP"]) {
 		maps.Copy(all, l.opts.Env)
 	}
-	if len(l.opts.EnvFiles) == 0 {
+	if len(l.opts.EnvFiles) == 0 && l.remote == nil { // a remote file must not read variables of this machine's files
+		l.localRead = append(l.localRead, filepath.Join(l.opts.Dir, ".env"))
 		if err := l.opts.addEnvFile(all, ".env", false); err != nil {
 			return nil, err
 		}
@@ -126,7 +132,7 @@ func loadCompose(
 	if err != nil {
 		return nil, err
 	}
-	model := buildModel(raw, dir)
+	model := buildModel(raw, dir, recorder.env)
 	if len(model) == 0 {
 		return nil, errors.New(noServices)
 	}
@@ -142,6 +148,7 @@ func loadCompose(
 type pathRecorder struct {
 	mu    sync.Mutex
 	paths map[string]bool // as written, each relative to the file that names it
+	env   map[string]bool // absolute paths of the env files of services
 }
 
 // Accept implements composeloader.ResourceLoader.
@@ -185,8 +192,8 @@ func (m *pathRecorder) files(dir string) []string {
 }
 
 // buildModel returns the parts of a compose model that are relevant for builds. Paths of env files become absolute,
-// since compose-go would resolve them relative to the working directory of the process.
-func buildModel(raw map[string]any, dir string) map[string]any {
+// since compose-go would resolve them relative to the working directory of the process, and are added to envFiles.
+func buildModel(raw map[string]any, dir string, envFiles map[string]bool) map[string]any {
 	model := map[string]any{}
 	if secrets, ok := raw["secrets"]; ok {
 		model["secrets"] = secrets
@@ -208,8 +215,9 @@ func buildModel(raw map[string]any, dir string) map[string]any {
 		if list, ok := service["env_file"].([]any); ok {
 			for _, one := range list {
 				if f, ok := one.(map[string]any); ok {
-					if p, ok := f["path"].(string); ok && !filepath.IsAbs(p) {
-						f["path"] = filepath.Join(dir, p)
+					if p, ok := f["path"].(string); ok {
+						f["path"] = Absolute(dir, p)
+						envFiles[Absolute(dir, p)] = true
 					}
 					f["required"] = false // only containers need it
 				}

@@ -26,6 +26,8 @@ type loader struct {
 	docs      []*document
 	names     []string // names of the files that were read
 	included  []string // see Project.Included
+	named     []string // see Project.Named
+	localRead []string // see Project.Read
 	remote    *remote  // nil if the files are local
 	scope     *scope
 	defs      map[string][]targetDef // the blocks of each target, by increasing precedence
@@ -187,7 +189,11 @@ func (l *loader) project() (*Project, hcl.Diagnostics) {
 	p := &Project{Dir: l.opts.Dir, Targets: map[string]*Target{}, Groups: map[string]*Group{},
 		Bases: map[string]Base{}, Policies: map[string]Policy{}, Registries: map[string]Registry{},
 		Engines: map[string]Engine{}}
-	p.Files, p.Included = l.names, l.included
+	p.Files, p.Included, p.Named, p.Read = l.names, l.included, l.named, l.localRead
+	if l.opts.Definition != nil {
+		p.Remote = l.opts.Definition.URL
+	}
+	p.Root = gitRoot(l.opts.Dir, l.opts.Env["HOME"])
 	requested, diags := l.request()
 	if diags.HasErrors() {
 		return nil, diags

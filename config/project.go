@@ -13,6 +13,13 @@ type Project struct {
 	// Included lists the absolute paths of files that compose files may include or extend. It never misses one but may
 	// list too many: see pathRecorder.files.
 	Included []string
+	// Named lists the absolute paths of the local files that the user named. Read lists those of all other files of this
+	// machine that were read to evaluate the project: files with a usual name, included files and files of variables.
+	Named, Read []string
+	// Remote is the URL of a remote definition, as the user wrote it; "" if the project is on this machine.
+	Remote string
+	// Root is the root of the git repository that contains Dir; "" if there is none.
+	Root string
 	// Targets holds every evaluated target by name: the requested ones and those they link to, directly or not.
 	Targets map[string]*Target
 	// Groups holds the groups by name, with their members in the written order.
@@ -78,6 +85,8 @@ type Target struct {
 	Call         string
 	Policy       []Attrs
 	Tests        []Test // in the written order
+	// Structures lists the files of this machine from which some of the tests were read.
+	Structures []string
 
 	// Ranges holds the position of the last definition of each attribute that is set, by name; "" is the block itself.
 	Ranges map[string]Range

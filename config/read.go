@@ -32,6 +32,23 @@ type reader struct {
 	compose   []*document
 	files     map[string]*hcl.File
 	warnings  hcl.Diagnostics
+	included  []string // absolute paths of the local files that files include
+}
+
+// noteSources records which of the files at which reading starts the user named, and which have a usual name.
+func (l *loader) noteSources(sources []source) {
+	explicit := l.opts.explicitFiles()
+	for _, name := range explicit {
+		path, inCwd := strings.CutPrefix(name, "cwd://")
+		if name != "-" && (inCwd || l.remote == nil) {
+			l.named = append(l.named, Absolute(l.opts.Dir, path))
+		}
+	}
+	for _, s := range sources {
+		if len(explicit) == 0 && l.remote == nil {
+			l.localRead = append(l.localRead, Absolute(l.opts.Dir, s.name))
+		}
+	}
 }
 
 // read reads and parses all files and puts them into l.docs by increasing precedence: the compose files merged into
@@ -49,9 +66,11 @@ func (l *loader) read(ctx context.Context) hcl.Diagnostics {
 	r := &reader{opts: l.opts, functions: l.scope.functions, seen: map[string]bool{}, files: l.files, remote: l.remote,
 		relative: isTrue(l.opts.Env["BUILDX_BAKE_FILE_RELATIVE_PATHS"])}
 	var diags hcl.Diagnostics
+	l.noteSources(sources)
 	for _, s := range sources {
 		diags = append(diags, r.add(ctx, s, nil)...)
 	}
+	l.localRead = append(l.localRead, r.included...)
 	for _, s := range r.files {
 		l.anySelf = l.anySelf || bytes.Contains(s.Bytes, []byte(selfName))
 	}
@@ -176,6 +195,9 @@ func (r *reader) includePath(ctx context.Context, d *document, written string, a
 			name = rel
 		}
 		raw, err := r.read(name)
+		if r.remote == nil {
+			r.included = append(r.included, Absolute(r.opts.Dir, name))
+		}
 		if err != nil {
 			diags = append(diags, problem(at, "include %q: %v", written, fmt.Errorf("%s: %w", name, err)))
 			continue

@@ -9,8 +9,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-
-	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 )
 
 // Fetcher fetches the content of a URL into a local directory to which no other process writes. If the URL names a
@@ -30,15 +28,6 @@ type Definition struct {
 	// Context is the value of BAKE_CMD_CONTEXT, a URL; if empty, it is the working directory.
 	Context string
 	Fetcher Fetcher
-}
-
-// IsRemote reports whether an argument is the URL of a definition rather than a name.
-func IsRemote(arg string) bool {
-	if strings.HasPrefix(arg, "http://") || strings.HasPrefix(arg, "https://") {
-		return true
-	}
-	ref, isGit, _ := dfgitutil.ParseGitRef(arg)
-	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
 }
 
 // remote is a fetched definition.

@@ -24,6 +24,9 @@ func (l *loader) expandTests(t *Target) hcl.Diagnostics {
 			all = append(all, one)
 			continue
 		}
+		if l.remote == nil {
+			t.Structures = append(t.Structures, one.Structure)
+		}
 		more, errs := l.structure(one)
 		diags = append(diags, errs...)
 		all = append(all, more...)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/config"
@@ -35,15 +34,6 @@ type inputs struct {
 	linked  []*result           // results of linked targets
 }
 
-// isRemote reports whether a context is a URL rather than a directory.
-func isRemote(context string) bool {
-	if strings.HasPrefix(context, "http://") || strings.HasPrefix(context, "https://") {
-		return true
-	}
-	ref, isGit, _ := dfgitutil.ParseGitRef(context)
-	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
-}
-
 // Fetcher downloads a URL into a directory. If the URL is a file, its name is returned too, and it is the only one in
 // the directory. A Fetcher downloads each URL once.
 type Fetcher interface {
@@ -55,18 +45,26 @@ type Fetcher interface {
 
 // addMain sets up the main context and the Dockerfile.
 func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
-	if t.Context == "-" {
-		return dockerfile{}, p.targetError(t, "context",
-			errors.New("reading a context from standard input is not supported; set context to a directory"))
-	}
+	source := config.MainContext(t.Context)
 	var main localDir
-	if p.isSource(t.Context) {
+	var err error
+	switch {
+	case source.Kind == config.ContextStdin:
+		err = p.targetError(t, "context",
+			errors.New("reading a context from standard input is not supported; set context to a directory"))
+	case source.Kind == config.ContextUnknown:
+		err = p.targetError(t, "context", errUnknownContext("context "+t.Context))
+	case source.Kind == config.ContextURL && p.isSource():
 		in.client.opts.Opts[mainContext] = t.Context
-	} else {
-		var err error
-		if main, err = p.contextDir(t, "context", "context", t.Context); err != nil {
-			return dockerfile{}, err
-		}
+	case source.Kind == config.ContextURL:
+		main, err = p.fetchContext(t, "context", t.Context)
+	default:
+		main, err = p.findDir(t, "context", "context", source.Rest)
+	}
+	if err != nil {
+		return dockerfile{}, err
+	}
+	if main.dir != "" {
 		in.locals[mainContext] = main
 		in.client.files[mainContext] = dirFiles{main, &p.files}
 	}
@@ -81,24 +79,21 @@ func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	return d, nil
 }
 
-// isSource reports whether a context stays a source of the graph instead of being downloaded.
-func (p *plan) isSource(context string) bool { return p.opts.Fetcher == nil && isRemote(context) }
+// isSource reports whether contexts that are URLs stay sources of the graph instead of being downloaded.
+func (p *plan) isSource() bool { return p.opts.Fetcher == nil }
 
-// contextDir returns the directory of a context. A URL is downloaded.
-func (p *plan) contextDir(t *config.Target, attribute, what, written string) (localDir, error) {
-	if !isRemote(written) {
-		return p.findDir(t, attribute, what, written)
-	}
+// fetchContext downloads a context.
+func (p *plan) fetchContext(t *config.Target, attribute, url string) (localDir, error) {
 	p.files.noteFetched()
-	dir, file, err := p.fetchPinned(t, written)
+	dir, file, err := p.fetchPinned(t, url)
 	if err != nil {
 		return localDir{}, p.targetError(t, attribute, err)
 	}
 	if file != "" && attribute == "context" && file != t.Dockerfile {
 		return localDir{}, p.targetError(t, attribute, fmt.Errorf(
-			"%s is a single file; a context must be a directory, an archive or a repository", written))
+			"%s is a single file; a context must be a directory, an archive or a repository", url))
 	}
-	return localDir{name: written, dir: dir, fetched: true}, nil
+	return localDir{name: url, dir: dir, fetched: true}, nil
 }
 
 // addContexts sets up the named contexts.
@@ -142,28 +137,42 @@ func (in *inputs) addImageContext(name, value string) {
 // addContext adds one named context of a target.
 func (p *plan) addContext(t *config.Target, in *inputs, name, value string) error {
 	opts := in.client.opts.Opts
-	link, isLink := strings.CutPrefix(value, targetPrefix)
-	path, isLayout := strings.CutPrefix(value, "oci-layout://")
-	switch {
-	case isLink:
-		return p.addLink(t, in, name, link)
-	case isLayout:
-		return p.addLayout(t, in, name, path)
-	case strings.HasPrefix(value, "docker-image://"):
+	source := config.NamedContext(value)
+	var dir localDir
+	var err error
+	switch source.Kind {
+	case config.ContextTarget:
+		return p.addLink(t, in, name, source.Rest)
+	case config.ContextLayout:
+		return p.addLayout(t, in, name, source)
+	case config.ContextImage:
 		in.addImageContext(name, value)
-	case p.isSource(value):
-		opts["context:"+name] = value
-	default:
-		dir, err := p.contextDir(t, "contexts", "context "+name, value)
-		if err != nil {
-			return err
+		return nil
+	case config.ContextUnknown, config.ContextStdin:
+		err = p.targetError(t, "contexts", errUnknownContext("context "+name+" = "+value))
+	case config.ContextURL:
+		if p.isSource() {
+			opts["context:"+name] = value
+			return nil
 		}
-		id := namedContextID + dir.name
-		opts["context:"+name] = "local:" + id
-		in.locals[id] = dir
-		in.client.files[id] = dirFiles{dir, &p.files}
+		dir, err = p.fetchContext(t, "contexts", value)
+	case config.ContextDir:
+		dir, err = p.findDir(t, "contexts", "context "+name, source.Rest)
 	}
+	if err != nil {
+		return err
+	}
+	id := namedContextID + dir.name
+	opts["context:"+name] = "local:" + id
+	in.locals[id] = dir
+	in.client.files[id] = dirFiles{dir, &p.files}
 	return nil
+}
+
+// errUnknownContext returns the error for a context with an unknown scheme.
+func errUnknownContext(what string) error {
+	return fmt.Errorf("%s is of no known kind; use a path, a URL of a git repository or an archive, or, in contexts, "+
+		"target:NAME, docker-image://REF or oci-layout://DIR", what)
 }
 
 // addLink adds the results of another target as named contexts, one per platform, with their image configs. It waits

@@ -22,25 +22,20 @@ type layout struct {
 	files  *files
 }
 
-// addLayout adds a named context oci-layout://DIR[:TAG][@DIGEST]; spec is the part after "://".
-func (p *plan) addLayout(t *config.Target, in *inputs, name, spec string) error {
-	path, dgst, _ := strings.Cut(spec, "@")
-	tag := ""
-	if i := strings.LastIndex(path, ":"); i > strings.LastIndex(path, "/") {
-		path, tag = path[:i], path[i+1:]
-	}
-	dir, err := p.findDir(t, "contexts", "OCI layout", path)
+// addLayout adds a named context that is an OCI layout.
+func (p *plan) addLayout(t *config.Target, in *inputs, name string, source config.ContextSource) error {
+	dir, err := p.findDir(t, "contexts", "OCI layout", source.Rest)
 	if err != nil {
 		return err
 	}
-	l := &layout{dir: dir.dir, digest: digest.Digest(dgst), files: &p.files}
-	if dgst == "" {
-		l.digest, err = l.find(tag)
+	l := &layout{dir: dir.dir, digest: digest.Digest(source.Digest), files: &p.files}
+	if source.Digest == "" {
+		l.digest, err = l.find(source.Tag)
 	} else {
 		err = l.digest.Validate()
 	}
 	if err != nil {
-		return p.targetError(t, "contexts", fmt.Errorf("OCI layout %s: %w", spec, err))
+		return p.targetError(t, "contexts", fmt.Errorf("OCI layout %s: %w", source.Rest, err))
 	}
 	store := fmt.Sprintf("layout-%d", len(in.layouts)) // a path is not a valid reference
 	in.layouts[store] = dir

@@ -28,7 +28,7 @@ type localDir struct {
 
 // findDir returns the localDir of a path in a target's attribute. what names the path's purpose in messages.
 func (p *plan) findDir(t *config.Target, attribute, what, written string) (localDir, error) {
-	dir := strings.TrimPrefix(written, "cwd://")
+	dir := written
 	if dir == "" {
 		dir = "."
 	}

@@ -15,6 +15,7 @@ type graphOptions struct {
 	lock    lockOptions
 	format  string
 	by      string
+	allow   []string
 }
 
 func newGraphCommand(a *app) *cobra.Command {
@@ -33,6 +34,7 @@ func newGraphCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	o.project.addFlags(f)
 	o.lock.addFlags(f)
+	f.StringArrayVar(&o.allow, "allow", nil, usageAllow)
 	f.StringVar(&o.format, "format", "dot", "output format: dot, mermaid or json")
 	f.StringVar(&o.by, "by", "stage", "what a node is: target, stage or step")
 	return cmd
@@ -53,6 +55,11 @@ func (a *app) graphCommand(ctx context.Context, o graphOptions) error {
 	project, err := a.loadProject(ctx, o.project)
 	if err != nil {
 		return err
+	}
+	if a.fetcher != nil { // drawing a local project sends nothing anywhere
+		if err := a.checkGrants(project, o.allow); err != nil {
+			return err
+		}
 	}
 	pins, err := a.usePins(ctx, project.Dir, o.project, o.lock)
 	if err != nil {

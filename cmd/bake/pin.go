@@ -27,6 +27,7 @@ type pinOptions struct {
 	resolve bool
 	copyTo  string
 	format  string
+	allow   []string
 }
 
 func newPinCommand(a *app) *cobra.Command {
@@ -47,6 +48,7 @@ func newPinCommand(a *app) *cobra.Command {
 	f.BoolVar(&o.noPrune, "no-prune", false, "keep pins that no target uses")
 	f.BoolVar(&o.inPlace, "in-place", false,
 		"write digests into the Dockerfiles instead: after references in FROM, COPY --from and RUN --mount")
+	f.StringArrayVar(&o.allow, "allow", nil, "permit --in-place to change files outside the project: fs.read=PATH")
 	f.BoolVar(&o.resolve, "resolve", false,
 		"resolve merge conflicts in "+config.LockName+"; re-resolve pins that differ")
 	f.StringVar(&o.copyTo, "copy-to", "",
@@ -74,6 +76,9 @@ func (a *app) pinCommand(ctx context.Context, o pinOptions, args []string) error
 	}
 	defer p.Close()
 	if o.inPlace {
+		if err := a.checkGrants(p.Project, o.allow); err != nil {
+			return err
+		}
 		return a.pinInPlace(p.Plan)
 	}
 	whole := len(o.project.targets) == 0 && len(names) == 0

@@ -38,8 +38,8 @@ type runOptions struct {
 
 // Usage of flags that several commands have.
 const (
-	usageAllow = "permit access to network.host, security.insecure, ssh, device, or files: fs=PATH, fs.read=PATH or " +
-		"fs.write=PATH; may be repeated"
+	usageAllow = "permit access to network.host, network.local, security.insecure, ssh, device, or files: fs=PATH, " +
+		"fs.read=PATH or fs.write=PATH; may be repeated"
 	usagePull = "resolve every base tag in its registry again, even if its digest was resolved recently"
 )
 

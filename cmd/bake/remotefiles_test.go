@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestRemoteDockerfileOfHost shows that a remote definition cannot have a file of this machine read as its Dockerfile,
+// whatever its context and its syntax are, and whichever command reads it.
+func TestRemoteDockerfileOfHost(t *testing.T) {
+	site := newRemoteSite(t)
+	outside := t.TempDir()
+	secret := filepath.Join(outside, "secret")
+	writeFile(t, secret, "FROM scratch\nLABEL token=hunter22\nHUNTER22\n")
+	dir, cache := filepath.Join(outside, "work"), t.TempDir()
+	writeFile(t, filepath.Join(dir, "empty/x"), "x")
+	site.files["context.tar.gz"] = archive(t, map[string]string{"a.txt": "a"})
+	site.commit(t, "main", map[string]string{"app/a.txt": "a"})
+
+	dockerfiles := []string{secret, "cwd://" + secret, "cwd://../secret", "cwd://empty/../../secret"}
+	contexts := []string{
+		"app", ".", "cwd://empty", site.url + "/files/context.tar.gz", site.url + "/repo.git#main:app",
+	}
+	n := 0
+	for _, context := range contexts {
+		for _, dockerfile := range dockerfiles {
+			hcl := fmt.Sprintf("target \"default\" {\n  context = %q\n  dockerfile = %q\n}\n", context, dockerfile)
+			compose := fmt.Sprintf("services:\n  x:\n    build: {context: %q, dockerfile: %q}\n", context, dockerfile)
+			for name, content := range map[string]string{"docker-bake.hcl": hcl, "compose.yaml": compose} {
+				file := fmt.Sprintf("case%d.tar.gz", n)
+				n++
+				site.files[file] = archive(t, map[string]string{name: content, "app/a.txt": "a"})
+				repo := site.url + "/files/" + file
+				commands := [][]string{{"build", "--progress=none"}}
+				if context == "app" {
+					commands = append(commands, []string{"plan"}, []string{"graph"}, []string{"build", "--call=outline"}, []string{"build", "--check"})
+				}
+				for _, command := range commands {
+					code, stdout, stderr := runIn(t, dir, cache, append(command, repo)...)
+					if code != 2 || !strings.Contains(stderr, "--allow fs.read=") ||
+						strings.Contains(strings.ToLower(stdout+stderr), "hunter22") {
+						t.Errorf("%v %s %s, context %s: exit %d\n%s%s", command, name, dockerfile, context, code, stdout,
+							stderr)
+					}
+				}
+				code, stdout, stderr := runIn(t, dir, cache, "graph", "--allow", "fs.read="+secret, repo)
+				if strings.Contains(stderr, "access denied") {
+					t.Errorf("with --allow: exit %d\n%s%s", code, stdout, stderr)
+				}
+			}
+		}
+	}
+}
+
+// TestRemoteReadsNoVariables shows that a remote compose file gets no variables of the working directory's .env.
+func TestRemoteReadsNoVariables(t *testing.T) {
+	site := newRemoteSite(t)
+	site.commit(t, "main", map[string]string{
+		"compose.yaml": "services:\n  x:\n    build: {context: ., args: {TOKEN: \"got ${TOKEN:-nothing}\"}}\n",
+	})
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, ".env"), "TOKEN=hunter22\n")
+	code, stdout, stderr := runIn(t, dir, t.TempDir(), "build", "--print", site.url+"/repo.git#main")
+	if code != 0 || !strings.Contains(stdout, "got nothing") {
+		t.Error(code, stdout, stderr)
+	}
+	code, stdout, stderr = runIn(t, dir, t.TempDir(), "build", "--print", "--env-file", ".env", site.url+"/repo.git#main")
+	if code != 0 || !strings.Contains(stdout, "got hunter22") {
+		t.Error("with --env-file:", code, stdout, stderr)
+	}
+}
