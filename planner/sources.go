@@ -242,3 +242,28 @@ func atCommit(url string, ref *dfgitutil.GitRef, commit string) string {
 	}
 	return base + "#" + commit
 }
+
+// RemoteURLs returns the URLs that the steps of the graph fetch, of git repositories and of files.
+func (g *Graph) RemoteURLs() []string {
+	var all []string
+	for _, s := range g.Steps {
+		source := s.Op.GetSource()
+		scheme, _, _ := strings.Cut(source.GetIdentifier(), "://")
+		switch scheme {
+		case "git":
+			all = append(all, gitRemote(source))
+		case "http", "https":
+			all = append(all, source.GetIdentifier())
+		}
+	}
+	return all
+}
+
+// gitRemote returns the URL of the repository of a git source.
+func gitRemote(s *pb.SourceOp) string {
+	if full := s.Attrs[pb.AttrFullRemoteURL]; full != "" {
+		return full
+	}
+	remote, _, _ := strings.Cut(strings.TrimPrefix(s.Identifier, "git://"), "#")
+	return remote
+}

@@ -110,7 +110,7 @@ func (a *app) compare(ctx context.Context, c *affected.Comparison, o affectedOpt
 		EarlierOptions: func(view config.View) (config.Options, error) {
 			earlier := o.project
 			earlier.view, earlier.targets = view, nil
-			return in.loadOptions(earlier)
+			return in.loadOptions(ctx, earlier)
 		},
 		Fingerprints: func(ctx context.Context, g *planner.Graph, patch tree.Patch) ([]digest.Digest, error) {
 			steps, err := fingerprints.Steps(ctx, g, patch)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/dial"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/registry"
 )
@@ -26,6 +27,7 @@ type app struct {
 	environ map[string]string
 	dir     string         // working directory; "" is the process's own
 	fetcher *fetch.Fetcher // fetches the files of a remote project; nil for a local one
+	guard   *dial.Guard    // connects for a remote project; nil for a local one, or if it may connect to this machine
 	offline bool           // contact no registry or server
 	// registries are the registry blocks of the project. loadProject sets them.
 	registries []registry.Registry
@@ -45,6 +47,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	err := root.ExecuteContext(ctx)
 	if a.fetcher != nil {
 		err = errors.Join(err, a.fetcher.Store.Close())
+	}
+	if a.guard != nil {
+		err = errors.Join(err, a.guard.Close())
 	}
 	if err == nil {
 		err = stdout.err

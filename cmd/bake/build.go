@@ -54,6 +54,7 @@ func newBuildCommand(a *app) *cobra.Command {
 
 // build loads the project, builds it, and prints the answers of targets with another --call.
 func (a *app) build(ctx context.Context, o buildOptions) error {
+	o.project.allow = o.run.allow
 	if o.list != "" {
 		return a.list(ctx, o.project, o.list)
 	}
@@ -165,6 +166,9 @@ func (a *app) buildRecorded(
 	a.showWarnings(o, graph.Warnings)
 	a.noteMissing(o.pins, graph)
 	if err := a.checkRules(p, graph); err != nil {
+		return err
+	}
+	if err := a.checkDaemonSources(ctx, s, engine, graph); err != nil {
 		return err
 	}
 	done, err := a.runGraph(ctx, engine, graph, p.Dir, o, r)

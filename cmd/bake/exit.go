@@ -17,6 +17,7 @@ import (
 	"github.com/bakebuild/bake/executor/buildkitd"
 	"github.com/bakebuild/bake/executor/builds"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/dial"
 	"github.com/bakebuild/bake/executor/docker"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
@@ -79,6 +80,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		unavailable *sandbox.UnavailableError
 		differ      differenceError
 		fetched     *fetch.Error
+		local       *dial.LocalError
 		lock        *planner.LockError
 		rule        *planner.PolicyError
 		denied      deniedError
@@ -101,6 +103,8 @@ func exitCodeOf(ctx context.Context, err error) int {
 	case errors.As(err, &unavailable), errors.As(err, &store), errors.As(err, &watched), errors.As(err, &corrupt),
 		cache.SystemFault(err):
 		return exitSystem
+	case errors.As(err, &local):
+		return exitUsage
 	case errors.As(err, &step):
 		return exitStep
 	case errors.As(err, &rule):

@@ -63,7 +63,7 @@ func (a *app) explain(ctx context.Context, o explainOptions) error {
 // previewNamed plans a build of the named targets, or of the whole project if a name is not a target. It returns the
 // names with groups expanded.
 func (a *app) previewNamed(ctx context.Context, o explainOptions) (report.Run, []string, error) {
-	opts, err := a.loadOptions(o.project)
+	opts, err := a.loadOptions(ctx, o.project)
 	if err != nil {
 		return report.Run{}, nil, err
 	}

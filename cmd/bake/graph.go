@@ -52,6 +52,7 @@ func (a *app) graphCommand(ctx context.Context, o graphOptions) error {
 	default:
 		return usagef("--format=%s: expected dot, mermaid or json", o.format)
 	}
+	o.project.allow = o.allow
 	project, err := a.loadProject(ctx, o.project)
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func (a *app) checkLocked(ctx context.Context, s *session, o projectOptions, loc
 // wholeProject loads the project with all its targets requested.
 func (a *app) wholeProject(ctx context.Context, o projectOptions) (*config.Project, error) {
 	o.targets = nil
-	opts, err := a.loadOptions(o)
+	opts, err := a.loadOptions(ctx, o)
 	if err != nil {
 		return nil, err
 	}

@@ -11,10 +11,14 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/bakebuild/bake/executor/dial"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
 func main() {
+	if code, isHelper := dial.Helper(os.Getenv, os.Args[1:]); isHelper {
+		os.Exit(code)
+	}
 	collectLate()
 	logrus.SetFormatter(libraryLog{})
 	ctx, stop := interruptible(context.Background())

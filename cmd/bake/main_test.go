@@ -13,10 +13,15 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bakebuild/bake/executor/dial"
 )
 
 // TestMain makes bake a command of the scripts.
 func TestMain(m *testing.M) {
+	if code, isHelper := dial.Helper(os.Getenv, os.Args[1:]); isHelper {
+		os.Exit(code)
+	}
 	testscript.Main(m, map[string]func(){"bake": main})
 }
 

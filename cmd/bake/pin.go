@@ -140,7 +140,7 @@ func (a *app) splitNames(ctx context.Context, o *projectOptions, args []string) 
 	if len(args) == 0 {
 		return nil, nil
 	}
-	opts, err := a.loadOptions(*o)
+	opts, err := a.loadOptions(ctx, *o)
 	if err != nil {
 		return nil, err
 	}

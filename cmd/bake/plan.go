@@ -70,6 +70,7 @@ func newPlanCommand(a *app) *cobra.Command {
 func (a *app) preview(
 	ctx context.Context, o planOptions, load func(context.Context, projectOptions) (*config.Project, error),
 ) (report.Run, error) {
+	o.project.allow = o.allow
 	project, err := load(ctx, o.project)
 	if err != nil {
 		return report.Run{}, err

@@ -23,6 +23,7 @@ type projectOptions struct {
 	vars     []string
 	targets  []string
 	envFiles []string
+	allow    []string    // the values of --allow
 	view     config.View // nil reads the disk
 }
 
@@ -36,19 +37,23 @@ func (o *projectOptions) addFlags(f *pflag.FlagSet) {
 }
 
 // loadOptions returns the options for package config. It opens the definition if the first target is a URL.
-func (a *app) loadOptions(o projectOptions) (config.Options, error) {
+func (a *app) loadOptions(ctx context.Context, o projectOptions) (config.Options, error) {
 	dir, err := a.workDir()
 	if err != nil {
 		return config.Options{}, err
 	}
 	var definition *config.Definition
 	if len(o.targets) > 0 && config.IsRemote(o.targets[0]) {
-		url, context := o.targets[0], ""
+		url, contextURL := o.targets[0], ""
 		o.targets = o.targets[1:]
 		if len(o.targets) > 0 && config.IsRemote(o.targets[0]) {
-			context, o.targets = o.targets[0], o.targets[1:]
+			contextURL, o.targets = o.targets[0], o.targets[1:]
 		}
-		if definition, err = a.definition(url, context); err != nil {
+		grants, err := config.ParseGrants(o.allow)
+		if err != nil {
+			return config.Options{}, usagef("%w", err)
+		}
+		if definition, err = a.definition(ctx, url, contextURL, grants); err != nil {
 			return config.Options{}, err
 		}
 	}
@@ -60,7 +65,7 @@ func (a *app) loadOptions(o projectOptions) (config.Options, error) {
 
 // loadProject evaluates the project and prints its warnings.
 func (a *app) loadProject(ctx context.Context, o projectOptions) (*config.Project, error) {
-	opts, err := a.loadOptions(o)
+	opts, err := a.loadOptions(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +171,7 @@ func (a *app) printProject(p *config.Project) error {
 
 // list prints targets or variables. spec is "targets", "variables", or "type=…,format=json".
 func (a *app) list(ctx context.Context, o projectOptions, spec string) error {
-	opts, err := a.loadOptions(o)
+	opts, err := a.loadOptions(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,8 @@ type remoteSite struct {
 	url   string
 	work  string // the repository's work tree
 	files map[string][]byte
+	// redirects maps paths below /files to the URLs that they are moved to.
+	redirects map[string]string
 }
 
 // newRemoteSite starts the server with an empty repository and no files.
@@ -33,7 +35,8 @@ func newRemoteSite(t *testing.T) *remoteSite {
 		skip(t, "needs git: apt-get install git")
 	}
 	root := t.TempDir()
-	s := &remoteSite{work: filepath.Join(t.TempDir(), "work"), files: map[string][]byte{}}
+	s := &remoteSite{work: filepath.Join(t.TempDir(), "work"), files: map[string][]byte{},
+		redirects: map[string]string{}}
 	git(t, root, "init", "-q", "--bare", "repo.git")
 	git(t, root, "-C", "repo.git", "config", "uploadpack.allowAnySHA1InWant", "true")
 	git(t, root, "clone", "-q", filepath.Join(root, "repo.git"), s.work)
@@ -41,6 +44,10 @@ func newRemoteSite(t *testing.T) *remoteSite {
 	mux.Handle("/repo.git/", &cgi.Handler{Path: backend, Env: []string{"GIT_PROJECT_ROOT=" + root,
 		"GIT_HTTP_EXPORT_ALL=1"}})
 	mux.HandleFunc("/files/", func(w http.ResponseWriter, r *http.Request) {
+		if to := s.redirects[strings.TrimPrefix(r.URL.Path, "/files/")]; to != "" {
+			http.Redirect(w, r, to, http.StatusFound)
+			return
+		}
 		raw, ok := s.files[strings.TrimPrefix(r.URL.Path, "/files/")]
 		if !ok {
 			http.NotFound(w, r)

@@ -4,13 +4,17 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/builds"
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/dial"
 	"github.com/bakebuild/bake/executor/embedded"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/registry"
@@ -70,12 +74,20 @@ func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*p
 
 // definition returns the remote project at a URL. It sets a.fetcher, so that what was fetched once stays the same for
 // the rest of the command. BUILDX_BAKE_GIT_AUTH_TOKEN and _HEADER are sent only to the host of the URL.
-func (a *app) definition(rawURL, context string) (*config.Definition, error) {
+func (a *app) definition(
+	ctx context.Context, rawURL, contextURL string, grants config.Grants,
+) (*config.Definition, error) {
 	store, err := a.openStore()
 	if err != nil {
 		return nil, err
 	}
 	a.fetcher = a.newFetcher(store)
+	if !grants.Has("network.local") {
+		if a.guard, err = a.newGuard(ctx, rawURL, contextURL); err != nil {
+			return nil, err
+		}
+		a.fetcher.Guard = a.guard
+	}
 	token, header := a.env("BUILDX_BAKE_GIT_AUTH_TOKEN"), a.env("BUILDX_BAKE_GIT_AUTH_HEADER")
 	if token != "" && header == "" {
 		header = "basic " + base64.StdEncoding.EncodeToString([]byte("x-access-token:"+token))
@@ -83,15 +95,34 @@ func (a *app) definition(rawURL, context string) (*config.Definition, error) {
 	if u, err := url.Parse(rawURL); err == nil && u.Scheme == "https" {
 		a.fetcher.Auth, a.fetcher.Host = header, u.Host
 	}
-	return &config.Definition{URL: rawURL, Context: context, Fetcher: a.fetcher}, nil
+	return &config.Definition{URL: rawURL, Context: contextURL, Fetcher: a.fetcher}, nil
+}
+
+// newGuard returns what connects for a remote project. The hosts of the URLs on the command line are exempt.
+func (a *app) newGuard(ctx context.Context, urls ...string) (*dial.Guard, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	a.fetcher.Program = program
+	guard := dial.New(a.env)
+	for _, u := range urls {
+		if u != "" {
+			guard.Trust(ctx, u)
+		}
+	}
+	return guard, nil
 }
 
 // newHTTP returns the client for ADD of a URL; nil stands for the default client.
 func (a *app) newHTTP() *http.Client {
-	if !a.offline {
-		return nil
+	switch {
+	case a.offline:
+		return &http.Client{Transport: offlineTransport{}}
+	case a.guard != nil:
+		return &http.Client{Transport: a.guard}
 	}
-	return &http.Client{Transport: offlineTransport{}}
+	return nil
 }
 
 // offlineTransport fails every request.
@@ -115,6 +146,20 @@ func (a *app) newFetcher(store *cache.Store) *fetch.Fetcher {
 		f.Env = append(f.Env, "SSH_AUTH_SOCK="+v)
 	}
 	return f
+}
+
+// checkDaemonSources returns an error if a daemon would fetch a URL of this machine for a remote project. The embedded
+// engine checks each connection instead.
+func (a *app) checkDaemonSources(ctx context.Context, s *session, engine executor.Engine, g *planner.Graph) error {
+	if a.guard == nil || engine == executor.Engine(s.engine) {
+		return nil
+	}
+	for _, url := range g.RemoteURLs() {
+		if err := a.guard.CheckURL(ctx, url); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close closes the engine and the cache.

@@ -16,6 +16,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/dial"
 )
 
 // Fetcher fetches each URL once.
@@ -26,6 +27,9 @@ type Fetcher struct {
 	Env []string
 	// Auth is the value of the Authorization header that git sends to Host over HTTPS, and to no other host.
 	Auth, Host string
+	// Guard, if not nil, makes all connections, also those of git. Program is the path of this program: see dial.Helper.
+	Guard   *dial.Guard
+	Program string
 	// Offline makes everything that is not in the store an error.
 	Offline bool
 

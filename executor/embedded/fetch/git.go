@@ -333,6 +333,15 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 	cmd := exec.CommandContext(ctx, "git", append(base, args...)...)
 	cmd.Dir = dir
 	cmd.Env = f.gitEnv(remote)
+	refused := func() error { return nil }
+	if f.Guard != nil {
+		guarded, err := f.Guard.Start()
+		if err != nil {
+			return nil, err
+		}
+		defer guarded.Close()
+		cmd.Env, refused = guarded.GitEnv(cmd.Env, f.Program), guarded.Err
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var stdout, stderr limited
@@ -349,6 +358,9 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 		return nil, context.Cause(ctx)
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, fmt.Errorf("git cannot be started: %w; install it", exec.ErrNotFound)
+	}
+	if err := refused(); err != nil {
+		return nil, fmt.Errorf("git %s: %w", args[0], err)
 	}
 	text := strings.TrimSpace(stderr.String())
 	if text == "" {

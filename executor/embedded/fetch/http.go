@@ -135,11 +135,7 @@ func (f *Fetcher) download(ctx context.Context, url, to string) (content digest.
 	if err != nil {
 		return "", err
 	}
-	client := f.HTTP
-	if client == nil {
-		client = http.DefaultClient
-	}
-	res, err := client.Do(req)
+	res, err := f.client().Do(req)
 	if err != nil {
 		return "", errors.Join(context.Cause(ctx), err)
 	}
@@ -161,6 +157,16 @@ func (f *Fetcher) download(ctx context.Context, url, to string) (content digest.
 		return "", fmt.Errorf("larger than %d bytes", int64(maxDownload))
 	}
 	return hash.Digest(), nil
+}
+
+func (f *Fetcher) client() *http.Client {
+	switch {
+	case f.Guard != nil:
+		return &http.Client{Transport: f.Guard}
+	case f.HTTP != nil:
+		return f.HTTP
+	}
+	return http.DefaultClient
 }
 
 // alive is called for every write. It discards the bytes.
