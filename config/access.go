@@ -87,6 +87,9 @@ const ignoreFile = ".dockerignore"
 // for every type, also for types to which it means nothing.
 func pathKeys() map[string]bool { return map[string]bool{"dest": true, "src": false} }
 
+// RegoSuffix is the suffix of the policy in Rego next to a Dockerfile.
+const RegoSuffix = ".rego"
+
 // dockerfilePaths returns the path of the Dockerfile of a target, then the paths next to it that may be read too.
 func (t *Target) dockerfilePaths(dir string, isDir bool) []string {
 	path, inCwd := strings.CutPrefix(t.Dockerfile, "cwd://")
@@ -97,10 +100,10 @@ func (t *Target) dockerfilePaths(dir string, isDir bool) []string {
 	default:
 		return nil
 	}
-	all := []string{path, path + ignoreFile}
+	all := []string{path, path + ignoreFile, path + RegoSuffix}
 	if filepath.Base(path) == "Dockerfile" {
 		lower := filepath.Join(filepath.Dir(path), "dockerfile")
-		all = append(all, lower, lower+ignoreFile)
+		all = append(all, lower, lower+ignoreFile, lower+RegoSuffix)
 	}
 	return all
 }

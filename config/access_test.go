@@ -9,16 +9,17 @@ import (
 	"testing"
 )
 
-// pathForm is a way to write a path. outside reports whether a plain path attribute would leave the project with it,
+// pathSpelling is a way to write a path. outside reports whether a plain path attribute would leave the project with it,
 // inContext whether a context or a Dockerfile would, for which cwd:// is a prefix.
-type pathForm struct {
+type pathSpelling struct {
 	path               string
 	outside, inContext bool
 }
 
-// pathForms returns the forms of paths in a project directory dir/project, next to which is the directory dir/outside.
-func pathForms(dir string) []pathForm {
-	return []pathForm{
+// pathSpellings returns the ways to write paths in a project directory dir/project, next to which is the directory
+// dir/outside.
+func pathSpellings(dir string) []pathSpelling {
+	return []pathSpelling{
 		{"in/file", false, false},
 		{"./in/../in/file", false, false},
 		{"not/there/yet", false, false},
@@ -46,8 +47,8 @@ func pathForms(dir string) []pathForm {
 	}
 }
 
-// writePathForms creates the files that pathForms needs and returns the directory of the project.
-func writePathForms(t *testing.T, dir string) string {
+// writePathSpellings creates the files that pathSpellings needs and returns the directory of the project.
+func writePathSpellings(t *testing.T, dir string) string {
 	t.Helper()
 	project := filepath.Join(dir, "project")
 	for _, d := range []string{"project/in", "outside", "project-2"} {
@@ -127,7 +128,7 @@ func TestFileUses(t *testing.T) {
 }
 
 // denied reports whether an attribute with the path needs a grant in a target with the given context.
-func (f pathForm) denied(attribute, context string) bool {
+func (f pathSpelling) denied(attribute, context string) bool {
 	switch {
 	case attribute == "context", attribute == "contexts":
 		return f.inContext
@@ -146,7 +147,7 @@ func (f pathForm) denied(attribute, context string) bool {
 // forms of paths: what leaves the project needs a grant, and nothing else does.
 func TestGrantsOfFiles(t *testing.T) {
 	dir := t.TempDir()
-	project := writePathForms(t, dir)
+	project := writePathSpellings(t, dir)
 	contexts := []string{
 		".", "in", project, "https://example.com/context.tar.gz", "https://example.com/Dockerfile",
 		"https://example.com/repo.git#main:app", "git@example.com:repo.git", "ssh://git@example.com/repo.git",
@@ -158,17 +159,17 @@ func TestGrantsOfFiles(t *testing.T) {
 			continue
 		}
 		for _, context := range contexts {
-			for _, form := range pathForms(dir) {
+			for _, spelling := range pathSpellings(dir) {
 				target := &Target{Name: "x", Context: context, Dockerfile: "Dockerfile"}
-				write(target, form.path)
+				write(target, spelling.path)
 				p := &Project{Dir: project, Targets: map[string]*Target{"x": target}}
-				denied := form.denied(name, context)
+				denied := spelling.denied(name, context)
 				missing, err := Grants{}.Missing(p, true)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if got := len(missing) > 0; got != denied {
-					t.Errorf("%s %q with context %q: denied is %v, want %v: %v", name, form.path, context, got, denied,
+					t.Errorf("%s %q with context %q: denied is %v, want %v: %v", name, spelling.path, context, got, denied,
 						missing)
 				}
 				if !denied || len(missing) == 0 {
@@ -176,14 +177,14 @@ func TestGrantsOfFiles(t *testing.T) {
 				}
 				key := grant[name == "output" || name == "cache-to"]
 				if !strings.HasPrefix(missing[0], key) {
-					t.Errorf("%s %q: %v, want %s", name, form.path, missing, key)
+					t.Errorf("%s %q: %v, want %s", name, spelling.path, missing, key)
 				}
 				allowed, err := ParseGrants(missing)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if rest, err := allowed.Missing(p, true); err != nil || len(rest) > 0 {
-					t.Errorf("%s %q: with %v: %v, %v", name, form.path, missing, rest, err)
+					t.Errorf("%s %q: with %v: %v, %v", name, spelling.path, missing, rest, err)
 				}
 			}
 		}
@@ -193,18 +194,18 @@ func TestGrantsOfFiles(t *testing.T) {
 // TestGrantsOfLayouts checks that every way to write an OCI layout leads to the directory that is read.
 func TestGrantsOfLayouts(t *testing.T) {
 	dir := t.TempDir()
-	project := writePathForms(t, dir)
-	for _, form := range pathForms(dir) {
-		if strings.HasPrefix(form.path, "cwd://") || form.path == "/" {
+	project := writePathSpellings(t, dir)
+	for _, spelling := range pathSpellings(dir) {
+		if strings.HasPrefix(spelling.path, "cwd://") || spelling.path == "/" {
 			continue
 		}
 		for _, suffix := range []string{"", ":tag", "@sha256:x", ":tag@sha256:x"} {
-			value := "oci-layout://" + form.path + suffix
+			value := "oci-layout://" + spelling.path + suffix
 			target := &Target{Name: "x", Context: ".", Dockerfile: "Dockerfile",
 				Contexts: map[string]string{"x": value}}
 			p := &Project{Dir: project, Targets: map[string]*Target{"x": target}}
 			missing, err := Grants{}.Missing(p, true)
-			if err != nil || len(missing) > 0 != form.outside {
+			if err != nil || len(missing) > 0 != spelling.outside {
 				t.Errorf("%s: %v, %v", value, missing, err)
 			}
 		}
@@ -222,11 +223,11 @@ func TestGrantsOfLayouts(t *testing.T) {
 // TestGrantsOfDockerfiles checks the files that are read next to a Dockerfile, or instead of it.
 func TestGrantsOfDockerfiles(t *testing.T) {
 	for _, link := range []string{
-		"Dockerfile", "Dockerfile.dockerignore", "dockerfile", "dockerfile.dockerignore", ".dockerignore",
+		"Dockerfile", "Dockerfile.dockerignore", "Dockerfile.rego", "dockerfile", "dockerfile.rego", "dockerfile.dockerignore", ".dockerignore",
 		"named/.dockerignore",
 	} {
 		dir := t.TempDir()
-		project := writePathForms(t, dir)
+		project := writePathSpellings(t, dir)
 		if err := os.MkdirAll(filepath.Join(project, "named"), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -112,6 +113,9 @@ func (m missingFiles) check(use FileUse, below ...string) error {
 		link, err := m.links.isLink(use.Path)
 		if err != nil || !link {
 			return err
+		}
+		if info, err := os.Stat(Absolute(m.links.dir, use.Path)); err == nil && !info.Mode().IsRegular() {
+			return nil // only regular files are read
 		}
 		use.Beside = false
 	}

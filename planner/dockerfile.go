@@ -99,6 +99,9 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 	case err != nil:
 		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf("read Dockerfile %s: %w", display, cause(err)))
 	}
+	if err := p.checkRego(t, in, path); err != nil {
+		return dockerfile{}, err
+	}
 	d := dockerfile{name: filepath.Base(path), data: data, display: display}
 	d.ignore, err = p.files.getIn(in, path+ignoreSuffix)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -102,6 +102,9 @@ func (p *plan) loadMemo(ctx context.Context) *Graph {
 	if err != nil || !slices.Equal(project, m.Project) || !p.unchanged(ctx, m) {
 		return nil
 	}
+	if p.opts.RefuseRego && m.namesRego() {
+		return nil
+	}
 	for ref, use := range m.Uses {
 		p.bases.restore(ref, *use)
 	}

@@ -34,6 +34,8 @@ type Options struct {
 	// Lock pins bases and sources; nil pins none. Frozen refuses an unpinned reference instead of resolving it.
 	Lock   *config.Lock
 	Frozen bool
+	// RefuseRego makes a policy in Rego next to a Dockerfile an error if it applies to the target.
+	RefuseRego bool
 	// Memo stores the plan for the next run; nil stores nothing.
 	Memo Memo
 	// KeepGoing makes Plan return a graph of the targets that succeeded in addition to the error of the others.

@@ -12,10 +12,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/dial"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
 	"github.com/bakebuild/bake/executor/registry"
+	"github.com/bakebuild/bake/planner/pins"
 )
 
 // app holds what every command needs from the process: streams, environment and working directory. It also holds the
@@ -25,10 +27,12 @@ type app struct {
 	stdout  io.Writer // only what was requested
 	stderr  io.Writer // progress, notes, errors
 	environ map[string]string
-	dir     string         // working directory; "" is the process's own
-	fetcher *fetch.Fetcher // fetches the files of a remote project; nil for a local one
-	guard   *dial.Guard    // connects for a remote project; nil for a local one, or if it may connect to this machine
-	offline bool           // contact no registry or server
+	dir     string          // working directory; "" is the process's own
+	fetcher *fetch.Fetcher  // fetches the files of a remote project; nil for a local one
+	guard   *dial.Guard     // connects for a remote project; nil for a local one, or if it may connect to this machine
+	offline bool            // contact no registry or server
+	project *config.Project // the loaded project; nil before, and for commands without one
+	pins    pins.Lock       // how the command uses bake.lock
 	// registries are the registry blocks of the project. loadProject sets them.
 	registries []registry.Registry
 	// enter runs an unprivileged user's command again in a user namespace, as sandbox.Enter does; nil does nothing.
@@ -248,6 +252,18 @@ func (a *app) openStore() (*cache.Store, error) {
 		s.SetNote(func(text string) { a.note("%s", text) })
 	}
 	return s, err
+}
+
+// origin returns what the store records with the names of images that the command builds.
+func (a *app) origin() cache.Origin {
+	switch {
+	case a.project == nil:
+		return cache.Origin{}
+	case a.project.Remote == "":
+		return cache.Origin{Project: a.project.Dir}
+	}
+	url, _, _ := strings.Cut(fetch.Public(a.project.Remote), "?") // a query may hold a token
+	return cache.Origin{Project: url, Remote: true}
 }
 
 // newClient returns a registry client with the configuration of the user and the project.

@@ -96,7 +96,7 @@ func (a *app) checkProject(p *config.Project, o runOptions) error {
 	if err := a.checkGrants(p, o.allow); err != nil {
 		return err
 	}
-	return o.checkPolicies(p)
+	return a.checkRego(p)
 }
 
 // buildProject plans and runs a project, and records the build. `bake build` and `bake image build` call it.
@@ -168,7 +168,7 @@ func (a *app) buildRecorded(
 	if err := a.checkRules(p, graph); err != nil {
 		return err
 	}
-	if err := a.checkDaemonSources(ctx, s, engine, graph); err != nil {
+	if err := a.checkDaemonSources(ctx, engine, graph); err != nil {
 		return err
 	}
 	done, err := a.runGraph(ctx, engine, graph, p.Dir, o, r)

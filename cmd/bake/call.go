@@ -96,7 +96,9 @@ func (a *app) callProject(ctx context.Context, p *config.Project, c call, o runO
 		return err
 	}
 	defer s.Close()
-	answers, err := planner.Call(ctx, p, planner.Options{Resolver: s.resolver, Fetcher: s.fetcher})
+	answers, err := planner.Call(ctx, p, planner.Options{
+		Resolver: s.resolver, Fetcher: s.fetcher, RefuseRego: true,
+	})
 	if err != nil {
 		return err
 	}

@@ -80,8 +80,9 @@ func (s *session) runner(p *config.Project, builders []buildkitd.Builder) (execu
 		return nil, err
 	}
 	opts := buildkitd.Options{
-		Builders: builders, Blobs: layerBlobs{s.store}, Store: embedded.ImageStore(s.store), Written: s.store,
-		Pusher: executor.NewPusher(s.client), Origin: origin, Tests: passedTests{s.store},
+		Builders: builders, Blobs: layerBlobs{s.store}, Store: embedded.ImageStore(s.store, s.app.origin()),
+		Written: s.store,
+		Pusher:  executor.NewPusher(s.client), Origin: origin, Tests: passedTests{s.store},
 	}
 	opts.CacheFrom, opts.CacheTo = caches(p)
 	return buildkitd.New(opts), nil

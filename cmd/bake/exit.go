@@ -84,6 +84,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		lock        *planner.LockError
 		rule        *planner.PolicyError
 		denied      deniedError
+		rego        *planner.RegoError
 		daemon      *buildkitd.Error
 		engine      *docker.Error
 		watched     *watch.Error
@@ -103,13 +104,11 @@ func exitCodeOf(ctx context.Context, err error) int {
 	case errors.As(err, &unavailable), errors.As(err, &store), errors.As(err, &watched), errors.As(err, &corrupt),
 		cache.SystemFault(err):
 		return exitSystem
-	case errors.As(err, &local):
+	case errors.As(err, &local), errors.As(err, &rule):
 		return exitUsage
 	case errors.As(err, &step):
 		return exitStep
-	case errors.As(err, &rule):
-		return exitUsage
-	case errors.As(err, &denied):
+	case errors.As(err, &denied), errors.As(err, &rego):
 		return exitPolicy
 	case errors.As(err, &lock):
 		return exitLock

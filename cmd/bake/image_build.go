@@ -66,6 +66,9 @@ func (a *app) imageBuild(ctx context.Context, o imageBuildOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := a.checkRego(p); err != nil {
+		return err
+	}
 	return a.buildProject(ctx, p, o.run)
 }
 
@@ -118,5 +121,6 @@ func (a *app) imageProject(ctx context.Context, o imageBuildOptions) (*config.Pr
 		Dir: dir, Files: []string{"-"}, Set: set, Targets: []string{name}, Env: a.environ,
 		Stdin: strings.NewReader(`target "` + name + `" {}`),
 	})
+	a.project = p
 	return p, err
 }

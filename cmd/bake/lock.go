@@ -50,6 +50,7 @@ func (a *app) readLock(dir string, o lockOptions) (pins.Lock, error) {
 // usePins reads the lock for a command that plans. In mode locked it also checks it against the whole project.
 func (a *app) usePins(ctx context.Context, dir string, o projectOptions, l lockOptions) (pins.Lock, error) {
 	lock, err := a.readLock(dir, l)
+	a.pins = lock
 	if err != nil || lock.Mode != pins.Locked {
 		return lock, err
 	}

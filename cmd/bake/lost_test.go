@@ -12,6 +12,7 @@ import (
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/buildkitd"
+	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded"
 )
 
@@ -89,7 +90,7 @@ func TestSilentBuilder(t *testing.T) {
 	}
 	engine := buildkitd.New(buildkitd.Options{
 		Builders: []buildkitd.Builder{{Address: way.address}, {Address: other.address}}, Blobs: layerBlobs{s.store},
-		Store: embedded.ImageStore(s.store), CacheFrom: map[string][]config.Attrs{}, Patience: 10 * time.Second,
+		Store: embedded.ImageStore(s.store, cache.Origin{}), CacheFrom: map[string][]config.Attrs{}, Patience: 10 * time.Second,
 	})
 	said := 0
 	report, err := engine.Run(untilDeadline(t), graph, executor.Options{Dir: c.dir, Events: func(e executor.Event) {

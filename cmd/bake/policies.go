@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/bakebuild/bake/config"
@@ -17,6 +20,22 @@ func (e deniedError) Error() string {
 		lines[i] = placeOfRange(v.Range) + v.String()
 	}
 	return strings.Join(lines, "\n")
+}
+
+// checkRego returns a planner.RegoError for a target to which policies in Rego apply: those of its policy attribute, or
+// the one that BUILDX_DEFAULT_POLICY adds. The planner finds those next to Dockerfiles.
+func (a *app) checkRego(p *config.Project) error {
+	builtIn, _ := strconv.ParseBool(a.env("BUILDX_DEFAULT_POLICY"))
+	for _, name := range slices.Sorted(maps.Keys(p.Targets)) {
+		t := p.Targets[name]
+		if files, _ := t.RegoPolicies(); len(files) > 0 {
+			return &planner.RegoError{Target: name, What: "policy " + files[0]}
+		}
+		if builtIn && !t.RegoDisabled() {
+			return &planner.RegoError{Target: name, What: "the policy that BUILDX_DEFAULT_POLICY adds"}
+		}
+	}
+	return nil
 }
 
 // placeOfRange returns the prefix of a message about a place in a project file; "" if the place is unknown.

@@ -80,6 +80,7 @@ func (a *app) loadProject(ctx context.Context, o projectOptions) (*config.Projec
 		}
 		fmt.Fprintf(a.stderr, "warning: %s%s\n", place, w.Message)
 	}
+	a.project = p
 	return p, a.useRegistries(p)
 }
 

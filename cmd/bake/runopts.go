@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/pflag"
 
@@ -34,6 +33,7 @@ type runOptions struct {
 	pins       pins.Lock
 	debugShell bool
 	terminal   *terminal.Terminal // of --debug-shell
+	builds     bool               // the command builds: policies that it cannot evaluate stop it
 }
 
 // Usage of flags that several commands have.
@@ -44,6 +44,7 @@ const (
 )
 
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
+	o.builds = true
 	f.StringArrayVar(&o.engine, "engine", nil,
 		"address of a BuildKit daemon, such as tcp://HOST:1234, or name of an engine block; may be repeated")
 	f.BoolVar(&o.debugShell, "debug-shell", false,
@@ -65,7 +66,8 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.provenance, "provenance", "",
 		"add a provenance attestation to the images: true, false, or attributes such as mode=max")
 	f.StringArrayVar(&o.policy, "policy", nil,
-		"attributes of the targets' Rego policies, which only buildx evaluates; disabled=true builds without them")
+		"attributes of the targets' Rego policies, which only buildx evaluates; disabled=true builds without them, also "+
+			"without a Dockerfile.rego")
 	f.StringArrayVar(&o.allow, "allow", nil, usageAllow)
 }
 
@@ -89,20 +91,6 @@ func (o *runOptions) overrides() []string {
 		all = append(all, "*.policy+="+p)
 	}
 	return all
-}
-
-// checkPolicies rejects targets with policies in Rego, which bake does not evaluate: an unevaluated policy must not
-// appear to be enforced.
-func (o *runOptions) checkPolicies(p *config.Project) error {
-	for _, t := range p.Targets {
-		rego := slices.ContainsFunc(t.Policy, func(a config.Attrs) bool { return a["filename"] != "" })
-		off := slices.ContainsFunc(t.Policy, func(a config.Attrs) bool { return a["disabled"] == "true" })
-		if rego && !off {
-			return usagef("target %s: policy %s is in Rego, which only buildx evaluates; use a policy block, "+
-				"or build without the policy: --policy disabled=true", t.Name, t.Policy[0]["filename"])
-		}
-	}
-	return nil
 }
 
 // progressMode returns --progress, else BUILDKIT_PROGRESS.

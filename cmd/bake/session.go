@@ -49,9 +49,13 @@ func (a *app) open(pull bool) (*session, error) {
 	}
 	return &session{
 		app: a, store: store, client: client,
-		engine:   embedded.New(store, client, embedded.Options{Checkouts: fetcher, HTTP: a.newHTTP()}),
-		resolver: resolve.New(store, client, resolve.Options{Pull: pull, Offline: a.offline, Note: a.note}),
-		fetcher:  fetcher,
+		engine: embedded.New(store, client, embedded.Options{
+			Checkouts: fetcher, HTTP: a.newHTTP(), Origin: a.origin(),
+		}),
+		resolver: resolve.New(store, client, resolve.Options{
+			Pull: pull, Offline: a.offline, Note: a.note, Origin: a.origin(), Frozen: a.pins.Frozen(),
+		}),
+		fetcher: fetcher,
 	}, nil
 }
 
@@ -66,7 +70,8 @@ func (s *session) memo() planner.Memo {
 // plan returns the graph of a project.
 func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*planner.Graph, error) {
 	return planner.Plan(ctx, p, planner.Options{
-		Resolver: s.resolver, Memo: s.memo(), Fetcher: s.fetcher, Lock: o.pins.File, Frozen: o.pins.Frozen(),
+		RefuseRego: o.builds,
+		Resolver:   s.resolver, Memo: s.memo(), Fetcher: s.fetcher, Lock: o.pins.File, Frozen: o.pins.Frozen(),
 		NoCache: o.noCache, KeepGoing: o.jobs.keepGoing,
 		Warn: func(w planner.Warning) { s.app.showWarnings(o, []planner.Warning{w}) },
 	})
@@ -150,8 +155,8 @@ func (a *app) newFetcher(store *cache.Store) *fetch.Fetcher {
 
 // checkDaemonSources returns an error if a daemon would fetch a URL of this machine for a remote project. The embedded
 // engine checks each connection instead.
-func (a *app) checkDaemonSources(ctx context.Context, s *session, engine executor.Engine, g *planner.Graph) error {
-	if a.guard == nil || engine == executor.Engine(s.engine) {
+func (a *app) checkDaemonSources(ctx context.Context, engine executor.Engine, g *planner.Graph) error {
+	if _, here := engine.(*embedded.Engine); here || a.guard == nil {
 		return nil
 	}
 	for _, url := range g.RemoteURLs() {

@@ -19,7 +19,14 @@ type Image struct {
 	Size      int64  // of the manifest or index, bytes
 	Kind      string // KindBuilt or KindBase
 	Target    string // the target it was built from, or empty
+	Origin    Origin // the project that named it; zero for a base, or if the user named it with a command
 	Recorded  time.Time
+}
+
+// Origin is the project that gave an image its name.
+type Origin struct {
+	Project string // the directory of a local project, or the URL of a remote definition
+	Remote  bool   // it is a remote definition
 }
 
 // The kinds of an Image.
@@ -32,6 +39,8 @@ const (
 const (
 	annotationKind     = "build.bake.kind"
 	annotationTarget   = "build.bake.target"
+	annotationProject  = "build.bake.project"
+	annotationRemote   = "build.bake.remote"
 	annotationRecorded = "build.bake.recorded"
 )
 
@@ -59,6 +68,9 @@ func imagesOf(index ocispecs.Index) []Image {
 		images = append(images, Image{
 			Name: name, Digest: m.Digest, MediaType: m.MediaType, Size: m.Size,
 			Kind: m.Annotations[annotationKind], Target: m.Annotations[annotationTarget], Recorded: recorded,
+			Origin: Origin{
+				Project: m.Annotations[annotationProject], Remote: m.Annotations[annotationRemote] == "true",
+			},
 		})
 	}
 	return images
@@ -100,6 +112,12 @@ func descriptorOf(image Image) ocispecs.Descriptor {
 	}
 	if image.Target != "" {
 		annotations[annotationTarget] = image.Target
+	}
+	if image.Origin.Project != "" {
+		annotations[annotationProject] = image.Origin.Project
+	}
+	if image.Origin.Remote {
+		annotations[annotationRemote] = "true"
 	}
 	return ocispecs.Descriptor{
 		MediaType: image.MediaType, Digest: image.Digest, Size: image.Size, Annotations: annotations,

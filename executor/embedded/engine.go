@@ -24,6 +24,8 @@ type Options struct {
 	Runner Runner
 	// HTTP fetches ADD of a URL; nil is http.DefaultClient.
 	HTTP *http.Client
+	// Origin is the project that is built. The store records it with the names of images.
+	Origin cache.Origin
 	// Checkouts fetches ADD of a git repository; if nil, such steps are rejected.
 	Checkouts Checkouts
 	// Memory is the memory, in bytes, that steps with a memory limit may use together; 0 is the memory available when

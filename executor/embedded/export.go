@@ -61,8 +61,8 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 		}
 	}
 	opt := executor.ExportOptions{
-		Dir: b.opts.Dir, Store: imageStoreOf{b.store}, Stdout: b.opts.Stdout, Events: b.events.send,
-		Started: b.started, Written: b.store, Pusher: executor.NewPusher(b.engine.client),
+		Dir: b.opts.Dir, Store: imageStoreOf{b.store, b.engine.opts.Origin}, Stdout: b.opts.Stdout,
+		Events: b.events.send, Started: b.started, Written: b.store, Pusher: executor.NewPusher(b.engine.client),
 	}
 	if b.opts.Epoch != nil {
 		opt.Epoch = *b.opts.Epoch
@@ -107,11 +107,17 @@ func (b *build) files(ctx context.Context, e planner.Edge, p packing, w io.Write
 	})
 }
 
-// ImageStore returns the cache's image store for outputs. The command gives it to the engine for BuildKit daemons.
-func ImageStore(store *cache.Store) executor.ImageStore { return imageStoreOf{store} }
+// ImageStore returns the cache's image store for the outputs of a project. The command gives it to the engine for
+// BuildKit daemons.
+func ImageStore(store *cache.Store, origin cache.Origin) executor.ImageStore {
+	return imageStoreOf{store, origin}
+}
 
 // imageStoreOf writes images to the cache's image store.
-type imageStoreOf struct{ store *cache.Store }
+type imageStoreOf struct {
+	store  *cache.Store
+	origin cache.Origin // recorded with each name
+}
 
 // WriteBlob stores a blob unless it is there.
 func (s imageStoreOf) WriteBlob(
@@ -126,7 +132,7 @@ func (s imageStoreOf) PutImages(_ context.Context, images []executor.StoredImage
 	for i, m := range images {
 		list[i] = cache.Image{
 			Name: m.Name, Target: m.Target, Digest: m.Digest, MediaType: m.MediaType, Size: m.Size,
-			Kind: cache.KindBuilt, Recorded: time.Now().UTC(),
+			Kind: cache.KindBuilt, Recorded: time.Now().UTC(), Origin: s.origin,
 		}
 	}
 	return s.store.PutImages(list)

@@ -188,9 +188,9 @@ func Helpers(getenv func(string) (string, bool)) ([]Helper, error) {
 			}
 			all[helper] = h
 		}
-		add(file.CredentialsStore, "")
-		for _, host := range slices.Sorted(maps.Keys(file.CredentialHelpers)) {
-			add(file.CredentialHelpers[host], host)
+		add(file.store, "")
+		for _, host := range slices.Sorted(maps.Keys(file.helpers)) {
+			add(file.helpers[host], host)
 		}
 	}
 	var list []Helper

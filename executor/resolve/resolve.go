@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -31,19 +32,25 @@ type Resolver struct {
 	client *registry.Client
 	opts   Options
 	now    func() time.Time
+
+	mu    sync.Mutex
+	noted map[string]bool // names of images of other projects that were used
 }
 
 // Options are the choices of the caller. The zero value asks registries for tags that are not fresh.
 type Options struct {
 	Pull    bool // ask the registry even if the store's answer is fresh
 	Offline bool // use the store's answer, however old
+	// Origin is the project whose bases are resolved. Frozen uses no image that another project named.
+	Origin cache.Origin
+	Frozen bool
 	// Note shows a message to the user. It must not be nil.
 	Note func(format string, args ...any)
 }
 
 // New returns a resolver that uses a store and a client. The caller closes them.
 func New(store *cache.Store, client *registry.Client, o Options) *Resolver {
-	return &Resolver{store: store, client: client, opts: o, now: time.Now}
+	return &Resolver{store: store, client: client, opts: o, now: time.Now, noted: map[string]bool{}}
 }
 
 var _ planner.Resolver = (*Resolver)(nil)
@@ -58,9 +65,13 @@ func (r *Resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 		return planner.ResolvedImage{}, err
 	}
 	if known != nil && (fresh || r.opts.Offline) {
+		r.noteForeign(ref)
 		return *known, nil
 	}
 	resolved, err := r.ask(ctx, ref, p)
+	if err != nil {
+		r.noteUnused(ref)
+	}
 	var refused *registry.Error
 	if !errors.As(err, &refused) {
 		return resolved, err
@@ -68,6 +79,7 @@ func (r *Resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 	if known != nil && !r.opts.Pull && refused.Temporary() {
 		r.opts.Note("base %s: %s does not respond; using the copy in the cache", planner.FamiliarName(ref),
 			refused.Registry)
+		r.noteForeign(ref)
 		return *known, nil
 	}
 	if _, pinned := images.SplitDigest(ref); pinned != "" && refused.NotFound() {
@@ -86,6 +98,7 @@ func (r *Resolver) Stored(ref string, p ocispecs.Platform) (*planner.ResolvedIma
 	if err != nil {
 		return nil, false, err
 	}
+	ok = ok && r.mayServe(image)
 	fresh := ok && !r.opts.Pull && (image.Kind == cache.KindBuilt || r.now().Sub(image.Recorded) < freshFor)
 	if pinned != "" {
 		image, ok, fresh = cache.Image{Name: name, Digest: pinned}, r.store.HasBlob(pinned, -1), true

@@ -1,0 +1,45 @@
+package planner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/bakebuild/bake/config"
+)
+
+// RegoError reports that a policy in Rego applies to a target in Docker. It is not evaluated here, and an unevaluated
+// policy must not appear to be enforced.
+type RegoError struct {
+	Target string
+	What   string // the policy
+}
+
+// Error returns the policy and what to do.
+func (e *RegoError) Error() string {
+	return fmt.Sprintf("target %s: %s is in Rego, which only buildx evaluates; use a policy block, or build without the "+
+		"policy: --policy disabled=true", e.Target, e.What)
+}
+
+// checkRego returns a RegoError if there is a policy next to the Dockerfile of a target at path, in the context in, and
+// it applies. The lookup is recorded, so that a stored plan is not used if such a policy appears.
+func (p *plan) checkRego(t *config.Target, in localDir, path string) error {
+	_, err := p.files.getIn(in, path+config.RegoSuffix)
+	_, beside := t.RegoPolicies()
+	if errors.Is(err, fs.ErrNotExist) || !beside || !p.opts.RefuseRego {
+		return nil
+	}
+	return p.targetError(t, "dockerfile", &RegoError{t.Name, "policy " + p.displayPath(path) + config.RegoSuffix})
+}
+
+// namesRego reports whether the inputs of a stored plan include a policy in Rego. The plan may have been stored by a
+// command that does not refuse it.
+func (m *memo) namesRego() bool {
+	for path, content := range m.Files {
+		if len(content) > 0 && strings.HasSuffix(path, config.RegoSuffix) {
+			return true
+		}
+	}
+	return false
+}
