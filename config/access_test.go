@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// pathSpelling is a way to write a path. outside reports whether a plain path attribute would leave the project with it,
-// inContext whether a context or a Dockerfile would, for which cwd:// is a prefix.
+// pathSpelling is a way to write a path. outside reports whether a plain path attribute would leave the project with
+// it, inContext whether a context or a Dockerfile would, for which cwd:// is a prefix.
 type pathSpelling struct {
 	path               string
 	outside, inContext bool
@@ -106,7 +106,7 @@ func TestFileUses(t *testing.T) {
 		t.Errorf("attribute %s does not exist", name)
 	}
 	for kind, fields := range map[reflect.Type][]string{
-		reflect.TypeFor[Secret](): {"ID", "Src", "Env"}, reflect.TypeFor[SSH](): {"ID", "Paths"},
+		reflect.TypeFor[Secret](): {"ID", "Src", "Env", "Implied"}, reflect.TypeFor[SSH](): {"ID", "Paths"},
 		reflect.TypeFor[Base]():     {"Name", "Image", "Platforms", "Range"},
 		reflect.TypeFor[Engine]():   {"Name", "Address", "Platforms", "Weight", "Range"},
 		reflect.TypeFor[Policy]():   {"Name", "Rule", "Message", "Warn", "Range"},
@@ -169,7 +169,8 @@ func TestGrantsOfFiles(t *testing.T) {
 					t.Fatal(err)
 				}
 				if got := len(missing) > 0; got != denied {
-					t.Errorf("%s %q with context %q: denied is %v, want %v: %v", name, spelling.path, context, got, denied,
+					t.Errorf("%s %q with context %q: denied is %v, want %v: %v", name, spelling.path, context, got,
+						denied,
 						missing)
 				}
 				if !denied || len(missing) == 0 {
@@ -223,7 +224,8 @@ func TestGrantsOfLayouts(t *testing.T) {
 // TestGrantsOfDockerfiles checks the files that are read next to a Dockerfile, or instead of it.
 func TestGrantsOfDockerfiles(t *testing.T) {
 	for _, link := range []string{
-		"Dockerfile", "Dockerfile.dockerignore", "Dockerfile.rego", "dockerfile", "dockerfile.rego", "dockerfile.dockerignore", ".dockerignore",
+		"Dockerfile", "Dockerfile.dockerignore", "Dockerfile.rego", "dockerfile", "dockerfile.rego",
+		"dockerfile.dockerignore", ".dockerignore",
 		"named/.dockerignore",
 	} {
 		dir := t.TempDir()

@@ -13,8 +13,9 @@ type Project struct {
 	// Included lists the absolute paths of files that compose files may include or extend. It never misses one but may
 	// list too many: see pathRecorder.files.
 	Included []string
-	// Named lists the absolute paths of the local files that the user named. Read lists those of all other files of this
-	// machine that were read to evaluate the project: files with a usual name, included files and files of variables.
+	// Named lists the absolute paths of the local files that the user named. Read lists those of all other files of
+	// this machine that were read to evaluate the project: files with a usual name, included files and files of
+	// variables.
 	Named, Read []string
 	// Remote is the URL of a remote definition, as the user wrote it; "" if the project is on this machine.
 	Remote string

@@ -5,8 +5,8 @@ import (
 	"strconv"
 )
 
-// RegoPolicies returns the files with policies in Rego that apply to a target in Docker, as written, and whether the file
-// next to its Dockerfile applies too: Dockerfile.rego for Dockerfile.
+// RegoPolicies returns the files with policies in Rego that apply to a target in Docker, as written, and whether the
+// file next to its Dockerfile applies too: Dockerfile.rego for Dockerfile.
 //
 // As there, an entry with disabled=true ends all policies, and one with reset=true those before it and the file next to
 // the Dockerfile. Other attributes, such as strict, only say how policies are evaluated.

@@ -62,27 +62,34 @@ func (e *PolicyError) Unwrap() error { return e.Err }
 // CheckPolicies evaluates the policies of a project on a finished graph and returns the violations, sorted by policy.
 // The error is a PolicyError.
 //
-// The variables in a rule decide what it is evaluated on. A rule with base is evaluated for each base; a rule with
-// target or image for each image; a rule with both for each pair of an image and a base that it uses, also through
-// linked targets. A rule without any of these variables is evaluated once for the project.
+// The variables in a rule decide what it is evaluated on. A rule with base is evaluated for each base, one with source
+// for each source of bytes outside the project; a rule with target or image for each image; a rule with both for each
+// pair of an image and a base or source that it uses, also through linked targets. A rule without any of these
+// variables is evaluated once for the project. locate says where images are pulled from; nil says from their own
+// registries.
 //
 // Invariant: no rule passes without being evaluated on each of its subjects, because an unevaluated policy must not
 // appear to be enforced. A rule that cannot be evaluated, or that exceeds its cost limit, is an error.
 // TestPolicyOfLinks and TestPolicyWithoutSubject show this.
 func (g *Graph) CheckPolicies(p *config.Project) ([]Violation, error) {
+	return g.CheckPoliciesAt(p, nil)
+}
+
+// CheckPoliciesAt is CheckPolicies with the places that images are pulled from.
+func (g *Graph) CheckPoliciesAt(p *config.Project, locate Locator) ([]Violation, error) {
 	if len(p.Policies) == 0 {
 		return nil, nil
 	}
-	env, err := cel.NewEnv(cel.Variable("base", cel.MapType(cel.StringType, cel.DynType)),
-		cel.Variable("target", cel.MapType(cel.StringType, cel.DynType)),
-		cel.Variable("image", cel.MapType(cel.StringType, cel.DynType)))
+	facts := cel.MapType(cel.StringType, cel.DynType)
+	env, err := cel.NewEnv(cel.Variable("base", facts), cel.Variable("source", facts), cel.Variable("target", facts),
+		cel.Variable("image", facts))
 	if err != nil {
 		return nil, fmt.Errorf("prepare policies: %w", err)
 	}
 	var all []Violation
 	for _, name := range slices.Sorted(maps.Keys(p.Policies)) {
 		one := p.Policies[name]
-		found, err := g.checkPolicy(env, p, one)
+		found, err := g.checkPolicy(env, p, one, locate)
 		if err != nil {
 			return nil, &PolicyError{name, one.Range, err}
 		}
@@ -91,7 +98,9 @@ func (g *Graph) CheckPolicies(p *config.Project) ([]Violation, error) {
 	return all, nil
 }
 
-func (g *Graph) checkPolicy(env *cel.Env, p *config.Project, policy config.Policy) ([]Violation, error) {
+func (g *Graph) checkPolicy(
+	env *cel.Env, p *config.Project, policy config.Policy, locate Locator,
+) ([]Violation, error) {
 	ast, issues := env.Compile(policy.Rule)
 	if issues.Err() != nil {
 		return nil, issues.Err()
@@ -107,8 +116,18 @@ func (g *Graph) checkPolicy(env *cel.Env, p *config.Project, policy config.Polic
 	for _, r := range ast.NativeRep().ReferenceMap() {
 		of[r.Name] = true
 	}
+	var inputs []policyInput
+	switch {
+	case of["base"] && of["source"]:
+		return nil, errors.New("a rule cannot use both base and source; a base is a source whose kind is image or " +
+			"oci-layout")
+	case of["base"]:
+		inputs = g.baseInputs(p, locate)
+	case of["source"]:
+		inputs = g.sourceInputs(p, locate)
+	}
 	var found []Violation
-	for _, s := range g.subjects(p, of["base"], of["target"] || of["image"]) {
+	for _, s := range g.subjects(p, inputs, of["base"] || of["source"], of["target"] || of["image"]) {
 		value, _, err := program.Eval(s.vars)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
@@ -132,52 +151,98 @@ type subject struct {
 	vars   map[string]any
 }
 
-// subjects returns the subjects of a rule that uses the variables of bases, of images, or of both: each base, each
-// image, or each image with each base that it uses, also through linked targets.
-func (g *Graph) subjects(p *config.Project, bases, images bool) []subject {
+// policyInput is a base or a source, as the variable of that name.
+type policyInput struct {
+	name     string // "base REF" or "source REF"
+	variable string
+	facts    map[string]any
+	users    []string // targets
+	places   []Location
+}
+
+// vars returns the variables of a rule with the given facts. Variables without facts are empty.
+func (i policyInput) vars(target, image map[string]any) map[string]any {
+	none := map[string]any{}
+	vars := map[string]any{"base": none, "source": none, "target": target, "image": image}
+	if i.variable != "" {
+		vars[i.variable] = i.facts
+	}
+	return vars
+}
+
+// baseInputs returns the bases: images, and images of OCI layouts.
+func (g *Graph) baseInputs(p *config.Project, locate Locator) []policyInput {
+	var list []policyInput
+	for _, b := range g.Bases {
+		list = append(list, policyInput{"base " + b.Ref, "base", g.baseFacts(b, locate), g.Users(b.Ref), b.Places})
+	}
+	for _, s := range g.policySources(p, locate) {
+		if s.kind == sourceLayout {
+			list = append(list, policyInput{"base " + s.ref, "base", layoutFacts(s), s.targets, s.places})
+		}
+	}
+	return list
+}
+
+// sourceInputs returns the sources.
+func (g *Graph) sourceInputs(p *config.Project, locate Locator) []policyInput {
+	var list []policyInput
+	for _, s := range g.policySources(p, locate) {
+		users := s.targets
+		if s.kind == sourceImage {
+			users = g.Users(s.ref)
+		}
+		list = append(list, policyInput{"source " + s.ref, "source", s.facts(), users, s.places})
+	}
+	return list
+}
+
+// subjects returns the subjects of a rule that uses the variables of inputs, of images, or of both: each input, each
+// image, or each image with each input that it uses, also through linked targets.
+func (g *Graph) subjects(p *config.Project, inputs []policyInput, hasInputs, images bool) []subject {
+	none := map[string]any{}
 	var list []subject
-	for _, b := range g.Bases {
-		if bases && !images {
-			vars := map[string]any{"base": g.baseFacts(b), "target": map[string]any{}, "image": map[string]any{}}
-			list = append(list, subject{"base " + b.Ref, b.Places, vars})
-		}
-	}
-	if !bases && !images {
-		return []subject{{name: "the project", vars: map[string]any{}}}
-	}
 	if !images {
-		return list
-	}
-	users := map[string][]string{} // targets by the reference of the base
-	for _, b := range g.Bases {
-		if bases {
-			users[b.Ref] = g.Users(b.Ref)
+		for _, in := range inputs {
+			list = append(list, subject{in.name, in.places, in.vars(none, none)})
 		}
+		if !hasInputs {
+			list = append(list, subject{name: "the project", vars: map[string]any{}})
+		}
+		return list
 	}
 	for _, m := range g.Images {
 		name := fmt.Sprintf("target %s (%s)", m.Target, platforms.Format(m.Platform))
-		vars := func(base map[string]any) map[string]any {
-			return map[string]any{"base": base, "target": targetFacts(p.Targets[m.Target], m), "image": imageFacts(m)}
-		}
-		if !bases {
-			list = append(list, subject{name, nil, vars(map[string]any{})})
+		target, image := targetFacts(p.Targets[m.Target], m), imageFacts(m)
+		if !hasInputs {
+			list = append(list, subject{name, nil, policyInput{}.vars(target, image)})
 			continue
 		}
-		for _, b := range g.Bases {
-			if slices.Contains(users[b.Ref], m.Target) {
-				list = append(list, subject{name + ", base " + b.Ref, b.Places, vars(g.baseFacts(b))})
+		for _, in := range inputs {
+			if slices.Contains(in.users, m.Target) {
+				list = append(list, subject{name + ", " + in.name, in.places, in.vars(target, image)})
 			}
 		}
 	}
 	return list
 }
 
+// layoutFacts returns the fields of the variable base for an image of an OCI layout. It has no registry and no tag, so
+// that a rule that lists what is permitted denies it.
+func layoutFacts(s policySource) map[string]any {
+	return map[string]any{
+		"ref": s.ref, "kind": s.kind, "digest": s.digest, "locked": s.locked, "written": s.locked, "targets": s.targets,
+		"registry": "", "repository": "", "tag": "", "official": false, "from": "", "platforms": []string{},
+		"tags": []string{}, "drift": false, "locations": []string{},
+	}
+}
+
 // baseFacts returns the fields of the variable base.
-func (g *Graph) baseFacts(b BaseUse) map[string]any {
+func (g *Graph) baseFacts(b BaseUse, locate Locator) map[string]any {
 	written := strings.Contains(b.Ref, "@")
 	facts := map[string]any{
 		"ref": b.Ref, "digest": b.Digest.String(), "locked": b.Locked || written, "written": written,
-		"targets":  b.Targets,
+		"targets": b.Targets, "kind": sourceImage, "locations": orEmpty(b.locations(locate)),
 		"registry": "", "repository": "", "tag": "", "official": false, "from": b.From,
 		"platforms": append([]string{}, b.Platforms...),
 	}
@@ -227,7 +292,6 @@ func targetFacts(t *config.Target, m *Image) map[string]any {
 func imageFacts(m *Image) map[string]any {
 	var c ocispecs.Image
 	_ = json.Unmarshal(m.Config, &c) // cannot fail: the frontend encoded it
-	orEmpty := func(list []string) []string { return append([]string{}, list...) }
 	labels := map[string]string{}
 	maps.Copy(labels, c.Config.Labels)
 	var ports []string

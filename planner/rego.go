@@ -18,8 +18,8 @@ type RegoError struct {
 
 // Error returns the policy and what to do.
 func (e *RegoError) Error() string {
-	return fmt.Sprintf("target %s: %s is in Rego, which only buildx evaluates; use a policy block, or build without the "+
-		"policy: --policy disabled=true", e.Target, e.What)
+	return fmt.Sprintf("target %s: %s is in Rego, which only buildx evaluates; use a policy block, or build without "+
+		"the policy: --policy disabled=true", e.Target, e.What)
 }
 
 // checkRego returns a RegoError if there is a policy next to the Dockerfile of a target at path, in the context in, and

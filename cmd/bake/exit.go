@@ -83,8 +83,6 @@ func exitCodeOf(ctx context.Context, err error) int {
 		local       *dial.LocalError
 		lock        *planner.LockError
 		rule        *planner.PolicyError
-		denied      deniedError
-		rego        *planner.RegoError
 		daemon      *buildkitd.Error
 		engine      *docker.Error
 		watched     *watch.Error
@@ -108,7 +106,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitUsage
 	case errors.As(err, &step):
 		return exitStep
-	case errors.As(err, &denied), errors.As(err, &rego):
+	case isDenied(err):
 		return exitPolicy
 	case errors.As(err, &lock):
 		return exitLock
@@ -122,6 +120,13 @@ func exitCodeOf(ctx context.Context, err error) int {
 		return exitDifference
 	}
 	return exitCodeOfUntyped(err)
+}
+
+// isDenied reports whether a policy denies the build, or cannot be evaluated here.
+func isDenied(err error) bool {
+	var denied deniedError
+	var rego *planner.RegoError
+	return errors.As(err, &denied) || errors.As(err, &rego)
 }
 
 // exitCodeOfUntyped returns exitSystem for an error of the operating system, and exitStep for any other. A report of

@@ -90,7 +90,8 @@ func TestSilentBuilder(t *testing.T) {
 	}
 	engine := buildkitd.New(buildkitd.Options{
 		Builders: []buildkitd.Builder{{Address: way.address}, {Address: other.address}}, Blobs: layerBlobs{s.store},
-		Store: embedded.ImageStore(s.store, cache.Origin{}), CacheFrom: map[string][]config.Attrs{}, Patience: 10 * time.Second,
+		Store: embedded.ImageStore(s.store, cache.Origin{}), CacheFrom: map[string][]config.Attrs{},
+		Patience: 10 * time.Second,
 	})
 	said := 0
 	report, err := engine.Run(untilDeadline(t), graph, executor.Options{Dir: c.dir, Events: func(e executor.Event) {

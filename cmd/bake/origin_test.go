@@ -17,7 +17,8 @@ func TestNamesOfOtherProjects(t *testing.T) {
 	cache := t.TempDir()
 	names := []string{"plain:1", "docker.io/team/x:1", "registry.example.com/x:1", "localhost:1/x:1"}
 	from := func(name string) string {
-		return fmt.Sprintf("target \"default\" {\n  output = [\"type=cacheonly\"]\n  dockerfile-inline = \"FROM %s\\n\"\n}\n",
+		return fmt.Sprintf("target \"default\" {\n  output = [\"type=cacheonly\"]\n"+
+			"  dockerfile-inline = \"FROM %s\\n\"\n}\n",
 			name)
 	}
 	build := func(dir string, args ...string) (int, string) {
@@ -66,7 +67,8 @@ func TestNamesOfOtherProjects(t *testing.T) {
 			check(dir, name, 5, "was built here by the remote definition "+remote)
 		}
 	}
-	if code, _, stderr := runIn(t, other, cache, "image", "tag", "plain:1", "mine:1", "registry.example.com/y:1"); code != 0 {
+	if code, _, stderr := runIn(t, other, cache, "image", "tag", "plain:1", "mine:1",
+		"registry.example.com/y:1"); code != 0 {
 		t.Fatal(code, stderr)
 	}
 	check(other, "mine:1", 0, "")
@@ -79,12 +81,14 @@ func TestNamesOfOtherProjectsFrozen(t *testing.T) {
 	needSandbox(t)
 	owner, other, cache := t.TempDir(), t.TempDir(), t.TempDir()
 	writeFile(t, filepath.Join(owner, "bake.hcl"),
-		"target \"default\" {\n  tags = [\"registry.example.com/x:1\"]\n  dockerfile-inline = \"FROM scratch\\nLABEL a=b\\n\"\n}\n")
+		"target \"default\" {\n  tags = [\"registry.example.com/x:1\"]\n"+
+			"  dockerfile-inline = \"FROM scratch\\nLABEL a=b\\n\"\n}\n")
 	if code, _, stderr := runIn(t, owner, cache, "build", "--progress=none"); code != 0 {
 		t.Fatal(code, stderr)
 	}
 	writeFile(t, filepath.Join(other, "bake.hcl"),
-		"target \"default\" {\n  output = [\"type=cacheonly\"]\n  dockerfile-inline = \"FROM registry.example.com/x:1\\n\"\n}\n")
+		"target \"default\" {\n  output = [\"type=cacheonly\"]\n"+
+			"  dockerfile-inline = \"FROM registry.example.com/x:1\\n\"\n}\n")
 	writeFile(t, filepath.Join(other, "bake.lock"), "version = 1\n")
 	for _, mode := range []string{"frozen", "locked"} {
 		code, _, stderr := runIn(t, other, cache, "build", "--progress=none", "--lock="+mode)
@@ -95,7 +99,8 @@ func TestNamesOfOtherProjectsFrozen(t *testing.T) {
 	if err := os.Remove(filepath.Join(other, "bake.lock")); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := runIn(t, other, cache, "build", "--progress=none"); code != 0 || !strings.Contains(stderr, owner) {
+	if code, _, stderr := runIn(t, other, cache, "build", "--progress=none"); code != 0 || !strings.Contains(stderr,
+		owner) {
 		t.Errorf("without a lock: exit %d\n%s", code, stderr)
 	}
 }

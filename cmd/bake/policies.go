@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -46,10 +47,19 @@ func placeOfRange(r config.Range) string {
 	return fmt.Sprintf("%s:%d: ", r.File, r.Line)
 }
 
+// locate implements planner.Locator with the registries that are configured.
+func (a *app) locate(ref string) []string {
+	conf, err := registry.LoadConfig(registry.ConfigPaths(a.getenv))
+	if err != nil {
+		return nil // reported when an image is resolved, which is before
+	}
+	return conf.With(a.registries).Locations(ref)
+}
+
 // checkRules evaluates the project's policies on a plan. It prints those that warn, and returns a deniedError for those
 // that deny.
 func (a *app) checkRules(p *config.Project, g *planner.Graph) error {
-	found, err := g.CheckPolicies(p)
+	found, err := g.CheckPoliciesAt(p, a.locate)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,8 @@ func TestRegoIsRefused(t *testing.T) {
 		"Dockerfile": dockerfile, "a.txt": "a", "Dockerfile.rego": "package docker", "other": dockerfile,
 	})
 	site.files["definition.tar.gz"] = archive(t, map[string]string{
-		"bake.hcl": "target \"default\" {\n  output = [\"type=cacheonly\"]\n}\n", "Dockerfile": dockerfile, "a.txt": "a",
+		"bake.hcl": "target \"default\" {\n  output = [\"type=cacheonly\"]\n}\n", "Dockerfile": dockerfile,
+		"a.txt":           "a",
 		"Dockerfile.rego": "package docker",
 	})
 	context := func(value, more string) string { return "context = \"" + value + "\"\n  " + more }
@@ -50,9 +51,11 @@ func TestRegoIsRefused(t *testing.T) {
 			context("l", ""), "", nil, "policy l/dockerfile.rego"},
 		{"inline", map[string]string{"Dockerfile.rego": "x"}, inline, "", nil, ""},
 		{"disabled", map[string]string{"Dockerfile.rego": "x"}, `policy = ["disabled=true"]`, "", nil, ""},
-		{"disabled by the user", map[string]string{"Dockerfile.rego": "x"}, "", "", []string{"--policy", "disabled=true"}, ""},
+		{"disabled by the user", map[string]string{"Dockerfile.rego": "x"}, "", "", []string{"--policy",
+			"disabled=true"}, ""},
 		{"reset", map[string]string{"Dockerfile.rego": "x"}, `policy = ["reset=true"]`, "", nil, ""},
-		{"strict", map[string]string{"Dockerfile.rego": "x"}, `policy = ["strict=true"]`, "", nil, "policy Dockerfile.rego"},
+		{"strict", map[string]string{"Dockerfile.rego": "x"}, `policy = ["strict=true"]`, "", nil,
+			"policy Dockerfile.rego"},
 		{"attribute", nil, `policy = ["filename=p.rego"]`, "", nil, "policy p.rego"},
 		{"reset with a file", nil, `policy = ["reset=true,filename=p.rego"]`, "", nil, "policy p.rego"},
 		{"reset after a file", nil, `policy = ["filename=p.rego", "reset=true"]`, "", nil, ""},
@@ -66,7 +69,8 @@ func TestRegoIsRefused(t *testing.T) {
 		{"archive, other file", nil, context(site.url+"/files/ruled.tar.gz", `dockerfile = "other"`), "", nil, ""},
 		{"archive, inline", nil, context(site.url+"/files/ruled.tar.gz", inline), "", nil, ""},
 		{"archive, local file", map[string]string{"Dockerfile.rego": "x"},
-			context(site.url+"/files/ruled.tar.gz", `dockerfile = "cwd://Dockerfile"`), "", nil, "policy Dockerfile.rego"},
+			context(site.url+"/files/ruled.tar.gz", `dockerfile = "cwd://Dockerfile"`), "", nil,
+			"policy Dockerfile.rego"},
 		{"definition", nil, "", "", []string{site.url + "/files/definition.tar.gz"}, "Dockerfile.rego"},
 		{"check", map[string]string{"Dockerfile.rego": "x"}, "", "", []string{"--check"}, "policy Dockerfile.rego"},
 		{"image build", map[string]string{"Dockerfile.rego": "x"}, "", "", []string{"image"}, "policy Dockerfile.rego"},

@@ -35,13 +35,15 @@ func TestRemoteDockerfileOfHost(t *testing.T) {
 				repo := site.url + "/files/" + file
 				commands := [][]string{{"build", "--progress=none"}}
 				if context == "app" {
-					commands = append(commands, []string{"plan"}, []string{"graph"}, []string{"build", "--call=outline"}, []string{"build", "--check"})
+					commands = append(commands, []string{"plan"}, []string{"graph"}, []string{"build",
+						"--call=outline"}, []string{"build", "--check"})
 				}
 				for _, command := range commands {
 					code, stdout, stderr := runIn(t, dir, cache, append(command, repo)...)
 					if code != 2 || !strings.Contains(stderr, "--allow fs.read=") ||
 						strings.Contains(strings.ToLower(stdout+stderr), "hunter22") {
-						t.Errorf("%v %s %s, context %s: exit %d\n%s%s", command, name, dockerfile, context, code, stdout,
+						t.Errorf("%v %s %s, context %s: exit %d\n%s%s", command, name, dockerfile, context, code,
+							stdout,
 							stderr)
 					}
 				}
@@ -66,7 +68,8 @@ func TestRemoteReadsNoVariables(t *testing.T) {
 	if code != 0 || !strings.Contains(stdout, "got nothing") {
 		t.Error(code, stdout, stderr)
 	}
-	code, stdout, stderr = runIn(t, dir, t.TempDir(), "build", "--print", "--env-file", ".env", site.url+"/repo.git#main")
+	code, stdout, stderr = runIn(t, dir, t.TempDir(), "build", "--print", "--env-file", ".env",
+		site.url+"/repo.git#main")
 	if code != 0 || !strings.Contains(stdout, "got hunter22") {
 		t.Error("with --env-file:", code, stdout, stderr)
 	}

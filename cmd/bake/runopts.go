@@ -66,8 +66,8 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.provenance, "provenance", "",
 		"add a provenance attestation to the images: true, false, or attributes such as mode=max")
 	f.StringArrayVar(&o.policy, "policy", nil,
-		"attributes of the targets' Rego policies, which only buildx evaluates; disabled=true builds without them, also "+
-			"without a Dockerfile.rego")
+		"attributes of the targets' Rego policies, which only buildx evaluates; disabled=true builds without them, "+
+			"also without a Dockerfile.rego")
 	f.StringArrayVar(&o.allow, "allow", nil, usageAllow)
 }
 

@@ -23,9 +23,9 @@ import (
 // of each connection, which is checked after it was resolved and before the first packet is sent. Only the addresses
 // that a URL on the command line had when the command started are exempt, with their port.
 //
-// A proxy of the user resolves names itself, so that there is nothing to check here. A proxy on this machine could reach
-// its loopback: it gets addresses that were checked, in CONNECT requests, and no names. A proxy elsewhere gets names
-// that do not resolve to this machine here; what it reaches is its own network.
+// A proxy of the user resolves names itself, so that there is nothing to check here. A proxy on this machine could
+// reach its loopback: it gets addresses that were checked, in CONNECT requests, and no names. A proxy elsewhere gets
+// names that do not resolve to this machine here; what it reaches is its own network.
 //
 // TestGuard shows the refusals for each way that leads to an address, TestGitIsGuarded in package fetch those of git.
 type Guard struct {
@@ -238,7 +238,8 @@ func (g *Guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	return g.proxied.RoundTrip(req)
 }
 
-// CheckURL returns a LocalError if the host of a URL is on this machine now. It is for URLs that another program fetches.
+// CheckURL returns a LocalError if the host of a URL is on this machine now. It is for URLs that another program
+// fetches.
 func (g *Guard) CheckURL(ctx context.Context, rawURL string) error {
 	host, port := hostOf(rawURL)
 	found, err := g.addresses(ctx, host)

@@ -280,8 +280,9 @@ func TestProxies(t *testing.T) {
 func TestRoutedToItself(t *testing.T) {
 	const inside = "BAKE_TEST_INSIDE"
 	if os.Getenv(inside) == "" {
-		cmd := exec.Command("unshare", "-rn", "sh", "-c", "ip link set lo up && ip route add local 198.51.100.0/24 dev lo && "+
-			"exec "+os.Args[0]+" -test.run='^TestRoutedToItself$' -test.v")
+		cmd := exec.Command("unshare", "-rn", "sh", "-c",
+			"ip link set lo up && ip route add local 198.51.100.0/24 dev lo && "+
+				"exec "+os.Args[0]+" -test.run='^TestRoutedToItself$' -test.v")
 		cmd.Env = append(os.Environ(), inside+"=1")
 		out, err := cmd.CombinedOutput()
 		if err != nil && (strings.Contains(string(out), "unshare: ") || strings.Contains(string(out), "not found")) {

@@ -95,7 +95,8 @@ func tunnel(ctx context.Context, getenv func(string) string, target string) erro
 	}
 	defer c.Close()
 	secret := base64.StdEncoding.EncodeToString([]byte("bake:" + getenv(helperToken)))
-	_, err = fmt.Fprintf(c, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\nProxy-Authorization: Basic %[2]s\r\n%[3]s: 1\r\n\r\n",
+	_, err = fmt.Fprintf(c,
+		"CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\nProxy-Authorization: Basic %[2]s\r\n%[3]s: 1\r\n\r\n",
 		target, secret, directHeader)
 	if err != nil {
 		return err

@@ -42,8 +42,8 @@ func askHelper(ctx context.Context, name, server string, patience time.Duration)
 // helperProgram is a running helper. It implements client.Program.
 type helperProgram struct{ cmd *exec.Cmd }
 
-// newHelper prepares a helper. It leads a process group of its own, so that nothing that it starts outlives it: a helper
-// is often a script, and killing the shell alone would leave the program that hangs.
+// newHelper prepares a helper. It leads a process group of its own, so that nothing that it starts outlives it: a
+// helper is often a script, and killing the shell alone would leave the program that hangs.
 func newHelper(ctx context.Context, program string, args []string) helperProgram {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stderr = os.Stderr

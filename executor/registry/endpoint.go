@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -82,6 +83,31 @@ func (c *Config) pulls(i image) ([]endpoint, error) {
 		all = append(all, c.mirror(r.rewrite(i.named.Name(), m.Location), m))
 	}
 	return append(all, r.endpoint(i.named.Name())), nil
+}
+
+// Locations returns the repositories from which an image may be pulled, HOST/PATH each, in the order in which they are
+// tried, whether it is requested by tag or by digest. A reference that is invalid or blocked has none.
+func (c *Config) Locations(ref string) []string {
+	i, err := parseImage(ref)
+	if err != nil {
+		return nil
+	}
+	byTag, byDigest := i, i
+	byTag.digest, byDigest.digest = "", "sha256:0"
+	var all []string
+	for _, one := range []image{byTag, byDigest} {
+		endpoints, err := c.pulls(one)
+		if err != nil {
+			return nil
+		}
+		for _, e := range endpoints {
+			at := loginHost(e.host) + "/" + e.repo
+			if !slices.Contains(all, at) {
+				all = append(all, at)
+			}
+		}
+	}
+	return all
 }
 
 // push returns the endpoint to which to push an image.

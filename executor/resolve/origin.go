@@ -9,8 +9,8 @@ import (
 )
 
 // Images that were built here serve as bases under the names that their projects gave them. A name of a registry, such
-// as registry.example.com/base, promises the registry's image, though. Without these rules any project could replace the
-// bases of all other projects of this machine, without a word, and a remote definition could do so for every name.
+// as registry.example.com/base, promises the registry's image, though. Without these rules any project could replace
+// the bases of all other projects of this machine, without a word, and a remote definition could do so for every name.
 
 // mayServe reports whether a stored image may be the answer for its name. An image of a remote definition serves only
 // that definition. An image that another project, or a command of the user, gave the name of a registry serves no
@@ -38,7 +38,8 @@ func isPlain(name string) bool { return !strings.Contains(planner.FamiliarName(n
 func (r *Resolver) noteForeign(ref string) {
 	name, pinned := images.SplitDigest(ref)
 	image, ok, err := r.store.Image(name)
-	if err != nil || !ok || pinned != "" || image.Kind != cache.KindBuilt || isPlain(name) || r.isOwn(image) || !r.first(name) {
+	if err != nil || !ok || pinned != "" || image.Kind != cache.KindBuilt || isPlain(name) || r.isOwn(image) ||
+		!r.first(name) {
 		return
 	}
 	by := "bake image load or tag named here"

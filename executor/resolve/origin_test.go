@@ -31,7 +31,8 @@ func TestWhoseImageServes(t *testing.T) {
 		{registry, local, local, true, true, false},
 		{registry, local, other, true, false, true},
 		{registry, local, remote, true, false, true},
-		{registry, cache.Origin{}, local, true, false, true}, // loaded, tagged by a command, or stored by an older version
+		// Loaded, tagged by a command, or stored by an older version.
+		{registry, cache.Origin{}, local, true, false, true},
 		{registry, cache.Origin{}, cache.Origin{}, true, false, true},
 		{registry, remote, remote, true, true, false},
 		{registry, remote, local, false, false, false},
@@ -68,7 +69,8 @@ func TestWhoseImageServes(t *testing.T) {
 				continue
 			}
 			for range 2 {
-				if _, err := r.ResolveImage(t.Context(), c.name, ocispecs.Platform{OS: "linux", Architecture: "amd64"}); err != nil {
+				if _, err := r.ResolveImage(t.Context(), c.name, ocispecs.Platform{OS: "linux",
+					Architecture: "amd64"}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -27,7 +27,8 @@ type Fetcher struct {
 	Env []string
 	// Auth is the value of the Authorization header that git sends to Host over HTTPS, and to no other host.
 	Auth, Host string
-	// Guard, if not nil, makes all connections, also those of git. Program is the path of this program: see dial.Helper.
+	// Guard, if not nil, makes all connections, also those of git. Program is the path of this program: see
+	// dial.Helper.
 	Guard   *dial.Guard
 	Program string
 	// Offline makes everything that is not in the store an error.

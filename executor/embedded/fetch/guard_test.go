@@ -233,10 +233,12 @@ func TestGitIsGuarded(t *testing.T) {
 	}
 }
 
-// TestHostNameOfSSH shows that the name of a host reaches no shell: ssh passes it to the one that runs its ProxyCommand.
+// TestHostNameOfSSH shows that the name of a host reaches no shell: ssh passes it to the one that runs its
+// ProxyCommand.
 func TestHostNameOfSSH(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
-	for _, host := range []string{"`touch${IFS}" + mark + "`", "$(touch${IFS}" + mark + ")", "x;touch${IFS}" + mark, "x|y"} {
+	for _, host := range []string{"`touch${IFS}" + mark + "`", "$(touch${IFS}" + mark + ")", "x;touch${IFS}" + mark,
+		"x|y"} {
 		f := newGuarded(t)
 		_, err := f.Commit(t.Context(), Repository{Remote: "ssh://git@" + host + "/x.git", Ref: "main"})
 		if err == nil {
