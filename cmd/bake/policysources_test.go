@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+	"log"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
@@ -16,7 +18,7 @@ import (
 // project or the user configured it.
 func TestPolicySeesMirrors(t *testing.T) {
 	needSandbox(t)
-	server := httptest.NewServer(registry.New())
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	host := strings.TrimPrefix(server.URL, "http://")
 	image, err := random.Image(100, 1)
@@ -59,7 +61,7 @@ func TestPolicySeesMirrors(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "bake.hcl"), here+target)
 	writeFile(t, filepath.Join(dir, ".config/containers/registries.conf"),
-		"[[registry]]\nprefix = \"registry.example.com\"\n"+
+		"[[registry]]\nprefix = \"registry.example.com\"\nlocation = \"registry.example.com\"\n"+
 			"[[registry.mirror]]\nlocation = \""+host+"/team\"\n")
 	code, _, stderr := runIn(t, dir, t.TempDir(), "build", "--progress=none")
 	if code != exitPolicy {
