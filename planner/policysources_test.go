@@ -30,11 +30,9 @@ func layoutFiles() (files map[string]string, manifest digest.Digest) {
 
 const commit = "0123456789012345678901234567890123456789"
 
-// TestPolicySources checks that a rule sees every kind of source of bytes outside of the project, with its facts.
-func TestPolicySources(t *testing.T) {
-	files, manifest := layoutFiles()
-	sum := digest.FromString("x")
-	files["bake.hcl"] = `
+// sourcesProject returns a project with every kind of source.
+func sourcesProject(sum digest.Digest) string {
+	return `
 policy "all" { rule = "false" }
 target "default" {
   contexts = {
@@ -67,30 +65,10 @@ target "linked" {
   dockerfile-inline = "FROM scratch\nCOPY . /\n"
 }
 `
-	dir := t.TempDir()
-	write(t, dir, files)
-	p := load(t, dir, "default")
-	opts := options()
-	opts.Lock = config.NewLock()
-	opts.Lock.HTTP["https://other.example.com/pinned.tgz"] = sum
-	g, err := planner.Plan(t.Context(), p, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fact := func(rule string) []string {
-		t.Helper()
-		p.Policies = map[string]config.Policy{"p": {Name: "p", Rule: rule, Message: "m"}}
-		found, err := g.CheckPoliciesAt(p, func(ref string) []string { return []string{"mirror.example.com/m", ref} })
-		if err != nil {
-			t.Fatal(rule, err)
-		}
-		var all []string
-		for _, v := range found {
-			all = append(all, strings.TrimPrefix(v.Subject, "source "))
-		}
-		slices.Sort(all)
-		return slices.Compact(all) // a context that is not downloaded is a source of a step too
-	}
+}
+
+// sourceRules returns rules, and the sources that they deny.
+func sourceRules(manifest, sum digest.Digest) map[string][]string {
 	layout := "oci-layout://images@" + manifest.String()
 	all := []string{
 		"cache.example.com/c", "docker.io/library/debian:13@sha256:" + strings.Repeat("0", 64),
@@ -100,7 +78,7 @@ target "linked" {
 		"https://other.example.com/pinned.tgz", "https://user:xxxxx@git.example.com:8443/a/b.git#main", layout,
 		"quay.io/x/y:1", "type=local cache",
 	}
-	for rule, want := range map[string][]string{
+	return map[string][]string{
 		"source.kind == ''": all,
 		"source.kind != 'image'": {"docker.io/library/debian:13@sha256:" + strings.Repeat("0", 64),
 			"docker.io/library/golang:1.26", "ghcr.io/acme/run:1", "quay.io/x/y:1"},
@@ -131,7 +109,39 @@ target "linked" {
 			"target default (linux/amd64), source https://example.com/linked.git",
 			"target default (linux/amd64), source https://example.com/x.tar.gz",
 			"target default (linux/amd64), source https://user:xxxxx@git.example.com:8443/a/b.git#main"},
-	} {
+	}
+}
+
+// TestPolicySources checks that a rule sees every kind of source of bytes outside of the project, with its facts.
+func TestPolicySources(t *testing.T) {
+	files, manifest := layoutFiles()
+	sum := digest.FromString("x")
+	files["bake.hcl"] = sourcesProject(sum)
+	dir := t.TempDir()
+	write(t, dir, files)
+	p := load(t, dir, "default")
+	opts := options()
+	opts.Lock = config.NewLock()
+	opts.Lock.HTTP["https://other.example.com/pinned.tgz"] = sum
+	g, err := planner.Plan(t.Context(), p, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fact := func(rule string) []string {
+		t.Helper()
+		p.Policies = map[string]config.Policy{"p": {Name: "p", Rule: rule, Message: "m"}}
+		found, err := g.CheckPoliciesAt(p, func(ref string) []string { return []string{"mirror.example.com/m", ref} })
+		if err != nil {
+			t.Fatal(rule, err)
+		}
+		var all []string
+		for _, v := range found {
+			all = append(all, strings.TrimPrefix(v.Subject, "source "))
+		}
+		slices.Sort(all)
+		return slices.Compact(all) // a context that is not downloaded is a source of a step too
+	}
+	for rule, want := range sourceRules(manifest, sum) {
 		if d := cmp.Diff(want, fact(rule)); d != "" {
 			t.Errorf("%s: %s", rule, d)
 		}

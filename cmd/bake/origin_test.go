@@ -21,22 +21,18 @@ func TestNamesOfOtherProjects(t *testing.T) {
 			"  dockerfile-inline = \"FROM %s\\n\"\n}\n",
 			name)
 	}
-	build := func(dir string, args ...string) (int, string) {
-		code, _, stderr := runIn(t, dir, cache, append([]string{"build", "--progress=none", "--offline"}, args...)...)
-		return code, stderr
-	}
 	tag := "target \"tag\" {\n  tags = [\"" + strings.Join(names, "\", \"") + "\"]\n" +
 		"  dockerfile-inline = \"FROM scratch\\nLABEL by=VALUE\\n\"\n}\n"
 	owner, other := t.TempDir(), t.TempDir()
 	writeFile(t, filepath.Join(owner, "bake.hcl"), tag)
-	if code, stderr := build(owner, "tag"); code != 0 {
+	if code, _, stderr := runIn(t, owner, cache, "build", "--progress=none", "tag"); code != 0 {
 		t.Fatal(code, stderr)
 	}
 	check := func(dir, name string, code int, want string) {
 		t.Helper()
 		writeFile(t, filepath.Join(dir, "bake.hcl"), tag+from(name))
 		for _, again := range []string{"", " again"} {
-			got, stderr := build(dir)
+			got, _, stderr := runIn(t, dir, cache, "build", "--progress=none", "--offline")
 			if got != code || want == "" && strings.Contains(stderr, "note: base") || !strings.Contains(stderr, want) {
 				t.Errorf("%s%s: exit %d, want %d and %q\n%s", name, again, got, code, want, stderr)
 			}

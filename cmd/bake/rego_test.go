@@ -9,45 +9,34 @@ import (
 	"testing"
 )
 
-// TestRegoIsRefused shows that a build to which a policy in Rego applies in Docker is refused, wherever the policy is,
-// and that a build to which none applies is not.
-func TestRegoIsRefused(t *testing.T) {
-	needSandbox(t)
-	site := newRemoteSite(t)
-	const dockerfile = "FROM scratch\nCOPY a.txt /\n"
-	site.commit(t, "main", map[string]string{
-		"ruled/Dockerfile": dockerfile, "ruled/a.txt": "a", "ruled/Dockerfile.rego": "package docker",
-		"free/Dockerfile": dockerfile, "free/a.txt": "a",
-	})
+// regoCase is a build, and the policy for which it is refused.
+type regoCase struct {
+	name       string
+	files      map[string]string // in addition to a Dockerfile and a.txt
+	attributes string
+	env        string
+	args       []string // after "build"
+	refused    string   // in the message; "" if the build succeeds
+}
+
+const regoDockerfile = "FROM scratch\nCOPY a.txt /\n"
+
+// regoCases returns builds of local contexts, then of contexts by URL.
+func regoCases(site *remoteSite) []regoCase {
 	repo := site.url + "/repo.git#main"
-	site.files["ruled.tar.gz"] = archive(t, map[string]string{
-		"Dockerfile": dockerfile, "a.txt": "a", "Dockerfile.rego": "package docker", "other": dockerfile,
-	})
-	site.files["definition.tar.gz"] = archive(t, map[string]string{
-		"bake.hcl": "target \"default\" {\n  output = [\"type=cacheonly\"]\n}\n", "Dockerfile": dockerfile,
-		"a.txt":           "a",
-		"Dockerfile.rego": "package docker",
-	})
 	context := func(value, more string) string { return "context = \"" + value + "\"\n  " + more }
 	inline := `dockerfile-inline = "FROM scratch\nCOPY a.txt /\n"`
-	for _, c := range []struct {
-		name       string
-		files      map[string]string // in addition to a Dockerfile and a.txt
-		attributes string
-		env        string
-		args       []string // after "build"
-		refused    string   // in the message; "" if the build succeeds
-	}{
+	local := []regoCase{
 		{"none", nil, "", "", nil, ""},
 		{"beside", map[string]string{"Dockerfile.rego": "x"}, "", "", nil, "policy Dockerfile.rego"},
 		{"empty", map[string]string{"Dockerfile.rego": ""}, "", "", nil, "policy Dockerfile.rego"},
 		{"directory", map[string]string{"Dockerfile.rego/x": ""}, "", "", nil, "policy Dockerfile.rego"},
 		{"of another Dockerfile", map[string]string{"other.rego": "x"}, "", "", nil, ""},
-		{"named", map[string]string{"d/My.dockerfile": dockerfile, "d/My.dockerfile.rego": "x"},
+		{"named", map[string]string{"d/My.dockerfile": regoDockerfile, "d/My.dockerfile.rego": "x"},
 			`dockerfile = "d/My.dockerfile"`, "", nil, "policy d/My.dockerfile.rego"},
-		{"not next to the Dockerfile", map[string]string{"d/Dockerfile": dockerfile, "Dockerfile.rego": "x"},
+		{"not next to the Dockerfile", map[string]string{"d/Dockerfile": regoDockerfile, "Dockerfile.rego": "x"},
 			`dockerfile = "d/Dockerfile"`, "", nil, ""},
-		{"lower case", map[string]string{"l/dockerfile": dockerfile, "l/a.txt": "", "l/dockerfile.rego": "x"},
+		{"lower case", map[string]string{"l/dockerfile": regoDockerfile, "l/a.txt": "", "l/dockerfile.rego": "x"},
 			context("l", ""), "", nil, "policy l/dockerfile.rego"},
 		{"inline", map[string]string{"Dockerfile.rego": "x"}, inline, "", nil, ""},
 		{"disabled", map[string]string{"Dockerfile.rego": "x"}, `policy = ["disabled=true"]`, "", nil, ""},
@@ -63,6 +52,8 @@ func TestRegoIsRefused(t *testing.T) {
 		{"built in, reset", nil, `policy = ["reset=true"]`, "true", nil, "BUILDX_DEFAULT_POLICY"},
 		{"built in, off", nil, "", "0", nil, ""},
 		{"built in, disabled", nil, "", "1", []string{"--policy", "disabled=true"}, ""},
+	}
+	return append(local, []regoCase{
 		{"git context", nil, context(repo+":ruled", ""), "", nil, "Dockerfile.rego"},
 		{"git context without", nil, context(repo+":free", ""), "", nil, ""},
 		{"archive", nil, context(site.url+"/files/ruled.tar.gz", ""), "", nil, "Dockerfile.rego"},
@@ -78,7 +69,28 @@ func TestRegoIsRefused(t *testing.T) {
 			[]string{"image", "--policy", "disabled=true"}, ""},
 		{"image build, file", nil, "", "", []string{"image", "--policy", "filename=p.rego"}, "policy p.rego"},
 		{"image build, built in", nil, "", "1", []string{"image"}, "BUILDX_DEFAULT_POLICY"},
-	} {
+	}...)
+}
+
+// TestRegoIsRefused shows that a build to which a policy in Rego applies in Docker is refused, wherever the policy is,
+// and that a build to which none applies is not.
+func TestRegoIsRefused(t *testing.T) {
+	needSandbox(t)
+	site := newRemoteSite(t)
+	const dockerfile = regoDockerfile
+	site.commit(t, "main", map[string]string{
+		"ruled/Dockerfile": dockerfile, "ruled/a.txt": "a", "ruled/Dockerfile.rego": "package docker",
+		"free/Dockerfile": dockerfile, "free/a.txt": "a",
+	})
+	site.files["ruled.tar.gz"] = archive(t, map[string]string{
+		"Dockerfile": dockerfile, "a.txt": "a", "Dockerfile.rego": "package docker", "other": dockerfile,
+	})
+	site.files["definition.tar.gz"] = archive(t, map[string]string{
+		"bake.hcl": "target \"default\" {\n  output = [\"type=cacheonly\"]\n}\n", "Dockerfile": dockerfile,
+		"a.txt":           "a",
+		"Dockerfile.rego": "package docker",
+	})
+	for _, c := range regoCases(site) {
 		dir := t.TempDir()
 		writeFile(t, filepath.Join(dir, "Dockerfile"), dockerfile)
 		writeFile(t, filepath.Join(dir, "a.txt"), "a")

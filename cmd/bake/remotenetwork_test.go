@@ -59,18 +59,26 @@ func TestRemoteReachesNoLocalServer(t *testing.T) {
 			t.Errorf("%s, permitted: exit %d\n%s%s", name, code, stdout, stderr)
 		}
 	}
+	permitsItsHost(t, site, victim.URL, &requests, target)
+}
 
+// permitsItsHost shows that the host of a definition is reached, but not one to which it redirects, and that a project
+// of this machine is not limited.
+func permitsItsHost(
+	t *testing.T, site *remoteSite, victim string, requests *atomic.Int32, target func(_, _ string) string,
+) {
+	t.Helper()
 	site.files["bake.hcl"] = []byte(target("", "FROM scratch\nADD "+site.url+"/files/a.txt /\n"))
 	dir, cache := t.TempDir(), t.TempDir()
 	if code, _, stderr := runIn(t, dir, cache, "build", "--progress=none", site.url+"/files/bake.hcl"); code != 0 {
 		t.Error("the host of the definition:", code, stderr)
 	}
-	site.redirects["bake.hcl"] = victim.URL + "/bake.hcl"
+	site.redirects["bake.hcl"] = victim + "/bake.hcl"
 	code, _, stderr := runIn(t, dir, cache, "build", "--progress=none", site.url+"/files/bake.hcl")
 	if code != 2 || requests.Load() != 0 || !strings.Contains(stderr, "--allow network.local") {
 		t.Error("a definition that is redirected:", code, requests.Load(), stderr)
 	}
-	writeFile(t, dir+"/bake.hcl", target("", "FROM scratch\nADD "+victim.URL+"/x /x\n"))
+	writeFile(t, dir+"/bake.hcl", target("", "FROM scratch\nADD "+victim+"/x /x\n"))
 	if code, _, stderr := runIn(t, dir, cache, "build", "--progress=none"); code != 0 {
 		t.Error("a project of this machine:", code, stderr)
 	}

@@ -10,10 +10,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// TestScopedCredentials checks, for each way to write a key of a file of credentials, which repositories get them.
-func TestScopedCredentials(t *testing.T) {
-	const whole = "*" // the whole registry
-	for _, test := range []struct{ key, host, path string }{
+const whole = "*" // the whole registry
+
+// scopedKey is a key of a file of credentials, and what it is for.
+type scopedKey struct{ key, host, path string }
+
+func scopedKeys() []scopedKey {
+	return []scopedKey{
 		{"reg.example.com", "reg.example.com", whole},
 		{"reg.example.com/", "reg.example.com", whole},
 		{"reg.example.com:5000", "reg.example.com:5000", whole},
@@ -55,7 +58,12 @@ func TestScopedCredentials(t *testing.T) {
 		{"docker.io/v1team/app", "index.docker.io", "v1team/app"},
 		{"index.docker.io/v1team", "index.docker.io", "v1team"},
 		{"https://index.docker.io/v1/refresh-token", "index.docker.io", "v1/refresh-token"},
-	} {
+	}
+}
+
+// TestScopedCredentials checks, for each way to write a key of a file of credentials, which repositories get them.
+func TestScopedCredentials(t *testing.T) {
+	for _, test := range scopedKeys() {
 		k := keychainOf(t, fmt.Sprintf(`{"auths":{%q:{"auth":"dXNlcjpzZWNyZXQ="}}}`, test.key))
 		want := map[string]bool{"other/thing": test.path == whole, "team-x/app": test.path == whole}
 		if test.path != whole {

@@ -10,24 +10,21 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 )
 
-// TestWhoseImageServes lists, for each origin of a stored image, for which builds it is the answer.
-func TestWhoseImageServes(t *testing.T) {
-	store, err := cache.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+// originCase is a stored image, the project that named it, and one that builds on its name.
+type originCase struct {
+	name     string
+	named    cache.Origin
+	by       cache.Origin
+	serves   bool // otherwise
+	ifFrozen bool
+	noted    bool
+}
+
+func originCases() []originCase {
 	local, other := cache.Origin{Project: "/a"}, cache.Origin{Project: "/b"}
 	remote := cache.Origin{Project: "https://example.com/x.git", Remote: true}
 	const registry, plain = "registry.example.com/x:1", "docker.io/library/x:1"
-	for _, c := range []struct {
-		name     string
-		named    cache.Origin
-		by       cache.Origin
-		serves   bool // otherwise
-		ifFrozen bool
-		noted    bool
-	}{
+	return []originCase{
 		{registry, local, local, true, true, false},
 		{registry, local, other, true, false, true},
 		{registry, local, remote, true, false, true},
@@ -43,7 +40,17 @@ func TestWhoseImageServes(t *testing.T) {
 		{plain, remote, local, false, false, false},
 		{"docker.io/team/x:1", local, other, true, false, true},
 		{"localhost:5000/x:1", local, other, true, false, true},
-	} {
+	}
+}
+
+// TestWhoseImageServes lists, for each origin of a stored image, for which builds it is the answer.
+func TestWhoseImageServes(t *testing.T) {
+	store, err := cache.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for _, c := range originCases() {
 		config := []byte(`{"os":"linux","architecture":"amd64"}`)
 		manifest := fmt.Appendf(nil,
 			`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":%d,"digest":%q},"layers":[]}`,
