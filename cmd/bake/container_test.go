@@ -72,6 +72,7 @@ func TestContainers(t *testing.T) {
 	if out, err := image.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	attacks(t, docker)
 	digest := ""
 	for _, r := range containerRuns() {
 		t.Run(r.name, func(t *testing.T) {
@@ -128,6 +129,34 @@ func (r containerRun) checkDoctor(t *testing.T, docker string) {
 	}
 }
 
+// attacks runs the tests of the sandbox that attack it in a container, as root and as an ordinary user.
+func attacks(t *testing.T, docker string) {
+	t.Helper()
+	for _, user := range []string{"0", "1000"} {
+		t.Run("attacks of user "+user, func(t *testing.T) {
+			args := slices.Concat([]string{"-H", docker, "run", "--rm", "--network=none", "--user=" + user,
+				"--tmpfs=/tmp:exec,mode=1777"}, readmeFlags(t), []string{"bake", "/bin/attacks", "-test.v",
+				"-test.run=^Test(Run|Refused|DevicesAreItsOwn|Links|HostileRoot|Self|User|LeftOvers|Within|WithinRace)$"})
+			out, err := exec.Command("docker", args...).CombinedOutput()
+			if passed := strings.Count(string(out), "\n--- PASS: "); err != nil || passed != 10 {
+				t.Errorf("%v: %d of 10 tests passed\n%s", err, passed, out)
+			}
+		})
+	}
+}
+
+// sandboxTests compiles the tests of the sandbox to a static program and returns its path.
+func sandboxTests(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "attacks")
+	cmd := exec.Command("go", "test", "-c", "-o", path, "../../executor/embedded/sandbox")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return path
+}
+
 // readmeFlags returns the security options of docker run that the README shows.
 func readmeFlags(t *testing.T) []string {
 	t.Helper()
@@ -172,7 +201,7 @@ func containerRoot(t *testing.T) *bytes.Buffer {
 	}
 	add(tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil)
 	for name, from := range map[string]string{"bin/bake": bakeCommand(t).Path, "bin/busybox": "/bin/busybox",
-		"src/busybox": "/bin/busybox"} {
+		"src/busybox": "/bin/busybox", "bin/attacks": sandboxTests(t)} {
 		add(tar.Header{Name: name, Mode: 0o755}, fileOrSkip(t, from))
 	}
 	libraries := map[string]bool{}

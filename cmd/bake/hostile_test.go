@@ -148,19 +148,22 @@ func TestHostile(t *testing.T) {
 	}
 	before := look(t, canary)
 	t.Cleanup(func() { before.check(t) })
-	t.Run("builds", func(t *testing.T) {
-		for _, h := range hostiles(t) {
-			t.Run(h.name, func(t *testing.T) {
-				t.Parallel()
-				h.run(t, registry, before)
-			})
-		}
-	})
+	for name, user := range map[string]*syscall.Credential{"root": nil, "user": testUser(t)} {
+		t.Run(name, func(t *testing.T) {
+			for _, h := range hostiles(t) {
+				t.Run(h.name, func(t *testing.T) {
+					t.Parallel()
+					h.run(t, registry, before, user)
+				})
+			}
+		})
+	}
 }
 
 // run builds the case and checks its result and the state of the host.
-func (h hostile) run(t *testing.T, registry string, before world) {
+func (h hostile) run(t *testing.T, registry string, before world, user *syscall.Credential) {
 	c := newCLI(t)
+	c.user = user
 	base := "hostile/" + strings.ToLower(strings.NewReplacer(" ", "-", "/", "-", ",", "").Replace(h.name))
 	fill := strings.NewReplacer("CANARY", before.canary, "REGISTRY", registry, "HOSTILE", registry+"/"+base+":1")
 	if h.layers != nil || h.config != nil {
@@ -176,6 +179,10 @@ func (h hostile) run(t *testing.T, registry string, before world) {
 	}
 	for k, v := range h.env {
 		c.env[k] = fill.Replace(v)
+	}
+	if user != nil {
+		giveTo(t, user, c.dir)
+		giveTo(t, user, c.cache)
 	}
 	_, stderr, code := c.run(t, "build", "--progress=plain")
 	before.check(t)
