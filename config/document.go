@@ -2,21 +2,24 @@ package config
 
 import (
 	"bytes"
+	"context"
 	"path/filepath"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	hcljson "github.com/hashicorp/hcl/v2/json"
+	"github.com/zclconf/go-cty/cty/function"
 	"gopkg.in/yaml.v3"
 )
 
 // document is one project file in any syntax: attributes and blocks with unevaluated expressions.
 type document struct {
-	name   string // as the user would name it
-	strict bool   // unknown attributes and blocks are errors, not warnings
-	kinds  kinds
-	root   *block
-	raw    []byte
+	constants hcl.EvalContext // of expressions without names
+	name      string          // as the user would name it
+	strict    bool            // unknown attributes and blocks are errors, not warnings
+	kinds     kinds
+	root      *block
+	raw       []byte
 	// compose is the content of a compose file. Its root is nil: readCompose merges all compose files into one
 	// document.
 	compose *yaml.Node
@@ -44,8 +47,9 @@ func isStrict(name string) bool { return strings.HasPrefix(filepath.Base(name), 
 
 // parse reads a file as JSON, YAML or HCL; see syntaxOf. If strict is true, the file is strict whatever its name,
 // since a strict file includes it.
-func parse(name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diagnostics) {
+func parse(ctx context.Context, name string, raw []byte, strict bool) (*document, *hcl.File, hcl.Diagnostics) {
 	d := &document{name: name, strict: strict || isStrict(name), kinds: blockKinds(), raw: raw}
+	d.constants.Functions = map[string]function.Function{loopFunction: newLoopFunction(ctx)}
 	syntax := syntaxOf(name, raw)
 	if most := map[string]int{".json": maxJSON, ".yaml": maxYAML}[syntax]; most > 0 {
 		if diags := checkText(name, raw, hcl.InitialPos, most); diags.HasErrors() {
@@ -114,7 +118,7 @@ func (d *document) readJSON(body hcl.Body) hcl.Diagnostics {
 	}
 	attrs, more := rest.JustAttributes()
 	diags = append(diags, more...)
-	d.root.attrs = attrs
+	d.root.attrs = interruptibleJSON(attrs)
 	for _, inner := range content.Blocks {
 		b := &block{kind: inner.Type, at: inner.DefRange, file: d}
 		if len(inner.LabelRanges) > 0 {
@@ -138,6 +142,7 @@ func (b *block) readJSONBody(body hcl.Body) hcl.Diagnostics {
 	}
 	var more hcl.Diagnostics
 	b.attrs, more = rest.JustAttributes()
+	b.attrs = interruptibleJSON(b.attrs)
 	diags = append(diags, more...)
 	for _, inner := range content.Blocks {
 		next := &block{kind: inner.Type, at: inner.DefRange, file: b.file}

@@ -16,18 +16,20 @@ const (
 	heapPause = 5 * time.Millisecond // between two measurements
 )
 
+// endTime bounds the wait for an evaluation that was ended: a call of one function cannot be interrupted.
+const endTime = time.Second
+
 // evaluationLimit is the default time limit of an evaluation. Thousands of targets need less than a second.
 const evaluationLimit = 20 * time.Second
 
 // runBounded reads the files and calls evaluate, within limits of time and memory.
 //
-// Project files are programs: a few nested loops over short lists need unlimited time and memory. HCL offers no way
-// to interrupt an expression, so a limit inside of the evaluator is not possible. The evaluation therefore runs in
-// its own goroutine, and this function watches the clock, ctx and the live heap from outside. When a limit is reached
-// it returns a diagnostic and abandons the goroutine, which keeps running: the caller must end the process soon. The
-// soft memory limit makes the garbage collector run often enough for the heap measurements to be current. What
-// exhausts the stack or the memory within one parser call is refused before parsing: see checkText. TestBombs shows
-// both.
+// Project files are programs: a few nested loops over short lists need unlimited time and memory. So the evaluation
+// runs in its own goroutine, and this function watches the clock, ctx and the live heap from outside. When a limit is
+// reached, it ends ctx, by which the goroutine ends at its next loop iteration (see interruptible), waits for that, and
+// returns a diagnostic. The soft memory limit makes the garbage collector run often enough for the heap measurements to
+// be current. What exhausts the stack or the memory within one parser call is refused before parsing: see checkText.
+// TestBombs shows both.
 func runBounded[T any](ctx context.Context, opts Options, evaluate func(*loader) (T, hcl.Diagnostics)) (T, error) {
 	limit := opts.Limit
 	if limit == 0 {
@@ -47,8 +49,9 @@ func runBounded[T any](ctx context.Context, opts Options, evaluate func(*loader)
 		value T
 		err   error
 	}
-	done := make(chan result, 1)
+	done, ended := make(chan result, 1), make(chan struct{})
 	go func() {
+		defer close(ended)
 		if fetched != nil {
 			defer fetched.root.Close()
 		}
@@ -80,6 +83,11 @@ func runBounded[T any](ctx context.Context, opts Options, evaluate func(*loader)
 			}
 			one = problem(nil, "project files take more than %d MiB to evaluate; look for nested loops (for … in) "+
 				"and values that double", maxHeap>>20)
+		}
+		cancel()
+		select {
+		case <-ended:
+		case <-time.After(endTime):
 		}
 		return none, Diagnostics{list: hcl.Diagnostics{one}}
 	}

@@ -88,10 +88,11 @@ func newLoader(ctx context.Context, opts Options, fetched *remote) (*loader, hcl
 		selfUse: map[attrKey]bool{},
 	}
 	l.scope = &scope{
-		opts: opts, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{}, functions: library(),
+		opts: opts, ctx: ctx, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{}, functions: library(),
 		values: map[string]cty.Value{}, failed: map[string]bool{}, locals: map[string]hcl.Attributes{},
 	}
 	l.scope.target = l.reference
+	l.scope.functions[loopFunction] = newLoopFunction(ctx)
 	if err != nil {
 		return l, hcl.Diagnostics{problem(nil, "%v", err)}
 	}

@@ -255,6 +255,8 @@ func bombs() map[string]bomb {
 			"\"${pad}${a}${b}\"]] }", "MiB to evaluate"},
 		"doubling": {"bake.hcl", doubling + `target "default" { tags = [v40] }`, "at most 1048576 are allowed"},
 		"aliases":  {"bake.yaml", aliases + "target: {default: {}}\n", "aliases"},
+		"product": {"bake.hcl", "L = range(200)\ntarget \"default\" { tags = [length(setproduct(L, L, L, L))] }",
+			"more than 1048576 combinations"},
 		"loops": {"bake.hcl", "L = range(200)\ntarget \"default\" { tags = [for a in L : join(\"\", [for b in L : " +
 			"join(\"\", [for c in L : \"\"])])] }", "not evaluated within"},
 		"wide": {"bake.hcl", "v = \"" + strings.Repeat("x",

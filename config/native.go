@@ -74,6 +74,9 @@ func (d *document) parsePiece(root *block, piece []byte, pos hcl.Pos) hcl.Diagno
 	if !ok {
 		return hcl.Diagnostics{problem(nil, "%s: not HCL", d.name)}
 	}
+	if bytes.Contains(piece, []byte("for")) || bytes.ContainsRune(piece, '*') { // what else has no loop
+		interruptible(body)
+	}
 	b, more := d.readNative("", body, hcl.Range{Filename: d.name})
 	diags = append(diags, more...)
 	for name, a := range b.attrs {
@@ -99,7 +102,7 @@ func (b *block) compact() {
 		if b.file.kinds[b.kind].folded == name {
 			continue // its diagnostics need the position of each element
 		}
-		v, diags := a.Expr.Value(&hcl.EvalContext{})
+		v, diags := a.Expr.Value(&b.file.constants)
 		if len(a.Expr.Variables()) == 0 && !diags.HasErrors() && v.IsWhollyKnown() {
 			a.Expr = hcl.StaticExpr(v, a.Expr.Range())
 		}

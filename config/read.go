@@ -105,7 +105,7 @@ func (r *reader) add(ctx context.Context, s source, by *document) hcl.Diagnostic
 		return hcl.Diagnostics{problem(nil,
 			"project file %s: more than %d project files or %d bytes in total", s.name, maxFiles, maxTotal)}
 	}
-	d, file, parsed := parse(s.name, s.content, by != nil)
+	d, file, parsed := parse(ctx, s.name, s.content, by != nil)
 	r.files[s.name] = file
 	diags := r.splitWarnings(parsed)
 	if d.compose != nil {

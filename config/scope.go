@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,6 +16,7 @@ import (
 // itself is an error that shows the whole cycle; see loader.
 type scope struct {
 	opts      Options
+	ctx       context.Context           // of the evaluation; see interruptible
 	variables map[string]*block         // the last block of each name
 	globals   map[string]*hcl.Attribute // attributes outside of blocks
 	functions map[string]function.Function
@@ -33,6 +35,7 @@ const (
 
 // eval evaluates an expression. locals take precedence over all other names.
 func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, hcl.Diagnostics) {
+	endIfDone(s.ctx)
 	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: s.functions}
 	var diags hcl.Diagnostics
 	var targets, fileLocals []hcl.Traversal

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 	"gopkg.in/yaml.v3"
@@ -255,7 +254,7 @@ func (r *yamlReader) scalar(n *yaml.Node, at hcl.Range) (hcl.Expression, hcl.Dia
 	if diags := checkTemplate(n.Value, at); diags.HasErrors() {
 		return hcl.StaticExpr(cty.DynamicVal, at), diags
 	}
-	return hclsyntax.ParseTemplate([]byte(n.Value), r.doc.name, start)
+	return parseTemplate(n.Value, r.doc.name, start)
 }
 
 func number(s string) (cty.Value, error) {
