@@ -16,7 +16,7 @@ const (
 	heapPause = 5 * time.Millisecond // between two measurements
 )
 
-// endTime bounds the wait for an evaluation that was ended: a call of one function cannot be interrupted.
+// endTime bounds the wait for an evaluation to end after its limit.
 const endTime = time.Second
 
 // evaluationLimit is the default time limit of an evaluation. Thousands of targets need less than a second.
@@ -85,11 +85,16 @@ func runBounded[T any](ctx context.Context, opts Options, evaluate func(*loader)
 				"and values that double", maxHeap>>20)
 		}
 		cancel()
-		select {
-		case <-ended:
-		case <-time.After(endTime):
-		}
+		waitFor(ended)
 		return none, Diagnostics{list: hcl.Diagnostics{one}}
+	}
+}
+
+// waitFor waits until an evaluation has ended, but not for long: a call of one function cannot be interrupted.
+func waitFor(ended <-chan struct{}) {
+	select {
+	case <-ended:
+	case <-time.After(endTime):
 	}
 }
 

@@ -88,8 +88,9 @@ func newLoader(ctx context.Context, opts Options, fetched *remote) (*loader, hcl
 		selfUse: map[attrKey]bool{},
 	}
 	l.scope = &scope{
-		opts: opts, ctx: ctx, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{}, functions: library(),
-		values: map[string]cty.Value{}, failed: map[string]bool{}, locals: map[string]hcl.Attributes{},
+		opts: opts, ctx: ctx, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{},
+		functions: library(),
+		values:    map[string]cty.Value{}, failed: map[string]bool{}, locals: map[string]hcl.Attributes{},
 	}
 	l.scope.target = l.reference
 	l.scope.functions[loopFunction] = newLoopFunction(ctx)

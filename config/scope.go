@@ -33,10 +33,15 @@ const (
 	localPlatform = "BAKE_LOCAL_PLATFORM"
 )
 
+// context returns the context of an evaluation, without variables. It does not return once s.ctx has ended.
+func (s *scope) context() *hcl.EvalContext {
+	endIfDone(s.ctx)
+	return &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: s.functions}
+}
+
 // eval evaluates an expression. locals take precedence over all other names.
 func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, hcl.Diagnostics) {
-	endIfDone(s.ctx)
-	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: s.functions}
+	ctx := s.context()
 	var diags hcl.Diagnostics
 	var targets, fileLocals []hcl.Traversal
 	for _, t := range e.Variables() {
