@@ -141,6 +141,11 @@ func testClaimedPacking(t *testing.T, compression string) {
 	}
 	v.noWarnings()
 	checkDiffIDs(t, tarball)
+	for i, l := range report.Images[0].Platforms[0].Layers { // a tar has the bytes, so all were read
+		if l.Unread || len(ran) == 0 && l.Claim != dir {
+			t.Errorf("layer %d: %+v", i, l)
+		}
+	}
 	if report.Images[0].Digest != first.Images[0].Digest && len(ran) == 0 {
 		t.Errorf("the image is %s, not %s", report.Images[0].Digest, first.Images[0].Digest)
 	}
