@@ -31,7 +31,7 @@ func TestLongCommands(t *testing.T) {
 	}
 	c.write(t, "Dockerfile", strings.Replace(file, "LASTCOMMAND", "exit 3", 1))
 	_, stderr, code := c.run(t, "build", "--progress=plain")
-	wantMatch(t, "the line of the failed step", stderr, `Dockerfile:20017: `)
+	wantMatch(t, "the line of the failed step", stderr, `Dockerfile:20014: `)
 	if code != 1 {
 		t.Errorf("exit %d", code)
 	}

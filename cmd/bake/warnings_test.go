@@ -15,7 +15,7 @@ func TestWarningsBeforeFailure(t *testing.T) {
 	c.write(t, "docker-bake.hcl", `target "default" { output = ["type=cacheonly"] }`)
 	for name, file := range map[string]string{
 		"check=error=true":    "# check=error=true\nFROM scratch as x\nCOPY f /\n",
-		"unknown instruction": "FROM scratch\nfrom scratch as x\nNOSUCH\n",
+		"unknown instruction": "FROM scratch\nFROM scratch as x\nNOSUCH\n",
 	} {
 		c.write(t, "Dockerfile", file)
 		_, stderr, code := c.run(t, "build", "--progress=plain")
