@@ -8,10 +8,10 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// PutFileList stores the list of the files whose content digest is d, and marks it as used. It calls list only if no
-// list is stored.
-func (s *Store) PutFileList(d digest.Digest, list func() ([]byte, error)) error {
-	path := s.path(dirLists, d.Encoded())
+// PutFileList stores a list of files under a name, and marks it as used. It calls list only if no list is stored. The
+// name must be one of the content of the files and of their paths.
+func (s *Store) PutFileList(name digest.Digest, list func() ([]byte, error)) error {
+	path := s.path(dirLists, name.Encoded())
 	now := time.Now()
 	if os.Chtimes(path, now, now) == nil {
 		return nil
@@ -23,9 +23,9 @@ func (s *Store) PutFileList(d digest.Digest, list func() ([]byte, error)) error 
 	return wrap("write", path, s.writeFile(path, raw))
 }
 
-// FileList returns the list of the files whose content digest is d, or nil if none is stored.
-func (s *Store) FileList(d digest.Digest) []byte {
-	raw, err := readBounded(s.path(dirLists, filepath.Base(d.Encoded())), maxList)
+// FileList returns the list of files that is stored under a name, or nil if none is.
+func (s *Store) FileList(name digest.Digest) []byte {
+	raw, err := readBounded(s.path(dirLists, filepath.Base(name.Encoded())), maxList)
 	if err != nil {
 		return nil
 	}

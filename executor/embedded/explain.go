@@ -182,17 +182,23 @@ func (x *explanation) content(ctx context.Context, name string, a, b []key.Part)
 		x.add(executor.Cause{Kind: executor.CauseBase, Old: keys.Values(a), New: keys.Values(b)})
 		return
 	}
-	c := executor.Cause{Kind: executor.CauseFiles, Name: read.in.path(name)}
+	c := executor.Cause{Kind: executor.CauseFiles, Name: read.in.path(read.what)}
 	if !read.in.local() && !read.in.scratch() {
-		c = executor.Cause{Kind: executor.CauseInput, Name: name, Step: read.in.node.step.Digest}
+		c = executor.Cause{Kind: executor.CauseInput, Name: read.what, Step: read.in.node.step.Digest}
 	}
 	c.Files, c.More = x.files(ctx, read, a[len(a)-1].Digest, b[len(b)-1].Digest)
+	if text, _ := x.k.n.step.Instruction(); text != x.old.Instruction {
+		x.add(x.instruction())
+		if len(c.Files) == 0 {
+			return // the earlier instruction may have read other files
+		}
+	}
 	x.add(c)
 }
 
 // files lists the files of a selection that differ, if both lists are known.
 func (x *explanation) files(ctx context.Context, r readInput, old, now string) ([]executor.FileChange, int) {
-	before, err := x.k.n.b.listed(digest.Digest(old))
+	before, err := x.k.n.b.listed(listName(digest.Digest(old), r.sel))
 	if err != nil || before == nil {
 		return nil, 0
 	}

@@ -140,7 +140,7 @@ func (k *keyed) remember(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = k.n.b.store.PutFileList(d, func() ([]byte, error) {
+		err = k.n.b.store.PutFileList(listName(d, r.sel), func() ([]byte, error) {
 			list, err := k.listing(ctx, r, d)
 			if err != nil || list == nil {
 				return nil, err
@@ -163,12 +163,15 @@ func (b *build) savePasts() {
 	}
 }
 
-// listed returns the list of files of a content digest, nil if it is unknown.
-func (b *build) listed(d digest.Digest) (tree.Listing, error) {
-	if d.Validate() != nil {
-		return nil, nil
-	}
-	raw := b.store.FileList(d)
+// listName returns the name under which the list of a selection's files is stored; d is their content digest. Equal
+// files in two places have one digest and two lists, because a list has their paths.
+func listName(d digest.Digest, sel tree.Selection) digest.Digest {
+	return key.Of([]key.Part{{Name: "files", Digest: d.String()}, {Name: "of", Digest: keys.SelectionName(0, sel)}})
+}
+
+// listed returns a list of files by its name, nil if it is unknown.
+func (b *build) listed(name digest.Digest) (tree.Listing, error) {
+	raw := b.store.FileList(name)
 	if raw == nil {
 		return nil, nil
 	}
@@ -177,7 +180,7 @@ func (b *build) listed(d digest.Digest) (tree.Listing, error) {
 
 // listing returns the list of the files that a step reads; d is their content digest.
 func (k *keyed) listing(ctx context.Context, r readInput, d digest.Digest) (tree.Listing, error) {
-	if list, err := k.n.b.listed(d); list != nil || err != nil {
+	if list, err := k.n.b.listed(listName(d, r.sel)); list != nil || err != nil {
 		return list, err
 	}
 	var list tree.Listing

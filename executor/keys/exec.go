@@ -7,12 +7,14 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/bakebuild/bake/planner"
 )
 
 // execParts returns the canonical form of an exec op without its inputs. Proxy settings, the cgroup and the resources
 // are not in it: a step's result must not depend on them.
-func execParts(op *pb.Op) Parts {
-	exec := op.GetExec()
+func execParts(s *planner.Step) Parts {
+	op, exec := s.Op, s.Op.GetExec()
 	meta := exec.GetMeta()
 	p := NewParts("exec")
 	p.Add("platform", Platform(op.GetPlatform()))
@@ -47,21 +49,23 @@ func execParts(op *pb.Op) Parts {
 		p.Add("device "+d.GetName(), strconv.FormatBool(d.GetOptional()))
 	}
 	for _, m := range exec.GetMounts() {
-		p.Add("mount "+m.GetDest(), mountString(m, meta.GetCwd()))
+		p.Add("mount "+m.GetDest(), mountString(s, m))
 	}
 	return p
 }
 
 // mountString returns the canonical form of a mount. The content of its input is a part of its own.
-func mountString(m *pb.Mount, cwd string) string {
+func mountString(s *planner.Step, m *pb.Mount) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s readonly=%t output=%d", m.GetMountType(), m.GetReadonly(), m.GetOutput())
 	switch m.GetMountType() {
 	case pb.MountType_BIND:
-		fmt.Fprintf(&b, " source=%q", m.GetSelector())
+		if !readsMount(s, m) { // otherwise the content of what source names is a part, wherever it is from
+			fmt.Fprintf(&b, " source=%q", m.GetSelector())
+		}
 	case pb.MountType_CACHE:
 		fmt.Fprintf(&b, " source=%q", m.GetSelector())
-		if id := m.GetCacheOpt().GetID(); !defaultMountID(id, m.GetDest(), cwd) {
+		if id := m.GetCacheOpt().GetID(); !defaultMountID(id, m.GetDest(), s.Op.GetExec().GetMeta().GetCwd()) {
 			fmt.Fprintf(&b, " id=%q", id)
 		}
 	case pb.MountType_TMPFS:

@@ -60,10 +60,17 @@ func shapeOf(op *pb.Op) (fileShape, error) {
 	return shape, nil
 }
 
-// canonicalAction returns an action's bytes without the indices of its inputs.
+// canonicalAction returns an action's bytes without the indices of its inputs, and without what only says which files
+// a copy reads. The content digest of the selection covers what lands at the destination, so equal files from two
+// places give one key, one layer, and one run of the commands above it. The invariant: a copy with equal canonical
+// bytes and an equal digest of its selection writes equal files on equal parents. TestCopyFromAnotherPlace shows it.
 func (s *fileShape) canonicalAction(a *pb.FileAction) ([]byte, error) {
 	c := a.CloneVT()
 	c.Input, c.SecondaryInput, c.Output = 0, 0, 0
+	if read := c.GetCopy(); read != nil {
+		read.Src, read.FollowSymlink, read.AllowWildcard, read.AllowEmptyWildcard = "", false, false, false
+		read.IncludePatterns, read.ExcludePatterns, read.RequiredPaths = nil, nil, nil
+	}
 	for _, u := range owners(c) {
 		name := u.GetByName()
 		if name == nil {

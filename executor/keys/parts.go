@@ -11,7 +11,7 @@ import (
 )
 
 // format is in every key. Raise it when the meaning of existing parts changes: all earlier entries are misses then.
-const format = "1"
+const format = "2"
 
 // The names of key parts that an explanation tells apart. They are a format: entries hold them.
 const (

@@ -3,6 +3,7 @@ package keys
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
@@ -56,7 +57,7 @@ func ofExec(s *planner.Step) (*Step, error) {
 	if err := checkExec(s.Op); err != nil {
 		return nil, err
 	}
-	k := &Step{Own: execParts(s.Op)}
+	k := &Step{Own: execParts(s)}
 	for _, m := range s.Op.GetExec().GetMounts() {
 		in := int(m.GetInput())
 		switch {
@@ -64,7 +65,7 @@ func ofExec(s *planner.Step) (*Step, error) {
 			k.Whole = append([]Whole{{"parent", in}}, k.Whole...)
 		case m.GetMountType() != pb.MountType_BIND && m.GetMountType() != pb.MountType_CACHE,
 			InputOf(s, in).Step == nil:
-		case m.GetOutput() == int64(pb.SkipOutput) || m.GetReadonly() || m.GetMountType() == pb.MountType_CACHE:
+		case readsMount(s, m) || m.GetMountType() == pb.MountType_CACHE:
 			k.Reads = append(k.Reads, Read{"mount " + m.GetDest(), m.GetSelector(), in, MountSelection(m)})
 		default:
 			// The content of such a mount becomes an output, so all of its input counts.
@@ -74,13 +75,23 @@ func ofExec(s *planner.Step) (*Step, error) {
 	return k, nil
 }
 
-// MountSelection returns what a mount reads from its input.
+// readsMount reports whether a step only reads the files that a bind mount selects: they are in its key by content. A
+// mount that becomes an output counts with all of its input.
+func readsMount(s *planner.Step, m *pb.Mount) bool {
+	return m.GetMountType() == pb.MountType_BIND && InputOf(s, int(m.GetInput())).Step != nil &&
+		(m.GetOutput() == int64(pb.SkipOutput) || m.GetReadonly())
+}
+
+// MountSelection returns what a mount reads from its input. A bind mount has its own name; a file that fills a cache
+// mount keeps the name that it has.
 func MountSelection(m *pb.Mount) tree.Selection {
 	src := m.GetSelector()
 	if src == "" {
 		src = "/"
 	}
-	return tree.Selection{Src: src, Follow: true, DirContents: true}
+	return tree.Selection{
+		Src: src, Follow: true, DirContents: true, Renamed: m.GetMountType() == pb.MountType_BIND,
+	}
 }
 
 func ofFile(s *planner.Step) (*Step, error) {
@@ -89,8 +100,9 @@ func ofFile(s *planner.Step) (*Step, error) {
 		return nil, err
 	}
 	k := &Step{Own: shape.canonical, Whole: []Whole{{"parent", shape.parent}}}
-	for _, r := range shape.reads {
-		k.Reads = append(k.Reads, Read{r.what, r.what, r.input, r.sel})
+	for i, r := range shape.reads {
+		// The name must not say where the files are from, or equal files from two places would give two keys.
+		k.Reads = append(k.Reads, Read{"copy " + strconv.Itoa(i+1), r.what, r.input, r.sel})
 	}
 	return k, nil
 }
@@ -127,6 +139,6 @@ func InputOf(s *planner.Step, i int) planner.Edge {
 // SelectionName returns the name under which the digest of a selection from an output is kept. Only equal selections
 // have equal names.
 func SelectionName(output int, sel tree.Selection) string {
-	return digest.FromString(fmt.Sprintf("%d %q %t %t %t %t %q %q %q", output, sel.Src, sel.Follow, sel.DirContents,
-		sel.Wildcard, sel.AllowEmpty, sel.Include, sel.Exclude, sel.Required)).String()
+	return digest.FromString(fmt.Sprintf("%d %q %t %t %t %t %t %q %q %q", output, sel.Src, sel.Follow, sel.DirContents,
+		sel.Renamed, sel.Wildcard, sel.AllowEmpty, sel.Include, sel.Exclude, sel.Required)).String()
 }

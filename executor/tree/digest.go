@@ -14,13 +14,16 @@ import (
 // devices, attributes that a copy keeps, contents, and which names are hard links of one file. Times are not in it. At
 // most maxBatch files are in memory.
 //
+// Names are those below the root of a match, and the name of the root where a copy may use it: where the files are from
+// is not in the digest. TestDigestOfAnotherPlace compares places.
+//
 // The digest combines one total per directory. Local computes the total of a whole directory once and reuses it for
 // every selection.
 func SelectionDigest(ctx context.Context, f FS, s Selection) (digest.Digest, error) {
 	h := &hasher{batch: batch{fs: f}, all: newRecorder()}
 	err := scan(ctx, f, s, visitor{match: func(m Match) error {
 		err := h.finish(ctx)
-		h.all.text("match", m.Name)
+		h.all.text("match", m.landing(s))
 		h.matches++
 		return err
 	}, file: func(file Selected) error {

@@ -16,7 +16,8 @@ import (
 type Selection struct {
 	Src         string
 	Follow      bool // follow the last component of Src, or of its part before the first wildcard, if it is a link
-	DirContents bool // copy the content of a directory, not the directory; not used by this package
+	DirContents bool // copy the content of a directory, not the directory: its name does not count
+	Renamed     bool // a match gets a name of the reader's: its own does not count
 	Wildcard    bool // Src may contain wildcards
 	AllowEmpty  bool // a wildcard may match nothing; the directory before the first wildcard must exist
 	Include     []string
@@ -41,6 +42,14 @@ type Match struct {
 	Root Entry
 	// Files are the selected files, parents before children, sorted by name; the first is Root itself.
 	Files []Selected
+}
+
+// landing returns the name of a match's root if a copy of the selection may use it.
+func (m *Match) landing(s Selection) string {
+	if s.Renamed || s.DirContents && m.Root.IsDir() {
+		return ""
+	}
+	return m.Name
 }
 
 // Selected is one file of a match.

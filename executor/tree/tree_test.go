@@ -221,3 +221,46 @@ func TestSelectionDigest(t *testing.T) {
 		t.Error("a file that is excluded counts")
 	}
 }
+
+// TestDigestOfAnotherPlace holds what counts in a digest: what lands, not where it is from.
+func TestDigestOfAnotherPlace(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"a", "deep/b"} {
+		check(t, os.MkdirAll(dir+"/"+d+"/sub", 0o755))
+		check(t, os.WriteFile(dir+"/"+d+"/f", []byte("x"), 0o644))
+		check(t, os.WriteFile(dir+"/"+d+"/sub/g", []byte("y"), 0o644))
+	}
+	check(t, os.WriteFile(dir+"/a/other", []byte("x"), 0o644))
+	check(t, os.WriteFile(dir+"/a/sub.txt", []byte("y"), 0o644))
+	l, err := tree.OpenLocal(t.Context(), dir, nil, nil)
+	check(t, err)
+	defer l.Close()
+	sum := func(s tree.Selection) digest.Digest {
+		t.Helper()
+		d, err := tree.SelectionDigest(t.Context(), l, s)
+		check(t, err)
+		return d
+	}
+	for _, c := range []struct {
+		what string
+		a, b tree.Selection
+		same bool
+	}{
+		{"a file", tree.Selection{Src: "/a/f"}, tree.Selection{Src: "/deep/b/f"}, true},
+		{"another name", tree.Selection{Src: "/a/f"}, tree.Selection{Src: "/a/other"}, false},
+		{"a name that the reader gives", tree.Selection{Src: "/a/f", Renamed: true},
+			tree.Selection{Src: "/a/other", Renamed: true}, true},
+		{"a directory", tree.Selection{Src: "/a/sub"}, tree.Selection{Src: "/deep/b/sub"}, true},
+		{"the content of a directory", tree.Selection{Src: "/a", DirContents: true, Exclude: []string{"*.txt", "other"}},
+			tree.Selection{Src: "/deep/b", DirContents: true}, true},
+		{"a directory with its name", tree.Selection{Src: "/a", Exclude: []string{"*.txt", "other"}},
+			tree.Selection{Src: "/deep/b"}, false},
+		{"a wildcard", tree.Selection{Src: "/a/f*", Wildcard: true}, tree.Selection{Src: "/deep/b/f"}, true},
+		{"one file less", tree.Selection{Src: "/a", DirContents: true},
+			tree.Selection{Src: "/deep/b", DirContents: true}, false},
+	} {
+		if same := sum(c.a) == sum(c.b); same != c.same {
+			t.Errorf("%s: same %t, want %t", c.what, same, c.same)
+		}
+	}
+}
