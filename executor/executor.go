@@ -92,6 +92,9 @@ type Report struct {
 type StepResult struct {
 	Digest digest.Digest
 	Key    digest.Digest // zero if it was not computed
+	// Same is an earlier step of the graph whose result serves this one too, because both read equal files; "" if there
+	// is none.
+	Same   digest.Digest
 	Status StepStatus
 	Reason string // why it ran or would run, as text; the first of Causes if there are any
 	// Causes are the reasons why it ran or would run: the step's own first, then those that follow from other steps.

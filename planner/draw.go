@@ -26,6 +26,8 @@ type DrawNode struct {
 	Steps   int      `json:"steps"`
 	Shared  bool     `json:"shared"` // needed by several targets
 	Targets []string `json:"targets"`
+	// Also are the names of further steps with the same result, because they read equal files.
+	Also []string `json:"also,omitempty"`
 }
 
 // DrawEdge leads from a node to a node that uses it.
@@ -36,14 +38,16 @@ type DrawEdge struct {
 
 // Draw groups the steps of a graph by target, stage or step. Nodes are in the order of the graph. Edges within a group
 // are left out, and so are duplicates. A test of an image config has an edge from the image, although it does not read
-// it.
-func (g *Graph) Draw(by string) (Drawing, error) {
+// it. same maps steps to earlier ones with the same result, whose files are equal; each is drawn as that one. It may be
+// nil.
+func (g *Graph) Draw(by string, same map[*Step]*Step) (Drawing, error) {
+	first, targetsOf := g.drawnAs(same)
 	var key func(*Step) string
 	switch by {
 	case "target":
-		key = func(s *Step) string { return strings.Join(s.Targets, ", ") }
+		key = func(s *Step) string { return strings.Join(targetsOf[s], ", ") }
 	case "stage":
-		key = func(s *Step) string { return s.Stage() + "\x00" + strings.Join(s.Targets, ", ") }
+		key = func(s *Step) string { return s.Stage() + "\x00" + strings.Join(targetsOf[s], ", ") }
 	case "step":
 		key = func(s *Step) string { return s.Digest.String() }
 	default:
@@ -54,16 +58,21 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 	index := map[string]int{}
 	edges := map[DrawEdge]bool{}
 	for _, s := range g.Steps {
-		k := key(s)
+		k := key(first[s])
 		i, ok := index[k]
 		if !ok {
 			i = len(d.Nodes)
 			index[k] = i
-			targets := append([]string{}, s.Targets...)
-			d.Nodes = append(d.Nodes, DrawNode{ID: "n" + strconv.Itoa(i), Label: labelOf(by, s), Targets: targets,
-				Shared: len(targets) > 1})
+			targets := append([]string{}, targetsOf[s]...)
+			d.Nodes = append(d.Nodes, DrawNode{ID: "n" + strconv.Itoa(i), Label: labelOf(by, s, targets),
+				Targets: targets, Shared: len(targets) > 1})
 		}
-		d.Nodes[i].Steps++
+		switch {
+		case first[s] == s:
+			d.Nodes[i].Steps++
+		case by == "step":
+			d.Nodes[i].Also = append(d.Nodes[i].Also, s.ownName())
+		}
 		below := tested[s]
 		for _, in := range s.Inputs {
 			below = append(below, in.Step)
@@ -72,7 +81,7 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 			if in == nil {
 				continue
 			}
-			e := DrawEdge{d.Nodes[index[key(in)]].ID, d.Nodes[i].ID}
+			e := DrawEdge{d.Nodes[index[key(first[in])]].ID, d.Nodes[i].ID}
 			if e.From != e.To && !edges[e] {
 				edges[e] = true
 				d.Edges = append(d.Edges, e)
@@ -82,11 +91,29 @@ func (g *Graph) Draw(by string) (Drawing, error) {
 	return d, nil
 }
 
+// drawnAs returns the step that each step is drawn as, and the targets that need it in any of its forms.
+func (g *Graph) drawnAs(same map[*Step]*Step) (first map[*Step]*Step, targets map[*Step][]string) {
+	first, targets = map[*Step]*Step{}, map[*Step][]string{}
+	for _, s := range g.Steps {
+		first[s] = s
+		if earlier := same[s]; first[earlier] != nil {
+			first[s] = first[earlier]
+		}
+		all := slices.Concat(targets[first[s]], s.Targets)
+		slices.Sort(all)
+		targets[first[s]] = slices.Compact(all)
+	}
+	for _, s := range g.Steps {
+		targets[s] = targets[first[s]]
+	}
+	return first, targets
+}
+
 // labelOf returns the label of the node that a step is grouped into.
-func labelOf(by string, s *Step) string {
+func labelOf(by string, s *Step, targets []string) string {
 	switch by {
 	case "target":
-		return strings.Join(s.Targets, ", ")
+		return strings.Join(targets, ", ")
 	case "stage":
 		return s.Stage()
 	}
@@ -105,6 +132,9 @@ func (n DrawNode) text() string {
 	}
 	if n.Steps > 1 {
 		t += fmt.Sprintf(" (%d steps)", n.Steps)
+	}
+	if len(n.Also) > 0 {
+		t += fmt.Sprintf(" (and %d with equal files)", len(n.Also))
 	}
 	return t
 }

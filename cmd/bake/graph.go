@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/planner"
 )
 
@@ -75,7 +76,11 @@ func (a *app) graphCommand(ctx context.Context, o graphOptions) error {
 	if err != nil {
 		return err
 	}
-	drawing, err := graph.Draw(o.by)
+	same, err := keys.NewFingerprints(s.store.StatIndexDir()).Same(ctx, graph)
+	if err != nil {
+		same = nil // files are missing: a build says which; the drawing needs none
+	}
+	drawing, err := graph.Draw(o.by, same)
 	if err != nil {
 		return usagef("--by: %w", err)
 	}

@@ -9,11 +9,13 @@ import (
 
 // summarize prints to stderr how many steps a build ran, in one line, and the names of its images.
 func (a *app) summarize(report *executor.Report) {
-	counts := map[executor.StepStatus]int{}
+	counts, total := map[executor.StepStatus]int{}, 0
 	for _, s := range report.Steps {
-		counts[s.Status]++
+		if s.Same == "" || s.Status == executor.StatusRan || s.Status == executor.StatusFailed {
+			counts[s.Status]++
+			total++
+		}
 	}
-	total := len(report.Steps)
 	switch ran, failed := counts[executor.StatusRan], counts[executor.StatusFailed]; {
 	case failed > 0:
 		fmt.Fprintf(a.stderr, "%s: %d ran, %d cached, %d failed, %d not started\n", plural(total, "step"), ran,

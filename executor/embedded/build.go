@@ -322,6 +322,7 @@ func (b *build) execute(ctx context.Context) (*executor.Report, error) {
 		KeepGoing: opts.KeepGoing,
 	}
 	errs, failures := s.Run(ctx, b.tasks())
+	b.markSame(ctx)
 	report.Steps = b.results(errs)
 	if len(failures) > 0 && !(opts.KeepGoing && ctx.Err() == nil) {
 		return report, failures[0]

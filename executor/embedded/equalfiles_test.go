@@ -128,3 +128,25 @@ func TestEqualFilesShareALayer(t *testing.T) {
 		t.Errorf("%d layers, want one of the copies and one of the command", len(layers))
 	}
 }
+
+// TestCopyOfTwoFilesFromOneStage: the quick key of a copy from a stage has the stage's id, not the content, so it needs
+// the names of the files.
+func TestCopyOfTwoFilesFromOneStage(t *testing.T) {
+	s := newSite(t, map[string]string{
+		"Dockerfile": "FROM scratch AS files\nRUN [\"write\", \"/a/x\", \"1\"]\nRUN [\"write\", \"/b/x\", \"2\"]\n" +
+			"FROM scratch\nCOPY --from=files /a/x /one/\nFROM scratch\nCOPY --from=files /b/x /one/\n",
+	})
+	s.must("write /b/x 2", "write /a/x 1")
+	s.must()
+	if got := s.file("api", "/one/x"); got != "2" {
+		t.Errorf("got %q", got)
+	}
+	s.write(map[string]string{
+		"Dockerfile": "FROM scratch AS files\nRUN [\"write\", \"/a/x\", \"1\"]\nRUN [\"write\", \"/b/x\", \"2\"]\n" +
+			"FROM scratch\nCOPY --from=files /a/x /one/\n",
+	})
+	s.must()
+	if got := s.file("api", "/one/x"); got != "1" {
+		t.Errorf("got %q", got)
+	}
+}

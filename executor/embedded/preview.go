@@ -43,6 +43,7 @@ func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Op
 			n.unknown = true
 		}
 	}
+	b.markSame(ctx)
 	return b.results(nil), nil
 }
 

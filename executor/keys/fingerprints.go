@@ -60,6 +60,24 @@ func (f *Fingerprints) Steps(ctx context.Context, g *planner.Graph, patch tree.P
 	return all, nil
 }
 
+// Same maps the steps of a graph to the first step with the same fingerprint. The planner cannot merge such steps: only
+// the content of the files that they read makes them equal.
+func (f *Fingerprints) Same(ctx context.Context, g *planner.Graph) (map[*planner.Step]*planner.Step, error) {
+	all, err := f.Steps(ctx, g, nil)
+	if err != nil {
+		return nil, err
+	}
+	first, same := map[digest.Digest]*planner.Step{}, map[*planner.Step]*planner.Step{}
+	for i, s := range g.Steps {
+		if earlier := first[all[i]]; earlier != nil {
+			same[s] = earlier
+			continue
+		}
+		first[all[i]] = s
+	}
+	return same, nil
+}
+
 // fingerprinting computes the fingerprints of one graph.
 type fingerprinting struct {
 	*Fingerprints
@@ -114,7 +132,8 @@ func (r *fingerprinting) step(ctx context.Context, s *planner.Step, k *Step) (di
 	return p.Key(), nil
 }
 
-// input returns the fingerprint of the step behind an input, or the content of what is selected from a build context.
+// input returns the fingerprint of the step behind an input with what is selected from it, or the content of what is
+// selected from a build context.
 func (r *fingerprinting) input(ctx context.Context, in planner.Edge, sel tree.Selection) (string, error) {
 	if in.Step == nil {
 		return "", nil
@@ -127,7 +146,7 @@ func (r *fingerprinting) input(ctx context.Context, in planner.Edge, sel tree.Se
 	if !ok {
 		return "", fmt.Errorf("its input %q is not before it in the graph", in.Step.Name)
 	}
-	return d.String() + " " + strconv.Itoa(in.Index), nil
+	return d.String() + " " + SelectionName(in.Index, sel), nil
 }
 
 // selection returns the content digest of a selection of a context's files.

@@ -37,6 +37,7 @@ type ExplainedStep struct {
 	Source  string              `json:"source,omitempty"` // FILE:LINE
 	Status  executor.StepStatus `json:"status"`
 	Targets []string            `json:"targets"`
+	Also    []OtherStep         `json:"also,omitempty"` // steps with the same result, because they read equal files
 	Causes  []executor.Cause    `json:"causes"`
 }
 
@@ -46,6 +47,9 @@ func (r Run) Explain(steps []int) Explanation {
 	x := explainer{run: r, index: map[digest.Digest]int{}, root: map[int]int{}}
 	for i, s := range r.Steps {
 		x.index[s.Digest] = i
+		for _, o := range s.Also {
+			x.index[o.Digest] = i
+		}
 	}
 	followers := map[int][]int{}
 	for _, i := range x.withCauses(steps) {
@@ -88,7 +92,7 @@ func (s Step) visible() bool { return s.Kind != "merge" && s.Kind != "diff" && s
 func (r Run) explained(i int) ExplainedStep {
 	s := r.Steps[i]
 	return ExplainedStep{
-		Digest: s.Digest, Name: s.Name, Source: executor.Place(s.Source), Status: s.Status, Targets: s.Targets,
+		Digest: s.Digest, Name: s.Name, Source: executor.Place(s.Source), Status: s.Status, Targets: s.Targets, Also: s.Also,
 		Causes: append([]executor.Cause{}, s.Causes...),
 	}
 }
@@ -174,6 +178,7 @@ func (e Explanation) WriteText(w io.Writer) error {
 
 func (e Explanation) write(b *strings.Builder, s ExplainedStep) {
 	fmt.Fprintf(b, "%s  %s  %s\n", s.Status, plain(s.Name, maxShownName), plain(s.Source, maxName))
+	writeAlso(b, "  %s\n", s.Also)
 	for _, c := range s.Causes {
 		if len(c.Files) == 0 {
 			fmt.Fprintf(b, "  %s\n", plain(e.text(c), 3*maxName))

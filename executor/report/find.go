@@ -2,7 +2,10 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/bakebuild/bake/planner"
 )
 
 // minDigest is the minimum number of digits of an abbreviated digest.
@@ -13,18 +16,14 @@ const minDigest = 6
 func (r Run) FindSteps(query string) []int {
 	var byDigest, byPlace, byName []int
 	for i, s := range r.Steps {
-		hex := strings.TrimPrefix(query, "sha256:")
-		if len(hex) >= minDigest && strings.HasPrefix(s.Digest.Encoded(), hex) {
+		named := append([]OtherStep{{s.Digest, s.Name, s.Source, nil}}, s.Also...)
+		if slices.ContainsFunc(named, func(o OtherStep) bool { return o.hasDigest(query) }) {
 			byDigest = append(byDigest, i)
 		}
-		for _, at := range s.Source {
-			if file, line, ok := strings.Cut(query, ":"); ok && file == at.File &&
-				containsLine(at.Start, at.End, line) {
-				byPlace = append(byPlace, i)
-				break
-			}
+		if slices.ContainsFunc(named, func(o OtherStep) bool { return o.isAt(query) }) {
+			byPlace = append(byPlace, i)
 		}
-		if strings.Contains(s.Name, query) {
+		if slices.ContainsFunc(named, func(o OtherStep) bool { return strings.Contains(o.Name, query) }) {
 			byName = append(byName, i)
 		}
 	}
@@ -35,6 +34,20 @@ func (r Run) FindSteps(query string) []int {
 		return byPlace
 	}
 	return byName
+}
+
+// hasDigest reports whether a query is the digest of a step or its first digits.
+func (o OtherStep) hasDigest(query string) bool {
+	hex := strings.TrimPrefix(query, "sha256:")
+	return len(hex) >= minDigest && strings.HasPrefix(o.Digest.Encoded(), hex)
+}
+
+// isAt reports whether a query FILE:LINE is a place of a step.
+func (o OtherStep) isAt(query string) bool {
+	file, line, ok := strings.Cut(query, ":")
+	return ok && slices.ContainsFunc(o.Source, func(at planner.Location) bool {
+		return file == at.File && containsLine(at.Start, at.End, line)
+	})
 }
 
 // containsLine reports whether a line number, as text, is in a range. An end before start means a single line.

@@ -70,9 +70,13 @@ func (r *Run) fromGraph(f Facts) {
 			r.Steps[i].Tests = append(r.Steps[i].Tests, index[image])
 		}
 	}
+	same := map[digest.Digest]digest.Digest{}
 	if f.Report != nil {
 		for i, result := range f.Report.Steps {
 			r.Steps[i].setResult(result)
+			if result.Same != "" {
+				same[r.Steps[i].Digest] = result.Same
+			}
 		}
 	}
 	names := make(map[digest.Digest]bool, len(r.Steps))
@@ -87,6 +91,10 @@ func (r *Run) fromGraph(f Facts) {
 		if names[r.Spans[i].Step] {
 			r.Spans[i].Name = ""
 		}
+	}
+	at := r.mergeSame(same)
+	for s, i := range index {
+		index[s] = at[i]
 	}
 	r.addImages(f, index)
 	for _, b := range f.Graph.Bases {

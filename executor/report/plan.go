@@ -62,6 +62,7 @@ type PlanStep struct {
 	Claim    string              `json:"claim,omitempty"`  // the remote cache that says what its result is
 	Source   string              `json:"source,omitempty"` // FILE:LINE
 	Targets  []string            `json:"targets"`
+	Also     []OtherStep         `json:"also,omitempty"` // steps with the same result, because they read equal files
 	Inputs   []digest.Digest     `json:"inputs"`
 	Seconds  float64             `json:"expectedSeconds,omitempty"`
 }
@@ -77,7 +78,8 @@ func (r Run) Plan() Plan {
 		step := PlanStep{
 			Digest: s.Digest, Name: s.Name, Kind: s.Kind, Platform: s.Platform, Status: s.Status, Reason: s.Reason,
 			Causes: s.Causes, Claim: s.Claim,
-			Source: executor.Place(s.Source), Targets: s.Targets, Inputs: []digest.Digest{}, Seconds: s.Expected,
+			Source: executor.Place(s.Source), Targets: s.Targets, Also: s.Also, Inputs: []digest.Digest{},
+			Seconds: s.Expected,
 		}
 		for _, in := range s.Inputs {
 			step.Inputs = append(step.Inputs, r.Steps[in].Digest)
@@ -185,6 +187,7 @@ func writePlanSteps(w io.Writer, steps []PlanStep, shown map[digest.Digest]bool,
 		if s.Reason != "" {
 			fmt.Fprintf(t, "  \t  %s\n", plain(s.Reason, maxReason))
 		}
+		writeAlso(t, "  \t  %s\n", s.Also)
 	}
 	if before > 0 {
 		fmt.Fprintf(t, "  and %s named above\n", counted(before, "step"))

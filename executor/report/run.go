@@ -57,7 +57,10 @@ type Step struct {
 	Platform string             `json:"platform,omitempty"`
 	Source   []planner.Location `json:"source,omitempty"`
 	Targets  []string           `json:"targets"`
-	Inputs   []int              `json:"inputs,omitempty"` // indices into the steps of the run, each once
+	// Also are further steps of the project that have the same result, because they read equal files. Targets has those
+	// of all of them.
+	Also   []OtherStep `json:"also,omitempty"`
+	Inputs []int       `json:"inputs,omitempty"` // indices into the steps of the run, each once
 	// steps whose images a test checks without having them as inputs
 	Tests  []int               `json:"tests,omitempty"`
 	Status executor.StepStatus `json:"status,omitempty"` // empty if the build ended before running its graph
@@ -70,6 +73,14 @@ type Step struct {
 	Expected float64 `json:"expected,omitempty"`
 	Log      string  `json:"log,omitempty"` // file name of its output among the logs of the cache
 	Error    string  `json:"error,omitempty"`
+}
+
+// OtherStep is a step that is listed with another one, whose result it has.
+type OtherStep struct {
+	Digest  digest.Digest      `json:"digest"`
+	Name    string             `json:"name"`
+	Source  []planner.Location `json:"source,omitempty"`
+	Targets []string           `json:"targets"`
 }
 
 // Span is the time of a step, or of an activity outside the graph such as an export.
@@ -158,6 +169,9 @@ func (r Run) index() map[digest.Digest]*Step {
 	steps := make(map[digest.Digest]*Step, len(r.Steps))
 	for i := range r.Steps {
 		steps[r.Steps[i].Digest] = &r.Steps[i]
+		for _, o := range r.Steps[i].Also {
+			steps[o.Digest] = &r.Steps[i]
+		}
 	}
 	return steps
 }

@@ -49,7 +49,7 @@
   const steps = run.steps.map((s, i) => ({ ...s, index: i, users: [], bar: null, targets: s.targets || [], inputs: [...(s.inputs || []), ...(s.tests || [])] }));
   for (const s of steps) for (const i of s.inputs) steps[i].users.push(s.index);
   for (const b of data.bars) if (b.step >= 0) steps[b.step].bar = b;
-  const byDigest = new Map(steps.map((s) => [s.digest, s]));
+  const byDigest = new Map(steps.flatMap((s) => [s, ...(s.also || [])].map((o) => [o.digest, s])));
   const kind = (s) => (s.status === 'ran' || s.status === 'failed' || s.status === 'cached' ? s.status : '');
 
   function causeText(c) {
@@ -246,7 +246,7 @@
       make('td', { class: 'number' }, String(s.targets.length)), make('td', { class: 'why' }, cut(clean(s.status === 'cached' ? '' : s.reason), 200))));
     const every = [...new Set(steps.map((s) => s.status || 'not run'))];
     $('status').append(make('option', { value: '' }, 'all'), ...every.map((s) => make('option', {}, s)));
-    const texts = steps.map((s) => [s.name, s.targets.join(' '), place(s.source), s.digest, s.reason].join('\n').toLowerCase());
+    const texts = steps.map((s) => [s.name, s.targets.join(' '), place(s.source), s.digest, s.reason, ...(s.also || []).map((o) => o.name + ' ' + place(o.source))].join('\n').toLowerCase());
     const order = [...steps].sort((a, b) => (b.bar ? b.bar.end - b.bar.start : -1) - (a.bar ? a.bar.end - a.bar.start : -1) || a.index - b.index);
     const search = () => {
       const terms = $('search').value.toLowerCase().split(/\s+/).filter(Boolean), status = $('status').value;
@@ -300,7 +300,7 @@
     const s = steps[i];
     shown = i;
     $('detail-title').textContent = clean(s.name);
-    const facts = [['Status', s.status || 'not run'], ['Kind', s.kind], ['Location', place(s.source)], ['Platform', s.platform], ['Targets', names(s.targets.map(clean), 12)],
+    const facts = [['Status', s.status || 'not run'], ['Kind', s.kind], ['Location', place(s.source)], ['Also', names((s.also || []).map((o) => clean(o.name + ' ' + place(o.source))), 12)], ['Platform', s.platform], ['Targets', names(s.targets.map(clean), 12)],
       ['Time', s.bar ? time(s.bar.end - s.bar.start) : ''], ['Expected', s.expected ? time(s.expected) : ''], ['Waited', s.bar && s.bar.start - s.bar.ready > 0.0005 ? time(s.bar.start - s.bar.ready) : ''],
       ['Digest', clean(s.digest)], ['Cache key', clean(s.key)]].filter(([, v]) => v);
     const body = [make('dl', {}, facts.flatMap(([n, v]) => [make('dt', {}, n), make('dd', {}, v)]))];
