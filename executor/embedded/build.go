@@ -220,7 +220,7 @@ func (b *build) Run(ctx context.Context, step int) error {
 	err := n.op.run(ctx)
 	n.result.Completed = time.Now()
 	if k := n.keys(); k != nil && err == nil {
-		err = k.remember(ctx)
+		err = k.remember(ctx, k.final)
 	}
 	if err != nil {
 		err = n.ended(ctx, err)

@@ -64,7 +64,7 @@ func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 	if err != nil {
 		return false, nil, err
 	}
-	found, err := f.findFinal()
+	found, err := f.findFinal(ctx)
 	if err == nil && !found {
 		found, err = f.share(ctx, f.group)
 	}
@@ -104,7 +104,7 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 	if err != nil || f.n.b.dry || f.hit != nil {
 		return true, err
 	}
-	return true, f.remember(ctx)
+	return true, f.remember(ctx, f.final)
 }
 
 func (f *fileStep) mayShare(group digest.Digest) bool {

@@ -68,7 +68,7 @@ func (k *keyed) claimedContent(ctx context.Context) (claimedKey, error) {
 // findClaimed looks for the step under a key that is made of claims. A result of this machine may be used: it is what
 // the key says. But no alias leads to it, because the quick key need not be about the same files.
 func (k *keyed) findClaimed(ctx context.Context, c claimedKey) (bool, error) {
-	found, err := k.find(c.keys())
+	found, err := k.find(ctx, c.keys())
 	switch {
 	case err != nil:
 		return false, err

@@ -179,11 +179,11 @@ func (k *keyed) lookup(ctx context.Context) (bool, error) {
 	if found, err := k.findFilled(p); err != nil || found {
 		return found, err
 	}
-	return k.find(bothKeys{k.quickKey, k.quickPortable})
+	return k.find(ctx, bothKeys{k.quickKey, k.quickPortable})
 }
 
 // find serves the step from the entry under a key, if there is a usable one.
-func (k *keyed) find(of bothKeys) (bool, error) {
+func (k *keyed) find(ctx context.Context, of bothKeys) (bool, error) {
 	if k.n.forced() && !k.n.b.storedNow(of.own) {
 		return false, nil
 	}
@@ -198,7 +198,10 @@ func (k *keyed) find(of bothKeys) (bool, error) {
 		}
 	}
 	if !k.n.b.dry && k.n.b.storedNow(of.own) && (of.own != k.quickKey || !k.readsSteps()) {
-		k.note(k.known) // another step with this key ran just now: record the run for this step's place too
+		// Another step with this key ran just now: record the run for this step's place, and its own files, too.
+		if err := k.remember(ctx, k.known); err != nil {
+			return false, err
+		}
 	}
 	return true, k.n.serve(e, from)
 }
@@ -239,7 +242,7 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	if err := k.setFinal(ctx); err != nil || k.finalKey == k.quickKey {
 		return false, err
 	}
-	return k.findFinal()
+	return k.findFinal(ctx)
 }
 
 // setFinal sets the final keys from k.final.
@@ -275,7 +278,7 @@ func (k *keyed) prepareFinal(ctx context.Context) (bool, func(), error) {
 	if err != nil {
 		return false, nil, err
 	}
-	if found, err := k.findFinal(); err != nil || found {
+	if found, err := k.findFinal(ctx); err != nil || found {
 		unlock()
 		return found, nil, err
 	}
@@ -283,8 +286,8 @@ func (k *keyed) prepareFinal(ctx context.Context) (bool, func(), error) {
 }
 
 // findFinal looks up the final key and makes the quick key an alias of it.
-func (k *keyed) findFinal() (bool, error) {
-	found, err := k.find(bothKeys{k.finalKey, k.finalPortable})
+func (k *keyed) findFinal(ctx context.Context) (bool, error) {
+	found, err := k.find(ctx, bothKeys{k.finalKey, k.finalPortable})
 	if err != nil || !found {
 		return false, err
 	}

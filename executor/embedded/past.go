@@ -130,8 +130,8 @@ func (k *keyed) base() string {
 }
 
 // remember records the parts of the step's key, and the files that it read, for later explanations.
-func (k *keyed) remember(ctx context.Context) error {
-	k.note(k.final)
+func (k *keyed) remember(ctx context.Context, parts keys.Parts) error {
+	k.note(parts)
 	for _, r := range k.reads {
 		if r.in.scratch() || r.in.image() {
 			continue // a base is identified by its reference

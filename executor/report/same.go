@@ -55,7 +55,7 @@ func (s *Step) add(other Step) {
 	s.Targets = slices.Compact(targets)
 	idle := s.Status == executor.StatusCached || s.Status == executor.StatusSkipped
 	if idle && other.active() {
-		s.Status, s.Key, s.Reason, s.Causes = other.Status, other.Key, other.Reason, other.Causes
+		s.Status, s.Key, s.Reason, s.Causes, s.Claim = other.Status, other.Key, other.Reason, other.Causes, other.Claim
 		s.Expected, s.Log, s.Error = other.Expected, other.Log, other.Error
 	}
 }
