@@ -71,6 +71,7 @@ func TestPolicySeesMirrors(t *testing.T) {
 
 // TestPolicyOfRemoteDefinition shows that rules of a file of the user judge a remote definition.
 func TestPolicyOfRemoteDefinition(t *testing.T) {
+	needSandbox(t)
 	site := newRemoteSite(t)
 	site.files["bake.hcl"] = []byte("target \"default\" {\n  output = [\"type=cacheonly\"]\n" +
 		"  dockerfile-inline = \"FROM scratch\\nADD " + site.url + "/files/a.txt /\\n\"\n}\n")

@@ -10,6 +10,7 @@ import (
 // TestRemoteDockerfileOfHost shows that a remote definition cannot have a file of this machine read as its Dockerfile,
 // whatever its context and its syntax are, and whichever command reads it.
 func TestRemoteDockerfileOfHost(t *testing.T) {
+	needSandbox(t)
 	site := newRemoteSite(t)
 	outside := t.TempDir()
 	secret := filepath.Join(outside, "secret")
