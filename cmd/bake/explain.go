@@ -67,13 +67,11 @@ func (a *app) previewNamed(ctx context.Context, o explainOptions) (report.Run, [
 	if err != nil {
 		return report.Run{}, nil, err
 	}
-	rows, err := config.List(ctx, opts, "targets")
+	names, err := config.Names(ctx, opts)
 	if err != nil {
 		return report.Run{}, nil, err
 	}
-	isTarget := func(name string) bool {
-		return name == "default" || slices.ContainsFunc(rows, func(r config.Listed) bool { return r.Name == name })
-	}
+	isTarget := func(name string) bool { return name == "default" || slices.Contains(names, name) }
 	if slices.ContainsFunc(o.what, func(name string) bool { return !isTarget(name) }) {
 		run, err := a.preview(ctx, o.planOptions, a.wholeProject)
 		return run, o.what, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -95,14 +96,10 @@ func (a *app) wholeProject(ctx context.Context, o projectOptions) (*config.Proje
 	if err != nil {
 		return nil, err
 	}
-	rows, err := config.List(ctx, opts, "targets")
+	names, err := config.TargetNames(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range rows {
-		if r.Targets == "" {
-			o.targets = append(o.targets, r.Name)
-		}
-	}
+	o.targets = slices.DeleteFunc(slices.Sorted(slices.Values(names)), config.IsPrivate)
 	return a.loadProject(ctx, o)
 }

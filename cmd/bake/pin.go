@@ -144,12 +144,12 @@ func (a *app) splitNames(ctx context.Context, o *projectOptions, args []string) 
 	if err != nil {
 		return nil, err
 	}
-	rows, err := config.List(ctx, opts, "targets")
+	known, err := config.Names(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
 	for _, arg := range args {
-		if config.IsRemote(arg) || slices.ContainsFunc(rows, func(r config.Listed) bool { return r.Name == arg }) {
+		if config.IsRemote(arg) || slices.Contains(known, arg) {
 			o.targets = append(o.targets, arg)
 		} else {
 			names = append(names, arg)

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/pflag"
 
@@ -168,67 +166,6 @@ func (a *app) printProject(p *config.Project) error {
 	}
 	_, err = a.stdout.Write(raw)
 	return err
-}
-
-// list prints targets or variables. spec is "targets", "variables", or "type=…,format=json".
-func (a *app) list(ctx context.Context, o projectOptions, spec string) error {
-	opts, err := a.loadOptions(ctx, o)
-	if err != nil {
-		return err
-	}
-	kind, format, err := listArgs(spec)
-	if err != nil {
-		return err
-	}
-	rows, err := config.List(ctx, opts, kind)
-	if err != nil {
-		return err
-	}
-	if format == "json" {
-		e := json.NewEncoder(a.stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(rows)
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 3, ' ', 0)
-	if kind == "targets" {
-		fmt.Fprintln(w, "TARGET\tDESCRIPTION")
-	} else {
-		fmt.Fprintln(w, "VARIABLE\tTYPE\tVALUE\tDESCRIPTION")
-	}
-	for _, r := range rows {
-		switch {
-		case kind == "variables":
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Name, r.Type, r.Value, r.Description)
-		case r.Description == "" && r.Targets != "":
-			fmt.Fprintf(w, "%s\t%s\n", r.Name, r.Targets)
-		default:
-			fmt.Fprintf(w, "%s\t%s\n", r.Name, r.Description)
-		}
-	}
-	return w.Flush()
-}
-
-// listArgs parses the value of --list.
-func listArgs(spec string) (kind, format string, err error) {
-	kind, format = spec, "table"
-	if strings.Contains(spec, "=") {
-		kind = ""
-		for part := range strings.SplitSeq(spec, ",") {
-			key, value, _ := strings.Cut(part, "=")
-			switch key {
-			case "type":
-				kind = value
-			case "format":
-				format = value
-			default:
-				return "", "", usagef("--list=%s: expected type=… and format=…", spec)
-			}
-		}
-	}
-	if kind != "targets" && kind != "variables" || format != "table" && format != "json" {
-		return "", "", usagef("--list=%s: expected targets or variables, as table or json", spec)
-	}
-	return kind, format, nil
 }
 
 // noteLatest notes the requested image names that have no tag.

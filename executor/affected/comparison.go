@@ -167,13 +167,13 @@ func (r revisions) earlier(ctx context.Context, later *config.Project, graph *pl
 	if err != nil {
 		return Targets{}, err
 	}
-	all, err := config.List(ctx, opts, "targets")
+	all, err := config.TargetNames(ctx, opts)
 	if err != nil {
 		return Targets{}, err
 	}
-	for _, one := range all { // a target that is new cannot be requested from the earlier revision
-		if one.Targets == "" && slices.Contains(later.Requested, one.Name) {
-			opts.Targets = append(opts.Targets, one.Name)
+	for _, name := range all { // a target that is new cannot be requested from the earlier revision
+		if slices.Contains(later.Requested, name) {
+			opts.Targets = append(opts.Targets, name)
 		}
 	}
 	if len(opts.Targets) == 0 {
