@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/compose-spec/compose-go/v2/consts"
+	"github.com/compose-spec/compose-go/v2/interpolation"
 	composeloader "github.com/compose-spec/compose-go/v2/loader"
 	composeschema "github.com/compose-spec/compose-go/v2/schema"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -37,7 +38,8 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 		return d, hcl.Diagnostics{problem(nil, "%v", err)}
 	}
 	recorder := &pathRecorder{paths: map[string]bool{}, env: map[string]bool{}}
-	p, err := loadCompose(ctx, l.opts.Dir, files, env, l.remote != nil, recorder)
+	p, err := loadCompose(ctx, l.opts.Dir,
+		composeInput{files: files, env: env, isolated: l.remote != nil, recorder: recorder, interpolate: quietly})
 	found := recorder.files(l.opts.Dir)
 	l.included = append(l.included, found...)
 	if l.remote == nil {
@@ -99,40 +101,48 @@ func (l *loader) composeEnv() (map[string]string, error) {
 	return all, nil
 }
 
-// loadCompose parses compose files and the files they include and extend. If isolated is true, it reads no other
-// files, since the files are remote. Paths stay as written, relative to dir. recorder gets the paths of other files.
-func loadCompose(
-	ctx context.Context, dir string, files []*document, env map[string]string, isolated bool, recorder *pathRecorder,
-) (_ *types.Project, err error) {
+// composeInput is what the compose parser reads.
+type composeInput struct {
+	files       []*document // merged by the rules of compose
+	env         map[string]string
+	isolated    bool          // read no other files, since the files are remote
+	recorder    *pathRecorder // gets the paths of other files
+	interpolate func(*interpolation.Options) *interpolation.Options
+	noEnvFiles  bool // do not read the env files of containers
+}
+
+// loadCompose parses compose files and the files they include and extend. Paths stay as written, relative to dir.
+func loadCompose(ctx context.Context, dir string, in composeInput) (_ *types.Project, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the compose parser panicked: %v", r)
 		}
 	}()
-	details := types.ConfigDetails{WorkingDir: dir, Environment: env}
-	for _, f := range files {
+	details := types.ConfigDetails{WorkingDir: dir, Environment: in.env}
+	for _, f := range in.files {
 		file := types.ConfigFile{Filename: filepath.Join(dir, f.name), Content: f.raw}
 		details.ConfigFiles = append(details.ConfigFiles, file)
 	}
 	name := "bake"
-	if v := env[consts.ComposeProjectName]; v != "" {
+	if v := in.env[consts.ComposeProjectName]; v != "" {
 		name = v
 	}
 	options := func(o *composeloader.Options) {
 		o.SetProjectName(name, false)
 		o.SkipNormalization, o.SkipValidation, o.ResolvePaths = true, true, false
-		o.SkipInclude, o.SkipExtends, o.SkipResolveEnvironment = isolated, isolated, isolated
+		o.SkipInclude, o.SkipExtends = in.isolated, in.isolated
+		o.SkipResolveEnvironment = in.isolated || in.noEnvFiles
 		o.Profiles = []string{"*"}
 		if o.Interpolate != nil {
-			o.Interpolate = quietly(o.Interpolate)
+			o.Interpolate = in.interpolate(o.Interpolate)
 		}
-		o.ResourceLoaders = []composeloader.ResourceLoader{recorder}
+		o.ResourceLoaders = []composeloader.ResourceLoader{in.recorder}
 	}
 	raw, err := composeloader.LoadModelWithContext(ctx, details, options)
 	if err != nil {
 		return nil, err
 	}
-	model := buildModel(raw, dir, recorder.env)
+	model := buildModel(raw, dir, in.recorder.env)
 	if len(model) == 0 {
 		return nil, errors.New(noServices)
 	}

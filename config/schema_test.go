@@ -123,54 +123,6 @@ func projectFiles(t *testing.T) map[string][]byte {
 	return all
 }
 
-// TestInitCompose checks that a project file generated from a compose file prints the same.
-func TestInitCompose(t *testing.T) {
-	dir := t.TempDir()
-	compose := `
-services:
-  web:
-    image: acme/web:1
-    build:
-      context: ./web
-      args: {A: "1", B: "$$HOME", C: "$${x}"}
-      labels: {l: "%{if}"}
-      secrets: [token]
-      additional_contexts: {db: "service:db"}
-      ulimits: {nofile: {soft: 1, hard: 2}}
-      x-bake: {platforms: [linux/amd64, linux/arm64], output: [type=docker], no-cache-filter: a b}
-  db:
-    build: {dockerfile_inline: "FROM scratch\nENV X=$${Y}\n", no_cache: true}
-secrets: {token: {environment: TOKEN}}
-`
-	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(compose), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	want := printed(t, dir)
-	content, count, from, err := config.Init(t.Context(), dir, nil)
-	if err != nil || count != 2 || from != "compose.yaml" {
-		t.Fatal(content, count, from, err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "bake.hcl"), []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if got := printed(t, dir); got != want {
-		t.Errorf("%s\n%s", content, cmp.Diff(want, got))
-	}
-}
-
-func printed(t *testing.T, dir string) string {
-	t.Helper()
-	p, warnings, err := config.Load(t.Context(), config.Options{Dir: dir})
-	if err != nil || len(warnings) > 0 {
-		t.Fatal(err, warnings)
-	}
-	raw, err := config.Print(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(raw)
-}
-
 // TestIncludeBelowMetaCharacters checks that the directory of the including file is not part of a pattern.
 func TestIncludeBelowMetaCharacters(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "[a]*")

@@ -19,7 +19,7 @@ const module = "github.com/bakebuild/bake/"
 // imports lists what each folder may import of this module; everything else is forbidden. The longest folder counts. A
 // name that ends in a slash stands for all folders below it. One row a line, sorted.
 var imports = map[string][]string{
-	"cmd":                {"config", "planner", "planner/pins", "executor", "executor/"},
+	"cmd":                {"config", "planner", "planner/pins", "planner/scaffold", "executor", "executor/"},
 	"config":             {},
 	"examples":           {},
 	"executor":           {"config", "planner", "executor/attest", "executor/docker", "executor/registry"},
@@ -49,6 +49,7 @@ var imports = map[string][]string{
 	"executor/watch":        {"config", "planner", "executor/affected", "executor/tree"},
 	"planner":               {"config"},
 	"planner/pins":          {"config", "planner"},
+	"planner/scaffold":      {"config"},
 
 	"executor/embedded": {
 		"config", "planner", "executor", "executor/cache", "executor/cache/key", "executor/imagetest", "executor/keys",
@@ -77,6 +78,7 @@ var commandImports = map[string]string{
 	"config":                    "load project files; print projects and diagnostics",
 	"planner":                   "plan, and print graphs",
 	"planner/pins":              "pin, update, outdated, verify, --lock",
+	"planner/scaffold":          "init",
 	"executor":                  "options, reports and errors of builds",
 	"executor/affected":         "affected",
 	"executor/buildkitd":        "--engine and engine blocks",
