@@ -61,7 +61,7 @@ func orEmpty(list []string) []string { return append([]string{}, list...) }
 func (g *Graph) policySources(p *config.Project, locate Locator) []policySource {
 	all := map[string]*policySource{}
 	add := func(s policySource) {
-		key := s.kind + " " + s.ref
+		key := s.kind + " " + s.ref + " " + s.digest // one place may give several contents
 		known := all[key]
 		if known == nil {
 			all[key] = &s

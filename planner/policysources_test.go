@@ -152,6 +152,31 @@ func TestPolicySources(t *testing.T) {
 	}
 }
 
+// TestPolicySeesEachContent: one URL may give two contents, by its query or from one request to the next, and a rule
+// that knows one of them must not permit the other.
+func TestPolicySeesEachContent(t *testing.T) {
+	good, other := digest.FromString("good"), digest.FromString("other")
+	for _, second := range []string{"ADD https://example.com/f?v=2 /b", "ADD --checksum=" + other.String() +
+		" https://example.com/f /b", "ADD --checksum=" + other.String() + " https://example.com/f?v=2 /b"} {
+		dir := t.TempDir()
+		write(t, dir, map[string]string{
+			"bake.hcl":   "target \"default\" {}\n",
+			"Dockerfile": "FROM scratch\nADD --checksum=" + good.String() + " https://example.com/f?v=1 /a\n" + second + "\n",
+		})
+		p := load(t, dir, "default")
+		g, err := planner.Plan(t.Context(), p, options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rule := "source.kind != 'http' || source.digest == '" + good.String() + "'"
+		p.Policies = map[string]config.Policy{"p": {Name: "p", Rule: rule, Message: "m"}}
+		found, err := g.CheckPolicies(p)
+		if err != nil || len(found) == 0 {
+			t.Errorf("%s: %v, %v", second, found, err)
+		}
+	}
+}
+
 // TestPolicyOfDefinition checks that a rule sees where a remote definition comes from.
 func TestPolicyOfDefinition(t *testing.T) {
 	p := &config.Project{Remote: "https://git.example.com/a/b.git#main:sub", Targets: map[string]*config.Target{},

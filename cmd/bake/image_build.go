@@ -62,6 +62,9 @@ func newImageBuildCommand(a *app) *cobra.Command {
 
 // imageBuild builds a project of one target.
 func (a *app) imageBuild(ctx context.Context, o imageBuildOptions) error {
+	if err := a.guardImage(ctx, o); err != nil {
+		return err
+	}
 	p, err := a.imageProject(ctx, o)
 	if err != nil {
 		return err
@@ -70,6 +73,24 @@ func (a *app) imageBuild(ctx context.Context, o imageBuildOptions) error {
 		return err
 	}
 	return a.buildProject(ctx, p, o.run)
+}
+
+// guardImage limits what a Dockerfile from a URL can reach, as for a remote project.
+func (a *app) guardImage(ctx context.Context, o imageBuildOptions) error {
+	if config.MainContext(o.context).Kind != config.ContextURL || o.file != "" {
+		return nil
+	}
+	grants, err := config.ParseGrants(o.run.allow)
+	if err != nil {
+		return usagef("%w", err)
+	}
+	urls := []string{o.context}
+	for _, named := range o.contexts {
+		if _, value, _ := strings.Cut(named, "="); config.NamedContext(value).Kind == config.ContextURL {
+			urls = append(urls, value)
+		}
+	}
+	return a.fetchGuarded(ctx, grants, urls...)
 }
 
 // imageProject returns the project that the flags describe. It passes them through the configuration language, so that

@@ -60,6 +60,30 @@ func TestRemoteReachesNoLocalServer(t *testing.T) {
 		}
 	}
 	permitsItsHost(t, site, victim.URL, &requests, target)
+	limitsImages(t, site, victim.URL, &requests)
+}
+
+// limitsImages shows that a Dockerfile which `image build` downloads is limited like a remote project.
+func limitsImages(t *testing.T, site *remoteSite, victim string, requests *atomic.Int32) {
+	t.Helper()
+	dir, cache := t.TempDir(), t.TempDir()
+	build := func(dockerfile string, flags ...string) (int, string) {
+		site.files["image.tar"] = archive(t, map[string]string{"Dockerfile": dockerfile})
+		args := append([]string{"image", "build", "--progress=none", "-o", "type=cacheonly"}, flags...)
+		requests.Store(0)
+		code, _, stderr := runIn(t, dir, cache, append(args, site.url+"/files/image.tar")...)
+		return code, stderr
+	}
+	local := "FROM scratch\nADD " + victim + "/x /x\n"
+	if code, stderr := build(local); code != 2 || requests.Load() != 0 || !strings.Contains(stderr, "network.local") {
+		t.Error("an image by URL:", code, requests.Load(), stderr)
+	}
+	if code, stderr := build("FROM scratch\nADD " + site.url + "/files/a.txt /\n"); code != 0 {
+		t.Error("the host of an image:", code, stderr)
+	}
+	if code, stderr := build(local, "--allow", "network.local"); code != 0 || requests.Load() == 0 {
+		t.Error("an image by URL, permitted:", code, stderr)
+	}
 }
 
 // permitsItsHost shows that the host of a definition is reached, but not one to which it redirects, and that a project

@@ -82,16 +82,8 @@ func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*p
 func (a *app) definition(
 	ctx context.Context, rawURL, contextURL string, grants config.Grants,
 ) (*config.Definition, error) {
-	store, err := a.openStore()
-	if err != nil {
+	if err := a.fetchGuarded(ctx, grants, rawURL, contextURL); err != nil {
 		return nil, err
-	}
-	a.fetcher = a.newFetcher(store)
-	if !grants.Has("network.local") {
-		if a.guard, err = a.newGuard(ctx, rawURL, contextURL); err != nil {
-			return nil, err
-		}
-		a.fetcher.Guard = a.guard
 	}
 	token, header := a.env("BUILDX_BAKE_GIT_AUTH_TOKEN"), a.env("BUILDX_BAKE_GIT_AUTH_HEADER")
 	if token != "" && header == "" {
@@ -101,6 +93,24 @@ func (a *app) definition(
 		a.fetcher.Auth, a.fetcher.Host = header, u.Host
 	}
 	return &config.Definition{URL: rawURL, Context: contextURL, Fetcher: a.fetcher}, nil
+}
+
+// fetchGuarded sets a.fetcher for what comes from elsewhere: it connects to this machine only for the given URLs, which
+// the user wrote, unless the user permits more.
+func (a *app) fetchGuarded(ctx context.Context, grants config.Grants, urls ...string) error {
+	store, err := a.openStore()
+	if err != nil {
+		return err
+	}
+	a.fetcher = a.newFetcher(store)
+	if grants.Has("network.local") {
+		return nil
+	}
+	if a.guard, err = a.newGuard(ctx, urls...); err != nil {
+		return err
+	}
+	a.fetcher.Guard = a.guard
+	return nil
 }
 
 // newGuard returns what connects for a remote project. The hosts of the URLs on the command line are exempt.
