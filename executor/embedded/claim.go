@@ -68,20 +68,22 @@ func (t taint) only(s *source) bool {
 }
 
 // importedID returns the id of a layer of an index: a hash of what is verified when it is unpacked. Encoding is part of
-// it, because the name of an encoding is a claim that stays with the layer. A layer without a blob is never unpacked;
-// its id only has to differ from all others.
+// it, because the name of an encoding is a claim that stays with the layer, and so are the blobs: they are recorded for
+// the id, so caches that state other blobs must not share it. A layer without a blob is never unpacked; its id only has
+// to differ from all others.
 func importedID(l *remotecache.Layer, from remotecache.Origin) digest.Digest {
 	if l.Blob == nil || l.Paths == nil {
 		return key.Of([]key.Part{{Name: "claimed layer", Digest: l.ID.String()}, {Name: "of", Digest: from.ID()}})
 	}
-	return contentID(l.DiffID, l.Paths.Digest, l.Encoding)
+	return contentID(l)
 }
 
 // contentID is importedID of a layer with a blob, and its name in an export.
-func contentID(diffID, paths digest.Digest, encoding string) digest.Digest {
+func contentID(l *remotecache.Layer) digest.Digest {
 	return key.Of([]key.Part{
-		{Name: "imported layer", Digest: diffID.String()}, {Name: "paths", Digest: paths.String()},
-		{Name: "encoding", Digest: encoding},
+		{Name: "imported layer", Digest: l.DiffID.String()}, {Name: "encoding", Digest: l.Encoding},
+		{Name: "paths", Digest: l.Paths.Digest.String()}, {Name: "size of paths", Digest: fmt.Sprint(l.Paths.Size)},
+		{Name: "blob", Digest: l.Blob.Digest.String()}, {Name: "size of blob", Digest: fmt.Sprint(l.Blob.Size)},
 	})
 }
 

@@ -33,9 +33,10 @@ func (o *cacheExport) exportLayer(ctx context.Context, w exportedLayer) (remotec
 		return remotecache.Layer{}, err
 	}
 	l := remotecache.Layer{
-		ID: contentID(p.DiffID, paths.Digest, p.Encoding), DiffID: p.DiffID, Encoding: p.Encoding, Paths: paths,
+		DiffID: p.DiffID, Encoding: p.Encoding, Paths: paths,
 		Blob: &remotecache.Blob{Digest: p.Digest, Size: p.Size, MediaType: p.MediaType},
 	}
+	l.ID = contentID(&l)
 	meta, _ := b.store.LayerMeta(w.id)
 	for _, known := range meta.Packed {
 		if isPacking(known) {
@@ -50,7 +51,7 @@ func (o *cacheExport) exportLayer(ctx context.Context, w exportedLayer) (remotec
 // a blob. A layer without one keeps its name.
 func exported(l remotecache.Layer) remotecache.Layer {
 	if l.Blob != nil && l.Paths != nil {
-		l.ID = contentID(l.DiffID, l.Paths.Digest, l.Encoding)
+		l.ID = contentID(&l)
 	}
 	return l
 }

@@ -155,7 +155,11 @@ func checkImported(t testing.TB, v *traveller, index string) {
 		meta, _ := v.store.LayerMeta(id)
 		for _, p := range meta.Packed {
 			for _, list := range meta.Packed {
-				if list.Encoding == encodingPaths && contentID(p.DiffID, list.Digest, p.Encoding) == id {
+				l := remotecache.Layer{
+					DiffID: p.DiffID, Encoding: p.Encoding, Blob: &remotecache.Blob{Digest: p.Digest, Size: p.Size},
+					Paths: &remotecache.Blob{Digest: list.Digest, Size: list.Size},
+				}
+				if list.Encoding == encodingPaths && contentID(&l) == id {
 					claimed[filepath.Base(path)] = true
 					checkTar(t, v.store, p)
 				}

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -147,10 +148,7 @@ func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
 	if err != nil {
 		return errors.Join(err, draft.Discard())
 	}
-	meta.Packed = []cache.Packed{
-		{Encoding: l.Encoding, DiffID: l.DiffID, Digest: l.Blob.Digest, Size: l.Blob.Size, MediaType: l.Blob.MediaType},
-		packedPaths(l.id, *l.Paths),
-	}
+	meta.Packed = []cache.Packed{l.packed(), packedPaths(l.id, *l.Paths)}
 	return draft.Commit(l.id, meta)
 }
 
@@ -158,7 +156,11 @@ func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
 // attributes of the root, come from the index, because the blob lacks them.
 func (b *build) unpackInto(ctx context.Context, l importedLayer, paths []byte, dir string) (cache.LayerMeta, error) {
 	var res layers.UnpackResult
-	err := b.streamImported(ctx, l.from, *l.Blob, func(r io.Reader) (err error) {
+	err := b.streamImported(ctx, l.from, *l.Blob, func(r io.Reader) error {
+		r, err := l.encoded(r)
+		if err != nil {
+			return err
+		}
 		res, err = layers.Unpack(ctx, r, layers.UnpackOptions{Dir: dir, UserXattr: b.userXattr})
 		return err
 	})
@@ -281,6 +283,16 @@ func (l *importedLayer) packed() cache.Packed {
 	}
 }
 
+// encoded returns r, or an error if its bytes do not have the compression that the layer's encoding names: the media
+// type in a manifest follows from that name.
+func (l *importedLayer) encoded(r io.Reader) (io.Reader, error) {
+	buffered := bufio.NewReader(r)
+	if got, want := algorithmOf(buffered), l.Algorithm(); got != want {
+		return nil, fmt.Errorf("its encoding is %q, but the compression of its blob is %s", l.Encoding, got)
+	}
+	return buffered, nil
+}
+
 // fetchPacked stores and verifies the blob that importedPacked found: a copy if the cache has that encoding, otherwise
 // packed again. A blob that is here under the same digest proves nothing about the diff id.
 func (b *build) fetchPacked(ctx context.Context, l layer, p packing, want cache.Packed) error {
@@ -308,6 +320,10 @@ func (b *build) fetchPacked(ctx context.Context, l layer, p packing, want cache.
 // fetchVerified stores the blob of a layer and verifies its diff id.
 func (b *build) fetchVerified(ctx context.Context, c importedLayer) error {
 	err := b.streamImported(ctx, c.from, *c.Blob, func(r io.Reader) error {
+		r, err := c.encoded(r)
+		if err != nil {
+			return err
+		}
 		tar, err := uncompressed(io.NopCloser(r), nil)
 		if err != nil {
 			return err

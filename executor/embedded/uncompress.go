@@ -6,6 +6,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/bakebuild/bake/executor/embedded/layers"
 )
 
 // uncompressed returns the content of a plain, gzip or zstd stream.
@@ -14,16 +16,15 @@ func uncompressed(blob io.ReadCloser, err error) (io.ReadCloser, error) {
 		return nil, err
 	}
 	r := bufio.NewReader(blob)
-	head, _ := r.Peek(4)
-	switch {
-	case len(head) > 1 && head[0] == 0x1f && head[1] == 0x8b:
+	switch algorithmOf(r) {
+	case layers.Gzip:
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			_ = blob.Close()
 			return nil, err
 		}
 		return readCloser{z, blob}, nil
-	case len(head) == 4 && string(head) == "\x28\xb5\x2f\xfd":
+	case layers.Zstd:
 		z, err := zstd.NewReader(r)
 		if err != nil {
 			_ = blob.Close()
@@ -32,6 +33,18 @@ func uncompressed(blob io.ReadCloser, err error) (io.ReadCloser, error) {
 		return readCloser{z.IOReadCloser(), blob}, nil
 	}
 	return readCloser{r, blob}, nil
+}
+
+// algorithmOf returns the compression of a stream, by its first bytes.
+func algorithmOf(r *bufio.Reader) layers.Algorithm {
+	head, _ := r.Peek(4) // a shorter stream is not compressed; the reader sees the error again
+	switch {
+	case len(head) > 1 && head[0] == 0x1f && head[1] == 0x8b:
+		return layers.Gzip
+	case len(head) == 4 && string(head) == "\x28\xb5\x2f\xfd":
+		return layers.Zstd
+	}
+	return layers.Uncompressed
 }
 
 // readCloser reads from one value and closes another.

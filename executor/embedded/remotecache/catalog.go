@@ -271,6 +271,9 @@ func (c *Catalog) Layer(id digest.Digest) (found *Layer) {
 		}
 		return found != nil && found.Blob != nil
 	})
+	if found != nil {
+		found.setTypes()
+	}
 	return found
 }
 
@@ -283,6 +286,9 @@ func (c *Catalog) Mount(id string) (found *Mount) {
 		}
 		return found != nil
 	})
+	if found != nil {
+		found.setTypes()
+	}
 	return found
 }
 

@@ -72,8 +72,9 @@ type Entry struct {
 
 // Blob identifies bytes.
 type Blob struct {
-	Digest    digest.Digest
-	Size      int64
+	Digest digest.Digest
+	Size   int64
+	// MediaType is written for those who look at an index; an import sets it anew, see setTypes.
 	MediaType string
 }
 
@@ -145,6 +146,9 @@ var errDamaged = errors.New("the index is damaged")
 func (l *Layer) check() error {
 	if l.ID.Validate() != nil || !l.ok() || len(l.Packed) > maxEncodings {
 		return fmt.Errorf("%w: layer %.80q", errDamaged, l.ID)
+	}
+	if _, ok := algorithmOf(l.Encoding); l.Blob != nil && !ok {
+		return fmt.Errorf("%w: layer %.80q has the unknown encoding %.80q", errDamaged, l.ID, l.Encoding)
 	}
 	return nil
 }

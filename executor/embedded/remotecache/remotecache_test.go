@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/cache"
@@ -22,16 +23,16 @@ import (
 // sample is a cache of a few layers, and what opens its blobs.
 func sample(texts ...string) Export {
 	content := map[digest.Digest]string{}
-	blob := func(text string) *Blob {
-		b := &Blob{Digest: digest.FromString(text), Size: int64(len(text)), MediaType: "x"}
+	blob := func(text, mediaType string) *Blob {
+		b := &Blob{Digest: digest.FromString(text), Size: int64(len(text)), MediaType: mediaType}
 		content[b.Digest] = text
 		return b
 	}
 	x := &Index{}
 	for _, text := range texts {
 		id := digest.FromString("layer of " + text)
-		x.Layers = append(x.Layers, Layer{ID: id, DiffID: id, Encoding: "gzip", Blob: blob(text),
-			Paths: blob("paths of " + text)})
+		x.Layers = append(x.Layers, Layer{ID: id, DiffID: id, Encoding: "gzip",
+			Blob: blob(text, ocispecs.MediaTypeImageLayerGzip), Paths: blob("paths of "+text, MediaPaths)})
 		inputs := []key.Part{{Name: "text", Digest: text}}
 		key := key.Of(inputs)
 		x.Entries = append(x.Entries, Entry{Entry: cache.Entry{
@@ -117,6 +118,7 @@ func TestIndexChecks(t *testing.T) {
 		"size":     func(x *Index) { x.Layers[0].Blob.Size = -1 },
 		"no paths": func(x *Index) { x.Layers[0].Paths = nil },
 		"alias":    func(x *Index) { x.Entries[0].Aliases = []digest.Digest{"x"} },
+		"encoding": func(x *Index) { x.Layers[0].Encoding = "base" },
 		"packed":   func(x *Index) { x.Layers[0].Packed = []cache.Packed{{Digest: "x"}} },
 		"mount":    func(x *Index) { x.Mounts = []Mount{{ID: "m"}} },
 		"path index without a blob": func(x *Index) {
