@@ -207,7 +207,7 @@ func (o *cacheExport) collect(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !ok {
+		if e.Shorten(); !ok || e.Fits() != nil { // one that no import takes would make the whole index useless
 			continue
 		}
 		o.index.Entries = append(o.index.Entries, e)

@@ -128,8 +128,8 @@ func (e *Entry) check() error {
 	if len(e.Inputs) > 0 && key.Of(e.Inputs) != e.Key {
 		return fmt.Errorf("%w: entry %.80q has a key that does not match its parts", errDamaged, e.Name)
 	}
-	if len(e.Aliases) > maxAliases {
-		return fmt.Errorf("%w: entry %.80q has more than %d aliases", errDamaged, e.Name, maxAliases)
+	if err := e.Fits(); err != nil {
+		return err
 	}
 	for _, a := range e.Aliases {
 		if a.Validate() != nil {
@@ -144,7 +144,7 @@ var errDamaged = errors.New("the index is damaged")
 // check checks the digests and sizes of a layer. Code that names packs and verifies blobs relies on it: an invalid
 // digest would panic there.
 func (l *Layer) check() error {
-	if l.ID.Validate() != nil || !l.ok() || len(l.Packed) > maxEncodings {
+	if l.ID.Validate() != nil || !l.ok() || !l.short() {
 		return fmt.Errorf("%w: layer %.80q", errDamaged, l.ID)
 	}
 	if _, ok := algorithmOf(l.Encoding); l.Blob != nil && !ok {
@@ -155,7 +155,7 @@ func (l *Layer) check() error {
 
 // check checks a cache mount.
 func (m *Mount) check() error {
-	if m.Blob == nil || !m.ok() || len(m.Packed) > maxEncodings {
+	if m.Blob == nil || !m.ok() || !m.short() || len(m.ID) > maxName {
 		return fmt.Errorf("%w: cache mount %.80q", errDamaged, m.ID)
 	}
 	return nil

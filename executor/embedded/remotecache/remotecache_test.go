@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	digest "github.com/opencontainers/go-digest"
@@ -118,6 +120,29 @@ func TestIndexChecks(t *testing.T) {
 		"size":     func(x *Index) { x.Layers[0].Blob.Size = -1 },
 		"no paths": func(x *Index) { x.Layers[0].Paths = nil },
 		"alias":    func(x *Index) { x.Entries[0].Aliases = []digest.Digest{"x"} },
+		"name":     func(x *Index) { x.Entries[0].Name = strings.Repeat("x", maxName+1) },
+		"selection": func(x *Index) {
+			x.Entries[0].Selections = []cache.Selection{{Name: strings.Repeat("x", maxPart+1)}}
+		},
+		"digest of a selection": func(x *Index) {
+			x.Entries[0].Selections = []cache.Selection{{Digest: digest.Digest(strings.Repeat("x", maxShort+1))}}
+		},
+		"key part": func(x *Index) {
+			e := &x.Entries[0]
+			e.Inputs = []key.Part{{Name: "env X", Digest: strings.Repeat("x", maxPart+1)}}
+			e.Key = key.Of(e.Inputs)
+		},
+		"value":      func(x *Index) { x.Entries[0].Inputs[0].Value = strings.Repeat("x", maxPart+1) },
+		"look-up":    func(x *Index) { x.Entries[0].Lookups = []cache.Lookup{{Path: strings.Repeat("x", maxName+1)}} },
+		"media type": func(x *Index) { x.Layers[0].Blob.MediaType = strings.Repeat("x", maxShort+1) },
+		"packed layer": func(x *Index) {
+			id := x.Layers[0].ID
+			x.Layers[0].Packed = []cache.Packed{{Digest: id, DiffID: id, Encoding: strings.Repeat("x", maxShort+1)}}
+		},
+		"id of a mount": func(x *Index) {
+			m := Mount{ID: strings.Repeat("x", maxName+1), Layer: x.Layers[0]}
+			x.Mounts = []Mount{m}
+		},
 		"encoding": func(x *Index) { x.Layers[0].Encoding = "base" },
 		"packed":   func(x *Index) { x.Layers[0].Packed = []cache.Packed{{Digest: "x"}} },
 		"mount":    func(x *Index) { x.Mounts = []Mount{{ID: "m"}} },
@@ -151,6 +176,20 @@ func TestIndexChecks(t *testing.T) {
 		}
 		if _, err := NewCatalog(bytes.NewReader(raw), scratch(t)); err == nil {
 			t.Errorf("an index with a wrong %s is taken", name)
+		}
+	}
+}
+
+// TestShorten: an export cuts a long name between two characters, and what it writes can be read.
+func TestShorten(t *testing.T) {
+	for _, name := range []string{"RUN make", strings.Repeat("x", maxShownName), strings.Repeat("€", maxShownName)} {
+		e := sample("a").Index.Entries[0]
+		e.Name = name
+		e.Shorten()
+		short := len(name) <= maxShownName
+		if !strings.HasPrefix(name, e.Name) || !utf8.ValidString(e.Name) || len(e.Name) > maxShownName ||
+			short && e.Name != name || !short && len(e.Name) < maxShownName-4 || e.check() != nil {
+			t.Errorf("%d bytes became %d", len(name), len(e.Name))
 		}
 	}
 }
