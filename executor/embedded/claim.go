@@ -30,9 +30,14 @@ import (
 // node's portable ids, and the keys portable keys. They are used for nothing but look-ups among claims, and for
 // exports. Without claims below, a portable id is the id.
 //
+// The digest of what a step reads does not cover the times of files, but a copy and a mount have them, and those of a
+// layer of a cache are what the cache says. So the final and group keys of a step that ran here on such files have one
+// more part, the caches that they depend on; see withOrigins. TestClaimedTimes shows it.
+//
 // The invariant: under a key in the store's own entries is only what ran here on the content that the ids and digests
-// in the key name. What follows from claims alone (a digest of a selection that an index states, a candidate of an
-// index) is stored with the claims of that cache, and only if no other cache was involved. TestClaim* show it.
+// in the key name, with times that only the caches in the key could choose. What follows from claims alone (a digest
+// of a selection that an index states, a candidate of an index) is stored with the claims of that cache, and only if no
+// other cache was involved. TestClaim* show it.
 
 // source is a remote cache that this build names.
 type source struct {
@@ -43,28 +48,20 @@ type source struct {
 	warned bool                 // of a wrong entry; guarded by imports.mu
 }
 
-// taint says which remote caches a result depends on.
-type taint struct {
-	from  *source // the only one, nil for none
-	mixed bool    // several
-}
+// taint holds the origins of the remote caches that a result depends on, sorted.
+type taint []string
 
 // and returns the caches that two results depend on.
 func (t taint) and(o taint) taint {
-	switch {
-	case t.mixed || o.mixed:
-		return taint{mixed: true}
-	case t.from == nil:
-		return o
-	case o.from == nil || t.from.origin == o.from.origin:
-		return t
+	if len(t) == 0 || len(o) == 0 {
+		return slices.Concat(t, o)
 	}
-	return taint{mixed: true}
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(t, o))))
 }
 
 // only reports whether the result depends on no other cache than s.
 func (t taint) only(s *source) bool {
-	return !t.mixed && (t.from == nil || t.from.origin == s.origin)
+	return len(t) == 0 || len(t) == 1 && t[0] == s.origin.ID()
 }
 
 // importedID returns the id of a layer of an index: a hash of what is verified when it is unpacked. Encoding is part of
@@ -125,10 +122,10 @@ func (k *keyed) renamed() bool {
 		slices.ContainsFunc(k.reads, func(r readInput) bool { return differs(r.in) })
 }
 
-// portableParts returns the parts of a final key with the portable ids of the inputs, and without the part that only
+// portableParts returns the parts of a final key with the portable ids of the inputs, and without the parts that only
 // this machine has.
 func (k *keyed) portableParts(ctx context.Context, own []key.Part) ([]key.Part, error) {
-	out := slices.DeleteFunc(slices.Clone(own), func(p key.Part) bool { return p.Name == partClaimedMounts })
+	out := slices.DeleteFunc(slices.Clone(own), onlyHere)
 	for _, w := range k.whole {
 		id, err := w.in.id(ctx)
 		if err != nil {
@@ -147,7 +144,7 @@ func (k *keyed) portableParts(ctx context.Context, own []key.Part) ([]key.Part, 
 	return out, nil
 }
 
-// taint returns the caches that the inputs of a step depend on.
+// inputTaint returns the caches that the inputs of a step depend on.
 func (n *node) inputTaint() taint {
 	var t taint
 	for _, in := range n.inputs {
@@ -158,5 +155,5 @@ func (n *node) inputTaint() taint {
 	return t
 }
 
-// bothKeys is the key of a step in both forms.
-type bothKeys struct{ own, portable digest.Digest }
+// bothKeys is the key of a step in both forms. claimed is own with the part of withOrigins, empty if there is none.
+type bothKeys struct{ own, claimed, portable digest.Digest }

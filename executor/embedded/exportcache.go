@@ -213,7 +213,7 @@ func (o *cacheExport) collect(ctx context.Context) error {
 		o.index.Entries = append(o.index.Entries, e)
 		if h, ok := n.op.(*httpStep); ok {
 			key := h.lastAnswer()
-			answer, _, err := o.b.entry(bothKeys{key, key}, noOutputs)
+			answer, _, err := o.b.entry(bothKeys{own: key, portable: key}, noOutputs)
 			if err == nil && answer != nil {
 				o.index.Entries = append(o.index.Entries, remotecache.Entry{Entry: *answer})
 			}

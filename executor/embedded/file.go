@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/fileop"
+	"github.com/bakebuild/bake/executor/keys"
 	"github.com/bakebuild/bake/executor/tree"
 )
 
@@ -30,7 +32,7 @@ import (
 // operation runs, so steps that start together copy once. TestCopyRunsOnceForAllParents shows the sharing.
 type fileStep struct {
 	keyed
-	group digest.Digest // the group key
+	group keys.Parts // the parts of the group key, without that of withOrigins
 }
 
 // newFileStep parses the op.
@@ -52,15 +54,14 @@ func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 	if found, err := f.finalize(ctx); err != nil || found {
 		return found, nil, err
 	}
-	group, err := f.withContent(ctx, f.own)
-	if err == nil {
+	var err error
+	if f.group, err = f.withContent(ctx, f.own); err == nil {
 		err = f.overtaken()
 	}
 	if err != nil {
 		return false, nil, err
 	}
-	f.group = group.Key()
-	unlock, err := f.n.b.store.Lock(ctx, f.group)
+	unlock, err := f.n.b.store.Lock(ctx, f.group.Key())
 	if err != nil {
 		return false, nil, err
 	}
@@ -77,7 +78,28 @@ func (f *fileStep) prepare(ctx context.Context) (bool, func(), error) {
 
 // share uses a candidate whose lookups get the same answers in this step's parent: one of this machine, else one of a
 // remote cache.
-func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error) {
+func (f *fileStep) share(ctx context.Context, group keys.Parts) (bool, error) {
+	of := f.bothKeys(group, "")
+	if found, err := f.shareOwn(ctx, of.own); err != nil || found {
+		return found, err
+	}
+	if of.claimed != "" {
+		if found, err := f.shareOwn(ctx, of.claimed); err != nil || found {
+			return found, err
+		}
+	}
+	if !f.mayShare(of.own) {
+		return false, nil
+	}
+	portable, err := f.portableParts(ctx, f.final.Bare())
+	if err != nil {
+		return false, err
+	}
+	return f.shareFrom(ctx, of.own, claimedKey{portable: portable})
+}
+
+// shareOwn uses a candidate of this machine.
+func (f *fileStep) shareOwn(ctx context.Context, group digest.Digest) (bool, error) {
 	if !f.mayShare(group) {
 		return false, nil
 	}
@@ -86,15 +108,15 @@ func (f *fileStep) share(ctx context.Context, group digest.Digest) (bool, error)
 		return false, err
 	}
 	match, err := f.match(ctx, asClaimed(own))
-	if err != nil {
+	if err != nil || match == nil {
 		return false, err
 	}
-	if match == nil {
-		c := claimedKey{}
-		if c.portable, err = f.portableParts(ctx, f.final.Bare()); err != nil {
+	if !slices.ContainsFunc(match.Inputs, onlyHere) {
+		// No remote cache is behind the layer, so none is behind this result.
+		f.final = f.clean
+		if err := f.setFinal(ctx); err != nil {
 			return false, err
 		}
-		return f.shareFrom(ctx, group, c)
 	}
 	layer := ownLayer(match.Entry)
 	if err := f.n.b.keepEmpty(match.Entry); err != nil {
@@ -235,8 +257,9 @@ func (f *fileStep) run(ctx context.Context) error {
 	if f.hit != nil {
 		return nil
 	}
-	f.n.b.note(f.group)
-	return f.n.b.store.PutCandidate(f.group, f.n.entry)
+	group := f.withOrigins(f.group).Key()
+	f.n.b.note(group)
+	return f.n.b.store.PutCandidate(group, f.n.entry)
 }
 
 // apply runs the actions into a new layer and commits it under id, or as the empty layer if they changed nothing.

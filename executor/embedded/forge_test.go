@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -69,14 +70,18 @@ func (f *forger) entry(suffix string) *remotecache.Entry {
 }
 
 // layer adds a layer of a file under the name id.
-func (f *forger) layer(id digest.Digest, path, text string) {
+func (f *forger) layer(id digest.Digest, path, text string) { f.layerOf(id, path, text, time.Now()) }
+
+// layerOf is layer with the time of the file.
+func (f *forger) layerOf(id digest.Digest, path, text string, at time.Time) {
 	f.t.Helper()
 	draft, err := f.b.store.NewLayer()
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	path = filepath.Join(draft.FS, path)
-	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644))
+	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644),
+		os.Chtimes(path, at, at))
 	if err != nil {
 		f.t.Fatal(err)
 	}

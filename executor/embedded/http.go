@@ -226,7 +226,7 @@ func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64
 
 // remembered returns the last response of the URL.
 func (h *httpStep) remembered() (tag string, content digest.Digest) {
-	e, _, err := h.n.b.entry(bothKeys{h.lastAnswer(), h.lastAnswer()}, noOutputs)
+	e, _, err := h.n.b.entry(bothKeys{own: h.lastAnswer(), portable: h.lastAnswer()}, noOutputs)
 	if err != nil || e == nil {
 		return "", ""
 	}
@@ -242,7 +242,7 @@ func (h *httpStep) remembered() (tag string, content digest.Digest) {
 		return "", ""
 	}
 	k := h.parts(content).Key()
-	if found, _, err := h.n.b.entry(bothKeys{k, k}, h.n.likeSource); err != nil || found == nil {
+	if found, _, err := h.n.b.entry(bothKeys{own: k, portable: k}, h.n.likeSource); err != nil || found == nil {
 		return "", ""
 	}
 	return tag, content

@@ -22,9 +22,14 @@ import (
 // entry returns the entry of a key: of a step that ran here, else a claim of a remote cache; from is the latter. An
 // entry whose outputs are impossible for the step is a miss.
 func (b *build) entry(k bothKeys, fits func(*cache.Entry) error) (e *cache.Entry, from *source, err error) {
-	e, err = b.store.Lookup(k.own)
-	if err != nil || e != nil && fits(e) == nil {
-		return e, nil, err
+	for _, own := range []digest.Digest{k.own, k.claimed} {
+		if own == "" {
+			continue
+		}
+		e, err = b.store.Lookup(own)
+		if err != nil || e != nil && fits(e) == nil {
+			return e, nil, err
+		}
 	}
 	return b.imports.entry(k.portable, fits)
 }

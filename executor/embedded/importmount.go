@@ -142,7 +142,7 @@ func (x *execStep) useFilled(ctx context.Context) (bool, error) {
 	if err != nil || !found {
 		return false, err
 	}
-	return true, x.alias()
+	return true, x.alias(x.n.entry)
 }
 
 // fillMount fills a new cache mount from a remote cache. If that fails, the mount starts empty.

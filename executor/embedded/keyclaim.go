@@ -16,14 +16,11 @@ import (
 // claimedKey is a final key in which remote caches claim the content of at least one input.
 type claimedKey struct {
 	parts    keys.Parts
-	own      digest.Digest // the key of parts
-	portable []key.Part    // parts with portable ids
-	content  keys.Parts    // the parts of the group key
-	from     []*source     // who claims the content
+	all      bothKeys
+	portable []key.Part // parts with portable ids
+	content  keys.Parts // the parts of the group key
+	from     []*source  // who claims the content
 }
-
-// keys returns the final key in both forms.
-func (c *claimedKey) keys() bothKeys { return bothKeys{c.own, key.Of(c.portable)} }
 
 // claimedContent computes the final key with the content that remote caches claim. from is empty if the content of all
 // inputs is known here, or if that of one is neither known nor claimed: then files are read anyway.
@@ -59,16 +56,59 @@ func (k *keyed) claimedContent(ctx context.Context) (claimedKey, error) {
 		c.content, err = k.withReads(k.own, content)
 	}
 	if err == nil {
-		c.own = c.parts.Key()
 		c.portable, err = k.portableParts(ctx, c.parts.Bare())
+		c.all = k.bothKeys(c.parts, key.Of(c.portable))
 	}
 	return c, err
+}
+
+// partClaimedReads names the part of a key that holds the origins of what the step reads, see withOrigins.
+const partClaimedReads = "remote cache of the files"
+
+// onlyHere reports whether a part of a key is left out of portable keys.
+func onlyHere(p key.Part) bool { return p.Name == partClaimedMounts || p.Name == partClaimedReads }
+
+// withOrigins adds the origins of the remote caches on which the files that the step reads depend, if there are any.
+// Without the part, times that a cache chose would decide about a result of all builds: make compares them. Look-ups
+// try the key without the part first, since what ran here on equal files of this machine is as good. Inputs of which
+// everything counts need no part: their ids are made of the claims.
+func (k *keyed) withOrigins(p keys.Parts) keys.Parts {
+	var t taint
+	for _, r := range k.reads {
+		if !r.in.scratch() {
+			t = t.and(r.in.node.by)
+		}
+	}
+	if len(t) == 0 {
+		return p
+	}
+	return p.With(keys.Parts{{Name: partClaimedReads, Digest: strings.Join(t, "\n")}})
+}
+
+// bothKeys returns the keys for a look-up; p is a final key without the part of withOrigins.
+func (k *keyed) bothKeys(p keys.Parts, portable digest.Digest) bothKeys {
+	of := bothKeys{own: p.Key(), portable: portable}
+	if claimed := k.withOrigins(p); len(claimed) > len(p) {
+		of.claimed = claimed.Key()
+	}
+	return of
+}
+
+// storedNow returns those of the store's own keys under which this run stored an entry, and whether there are any.
+func (of bothKeys) storedNow(b *build) (bothKeys, bool) {
+	if !b.storedNow(of.own) {
+		of.own = ""
+	}
+	if !b.storedNow(of.claimed) {
+		of.claimed = ""
+	}
+	return of, of.own != "" || of.claimed != ""
 }
 
 // findClaimed looks for the step under a key that is made of claims. A result of this machine may be used: it is what
 // the key says. But no alias leads to it, because the quick key need not be about the same files.
 func (k *keyed) findClaimed(ctx context.Context, c claimedKey) (bool, error) {
-	found, err := k.find(ctx, c.keys())
+	found, err := k.find(ctx, c.all)
 	switch {
 	case err != nil:
 		return false, err
@@ -84,7 +124,7 @@ func (k *keyed) findClaimed(ctx context.Context, c claimedKey) (bool, error) {
 func (k *keyed) taintOf(others []*source) taint {
 	t := k.n.inputTaint()
 	for _, s := range others {
-		t = t.and(taint{from: s})
+		t = t.and(taint{s.origin.ID()})
 	}
 	return t
 }

@@ -30,6 +30,8 @@ import (
 //
 // Group, of file operations: the final key without the parent, see fileStep.
 //
+// The final and group keys of a step that reads files of a remote cache have one more part, see withOrigins.
+//
 // The invariant: two steps with one final key may use each other's result, and an alias leads only to the entry of
 // the final key that was computed from the same state of the inputs. That is why finalize checks overtaken before it
 // uses the key: if a context is read again in between, the quick key describes old files and the final key new ones.
@@ -51,6 +53,8 @@ type keyed struct {
 	// quickPortable and finalPortable are the same with portable ids.
 	quickPortable, finalPortable digest.Digest
 	final                        keys.Parts
+	// clean is final without the part of withOrigins.
+	clean keys.Parts
 	// shareClaimed looks for a claim about the same operation on another parent; nil for other operations.
 	shareClaimed func(ctx context.Context, c claimedKey) (bool, error)
 	// mountsFrom are the remote caches that filled cache mounts of the step. filledMounts returns those of which mounts
@@ -179,13 +183,17 @@ func (k *keyed) lookup(ctx context.Context) (bool, error) {
 	if found, err := k.findFilled(p); err != nil || found {
 		return found, err
 	}
-	return k.find(ctx, bothKeys{k.quickKey, k.quickPortable})
+	return k.find(ctx, bothKeys{own: k.quickKey, portable: k.quickPortable})
 }
 
 // find serves the step from the entry under a key, if there is a usable one.
 func (k *keyed) find(ctx context.Context, of bothKeys) (bool, error) {
-	if k.n.forced() && !k.n.b.storedNow(of.own) {
-		return false, nil
+	now, ranNow := of.storedNow(k.n.b)
+	if k.n.forced() {
+		if !ranNow {
+			return false, nil
+		}
+		of = now
 	}
 	e, from, err := k.n.b.entry(of, k.n.fits)
 	if err != nil || e == nil || k.putAside(e, from) {
@@ -197,7 +205,7 @@ func (k *keyed) find(ctx context.Context, of bothKeys) (bool, error) {
 			return false, err
 		}
 	}
-	if !k.n.b.dry && k.n.b.storedNow(of.own) && (of.own != k.quickKey || !k.readsSteps()) {
+	if !k.n.b.dry && ranNow && (of.own != k.quickKey || !k.readsSteps()) {
 		// Another step with this key ran just now: record the run for this step's place, and its own files, too.
 		if err := k.remember(ctx, k.known); err != nil {
 			return false, err
@@ -228,9 +236,9 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	k.final, err = k.withContent(ctx, p)
+	k.clean, err = k.withContent(ctx, p)
 	if k.n.b.dry && len(claim.from) > 0 && offline(err) {
-		k.final, err = claim.parts, nil // a preview fetches nothing
+		k.clean, err = claim.parts, nil // a preview fetches nothing
 	}
 	if err != nil {
 		return false, err
@@ -239,6 +247,7 @@ func (k *keyed) finalize(ctx context.Context) (bool, error) {
 	if err := k.overtaken(); err != nil {
 		return false, err
 	}
+	k.final = k.withOrigins(k.clean)
 	if err := k.setFinal(ctx); err != nil || k.finalKey == k.quickKey {
 		return false, err
 	}
@@ -250,7 +259,7 @@ func (k *keyed) setFinal(ctx context.Context) error {
 	k.finalKey, k.known = k.final.Key(), k.final
 	k.finalPortable = k.finalKey
 	k.n.result.Key = k.finalKey
-	if !k.renamed() && len(k.mountsFrom) == 0 {
+	if !k.renamed() && !slices.ContainsFunc(k.final, onlyHere) {
 		return nil
 	}
 	parts, err := k.portableParts(ctx, k.final)
@@ -287,21 +296,22 @@ func (k *keyed) prepareFinal(ctx context.Context) (bool, func(), error) {
 
 // findFinal looks up the final key and makes the quick key an alias of it.
 func (k *keyed) findFinal(ctx context.Context) (bool, error) {
-	found, err := k.find(ctx, bothKeys{k.finalKey, k.finalPortable})
+	found, err := k.find(ctx, k.bothKeys(k.clean, k.finalPortable))
 	if err != nil || !found {
 		return false, err
 	}
 	if k.n.from != nil {
 		return true, k.n.b.adopt(k.n.entry, k.n.from, k.quickPortable)
 	}
-	return true, k.alias()
+	return true, k.alias(k.n.entry)
 }
 
-func (k *keyed) alias() error {
-	if k.finalKey == k.quickKey || k.n.b.dry {
+// alias makes the quick key lead to an entry that was found or stored under a final key.
+func (k *keyed) alias(e *cache.Entry) error {
+	if e.Key == k.quickKey || k.n.b.dry {
 		return nil
 	}
-	return k.n.b.store.Alias(k.quickKey, k.finalKey)
+	return k.n.b.store.Alias(k.quickKey, e.Key)
 }
 
 // save stores the step's result and serves it, or compares it with the cached one. id becomes part of the keys of
@@ -323,7 +333,7 @@ func (k *keyed) save(
 	if err := store.Put(e); err != nil {
 		return err
 	}
-	if err := k.alias(); err != nil {
+	if err := k.alias(e); err != nil {
 		return err
 	}
 	k.n.b.note(e.Key, k.quickKey)

@@ -272,7 +272,7 @@ func (n *node) remember(name string, d digest.Digest) error {
 
 // serveStored serves the step from the entry under a key and reports whether there is one.
 func (n *node) serveStored(k digest.Digest) (bool, error) {
-	e, from, err := n.b.entry(bothKeys{k, k}, n.fits)
+	e, from, err := n.b.entry(bothKeys{own: k, portable: k}, n.fits)
 	if err != nil || e == nil {
 		return false, err
 	}
@@ -310,14 +310,14 @@ func (n *node) serve(e *cache.Entry, from *source) error {
 func (n *node) identify(ctx context.Context, e *cache.Entry) (err error) {
 	n.id, n.portable, n.result.Claim = e.ID, e.ID, ""
 	if n.from != nil {
-		n.by = n.by.and(taint{from: n.from})
+		n.by = n.by.and(taint{n.from.origin.ID()})
 		n.result.Claim = n.from.origin.String()
 		n.id, err = n.claimID(ctx, e, n.from)
 		return err
 	}
 	// The id of a file operation is its key, and that of others is random.
 	k := n.keys()
-	if k == nil || e.ID != e.Key || !k.renamed() {
+	if k == nil || e.ID != e.Key || !k.renamed() && !slices.ContainsFunc(e.Inputs, onlyHere) {
 		return nil
 	}
 	parts, err := k.portableParts(ctx, e.Inputs)

@@ -117,6 +117,7 @@ func (v *virtual) foresee(ctx context.Context) error {
 // foresee sets the status of a keyed step. shared, if not nil, looks for a candidate from another parent.
 func (k *keyed) foresee(ctx context.Context, shared func(context.Context) (bool, error)) error {
 	n := k.n
+	n.by = n.inputTaint()
 	if n.forced() {
 		n.unknown, n.willBeNew, n.result.Status = true, shared == nil, executor.StatusWillRun
 		n.because(executor.Cause{Kind: executor.CauseForced})
@@ -209,9 +210,9 @@ func (k *keyed) soFar(ctx context.Context) (now keys.Parts, open []input, err er
 	}
 	all, err := known.withContent(ctx, now)
 	if offline(err) {
-		return now, open, nil
+		all, err = now, nil
 	}
-	return all, open, err
+	return k.withOrigins(all), open, err
 }
 
 // foreseeGroup decides for a file operation on a parent that will run: a candidate from another parent may match.
@@ -228,11 +229,15 @@ func (k *keyed) foreseeGroup(ctx context.Context, parent *node) error {
 	if err != nil {
 		return err
 	}
+	claimed, err := k.n.b.store.Candidates(k.withOrigins(group).Key())
+	if err != nil {
+		return err
+	}
 	others, err := k.n.b.imports.candidates(group.Key(), k.n.likeFile)
 	if err != nil {
 		return err
 	}
-	if len(own)+len(others) == 0 && parent.result.Status == executor.StatusWillRun {
+	if len(own)+len(claimed)+len(others) == 0 && parent.result.Status == executor.StatusWillRun {
 		k.n.result.Status = executor.StatusWillRun
 		return nil
 	}
@@ -246,5 +251,5 @@ func (f *fileStep) foreseeShared(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return f.share(ctx, group.Key())
+	return f.share(ctx, group)
 }
