@@ -50,6 +50,7 @@ type imports struct {
 	places  []remotecache.Place
 	sources []*source // of places, in the order in which the build names them
 	exports []exportPlace
+	steps   int // of the graph
 	events  *events
 	warn    func(string)
 
@@ -89,8 +90,8 @@ type exportPlace struct {
 // newImports collects the remote caches of a graph's targets; it reads nothing.
 func (e *Engine) newImports(ctx context.Context, g *planner.Graph, opts executor.Options) *imports {
 	c := &imports{
-		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn, layers: map[digest.Digest]importedLayer{},
-		lost: map[digest.Digest]bool{}, unusable: map[digest.Digest]bool{}, pinned: map[digest.Digest]pinnedFile{},
+		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn, steps: len(g.Steps),
+		layers: map[digest.Digest]importedLayer{}, lost: map[digest.Digest]bool{}, unusable: map[digest.Digest]bool{}, pinned: map[digest.Digest]pinnedFile{},
 	}
 	if c.warn == nil {
 		c.warn = func(string) {}
@@ -171,6 +172,7 @@ func (c *imports) read(from *source) (x *remotecache.Catalog) {
 	case x == nil:
 		a.log("the cache does not exist yet")
 	default:
+		x.Limit(c.steps, func(err error) { c.warn(fmt.Sprintf("the cache %s is not used any more: %v", from, err)) })
 		a.log(fmt.Sprintf("%d steps, %d layers", x.Entries, x.Layers))
 	}
 	return x
@@ -204,7 +206,8 @@ func (c *imports) entry(key digest.Digest, fits func(*cache.Entry) error) (*cach
 		if s.index == nil {
 			continue
 		}
-		if e := s.index.Entry(key); e != nil && c.accept(s, &e.Entry, fits) {
+		accept := func(e *remotecache.Entry) bool { return c.accept(s, &e.Entry, fits) }
+		if e := s.index.Entry(key, accept); e != nil {
 			return &e.Entry, s, nil
 		}
 	}
@@ -317,10 +320,9 @@ func (c *imports) candidates(group digest.Digest, fits func(*cache.Entry) error)
 		if s.index == nil {
 			continue
 		}
-		for _, e := range s.index.Group(group) {
-			if c.accept(s, &e.Entry, fits) {
-				all = append(all, claimed{&e.Entry, s})
-			}
+		accept := func(e *remotecache.Entry) bool { return c.accept(s, &e.Entry, fits) }
+		for _, e := range s.index.Group(group, accept) {
+			all = append(all, claimed{&e.Entry, s})
 		}
 	}
 	return all, nil

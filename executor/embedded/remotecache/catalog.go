@@ -1,7 +1,6 @@
 package remotecache
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +21,7 @@ import (
 // element by element; each is checked, and kept as text outside of the heap once there is much of it. What stays in
 // memory is a table of hashes per kind of name: eight bytes for each name. A look-up finds the elements with the hash
 // of a name, and compares the name itself. The hash has a random seed, so nobody can choose names that collide. The
-// cost is one decoding of an element per look-up. TestCatalogMemory shows the bound.
+// cost is one decoding of an element per look-up, up to the bounds in budget.go. TestCatalogMemory shows the bound.
 type Catalog struct {
 	Entries, Layers int
 
@@ -30,6 +29,7 @@ type Catalog struct {
 	texts  spill
 	spans  []span
 	tables [tables]table
+	used   budget
 }
 
 // The kinds of names.
@@ -128,7 +128,8 @@ func (c *Catalog) addEntry(raw []byte) error {
 	if err := c.keep(raw); err != nil {
 		return err
 	}
-	for _, k := range append(e.Aliases, e.Key) {
+	c.name(byKey, e.Key.String())
+	for _, k := range e.aliases() {
 		c.name(byKey, k.String())
 	}
 	c.name(byID, e.ID.String())
@@ -198,30 +199,48 @@ func (c *Catalog) full() error {
 	return nil
 }
 
-// find calls use with the text of each element that may have a name, in the order of the index, until use returns true.
-func (c *Catalog) find(kind int, name string, use func(raw []byte) bool) {
+// element is the text of an element, and the number of its span.
+type element struct {
+	raw  []byte
+	span uint32
+}
+
+func (e element) size() int64 { return int64(len(e.raw)) }
+
+// find calls use with each element that may have a name, in the order of the index, until use returns true. Elements
+// that were refused are left out.
+func (c *Catalog) find(kind int, name string, use func(element) bool) {
 	hash, t := c.hash(name), c.tables[kind]
 	at := sort.Search(len(t), func(i int) bool { return t[i].hash >= hash })
 	for tried := 0; at < len(t) && t[at].hash == hash && tried < maxSame; at, tried = at+1, tried+1 {
-		raw, err := c.texts.read(c.spans[t[at].span])
-		if err == nil && use(raw) {
+		number := t[at].span
+		if !c.used.decode(number, int64(c.spans[number].size)) {
+			continue
+		}
+		raw, err := c.texts.read(c.spans[number])
+		if err == nil && use(element{raw, number}) {
 			return
 		}
 	}
 }
 
 // entries calls use with each entry that may have a name.
-func (c *Catalog) entries(kind int, name digest.Digest, use func(*Entry) bool) {
-	c.find(kind, name.String(), func(raw []byte) bool {
+func (c *Catalog) entries(kind int, name digest.Digest, use func(*Entry, element) bool) {
+	c.find(kind, name.String(), func(x element) bool {
 		e := new(Entry)
-		return json.Unmarshal(raw, e) == nil && use(e)
+		return json.Unmarshal(x.raw, e) == nil && use(e, x)
 	})
 }
 
-// Entry returns the first entry with a key or alias, or nil.
-func (c *Catalog) Entry(key digest.Digest) (found *Entry) {
-	c.entries(byKey, key, func(e *Entry) bool {
-		if e.Key == key || slices.Contains(e.Aliases, key) {
+// Entry returns the first entry with a key or alias that accept accepts, or nil. An entry that it refuses is not found
+// again by Entry and Group.
+func (c *Catalog) Entry(key digest.Digest, accept func(*Entry) bool) (found *Entry) {
+	c.entries(byKey, key, func(e *Entry, x element) bool {
+		switch {
+		case e.Key != key && !slices.Contains(e.aliases(), key):
+		case !accept(e):
+			c.used.refuse(x.span)
+		case c.used.keep(e.memory(x.size())):
 			found = e
 		}
 		return found != nil
@@ -231,7 +250,7 @@ func (c *Catalog) Entry(key digest.Digest) (found *Entry) {
 
 // ByID returns the first entry with an id, or nil.
 func (c *Catalog) ByID(id digest.Digest) (found *Entry) {
-	c.entries(byID, id, func(e *Entry) bool {
+	c.entries(byID, id, func(e *Entry, _ element) bool {
 		if e.ID == id {
 			found = e
 		}
@@ -242,7 +261,7 @@ func (c *Catalog) ByID(id digest.Digest) (found *Entry) {
 
 // Latest returns the newest entry of a step definition, or nil.
 func (c *Catalog) Latest(step digest.Digest) (found *Entry) {
-	c.entries(byStep, step, func(e *Entry) bool {
+	c.entries(byStep, step, func(e *Entry, _ element) bool {
 		if e.Step == step && (found == nil || found.Created.Before(e.Created)) {
 			found = e
 		}
@@ -251,22 +270,30 @@ func (c *Catalog) Latest(step digest.Digest) (found *Entry) {
 	return found
 }
 
-// Group returns the entries of a group, at most maxSame.
-func (c *Catalog) Group(group digest.Digest) (all []*Entry) {
-	c.entries(byGroup, group, func(e *Entry) bool {
-		if g, ok := GroupOf(&e.Entry); ok && g == group {
+// Group returns the entries of a group that accept accepts, at most maxSame and not much more than maxGroup bytes. An
+// entry that it refuses is not found again by Entry and Group.
+func (c *Catalog) Group(group digest.Digest, accept func(*Entry) bool) (all []*Entry) {
+	size := int64(0)
+	c.entries(byGroup, group, func(e *Entry, x element) bool {
+		switch g, ok := GroupOf(&e.Entry); {
+		case !ok || g != group:
+		case !accept(e):
+			c.used.refuse(x.span)
+		default:
 			all = append(all, e)
+			size += e.memory(x.size())
 		}
-		return false
+		return size > maxGroup
 	})
 	return all
 }
 
 // Layer returns the layer of an id; if there are several, the first with a blob. It returns nil if there is none.
 func (c *Catalog) Layer(id digest.Digest) (found *Layer) {
-	c.find(byLayer, id.String(), func(raw []byte) bool {
+	c.find(byLayer, id.String(), func(x element) bool {
 		l := new(Layer)
-		if json.Unmarshal(raw, l) == nil && l.ID == id && (found == nil || l.Blob != nil) {
+		fits := json.Unmarshal(x.raw, l) == nil && l.ID == id && (found == nil || l.Blob != nil)
+		if fits && c.used.keep(x.size()) {
 			found = l
 		}
 		return found != nil && found.Blob != nil
@@ -279,9 +306,9 @@ func (c *Catalog) Layer(id digest.Digest) (found *Layer) {
 
 // Mount returns the first cache mount with an id, or nil.
 func (c *Catalog) Mount(id string) (found *Mount) {
-	c.find(byMount, id, func(raw []byte) bool {
+	c.find(byMount, id, func(x element) bool {
 		m := new(Mount)
-		if json.Unmarshal(raw, m) == nil && m.ID == id {
+		if json.Unmarshal(x.raw, m) == nil && m.ID == id {
 			found = m
 		}
 		return found != nil
@@ -290,55 +317,6 @@ func (c *Catalog) Mount(id string) (found *Mount) {
 		found.setTypes()
 	}
 	return found
-}
-
-// spill keeps texts in memory, and in a file once there are many.
-type spill struct {
-	create func() (*os.File, error)
-	memory []byte
-	file   *os.File
-	end    int64 // of the file, with what memory holds
-}
-
-// maxMemory is how many bytes of texts are kept in memory.
-const maxMemory = 8 << 20
-
-// add appends a text and returns its place.
-func (s *spill) add(raw []byte) (at int64, err error) {
-	at = s.end
-	s.end += int64(len(raw))
-	if s.file == nil && len(s.memory)+len(raw) <= maxMemory {
-		s.memory = append(s.memory, raw...)
-		return at, nil
-	}
-	if s.file == nil {
-		if s.file, err = s.create(); err != nil {
-			return at, err
-		}
-		if _, err := s.file.Write(s.memory); err != nil {
-			return at, err
-		}
-		s.memory = nil
-	}
-	_, err = s.file.Write(raw)
-	return at, err
-}
-
-// read returns a text.
-func (s *spill) read(p span) ([]byte, error) {
-	if s.file == nil {
-		return bytes.Clone(s.memory[p.at : p.at+int64(p.size)]), nil
-	}
-	raw := make([]byte, p.size)
-	_, err := s.file.ReadAt(raw, p.at)
-	return raw, err
-}
-
-func (s *spill) close() error {
-	if s.file == nil {
-		return nil
-	}
-	return s.file.Close()
 }
 
 // gauge bounds what a decoder reads ahead of an element.

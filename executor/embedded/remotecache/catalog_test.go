@@ -120,7 +120,7 @@ func TestCatalogMemory(t *testing.T) {
 	}
 	for _, i := range []int{0, 1, count / 2, count - 1} {
 		e := largeEntry(i)
-		if got := c.Entry(e.Aliases[0]); got == nil || got.ID != e.ID {
+		if got := c.Entry(e.Aliases[0], anyEntry); got == nil || got.ID != e.ID {
 			t.Errorf("entry %d: %v", i, got)
 		}
 		if l := c.Layer(numbered("layer", i)); l == nil || l.Blob == nil {

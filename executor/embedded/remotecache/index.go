@@ -70,6 +70,15 @@ type Entry struct {
 	Aliases []digest.Digest `json:",omitempty"`
 }
 
+// aliases returns the aliases that are used. The key of an entry without parts is not verified, so it has none: anybody
+// can give such an entry any names.
+func (e *Entry) aliases() []digest.Digest {
+	if len(e.Inputs) == 0 {
+		return nil
+	}
+	return e.Aliases
+}
+
 // Blob identifies bytes.
 type Blob struct {
 	Digest digest.Digest
