@@ -161,7 +161,19 @@ func (a *agreement) next(n tree.Node) bool {
 	if r.Path != n.Entry.Path {
 		return false
 	}
-	return r.Path == "/" || agrees(r, n) && a.linked(r, n)
+	if r.Path == "/" {
+		return plainRoot(n) && (r.Implied || agrees(r, n))
+	}
+	return agrees(r, n) && a.linked(r, n)
+}
+
+// plainRoot reports whether a node is a directory that a layer can have as its root. An export writes no root into the
+// tar, so the list alone says its mode and owner, which likeNode sets. It sets nothing else, so nothing else may be
+// there: a look-up would see what the unpacked layer lacks.
+func plainRoot(n tree.Node) bool {
+	e := n.Entry
+	return !n.Whiteout && !n.Opaque && e.Mode&^0o7777 == unix.S_IFDIR && e.Link == "" && e.Rdev == 0 &&
+		len(copied(n.Xattrs)) == 0
 }
 
 // done reports whether all records were compared.
