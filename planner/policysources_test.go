@@ -160,8 +160,9 @@ func TestPolicySeesEachContent(t *testing.T) {
 		" https://example.com/f /b", "ADD --checksum=" + other.String() + " https://example.com/f?v=2 /b"} {
 		dir := t.TempDir()
 		write(t, dir, map[string]string{
-			"bake.hcl":   "target \"default\" {}\n",
-			"Dockerfile": "FROM scratch\nADD --checksum=" + good.String() + " https://example.com/f?v=1 /a\n" + second + "\n",
+			"bake.hcl": "target \"default\" {}\n",
+			"Dockerfile": "FROM scratch\nADD --checksum=" + good.String() + " https://example.com/f?v=1 /a\n" +
+				second + "\n",
 		})
 		p := load(t, dir, "default")
 		g, err := planner.Plan(t.Context(), p, options())

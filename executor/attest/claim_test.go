@@ -31,8 +31,8 @@ func TestClaimedSteps(t *testing.T) {
 	var got struct {
 		RunDetails struct {
 			Metadata struct {
-				A      int           `json:"a"`
-				Claims []claimedStep `json:"bake_claims"`
+				A     int           `json:"a"`
+				Steps []claimedStep `json:"bake_claims"`
 			} `json:"metadata"`
 			B string `json:"b"`
 		} `json:"runDetails"`
@@ -42,7 +42,7 @@ func TestClaimedSteps(t *testing.T) {
 	}
 	want := claimedStep{Step: two.Digest, Cache: "registry.example.com/cache"}
 	m := got.RunDetails.Metadata
-	if m.A != 1 || got.RunDetails.B != "c" || len(m.Claims) != 1 || m.Claims[0] != want {
+	if m.A != 1 || got.RunDetails.B != "c" || len(m.Steps) != 1 || m.Steps[0] != want {
 		t.Errorf("%s", raw)
 	}
 	if p.claimed(true)[0].Name != two.Name {

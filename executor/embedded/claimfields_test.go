@@ -72,7 +72,8 @@ func TestClaimedBlobs(t *testing.T) {
 	layer := func() *remotecache.Layer {
 		return &remotecache.Layer{
 			ID: nameOf("1"), DiffID: nameOf("2"), Encoding: "gzip, times kept",
-			Blob: &remotecache.Blob{Digest: nameOf("3"), Size: 3}, Paths: &remotecache.Blob{Digest: nameOf("4"), Size: 4},
+			Blob:  &remotecache.Blob{Digest: nameOf("3"), Size: 3},
+			Paths: &remotecache.Blob{Digest: nameOf("4"), Size: 4},
 		}
 	}
 	want := importedID(layer(), remotecache.Origin{})

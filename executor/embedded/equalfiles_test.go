@@ -33,8 +33,8 @@ func places(t *testing.T, line string) *site {
 
 const install = "\nRUN [\"count\", \"/installed\"]"
 
-// TestCopyFromAnotherPlace shows the invariant of canonicalAction: equal files that land in one place are one layer, and
-// the command above runs once, wherever the files are from and although all three copies run at once.
+// TestCopyFromAnotherPlace shows the invariant of canonicalAction: equal files that land in one place are one layer,
+// and the command above runs once, wherever the files are from and although all three copies run at once.
 func TestCopyFromAnotherPlace(t *testing.T) {
 	for _, line := range []string{
 		"COPY DIR/req.txt ." + install,

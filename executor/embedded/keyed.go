@@ -122,8 +122,8 @@ func (k *keyed) quick(ctx context.Context, id idOf) (keys.Parts, error) {
 			d, err := r.in.selection(ctx, r.sel)
 			return keys.PartContent, d.String(), err
 		}
-		// The op does not say which files it copies, see keys.StepOf; without the selection, copies of two files from one
-		// stage would have one key. TestCopyOfTwoFilesFromOneStage shows it.
+		// The op does not say which files it copies, see keys.StepOf; without the selection, copies of two files from
+		// one stage would have one key. TestCopyOfTwoFilesFromOneStage shows it.
 		name, err := id(r.in, ctx)
 		return "step of ", name + " " + keys.SelectionName(r.in.index, r.sel), err
 	})

@@ -8,8 +8,9 @@ import (
 	"github.com/bakebuild/bake/executor/keys"
 )
 
-// markSame sets executor.StepResult.Same of each step that has the key of an earlier step of the graph: one entry serves
-// both, so people see one step. The planner cannot merge them, because only the content of the files makes them equal.
+// markSame sets executor.StepResult.Same of each step that has the key of an earlier step of the graph: one entry
+// serves both, so people see one step. The planner cannot merge them, because only the content of the files makes them
+// equal.
 //
 // A preview does not know the keys of steps whose inputs will run. Such a step is compared by what is known: the keys
 // of its inputs where they have one, and the same comparison where they have none.

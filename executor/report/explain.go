@@ -92,8 +92,8 @@ func (s Step) visible() bool { return s.Kind != "merge" && s.Kind != "diff" && s
 func (r Run) explained(i int) ExplainedStep {
 	s := r.Steps[i]
 	return ExplainedStep{
-		Digest: s.Digest, Name: s.Name, Source: executor.Place(s.Source), Status: s.Status, Targets: s.Targets, Also: s.Also,
-		Causes: append([]executor.Cause{}, s.Causes...),
+		Digest: s.Digest, Name: s.Name, Source: executor.Place(s.Source), Status: s.Status, Targets: s.Targets,
+		Also: s.Also, Causes: append([]executor.Cause{}, s.Causes...),
 	}
 }
 

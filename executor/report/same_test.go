@@ -24,7 +24,8 @@ func TestMergeSame(t *testing.T) {
 			{Digest: "sha256:bbbbbbbb", Name: "COPY b", Source: at("b"), Targets: []string{"b"}, Inputs: []int{0},
 				Status: executor.StatusRan, Causes: []executor.Cause{cause}, Log: "log"},
 			{Digest: "sha256:cccccccc", Name: "RUN x", Targets: []string{"b"}, Inputs: []int{2},
-				Status: executor.StatusRan, Causes: []executor.Cause{{Kind: executor.CauseInput, Step: "sha256:bbbbbbbb"}}},
+				Status: executor.StatusRan,
+				Causes: []executor.Cause{{Kind: executor.CauseInput, Step: "sha256:bbbbbbbb"}}},
 		},
 		Spans: []Span{
 			{Step: "sha256:aaaaaaaa", Cached: true},
@@ -51,7 +52,9 @@ func TestMergeSame(t *testing.T) {
 	if err := r.Explain(r.All()).WriteText(&b); err != nil {
 		t.Fatal(err)
 	}
-	if text := b.String(); !strings.Contains(text, "also COPY b  b:2") || !strings.Contains(text, "as a result:\n    ran  RUN x") {
-		t.Errorf("got %s", text)
+	for _, want := range []string{"also COPY b  b:2", "as a result:\n    ran  RUN x"} {
+		if text := b.String(); !strings.Contains(text, want) {
+			t.Errorf("got %s, want %s", text, want)
+		}
 	}
 }

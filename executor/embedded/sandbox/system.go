@@ -199,8 +199,8 @@ func mountIn(dir int, name, kind string, attrs int, options []option) error {
 }
 
 // device mounts a device node in /dev. It creates a new node, so that a chmod by the step does not change the machine's
-// node (TestDevicesAreItsOwn). A user namespace must not create nodes, so there it mounts the machine's, read-only: root
-// of a container owns them, also in its user namespace. A device on a read-only mount can still be written.
+// node (TestDevicesAreItsOwn). A user namespace must not create nodes, so there it mounts the machine's, read-only:
+// root of a container owns them, also in its user namespace. A device on a read-only mount can still be written.
 func (s *setup) device(scratch, dev int, name string, number uint64) error {
 	if err := createMountpoint(dev, name, false); err != nil {
 		return err
