@@ -14,12 +14,14 @@ const EncodingBase = "base"
 // the blob of a base layer.
 func (s *Store) baseLayers() map[digest.Digest]Packed {
 	found := map[digest.Digest]Packed{}
-	images, err := s.Images()
+	index, err := s.readIndex() // a damaged list is not restored here: Check reports it first
 	if err != nil {
-		return found // Check reports it
+		if index, _, err = s.copiedIndex(); err != nil {
+			return found
+		}
 	}
 	seen := map[digest.Digest]bool{}
-	for _, image := range images {
+	for _, image := range imagesOf(index) {
 		s.addBaseLayers(found, seen, image.Digest, 0)
 	}
 	return found
