@@ -304,7 +304,7 @@ func TestBombs(t *testing.T) {
 			if !errors.As(err, &refused) {
 				t.Fatalf("got %v, want a DockerfileError", err)
 			}
-			if took := time.Since(start); took > 5*time.Second {
+			if took := time.Since(start); took > time.Minute { // without a bound it takes hours
 				t.Errorf("took %v", took)
 			}
 		})

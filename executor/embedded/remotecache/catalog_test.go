@@ -67,7 +67,7 @@ func TestIndexBombs(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		took, used := time.Since(began), (after.TotalAlloc-before.TotalAlloc)>>20
 		t.Logf("%s: %d bytes, %s, %d MB allocated", name, len(raw), took, used)
-		if took > 30*time.Second || used > 512 {
+		if took > 5*time.Minute || used > 512 { // the race detector makes it ten times as slow
 			t.Errorf("%s: %d bytes take %s and %d MB", name, len(raw), took, used)
 		}
 	}
