@@ -91,7 +91,8 @@ type exportPlace struct {
 func (e *Engine) newImports(ctx context.Context, g *planner.Graph, opts executor.Options) *imports {
 	c := &imports{
 		engine: e, ctx: ctx, events: newEvents(opts.Events), warn: opts.Warn, steps: len(g.Steps),
-		layers: map[digest.Digest]importedLayer{}, lost: map[digest.Digest]bool{}, unusable: map[digest.Digest]bool{}, pinned: map[digest.Digest]pinnedFile{},
+		layers: map[digest.Digest]importedLayer{}, lost: map[digest.Digest]bool{},
+		unusable: map[digest.Digest]bool{}, pinned: map[digest.Digest]pinnedFile{},
 	}
 	if c.warn == nil {
 		c.warn = func(string) {}
