@@ -146,17 +146,19 @@ func deepLayers() [][]byte {
 }
 
 func imageOf(config v1.Config, layers [][]byte) (v1.Image, error) {
-	image := empty.Image
+	var read []v1.Layer
 	for _, raw := range layers {
 		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(raw)), nil
-		})
+		}, tarball.WithCompressedCaching)
 		if err != nil {
 			return nil, err
 		}
-		if image, err = mutate.AppendLayers(image, l); err != nil {
-			return nil, err
-		}
+		read = append(read, l)
+	}
+	image, err := mutate.AppendLayers(empty.Image, read...) // one call for each layer makes a push quadratic
+	if err != nil {
+		return nil, err
 	}
 	file, err := image.ConfigFile()
 	if err != nil {
