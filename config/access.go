@@ -11,9 +11,9 @@ type FileUse struct {
 	Attribute string
 	Path      string // as written, relative to Project.Dir; links are not resolved
 	Write     bool
-	// Beside reports that the path is read only because another one is, which is in the same directory or is that
+	// Derived reports that the path is read only because another one is, which is in the same directory or is that
 	// directory. It needs no grant of its own unless it is a link.
-	Beside bool
+	Derived bool
 }
 
 // FileUses returns every file and directory of this machine that a target names, whatever its other attributes are. It
@@ -27,14 +27,14 @@ func (t *Target) FileUses() []FileUse {
 	add := func(attribute, path string, write bool) {
 		all = append(all, FileUse{Attribute: attribute, Path: path, Write: write})
 	}
-	beside := func(attribute, path string) {
-		all = append(all, FileUse{Attribute: attribute, Path: path, Beside: true})
+	derived := func(attribute, path string) {
+		all = append(all, FileUse{Attribute: attribute, Path: path, Derived: true})
 	}
 	dir, isDir := "", false
 	if c := MainContext(t.Context); c.Kind == ContextDir {
 		dir, isDir = c.Rest, true
 		add("context", dir, false)
-		beside("context", filepath.Join(dir, ignoreFile))
+		derived("context", filepath.Join(dir, ignoreFile))
 	}
 	if t.DockerfileInline == nil {
 		for i, path := range t.dockerfilePaths(dir, isDir) {
@@ -42,14 +42,14 @@ func (t *Target) FileUses() []FileUse {
 				add("dockerfile", path, false)
 				continue
 			}
-			beside("dockerfile", path)
+			derived("dockerfile", path)
 		}
 	}
 	for _, value := range t.Contexts {
 		if c := NamedContext(value); c.Kind == ContextDir || c.Kind == ContextLayout {
 			add("contexts", c.Rest, false)
 			if c.Kind == ContextDir {
-				beside("contexts", filepath.Join(c.Rest, ignoreFile))
+				derived("contexts", filepath.Join(c.Rest, ignoreFile))
 			}
 		}
 	}

@@ -109,7 +109,7 @@ func (m missingFiles) check(use FileUse, below ...string) error {
 	if _, known := m.seen[use]; known {
 		return nil
 	}
-	if use.Beside {
+	if use.Derived {
 		link, err := m.links.isLink(use.Path)
 		if err != nil || !link {
 			return err
@@ -117,7 +117,7 @@ func (m missingFiles) check(use FileUse, below ...string) error {
 		if info, err := os.Stat(Absolute(m.links.dir, use.Path)); err == nil && !info.Mode().IsRegular() {
 			return nil // only regular files are read
 		}
-		use.Beside = false
+		use.Derived = false
 	}
 	granted := m.grants.read
 	if use.Write {

@@ -10,20 +10,20 @@ import (
 //
 // As there, an entry with disabled=true ends all policies, and one with reset=true those before it and the file next to
 // the Dockerfile. Other attributes, such as strict, only say how policies are evaluated.
-func (t *Target) RegoPolicies() (files []string, beside bool) {
+func (t *Target) RegoPolicies() (files []string, adjacent bool) {
 	if t.RegoDisabled() {
 		return nil, false
 	}
-	beside = true
+	adjacent = true
 	for _, entry := range t.Policy {
 		if on, _ := strconv.ParseBool(entry["reset"]); on {
-			files, beside = nil, false
+			files, adjacent = nil, false
 		}
 		if file := entry["filename"]; file != "" {
 			files = append(files, file)
 		}
 	}
-	return files, beside
+	return files, adjacent
 }
 
 // RegoDisabled reports whether all policies in Rego are disabled for a target, also the one that is built into Docker.

@@ -93,7 +93,7 @@ const exportJobs = 4
 // Export writes all outputs of images that have been built.
 //
 // Blobs first, names last: a build with several outputs must not leave some of them new and others old. So Export works
-// in two phases. It prepares every output where nobody sees it: blobs are stored, files are written under temporary
+// in two phases. It prepares every output where no reader sees it: blobs are stored, files are written under temporary
 // names, Docker engines are pinged. Only when every output is prepared does it commit, in the order of what can still
 // fail: pushes, Docker engines, names of the local store, and renames of files last. The invariant is that an error of
 // the first phase leaves every earlier output as it was; TestExportFailureLeavesOldOutputs shows it. An error while

@@ -18,7 +18,7 @@ import (
 )
 
 // staging writes a file tree below a directory. The directory may hold other files, and the tree comes from an image
-// that nobody has checked. So all access is through os.Root, which no symbolic link leaves, and the tree goes into a
+// that no one has checked. So all access is through os.Root, which no symbolic link leaves, and the tree goes into a
 // hidden folder of the directory first. Nothing outside that folder changes before commit, which renames each file to
 // its place. So an error while writing leaves the directory as it was, and every file is old or new as a whole. A
 // commit that fails between two files leaves some of them new; the directory as a whole has no atomic rename, since its

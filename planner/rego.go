@@ -26,8 +26,8 @@ func (e *RegoError) Error() string {
 // it applies. The lookup is recorded, so that a stored plan is not used if such a policy appears.
 func (p *plan) checkRego(t *config.Target, in localDir, path string) error {
 	_, err := p.files.getIn(in, path+config.RegoSuffix)
-	_, beside := t.RegoPolicies()
-	if errors.Is(err, fs.ErrNotExist) || !beside || !p.opts.RefuseRego {
+	_, adjacent := t.RegoPolicies()
+	if errors.Is(err, fs.ErrNotExist) || !adjacent || !p.opts.RefuseRego {
 		return nil
 	}
 	return p.targetError(t, "dockerfile", &RegoError{t.Name, "policy " + p.displayPath(path) + config.RegoSuffix})

@@ -31,9 +31,10 @@ func (m lineMap) location(l Location) Location {
 	return l
 }
 
-// rewriter rewrites what the frontend's parser does not accept, or takes in a way that nobody means: lines that are too
-// long become several, joined by the escape character; a blank between <<- and the name of a here-document is removed;
-// in a file with CRLF, the lines of a here-document end in LF. The lines of all other Dockerfiles stay as they are.
+// rewriter rewrites what the frontend's parser does not accept, or understands otherwise than its author: lines that
+// are too long become several, joined by the escape character; a blank between <<- and the name of a here-document is
+// removed; in a file with CRLF, the lines of a here-document end in LF. The lines of all other Dockerfiles stay as
+// they are.
 type rewriter struct {
 	out    bytes.Buffer
 	lines  lineMap

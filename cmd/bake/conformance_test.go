@@ -259,8 +259,8 @@ func (k buildKit) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// bakeCases builds all cases. Once a target has failed, buildx may exit before it has written the outputs of the others,
-// so the cases that fail are built last, and a case without a whole output is built once more, alone.
+// bakeCases builds all cases. Once a target has failed, buildx may exit before it has written the other outputs, so the
+// cases that fail are built last, and a case without a whole output is built once more, alone.
 func (k buildKit) bakeCases(t *testing.T, dir string, all []executortest.Case) {
 	t.Helper()
 	var building, failing []string

@@ -65,17 +65,6 @@ func quiet(t *testing.T) *cli {
 	return c
 }
 
-// freePort returns an address on which nothing listens.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // TestDoctor runs the command where all is well, as root and as an unprivileged user, and checks the exit codes of
 // failures: 7 for this machine, 5 for the network.
 func TestDoctor(t *testing.T) {
@@ -95,7 +84,7 @@ func TestDoctor(t *testing.T) {
 	if good["registry docker.io"] != "skipped" || good["user namespaces"] != "skipped" {
 		t.Errorf("%v", good)
 	}
-	c.env["DOCKER_HOST"] = "tcp://" + freePort(t)
+	c.env["DOCKER_HOST"] = "tcp://" + "127.0.0.1:" + reservePort(t)
 	if got, code := c.doctor(t, "--offline"); got["docker"] != "failure" || code != 5 {
 		t.Errorf("docker: %q, exit code %d", got["docker"], code)
 	}
@@ -120,7 +109,7 @@ func TestDoctor(t *testing.T) {
 func TestDoctorProject(t *testing.T) {
 	needSandbox(t)
 	c := quiet(t)
-	tagged, mirror, engine := freePort(t), freePort(t), freePort(t)
+	tagged, mirror, engine := "127.0.0.1:"+reservePort(t), "127.0.0.1:"+reservePort(t), "127.0.0.1:"+reservePort(t)
 	c.write(t, "bake.hcl", fmt.Sprintf(`
 registry "docker.io" { mirrors = [%q] }
 engine "one" { address = "tcp://%s" }
@@ -152,7 +141,7 @@ group "other" { targets = ["a"] }
 func TestDoctorText(t *testing.T) {
 	needSandbox(t)
 	c := quiet(t)
-	c.env["BUILDKIT_HOST"] = "tcp://" + freePort(t)
+	c.env["BUILDKIT_HOST"] = "tcp://" + "127.0.0.1:" + reservePort(t)
 	stdout, stderr, code := c.run(t, "doctor", "--offline")
 	if code != 0 || strings.Contains(stdout, "\x1b") {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
@@ -239,7 +228,7 @@ func TestDoctorHangs(t *testing.T) {
 // of the user's files and arguments.
 func TestDoctorHint(t *testing.T) {
 	needSandbox(t)
-	dead := freePort(t)
+	dead := "127.0.0.1:" + reservePort(t)
 	c := quiet(t)
 	c.write(t, "bake.hcl", `target "default" { dockerfile-inline = "FROM `+dead+`/base\nRUN true" }`)
 	c.write(t, "typo.hcl", `target "default" { dockerfile-inline = "FROM scratch\nNONE" }`)

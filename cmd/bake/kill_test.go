@@ -58,7 +58,7 @@ func TestKillEndsSteps(t *testing.T) {
 // killAndLook kills a build that would push a tag, and checks what is left.
 func killAndLook(t *testing.T, c *cli, tag string) {
 	t.Helper()
-	cmd := waitingBuild(t, c, "image", "build", "--progress=plain", "-t", tag, "--push", ".")
+	cmd := waitingBuild(t, c, " step waits", "image", "build", "--progress=plain", "-t", tag, "--push", ".")
 	started := descendants(t, cmd.Process.Pid)
 	if len(started) < 2 {
 		t.Fatalf("processes of the build: %v", started)
@@ -75,7 +75,7 @@ func killAndLook(t *testing.T, c *cli, tag string) {
 		t.Errorf("left after kill -9: %q", left)
 	}
 	// The step's key is not locked: another build runs it at once, and its lock is the next process's.
-	again := waitingBuild(t, c, "image", "build", "--progress=plain", "-t", "again", ".")
+	again := waitingBuild(t, c, " step waits", "image", "build", "--progress=plain", "-t", "again", ".")
 	if waited := time.Since(killed); waited > 30*time.Second {
 		t.Errorf("the next build waited %v", waited)
 	}
@@ -104,11 +104,12 @@ func killAndLook(t *testing.T, c *cli, tag string) {
 	}
 }
 
-// waitingBuild starts a build and returns when its step waits.
-func waitingBuild(t *testing.T, c *cli, args ...string) *exec.Cmd {
+// waitingBuild starts a build and returns when it has printed a line that ends with a text.
+func waitingBuild(t *testing.T, c *cli, text string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := bakeCommand(t, args...)
-	cmd.Dir, cmd.Env = c.dir, append(os.Environ(), "BAKE_CACHE_DIR="+c.cache, "HOME="+c.cache)
+	cmd.Dir = c.dir
+	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+c.cache, "HOME="+c.cache, "BUILDX_BAKE_ENTITLEMENTS_FS=0")
 	if c.user != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.user}
 	}
@@ -124,7 +125,7 @@ func waitingBuild(t *testing.T, c *cli, args ...string) *exec.Cmd {
 	lines := bufio.NewScanner(output)
 	for lines.Scan() {
 		seen.WriteString(lines.Text() + "\n")
-		if strings.HasSuffix(lines.Text(), " step waits") {
+		if strings.HasSuffix(lines.Text(), text) {
 			go func() {
 				for lines.Scan() {
 				}

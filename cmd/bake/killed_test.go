@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -23,7 +21,8 @@ RUN ["/bin/busybox", "sh", "-c", "echo said by $N; exec /bin/busybox sleep 1000"
 `)
 	var running []*exec.Cmd
 	for _, n := range strings.Split("12345678", "") {
-		running = append(running, startBuild(t, c, n))
+		running = append(running,
+			waitingBuild(t, c, "said by "+n, "build", "--progress=plain", "--set", "default.args.N="+n))
 	}
 	if out, _ := c.ok(t, "builds", "ls"); strings.Count(out, " running ") != len(running) {
 		t.Errorf("while they run:\n%s", out)
@@ -57,33 +56,4 @@ RUN ["/bin/busybox", "sh", "-c", "echo said by $N; exec /bin/busybox sleep 1000"
 		strings.Count(out, `"built"`) != 1 {
 		t.Errorf("later:\n%s", out)
 	}
-}
-
-// startBuild starts a build and waits for the output of its last step.
-func startBuild(t *testing.T, c *cli, n string) *exec.Cmd {
-	t.Helper()
-	cmd := bakeCommand(t, "build", "--progress=plain", "--set", "default.args.N="+n)
-	cmd.Dir = c.dir
-	cmd.Env = append(os.Environ(), "BAKE_CACHE_DIR="+c.cache, "BUILDX_BAKE_ENTITLEMENTS_FS=0")
-	stderr, err := cmd.StderrPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	var seen strings.Builder
-	for s := bufio.NewScanner(stderr); s.Scan(); {
-		seen.WriteString(s.Text() + "\n")
-		if strings.HasSuffix(s.Text(), "said by "+n) {
-			go func() {
-				for s.Scan() {
-				}
-			}()
-			return cmd
-		}
-	}
-	t.Fatalf("build %s ended:\n%s", n, seen.String())
-	return nil
 }

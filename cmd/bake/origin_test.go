@@ -9,8 +9,8 @@ import (
 )
 
 // TestNamesOfOtherProjects shows whose images serve as bases: those with plain names for all projects, those with the
-// name of a registry for their own project and, with a note, for others, and those of a remote definition for nobody
-// else.
+// name of a registry for their own project and, with a note, for others, and those of a remote definition
+// for no other project.
 func TestNamesOfOtherProjects(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)

@@ -28,7 +28,7 @@ func regoCases(site *remoteSite) []regoCase {
 	inline := `dockerfile-inline = "FROM scratch\nCOPY a.txt /\n"`
 	local := []regoCase{
 		{"none", nil, "", "", nil, ""},
-		{"beside", map[string]string{"Dockerfile.rego": "x"}, "", "", nil, "policy Dockerfile.rego"},
+		{"adjacent", map[string]string{"Dockerfile.rego": "x"}, "", "", nil, "policy Dockerfile.rego"},
 		{"empty", map[string]string{"Dockerfile.rego": ""}, "", "", nil, "policy Dockerfile.rego"},
 		{"directory", map[string]string{"Dockerfile.rego/x": ""}, "", "", nil, "policy Dockerfile.rego"},
 		{"of another Dockerfile", map[string]string{"other.rego": "x"}, "", "", nil, ""},

@@ -148,7 +148,7 @@ func (c *ClaimSet) write(path string, v stored) error {
 	return c.set.write(path, v)
 }
 
-// name writes the origin's text beside its entries.
+// name writes the origin's text into the directory of its entries.
 func (c *ClaimSet) name() error {
 	path := filepath.Join(c.set.root, fileOrigin)
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {

@@ -81,7 +81,7 @@ func fillCache(t *testing.T, dir string) {
 	}
 }
 
-// fillAll does all work of a process, but for the removal of what it wrote.
+// fillAll does all work of a process except the removal of what it wrote.
 func fillAll(ctx context.Context, dir, n string) error {
 	s, err := Open(dir)
 	if err != nil {
@@ -241,7 +241,7 @@ func useDamaged(t *testing.T, dir string) {
 	}
 }
 
-// TestDamagedImageList: a damaged list of images is restored with all its names by whoever reads it first, who says so
+// TestDamagedImageList: a damaged list of images is restored with all its names by its first reader, which says so
 // once. It is not taken for an empty one, or the next collection would evict the images.
 func TestDamagedImageList(t *testing.T) {
 	for how, damage := range damages {

@@ -17,10 +17,10 @@ import (
 // The problem: a build with --no-cache starts cache mounts empty, but another build may be using the old files. So the
 // files of a mount are in a generation: the directory of the mount itself, or a folder new-* in it that the file
 // "current" names. A new generation replaces the old one by a rename of "current". The invariants: a generation is
-// removed only when nobody holds the mount's lock and it is not the current one; and a build holds the lock "keep" of
-// the generations that it started until it closes its FreshMounts. Otherwise a step could lose files under its feet, or
-// a later step of the build would miss what an earlier one wrote, because a second build with --no-cache replaced them
-// in between. TestFreshMounts has both.
+// removed only when no process holds the mount's lock and it is not the current one; and a build holds the lock "keep"
+// of the generations that it started until it closes its FreshMounts. Otherwise a step could lose files under its
+// feet, or a later step of the build would miss what an earlier one wrote, because a second build with --no-cache
+// replaced them in between. TestFreshMounts has both.
 type FreshMounts struct {
 	mu   sync.Mutex
 	dirs map[string]string // the generations of this build, by name of the mount

@@ -20,7 +20,7 @@ func mounted(t *testing.T, s *Store, id, sharing string, fresh *FreshMounts) *Mo
 }
 
 // TestFreshMounts: a build gets an empty mount and keeps it, while another build goes on with the old files or starts
-// its own. Replaced files are removed when nobody uses them.
+// its own. Replaced files are removed when no build uses them.
 func TestFreshMounts(t *testing.T) {
 	for _, sharing := range []string{"shared", "private", "locked"} {
 		t.Run(sharing, func(t *testing.T) {

@@ -244,7 +244,7 @@ func (g *Guard) CheckURL(ctx context.Context, rawURL string) error {
 	host, port := hostOf(rawURL)
 	found, err := g.addresses(ctx, host)
 	if err != nil {
-		return nil // whoever fetches it reports this
+		return nil // the fetch reports this
 	}
 	for _, a := range found {
 		if p, err := netip.ParseAddrPort(net.JoinHostPort(a.String(), port)); err == nil {

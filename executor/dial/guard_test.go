@@ -211,8 +211,8 @@ func TestRebinding(t *testing.T) {
 	v.untouched(t, "a name of this machine", get(g, "http://direct.example.com:"+v.port))
 }
 
-// TestProxies shows what a proxy of the user is asked for: on this machine only addresses that were checked, elsewhere
-// no name of this machine.
+// TestProxies shows which addresses a proxy of the user gets: on this machine only addresses that were checked,
+// elsewhere no name of this machine.
 func TestProxies(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string
@@ -228,7 +228,7 @@ func TestProxies(t *testing.T) {
 		name, url string
 		elsewhere bool
 		trust     string
-		want      string // what the proxy is asked for; "" refuses
+		want      string // the address that the proxy gets; "" refuses
 	}{
 		{"address", "https://127.0.0.2:443/", false, "", ""},
 		{"name", "http://local.example.com/", false, "", ""},
@@ -267,7 +267,7 @@ func TestProxies(t *testing.T) {
 			v.untouched(t, c.name, err)
 		}
 		if got := strings.Join(asked, ", "); got != c.want {
-			t.Errorf("%s: the proxy was asked for %q, want %q (%v)", c.name, got, c.want, err)
+			t.Errorf("%s: the proxy got %q, want %q (%v)", c.name, got, c.want, err)
 		}
 		g.Close()
 	}

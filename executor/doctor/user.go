@@ -142,7 +142,7 @@ func subordinateIDs(u User) Check {
 	}}
 }
 
-// addRanges returns the command that gives a user ids that nobody has.
+// addRanges returns the command that gives a user unused ids.
 func (u User) addRanges(name string) string {
 	first := int64(100000)
 	for _, file := range []string{"subuid", "subgid"} {

@@ -17,12 +17,12 @@ import (
 // Claims.
 //
 // The problem: an entry of a remote cache says that a step makes a layer. The layer can be verified, the statement
-// cannot. Whoever writes a cache also chooses the ids in it. If the entry were stored like the result of a step that
+// cannot. The writer of a cache also chooses the ids in it. If the entry were stored like the result of a step that
 // ran here, it would serve every later build of this machine, and so would each step that runs on top of it.
 //
 // The idea: ids in an index are names inside that index. An imported layer gets an id from its verified content
 // (importedID). A step that is served from a claim gets an id from the origin of the cache, the id in the index, and
-// what its outputs are made of (claimID). Nobody can choose such an id: it is a hash, and no step that ran here has it.
+// what its outputs are made of (claimID). Such an id cannot be chosen: it is a hash, and no step that ran here has it.
 // So a step that runs on top of a claim has a key that only builds which accept the claim compute. Its result is then
 // stored like any other.
 //

@@ -301,7 +301,7 @@ func (o *cacheExport) epochOf(n *node) int64 {
 }
 
 // exportedEntry returns the entry of a step for export, with its portable ids and keys, and the quick key of the step
-// as an alias. What a remote cache claimed is exported as this build took it: whoever imports it trusts this build.
+// as an alias. What a remote cache claimed is exported as this build took it: importing it means trusting this build.
 func (n *node) exportedEntry(ctx context.Context) (remotecache.Entry, bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

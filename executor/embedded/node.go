@@ -202,7 +202,7 @@ func (in input) selection(ctx context.Context, sel tree.Selection) (digest.Diges
 }
 
 // claimedSelection returns the digest of a selection that a remote cache claims, and that cache; nil if the digest is
-// known here or if nobody claims it.
+// known here or if no cache claims it.
 func (in input) claimedSelection(sel tree.Selection) (digest.Digest, *source) {
 	if in.local() || in.scratch() {
 		return "", nil

@@ -55,7 +55,7 @@ func Tag(s *cache.Store, name string, more []string) error {
 				planner.FamiliarName(found.Name), found.Digest)
 		}
 		next := found
-		next.Name, next.Origin = full, cache.Origin{} // named by the user, whoever built it
+		next.Name, next.Origin = full, cache.Origin{} // named by the user, no matter who built it
 		tagged = append(tagged, next)
 	}
 	return s.PutImages(tagged)

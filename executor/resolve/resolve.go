@@ -57,7 +57,7 @@ var _ planner.Resolver = (*Resolver)(nil)
 
 // ResolveImage returns the digest and config of an image for a platform.
 //
-// The registry is not asked for a digest that the store has, an image that was built here, or a tag whose answer is
+// The registry is not queried for a digest that the store has, an image that was built here, or a tag whose answer is
 // younger than freshFor. If the registry is temporarily unavailable, an older answer is used, with a note.
 func (r *Resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
 	known, fresh, err := r.Stored(ref, p)

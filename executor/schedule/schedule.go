@@ -27,7 +27,7 @@ var ErrStale = errors.New("changed during the build")
 var ErrOvertaken = fmt.Errorf("%w: the build context is being read again for another step", ErrStale)
 
 // Worker does the work of one step, named by its index in graph order. Its methods are called from several goroutines,
-// but for one step by one goroutine at a time.
+// but by only one at a time for one step.
 type Worker interface {
 	// Lookup reports whether the result of the step is known. It uses keys alone and opens no layer. All inputs of the
 	// step are done.

@@ -7,7 +7,7 @@ import (
 
 // Budget of the look-ups of one run.
 //
-// The problem: reading an index is linear in what was sent, but look-ups are not. Each decodes an element anew, so one
+// The problem: reading an index is linear in what was sent, but look-ups are not. Each decodes an element again, so one
 // large element under the names of all steps costs its size each time, and each step that takes it keeps a copy. The
 // idea: an element that was refused is not read again, and the bytes that look-ups decode and that a run keeps have
 // bounds. A cache that exceeds one is not used for the rest of the run; steps that took results from it keep them.

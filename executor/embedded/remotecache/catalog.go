@@ -20,7 +20,7 @@ import (
 // The problem: an index may have a million entries, and a hostile one anything. The idea: the text is read once,
 // element by element; each is checked, and kept as text outside of the heap once there is much of it. What stays in
 // memory is a table of hashes per kind of name: eight bytes for each name. A look-up finds the elements with the hash
-// of a name, and compares the name itself. The hash has a random seed, so nobody can choose names that collide. The
+// of a name, and compares the name itself. The hash has a random seed, so names that collide cannot be chosen. The
 // cost is one decoding of an element per look-up, up to the bounds in budget.go. TestCatalogMemory shows the bound.
 type Catalog struct {
 	Entries, Layers int

@@ -13,7 +13,7 @@ import (
 )
 
 // Bounds of an index. They leave room for ten times a build of 2,000 targets with 20 steps each. An export that exceeds
-// one is a warning, because nobody could import it.
+// one is a warning, because no build could import it.
 const (
 	maxIndex   = 512 << 20 // bytes, compressed
 	maxText    = 2 << 30   // bytes of JSON

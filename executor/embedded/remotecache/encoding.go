@@ -38,7 +38,7 @@ func (l *Layer) setTypes() {
 		l.Paths.MediaType = MediaPaths
 	}
 	for i := range l.Packed {
-		a, _ := algorithmOf(l.Packed[i].Encoding) // others than those of layers are not asked for
+		a, _ := algorithmOf(l.Packed[i].Encoding) // only encodings of layers are requested
 		l.Packed[i].MediaType = layers.Compression{Algorithm: a}.MediaType()
 	}
 }

@@ -83,7 +83,7 @@ func (e *Entry) aliases() []digest.Digest {
 type Blob struct {
 	Digest digest.Digest
 	Size   int64
-	// MediaType is written for those who look at an index; an import sets it anew, see setTypes.
+	// MediaType is written for readers of an index; an import derives it again, see setTypes.
 	MediaType string
 }
 

@@ -16,12 +16,12 @@ const (
 	KindRegistry Kind = "registry"
 )
 
-// Origin identifies whoever can write a cache. What a cache claims serves only builds that name its origin. Origins
+// Origin identifies the writers of a cache. What a cache claims serves only builds that name its origin. Origins
 // are compared with ==.
 type Origin struct {
 	Kind Kind
-	// Path is an absolute directory without symbolic links, or the host and repository of a registry: whoever can push
-	// one tag can usually push all.
+	// Path is an absolute directory without symbolic links, or the host and repository of a registry: a user who can
+	// push one tag can usually push all.
 	Path string
 }
 

@@ -1,4 +1,4 @@
-// Command greeter greets whoever is named on its command line, or the world.
+// Command greeter greets the person named on its command line, or the world.
 package main
 
 import (
