@@ -92,9 +92,16 @@ func problem(at *hcl.Range, format string, args ...any) *hcl.Diagnostic {
 	return d
 }
 
-// nearest returns a hint such as `; did you mean "tags"?` if a known name is similar to a mistyped one, or "". It
-// sorts known.
+// nearest returns a hint such as `; did you mean "tags"?` if a known name is similar to a mistyped one, or "".
 func nearest(name string, known []string) string {
+	if similar := Similar(name, known); similar != "" {
+		return fmt.Sprintf("; did you mean %q?", similar)
+	}
+	return ""
+}
+
+// Similar returns the known name that a mistyped one is most similar to, "" if none is. It sorts known.
+func Similar(name string, known []string) string {
 	slices.Sort(known)
 	best, bestAt := "", len(name)/3+2
 	for _, k := range known {
@@ -102,10 +109,10 @@ func nearest(name string, known []string) string {
 			best, bestAt = k, d
 		}
 	}
-	if best == "" || best == name {
+	if best == name {
 		return ""
 	}
-	return fmt.Sprintf("; did you mean %q?", best)
+	return best
 }
 
 // distance returns the edit distance of two strings: the number of bytes to insert, delete, replace or swap with their

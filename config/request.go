@@ -118,8 +118,16 @@ func (e *expansion) unknown(name string) hcl.Diagnostics {
 	if name == "default" && at == nil {
 		return hcl.Diagnostics{l.nothingRequested()}
 	}
-	return hcl.Diagnostics{problem(at, "unknown target or group %q%s", name,
-		orList(nearest(name, l.allNames()), l.allNames()))}
+	hint := nearest(name, l.allNames())
+	command := Similar(name, slices.Clone(l.opts.Commands))
+	switch {
+	case command == "" || at != nil:
+	case hint == "":
+		hint = fmt.Sprintf("; did you mean the command %q?", command)
+	default:
+		hint = strings.TrimSuffix(hint, "?") + fmt.Sprintf(" or the command %q?", command)
+	}
+	return hcl.Diagnostics{problem(at, "unknown target or group %q%s", name, orList(hint, l.allNames()))}
 }
 
 // nothingRequested returns the diagnostic for a command line without names and files without "default".

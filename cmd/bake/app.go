@@ -23,6 +23,7 @@ import (
 // app holds what every command needs from the process: streams, environment and working directory. It also holds the
 // settings of the running command that its flags and project decide.
 type app struct {
+	program string // name of the executable; "" where it does not matter
 	stdin   io.Reader
 	stdout  io.Writer // only what was requested
 	stderr  io.Writer // progress, notes, errors
@@ -33,6 +34,7 @@ type app struct {
 	offline bool            // contact no registry or server
 	project *config.Project // the loaded project; nil before, and for commands without one
 	pins    pins.Lock       // how the command uses bake.lock
+	similar []string        // commands that a user may have meant by the name of a target
 	// registries are the registry blocks of the project. loadProject sets them.
 	registries []registry.Registry
 	// enter runs an unprivileged user's command again in a user namespace, as sandbox.Enter does; nil does nothing.
@@ -44,11 +46,14 @@ func (a *app) run(ctx context.Context, args []string) int {
 	stdout := &checkedWriter{w: a.stdout}
 	a.stdout = stdout
 	root := a.root()
-	root.SetArgs(args)
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	err := root.ExecuteContext(ctx)
+	args, err := a.commandLine(root, args)
+	if err == nil {
+		root.SetArgs(args)
+		err = root.ExecuteContext(ctx)
+	}
 	if a.fetcher != nil {
 		err = errors.Join(err, a.fetcher.Store.Close())
 	}
@@ -92,18 +97,27 @@ func (c *checkedWriter) Write(p []byte) (int, error) {
 // root returns the command tree.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "bake",
-		Short:         "Build container images from a project file, without a daemon",
-		Example:       "  bake build\n  bake image build -t hello .",
+		Use:   "bake",
+		Short: "Build container images from a project file, without a daemon",
+		Long: "Build container images from a project file, without a daemon.\n\n" +
+			"Without a command, bake is bake build: `bake web --push` builds and pushes the target web.",
+		Example:       "  bake\n  bake web --push\n  bake image build -t hello .",
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			return a.inNamespace(cmd.Context(), cmd)
+		RunE:          func(*cobra.Command, []string) error { return a.noProject() },
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.inNamespace(cmd.Context(), cmd); err != nil {
+				return err
+			}
+			a.noteTarget(cmd.Context(), cmd, args)
+			return nil
 		},
 	}
+	root.SetVersionTemplate(versionText())
 	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelpCommand(root))
 	history := newHistoryCommand(a)
 	history.Short = "Alias for bake image history"
 	root.AddCommand(
@@ -125,6 +139,7 @@ func (a *app) root() *cobra.Command {
 		newConfigCommand(a),
 		newInitCommand(a),
 		newVersionCommand(a),
+		newPluginCommand(a),
 	)
 	for _, c := range allCommands(root) {
 		c.Args = usageArgs(c.Args)
@@ -146,9 +161,13 @@ func allCommands(c *cobra.Command) []*cobra.Command {
 func flagError(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
-		err = fmt.Errorf("--%s=%s: %w", invalid.GetFlag().Name, invalid.GetValue(), errors.Unwrap(invalid))
+		reason := errors.Unwrap(invalid)
+		if flag := invalid.GetFlag(); flag.Value.Type() == "bool" {
+			reason = errors.New("expected true or false")
+		}
+		err = fmt.Errorf("--%s=%s: %w", invalid.GetFlag().Name, invalid.GetValue(), reason)
 	}
-	return usagef("%w (see %s --help)", err, cmd.CommandPath())
+	return usagef("%w%s (see %s --help)", err, similarFlag(cmd, err), cmd.CommandPath())
 }
 
 // usageArgs turns the errors of an argument check into usage errors that name the expected arguments.
@@ -161,7 +180,10 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 		switch {
 		case err == nil:
 			return nil
-		case !cmd.HasSubCommands():
+		case cmd.HasSubCommands():
+			err = fmt.Errorf("unknown command %q for %s%s", args[0], cmd.CommandPath(),
+				didYouMean(config.Similar(args[0], commandNames(cmd))))
+		default:
 			err = fmt.Errorf("%s: expected %s, got %s",
 				cmd.CommandPath(), argumentsOf(cmd), plural(len(args), "argument"))
 		}

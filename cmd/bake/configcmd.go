@@ -17,9 +17,9 @@ func newConfigCommand(a *app) *cobra.Command {
 			"To print the evaluated project, run bake build --print.",
 		Example: "  bake config --schema > bake.schema.json\n  bake config --schema | jq .title",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(*cobra.Command, []string) error {
 			if !schema {
-				return cmd.Help()
+				return usagef("bake config needs --schema; to print the evaluated project, run bake build --print")
 			}
 			raw, err := config.Schema()
 			if err != nil {

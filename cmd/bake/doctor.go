@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -142,7 +140,7 @@ func (a *app) readRemoteChecks(ctx context.Context, o doctorOptions) []doctor.Ch
 
 // doctorProject loads the project if there is one. A project with mistakes is a warning: they are not the machine's.
 func (a *app) doctorProject(ctx context.Context, o projectOptions) (*config.Project, []doctor.Check) {
-	if len(o.files) == 0 && a.env("BUILDX_BAKE_FILE") == "" && !a.hasProject() {
+	if len(o.files) == 0 && !a.hasProject() {
 		return &config.Project{}, nil
 	}
 	p, err := a.wholeProject(ctx, o)
@@ -155,15 +153,6 @@ func (a *app) doctorProject(ctx context.Context, o projectOptions) (*config.Proj
 		finding = doctor.Finding{Status: doctor.Warning, Detail: first + "; its registries and engines are not checked"}
 	}
 	return p, []doctor.Check{{Name: "project", Run: func(context.Context) doctor.Finding { return finding }}}
-}
-
-// hasProject reports whether the working directory has a project file.
-func (a *app) hasProject() bool {
-	dir, err := a.workDir()
-	return err == nil && slices.ContainsFunc(config.UsualFiles(), func(name string) bool {
-		_, err := os.Stat(filepath.Join(dir, name))
-		return err == nil
-	})
 }
 
 // doctorImages returns the references that a project pulls and pushes, as far as its files name them: pinned images,

@@ -86,7 +86,7 @@ var commandImports = map[string]string{
 	"executor/cache":            "open the cache; cache du, check, prune",
 	"executor/ci":               "summaries and annotations of CI services",
 	"executor/dial":             "guard the connections of a remote definition; help git with them",
-	"executor/docker":           "the exit code of a Docker engine's errors",
+	"executor/docker":           "the exit code of a Docker engine's errors; the plugin of docker build",
 	"executor/doctor":           "doctor",
 	"executor/embedded":         "the engine of this process",
 	"executor/embedded/fetch":   "fetch git repositories and URLs for contexts and definitions",

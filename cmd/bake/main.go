@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -23,7 +24,10 @@ func main() {
 	logrus.SetFormatter(libraryLog{})
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: environment(), enter: sandbox.Enter}
+	a := &app{
+		program: filepath.Base(os.Args[0]),
+		stdin:   os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: environment(), enter: sandbox.Enter,
+	}
 	os.Exit(a.run(ctx, os.Args[1:]))
 }
 

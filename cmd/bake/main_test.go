@@ -17,12 +17,12 @@ import (
 	"github.com/bakebuild/bake/executor/dial"
 )
 
-// TestMain makes bake a command of the scripts.
+// TestMain makes bake a command of the scripts, also under the name of a plugin of the Docker CLI.
 func TestMain(m *testing.M) {
 	if code, isHelper := dial.Helper(os.Getenv, os.Args[1:]); isHelper {
 		os.Exit(code)
 	}
-	testscript.Main(m, map[string]func(){"bake": main})
+	testscript.Main(m, map[string]func(){"bake": main, "docker-mybake": main})
 }
 
 // TestScript runs the command line in testdata/script. $EXAMPLES is a copy of the examples that the script may change.

@@ -57,7 +57,7 @@ func (a *app) loadOptions(ctx context.Context, o projectOptions) (config.Options
 	}
 	return config.Options{
 		Definition: definition, Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.environ,
-		EnvFiles: o.envFiles, Stdin: a.stdin, View: o.view,
+		EnvFiles: o.envFiles, Stdin: a.stdin, View: o.view, Commands: a.similar,
 	}, err
 }
 

@@ -15,11 +15,15 @@ func newVersionCommand(a *app) *cobra.Command {
 		Example: "  bake version\n  bake version | cut -d' ' -f2",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(a.stdout, "bake %s %s/%s %s\n",
-				version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+			_, err := fmt.Fprint(a.stdout, versionText())
 			return err
 		},
 	}
+}
+
+// versionText returns what bake version prints.
+func versionText() string {
+	return fmt.Sprintf("bake %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 }
 
 // version returns the module version or the revision, as the Go toolchain recorded it.

@@ -15,10 +15,7 @@ const defaultHost = "unix:///var/run/docker.sock"
 
 // findHost returns the engine's address and the directory of its TLS files, "" without TLS. env looks up a variable.
 func findHost(name string, env func(string) string) (host, certs string, err error) {
-	dir := env("DOCKER_CONFIG")
-	if dir == "" {
-		dir = filepath.Join(env("HOME"), ".docker")
-	}
+	dir := configDir(env)
 	if name == "" {
 		if h := env("DOCKER_HOST"); h != "" {
 			if env("DOCKER_TLS_VERIFY") != "" {
@@ -29,7 +26,7 @@ func findHost(name string, env func(string) string) (host, certs string, err err
 			return h, certs, nil
 		}
 		if name = env("DOCKER_CONTEXT"); name == "" {
-			name = currentContext(dir)
+			name = readConfig(dir).CurrentContext
 		}
 	}
 	if name == "" || name == "default" {
@@ -38,15 +35,34 @@ func findHost(name string, env func(string) string) (host, certs string, err err
 	return contextHost(dir, name)
 }
 
-// currentContext returns the context that the configuration in dir selects, or "".
-func currentContext(dir string) string {
-	var c struct{ CurrentContext string }
+// configDir returns the directory of the Docker CLI's configuration.
+func configDir(env func(string) string) string {
+	if dir := env("DOCKER_CONFIG"); dir != "" {
+		return dir
+	}
+	return filepath.Join(env("HOME"), ".docker")
+}
+
+// cliConfig is what this package reads of the Docker CLI's configuration.
+type cliConfig struct {
+	CurrentContext string
+	Aliases        map[string]string
+}
+
+// readConfig reads the configuration in dir. One that is missing or damaged is empty, as the default context is used
+// then.
+func readConfig(dir string) cliConfig {
+	var c cliConfig
 	b, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	if err != nil || json.Unmarshal(b, &c) != nil {
-		return ""
+		return cliConfig{}
 	}
-	return c.CurrentContext
+	return c
 }
+
+// Builder returns the plugin of the Docker CLI that `docker build` calls, "" if the user has not chosen one. env
+// looks up a variable.
+func Builder(env func(string) string) string { return readConfig(configDir(env)).Aliases["builder"] }
 
 // contextHost reads the files of a docker context; their folder is named by the SHA-256 of the context's name.
 func contextHost(dir, name string) (host, certs string, err error) {
