@@ -68,7 +68,7 @@ type build struct {
 	// fresh holds the cache mounts that start empty in this run: those with an id of renewed, which a forced step has.
 	fresh   cache.FreshMounts
 	renewed map[string]bool
-	// mounts caches, by the id of a cache mount, the remote cache that fills it: a *source, nil for none.
+	// mounts caches the mountSource of a cache mount, by filledName of its id and the caches of its seed.
 	mounts sync.Map
 	// claimOrigins returns the remote caches of which the store has claims.
 	claimOrigins func() []string

@@ -45,7 +45,7 @@ func (x *execStep) openCaches(ctx context.Context) error {
 		opt := x.exec.GetMounts()[i]
 		sharing := strings.ToLower(opt.GetCacheOpt().GetSharing().String())
 		fresh := x.n.b.freshMounts(opt.GetCacheOpt().GetID())
-		name, from := x.mountFor(ids[i], fresh)
+		name, from := x.mountFor(ids[i], opt)
 		m, err := x.n.b.store.CacheMount(ctx, name, sharing, fresh)
 		if err != nil {
 			return err
@@ -56,7 +56,7 @@ func (x *execStep) openCaches(ctx context.Context) error {
 		}
 		filled := false
 		if from != nil {
-			if filled, err = x.n.b.fillMount(ctx, ids[i], m); err != nil {
+			if filled, err = x.n.b.fillMount(ctx, ids[i], from, m); err != nil {
 				return err
 			}
 		}

@@ -32,7 +32,8 @@ import (
 //
 // The digest of what a step reads does not cover the times of files, but a copy and a mount have them, and those of a
 // layer of a cache are what the cache says. So the final and group keys of a step that ran here on such files have one
-// more part, the caches that they depend on; see withOrigins. TestClaimedTimes shows it.
+// more part, the caches that they depend on; see withOrigins. So has the name of a cache mount that such files fill,
+// see filledName. TestClaimedTimes shows it.
 //
 // The invariant: under a key in the store's own entries is only what ran here on the content that the ids and digests
 // in the key name, with times that only the caches in the key could choose. What follows from claims alone (a digest

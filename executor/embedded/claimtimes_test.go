@@ -28,7 +28,7 @@ func (c clock) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, erro
 	name, dirs := spec.Args[1], spec.Root.Lower
 	for _, m := range spec.Mounts {
 		if rest, ok := strings.CutPrefix(name, m.Dest+"/"); ok {
-			name, dirs = rest, []string{m.Source}
+			name, dirs = rest, []string{filepath.Join(m.Source, m.Within)}
 			if m.Overlay != nil {
 				dirs = m.Overlay.Lower
 			}
@@ -52,17 +52,25 @@ var forgedTime = time.Unix(1234567890, 0)
 // another time.
 func newClaimedStage(t *testing.T, image string) (v *traveller, from config.Attrs) {
 	t.Helper()
-	v = newTraveller(t, map[string]string{"Dockerfile": claimedStage + image})
+	v = newTraveller(t, map[string]string{"Dockerfile": image, "stage": claimedStage})
+	v.targets[0].Contexts = map[string]string{"build": "target:build"}
+	v.targets = append(v.targets, &config.Target{Name: "build", Dockerfile: "stage", Outputs: v.targets[0].Outputs})
 	v.tell()
-	v.mustRun("write /a.o object", "time /in/a.o /when")
-	f := v.forge()
-	f.layerOf(nameOf("5"), "a.o", "object", forgedTime)
-	serveLayer(f.entry(`"object"]`), nameOf("5"))
-	f.index.Entries = []remotecache.Entry{*f.entry(`"object"]`)}
-	from = local("src", f.write())
+	v.mustRun("write /d/a.o object", "time /in/a.o /when")
+	from = v.claimStage()
 	v.move(from, nil)
 	v.tell()
 	return v, from
+}
+
+// claimStage returns a remote cache that has the stage alone, with the forged time.
+func (v *traveller) claimStage() config.Attrs {
+	v.t.Helper()
+	f := v.forge()
+	f.layerOf(nameOf("5"), "d/a.o", "object", forgedTime)
+	serveLayer(f.entry(`"object"]`), nameOf("5"))
+	f.index.Entries, f.index.Mounts = []remotecache.Entry{*f.entry(`"object"]`)}, nil
+	return local("src", f.write())
 }
 
 // tell makes the next builds run the commands with a clock.
@@ -70,12 +78,32 @@ func (v *traveller) tell() {
 	v.engine = New(v.store, v.client, Options{Runner: clock{v.runner}}).WithCaches(v.caches)
 }
 
-const claimedStage = "FROM scratch AS build\nRUN [\"write\", \"/a.o\", \"object\"]\n"
+const claimedStage = "FROM scratch\nRUN [\"write\", \"/d/a.o\", \"object\"]\n"
 
-// stageReaders are images whose command reads the stage's file in /in.
+// stageReaders are images whose command reads the file of the stage "build" in /in, in all ways in which a step gets
+// files of another.
 var stageReaders = map[string]string{
-	"copy":  "FROM scratch\nCOPY --from=build /a.o /in/a.o\nRUN [\"time\", \"/in/a.o\", \"/when\"]\n",
-	"mount": "FROM scratch\nRUN --mount=type=bind,from=build,target=/in [\"time\", \"/in/a.o\", \"/when\"]\n",
+	"copy":        "FROM scratch\nCOPY --from=build /d/a.o /in/a.o\n" + readTime,
+	"linked copy": "FROM scratch\nCOPY --link --from=build /d/a.o /in/a.o\n" + readTime,
+	"copy of a copy": "FROM scratch AS between\nCOPY --from=build /d /d\nFROM scratch\n" +
+		"COPY --from=between /d /in\n" + readTime,
+	"copy of a linked copy": "FROM scratch AS between\nCOPY --link --from=build /d /d\nFROM scratch\n" +
+		"COPY --from=between /d /in\n" + readTime,
+	"mount": runWith("bind,from=build,source=/d,target=/in"),
+	"mount of a copy": "FROM scratch AS between\nCOPY --from=build /d /d\n" +
+		runWith("bind,from=between,source=d,target=/in"),
+	"writable mount": runWith("bind,from=build,source=/d,target=/in,rw"),
+	"cache mount": "FROM scratch AS between\nCOPY --from=build /d /\n" +
+		runWith("cache,id=x,from=between,target=/in"),
+	"part of a cache mount": runWith("cache,id=x,from=build,source=/d,target=/in"),
+	"locked cache mount":    runWith("cache,id=x,from=build,source=/d,target=/in,sharing=locked"),
+	"private cache mount":   runWith("cache,id=x,from=build,source=/d,target=/in,sharing=private"),
+}
+
+const readTime = "RUN [\"time\", \"/in/a.o\", \"/when\"]\n"
+
+func runWith(mount string) string {
+	return "FROM scratch\n" + strings.Replace(readTime, "RUN", "RUN --mount=type="+mount, 1)
 }
 
 // TestClaimedTimes: a cache has a stage with equal files and other times. What a step here makes of the times serves
@@ -95,7 +123,7 @@ func testClaimedTimes(t *testing.T, image string) {
 		t.Errorf("with the cache the time is %s", got)
 	}
 	v.use(nil, nil)
-	v.mustRun("time /in/a.o /when", "write /a.o object")
+	v.mustRun("time /in/a.o /when", "write /d/a.o object")
 	own := v.built("/when")
 	if own == forged {
 		t.Errorf("without the cache the time is %s", own)
@@ -117,10 +145,9 @@ func TestClaimedTimesOfCandidate(t *testing.T) {
 	v, from := newClaimedStage(t, stageReaders["copy"])
 	v.must("time /in/a.o /when")
 	parent := "FROM scratch\nRUN [\"write\", \"/b\", \"b\"]\n"
-	other := strings.Replace(stageReaders["copy"], "FROM scratch\n", parent, 1)
-	v.write(map[string]string{"Dockerfile": claimedStage + other})
+	v.write(map[string]string{"Dockerfile": strings.Replace(stageReaders["copy"], "FROM scratch\n", parent, 1)})
 	v.use(nil, nil)
-	v.mustRun("time /in/a.o /when", "write /a.o object", "write /b b")
+	v.mustRun("time /in/a.o /when", "write /b b", "write /d/a.o object")
 	if got := v.built("/when"); got == strconv.FormatInt(forgedTime.Unix(), 10) {
 		t.Errorf("without the cache the time is %s", got)
 	}

@@ -35,7 +35,7 @@ func (o *cacheExport) exportMounts(ctx context.Context, which remotecache.Mounts
 				continue
 			}
 			seen[id] = true
-			if err := o.exportMount(ctx, id); err != nil {
+			if err := o.exportMount(ctx, id, x.seedTaint(m)); err != nil {
 				return fmt.Errorf("cache mount %s: %w", id, err)
 			}
 		}
@@ -43,8 +43,9 @@ func (o *cacheExport) exportMounts(ctx context.Context, which remotecache.Mounts
 	return nil
 }
 
-func (o *cacheExport) exportMount(ctx context.Context, id string) error {
-	m, err := o.b.seededMount(id)
+// exportMount exports one cache mount. seed are the remote caches on which its seed depends.
+func (o *cacheExport) exportMount(ctx context.Context, id string, seed taint) error {
+	m, err := o.b.seededMount(id, seed)
 	if err != nil {
 		return err
 	}
@@ -79,12 +80,9 @@ func (o *cacheExport) exportMount(ctx context.Context, id string) error {
 }
 
 // seededMount returns the cache mount that steps of this build use for an id, nil if there is none.
-func (b *build) seededMount(id string) (*cache.Mount, error) {
-	from, _ := b.mountHere(id)
-	if from == nil {
-		return b.store.SeededMount(id)
-	}
-	return b.store.SeededMount(filledName(id, from.origin))
+func (b *build) seededMount(id string, seed taint) (*cache.Mount, error) {
+	of, _ := b.mountHere(id, seed)
+	return b.store.SeededMount(filledName(id, of.by))
 }
 
 // packMount writes the blob of a cache mount.

@@ -33,7 +33,7 @@ func (v *traveller) forge() *forger {
 	v.use(nil, local("dest", v.t.TempDir(), "mode", "max", "mounts", "true"))
 	b := v.begin()
 	for i := range b.nodes {
-		if _, err := b.Lookup(v.t.Context(), i); err != nil {
+		if _, err := v.finish(b, i); err != nil {
 			v.t.Fatal(err)
 		}
 	}
@@ -149,18 +149,28 @@ func checkDiffIDs(t *testing.T, tarball string) {
 	}
 }
 
+// finish serves a step without running a command, and reports whether it is served.
+func (v *traveller) finish(b *build, i int) (found bool, err error) {
+	found, err = b.Lookup(v.t.Context(), i)
+	if err == nil && !found {
+		var release func()
+		if found, release, err = b.Prepare(v.t.Context(), i); release != nil {
+			release()
+		}
+	}
+	if _, ok := b.nodes[i].op.(*httpStep); ok && err == nil && !found { // it asks the server
+		err = b.Run(v.t.Context(), i)
+		found = err == nil
+	}
+	return found, err
+}
+
 // built reads a file of the image, as a build without further steps has it.
 func (v *traveller) built(path string) string {
 	v.t.Helper()
 	b := v.begin()
 	for i := range b.nodes {
-		found, err := b.Lookup(v.t.Context(), i)
-		if err == nil && !found {
-			var release func()
-			if found, release, err = b.Prepare(v.t.Context(), i); release != nil {
-				release()
-			}
-		}
+		found, err := v.finish(b, i)
 		if err != nil || !found {
 			v.t.Fatalf("step %d: %t, %v", i, found, err)
 		}

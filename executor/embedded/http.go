@@ -133,7 +133,7 @@ func (h *httpStep) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tag, content := h.remembered()
+	tag, content, from := h.remembered()
 	if tag != "" {
 		req.Header.Set("If-None-Match", tag)
 	}
@@ -149,6 +149,9 @@ func (h *httpStep) run(ctx context.Context) error {
 		found, err := h.serve(content)
 		if err == nil && !found {
 			err = errors.New("the cached file was removed; build again")
+		}
+		if err == nil && from != nil {
+			h.n.result.Claim = from.origin.String()
 		}
 		return err
 	case res.StatusCode != http.StatusOK:
@@ -224,11 +227,12 @@ func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64
 	return size, hash.Digest(), nil
 }
 
-// remembered returns the last response of the URL.
-func (h *httpStep) remembered() (tag string, content digest.Digest) {
-	e, _, err := h.n.b.entry(bothKeys{own: h.lastAnswer(), portable: h.lastAnswer()}, noOutputs)
+// remembered returns the last response of the URL. from is the remote cache that claims it, nil for a response to this
+// machine. Then it is a claim that the URL has this content, even if a file with the content is here.
+func (h *httpStep) remembered() (tag string, content digest.Digest, from *source) {
+	e, from, err := h.n.b.entry(bothKeys{own: h.lastAnswer(), portable: h.lastAnswer()}, noOutputs)
 	if err != nil || e == nil {
-		return "", ""
+		return "", "", nil
 	}
 	for _, l := range e.Lookups {
 		switch l.Path {
@@ -239,13 +243,13 @@ func (h *httpStep) remembered() (tag string, content digest.Digest) {
 		}
 	}
 	if content.Validate() != nil {
-		return "", ""
+		return "", "", nil
 	}
 	k := h.parts(content).Key()
 	if found, _, err := h.n.b.entry(bothKeys{own: k, portable: k}, h.n.likeSource); err != nil || found == nil {
-		return "", ""
+		return "", "", nil
 	}
-	return tag, content
+	return tag, content, from
 }
 
 // remember records the response for the next build. A weak ETag is not recorded, because it does not promise equal

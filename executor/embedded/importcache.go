@@ -387,14 +387,23 @@ func (c *imports) mount(id string) (importedLayer, bool) {
 	}
 	c.load()
 	for _, s := range c.sources {
-		if s.index == nil {
-			continue
-		}
-		if m := s.index.Mount(id); m != nil {
-			return importedLayer{m.Layer, importedID(&m.Layer, s.origin), s}, true
+		if l, ok := s.mount(id); ok {
+			return l, true
 		}
 	}
 	return importedLayer{}, false
+}
+
+// mount returns the content of a cache mount that the cache has. Its index must be loaded.
+func (s *source) mount(id string) (importedLayer, bool) {
+	if s.index == nil {
+		return importedLayer{}, false
+	}
+	m := s.index.Mount(id)
+	if m == nil {
+		return importedLayer{}, false
+	}
+	return importedLayer{m.Layer, importedID(&m.Layer, s.origin), s}, true
 }
 
 // close closes the sources.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/cache/key"
-	"github.com/bakebuild/bake/executor/embedded/remotecache"
 	"github.com/bakebuild/bake/executor/keys"
 )
 
@@ -22,61 +21,78 @@ import (
 // first. A step that ran with such a mount is stored under a key with one more part, the origins. Otherwise files that
 // somebody else chose would decide about a result that serves all builds. TestClaimedMount shows it.
 //
+// A mount can also be filled from a stage (from=). Its id has the digest of the stage's files, which says nothing about
+// their times. So if the stage depends on remote caches, their origins are in the name of the mount too. The key of the
+// step has them anyway, see withOrigins. TestClaimedTimes shows it.
+//
 // A step can write to any cache mount, also one that runs on layers of a remote cache. Cache mounts do not separate
 // builds of one user from each other.
 
 // partClaimedMounts names the part of a key that holds the origins of cache mounts.
 const partClaimedMounts = "cache mounts filled from"
 
-// filledName returns the name of a cache mount that a remote cache fills.
-func filledName(id string, from remotecache.Origin) string {
-	return id + "\x00filled from " + from.ID()
+// filledName returns the name of a cache mount that remote caches fill; id if there are none.
+func filledName(id string, by taint) string {
+	if len(by) == 0 {
+		return id
+	}
+	return id + "\x00filled from " + strings.Join(by, "\n")
 }
 
-// mountHere returns the remote cache that filled a cache mount, nil for a mount of this machine; found is false if
-// there is neither yet.
-func (b *build) mountHere(id string) (from *source, found bool) {
-	if v, ok := b.mounts.Load(id); ok {
-		return v.(*source), true
+// mountSource says who decides what a cache mount holds.
+type mountSource struct {
+	from *source // the remote cache that has the mount, nil if there is none
+	by   taint   // all remote caches on which its first files depend; none for a mount of this machine
+}
+
+// mountHere returns the source of a cache mount that was filled before; found is false if it is not known yet. seed are
+// the remote caches on which the files depend that would fill it.
+func (b *build) mountHere(id string, seed taint) (of mountSource, found bool) {
+	if v, ok := b.mounts.Load(filledName(id, seed)); ok {
+		return v.(mountSource), true
 	}
-	if b.store.HasMount(id) || b.imports.none() {
-		return nil, true
+	if b.imports.none() || b.store.HasMount(id) {
+		return mountSource{}, true
 	}
 	for _, s := range b.imports.sources {
-		if b.store.HasMount(filledName(id, s.origin)) {
-			return s, true
+		if by := seed.and(taint{s.origin.ID()}); b.store.HasMount(filledName(id, by)) {
+			return mountSource{s, by}, true
 		}
 	}
-	return nil, false
+	return mountSource{by: seed}, len(seed) > 0 && b.store.HasMount(filledName(id, seed))
 }
 
-// chooseMount returns the name of the cache mount for an id, and the remote cache that fills it, if any. All steps of a
-// run get the same one.
-func (b *build) chooseMount(id string) (name string, from *source) {
-	from, found := b.mountHere(id)
+// chooseMount returns the source of the cache mount for an id. All steps of a run get the same one.
+func (b *build) chooseMount(id string, seed taint) mountSource {
+	of, found := b.mountHere(id, seed)
 	if !found {
 		if l, ok := b.imports.mount(id); ok {
-			from = l.from
+			of = mountSource{l.from, seed.and(taint{l.from.origin.ID()})}
 		}
 	}
-	v, _ := b.mounts.LoadOrStore(id, from)
-	if from = v.(*source); from == nil {
-		return id, nil
-	}
-	return filledName(id, from.origin), from
+	v, _ := b.mounts.LoadOrStore(filledName(id, seed), of)
+	return v.(mountSource)
 }
 
 // mountFor returns the name of the step's cache mount for an id, and the remote cache that fills it. A mount that must
-// start empty is never one of a remote cache.
-func (x *execStep) mountFor(id string, fresh *cache.FreshMounts) (name string, from *source) {
-	if fresh != nil {
-		return id, nil
+// start empty is never one of a remote cache, but its seed may be.
+func (x *execStep) mountFor(id string, m *pb.Mount) (name string, from *source) {
+	if x.n.b.freshMounts(m.GetCacheOpt().GetID()) != nil {
+		return filledName(id, x.seedTaint(m)), nil
 	}
-	name, from = x.n.b.chooseMount(id)
-	if from != nil {
-		x.mountsFrom = append(x.mountsFrom, from.origin.ID())
+	of := x.n.b.chooseMount(id, x.seedTaint(m))
+	if of.from != nil {
+		x.mountsFrom = append(x.mountsFrom, of.from.origin.ID())
 	}
-	return name, from
+	return filledName(id, of.by), of.from
+}
+
+// seedTaint returns the remote caches on which the files depend that fill a new cache mount.
+func (x *execStep) seedTaint(m *pb.Mount) taint {
+	if in := x.n.input(int(m.GetInput())); !in.scratch() {
+		return in.node.by
+	}
+	return nil
 }
 
 // filledHere returns the origins of cache mounts of the step that remote caches filled before. A mount whose id depends
@@ -87,8 +103,8 @@ func (x *execStep) filledHere() []string {
 		if m.GetMountType() != pb.MountType_CACHE || !x.n.input(int(m.GetInput())).scratch() {
 			continue
 		}
-		if from, _ := x.n.b.mountHere(m.GetCacheOpt().GetID()); from != nil {
-			all = append(all, from.origin.ID())
+		if of, _ := x.n.b.mountHere(m.GetCacheOpt().GetID(), nil); of.from != nil {
+			all = append(all, of.from.origin.ID())
 		}
 	}
 	return all
@@ -145,9 +161,10 @@ func (x *execStep) useFilled(ctx context.Context) (bool, error) {
 	return true, x.alias(x.n.entry)
 }
 
-// fillMount fills a new cache mount from a remote cache. If that fails, the mount starts empty.
-func (b *build) fillMount(ctx context.Context, id string, m *cache.Mount) (filled bool, err error) {
-	l, ok := b.imports.mount(id)
+// fillMount fills a new cache mount from the remote cache that its name has. If that fails, the mount starts empty.
+func (b *build) fillMount(ctx context.Context, id string, from *source, m *cache.Mount) (filled bool, err error) {
+	b.imports.load()
+	l, ok := from.mount(id)
 	if !ok {
 		return false, nil
 	}

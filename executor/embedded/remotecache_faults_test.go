@@ -97,7 +97,7 @@ func TestRemoteCacheMounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inside = filepath.Join(fill(filledName("/one", p.Origin())), "sub", "file")
+	inside = filepath.Join(fill(filledName("/one", taint{p.Origin().ID()})), "sub", "file")
 	text, err := os.ReadFile(inside)
 	info, serr := os.Stat(inside)
 	if err != nil || serr != nil || string(text) != "kept" || !info.ModTime().Equal(at) || info.Mode().Perm() != 0o640 {
