@@ -108,33 +108,45 @@ func (c *ClaimSet) Put(e *Entry) error {
 }
 
 // Add stores an entry and lets it serve further keys. Its layers need not exist yet: Lookup does not find the entry
-// before they do. Files that already have this content are not written again.
+// before they do. Files that already have this content are not written again: a build that repeats another adds the same
+// claims.
 func (c *ClaimSet) Add(e *Entry, after []string, aliases ...digest.Digest) error {
-	v, ok := c.set.s.readEntry(c.set.entryPath(e.Key))
-	merged, grew := union(v.After, after)
-	if !ok || v.Entry == nil || !sameResult(v.Entry, e) || grew {
-		if err := c.write(c.set.entryPath(e.Key), stored{Entry: e, After: merged}); err != nil {
-			return err
-		}
+	same := func(v stored) bool { return v.Entry != nil && sameResult(v.Entry, e) }
+	if err := c.add(e.Key, stored{Entry: e, After: after}, same); err != nil {
+		return err
 	}
 	for _, key := range aliases {
 		if key == e.Key {
 			continue
 		}
-		v, ok := c.set.s.readEntry(c.set.entryPath(key))
-		merged, grew := union(v.After, after)
-		if ok && v.Alias == e.Key && !grew {
-			continue
-		}
-		if err := c.write(c.set.entryPath(key), stored{Alias: e.Key, After: merged}); err != nil {
+		same := func(v stored) bool { return v.Alias == e.Key }
+		if err := c.add(key, stored{Alias: e.Key, After: after}, same); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// AddCandidate is Store.PutCandidate among the claims.
+// add stores v under a key, unless the file there says the same. Origins in its After are kept.
+func (c *ClaimSet) add(key digest.Digest, v stored, same func(stored) bool) error {
+	path := c.set.entryPath(key)
+	if c.set.holds(path, v) {
+		return nil
+	}
+	old, ok := c.set.s.readEntry(path)
+	merged, grew := union(old.After, v.After)
+	if ok && same(old) && !grew {
+		return nil
+	}
+	v.After = merged
+	return c.write(path, v)
+}
+
+// AddCandidate is Store.PutCandidate among the claims. It does not write what is there already.
 func (c *ClaimSet) AddCandidate(group digest.Digest, e *Entry) error {
+	if c.set.holds(c.set.candidatePath(group, e), stored{Entry: e}) {
+		return nil
+	}
 	if err := c.name(); err != nil {
 		return err
 	}

@@ -213,7 +213,21 @@ func (t entrySet) candidates(group digest.Digest) ([]*Entry, error) {
 }
 
 func (t entrySet) putCandidate(group digest.Digest, e *Entry) error {
-	return t.write(filepath.Join(t.groupPath(group), e.ID.Encoded()), stored{Entry: e})
+	return t.write(t.candidatePath(group, e), stored{Entry: e})
+}
+
+func (t entrySet) candidatePath(group digest.Digest, e *Entry) string {
+	return filepath.Join(t.groupPath(group), e.ID.Encoded())
+}
+
+// holds reports whether the file at path has exactly this content. It decodes nothing.
+func (t entrySet) holds(path string, v stored) bool {
+	raw, err := encodeEntry(v)
+	if err != nil {
+		return false
+	}
+	got, err := readBounded(path, int64(len(raw)))
+	return err == nil && bytes.Equal(raw, got)
 }
 
 // stale reports whether an entry or alias of the set can no longer serve a key.
