@@ -1,6 +1,8 @@
 package config
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
@@ -79,6 +81,27 @@ func IsRemote(arg string) bool {
 	if strings.HasPrefix(arg, "http://") || strings.HasPrefix(arg, "https://") {
 		return true
 	}
-	ref, isGit, _ := dfgitutil.ParseGitRef(arg)
-	return isGit && (ref == nil || !ref.IndistinguishableFromLocal)
+	return isGit(arg)
+}
+
+// IsFileURL reports whether an argument or a context is the URL of a file or an archive, and not of a git repository.
+func IsFileURL(arg string) bool { return IsRemote(arg) && !isGit(arg) }
+
+// isGit reports whether a text is the URL of a git repository, rather than a path.
+func isGit(arg string) bool {
+	ref, is, _ := dfgitutil.ParseGitRef(arg)
+	return is && (ref == nil || !ref.IndistinguishableFromLocal)
+}
+
+// FileURLs returns the contexts of the project's targets that are URLs of files or archives.
+func (p *Project) FileURLs() []string {
+	var all []string
+	for _, t := range p.Targets {
+		for _, value := range append(slices.Collect(maps.Values(t.Contexts)), t.Context) {
+			if IsFileURL(value) {
+				all = append(all, value)
+			}
+		}
+	}
+	return all
 }

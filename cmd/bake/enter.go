@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
 )
 
@@ -26,7 +28,9 @@ func namespaceOf(cmd *cobra.Command) (useful, required bool) {
 		"bake cache du", "bake cache prune", "bake cache check":
 		return true, false
 	}
-	return false, false
+	// See enterForURLs: another process could not read standard input again.
+	files, err := cmd.Flags().GetStringArray("file")
+	return err == nil && slices.Contains(files, "-"), false
 }
 
 // inNamespace runs the command again in a user namespace if namespaceOf requests one and the user is not root.
@@ -35,11 +39,17 @@ func (a *app) inNamespace(ctx context.Context, cmd *cobra.Command) error {
 	if !useful || a.enter == nil {
 		return nil
 	}
-	code, done, err := a.enter(ctx)
+	err := a.enterNow(ctx)
 	var unavailable *sandbox.UnavailableError
 	if errors.As(err, &unavailable) && !required {
 		return nil
 	}
+	return err
+}
+
+// enterNow returns exitedError if the command ran in another process, and nil if it may run here.
+func (a *app) enterNow(ctx context.Context) error {
+	code, done, err := a.enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -47,4 +57,14 @@ func (a *app) inNamespace(ctx context.Context, cmd *cobra.Command) error {
 		return exitedError{code}
 	}
 	return nil
+}
+
+// enterForURLs is inNamespace for a command that only plans, as soon as it is known to need the files of an archive:
+// they have the owners that the archive gives them, and only root of a namespace can create such files. It must be
+// called before the command writes anything.
+func (a *app) enterForURLs(ctx context.Context, urls ...string) error {
+	if a.enter == nil || !slices.ContainsFunc(urls, config.IsFileURL) {
+		return nil
+	}
+	return a.enterNow(ctx)
 }

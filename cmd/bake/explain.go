@@ -22,7 +22,7 @@ type explainOptions struct {
 func newExplainCommand(a *app) *cobra.Command {
 	var o explainOptions
 	cmd := &cobra.Command{
-		Use:   "explain [TARGET|STEP…]",
+		Use:   "explain [URL [CONTEXT-URL]] [TARGET|STEP…]",
 		Short: "Explain why steps would run, or why they ran",
 		Long: "List the first causes: the files, arguments, bases and Dockerfile lines that differ from\n" +
 			"the most similar earlier run, and the steps that run because of them. Explain what would run\n" +
@@ -63,6 +63,7 @@ func (a *app) explain(ctx context.Context, o explainOptions) error {
 // previewNamed plans a build of the named targets, or of the whole project if a name is not a target. It returns the
 // names with groups expanded.
 func (a *app) previewNamed(ctx context.Context, o explainOptions) (report.Run, []string, error) {
+	o.project.targets, o.what = splitURLs(o.what)
 	opts, err := a.loadOptions(ctx, o.project)
 	if err != nil {
 		return report.Run{}, nil, err
@@ -76,7 +77,7 @@ func (a *app) previewNamed(ctx context.Context, o explainOptions) (report.Run, [
 		run, err := a.preview(ctx, o.planOptions, a.wholeProject)
 		return run, o.what, err
 	}
-	o.project.targets = o.what
+	o.project.targets = slices.Concat(o.project.targets, o.what)
 	run, err := a.preview(ctx, o.planOptions, a.loadProject)
 	return run, run.Targets, err
 }

@@ -22,7 +22,7 @@ type graphOptions struct {
 func newGraphCommand(a *app) *cobra.Command {
 	var o graphOptions
 	cmd := &cobra.Command{
-		Use:   "graph [TARGET…]",
+		Use:   "graph [URL [CONTEXT-URL]] [TARGET…]",
 		Short: "Draw the merged graph of a build",
 		Long: "Draw the targets, stages or steps of a build for Graphviz, for Mermaid or as JSON.\n" +
 			"Each shared node is drawn once and marked.",

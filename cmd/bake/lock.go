@@ -91,7 +91,8 @@ func (a *app) checkLocked(ctx context.Context, s *session, o projectOptions, loc
 
 // wholeProject loads the project with all its targets requested.
 func (a *app) wholeProject(ctx context.Context, o projectOptions) (*config.Project, error) {
-	o.targets = nil
+	urls, _ := splitURLs(o.targets)
+	o.targets = urls
 	opts, err := a.loadOptions(ctx, o)
 	if err != nil {
 		return nil, err
@@ -100,6 +101,6 @@ func (a *app) wholeProject(ctx context.Context, o projectOptions) (*config.Proje
 	if err != nil {
 		return nil, err
 	}
-	o.targets = slices.DeleteFunc(slices.Sorted(slices.Values(names)), config.IsPrivate)
+	o.targets = slices.Concat(urls, slices.DeleteFunc(slices.Sorted(slices.Values(names)), config.IsPrivate))
 	return a.loadProject(ctx, o)
 }

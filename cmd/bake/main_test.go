@@ -86,6 +86,7 @@ type cli struct {
 	dir   string
 	cache string
 	env   map[string]string
+	stdin string
 	// user is the user that bake runs as; nil is the user of the test.
 	user *syscall.Credential
 }
@@ -110,7 +111,7 @@ func (c *cli) run(t *testing.T, args ...string) (stdout, stderr string, code int
 		cmd.Env = append(cmd.Env, "HOME="+c.cache, "XDG_CACHE_HOME=", "XDG_RUNTIME_DIR=")
 	}
 	var out, errs strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(c.stdin), &out, &errs
 	err := cmd.Run()
 	if cmd.ProcessState == nil {
 		t.Fatal(err)

@@ -149,7 +149,7 @@ func (a *app) splitNames(ctx context.Context, o *projectOptions, args []string) 
 		return nil, err
 	}
 	for _, arg := range args {
-		if config.IsRemote(arg) || slices.Contains(known, arg) {
+		if slices.Contains(known, arg) {
 			o.targets = append(o.targets, arg)
 		} else {
 			names = append(names, arg)

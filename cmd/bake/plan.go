@@ -35,7 +35,7 @@ func newPlanCommand(a *app) *cobra.Command {
 	var o planOptions
 	var asJSON, exitCode, all bool
 	cmd := &cobra.Command{
-		Use:   "plan [TARGET…]",
+		Use:   "plan [URL [CONTEXT-URL]] [TARGET…]",
 		Short: "Show what a build would do, step by step",
 		Long: "Show which steps of each target would be cached, would run, or may run because they copy files\n" +
 			"from a step that runs first, why they would run, and the expected time. No step is run.",

@@ -34,6 +34,15 @@ func (o *projectOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.vars, "var", nil, "set a variable: NAME=VALUE")
 }
 
+// splitURLs splits arguments into the URLs of a definition and of its context, at most two, and names.
+func splitURLs(args []string) (urls, names []string) {
+	n := 0
+	for n < min(len(args), 2) && config.IsRemote(args[n]) {
+		n++
+	}
+	return args[:n], args[n:]
+}
+
 // loadOptions returns the options for package config. It opens the definition if the first target is a URL.
 func (a *app) loadOptions(ctx context.Context, o projectOptions) (config.Options, error) {
 	dir, err := a.workDir()
@@ -41,22 +50,18 @@ func (a *app) loadOptions(ctx context.Context, o projectOptions) (config.Options
 		return config.Options{}, err
 	}
 	var definition *config.Definition
-	if len(o.targets) > 0 && config.IsRemote(o.targets[0]) {
-		url, contextURL := o.targets[0], ""
-		o.targets = o.targets[1:]
-		if len(o.targets) > 0 && config.IsRemote(o.targets[0]) {
-			contextURL, o.targets = o.targets[0], o.targets[1:]
-		}
+	urls, names := splitURLs(o.targets)
+	if len(urls) > 0 {
 		grants, err := config.ParseGrants(o.allow)
 		if err != nil {
 			return config.Options{}, usagef("%w", err)
 		}
-		if definition, err = a.definition(ctx, url, contextURL, grants); err != nil {
+		if definition, err = a.definition(ctx, urls[0], strings.Join(urls[1:], ""), grants); err != nil {
 			return config.Options{}, err
 		}
 	}
 	return config.Options{
-		Definition: definition, Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: o.targets, Env: a.environ,
+		Definition: definition, Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: names, Env: a.environ,
 		EnvFiles: o.envFiles, Stdin: a.stdin, View: o.view, Commands: a.similar,
 	}, err
 }
@@ -68,6 +73,9 @@ func (a *app) loadProject(ctx context.Context, o projectOptions) (*config.Projec
 		return nil, err
 	}
 	p, warnings, err := config.Load(ctx, opts)
+	if err == nil {
+		err = a.enterForURLs(ctx, p.FileURLs()...)
+	}
 	if err != nil {
 		return nil, err
 	}

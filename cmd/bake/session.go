@@ -82,6 +82,9 @@ func (s *session) plan(ctx context.Context, p *config.Project, o runOptions) (*p
 func (a *app) definition(
 	ctx context.Context, rawURL, contextURL string, grants config.Grants,
 ) (*config.Definition, error) {
+	if err := a.enterForURLs(ctx, rawURL, contextURL); err != nil {
+		return nil, err
+	}
 	if err := a.fetchGuarded(ctx, grants, rawURL, contextURL); err != nil {
 		return nil, err
 	}

@@ -108,8 +108,8 @@ func (c *ClaimSet) Put(e *Entry) error {
 }
 
 // Add stores an entry and lets it serve further keys. Its layers need not exist yet: Lookup does not find the entry
-// before they do. Files that already have this content are not written again: a build that repeats another adds the same
-// claims.
+// before they do. Files that already have this content are not written again: a build that repeats another adds the
+// same claims.
 func (c *ClaimSet) Add(e *Entry, after []string, aliases ...digest.Digest) error {
 	same := func(v stored) bool { return v.Entry != nil && sameResult(v.Entry, e) }
 	if err := c.add(e.Key, stored{Entry: e, After: after}, same); err != nil {
@@ -142,7 +142,7 @@ func (c *ClaimSet) add(key digest.Digest, v stored, same func(stored) bool) erro
 	return c.write(path, v)
 }
 
-// AddCandidate is Store.PutCandidate among the claims. It does not write what is there already.
+// AddCandidate is Store.PutCandidate among the claims. It writes nothing that is there already.
 func (c *ClaimSet) AddCandidate(group digest.Digest, e *Entry) error {
 	if c.set.holds(c.set.candidatePath(group, e), stored{Entry: e}) {
 		return nil

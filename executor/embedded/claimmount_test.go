@@ -17,8 +17,8 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
 )
 
-// TestClaimedSeedOfNewMount: a build with --no-cache fills a cache mount with files of a remote cache. A build that does
-// not name the cache does not see them, and a mount of this machine stays as it is.
+// TestClaimedSeedOfNewMount: a build with --no-cache fills a cache mount with files of a remote cache. A build that
+// does not name the cache does not see them, and a mount of this machine stays as it is.
 func TestClaimedSeedOfNewMount(t *testing.T) {
 	for _, first := range []string{"no mount", "a mount of this machine"} {
 		t.Run(first, func(t *testing.T) {
