@@ -136,7 +136,17 @@ type ImageResult struct {
 	Size         int64 // of the manifest or index itself, bytes
 	// Platforms are the images by platform, in the order of the graph; empty if no image was assembled.
 	Platforms []PlatformImage
+	Change    Change
 }
+
+// Change compares an image with the one that had its names in the local store before.
+type Change int
+
+const (
+	ChangeUnknown Change = iota // the image has no name in the local store
+	Changed                     // a name is new or referred to another image
+	Unchanged                   // all names referred to this digest before
+)
 
 // PlatformImage is the image of one platform.
 type PlatformImage struct {

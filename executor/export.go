@@ -37,8 +37,9 @@ type Built struct {
 type ImageStore interface {
 	// WriteBlob stores a blob. It calls open only if the store lacks the blob.
 	WriteBlob(ctx context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error
-	// PutImages makes the written blobs durable, then moves all names at once.
-	PutImages(ctx context.Context, images []StoredImage) error
+	// MoveImages makes the written blobs durable, then moves all names at once. It reports for each name whether it
+	// referred to another image before, or to none.
+	MoveImages(ctx context.Context, images []StoredImage) (moved []bool, err error)
 }
 
 // StoredImage is one name in the local store and the image it refers to.
@@ -126,7 +127,23 @@ func Export(ctx context.Context, built []Built, opt ExportOptions) ([]ImageResul
 	if err := e.run(ctx); err != nil {
 		return nil, err
 	}
+	e.markChanges(results)
 	return results, nil
+}
+
+// markChanges sets Change of the results from what the names in the local store referred to before.
+func (e *exporter) markChanges(results []ImageResult) {
+	changes := map[string]Change{}
+	for i, s := range e.stores {
+		if e.moved[i] {
+			changes[s.Target] = Changed
+		} else if changes[s.Target] == ChangeUnknown {
+			changes[s.Target] = Unchanged
+		}
+	}
+	for i, r := range results {
+		results[i].Change = changes[r.Target]
+	}
 }
 
 // source returns what attestations of the image are made from.
@@ -161,6 +178,7 @@ type exporter struct {
 	attester  *attest.Attester
 	pushes    []PushImage
 	stores    []StoredImage
+	moved     []bool // of stores, once they have been named
 }
 
 // job writes one output. prepare must change nothing that others see; commit makes the output visible.
@@ -370,7 +388,9 @@ func (e *exporter) gather() {
 	if len(e.stores) > 0 {
 		e.jobs = append(e.jobs, &job{name: "local store: name images", stage: stageStore,
 			commit: func(ctx context.Context) error {
-				return e.opt.Store.PutImages(ctx, e.stores)
+				moved, err := e.opt.Store.MoveImages(ctx, e.stores)
+				e.moved = moved
+				return err
 			}})
 	}
 }

@@ -115,9 +115,9 @@ func (s *memStore) WriteBlob(_ context.Context, d digest.Digest, _ int64, open f
 	return err
 }
 
-func (s *memStore) PutImages(_ context.Context, images []executor.StoredImage) error {
+func (s *memStore) MoveImages(_ context.Context, images []executor.StoredImage) ([]bool, error) {
 	s.images = append(s.images, images...)
-	return s.fail
+	return make([]bool, len(images)), s.fail
 }
 
 func export(t testing.TB, dir string, built ...executor.Built) ([]executor.ImageResult, *memStore) {

@@ -181,7 +181,7 @@ func (s *soak) command(t *testing.T, version string, args ...string) *exec.Cmd {
 }
 
 // builtLine is a line about an image, at the end of a build.
-var builtLine = regexp.MustCompile(`(?m)^built (soak\.test/\S+) (sha256:[0-9a-f]{64})$`)
+var builtLine = regexp.MustCompile(`(?m)^(?:built|unchanged) (soak\.test/\S+) (sha256:[0-9a-f]{64})$`)
 
 // note compares the images of a build with those of earlier builds.
 func (s *soak) note(t *testing.T, out string) {

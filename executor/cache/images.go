@@ -90,18 +90,29 @@ func (s *Store) Image(name string) (Image, bool, error) {
 // first, so the names and their blobs are durable when it returns, whichever process wrote the blobs. The blobs must
 // have been committed.
 func (s *Store) PutImages(images []Image) error {
+	_, err := s.MoveImages(images)
+	return err
+}
+
+// MoveImages is PutImages, and reports for each image whether its name referred to another image before, or to none.
+func (s *Store) MoveImages(images []Image) (moved []bool, err error) {
 	if len(images) == 0 {
-		return nil
+		return nil, nil
 	}
 	if err := s.Sync(); err != nil {
-		return err
+		return nil, err
 	}
-	return s.changeIndex(func(index *ocispecs.Index) {
-		for _, image := range images {
+	moved = make([]bool, len(images))
+	err = s.changeIndex(func(index *ocispecs.Index) {
+		for i, image := range images {
+			moved[i] = !slices.ContainsFunc(index.Manifests, func(d ocispecs.Descriptor) bool {
+				return d.Annotations[ocispecs.AnnotationRefName] == image.Name && d.Digest == image.Digest
+			})
 			removeName(index, image.Name)
 			index.Manifests = append(index.Manifests, descriptorOf(image))
 		}
 	})
+	return moved, err
 }
 
 func descriptorOf(image Image) ocispecs.Descriptor {

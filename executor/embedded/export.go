@@ -126,8 +126,8 @@ func (s imageStoreOf) WriteBlob(
 	return s.store.PutBlob(d, size, open) // opening a base layer stores it too
 }
 
-// PutImages moves the names of images. The store first makes what they name durable.
-func (s imageStoreOf) PutImages(_ context.Context, images []executor.StoredImage) error {
+// MoveImages moves the names of images. The store first makes what they name durable.
+func (s imageStoreOf) MoveImages(_ context.Context, images []executor.StoredImage) ([]bool, error) {
 	list := make([]cache.Image, len(images))
 	for i, m := range images {
 		list[i] = cache.Image{
@@ -135,5 +135,5 @@ func (s imageStoreOf) PutImages(_ context.Context, images []executor.StoredImage
 			Kind: cache.KindBuilt, Recorded: time.Now().UTC(), Origin: s.origin,
 		}
 	}
-	return s.store.PutImages(list)
+	return s.store.MoveImages(list)
 }

@@ -21,10 +21,11 @@ func (r Run) WriteText(w io.Writer) error {
 	fmt.Fprintf(w, "build %s %s, %s\n", r.ID, r.Status, r.Started.Format(time.RFC3339))
 	fmt.Fprintf(w, "%s in %s with %s\n", strings.Join(r.Targets, ", "), r.Dir, r.Engine)
 	if r.ran() {
-		fmt.Fprintf(w, "%d steps in %s: %d ran, %d cached, %d failed, %d not started\n",
-			len(r.Steps), FormatDuration(r.Completed.Sub(r.Started)),
-			r.Count(executor.StatusRan), r.Count(executor.StatusCached), r.Count(executor.StatusFailed),
-			r.Count(executor.StatusSkipped))
+		ran, cached := r.Count(executor.StatusRan), r.Count(executor.StatusCached)
+		failed, skipped := r.Count(executor.StatusFailed), r.Count(executor.StatusSkipped)
+		fmt.Fprintf(w, "%s in %s: %d ran, %d cached, %d failed, %d not started\n",
+			counted(ran+cached+failed+skipped, "step"), FormatDuration(r.Completed.Sub(r.Started)),
+			ran, cached, failed, skipped)
 	}
 	if err := r.writeStarted(w); err != nil {
 		return err
