@@ -115,7 +115,9 @@ func (b *bounds) instruction(n *parser.Node) error {
 		}
 		size += expanded[i]
 	}
+	written := len(n.Original)
 	for _, h := range n.Heredocs {
+		written += len(h.Content)
 		if !h.Expand {
 			size += len(h.Content)
 			continue
@@ -126,7 +128,7 @@ func (b *bounds) instruction(n *parser.Node) error {
 		}
 		size += n
 	}
-	if size > maxInstruction+len(n.Original) {
+	if size > maxInstruction+written {
 		return fmt.Errorf("%s would grow to more than %d bytes when its variables are expanded",
 			strings.ToUpper(n.Value), maxInstruction)
 	}

@@ -10,9 +10,11 @@ import (
 
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/subrequests/lint"
 	"github.com/moby/buildkit/frontend/subrequests/outline"
 	"github.com/moby/buildkit/frontend/subrequests/targets"
+	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/bakebuild/bake/config"
 )
@@ -31,6 +33,7 @@ type Answer struct {
 	Warnings int    // number of findings of the linter
 	Failure  string // why the Dockerfile cannot be built, according to the linter; "" if it can
 	text     []byte
+	lint     *lint.LintResults // of the linter; nil for other requests
 }
 
 // Print writes the answer as text.
@@ -87,7 +90,7 @@ func (p *plan) call(ctx context.Context, t *config.Target) (a Answer, err error)
 	a.Target = t.Name
 	switch t.Call {
 	case CallLint, "check":
-		err = a.lint(ctx, f)
+		err = a.check(ctx, f)
 	case CallOutline:
 		err = a.outline(ctx, f)
 	case CallTargets:
@@ -101,33 +104,72 @@ func (p *plan) call(ctx context.Context, t *config.Target) (a Answer, err error)
 	return a, err
 }
 
-func (a *Answer) lint(ctx context.Context, f *frontEnd) error {
+func (a *Answer) check(ctx context.Context, f *frontEnd) error {
 	f.opt.SourceMap.Definition = &llb.Definition{} // the linter dereferences it
 	found, err := dockerfile2llb.DockerfileLint(ctx, f.file.data, f.opt)
 	if err != nil {
 		return err
 	}
-	if a.JSON, err = lintJSON(found); err != nil {
+	a.lint = found
+	for _, s := range found.Sources {
+		s.Data = f.file.written
+	}
+	for _, w := range found.Warnings {
+		f.file.originalLines(w.Location)
+	}
+	if found.Error != nil {
+		f.file.originalLines(&found.Error.Location)
+		a.Failure = found.Error.Message
+	}
+	return a.show()
+}
+
+// originalLines maps the lines of a location to those of the file.
+func (d dockerfile) originalLines(l *pb.Location) {
+	for _, r := range l.GetRanges() {
+		for _, at := range []*pb.Position{r.GetStart(), r.GetEnd()} {
+			if at != nil {
+				at.Line = int32(d.lines.original(int(at.Line)))
+			}
+		}
+	}
+}
+
+// Add adds findings of this program to those of the linter.
+func (a *Answer) Add(found []Warning) error {
+	if a.lint == nil {
+		return nil
+	}
+	for _, w := range found {
+		at := []parser.Range{{
+			Start: parser.Position{Line: max(w.Location.Start, 1)}, End: parser.Position{Line: max(w.Location.End, 1)},
+		}}
+		a.lint.AddWarning(w.Rule, w.Description, w.URL, w.Message, 0, at)
+	}
+	return a.show()
+}
+
+// show sets the text and the JSON of the linter's findings.
+func (a *Answer) show() error {
+	var err error
+	if a.JSON, err = lintJSON(a.lint); err != nil {
 		return err
 	}
 	var b bytes.Buffer
-	a.Warnings = len(found.Warnings)
-	if found.Error != nil {
-		a.Failure = found.Error.Message
-	}
+	a.Warnings = len(a.lint.Warnings)
 	switch {
 	case a.Warnings == 1:
 		fmt.Fprintln(&b, "Check complete, 1 warning has been found!")
 	case a.Warnings > 1:
 		fmt.Fprintf(&b, "Check complete, %d warnings have been found!\n", a.Warnings)
-	case found.Error == nil:
+	case a.lint.Error == nil:
 		fmt.Fprintln(&b, "Check complete, no warnings found.")
 	}
-	if err := found.PrintTo(&b, nil); err != nil {
+	if err := a.lint.PrintTo(&b, nil); err != nil {
 		return err
 	}
-	if found.Error != nil {
-		found.PrintErrorTo(&b, nil)
+	if a.lint.Error != nil {
+		a.lint.PrintErrorTo(&b, nil)
 	}
 	a.text = b.Bytes()
 	return nil

@@ -127,6 +127,9 @@ func (n *node) rewrite(byRaw map[string]*node, in *inputs) error {
 		}
 		changed = canonicalSource(s, in) || pinned || changed
 	}
+	if in.file.joint != "" {
+		changed = withoutJoints(n.op, &n.meta, in.file.joint) || changed
+	}
 	if !changed {
 		return nil
 	}

@@ -23,10 +23,13 @@ const (
 type dockerfile struct {
 	name    string // base name; Dockerfile for an inline one
 	data    []byte
+	written []byte // the file before it is rewritten for the frontend
 	display string // path in messages and locations
 	ignore  []byte // content of DOCKERFILE.dockerignore; nil if there is none
 	// lines maps the lines of data to those of the file: see rewriter.
 	lines lineMap
+	// joint is in data, and is removed from what the frontend makes of it; "" if there is none.
+	joint string
 }
 
 // files returns the Dockerfile and its ignore file for the frontend.
@@ -58,7 +61,11 @@ func (p *plan) loadDockerfile(t *config.Target, context localDir) (dockerfile, e
 		return d, &DockerfileError{Target: t.Name, File: d.display,
 			Err: errors.New("the Dockerfile is empty; it needs at least a FROM instruction")}
 	}
-	d.data, d.lines = rewriteDockerfile(d.data)
+	r, err := rewriteDockerfile(d.data)
+	if err != nil {
+		return d, d.longLine(t.Name, err)
+	}
+	d.written, d.data, d.lines, d.joint = d.data, r.data, r.lines, r.joint
 	if err := p.checkDockerfile(t, d); err != nil {
 		return d, err
 	}
@@ -109,6 +116,9 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 	}
 	if err == nil && d.ignore == nil {
 		d.ignore = []byte{}
+	}
+	if d.ignore, err = shortIgnore(display+ignoreSuffix, d.ignore); err != nil {
+		return d, d.frontEndError(t.Name, err)
 	}
 	return d, nil
 }

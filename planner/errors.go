@@ -132,8 +132,23 @@ func (d dockerfile) frontEndError(target string, err error) error {
 		}
 		return &BaseError{Target: target, File: file, Line: line, Ref: resolve.ref, Err: resolve.err, Hint: hint}
 	}
+	if ignore, ok := errors.AsType[*ignoreError](err); ok {
+		return &DockerfileError{Target: target, File: ignore.file, Line: ignore.line, Err: ignore.err}
+	}
+	if d.joint != "" {
+		err = &unjoinedError{err, d.joint}
+	}
 	return &DockerfileError{Target: target, File: file, Line: line, Err: &plainError{err}}
 }
+
+// unjoinedError is an error of the frontend without the joints of its Dockerfile.
+type unjoinedError struct {
+	err   error
+	joint string
+}
+
+func (e *unjoinedError) Error() string { return strings.ReplaceAll(e.err.Error(), e.joint, "") }
+func (e *unjoinedError) Unwrap() error { return e.err }
 
 // plainError is an error of the frontend whose text leaves out the location, because DockerfileError adds it.
 type plainError struct{ err error }

@@ -35,6 +35,8 @@ type Graph struct {
 	// Declared counts the steps of all targets and platforms before merging.
 	Declared int
 	Warnings []Warning
+	// OwnerChecks maps a Dockerfile, as in Location, to what it says about unknown owners. Defaults are left out.
+	OwnerChecks map[string]OwnerCheck
 }
 
 // Local is a directory that steps read in place. The ignore patterns are attributes of the source op

@@ -38,11 +38,16 @@ type scan struct {
 // parsed; the frontend reports the error.
 func scanDockerfile(data []byte) scan {
 	s := scan{stages: map[string]bool{}}
-	parsed, err := parser.Parse(bytes.NewReader(data))
+	r, err := rewriteDockerfile(data)
+	if err != nil {
+		return s
+	}
+	parsed, err := parser.Parse(bytes.NewReader(r.data))
 	if err != nil {
 		return s
 	}
 	for _, n := range parsed.AST.Children {
+		n.StartLine, n.EndLine = r.lines.original(n.StartLine), r.lines.original(n.EndLine)
 		switch strings.ToLower(n.Value) {
 		case "from":
 			if n.Next != nil {
@@ -128,7 +133,7 @@ func (in *inputs) namedPlaces(ref string) []Location {
 			named = named || word == alias || strings.EqualFold(m.word, alias)
 		}
 		if named {
-			at = append(at, Location{File: in.file.display, Start: m.start, End: m.end})
+			at = append(at, in.file.lines.location(Location{File: in.file.display, Start: m.start, End: m.end}))
 		}
 	}
 	return at

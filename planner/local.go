@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -189,7 +190,11 @@ type dirFiles struct {
 }
 
 func (d dirFiles) read(name string) ([]byte, error) {
-	return d.files.getIn(d.dir, filepath.Join(d.dir.dir, filepath.FromSlash(name)))
+	data, err := d.files.getIn(d.dir, filepath.Join(d.dir.dir, filepath.FromSlash(name)))
+	if err != nil {
+		return nil, err
+	}
+	return shortIgnore(path.Join(d.dir.name, name), data)
 }
 
 // cause strips the operation and path from an error of a file operation, because the caller's message contains them.

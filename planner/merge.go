@@ -39,6 +39,8 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 		SSH:     map[string][]config.SSH{},
 		Bases:   p.bases.list(),
 		Sources: p.bases.sourceList(),
+
+		OwnerChecks: map[string]OwnerCheck{},
 	}
 	m := &merger{graph: g, steps: map[digest.Digest]*Step{}, owners: map[*Step][]string{}}
 	all, requested := p.requestedFirst(targets)
@@ -53,6 +55,7 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 		for _, w := range d.warnings {
 			m.warn(w)
 		}
+		g.addOwnerCheck(d.file, d.ownerCheck)
 		mergeDirs(g.Locals, d.locals)
 		mergeDirs(g.Layouts, d.layouts)
 	}

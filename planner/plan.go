@@ -65,8 +65,11 @@ type planned struct {
 	locals   map[string]localDir
 	layouts  map[string]localDir
 	warnings []Warning
-	several  bool // an index is requested for one platform too: BUILDKIT_MULTI_PLATFORM
-	err      error
+	// file is the Dockerfile as in Location, ownerCheck what it says about unknown owners.
+	file       string
+	ownerCheck OwnerCheck
+	several    bool // an index is requested for one platform too: BUILDKIT_MULTI_PLATFORM
+	err        error
 }
 
 // Plan returns the graph of the project's requested targets. The same project gives the same bytes, whatever Jobs is

@@ -32,9 +32,9 @@ func (m lineMap) location(l Location) Location {
 }
 
 // rewriter rewrites what the frontend's parser does not accept, or understands otherwise than its author: lines that
-// are too long become several, joined by the escape character; a blank between <<- and the name of a here-document is
-// removed; in a file with CRLF, the lines of a here-document end in LF. The lines of all other Dockerfiles stay as
-// they are.
+// are too long become several, joined by the escape character or, in a here-document, by a joint; a blank between <<-
+// and the name of a here-document is removed; in a file with CRLF, the lines of a here-document end in LF. The lines of
+// all other Dockerfiles stay as they are.
 type rewriter struct {
 	out    bytes.Buffer
 	lines  lineMap
@@ -42,14 +42,26 @@ type rewriter struct {
 	// open are the here-documents whose content comes next.
 	open []parser.Heredoc
 	crlf bool
+	// joint ends the parts of a long line of a here-document, see newJoint.
+	joint string
+	// err is the first line that cannot be split.
+	err error
 }
 
-// rewriteDockerfile returns the Dockerfile for the frontend, and the lines it comes from.
-func rewriteDockerfile(data []byte) ([]byte, lineMap) {
+// rewritten is a Dockerfile for the frontend.
+type rewritten struct {
+	data  []byte
+	lines lineMap // the lines of the file that the lines of data come from
+	joint string  // in data, see newJoint; "" if there is none
+}
+
+// rewriteDockerfile returns the Dockerfile for the frontend. An error is a longLineError; the result is then a
+// Dockerfile without that line's end.
+func rewriteDockerfile(data []byte) (rewritten, error) {
 	if !needsRewriting(data) {
-		return data, nil
+		return rewritten{data: data}, nil
 	}
-	w := &rewriter{escape: '\\'}
+	w := &rewriter{escape: '\\', joint: newJoint(data)}
 	if m := escapeDirective().FindSubmatch(data); m != nil {
 		w.escape = m[1][0]
 	}
@@ -87,7 +99,11 @@ func rewriteDockerfile(data []byte) ([]byte, lineMap) {
 		w.open, w.crlf = heredocsOf(instruction), bytes.HasSuffix(line, []byte("\r\n"))
 		instruction = nil
 	}
-	return w.out.Bytes(), w.lines
+	r := rewritten{data: w.out.Bytes(), lines: w.lines}
+	if bytes.Contains(r.data, []byte(w.joint)) {
+		r.joint = w.joint
+	}
+	return r, w.err
 }
 
 // needsRewriting reports whether a Dockerfile may have what a rewriter changes.
@@ -159,9 +175,11 @@ func heredocsOf(instruction []byte) []parser.Heredoc {
 	if err != nil {
 		return nil
 	}
+	run := regexp.MustCompile(`(?i)^\s*(onbuild\s+)?run\s`).Match(instruction)
 	var all []parser.Heredoc
 	for _, word := range found {
 		if doc, err := parser.ParseHeredoc(word); err == nil && doc != nil {
+			doc.Expand = doc.Expand && !run // its shell expands it
 			all = append(all, *doc)
 		}
 	}
@@ -173,7 +191,21 @@ func (w *rewriter) content(line []byte, n int) {
 	if w.crlf && bytes.HasSuffix(line, []byte("\r\n")) {
 		line = append(line[:len(line)-2:len(line)-2], '\n')
 	}
+	whole := line
+	for len(line) > maxParsedLine {
+		at := joinPoint(line, w.open[0].Expand)
+		if at == 0 {
+			w.tooLong(whole, n, "of a here-document consists of one expression")
+			line = line[:splitAt]
+			break
+		}
+		w.write(append(line[:at:at], w.joint...), n)
+		line = line[at:]
+	}
 	w.write(line, n)
+	if len(whole) > maxParsedLine {
+		return // the end has a short line
+	}
 	end := strings.TrimRight(string(line), "\r\n")
 	if w.open[0].Chomp {
 		end = strings.TrimLeft(end, "\t")
@@ -199,7 +231,8 @@ func (w *rewriter) split(line []byte, n int) {
 		at := splitAt
 		for w.special(line[at-1]) || w.special(line[at]) {
 			if at--; at < splitAt/2 {
-				w.write(line, n) // there is no place for a split: the parser reports the line
+				w.tooLong(line, n, "consists of blanks, # or escape characters")
+				w.write(line[:splitAt], n)
 				return
 			}
 		}
@@ -207,6 +240,13 @@ func (w *rewriter) split(line []byte, n int) {
 		line = line[at:]
 	}
 	w.write(line, n)
+}
+
+// tooLong records a line that cannot be split.
+func (w *rewriter) tooLong(line []byte, n int, what string) {
+	if w.err == nil {
+		w.err = &longLineError{line: n, size: len(line), what: what}
+	}
 }
 
 func (w *rewriter) special(c byte) bool {

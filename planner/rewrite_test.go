@@ -35,8 +35,12 @@ func TestRewrite(t *testing.T) {
 		"document is data": {"FROM a\nRUN <<E\ncat << F\nF\nE\nRUN b\n", "1 FROM a|2 RUN <<E[cat << F\nF\n]|6 RUN b"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			data, lines := rewriteDockerfile([]byte(c.file))
-			parsed, err := parser.Parse(bytes.NewReader(data))
+			r, err := rewriteDockerfile([]byte(c.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines := r.lines
+			parsed, err := parser.Parse(bytes.NewReader(r.data))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,8 +68,8 @@ func TestRewriteNothing(t *testing.T) {
 	for _, file := range []string{
 		"FROM a\nRUN b\n", "FROM a\r\nRUN b\r\n", "FROM a\nRUN <<E\nx\nE\n", "FROM a\nRUN echo $((1<<2))", "",
 	} {
-		if got, lines := rewriteDockerfile([]byte(file)); string(got) != file || lines != nil {
-			t.Errorf("%q became %q", file, got)
+		if got, err := rewriteDockerfile([]byte(file)); string(got.data) != file || got.lines != nil || err != nil {
+			t.Errorf("%q became %q (%v)", file, got.data, err)
 		}
 	}
 }

@@ -25,6 +25,7 @@ type savedGraph struct {
 	Targets         []string // all planned targets, linked ones included
 	Declared        int
 	Warnings        []Warning
+	OwnerChecks     map[string]OwnerCheck
 }
 
 type savedStep struct {
@@ -56,7 +57,7 @@ type savedImage struct {
 // would not be the same after decoding.
 func saveGraph(g *Graph, targets []*config.Target) (savedGraph, error) {
 	s := savedGraph{Locals: g.Locals, Layouts: g.Layouts, Targets: names(targets), Declared: g.Declared,
-		Warnings: g.Warnings}
+		Warnings: g.Warnings, OwnerChecks: g.OwnerChecks}
 	place := map[*Step]int{}
 	edge := func(e Edge) savedEdge { return savedEdge{place[e.Step], e.Index} }
 	marshal := proto.MarshalOptions{Deterministic: true}
@@ -107,7 +108,10 @@ func (s *savedGraph) graph(project *config.Project, bases []BaseUse) (*Graph, er
 	g := &Graph{
 		Steps: make([]*Step, len(s.Steps)), Locals: s.Locals, Layouts: s.Layouts, Secrets: map[string][]config.Secret{},
 		SSH:   map[string][]config.SSH{},
-		Bases: bases, Declared: s.Declared, Warnings: s.Warnings,
+		Bases: bases, Declared: s.Declared, Warnings: s.Warnings, OwnerChecks: s.OwnerChecks,
+	}
+	if g.OwnerChecks == nil { // gob leaves out an empty map
+		g.OwnerChecks = map[string]OwnerCheck{}
 	}
 	for i, saved := range s.Steps {
 		step, err := saved.step(g.Steps[:i])

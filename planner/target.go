@@ -41,6 +41,7 @@ func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
 	d.locals, d.layouts = f.in.locals, f.in.layouts
 	d.warnOfArgs(t)
 	d.several = f.opt.MultiPlatformRequested
+	d.file, d.ownerCheck = f.file.display, f.ownerCheck()
 	if err := p.convert(ctx, d, f, want); err != nil {
 		if isLocated(err) {
 			return err
@@ -173,6 +174,9 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 		}
 		if r.config, err = json.Marshal(res.Image); err != nil {
 			return fmt.Errorf("image config: %w", err)
+		}
+		if f.file.joint != "" {
+			r.config = configWithoutJoints(r.config, f.file.joint)
 		}
 		if scan != nil {
 			if err := r.scan(ctx, scan, res, platform, f.in); err != nil {

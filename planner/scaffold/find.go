@@ -120,7 +120,7 @@ func isDockerfile(file string) bool {
 	if err != nil {
 		return false
 	}
-	parsed, err := parser.Parse(bytes.NewReader(raw))
+	parsed, err := parser.Parse(bytes.NewReader(shortLines(raw)))
 	if err != nil {
 		return false
 	}
@@ -135,6 +135,27 @@ func isDockerfile(file string) bool {
 		}
 	}
 	return false
+}
+
+// maxLine is the length of the longest line that the parser reads, in bytes.
+const maxLine = 64<<10 - 1
+
+// shortLines cuts lines that the parser cannot read. What is looked for stands at their start.
+func shortLines(raw []byte) []byte {
+	var out bytes.Buffer
+	for line := range bytes.Lines(raw) {
+		if len(line) > maxLine {
+			end := bytes.TrimRight(line, "\r\n")
+			continues := bytes.HasSuffix(end, []byte(`\`)) || bytes.HasSuffix(end, []byte("`"))
+			line = append(bytes.TrimRight(line[:maxLine-2:maxLine-2], "\\`"), ' ')
+			if continues {
+				line = append(line, end[len(end)-1])
+			}
+			line = append(line, '\n')
+		}
+		out.Write(line)
+	}
+	return out.Bytes()
 }
 
 func read(file string) ([]byte, error) {

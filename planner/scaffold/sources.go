@@ -19,7 +19,7 @@ type needs struct {
 
 // needsOf reads a Dockerfile.
 func needsOf(raw []byte) needs {
-	parsed, err := parser.Parse(bytes.NewReader(raw))
+	parsed, err := parser.Parse(bytes.NewReader(shortLines(raw)))
 	if err != nil {
 		return needs{}
 	}
