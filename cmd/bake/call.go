@@ -102,6 +102,9 @@ func (a *app) callProject(ctx context.Context, p *config.Project, c call, o runO
 	if err != nil {
 		return err
 	}
+	if err := a.addOwners(ctx, s, p, answers); err != nil {
+		return err
+	}
 	if c.json {
 		err = a.printAnswers(p, answers)
 	} else {

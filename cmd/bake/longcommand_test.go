@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -37,26 +38,47 @@ func TestLongCommands(t *testing.T) {
 	}
 }
 
-// TestUnknownOwner: a user or group that the stage does not have gives root's files, as in BuildKit, and one warning
-// with the line and the names that exist.
-func TestUnknownOwner(t *testing.T) {
+// TestLongHeredocs: here-documents with lines of 70 KB and more have exactly the content of the file, expanded and not,
+// in a file with LF and with CRLF, and the image's history has no traces of how they are read.
+func TestLongHeredocs(t *testing.T) {
 	needSandbox(t)
 	c := newCLI(t)
-	c.write(t, "docker-bake.hcl", `target "default" { output = ["type=cacheonly"] }`)
-	c.write(t, "f", "f")
-	c.write(t, "Dockerfile", strings.ReplaceAll("FROM REGISTRY/busybox:1\nCOPY --chown=appusr f /a\n"+
-		"COPY --chown=app:nosuch f /b\nCOPY --chown=app:dev f /c\nCOPY --chown=7:8 f /d\n"+
-		"RUN stat -c '%n %u:%g' /a /b /c /d\n", "REGISTRY", serveBases(t)))
-	_, stderr := c.ok(t, "build", "--progress=plain")
-	for _, want := range []string{
-		`warning: Dockerfile:2: unknown user "appusr": /etc/passwd of the stage does not have it, ` +
-			`so the files get root; it has root, app, 1234$`,
-		`warning: Dockerfile:3: unknown group "nosuch": /etc/group of .* get the group of the user; it has root, app, `,
-		`/a 0:0$`, `/b 1000:1000$`, `/c 1000:50$`, `/d 7:8$`,
-	} {
-		wantMatch(t, want, stderr, "(?m)"+want)
+	x, text := strings.Repeat("x", 70000), strings.Repeat("word ", 50000)
+	base := serveBases(t)
+	c.write(t, "docker-bake.hcl", `target "default" { output = ["type=local,dest=out", "type=oci,dest=i.tar"] }`)
+	for _, end := range []string{"\n", "\r\n"} {
+		file := strings.Join([]string{
+			"FROM " + base + "/busybox:1", "# " + text, "ENV V=value",
+			"COPY <<E /expanded", "$V-" + x + "$V." + x + "${N:-none}", text, "E",
+			"COPY <<'E' /raw", "$V-" + x + "$V." + x + "${N:-none}", "E",
+			"ADD <<-E /dir/tabs", "\t\ta" + x + "\tb", "\tE",
+			"RUN <<E", "echo " + x + " $V >/ran; echo '" + text + "' | wc -c >/size", "E",
+			"RUN <<E sh", "echo " + x + " >/shell", "E",
+			"RUN cat <<E >/cat", x + "$V", "E", "",
+		}, end)
+		c.write(t, "Dockerfile", file)
+		c.ok(t, "build", "--progress=plain")
+		for name, want := range map[string]string{
+			"expanded": "value-" + x + "value." + x + "none\n" + text + "\n",
+			"raw":      "$V-" + x + "$V." + x + "${N:-none}\n",
+			"dir/tabs": "a" + x + "\tb\n",
+			"ran":      x + " value\n",
+			"size":     "250001\n",
+			"shell":    x + "\n",
+			"cat":      x + "value\n",
+		} {
+			if got := c.read(t, filepath.Join("out", name)); got != want {
+				t.Errorf("%q: %s has %d bytes, want %d", end, name, len(got), len(want))
+			}
+		}
+		if strings.Contains(c.read(t, "i.tar"), "joint-") {
+			t.Errorf("%q: the image has a trace of a joint", end)
+		}
 	}
-	if n := strings.Count(stderr, "unknown "); n != 2 {
-		t.Errorf("%d warnings, want 2:\n%s", n, stderr)
-	}
+	c.write(t, "Dockerfile", "FROM "+base+"/busybox:1\nRUN <<E\n"+x+"\nE\nRUN false\nMAINTAINER me\n")
+	_, stderr, _ := c.run(t, "build", "--progress=plain")
+	wantMatch(t, "the line of a warning", stderr, `Dockerfile:6: MaintainerDeprecated`)
+	wantMatch(t, "the line of the failed step", stderr, `error: .*Dockerfile:2: `)
+	stdout, _, _ := c.run(t, "build", "--check")
+	wantMatch(t, "the line of a finding", stdout, `(?m)^Dockerfile:6$`)
 }

@@ -129,6 +129,16 @@ func (c *cli) ok(t *testing.T, args ...string) (stdout, stderr string) {
 	return stdout, stderr
 }
 
+// read returns the content of a file below the project.
+func (c *cli) read(t *testing.T, name string) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(c.dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
 // write writes a file below the directory of c.
 func (c *cli) write(t *testing.T, name, content string) {
 	t.Helper()

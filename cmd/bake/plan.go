@@ -26,7 +26,7 @@ func (o *planOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	o.project.addFlags(f)
 	o.lock.addFlags(f)
-	f.BoolVar(&o.noCache, "no-cache", false, "plan as if the cache were empty")
+	f.BoolVar(&o.noCache, "no-cache", false, "plan as if the cache and cache mounts were empty")
 	f.BoolVar(&o.pull, "pull", false, usagePull)
 	f.StringArrayVar(&o.allow, "allow", nil, usageAllow)
 }

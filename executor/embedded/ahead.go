@@ -97,7 +97,7 @@ func (a *ahead) done(n *node) {
 		if c == nil || c.base != nil || c.layer == emptyLayer || n.step.Op.GetOp() == nil {
 			continue
 		}
-		if _, virtual := n.op.(*virtual); virtual {
+		if _, virtual := n.op.(*virtual); virtual { // the layers are those of other steps
 			continue
 		}
 		for _, p := range list {

@@ -195,6 +195,9 @@ func (n *node) found(ctx context.Context, found bool, err error) (bool, error) {
 		return false, n.ended(ctx, err)
 	}
 	if found {
+		if err := n.checkOwners(); err != nil {
+			return false, n.ended(ctx, err)
+		}
 		n.b.ahead.done(n)
 	}
 	if found && n.result.Status == executor.StatusSkipped {

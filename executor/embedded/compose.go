@@ -6,7 +6,6 @@ import (
 
 	digest "github.com/opencontainers/go-digest"
 
-	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/keys"
 )
 
@@ -35,12 +34,7 @@ func (v *virtual) lookup(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	v.n.id, v.n.portable, v.n.outputs, v.n.result.Key, v.n.by = id, portable, outputs, id, v.n.inputTaint()
-	for _, in := range v.n.inputs {
-		if !in.scratch() && in.node.result.Status == executor.StatusRan {
-			v.n.result.Status = executor.StatusRan
-			v.n.because(executor.Cause{Kind: executor.CauseInput, Step: in.node.step.Digest})
-		}
-	}
+	v.passStatus()
 	return true, nil
 }
 
@@ -73,6 +67,9 @@ func newMerge(n *node) (operation, error) {
 			c = c.concat(upper)
 		}
 		return []*chain{c}, nil
+	}
+	if links := n.linkInputs(); len(links) > 0 {
+		return newLinkMerge(*v, links), nil
 	}
 	return v, nil
 }

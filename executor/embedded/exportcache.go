@@ -313,6 +313,9 @@ func (n *node) exportedEntry(ctx context.Context) (remotecache.Entry, bool, erro
 		e.Lookups, e.Created, e.Outputs = nil, e.Created.Truncate(0), nil
 		return e, len(e.Selections) > 0, nil
 	}
+	if _, ok := n.op.(*linkMerge); ok && n.from == nil {
+		e.ID, e.Key = n.portable, n.portable
+	}
 	k := n.keys()
 	if k == nil {
 		return e, true, nil

@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -243,7 +242,6 @@ func (f *fileStep) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.warnUnknown(res.Unknown)
 	if !res.Changed {
 		layer = emptyLayer
 	}
@@ -254,8 +252,8 @@ func (f *fileStep) run(ctx context.Context) error {
 	if err := f.save(ctx, f.finalKey, []cache.Output{f.output(layer)}, lookups, time.Since(started)); err != nil {
 		return err
 	}
-	if f.hit != nil {
-		return nil
+	if err := f.n.checkOwners(); err != nil || f.hit != nil {
+		return err
 	}
 	group := f.withOrigins(f.group).Key()
 	f.n.b.note(group)
@@ -266,30 +264,7 @@ func (f *fileStep) run(ctx context.Context) error {
 func (f *fileStep) apply(ctx context.Context, id digest.Digest) (fileop.Result, error) {
 	inputs := make([]input, len(f.n.inputs))
 	copy(inputs, f.n.inputs)
-	return f.n.b.makeLayer(ctx, id, f.n.step.Op.GetFile(), f.parent(), inputs, f.overtaken)
-}
-
-// warnUnknown warns of owners that the stage does not have. As in BuildKit, their files belong to root. The warning
-// appears when the step runs.
-func (f *fileStep) warnUnknown(names []fileop.UnknownName) {
-	warn := f.n.b.opts.Warn
-	if warn == nil {
-		return
-	}
-	at := ""
-	if len(f.n.step.Source) > 0 {
-		at = f.n.step.Source[0].String() + ": "
-	}
-	for _, u := range names {
-		file, instead := "/etc/passwd", "root"
-		if u.Kind == "group" {
-			file, instead = "/etc/group", "the group of the user"
-		}
-		known := "it has no names"
-		if len(u.Known) > 0 {
-			known = "it has " + strings.Join(u.Known, ", ")
-		}
-		warn(fmt.Sprintf("%sunknown %s %q: %s of the stage does not have it, so the files get %s; %s",
-			at, u.Kind, u.Name, file, instead, known))
-	}
+	return f.n.b.makeLayer(ctx, newLayer{
+		id: id, op: f.n.step.Op.GetFile(), parent: f.parent().read, inputs: inputs, check: f.overtaken,
+	})
 }

@@ -20,6 +20,8 @@ func (n *node) fits(e *cache.Entry) error {
 		return sameShape(e.Outputs, nil)
 	case *fileStep:
 		return sameShape(e.Outputs, []cache.Output{op.output(emptyLayer)})
+	case *linkMerge:
+		return op.fits(e)
 	case *httpStep, *gitStep:
 		return n.likeSource(e)
 	}

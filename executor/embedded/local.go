@@ -92,11 +92,14 @@ func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest stri
 	if _, ok := l.n.b.store.LayerDir(id); ok {
 		return id, nil
 	}
-	res, err := l.n.b.makeLayer(ctx, id, copyOp(sel, dest), input{}, []input{{node: l.n}}, func() error {
-		if l.Age() != age {
-			return schedule.ErrOvertaken
-		}
-		return nil
+	res, err := l.n.b.makeLayer(ctx, newLayer{
+		id: id, op: copyOp(sel, dest), parent: input{}.read, inputs: []input{{node: l.n}},
+		check: func() error {
+			if l.Age() != age {
+				return schedule.ErrOvertaken
+			}
+			return nil
+		},
 	})
 	if err == nil && !res.Changed {
 		id = emptyLayer

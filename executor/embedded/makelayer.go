@@ -14,23 +14,31 @@ import (
 	"github.com/bakebuild/bake/executor/tree"
 )
 
-// makeLayer runs a file op on parent and commits the result as layer id, or as the empty layer if it changed nothing.
-// check runs before the commit and returns an error if id no longer describes the files.
-func (b *build) makeLayer(
-	ctx context.Context, id digest.Digest, op *pb.FileOp, parent input, inputs []input, check func() error,
-) (fileop.Result, error) {
+// newLayer describes a layer to make with a file op.
+type newLayer struct {
+	id digest.Digest
+	op *pb.FileOp
+	// parent calls a function with the tree that the op changes, see input.read.
+	parent func(context.Context, func(tree.FS) error) error
+	inputs []input
+	check  func() error // runs before the commit; returns an error if id no longer describes the files
+	link   bool         // see fileop.Request.Link
+}
+
+// makeLayer runs a file op and commits the result, as the empty layer if it changed nothing.
+func (b *build) makeLayer(ctx context.Context, l newLayer) (fileop.Result, error) {
 	var res fileop.Result
-	err := parent.read(ctx, func(parentFS tree.FS) error {
-		return readAll(ctx, inputs, nil, func(files []tree.FS) error {
+	err := l.parent(ctx, func(parentFS tree.FS) error {
+		return readAll(ctx, l.inputs, nil, func(files []tree.FS) error {
 			draft, err := b.store.NewLayer()
 			if err != nil {
 				return err
 			}
 			res, err = fileop.Apply(ctx, fileop.Request{
-				Op: op, Inputs: files, Parent: parentFS, Upper: draft.FS, UserXattr: b.userXattr,
+				Op: l.op, Inputs: files, Parent: parentFS, Upper: draft.FS, UserXattr: b.userXattr, Link: l.link,
 			})
 			if err == nil {
-				err = check()
+				err = l.check()
 			}
 			if err != nil {
 				return errors.Join(err, draft.Discard())
@@ -39,6 +47,7 @@ func (b *build) makeLayer(
 			if err != nil {
 				return errors.Join(err, draft.Discard())
 			}
+			id := l.id
 			if !res.Changed {
 				id = emptyLayer
 			}

@@ -38,7 +38,11 @@ func (e *Engine) Preview(ctx context.Context, g *planner.Graph, opts executor.Op
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		if err := n.foresee(ctx); err != nil {
+		err := n.foresee(ctx)
+		if err == nil && n.result.Status == executor.StatusCached {
+			err = n.checkOwners()
+		}
+		if err != nil {
 			n.result.Status, n.result.Err, n.result.Reason = executor.StatusWillRun, n.failed(err), willFail(err)
 			n.unknown = true
 		}
@@ -66,6 +70,8 @@ func (n *node) foresee(ctx context.Context) error {
 	case *fileStep:
 		return op.foresee(ctx, op.foreseeShared)
 	case *virtual:
+		return op.foresee(ctx)
+	case *linkMerge:
 		return op.foresee(ctx)
 	}
 	found, err := n.op.lookup(ctx)
@@ -111,6 +117,26 @@ func (v *virtual) foresee(ctx context.Context) error {
 			v.n.because(executor.Cause{Kind: executor.CauseInput, Step: in.node.step.Digest})
 		}
 	}
+	return err
+}
+
+// foresee sets the status of a merge. Unless it is stored, it compares directories of the stage.
+func (m *linkMerge) foresee(ctx context.Context) error {
+	n := m.n
+	if uncertain(n.inputs) != nil {
+		return m.virtual.foresee(ctx)
+	}
+	found, err := m.lookup(ctx)
+	switch {
+	case err != nil && !offline(err):
+		return err
+	case found:
+		n.result.Status = executor.StatusCached
+		return nil
+	}
+	n.will(executor.StatusWillRun, "directories of the destination are compared with those of the stage")
+	n.id = n.result.Key
+	n.portable, err = m.key(ctx, input.portableID)
 	return err
 }
 

@@ -41,7 +41,7 @@ func resolveUser(files tree.FS, name string) (who identity, err error) {
 	}
 	found, err := user.GetExecUser(name, &user.ExecUser{Home: "/"}, reader(passwd), reader(group))
 	if err != nil {
-		return who, err
+		return who, unknownUserError(files, name, err)
 	}
 	if found.Uid < 0 || found.Uid > math.MaxUint32-1 || found.Gid < 0 || found.Gid > math.MaxUint32-1 {
 		return who, fmt.Errorf("ids %d:%d are out of range", found.Uid, found.Gid)

@@ -24,6 +24,8 @@ type Request struct {
 	Upper string
 	// UserXattr selects the attribute user.overlay.opaque, for a user namespace.
 	UserXattr bool
+	// Link makes new directories as on scratch: they inherit nothing from directories of the parent.
+	Link bool
 }
 
 // Result is the result of an operation.
@@ -52,7 +54,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // *layerfs.PackedError means that the caller must unpack a layer and call Apply again.
 func Apply(ctx context.Context, r Request) (Result, error) {
 	parent := newRecorder(r.Parent)
-	s, err := newStage(parent, r.Upper, r.UserXattr)
+	s, err := newStage(parent, r)
 	if err != nil {
 		return Result{}, fmt.Errorf("open the layer: %w", err)
 	}
@@ -65,6 +67,9 @@ func Apply(ctx context.Context, r Request) (Result, error) {
 	}
 	if err := s.finish(); err != nil {
 		return Result{}, err
+	}
+	for _, u := range s.unknown {
+		parent.note(kindUnknown, u.Kind+" "+u.Name, strings.Join(u.Known, ":"))
 	}
 	return Result{Lookups: parent.lookups(), Changed: s.changed, Unknown: s.unknown}, nil
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
+
+	"github.com/bakebuild/bake/executor/tree"
 )
 
 // maxPasswd is the maximum size of /etc/passwd and /etc/group, in bytes.
@@ -112,12 +114,71 @@ func (s *stage) unknownName(kind, name string, raw []byte) {
 	if slices.ContainsFunc(s.unknown, func(u UnknownName) bool { return u.Kind == kind && u.Name == name }) {
 		return
 	}
-	u := UnknownName{Kind: kind, Name: name}
+	s.unknown = append(s.unknown, UnknownName{Kind: kind, Name: name, Known: Names(raw)})
+}
+
+// Names returns the first names in a passwd or group file, at most maxKnown.
+func Names(raw []byte) []string {
+	var known []string
 	for line := range bytes.Lines(raw) {
-		known, _, ok := strings.Cut(strings.TrimSpace(string(line)), ":")
-		if ok && known != "" && known[0] != '#' && len(u.Known) < maxKnown {
-			u.Known = append(u.Known, known)
+		name, _, ok := strings.Cut(strings.TrimSpace(string(line)), ":")
+		if ok && name != "" && name[0] != '#' && len(known) < maxKnown {
+			known = append(known, name)
 		}
 	}
-	s.unknown = append(s.unknown, u)
+	return known
+}
+
+// UnknownIn returns the unknown names that an operation recorded with its lookups.
+func UnknownIn(lookups []Lookup) []UnknownName {
+	var all []UnknownName
+	for _, l := range lookups {
+		rest, ok := strings.CutPrefix(l.Path, kindUnknown)
+		if !ok {
+			continue
+		}
+		u := UnknownName{}
+		u.Kind, u.Name, _ = strings.Cut(rest, " ")
+		if l.Answer != "" {
+			u.Known = strings.Split(l.Answer, ":")
+		}
+		all = append(all, u)
+	}
+	return all
+}
+
+// HasNames reports whether an operation names an owner that is looked up in its parent.
+func HasNames(op *pb.FileOp) bool {
+	return slices.ContainsFunc(op.GetActions(), func(a *pb.FileAction) bool {
+		o := ownerIn(a)
+		return o.GetUser().GetByName() != nil || o.GetGroup().GetByName() != nil
+	})
+}
+
+// UnknownOwners returns the owners of an operation that a parent does not have, without running the operation.
+func UnknownOwners(op *pb.FileOp, parent tree.FS) ([]UnknownName, error) {
+	s := &stage{parent: newRecorder(parent), upper: map[string]*upperEntry{}}
+	root, err := parent.Lookup("/")
+	if err != nil {
+		return nil, err
+	}
+	s.upper["/"] = &upperEntry{entry: root}
+	for _, a := range op.GetActions() {
+		if _, err := ownerOf(s, ownerIn(a)); err != nil {
+			return nil, err
+		}
+	}
+	return s.unknown, nil
+}
+
+func ownerIn(a *pb.FileAction) *pb.ChownOpt {
+	switch {
+	case a.GetCopy() != nil:
+		return a.GetCopy().GetOwner()
+	case a.GetMkdir() != nil:
+		return a.GetMkdir().GetOwner()
+	case a.GetMkfile() != nil:
+		return a.GetMkfile().GetOwner()
+	}
+	return a.GetSymlink().GetOwner()
 }

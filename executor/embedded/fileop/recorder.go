@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/executor/tree"
 )
@@ -43,6 +44,7 @@ const (
 	kindList    = "l"
 	kindContent = "c"
 	kindCopyUp  = "w" // a whole file of the parent was copied into the layer: Recheck always fails
+	kindUnknown = "u" // an owner that the parent does not have: it follows from the content of the account file
 )
 
 func (r *recorder) note(kind, path, answer string) {
@@ -104,6 +106,19 @@ func xattrAnswer(attrs map[string][]byte) string {
 		fmt.Fprintf(&b, " %q=%q", name, attrs[name])
 	}
 	return b.String()
+}
+
+// EntryPath returns the path of a lookup of an entry.
+func EntryPath(lookup string) (string, bool) { return strings.CutPrefix(lookup, kindEntry) }
+
+// Attributes returns the attributes of a directory that a layer repeats when it lists it: mode, owner, ACLs and user.*;
+// "" if there is no directory.
+func Attributes(f tree.FS, p string) (string, error) {
+	e, answer, err := entryAnswer(f, p)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || err == nil && !e.IsDir() {
+		return "", nil
+	}
+	return answer, err
 }
 
 // ReadDir lists a directory. The answer is the names in it.
@@ -168,6 +183,9 @@ func Recheck(parent tree.FS, lookups []Lookup) bool {
 			return false
 		}
 		kind, p := l.Path[:1], l.Path[1:]
+		if kind == kindUnknown {
+			continue
+		}
 		var answer string
 		var err error
 		switch kind {

@@ -27,6 +27,7 @@ type stage struct {
 	parent    *recorder
 	root      *os.File // of upper
 	userXattr bool
+	bare      bool // see Request.Link
 	upper     map[string]*upperEntry
 	changed   bool
 	unknown   []UnknownName
@@ -55,18 +56,18 @@ type attrs struct {
 	setMode bool
 }
 
-func newStage(parent *recorder, upper string, userXattr bool) (*stage, error) {
-	root, err := os.OpenFile(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func newStage(parent *recorder, r Request) (*stage, error) {
+	root, err := os.OpenFile(r.Upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	s := &stage{
-		parent: parent, root: root, userXattr: userXattr,
+		parent: parent, root: root, userXattr: r.UserXattr, bare: r.Link,
 		upper: map[string]*upperEntry{}, times: map[string]time.Time{},
 	}
 	e, err := parent.Lookup("/")
 	if err == nil {
-		err = s.copyAttrs(int(root.Fd()), e)
+		err = s.copyBare(int(root.Fd()), e)
 	}
 	if err != nil {
 		root.Close()
@@ -78,8 +79,13 @@ func newStage(parent *recorder, upper string, userXattr bool) (*stage, error) {
 
 func (s *stage) close() { s.root.Close() }
 
-// finish sets the times of directories.
+// finish sets the attributes that directories must not have before, and times.
 func (s *stage) finish() error {
+	for p := range s.upper {
+		if err := s.finishDir(p); err != nil {
+			return err
+		}
+	}
 	for p, t := range s.times {
 		if m := s.upper[p]; m == nil || m.whiteout {
 			continue // upper does not hold it
@@ -256,6 +262,32 @@ func (s *stage) copyUpDir(p string) error {
 	}
 	defer unix.Close(fd)
 	s.upper[p] = &upperEntry{entry: e}
+	return s.copyBare(fd, e)
+}
+
+// copyBare is copyAttrs without what new directories inherit, if they must not. finishDir adds it.
+func (s *stage) copyBare(fd int, e tree.Entry) error {
+	if !s.bare {
+		return s.copyAttrs(fd, e)
+	}
+	return setFd(fd, e.Path, attrs{mode: e.Mode & 0o777, owner: &owner{e.UID, e.GID}})
+}
+
+// finishDir completes a directory of the parent that copyBare created and no action has changed.
+func (s *stage) finishDir(p string) error {
+	m := s.upper[p]
+	if !s.bare || m.whiteout || m.fresh || !m.entry.IsDir() {
+		return nil
+	}
+	e, err := s.parent.fs.Lookup(p)
+	if err != nil || e.Mode != m.entry.Mode || e.UID != m.entry.UID || e.GID != m.entry.GID {
+		return nil
+	}
+	fd, err := s.openDir(p)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
 	return s.copyAttrs(fd, e)
 }
 
