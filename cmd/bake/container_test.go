@@ -67,12 +67,8 @@ RUN b=/bin/busybox; $b rm -r /x; $b mkdir /x; $b touch /x/z; $b chown 7:7 /x/z; 
 func TestContainers(t *testing.T) {
 	needSandbox(t)
 	docker := dockerEngine(t)
-	image := exec.Command("docker", "-H", docker, "import", "-", "bake")
-	image.Stdin = containerRoot(t)
-	if out, err := image.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	attacks(t, docker)
+	importContainer(t, docker, compiledTests(t))
+	testPrograms(t, docker)
 	digest := ""
 	for _, r := range containerRuns() {
 		t.Run(r.name, func(t *testing.T) {
@@ -92,6 +88,16 @@ func TestContainers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// importContainer imports containerRoot as the image "bake".
+func importContainer(t *testing.T, docker string, programs map[string]string) {
+	t.Helper()
+	image := exec.Command("docker", "-H", docker, "import", "-", "bake")
+	image.Stdin = containerRoot(t, programs)
+	if out, err := image.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 }
 
@@ -129,34 +135,6 @@ func (r containerRun) checkDoctor(t *testing.T, docker string) {
 	}
 }
 
-// attacks runs the tests of the sandbox that attack it in a container, as root and as an ordinary user.
-func attacks(t *testing.T, docker string) {
-	t.Helper()
-	for _, user := range []string{"0", "1000"} {
-		t.Run("attacks of user "+user, func(t *testing.T) {
-			args := slices.Concat([]string{"-H", docker, "run", "--rm", "--network=none", "--user=" + user,
-				"--tmpfs=/tmp:exec,mode=1777"}, readmeFlags(t), []string{"bake", "/bin/attacks", "-test.v",
-				"-test.run=^Test(Run|Refused|DevicesAreItsOwn|Links|HostileRoot|Self|User|LeftOvers|Within|WithinRace)$"})
-			out, err := exec.Command("docker", args...).CombinedOutput()
-			if passed := strings.Count(string(out), "\n--- PASS: "); err != nil || passed != 10 {
-				t.Errorf("%v: %d of 10 tests passed\n%s", err, passed, out)
-			}
-		})
-	}
-}
-
-// sandboxTests compiles the tests of the sandbox to a static program and returns its path.
-func sandboxTests(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "attacks")
-	cmd := exec.Command("go", "test", "-c", "-o", path, "../../executor/embedded/sandbox")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return path
-}
-
 // readmeFlags returns the security options of docker run that the README shows.
 func readmeFlags(t *testing.T) []string {
 	t.Helper()
@@ -178,7 +156,8 @@ func readmeFlags(t *testing.T) []string {
 
 // containerRoot returns the root file system of a container with bake, busybox and newuidmap, as a tar archive. In a
 // container, newuidmap has file capabilities: a setuid one is refused, because root lacks SYS_ADMIN there.
-func containerRoot(t *testing.T) *bytes.Buffer {
+// programs are more programs, by their paths in the container.
+func containerRoot(t *testing.T, programs map[string]string) *bytes.Buffer {
 	t.Helper()
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
@@ -195,13 +174,18 @@ func containerRoot(t *testing.T) *bytes.Buffer {
 		"etc/passwd": "root:x:0:0::/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh\n",
 		"etc/group":  "root:x:0:\nu:x:1000:\n",
 		"etc/subuid": "u:100000:65536\n", "etc/subgid": "u:100000:65536\n", "src/Dockerfile": inContainer,
+		"faults/bake.hcl": faultyTargets,
 	}
 	for name, content := range text {
 		add(tar.Header{Name: name, Mode: 0o644}, []byte(content))
 	}
 	add(tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}, nil)
+	add(tar.Header{Name: "home/u/", Typeflag: tar.TypeDir, Mode: 0o700, Uid: 1000, Gid: 1000}, nil)
 	for name, from := range map[string]string{"bin/bake": bakeCommand(t).Path, "bin/busybox": "/bin/busybox",
-		"src/busybox": "/bin/busybox", "bin/attacks": sandboxTests(t)} {
+		"src/busybox": "/bin/busybox", "faults/busybox": "/bin/busybox"} {
+		add(tar.Header{Name: name, Mode: 0o755}, fileOrSkip(t, from))
+	}
+	for name, from := range programs {
 		add(tar.Header{Name: name, Mode: 0o755}, fileOrSkip(t, from))
 	}
 	libraries := map[string]bool{}
