@@ -118,7 +118,6 @@ func ulimitProblem(s string) string {
 
 // checkAnnotations checks the levels of annotations: LEVEL[PLATFORM],LEVEL:KEY=VALUE.
 func checkAnnotations(list []string) []fault {
-	level := regexp.MustCompile(`^(manifest|index|manifest-descriptor|index-descriptor)(?:\[([A-Za-z0-9_/-]+)\])?$`)
 	var all []fault
 	for _, s := range list {
 		name, _, _ := strings.Cut(s, "=")
@@ -127,13 +126,14 @@ func checkAnnotations(list []string) []fault {
 			continue
 		}
 		for one := range strings.SplitSeq(levels, ",") {
-			m := level.FindStringSubmatch(one)
+			level, platform, ok := cutPlatform(one)
 			text := ""
-			if m == nil {
+			if !ok || !slices.Contains(annotationLevels(), level) {
 				text = fmt.Sprintf("unknown annotation level %q; use manifest, index, manifest-descriptor or "+
 					"index-descriptor, with a platform as in manifest[linux/arm64]", clip(one))
-			} else if _, err := platforms.Parse(m[2]); m[2] != "" && err != nil {
-				text = fmt.Sprintf("unknown platform %q of an annotation; use os/arch, such as linux/arm64", clip(m[2]))
+			} else if _, err := platforms.Parse(platform); platform != "" && err != nil {
+				text = fmt.Sprintf("unknown platform %q of an annotation; use os/arch, such as linux/arm64",
+					clip(platform))
 			}
 			if text != "" {
 				all = append(all, fault{attribute: "annotations", item: s, text: text})
@@ -141,6 +141,21 @@ func checkAnnotations(list []string) []fault {
 		}
 	}
 	return all
+}
+
+func annotationLevels() []string {
+	return []string{"manifest", "index", "manifest-descriptor", "index-descriptor"}
+}
+
+// cutPlatform splits LEVEL[PLATFORM]. It reports false if the brackets are not as in that form.
+func cutPlatform(s string) (level, platform string, ok bool) {
+	level, rest, found := strings.Cut(s, "[")
+	if !found {
+		return level, "", true
+	}
+	platform, closed := strings.CutSuffix(rest, "]")
+	valid := regexp.MustCompile(`^[A-Za-z0-9_/-]+$`)
+	return level, platform, closed && valid.MatchString(platform)
 }
 
 // checkOutputs checks the destinations of outputs.

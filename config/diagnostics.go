@@ -26,14 +26,21 @@ func (d Diagnostics) Len() int { return len(d.list) }
 // Error implements error.
 func (d Diagnostics) Error() string {
 	var b strings.Builder
-	for i, one := range d.list {
+	for i, one := range d.list[:min(len(d.list), maxShown)] {
 		if i > 0 {
 			b.WriteString("\n")
 		}
 		d.write(&b, one)
 	}
+	if more := len(d.list) - maxShown; more > 0 {
+		fmt.Fprintf(&b, "\nand %d more errors", more)
+	}
 	return strings.TrimRight(b.String(), "\n")
 }
+
+// maxShown is the maximum number of errors in the text of Diagnostics. A mistake in a template or a parent may occur in
+// thousands of targets.
+const maxShown = 100
 
 // write writes one diagnostic, with the position first, as compilers do.
 func (d Diagnostics) write(b *strings.Builder, one *hcl.Diagnostic) {

@@ -16,11 +16,14 @@ const maxLinks = 255
 
 // links resolves the symbolic links of many paths that share most of their directories.
 type links struct {
-	dir  string            // of relative paths
-	real map[string]string // directories by their clean path
+	dir   string            // of relative paths
+	real  map[string]string // directories by their clean path
+	whole map[string]string // results of resolve, and the directories of their paths
 }
 
-func newLinks(dir string) *links { return &links{dir: dir, real: map[string]string{}} }
+func newLinks(dir string) *links {
+	return &links{dir: dir, real: map[string]string{}, whole: map[string]string{}}
+}
 
 // within reports whether a path is in one of the roots, with the symbolic links of all of them resolved. A root "*"
 // contains every path.
@@ -87,8 +90,24 @@ func (l *links) realWithin(path string, roots []string) (bool, error) {
 // resolve returns an absolute path without symbolic links. Components that do not exist, or whose parent is not a
 // directory, are kept as written: a path need not exist yet.
 func (l *links) resolve(path string) (string, error) {
+	if real, ok := l.whole[path]; ok {
+		return real, nil
+	}
+	dir, name := filepath.Split(path)
+	at, ok := l.whole[dir]
 	count := 0
-	return l.follow("/", path, path, &count)
+	if !ok {
+		var err error
+		if at, err = l.follow("/", dir, path, &count); err != nil {
+			return "", err
+		}
+		l.whole[dir] = at
+	}
+	real, err := l.follow(at, name, path, &count)
+	if err == nil {
+		l.whole[path] = real
+	}
+	return real, err
 }
 
 // follow resolves the components of rest, one after the other, from the resolved directory at. whole is the path for

@@ -47,7 +47,7 @@ func (l *loader) links(t *Target) ([]string, hcl.Diagnostics) {
 		}
 		if _, known := l.defs[name]; !known {
 			at := l.attrRange(t.Name, "contexts")
-			hint := nearest(name, l.order)
+			hint := l.nearestTarget(name)
 			diags = append(diags, problem(&at, "target %s links to unknown target %q%s", t.Name, name, hint))
 			continue
 		}

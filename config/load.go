@@ -36,6 +36,7 @@ type loader struct {
 	overrides []*override
 	byTarget  map[attrName][]*override // by the attribute that they apply to, in the order of the command line
 	values    map[attrKey]attrValue
+	sorted    []string         // see sortedNames
 	requested []string         // see Project.RequestedNames
 	acyclic   map[string]bool  // targets whose ancestors were checked for cycles
 	selfUse   map[attrKey]bool // results of usesSelf
@@ -91,6 +92,7 @@ func newLoader(ctx context.Context, opts Options, fetched *remote) (*loader, hcl
 		opts: opts, ctx: ctx, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{},
 		functions: library(),
 		values:    map[string]cty.Value{}, failed: map[string]bool{}, locals: map[string]hcl.Attributes{},
+		path: namePath{at: map[string]int{}}, sizes: map[string]int{},
 	}
 	l.scope.target = l.reference
 	l.scope.functions[loopFunction] = newLoopFunction(ctx)
@@ -183,6 +185,14 @@ func (l *loader) allNames() []string {
 		}
 	}
 	return all
+}
+
+// sortedNames returns the names of all targets and groups. It must not be called before all are defined.
+func (l *loader) sortedNames() []string {
+	if l.sorted == nil {
+		l.sorted = slices.Sorted(slices.Values(l.allNames()))
+	}
+	return l.sorted
 }
 
 // project evaluates the requested targets and those they link to. A target that is only linked to gets the output

@@ -50,9 +50,8 @@ func (s *scope) localValues(file string, refs []hcl.Traversal) (cty.Value, hcl.D
 func (s *scope) local(file, name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
 	a := s.locals[file][name]
 	if a == nil {
-		known := slices.Collect(maps.Keys(s.locals[file]))
-		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown local %q in this file%s", name,
-			nearest(name, known))}
+		hint := s.hint(func() string { return nearest(name, slices.Collect(maps.Keys(s.locals[file]))) })
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown local %q in this file%s", name, hint)}
 	}
 	key := fmt.Sprintf("local.%s in %s", name, file)
 	if v, ok := s.values[key]; ok {

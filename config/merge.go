@@ -1,8 +1,10 @@
 package config
 
 import (
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // combine merges two values of an attribute and changes neither. high takes precedence over low.
@@ -73,26 +75,41 @@ func (a attribute) normalised(value any) any {
 // distinct removes duplicates from all, which it overwrites. The order is Docker Bake's: scanning from the end, the
 // last entry moves into the place of a later duplicate.
 func distinct(all []Attrs) []Attrs {
-	for i := len(all) - 2; i >= 0; i-- {
-		same := slices.IndexFunc(all[i+1:], func(m Attrs) bool { return maps.Equal(m, all[i]) })
-		if same < 0 {
-			continue
+	if len(all) < 2 {
+		return all
+	}
+	at := make(map[string]int, len(all)) // of the entries after i, which are distinct
+	for i := len(all) - 1; i >= 0; i-- {
+		key := all[i].identity()
+		if same, ok := at[key]; ok {
+			last := len(all) - 1
+			at[all[last].identity()] = same
+			all[same] = all[last]
+			all = all[:last]
 		}
-		last := len(all) - 1
-		all[i+1+same] = all[last]
-		all = all[:last]
+		at[key] = i
 	}
 	return all
 }
 
+// identity returns a text that is equal for equal attributes.
+func (m Attrs) identity() string {
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		fmt.Fprintf(&b, "%q=%q,", key, m[key])
+	}
+	return b.String()
+}
+
 // byID returns the elements of low and high. An element replaces an earlier one with the same ID, in its place.
 func byID[T any](low, high []T, id func(T) string) []T {
-	all := []T{}
+	all, at := make([]T, 0, len(low)+len(high)), map[string]int{}
 	for _, h := range slices.Concat(low, high) {
-		if i := slices.IndexFunc(all, func(l T) bool { return id(l) == id(h) }); i >= 0 {
+		if i, ok := at[id(h)]; ok {
 			all[i] = h
 			continue
 		}
+		at[id(h)] = len(all)
 		all = append(all, h)
 	}
 	return all

@@ -1,8 +1,7 @@
 package config
 
 import (
-	"errors"
-	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -111,8 +110,7 @@ func (l *loader) overridden(o *override) ([]string, hcl.Diagnostics) {
 		return l.expand(o.pattern)
 	}
 	if !strings.ContainsAny(o.pattern, "*?[") {
-		return nil, badOverride(o.text, "unknown target \""+o.pattern+"\""+
-			orList(nearest(o.pattern, l.allNames()), l.allNames()))
+		return nil, badOverride(o.text, "unknown target \""+o.pattern+"\""+l.nearestName(o.pattern, nil))
 	}
 	var names []string
 	for _, name := range l.order {
@@ -137,6 +135,9 @@ func (l *loader) overrideValue(name string, a attribute, value any) (any, hcl.Di
 	var diags hcl.Diagnostics
 	var later, toggles []*override
 	lists := overriddenList{attribute: a}
+	if m, ok := value.(map[string]string); ok && len(l.byTarget[attrName{name, a.name}]) > 0 {
+		value = maps.Clone(m) // applyOverride sets entries in it
+	}
 	for _, o := range l.byTarget[attrName{name, a.name}] {
 		var more hcl.Diagnostics
 		switch {
@@ -151,75 +152,13 @@ func (l *loader) overrideValue(name string, a attribute, value any) (any, hcl.Di
 		}
 		diags = append(diags, more...)
 	}
-	value = lists.apply(value)
-	for _, o := range later {
-		next, err := o.applyOne(value)
-		if err != nil {
-			diags = append(diags, badOverride(o.text, err.Error())...)
-			continue
-		}
-		value = next
-	}
+	value, more := a.applyElements(later, lists.apply(value))
+	diags = append(diags, more...)
 	for _, o := range toggles {
 		outputs, _ := value.([]Attrs)
 		value = o.toggled(outputs)
 	}
 	return value, diags
-}
-
-// isList reports whether several --set of the attribute accumulate.
-func (a attribute) isList() bool {
-	switch a.kind {
-	case kindStrings, kindAttrs, kindSecrets, kindSSH, kindTests:
-		return true
-	}
-	return false
-}
-
-// overriddenList accumulates the --set of an attribute that is a list.
-type overriddenList struct {
-	attribute
-	value   any
-	used    bool
-	extends bool // the last operator was +=
-	clear   bool // an empty value came with =
-}
-
-func (s *overriddenList) add(o *override) hcl.Diagnostics {
-	s.used = true
-	if !o.add && o.value == "" {
-		s.clear, s.extends, s.value = true, false, nil
-		return nil
-	}
-	items, err := s.overrideItems(o)
-	if err != nil {
-		return badOverride(o.text, err.Error())
-	}
-	added := s.attribute
-	added.merge = mergeAppend
-	s.value = added.combine(s.value, items)
-	s.extends = o.add && !s.clear
-	return nil
-}
-
-// apply returns the value of the files with the accumulated values. As in Docker Bake, annotations, entitlements and
-// attestations are always added unless they are cleared.
-func (s *overriddenList) apply(value any) any {
-	switch {
-	case !s.used:
-		return value
-	case s.value == nil:
-		return s.empty()
-	}
-	adds := s.name == "annotations" || s.name == "entitlements" || s.name == "attest"
-	if s.clear || !s.extends && !adds {
-		return s.value
-	}
-	added := s.attribute
-	if s.name != "attest" {
-		added.merge = mergeAppend
-	}
-	return added.combine(value, s.value)
 }
 
 // applyOverride applies a --set whose value is no list.
@@ -243,35 +182,14 @@ func (l *loader) applyOverride(o *override, value any) (any, hcl.Diagnostics) {
 			}
 			text = v
 		}
-		return a.combine(value, map[string]string{o.sub: text}), nil
+		m, ok := value.(map[string]string)
+		if !ok {
+			m = map[string]string{}
+		}
+		m[o.sub] = text
+		return m, nil
 	}
 	return value, nil
-}
-
-// applyOne applies a --set of one secret or one test of a list: it replaces that element or adds it. An empty value
-// removes a test.
-func (o *override) applyOne(value any) (any, error) {
-	if tests, ok := value.([]Test); ok && o.value == "" {
-		return slices.DeleteFunc(slices.Clone(tests), func(t Test) bool { return t.Name == o.sub }), nil
-	}
-	if o.attribute.kind == kindTests {
-		next, err := o.attribute.overrideItems(o)
-		return o.attribute.combine(value, next), err
-	}
-	fields, err := o.attribute.parse(o.value)
-	if err != nil {
-		return nil, err
-	}
-	if len(fields) == 0 {
-		return nil, errors.New("expected src=FILE or env=VARIABLE")
-	}
-	m := fields[0]
-	if id, ok := m["id"]; ok && id != o.sub {
-		return nil, fmt.Errorf("the secret is %q and its value says id=%s; remove id=%s", o.sub, id, id)
-	}
-	m["id"] = o.sub
-	s, err := secretOf(m)
-	return o.attribute.combine(value, []Secret{s}), err
 }
 
 // empty returns the empty value of an attribute that is a list.

@@ -36,7 +36,7 @@ func (l *loader) requestedNames(name string) []string {
 		return []string{name}
 	}
 	var all []string
-	for _, n := range l.allNames() {
+	for _, n := range l.sortedNames() {
 		if ok, err := path.Match(name, n); err != nil || !ok {
 			continue
 		}
@@ -113,21 +113,21 @@ func (e *expansion) unknown(name string) hcl.Diagnostics {
 	l := e.l
 	var at *hcl.Range
 	if n := len(e.groups.names); n > 0 {
-		at = l.memberRange(e.groups.names[n-1], name)
+		group := e.groups.names[n-1]
+		if l.scope.hints < maxShown {
+			at = l.memberRange(group, name)
+		} else if end := l.groups[group].at(); end != nil { // to find a member means to read the whole list
+			at = &hcl.Range{Filename: end.Filename, Start: end.End, End: end.End}
+		}
 	}
 	if name == "default" && at == nil {
 		return hcl.Diagnostics{l.nothingRequested()}
 	}
-	hint := nearest(name, l.allNames())
-	command := Similar(name, slices.Clone(l.opts.Commands))
-	switch {
-	case command == "" || at != nil:
-	case hint == "":
-		hint = fmt.Sprintf("; did you mean the command %q?", command)
-	default:
-		hint = strings.TrimSuffix(hint, "?") + fmt.Sprintf(" or the command %q?", command)
+	var commands []string
+	if at == nil {
+		commands = l.opts.Commands
 	}
-	return hcl.Diagnostics{problem(at, "unknown target or group %q%s", name, orList(hint, l.allNames()))}
+	return hcl.Diagnostics{problem(at, "unknown target or group %q%s", name, l.nearestName(name, commands))}
 }
 
 // nothingRequested returns the diagnostic for a command line without names and files without "default".
@@ -169,12 +169,28 @@ func (l *loader) memberRange(group, member string) *hcl.Range {
 	return &at
 }
 
-// orList returns the suggestion if there is one, and otherwise lists some of the names.
-func orList(suggestion string, all []string) string {
-	if suggestion != "" || len(all) == 0 {
-		return suggestion
-	}
-	return "; available: " + someOf(all)
+// nearestName returns a hint for an unknown name: a similar target, group or command, or else some of them.
+func (l *loader) nearestName(name string, commands []string) string {
+	return l.scope.hint(func() string {
+		all := l.allNames()
+		hint := nearest(name, all)
+		switch command := Similar(name, slices.Clone(commands)); {
+		case command == "":
+		case hint == "":
+			hint = fmt.Sprintf("; did you mean the command %q?", command)
+		default:
+			hint = strings.TrimSuffix(hint, "?") + fmt.Sprintf(" or the command %q?", command)
+		}
+		if hint != "" || len(all) == 0 {
+			return hint
+		}
+		return "; available: " + someOf(all)
+	})
+}
+
+// nearestTarget returns a hint for an unknown target: a similar one.
+func (l *loader) nearestTarget(name string) string {
+	return l.scope.hint(func() string { return nearest(name, slices.Clone(l.order)) })
 }
 
 // someOf returns up to ten of the names, sorted.
@@ -190,7 +206,7 @@ func someOf(all []string) string {
 func (e *expansion) addMatches(pattern string) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	found := false
-	for _, name := range slices.Sorted(slices.Values(e.l.allNames())) {
+	for _, name := range e.l.sortedNames() {
 		ok, err := path.Match(pattern, name)
 		if err != nil {
 			return hcl.Diagnostics{problem(nil, "invalid pattern %q", pattern)}

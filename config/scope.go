@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -22,8 +21,11 @@ type scope struct {
 	functions map[string]function.Function
 	locals    map[string]hcl.Attributes // of locals blocks, by file: they are visible only there
 	values    map[string]cty.Value
-	failed    map[string]bool // names whose definition has an error, which is reported already
-	path      []string        // names under evaluation, outermost first
+	failed    map[string]bool   // names whose definition has an error, which is reported already
+	path      namePath          // names under evaluation, outermost first
+	sizes     map[string]int    // of values, see referenced
+	vars      map[string]string // the last --var of each name; nil until the first is needed
+	hints     int               // suggestions made so far, see hint
 	target    func(name string, attrs []string, at *hcl.Range) (cty.Value, hcl.Diagnostics)
 }
 
@@ -87,7 +89,7 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 		return cty.DynamicVal, diags
 	}
 	at := e.Range()
-	if total := referenced(e, ctx.Variables); total > maxValue {
+	if total := s.referenced(e, ctx.Variables, locals); total > maxValue {
 		return cty.DynamicVal, hcl.Diagnostics{
 			problem(&at, "the values used in this expression exceed %d bytes", maxValue),
 		}
@@ -102,14 +104,33 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 }
 
 // referenced returns the size of the values that an expression refers to, each as often as it refers to it, in bytes.
-func referenced(e hcl.Expression, values map[string]cty.Value) int {
+// The size of a variable is computed once: a thousand targets may look up one name each in a table of a thousand.
+func (s *scope) referenced(e hcl.Expression, values, locals map[string]cty.Value) int {
 	total := 0
 	for _, t := range e.Variables() {
-		if total += size(values[t.RootName()]); total > maxValue {
+		name := t.RootName()
+		_, isLocal := locals[name]
+		_, isVariable := s.values[name]
+		if isLocal || !isVariable {
+			total += size(values[name])
+		} else {
+			total += s.sizeOf(name)
+		}
+		if total > maxValue {
 			break
 		}
 	}
 	return total
+}
+
+// sizeOf returns the size of an evaluated variable.
+func (s *scope) sizeOf(name string) int {
+	n, known := s.sizes[name]
+	if !known {
+		n = size(s.values[name])
+		s.sizes[name] = n
+	}
+	return n
 }
 
 // suggestFunctions replaces the text of unknown function errors, since the suggestions of HCL are often poor.
@@ -122,8 +143,9 @@ func (s *scope) suggestFunctions(diags hcl.Diagnostics) {
 		if n, err := fmt.Sscanf(d.Detail, "There is no function named %q", &name); n != 1 || err != nil {
 			continue
 		}
-		d.Summary, d.Detail = fmt.Sprintf("unknown function %q%s", name,
-			nearest(name, slices.Collect(maps.Keys(s.functions)))), ""
+		d.Summary, d.Detail = fmt.Sprintf("unknown function %q%s", name, s.hint(func() string {
+			return nearest(name, slices.Collect(maps.Keys(s.functions)))
+		})), ""
 	}
 }
 
@@ -226,28 +248,31 @@ func (s *scope) define(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) 
 	if a, ok := s.globals[name]; ok {
 		return s.eval(a.Expr, nil)
 	}
-	known := []string{cmdContext, localPlatform}
-	for k := range s.variables {
-		known = append(known, k)
+	hint := s.hint(func() string {
+		known := slices.Concat([]string{cmdContext, localPlatform}, slices.Collect(maps.Keys(s.variables)),
+			slices.Collect(maps.Keys(s.globals)))
+		return nearest(name, known)
+	})
+	return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown variable %q%s", name, hint)}
+}
+
+// hint returns the suggestion for an unknown name. A suggestion compares the name with all others, so a project of
+// thousands of mistakes gets suggestions only for as many as are shown.
+func (s *scope) hint(suggest func() string) string {
+	if s.hints++; s.hints > maxShown {
+		return ""
 	}
-	for k := range s.globals {
-		known = append(known, k)
-	}
-	return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown variable %q%s", name, nearest(name, known))}
+	return suggest()
 }
 
 // enter records that a name is under evaluation until the returned function is called. It returns an error if the
 // name is already under evaluation, which is a cycle.
 func (s *scope) enter(what string, at *hcl.Range) (func(), hcl.Diagnostics) {
-	for i, w := range s.path {
-		if w == what {
-			cycle := append(slices.Clone(s.path[i:]), what)
-			return nil, hcl.Diagnostics{problem(at, "cycle: %s depends on itself (%s)", what,
-				strings.Join(cycle, " → "))}
-		}
+	if cycle := s.path.cycle(what); cycle != "" {
+		return nil, hcl.Diagnostics{problem(at, "cycle: %s depends on itself (%s)", what, cycle)}
 	}
-	s.path = append(s.path, what)
-	return func() { s.path = s.path[:len(s.path)-1] }, nil
+	s.path.push(what)
+	return s.path.pop, nil
 }
 
 // text evaluates an attribute to a string. ok is false if the attribute is not set or null.

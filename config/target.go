@@ -223,7 +223,7 @@ func (l *loader) parents(name string) ([]string, hcl.Diagnostics) {
 		if _, ok := l.defs[p]; !ok {
 			at := v.at
 			return nil, hcl.Diagnostics{problem(&at, "target %s inherits from unknown target %q%s", name, p,
-				nearest(p, l.order))}
+				l.nearestTarget(p))}
 		}
 	}
 	return all, nil
@@ -232,7 +232,7 @@ func (l *loader) parents(name string) ([]string, hcl.Diagnostics) {
 // reference returns target.NAME for an expression, with the given attributes, or all if attrs is empty.
 func (l *loader) reference(name string, attrs []string, at *hcl.Range) (cty.Value, hcl.Diagnostics) {
 	if _, ok := l.defs[name]; !ok {
-		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown target %q%s", name, nearest(name, l.order))}
+		return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown target %q%s", name, l.nearestTarget(name))}
 	}
 	if len(attrs) == 0 {
 		attrs = l.schema.names()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -111,10 +110,15 @@ func (s *scope) given(name string, typed bool) (text, from string, asJSON, ok bo
 
 // override returns the value of a name from --var or else the environment, and describes its source.
 func (s *scope) override(name string) (text, from string, ok bool) {
-	for _, v := range slices.Backward(s.opts.Vars) {
-		if key, value, _ := strings.Cut(v, "="); key == name {
-			return value, "--var " + name, true
+	if s.vars == nil {
+		s.vars = map[string]string{}
+		for _, v := range s.opts.Vars {
+			key, value, _ := strings.Cut(v, "=")
+			s.vars[key] = value
 		}
+	}
+	if value, ok := s.vars[name]; ok {
+		return value, "--var " + name, true
 	}
 	if isTrue(s.opts.Env["BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP"]) {
 		return "", "", false

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -10,13 +11,13 @@ import (
 // checkVars checks each --var. One that sets no variable is an error if a file is strict, and otherwise a warning, as
 // for unknown attributes. Compose files declare no variables, so with one of them every name may have a use.
 func (l *loader) checkVars() hcl.Diagnostics {
-	var known []string
+	known := map[string]bool{}
 	strict, compose := false, false
 	for _, d := range l.docs {
 		strict, compose = strict || d.strict, compose || d.services != nil
 		for _, b := range d.root.blocks {
 			if b.kind == "variable" {
-				known = append(known, b.label)
+				known[b.label] = true
 			}
 		}
 	}
@@ -29,7 +30,7 @@ func (l *loader) checkVars() hcl.Diagnostics {
 		case !ok || name == "":
 			diags = append(diags, problem(nil, "--var %s: expected NAME=VALUE", v))
 			continue
-		case compose || slices.Contains(known, name) || slices.Contains(known, strings.TrimSuffix(name, jsonSuffix)):
+		case compose || known[name] || known[strings.TrimSuffix(name, jsonSuffix)]:
 			continue
 		}
 		d := problem(nil, "--var %s: %s", v, l.undeclared(name, known))
@@ -44,7 +45,7 @@ func (l *loader) checkVars() hcl.Diagnostics {
 }
 
 // undeclared says why a --var has no effect.
-func (l *loader) undeclared(name string, known []string) string {
+func (l *loader) undeclared(name string, known map[string]bool) string {
 	if name == cmdContext || name == localPlatform {
 		return name + " is built in and cannot be set"
 	}
@@ -53,5 +54,6 @@ func (l *loader) undeclared(name string, known []string) string {
 			return "\"" + name + "\" is a fixed value; to set it, declare it with variable \"" + name + "\" { … }"
 		}
 	}
-	return "unknown variable \"" + name + "\"" + nearest(name, known)
+	hint := l.scope.hint(func() string { return nearest(name, slices.Collect(maps.Keys(known))) })
+	return "unknown variable \"" + name + "\"" + hint
 }

@@ -65,7 +65,10 @@ func parseAnnotations(list []string, attrs config.Attrs) (Annotations, error) {
 }
 
 func newAnnotation(level, key, value string) (Annotation, error) {
-	m := regexp.MustCompile(annotationLevel).FindStringSubmatch(level)
+	m := []string{level, level, ""}
+	if strings.Contains(level, "[") { // compiled only if needed: thousands of targets may have annotations
+		m = regexp.MustCompile(annotationLevel).FindStringSubmatch(level)
+	}
 	if m == nil || key == "" {
 		return Annotation{}, fmt.Errorf("unknown level %q", level)
 	}

@@ -3,7 +3,6 @@ package planner
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -28,6 +27,16 @@ type merger struct {
 	graph  *Graph
 	steps  map[digest.Digest]*Step
 	owners map[*Step][]string // the targets whose Dockerfiles contain a step
+	// listed holds what the graph lists once each: locations by step, targets by step, warnings. Thousands of targets
+	// may share a step, so looking in its list for each would be quadratic.
+	listed map[any]bool
+}
+
+// first reports whether it is called with this value for the first time.
+func (m *merger) first(what any) bool {
+	known := m.listed[what]
+	m.listed[what] = true
+	return !known
 }
 
 // merge returns the graph of the targets that were planned successfully.
@@ -42,7 +51,7 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 
 		OwnerChecks: map[string]OwnerCheck{},
 	}
-	m := &merger{graph: g, steps: map[digest.Digest]*Step{}, owners: map[*Step][]string{}}
+	m := &merger{graph: g, steps: map[digest.Digest]*Step{}, owners: map[*Step][]string{}, listed: map[any]bool{}}
 	all, requested := p.requestedFirst(targets)
 	for i, d := range all {
 		if i < requested {
@@ -64,8 +73,12 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 		m.annotate(d)
 	}
 	for _, s := range g.Steps {
+		needed := map[string]bool{}
+		for _, target := range s.Targets {
+			needed[target] = true
+		}
 		for _, owner := range m.owners[s] {
-			if !slices.Contains(s.Targets, owner) {
+			if !needed[owner] { // owners has each once
 				s.Targets = append(s.Targets, owner)
 			}
 		}
@@ -148,7 +161,7 @@ func (m *merger) annotate(d *planned) {
 				m.owners[s] = append(owners, d.target.Name)
 			}
 			for _, at := range n.at {
-				if !slices.Contains(s.Source, at) {
+				if m.first(stepLocation{s, at}) {
 					s.Source = append(s.Source, at)
 				}
 			}
@@ -162,12 +175,15 @@ func (m *merger) annotate(d *planned) {
 	}
 }
 
+// stepLocation is a location of a step, for merger.first.
+type stepLocation struct {
+	step *Step
+	at   Location
+}
+
 // warn adds a warning unless the same one was added for the same location.
 func (m *merger) warn(w Warning) {
-	same := func(o Warning) bool {
-		return o.Rule == w.Rule && o.Message == w.Message && o.Location == w.Location
-	}
-	if !slices.ContainsFunc(m.graph.Warnings, same) {
+	if m.first(Warning{Rule: w.Rule, Message: w.Message, Location: w.Location}) {
 		m.graph.Warnings = append(m.graph.Warnings, w)
 	}
 }

@@ -13,6 +13,7 @@ import (
 func (m *merger) warnOfTags() {
 	contents := map[string]string{} // by target
 	tags := map[string][]string{}
+	known := map[[2]string]bool{} // tags and targets in tags
 	var order []string
 	for _, image := range m.graph.Images {
 		for _, tag := range image.Tags {
@@ -20,7 +21,8 @@ func (m *merger) warnOfTags() {
 			if tags[tag] == nil {
 				order = append(order, tag)
 			}
-			if !slices.Contains(tags[tag], image.Target) {
+			if named := [2]string{tag, image.Target}; !known[named] {
+				known[named] = true
 				tags[tag] = append(tags[tag], image.Target)
 			}
 		}

@@ -51,6 +51,13 @@ func (b *bench) setUp(ctx context.Context, o options) error {
 		return err
 	}
 	b.tools = append(b.tools, ours)
+	if o.before != "" {
+		before, err := newBefore(b.work, o.before)
+		if err != nil {
+			return err
+		}
+		b.tools = append(b.tools, before)
+	}
 	if o.peers == "" {
 		return nil
 	}
@@ -102,8 +109,12 @@ func (b *bench) run(ctx context.Context, s series) error {
 	// enough.
 	time.Sleep(2500 * time.Millisecond)
 	for round := range b.rounds {
-		for _, t := range b.tools {
-			if s.alone && t.name() != nameBake {
+		tools := slices.Clone(b.tools)
+		if round%2 == 1 { // so that no tool is always the one that runs first
+			slices.Reverse(tools)
+		}
+		for _, t := range tools {
+			if _, own := t.(*bake); s.alone && !own {
 				continue
 			}
 			if err := b.round(ctx, s, t, dir, round); err != nil {

@@ -1,10 +1,11 @@
 // Command bake-bench compares bake with buildx bake on buildkitd. In each round the tools run one after the other. It
 // prints medians, peak memory and ratios, and lists the ratios below their minimum or aim. Without -peers it measures
-// only bake.
+// only bake. With -before it also measures another build of bake, and prints the ratios of both.
 //
 //	go run ./cmd/bake-bench                                      only bake
 //	go run ./cmd/bake-bench -peers DIR                           DIR contains buildkitd and buildx (.ci/peers DIR)
 //	go run ./cmd/bake-bench -peers DIR -n 3 -only 'export|base'  three rounds of some series
+//	go run ./cmd/bake-bench -before OLD -n 9 -only growth        a change, compared with the program OLD
 //
 // The peer needs root. If -dir is on a file system without a journal, or not on ext4, XFS or Btrfs, everything runs on
 // a journaled file system in a file. It is mounted only for this command, which needs root too.
@@ -26,6 +27,7 @@ type options struct {
 	dir    string
 	peers  string
 	bake   string
+	before string
 	rounds int
 	only   *regexp.Regexp
 	second bool
@@ -39,6 +41,8 @@ func main() {
 	flag.StringVar(&o.peers, "peers", "", "directory with buildkitd and buildx; if empty, only bake is measured")
 	flag.StringVar(&o.bake, "bake", "", "program to measure as bake (default: compile this repository's as for a "+
 		"release)")
+	flag.StringVar(&o.before, "before", "", "another build of bake to measure in the same rounds, such as one from "+
+		"before a change")
 	flag.IntVar(&o.rounds, "n", 5, "number of rounds")
 	flag.BoolVar(&o.second, "engine", false, "with -peers: also measure bake --engine with its own buildkitd")
 	flag.BoolVar(&o.growth, "growth", true, "also compare 50 with 2,000 targets and 10 with 1,000 steps")

@@ -9,6 +9,7 @@ import (
 // The names of the tools in the table.
 const (
 	nameBake     = "bake"
+	nameBefore   = "bake-before"
 	nameBuildx   = "buildx bake"
 	nameOnDaemon = "bake --engine"
 )

@@ -37,11 +37,15 @@ const leastMemory, aimMemory = 2, 4
 // Minimum and aim of the ratio of the peer's time to ours on a daemon, if nothing changed.
 const leastEngine, aimEngine = 2, 5
 
+// leastBefore is the minimum of the ratio of the time of the build from before to that of now: 5 % slower.
+const leastBefore = 0.95
+
 // maxFloors is the maximum time of a build of an unchanged project, as a multiple of the floor.
 const maxFloors = 3
 
 // The rows of the table.
 const (
+	rowStart  = "1 target, nothing changed"
 	rowSame   = "50 targets, nothing changed"
 	rowMany   = "200 targets, nothing changed"
 	rowOne    = "50 targets, one service changed"
@@ -57,7 +61,7 @@ const (
 
 func goals() []goal {
 	return []goal{
-		{rowSame, 40, 100}, {rowMany, 150, 300}, {rowOne, 30, 60}, {rowShared, 6, 10}, {rowCold, 5, 12},
+		{rowStart, 2, 5}, {rowSame, 40, 100}, {rowMany, 150, 300}, {rowOne, 30, 60}, {rowShared, 6, 10}, {rowCold, 5, 12},
 		{rowPushed, 40, 100}, {rowBase, 1.5, 3}, {rowExport, 2, 3.5}, {rowFiles, 10, 20},
 		{rowSteps, 6.5, 10},
 	}
@@ -78,6 +82,8 @@ func allSeries(b *bench) []series {
 			{row: rowCold, output: "cacheonly"}, {row: rowSame, output: "cacheonly"},
 			{row: rowOne, output: "cacheonly", change: service}, {row: rowShared, output: "cacheonly", change: library},
 		}},
+		{name: "one", project: single(copies, files{10, 10_000}), prepare: []step{{output: "cacheonly"}},
+			steps: []step{{row: rowStart, output: "cacheonly"}}},
 		{name: "pushed", project: fifty, prepare: []step{{output: "push"}},
 			steps: []step{{row: rowPushed, output: "push"}}},
 		{name: "200", project: many, prepare: []step{{output: "cacheonly"}},
@@ -121,7 +127,7 @@ func (b *bench) growthSeries() []series {
 			}
 			cold := step{row: g.row(size, growCold), output: "cacheonly"}
 			same := step{row: g.row(size, growSame), output: "cacheonly"}
-			s := series{name: "growth", project: p, alone: true, prepare: []step{cold}, steps: []step{same}}
+			s := series{name: "growth of " + g.unit, project: p, alone: true, prepare: []step{cold}, steps: []step{same}}
 			s.fresh = i == 0
 			all = append(all, s)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -57,6 +58,7 @@ func (t table) print(w io.Writer, facts string) error {
 	r := &report{w: w}
 	r.line("%s\n", facts)
 	t.printRows(r)
+	t.printBefore(r)
 	t.printEngine(r)
 	t.printFloor(r)
 	t.printGrowth(r)
@@ -98,6 +100,28 @@ func (t table) printRows(r *report) {
 			seconds(peer.wall, hasPeer), faster, g.least, g.aim,
 			seconds(ours.cpu, true), seconds(peer.cpu, hasPeer), megabytes(ours.peak, true),
 			megabytes(peer.peak, hasPeer), less, seconds(second.wall, other))
+	}
+}
+
+// printBefore compares two builds of bake, in all rows that both have.
+func (t table) printBefore(r *report) {
+	headed := false
+	for _, row := range slices.Sorted(maps.Keys(t.samples)) {
+		now, ok := t.median(row, nameBake)
+		old, both := t.median(row, nameBefore)
+		if !ok || !both {
+			continue
+		}
+		if !headed {
+			r.line("\n| now and before | time | before | ratio | CPU | before | ratio | memory | before |" +
+				"\n|---|---|---|---|---|---|---|---|---|")
+			headed = true
+		}
+		r.line("| %s | %s | %s | %s | %s | %s | %s | %s | %s |", row, seconds(now.wall, true), seconds(old.wall, true),
+			r.check("time of "+row+", compared with before", float64(old.wall)/float64(now.wall), leastBefore, 1),
+			seconds(now.cpu, true), seconds(old.cpu, true),
+			r.check("CPU of "+row+", compared with before", float64(old.cpu)/float64(now.cpu), leastBefore, 1),
+			megabytes(now.peak, true), megabytes(old.peak, true))
 	}
 }
 
