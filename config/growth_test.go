@@ -43,9 +43,7 @@ func growingProjects() []growing {
 		return times(n, "target \"t#\" { context = \"c#\" }\n") + all(n)
 	}
 	wide := func(n int) string { return "target \"t\" {}\n" }
-	table := func(n int) string {
-		return "{" + times(n, "t# = \"#\",") + "}"
-	}
+	table := func(n int) string { return "{" + times(n, "t# = \"#\",") + "}" }
 	matrix := func(n int, value string) string {
 		return "target \"all\" {\n  matrix = { s = " + list(n) + " }\n  name = s\n  args = { S = " + value + " }\n}\n"
 	}

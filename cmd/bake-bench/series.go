@@ -127,7 +127,8 @@ func (b *bench) growthSeries() []series {
 			}
 			cold := step{row: g.row(size, growCold), output: "cacheonly"}
 			same := step{row: g.row(size, growSame), output: "cacheonly"}
-			s := series{name: "growth of " + g.unit, project: p, alone: true, prepare: []step{cold}, steps: []step{same}}
+			s := series{name: "growth of " + g.unit, project: p, alone: true, prepare: []step{cold},
+				steps: []step{same}}
 			s.fresh = i == 0
 			all = append(all, s)
 		}
