@@ -86,6 +86,7 @@ func (p *plan) merge(targets []*config.Target) (*Graph, error) {
 			s.Name = withOwners(s.Name, m.owners[s])
 		}
 	}
+	m.warnOfLayers()
 	m.dropUnusedDirs()
 	return g, nil
 }

@@ -61,7 +61,8 @@ const (
 
 func goals() []goal {
 	return []goal{
-		{rowStart, 2, 5}, {rowSame, 40, 100}, {rowMany, 150, 300}, {rowOne, 30, 60}, {rowShared, 6, 10}, {rowCold, 5, 12},
+		{rowStart, 2, 5}, {rowSame, 40, 100},
+		{rowMany, 150, 300}, {rowOne, 30, 60}, {rowShared, 6, 10}, {rowCold, 5, 12},
 		{rowPushed, 40, 100}, {rowBase, 1.5, 3}, {rowExport, 2, 3.5}, {rowFiles, 10, 20},
 		{rowSteps, 6.5, 10},
 	}
