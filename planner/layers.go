@@ -37,8 +37,9 @@ func (m *merger) warnOfLayers() {
 			continue
 		}
 		over[s] = true
-		w := Warning{Target: s.Targets[0], Message: fmt.Sprintf("up to %d layers are below this command, and Linux stacks "+
-			"only %d: join consecutive RUN instructions, or copy the files into a new stage", below[parent], maxLayers)}
+		w := Warning{Target: s.Targets[0], Message: fmt.Sprintf("up to %d layers are below this command, and Linux "+
+			"stacks only %d: join consecutive RUN instructions, or copy the files into a new stage", below[parent],
+			maxLayers)}
 		if len(s.Source) > 0 {
 			w.Location = s.Source[0]
 		}
