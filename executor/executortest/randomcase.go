@@ -14,6 +14,11 @@ func Random(seed uint64) Case {
 	for _, name := range []string{"f", "g", "d/f", "d/g", "d/e/h", "d/.hidden", "x y"} {
 		c.Files[name] = []byte(name + "\n")
 	}
+	// Equal files in different places: whatever copies them may share a layer, if they land in one place and have one
+	// mode. All cases of a build share.
+	for _, name := range []string{"e1/x", "e1/s/y", "e2/x", "e2/s/y", "e3/z", "e3/s/y"} {
+		c.Files[name] = []byte("equal\n")
+	}
 	if g.chance(20) {
 		c.Files[".dockerignore"] = []byte(g.pick("d/e\n", "*\n!d\n!f\n", "**/g\n", "d/*\n!d/e\n", "f\n") +
 			"Dockerfile\n")
@@ -41,7 +46,8 @@ func (g *generator) context() string {
 	for range g.IntN(5) {
 		b.WriteString(g.pick("chmod 4755 f", "chmod 600 d/f", "chmod 700 d/e", "chmod 1777 d", "ln f l", "ln ../f d/up",
 			"ln nothing d/dangling",
-			"ln e d/toe", "link f d/hard", "link d/g d/e/hard", "mkdir empty", "mkdir d/none", "mkfifo d/pipe") + "\n")
+			"chmod 700 e2/s", "chmod 640 e2/x", "ln e d/toe", "link f d/hard", "link d/g d/e/hard",
+			"mkdir empty", "mkdir d/none", "mkfifo d/pipe") + "\n")
 	}
 	// Each command may create its name only once: keep the first.
 	seen, out := map[string]bool{}, ""
@@ -51,8 +57,17 @@ func (g *generator) context() string {
 			out += line
 		}
 	}
-	return out + "tar t.tar d:td f:td/f:one:640:3:4 l:tl:td f:tg:two::0:7 h:td/hard:tg f:.wh.gone:\n"
+	return out + "tar t.tar d:td f:td/f:one:640:3:4 l:tl:td f:tg:two::0:7 h:td/hard:tg f:.wh.gone:\n" +
+		"tar acl.tar d:ta::750:0:0:system.posix_acl_default=" + defaultACL + " f:ta/f:three:640:0:0:" +
+		"system.posix_acl_access=" + accessACL + " d:ta/sub::2770:0:100\n"
 }
+
+// POSIX ACLs as the kernel encodes them, in hexadecimal. The default one gives new files 0664, whatever the umask is,
+// and user 1000 rights; the other lets user 1000 read a file.
+const (
+	defaultACL = "0200000001000700ffffffff02000700e803000004000500ffffffff10000700ffffffff20000500ffffffff"
+	accessACL  = "0200000001000600ffffffff02000400e803000004000000ffffffff10000400ffffffff20000000ffffffff"
+)
 
 func (g *generator) dockerfile() string {
 	var b strings.Builder
@@ -85,7 +100,7 @@ func (g *generator) instruction() string {
 	case n < 16:
 		return "ENV " + g.pick("A=1", "B=$A-2", "PATH=/bin:/x")
 	case n < 17:
-		return "ADD t.tar " + g.path()
+		return "ADD " + g.pick("t.tar ", "acl.tar ") + g.path()
 	case n < 18:
 		return g.pick("LABEL a=$A", "CMD [\"x\"]", "VOLUME /v", "EXPOSE 80", "STOPSIGNAL 9", "ENTRYPOINT e")
 	}
@@ -107,7 +122,11 @@ func (g *generator) run() string {
 			// Writing to a FIFO would wait for a reader for ever.
 			"test -p "+p+" || echo x >"+p, "test -p "+p+" || echo more >>"+p, "rm -rf "+p,
 			"rm -rf "+p+"/*", "mv "+p+" "+q, "ln -s "+p+" "+q,
-			"touch /tmp/own; ln /tmp/own "+q, "cp -a "+p+" "+q, "chmod 2750 "+p, "chown 5:6 "+p, "chown -R app "+p,
+			"touch /tmp/own; ln /tmp/own "+q, "cp -a "+p+" "+q, "chmod 2750 "+p,
+			"mkdir -p "+p+" && chown 0:100 "+p+" && chmod 2775 "+p,
+			"mkdir "+p+"/new "+p+"/ta/new; touch "+p+"/file "+p+"/ta/file",
+			"chmod 755 "+p+" && /bin/busybox su -s /bin/sh app -c 'cat "+p+"/ta/f "+p+"/f' >"+q+"/read",
+			"chown 5:6 "+p, "chown -R app "+p,
 			"mkfifo "+p, "mkdir -p "+p+"/in/side", "ln -s ../.. "+p+"/up",
 			"rm -rf "+p+" && mkdir "+p, "mv "+p+" "+p+".old && cp -a "+p+".old "+p,
 		)+" 2>/dev/null")
@@ -128,7 +147,8 @@ func (g *generator) copy() string {
 			flags += f + " "
 		}
 	}
-	source := g.pick("f", "d", "d/", "d/f g", "d/*", ".", "d/e", "nothing*", "d f", "d/e/../f", "l*", "empt*")
+	source := g.pick("f", "d", "d/", "d/f g", "d/*", ".", "d/e", "nothing*", "d f", "d/e/../f", "l*", "empt*",
+		"e1", "e2", "e3", "e1/x", "e2/x", "e3/z", "e1/s", "e2/s")
 	if source == "." && strings.Contains(flags, "--parents") {
 		source = "d" // BuildKit does not find "." with --parents
 	}
