@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	digest "github.com/opencontainers/go-digest"
 
@@ -47,6 +48,27 @@ type source struct {
 	set    *cache.ClaimSet      // taken by this build and earlier ones
 	index  *remotecache.Catalog // nil until it is loaded, and if there is none
 	warned bool                 // of a wrong entry; guarded by imports.mu
+	// unusable and lacking count the lost layers, see blame; guarded by imports.mu. stopped is set after too many.
+	unusable, lacking int
+	stopped           atomic.Bool
+	// partial is set if what is not found may still be in the cache: it could not be read, or not all of it.
+	partial atomic.Bool
+}
+
+// catalog returns the index, which must be loaded; nil if there is none or the cache is not used any more.
+func (s *source) catalog() *remotecache.Catalog {
+	if s.stopped.Load() {
+		return nil
+	}
+	return s.index
+}
+
+// lookup returns a claim that was stored before, and the caches that were asked before it.
+func (s *source) lookup(key digest.Digest) (e *cache.Entry, after []string, err error) {
+	if s.stopped.Load() {
+		return nil, nil, nil
+	}
+	return s.set.Lookup(key)
 }
 
 // taint holds the origins of the remote caches that a result depends on, sorted.

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,7 +42,7 @@ func TestClaimedMediaType(t *testing.T) {
 		}
 		raw, err := os.ReadFile(filepath.Join(again, "index.zst"))
 		if err == nil {
-			raw, err = remotecache.Decompress(raw, 1<<20)
+			raw, err = unpackedText(raw)
 		}
 		if err != nil || bytes.Contains(raw, []byte(evil)) || !bytes.Contains(raw, []byte("tar+gzip")) {
 			t.Errorf("with %s, an export has the media type %s, %v", from, evil, err)
@@ -93,4 +94,13 @@ func TestClaimedBlobs(t *testing.T) {
 			t.Errorf("another %s does not change the id", name)
 		}
 	}
+}
+
+// unpackedText returns the text of an index.
+func unpackedText(raw []byte) (text []byte, err error) {
+	err = remotecache.Decompress(bytes.NewReader(raw), 1<<20, func(r io.Reader) (err error) {
+		text, err = io.ReadAll(r)
+		return err
+	})
+	return text, err
 }

@@ -108,7 +108,7 @@ func (h *httpStep) serve(content digest.Digest) (bool, error) {
 		return found, err
 	}
 	// The key says what the file is, so this claim can be verified.
-	return true, h.n.b.pin(ownLayer(h.n.entry), h.filename, content)
+	return true, h.n.b.pin(h.n.from, ownLayer(h.n.entry), h.filename, content)
 }
 
 func (h *httpStep) prepare(context.Context) (bool, func(), error) { return false, func() {}, nil }

@@ -166,14 +166,20 @@ func (c *imports) read(from *source) (x *remotecache.Catalog) {
 	var err error
 	defer func() { a.end(err) }()
 	x, err = from.Index(c.ctx, c.engine.store.Scratch)
+	from.partial.Store(err != nil)
 	switch {
-	case err != nil && c.ctx.Err() == nil:
+	case err != nil && c.ctx.Err() != nil:
+		err = nil // the build stops
+	case err != nil:
 		c.warn(fmt.Sprintf("the cache %s is not used: %v", from, err))
 		err = nil // already reported as a warning; the display would show a failed build
 	case x == nil:
 		a.log("the cache does not exist yet")
 	default:
-		x.Limit(c.steps, func(err error) { c.warn(fmt.Sprintf("the cache %s is not used any more: %v", from, err)) })
+		x.Limit(c.steps, func(err error) {
+			from.partial.Store(true)
+			c.warn(fmt.Sprintf("the cache %s is not used any more: %v", from, err))
+		})
 		a.log(fmt.Sprintf("%d steps, %d layers", x.Entries, x.Layers))
 	}
 	return x
@@ -197,18 +203,19 @@ func (c *imports) entry(key digest.Digest, fits func(*cache.Entry) error) (*cach
 		c.load()
 	}
 	for _, s := range c.sources {
-		e, _, err := s.set.Lookup(key)
+		e, _, err := s.lookup(key)
 		if err != nil {
 			return nil, nil, err
 		}
 		if e != nil && fits(e) == nil && c.intact(e) {
 			return e, s, nil
 		}
-		if s.index == nil {
+		x := s.catalog()
+		if x == nil {
 			continue
 		}
 		accept := func(e *remotecache.Entry) bool { return c.accept(s, &e.Entry, fits) }
-		if e := s.index.Entry(key, accept); e != nil {
+		if e := x.Entry(key, accept); e != nil {
 			return &e.Entry, s, nil
 		}
 	}
@@ -218,7 +225,7 @@ func (c *imports) entry(key digest.Digest, fits func(*cache.Entry) error) (*cach
 // stored is entry without the indexes.
 func (c *imports) stored(key digest.Digest, fits func(*cache.Entry) error) (*cache.Entry, *source, error) {
 	for i, s := range c.sources {
-		e, after, err := s.set.Lookup(key)
+		e, after, err := s.lookup(key)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -233,6 +240,17 @@ func (c *imports) stored(key digest.Digest, fits func(*cache.Entry) error) (*cac
 		return e, s, nil
 	}
 	return nil, nil, nil
+}
+
+// asked returns the origins of the caches that are named before s and did not have what s has.
+func (c *imports) asked(s *source) []string {
+	var all []string
+	for _, o := range c.sources[:slices.Index(c.sources, s)] {
+		if !o.partial.Load() && !o.stopped.Load() {
+			all = append(all, o.origin.ID())
+		}
+	}
+	return all
 }
 
 // before returns the origins of the caches that are named before s.
@@ -282,7 +300,7 @@ func (c *imports) addLayer(s *source, l *remotecache.Layer) digest.Digest {
 	if c.lost[id] {
 		return ""
 	}
-	if _, ok := c.layers[id]; !ok {
+	if known, ok := c.layers[id]; !ok || known.from.stopped.Load() {
 		c.layers[id] = importedLayer{*l, id, s}
 	}
 	return id
@@ -309,6 +327,9 @@ func (c *imports) candidates(group digest.Digest, fits func(*cache.Entry) error)
 	c.load()
 	var all []claimed
 	for _, s := range c.sources {
+		if s.stopped.Load() {
+			continue
+		}
 		known, err := s.set.Candidates(group)
 		if err != nil {
 			return nil, err
@@ -318,11 +339,12 @@ func (c *imports) candidates(group digest.Digest, fits func(*cache.Entry) error)
 				all = append(all, claimed{e, s})
 			}
 		}
-		if s.index == nil {
+		x := s.catalog()
+		if x == nil {
 			continue
 		}
 		accept := func(e *remotecache.Entry) bool { return c.accept(s, &e.Entry, fits) }
-		for _, e := range s.index.Group(group, accept) {
+		for _, e := range x.Group(group, accept) {
 			all = append(all, claimed{&e.Entry, s})
 		}
 	}
@@ -336,10 +358,11 @@ func (c *imports) selection(portable digest.Digest, name string) (digest.Digest,
 	}
 	c.load()
 	for _, s := range c.sources {
-		if s.index == nil {
+		x := s.catalog()
+		if x == nil {
 			continue
 		}
-		e := s.index.ByID(portable)
+		e := x.ByID(portable)
 		if e == nil {
 			continue
 		}
@@ -359,10 +382,11 @@ func (c *imports) latest(step digest.Digest) *cache.Entry {
 	}
 	c.load()
 	for _, s := range c.sources {
-		if s.index == nil {
+		x := s.catalog()
+		if x == nil {
 			continue
 		}
-		if e := s.index.Latest(step); e != nil {
+		if e := x.Latest(step); e != nil {
 			return &e.Entry
 		}
 	}
@@ -396,10 +420,11 @@ func (c *imports) mount(id string) (importedLayer, bool) {
 
 // mount returns the content of a cache mount that the cache has. Its index must be loaded.
 func (s *source) mount(id string) (importedLayer, bool) {
-	if s.index == nil {
+	x := s.catalog()
+	if x == nil {
 		return importedLayer{}, false
 	}
-	m := s.index.Mount(id)
+	m := x.Mount(id)
 	if m == nil {
 		return importedLayer{}, false
 	}

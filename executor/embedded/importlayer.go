@@ -50,8 +50,7 @@ func (b *build) adopt(e *cache.Entry, from *source, portable ...digest.Digest) e
 	if err := b.keepEmpty(e); err != nil {
 		return err
 	}
-	after := b.imports.before(from)
-	if err := from.set.Add(e, after, portable...); err != nil {
+	if err := from.set.Add(e, b.imports.asked(from), portable...); err != nil {
 		return err
 	}
 	if group, ok := remotecache.GroupOf(e); ok {
@@ -116,13 +115,17 @@ func (b *build) importedLayer(id digest.Digest) (importedLayer, error) {
 	if b.dry {
 		return l, errOffline
 	}
+	if l.from.stopped.Load() {
+		return l, b.imports.loseStopped(l)
+	}
 	if l.Blob == nil {
 		return l, b.imports.lose(l, errLeftBehind)
 	}
 	return l, nil
 }
 
-// lost marks a layer as lost if err is the remote cache's fault. Errors of this machine stay as they are.
+// lost marks a layer as lost if err is the remote cache's fault. Errors of this machine stay as they are, except for a
+// full disk: what filled it may have been the layer, which is removed by now. If not, the step that runs again says so.
 func (b *build) lost(ctx context.Context, l importedLayer, err error) error {
 	var reg *registry.Error
 	switch {
@@ -130,7 +133,7 @@ func (b *build) lost(ctx context.Context, l importedLayer, err error) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case machineFault(err) && !errors.As(err, &reg):
+	case machineFault(err) && !errors.As(err, &reg) && !cache.DiskFull(err):
 		return err
 	}
 	return b.imports.lose(l, err)
@@ -138,15 +141,11 @@ func (b *build) lost(ctx context.Context, l importedLayer, err error) error {
 
 // unpackImported fetches a layer and its path index, and compares them.
 func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
-	paths, err := b.readPaths(ctx, l)
-	if err != nil {
-		return err
-	}
 	draft, err := b.store.NewLayer()
 	if err != nil {
 		return err
 	}
-	meta, err := b.unpackInto(ctx, l, paths, draft.FS)
+	meta, err := b.unpackInto(ctx, l, draft.FS)
 	if err == nil {
 		err = b.imports.checkPinned(l.id, draft.FS)
 	}
@@ -157,9 +156,9 @@ func (b *build) unpackImported(ctx context.Context, l importedLayer) error {
 	return draft.Commit(l.id, meta)
 }
 
-// unpackInto unpacks a blob into an empty directory and verifies it against the paths, an encoded index. Times, and the
-// attributes of the root, come from the index, because the blob lacks them.
-func (b *build) unpackInto(ctx context.Context, l importedLayer, paths []byte, dir string) (cache.LayerMeta, error) {
+// unpackInto unpacks a blob into an empty directory and verifies it against the layer's list of paths. Times, and the
+// attributes of the root, come from the list, because the blob lacks them.
+func (b *build) unpackInto(ctx context.Context, l importedLayer, dir string) (cache.LayerMeta, error) {
 	var res layers.UnpackResult
 	err := b.streamImported(ctx, l.from, *l.Blob, func(r io.Reader) error {
 		r, err := l.encoded(r)
@@ -176,11 +175,13 @@ func (b *build) unpackInto(ctx context.Context, l importedLayer, paths []byte, d
 		return cache.LayerMeta{}, err
 	}
 	check := newAgreement(res.Records)
-	err = tree.ReadIndex(paths, func(n tree.Node) error {
-		if !check.next(n) {
-			return fmt.Errorf("%s: %w", n.Entry.Path, errPaths)
-		}
-		return likeNode(dir, n)
+	err = b.readPaths(ctx, l, func(r io.Reader) error {
+		return tree.ReadIndex(r, func(n tree.Node) error {
+			if !check.next(n) {
+				return fmt.Errorf("%s: %w", n.Entry.Path, errPaths)
+			}
+			return likeNode(dir, n)
+		})
 	})
 	if err == nil && !check.done() {
 		err = errPaths
@@ -329,12 +330,7 @@ func (b *build) fetchVerified(ctx context.Context, c importedLayer) error {
 		if err != nil {
 			return err
 		}
-		tar, err := uncompressed(io.NopCloser(r), nil)
-		if err != nil {
-			return err
-		}
-		defer tar.Close()
-		got, err := digest.FromReader(tar)
+		got, err := layers.DiffID(ctx, r, layers.Limits{})
 		if err == nil && got != c.DiffID {
 			err = errMismatch(c.DiffID, got)
 		}

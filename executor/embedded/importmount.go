@@ -168,10 +168,7 @@ func (b *build) fillMount(ctx context.Context, id string, from *source, m *cache
 	if !ok {
 		return false, nil
 	}
-	paths, err := b.readPaths(ctx, l)
-	if err == nil {
-		_, err = b.unpackInto(ctx, l, paths, m.Dir)
-	}
+	_, err = b.unpackInto(ctx, l, m.Dir)
 	switch {
 	case err == nil:
 		return true, nil

@@ -43,23 +43,15 @@ type pathList struct {
 	memory int64
 }
 
-// readPaths reads the encoded list of a layer's paths.
-func (b *build) readPaths(ctx context.Context, l importedLayer) ([]byte, error) {
+// readPaths passes the list of a layer's paths, an encoded tree.Index, to use. The list is not verified before use has
+// returned, and is never in memory as a whole: a list of a megabyte can stand for a hundred.
+func (b *build) readPaths(ctx context.Context, l importedLayer, use func(io.Reader) error) error {
 	if l.Paths.Size > maxListBlob {
-		return nil, fmt.Errorf("paths: larger than %d bytes", maxListBlob)
+		return fmt.Errorf("paths: larger than %d bytes", maxListBlob)
 	}
-	var raw []byte
-	err := b.streamImported(ctx, l.from, *l.Paths, func(r io.Reader) (err error) {
-		raw, err = io.ReadAll(io.LimitReader(r, maxListBlob))
-		return err
+	return b.streamImported(ctx, l.from, *l.Paths, func(r io.Reader) error {
+		return remotecache.Decompress(r, maxListText, use)
 	})
-	if err != nil {
-		return nil, err
-	}
-	if raw, err = remotecache.Decompress(raw, maxListText); err != nil {
-		return nil, fmt.Errorf("paths: %w", err)
-	}
-	return raw, nil
 }
 
 // pathsOf lends the list of an imported layer's paths, which answers lookups without the layer. The caller gives the
@@ -114,12 +106,12 @@ func (b *build) decodePaths(ctx context.Context, l importedLayer) (pathList, err
 	if list, ok := c.knownList(l.id); ok {
 		return list, nil
 	}
-	raw, err := b.readPaths(ctx, l)
-	if err != nil {
-		return pathList{}, err
-	}
 	list := pathList{index: new(tree.Index)}
-	if list.memory, err = list.index.Decode(raw, maxListMemory); err != nil {
+	err := b.readPaths(ctx, l, func(r io.Reader) (err error) {
+		list.memory, err = list.index.Decode(r, maxListMemory)
+		return err
+	})
+	if err != nil {
 		return pathList{}, err
 	}
 	c.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
+	"github.com/bakebuild/bake/executor/embedded/remotecache"
 )
 
 // pinnedFile is the only file of a layer, and the digest that its content must have.
@@ -21,8 +22,8 @@ type pinnedFile struct {
 const encodingFile = "file "
 
 // pin states the content of a file in a layer of a remote cache, as ADD --checksum does. It is verified now, or when
-// the layer is unpacked. A layer with another file is lost.
-func (b *build) pin(id digest.Digest, name string, content digest.Digest) error {
+// the layer is unpacked. A layer with another file is lost; from is the cache that serves it.
+func (b *build) pin(from *source, id digest.Digest, name string, content digest.Digest) error {
 	c := b.imports
 	c.mu.Lock()
 	c.pinned[id] = pinnedFile{name, content}
@@ -38,7 +39,7 @@ func (b *build) pin(id digest.Digest, name string, content digest.Digest) error 
 		}
 	}
 	if err := c.checkPinned(id, dir); err != nil {
-		return c.lose(importedLayer{id: id}, err)
+		return c.lose(importedLayer{Layer: remotecache.Layer{ID: id}, id: id, from: from}, err)
 	}
 	return b.store.AddPacked(id, cache.Packed{Encoding: encodingFile + name, DiffID: content, Digest: content})
 }
@@ -65,10 +66,7 @@ func (c *imports) checkPinned(id digest.Digest, dir string) error {
 		return err
 	}
 	defer f.Close()
-	hash := digest.SHA256.Digester()
-	if want.content.Algorithm() != digest.SHA256 {
-		hash = want.content.Algorithm().Digester()
-	}
+	hash := want.content.Algorithm().Digester()
 	if _, err := io.Copy(hash.Hash(), f); err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func uncompressed(blob io.ReadCloser, err error) (io.ReadCloser, error) {
 		}
 		return readCloser{z, blob}, nil
 	case layers.Zstd:
-		z, err := zstd.NewReader(r)
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(layers.MaxWindow))
 		if err != nil {
 			_ = blob.Close()
 			return nil, err

@@ -1,9 +1,13 @@
 package tree
 
 import (
+	"bufio"
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"path"
@@ -30,7 +34,6 @@ const (
 const (
 	maxIndexPath   = 4095 // bytes, as in Linux
 	maxIndexXattrs = 64   // of one file
-	minNode        = 3    // bytes of the shortest node
 )
 
 // MarshalBinary encodes the index. Equal indexes have equal encodings.
@@ -113,17 +116,17 @@ func shared(a, b string) int {
 
 // UnmarshalBinary decodes the output of MarshalBinary. Paths must be absolute, clean and unique.
 func (x *Index) UnmarshalBinary(raw []byte) error {
-	_, err := x.Decode(raw, math.MaxInt64)
+	_, err := x.Decode(bytes.NewReader(raw), math.MaxInt64)
 	return err
 }
 
 // Decode is UnmarshalBinary of an index from elsewhere. It returns about how many bytes of memory the index takes, and
 // an error that wraps ErrIndexTooLarge if that is more than limit: a few bytes can stand for long paths, because they
 // are prefix-compressed.
-func (x *Index) Decode(raw []byte, limit int64) (memory int64, err error) {
+func (x *Index) Decode(r io.Reader, limit int64) (memory int64, err error) {
 	*x = Index{nodes: map[string]Node{}, children: map[string][]string{}}
 	before := ""
-	err = ReadIndex(raw, func(n Node) error {
+	err = ReadIndex(r, func(n Node) error {
 		p := n.Entry.Path
 		same := shared(before, p)
 		before = p
@@ -150,25 +153,31 @@ const nodeMemory = 300
 var ErrIndexTooLarge = errors.New("too many paths")
 
 // ReadIndex calls use for each node of an encoded index, in the order of the paths, which is the order of their bytes.
-func ReadIndex(raw []byte, use func(Node) error) error {
-	rest, ok := strings.CutPrefix(string(raw), indexMagic)
-	if !ok {
-		return fmt.Errorf("decode path index: %w", errNoIndex)
+// It holds one node at a time, so the memory does not depend on the size of the index, which others may choose. Errors
+// of use are returned as they are.
+func ReadIndex(from io.Reader, use func(Node) error) error {
+	r := &indexReader{from: bufio.NewReader(from)}
+	head := make([]byte, len(indexMagic))
+	if _, r.err = io.ReadFull(r.from, head); r.err == nil && string(head) != indexMagic {
+		r.err = errNoIndex
 	}
-	r := &indexReader{rest: rest}
-	count := r.number(uint64(len(rest) / minNode))
 	before := ""
-	for range count {
+	for count := r.number(math.MaxUint64); count > 0 && r.err == nil; count-- {
 		n := r.node(before)
 		if r.err != nil {
 			break
 		}
 		before = n.Entry.Path
 		if err := use(n); err != nil {
-			return fmt.Errorf("decode path index: %w", err)
+			return err
 		}
 	}
-	if r.err == nil && r.rest != "" {
+	if r.err == nil {
+		if _, err := r.from.Peek(1); err != io.EOF {
+			r.err = cmp.Or(err, errNoIndex)
+		}
+	}
+	if r.err == io.EOF || r.err == io.ErrUnexpectedEOF {
 		r.err = errNoIndex
 	}
 	if r.err != nil {
@@ -181,36 +190,51 @@ var errNoIndex = errors.New("damaged index")
 
 // indexReader decodes an index. After the first error all reads return zero.
 type indexReader struct {
-	rest string
+	from *bufio.Reader
 	err  error
 }
 
 // number reads a number of at most max.
 func (r *indexReader) number(max uint64) uint64 {
 	var v uint64
-	for i := 0; i < len(r.rest) && i < binary.MaxVarintLen64 && r.err == nil; i++ {
-		c := r.rest[i]
+	for i := 0; i < binary.MaxVarintLen64 && r.err == nil; i++ {
+		var c byte
+		if c, r.err = r.from.ReadByte(); r.err != nil {
+			return 0
+		}
 		v |= uint64(c&0x7f) << (7 * i)
 		if c < 0x80 {
-			r.rest = r.rest[i+1:]
 			if v > max {
 				break
 			}
 			return v
 		}
 	}
-	r.err = errNoIndex
+	r.err = cmp.Or(r.err, errNoIndex)
 	return 0
 }
 
+// text reads a text of at most max bytes.
 func (r *indexReader) text(max int) string {
-	n := int(r.number(uint64(min(max, len(r.rest)))))
-	if n > len(r.rest) {
-		r.err = errNoIndex
+	n := int(r.number(uint64(max)))
+	if r.err != nil {
 		return ""
 	}
-	s := r.rest[:n]
-	r.rest = r.rest[n:]
+	if n > r.from.Size() {
+		long := make([]byte, n)
+		if _, err := io.ReadFull(r.from, long); err != nil {
+			r.err = err
+			return ""
+		}
+		return string(long)
+	}
+	raw, err := r.from.Peek(n)
+	if err != nil {
+		r.err = err
+		return ""
+	}
+	s := string(raw)
+	_, r.err = r.from.Discard(n)
 	return s
 }
 

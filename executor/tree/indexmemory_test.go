@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ func TestIndexMemory(t *testing.T) {
 		var before, after runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&before)
-		_, err := new(Index).Decode(raw, 24<<20)
+		_, err := new(Index).Decode(bytes.NewReader(raw), 24<<20)
 		runtime.ReadMemStats(&after)
 		if !errors.Is(err, ErrIndexTooLarge) {
 			t.Errorf("%s: %v", name, err)

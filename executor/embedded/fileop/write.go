@@ -386,7 +386,7 @@ func setFd(fd int, p string, attr attrs) error {
 		// Also an ACL with an id that is not mapped.
 		invalid := errors.Is(err, unix.EINVAL) && tree.IsACL(name)
 		if err != nil && !invalid && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) {
-			return &fs.PathError{Op: "set " + name + " of", Path: p, Err: err}
+			return &fs.PathError{Op: "copy", Path: p, Err: tree.SetXattrError(fd, name, len(value), err)}
 		}
 	}
 	if err := unix.Fchmod(fd, attr.mode&0o7777); err != nil {

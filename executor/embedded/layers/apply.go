@@ -58,7 +58,18 @@ func (a *applier) impliedDir() *inode {
 }
 
 // run applies all entries of the tar r.
-func (a *applier) run(ctx context.Context, r io.Reader) error {
+func (a *applier) run(ctx context.Context, r io.Reader) error { return each(ctx, r, a.add) }
+
+// measure checks all entries of the tar r and counts them, without applying them.
+func (a *applier) measure(ctx context.Context, r io.Reader) error {
+	return each(ctx, r, func(h *tar.Header, _ io.Reader) error {
+		_, err := a.admit(h)
+		return err
+	})
+}
+
+// each calls use with each entry of the tar r.
+func each(ctx context.Context, r io.Reader, use func(*tar.Header, io.Reader) error) error {
 	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -71,7 +82,7 @@ func (a *applier) run(ctx context.Context, r io.Reader) error {
 		if err != nil {
 			return err
 		}
-		if err := a.add(h, tr); err != nil {
+		if err := use(h, tr); err != nil {
 			return fmt.Errorf("entry %q: %w", clip(h.Name), err)
 		}
 	}
@@ -84,15 +95,21 @@ func clip(s string) string {
 	return s
 }
 
-func (a *applier) add(h *tar.Header, r io.Reader) error {
+// admit checks an entry and counts it towards the limits.
+func (a *applier) admit(h *tar.Header) (entry, error) {
 	if a.entries++; a.entries > a.limits.Entries {
-		return fmt.Errorf("layer has more than %d entries", a.limits.Entries)
+		return entry{}, fmt.Errorf("layer has more than %d entries", a.limits.Entries)
 	}
 	e, err := parseHeader(h)
 	if err != nil || e.skip {
-		return err
+		return e, err
 	}
-	if err := a.count(e, h); err != nil {
+	return e, a.count(e, h)
+}
+
+func (a *applier) add(h *tar.Header, r io.Reader) error {
+	e, err := a.admit(h)
+	if err != nil || e.skip {
 		return err
 	}
 	if e.base == "" {

@@ -32,7 +32,8 @@ func (d *disk) attributes(fd int, name string, ino *inode) error {
 	}
 	if len(ino.xattrs) > 0 {
 		self := fmt.Sprintf("/proc/self/fd/%d/%s", fd, name)
-		if err := d.xattrs(ino, func(k string, v []byte) error { return unix.Lsetxattr(self, k, v, 0) }); err != nil {
+		set := func(k string, v []byte) error { return unix.Lsetxattr(self, k, v, 0) }
+		if err := d.xattrs(fd, ino, set); err != nil {
 			return err
 		}
 	}
@@ -50,7 +51,7 @@ func (d *disk) attributesFd(fd int, ino *inode) error {
 	if err := d.chown(ino, func() error { return unix.Fchown(fd, int(ino.uid), int(ino.gid)) }); err != nil {
 		return err
 	}
-	if err := d.xattrs(ino, func(k string, v []byte) error { return unix.Fsetxattr(fd, k, v, 0) }); err != nil {
+	if err := d.xattrs(fd, ino, func(k string, v []byte) error { return unix.Fsetxattr(fd, k, v, 0) }); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(fd, ino.mode&0o7777); err != nil {
@@ -73,19 +74,18 @@ func (d *disk) chown(ino *inode, set func() error) error {
 
 // xattrs sets the extended attributes of ino. Like containerd, it skips those that the file system does not support
 // and those that this user must not set in a user namespace. An ACL is skipped if its bytes or ids are not valid here.
-func (d *disk) xattrs(ino *inode, set func(string, []byte) error) error {
+// fd is any file of the same file system.
+func (d *disk) xattrs(fd int, ino *inode, set func(string, []byte) error) error {
 	for k, v := range ino.xattrs {
 		err := set(k, v)
 		switch {
 		case err == nil, errors.Is(err, unix.ENOTSUP):
 		case errors.Is(err, unix.EINVAL) && tree.IsACL(k):
 		case errors.Is(err, unix.EPERM) && d.user:
-		case errors.Is(err, unix.EINVAL) && d.user && strings.HasPrefix(k, "system.posix_acl_"):
-			return errors.New(idmap.Unmapped("a user or group of its " + k))
 		case errors.Is(err, unix.EPERM) && strings.HasPrefix(k, "user.") &&
 			ino.kind() != unix.S_IFREG && ino.kind() != unix.S_IFDIR:
 		default:
-			return fmt.Errorf("setxattr %s: %w", clip(k), err)
+			return tree.SetXattrError(fd, k, len(v), err)
 		}
 	}
 	return nil

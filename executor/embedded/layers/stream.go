@@ -15,8 +15,8 @@ import (
 	digest "github.com/opencontainers/go-digest"
 )
 
-// zstdWindow bounds the memory that a hostile zstd frame can request, in bytes. Level 22 has a window of 128 MiB.
-const zstdWindow = 128 << 20
+// MaxWindow bounds the memory that a hostile zstd frame can request, in bytes. Level 22 has a window of 128 MiB.
+const MaxWindow = 128 << 20
 
 // stream reads the tar in a layer blob. Reading the blob, decompressing, hashing and using the tar each run in a
 // separate goroutine.
@@ -44,7 +44,8 @@ func openStream(ctx context.Context, r io.Reader) (*stream, error) {
 		s.closes = append(s.closes, func() { inflated.Close() })
 		plain = inflated
 	}
-	s.readAhead = newReadAhead(io.TeeReader(plain, s.hash))
+	// A few bytes of the blob can unpack to gigabytes, so the context is checked behind the decoder too.
+	s.readAhead = newReadAhead(ctxReader{ctx, io.TeeReader(plain, s.hash)})
 	return s, nil
 }
 
@@ -61,7 +62,7 @@ func (s *stream) decompress(br *bufio.Reader) (io.Reader, error) {
 		}
 		return namedReader{"gzip", z}, nil
 	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(zstdWindow))
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(MaxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}

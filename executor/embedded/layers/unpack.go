@@ -85,6 +85,24 @@ func BuildIndex(ctx context.Context, r io.Reader, limits Limits) (UnpackResult, 
 	return res, nil
 }
 
+// DiffID reads a layer blob like Unpack but keeps nothing. It returns the digest of the uncompressed stream.
+func DiffID(ctx context.Context, r io.Reader, limits Limits) (digest.Digest, error) {
+	s, err := openStream(ctx, r)
+	if err != nil {
+		return "", fmt.Errorf("read layer: %w", err)
+	}
+	defer s.Close()
+	a := newApplier(discard{}, limits)
+	if err := a.measure(ctx, s); err != nil {
+		return "", fmt.Errorf("read layer: %w", err)
+	}
+	id, err := s.finish(a.limits.Trailing)
+	if err != nil {
+		return "", fmt.Errorf("read layer: %w", err)
+	}
+	return id, nil
+}
+
 func apply(ctx context.Context, r io.Reader, to target, limits Limits, finish func(*node) error) (UnpackResult, error) {
 	s, err := openStream(ctx, r)
 	if err != nil {

@@ -3,6 +3,7 @@ package layers
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"math/bits"
 	"os"
@@ -175,8 +176,8 @@ func (j *fileJob) attributes(fd int) error {
 	if err := d.chown(ino, func() error { return unix.Fchown(fd, int(ino.uid), int(ino.gid)) }); err != nil {
 		return err
 	}
-	if err := d.xattrs(ino, func(k string, v []byte) error { return unix.Fsetxattr(fd, k, v, 0) }); err != nil {
-		return err
+	if err := d.xattrs(fd, ino, func(k string, v []byte) error { return unix.Fsetxattr(fd, k, v, 0) }); err != nil {
+		return fmt.Errorf("%.200s: %w", j.name, err)
 	}
 	if ino.mode&0o7777 != 0o600 {
 		if err := unix.Fchmod(fd, ino.mode&0o7777); err != nil {

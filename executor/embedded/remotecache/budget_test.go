@@ -5,7 +5,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	digest "github.com/opencontainers/go-digest"
 
@@ -81,6 +84,48 @@ func TestBudget(t *testing.T) {
 		if said != 1 || found < 5 || found > 10 {
 			t.Errorf("%s: said %d times, %d found", name, said, found)
 		}
+	}
+}
+
+// TestLargeElements: large entries are decoded one at a time, so that many look-ups at once take the memory of one. The
+// use of one may look up a large layer.
+func TestLargeElements(t *testing.T) {
+	const count = 16
+	x := &Index{Layers: []Layer{{ID: numbered("layer", 0)}}}
+	for i := range maxEncodings {
+		x.Layers[0].Packed = append(x.Layers[0].Packed, cache.Packed{
+			Encoding: strings.Repeat("x", 100) + strconv.Itoa(i),
+			Digest:   numbered("blob", i), DiffID: numbered("diff", i),
+		})
+	}
+	for i := range count {
+		parts := []key.Part{{Name: "kind", Digest: strconv.Itoa(i)}}
+		x.Entries = append(x.Entries, Entry{Entry: cache.Entry{ID: numbered("id", i), Key: key.Of(parts), Inputs: parts,
+			Lookups: []cache.Lookup{{Path: "/", Answer: strings.Repeat("x", 2*largeElement)}}}})
+	}
+	c := catalogOf(t, x)
+	var inside, most, found atomic.Int32
+	var all sync.WaitGroup
+	for _, e := range x.Entries {
+		all.Go(func() {
+			c.Entry(e.Key, func(*Entry) bool {
+				now := inside.Add(1)
+				defer inside.Add(-1)
+				most.Store(max(most.Load(), now))
+				time.Sleep(5 * time.Millisecond)
+				if c.Layer(x.Layers[0].ID) != nil {
+					found.Add(1)
+				}
+				return true
+			})
+		})
+	}
+	all.Wait()
+	if c.spans[len(c.spans)-1].size <= largeElement {
+		t.Error("the layer is not large")
+	}
+	if most.Load() != 1 || found.Load() != count {
+		t.Errorf("%d large entries are in memory at once, %d of %d found their layer", most.Load(), found.Load(), count)
 	}
 }
 

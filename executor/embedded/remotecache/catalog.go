@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"sync"
 
 	digest "github.com/opencontainers/go-digest"
 
@@ -30,7 +31,14 @@ type Catalog struct {
 	spans  []span
 	tables [tables]table
 	used   budget
+	// large are held while a large element is decoded and looked at. The use of an entry may look up layers, so those
+	// have a lock of their own.
+	large struct{ entries, layers sync.Mutex }
 }
+
+// largeElement is the size in bytes above which elements are decoded one at a time. Decoded, an element takes many
+// times its size, and look-ups of many steps run at once.
+const largeElement = 256 << 10
 
 // The kinds of names.
 const (
@@ -217,11 +225,24 @@ func (c *Catalog) find(kind int, name string, use func(element) bool) {
 		if !c.used.decode(number, int64(c.spans[number].size)) {
 			continue
 		}
-		raw, err := c.texts.read(c.spans[number])
-		if err == nil && use(element{raw, number}) {
+		if c.look(kind, number, use) {
 			return
 		}
 	}
+}
+
+// look calls use with an element and returns its answer.
+func (c *Catalog) look(kind int, number uint32, use func(element) bool) bool {
+	if c.spans[number].size > largeElement {
+		lock := &c.large.entries
+		if kind == byLayer || kind == byMount {
+			lock = &c.large.layers
+		}
+		lock.Lock()
+		defer lock.Unlock()
+	}
+	raw, err := c.texts.read(c.spans[number])
+	return err == nil && use(element{raw, number})
 }
 
 // entries calls use with each entry that may have a name.

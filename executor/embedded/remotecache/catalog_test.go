@@ -80,7 +80,11 @@ func goodEntry(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := Decompress(raw, 1<<20)
+	var text []byte
+	err = Decompress(bytes.NewReader(raw), 1<<20, func(r io.Reader) (err error) {
+		text, err = io.ReadAll(r)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,14 +93,15 @@ func Compress(raw []byte) ([]byte, error) {
 	return w.EncodeAll(raw, nil), nil
 }
 
-// Decompress reverses Compress. Output of more than limit bytes, or much more than the input, is an error.
-func Decompress(raw []byte, limit int64) ([]byte, error) {
-	u, err := newUnpacker(bytes.NewReader(raw), limit)
+// Decompress reverses Compress: it passes the content to use. Output of more than limit bytes, or much more than the
+// input, is an error.
+func Decompress(r io.Reader, limit int64, use func(io.Reader) error) error {
+	u, err := newUnpacker(r, limit)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer u.close()
-	return io.ReadAll(u)
+	return use(u)
 }
 
 // errTooLarge means that an index cannot be exported.
