@@ -57,6 +57,7 @@ type cacheExport struct {
 	// shipped: the layers of an image.
 	steps, all, shipped map[*node]bool
 	index               remotecache.Index
+	left                int // entries that are too large for an import
 
 	mu   sync.Mutex
 	open map[digest.Digest]*source // remote caches of blobs that are not on this machine
@@ -120,6 +121,10 @@ func (o *cacheExport) packing(n *node) packing {
 func (o *cacheExport) export(ctx context.Context, to remotecache.Destination, a *activity) error {
 	if err := o.collect(ctx); err != nil {
 		return err
+	}
+	if o.left > 0 {
+		o.b.imports.warn(fmt.Sprintf("the cache %s lacks %d of %d steps, which have more files or longer texts than an "+
+			"import accepts; they run again where the cache is imported", to, o.left, len(o.steps)))
 	}
 	if err := o.exportMounts(ctx, o.place.Mounts); err != nil {
 		o.b.imports.warn(fmt.Sprintf("the cache %s: %v", to, err))
@@ -207,7 +212,11 @@ func (o *cacheExport) collect(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if e.Shorten(); !ok || e.Fits() != nil { // one that no import takes would make the whole index useless
+		if e.Shorten(); ok && e.Fits() != nil { // one that no import takes would make the whole index useless
+			o.left++
+			continue
+		}
+		if !ok {
 			continue
 		}
 		o.index.Entries = append(o.index.Entries, e)
