@@ -38,9 +38,9 @@ func TestExportBeyondBounds(t *testing.T) {
 	v.noWarnings()
 }
 
-// TestExportOfClaims: a cache lies about a step, and a build that names it exports another cache. There the lie is a
+// TestExportAfterImport: a cache lies about a step, and a build that names it exports another cache. There the lie is a
 // claim of the new cache, and what is stored here still serves nobody who does not name the first.
-func TestExportOfClaims(t *testing.T) {
+func TestExportAfterImport(t *testing.T) {
 	v := newTraveller(t, stagedFiles)
 	v.must("count /base.txt", "count /tool", "copy /src.txt /out.txt")
 	f := v.forge()
@@ -60,14 +60,14 @@ func TestExportOfClaims(t *testing.T) {
 			t.Errorf("%s is a claim of %q", s.Digest, s.Claim)
 		}
 	}
-	claims := 0
+	served := 0
 	for _, s := range v.must().Steps {
 		if s.Claim == second {
-			claims++
+			served++
 		}
 	}
-	if claims < 3 {
-		t.Errorf("%d steps are claims of the second cache", claims)
+	if served < 3 {
+		t.Errorf("%d steps are claims of the second cache", served)
 	}
 	v.use(nil, nil)
 	v.must("count /base.txt", "count /tool", "copy /src.txt /out.txt")

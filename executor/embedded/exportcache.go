@@ -123,8 +123,8 @@ func (o *cacheExport) export(ctx context.Context, to remotecache.Destination, a 
 		return err
 	}
 	if o.left > 0 {
-		o.b.imports.warn(fmt.Sprintf("the cache %s lacks %d of %d steps, which have more files or longer texts than an "+
-			"import accepts; they run again where the cache is imported", to, o.left, len(o.steps)))
+		o.b.imports.warn(fmt.Sprintf("the cache %s lacks %d of %d steps, which have more files or longer texts than "+
+			"an import accepts; they run again where the cache is imported", to, o.left, len(o.steps)))
 	}
 	if err := o.exportMounts(ctx, o.place.Mounts); err != nil {
 		o.b.imports.warn(fmt.Sprintf("the cache %s: %v", to, err))
