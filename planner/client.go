@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -28,8 +29,13 @@ type client struct {
 	opts   gwclient.BuildOpts
 	inputs map[string]llb.State
 	files  map[string]fileSet // by the name of a local source
-	bases  *bases
-	target string // the target that is planned
+	// locals and remotes are contexts by the name of a local source.
+	locals  map[string]localDir
+	remotes map[string]*remoteDir
+	// sourceTime returns the time of a git or http source; nil if URLs are not downloaded.
+	sourceTime func(*pb.SourceOp) (time.Time, error)
+	bases      *bases
+	target     string // the target that is planned
 	// links maps named contexts that are multi-platform targets to a list of their platforms, for messages.
 	links   map[string]string
 	layouts map[string]*layout
@@ -58,12 +64,20 @@ func (c *client) Solve(_ context.Context, req gwclient.SolveRequest) (*gwclient.
 		return nil, err
 	}
 	name, ok := strings.CutPrefix(id, LocalPrefix)
-	if !ok {
+	files := c.files[name]
+	switch {
+	case !ok && c.sourceTime != nil:
+		// The frontend looks for the times of an archive's files. ResolveSourceMetadata did so, and found none.
+		files = emptyFiles{}
+	case !ok:
 		return nil, &remoteError{id}
-	}
-	files, ok := c.files[name]
-	if !ok {
+	case files == nil:
 		return nil, fmt.Errorf("unknown local context %s", name)
+	}
+	if r := c.remotes[name]; r != nil {
+		if err := r.get(); err != nil {
+			return nil, err
+		}
 	}
 	res := gwclient.NewResult()
 	res.SetRef(fileRef{files})
@@ -133,17 +147,6 @@ func (c *client) resolveLayout(ref string, opt *sourceresolver.ResolveOCILayoutO
 	return ref, l.digest, config, err
 }
 
-// ResolveSourceMetadata returns local sources unchanged. The frontend calls it for other sources only if
-// SOURCE_DATE_EPOCH is to be derived from them, which needs a download and is therefore an error.
-func (c *client) ResolveSourceMetadata(_ context.Context, op *pb.SourceOp,
-	_ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
-	if strings.HasPrefix(op.Identifier, LocalPrefix) {
-		return &sourceresolver.MetaResponse{Op: op}, nil
-	}
-	return nil, fmt.Errorf("the timestamp of %s is not known while planning; set SOURCE_DATE_EPOCH to a number",
-		op.Identifier)
-}
-
 // pin adds a digest to a reference. Without it, named contexts would not be pinned.
 func pin(ref string, d digest.Digest) (string, error) {
 	if d == "" {
@@ -179,6 +182,11 @@ func (m memoryFiles) read(name string) ([]byte, error) {
 	}
 	return data, nil
 }
+
+// emptyFiles is a fileSet in which every file is empty.
+type emptyFiles struct{}
+
+func (emptyFiles) read(string) ([]byte, error) { return nil, nil }
 
 // fileRef makes a fileSet available to the frontend. It implements gwclient.Reference.
 type fileRef struct{ files fileSet }

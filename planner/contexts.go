@@ -1,17 +1,16 @@
 package planner
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/config"
 )
@@ -34,15 +33,6 @@ type inputs struct {
 	linked  []*result           // results of linked targets
 }
 
-// Fetcher downloads a URL into a directory. If the URL is a file, its name is returned too, and it is the only one in
-// the directory. A Fetcher downloads each URL once.
-type Fetcher interface {
-	Fetch(ctx context.Context, url string) (dir, file string, err error)
-	// FetchFile is like Fetch for an HTTP URL whose content must have a digest. It does not send a request if a file
-	// with this content is available locally.
-	FetchFile(ctx context.Context, url string, content digest.Digest) (dir, file string, err error)
-}
-
 // addMain sets up the main context and the Dockerfile.
 func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	source := config.MainContext(t.Context)
@@ -57,7 +47,8 @@ func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	case source.Kind == config.ContextURL && p.isSource():
 		in.client.opts.Opts[mainContext] = t.Context
 	case source.Kind == config.ContextURL:
-		main, err = p.fetchContext(t, "context", t.Context)
+		keep, _ := strconv.ParseBool(t.Args["BUILDKIT_CONTEXT_KEEP_GIT_DIR"]) // as in BuildKit, no other value counts
+		main, err = p.fetchContext(t, "context", Remote{URL: t.Context, KeepGitDir: keep})
 	default:
 		main, err = p.findDir(t, "context", "context", source.Rest)
 	}
@@ -66,7 +57,7 @@ func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 	}
 	if main.dir != "" {
 		in.locals[mainContext] = main
-		in.client.files[mainContext] = dirFiles{main, &p.files}
+		in.client.files[mainContext] = p.ignoreFiles(main)
 	}
 	d, err := p.loadDockerfile(t, main)
 	if err != nil {
@@ -81,20 +72,6 @@ func (p *plan) addMain(t *config.Target, in *inputs) (dockerfile, error) {
 
 // isSource reports whether contexts that are URLs stay sources of the graph instead of being downloaded.
 func (p *plan) isSource() bool { return p.opts.Fetcher == nil }
-
-// fetchContext downloads a context.
-func (p *plan) fetchContext(t *config.Target, attribute, url string) (localDir, error) {
-	p.files.noteFetched()
-	dir, file, err := p.fetchPinned(t, url)
-	if err != nil {
-		return localDir{}, p.targetError(t, attribute, err)
-	}
-	if file != "" && attribute == "context" && file != t.Dockerfile {
-		return localDir{}, p.targetError(t, attribute, fmt.Errorf(
-			"%s is a single file; a context must be a directory, an archive or a repository", url))
-	}
-	return localDir{name: url, dir: dir, fetched: true}, nil
-}
 
 // addContexts sets up the named contexts.
 func (p *plan) addContexts(t *config.Target, in *inputs) error {
@@ -155,7 +132,8 @@ func (p *plan) addContext(t *config.Target, in *inputs, name, value string) erro
 			opts["context:"+name] = value
 			return nil
 		}
-		dir, err = p.fetchContext(t, "contexts", value)
+		p.addRemote(t, in, name, value)
+		return nil
 	case config.ContextDir:
 		dir, err = p.findDir(t, "contexts", "context "+name, source.Rest)
 	}
@@ -165,7 +143,7 @@ func (p *plan) addContext(t *config.Target, in *inputs, name, value string) erro
 	id := namedContextID + dir.name
 	opts["context:"+name] = "local:" + id
 	in.locals[id] = dir
-	in.client.files[id] = dirFiles{dir, &p.files}
+	in.client.files[id] = p.ignoreFiles(dir)
 	return nil
 }
 

@@ -85,6 +85,8 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 		path = filepath.Join(p.project.Dir, path)
 	case context.dir == "":
 		return dockerfile{}, p.targetError(t, "context", &remoteError{t.Context})
+	case context.file: // as in BuildKit, whatever the target's dockerfile
+		path, in = filepath.Join(context.dir, ContextFile), context
 	default:
 		path, in = filepath.Join(context.dir, path), context
 	}
@@ -96,7 +98,7 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 			path, data, err = lower, d, nil
 		}
 	}
-	display := p.displayPath(path)
+	display := p.displayPath(in, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return dockerfile{}, p.targetError(t, "dockerfile", fmt.Errorf(
@@ -110,6 +112,9 @@ func (p *plan) readDockerfile(t *config.Target, context localDir) (dockerfile, e
 		return dockerfile{}, err
 	}
 	d := dockerfile{name: filepath.Base(path), data: data, display: display}
+	if in.url != "" { // as in BuildKit, its ignore file does not count
+		return d, nil
+	}
 	d.ignore, err = p.files.getIn(in, path+ignoreSuffix)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return d, p.targetError(t, "dockerfile", fmt.Errorf("read %s: %w", display+ignoreSuffix, cause(err)))

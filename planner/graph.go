@@ -43,6 +43,7 @@ type Graph struct {
 // (local.excludepatterns, as in BuildKit), because two targets may ignore different files of one directory.
 type Local struct {
 	Dir string // absolute
+	URL string `json:",omitempty"` // where the directory was downloaded from, without a password, or ""
 }
 
 // Step is one vertex of the graph. Digest is the digest of the canonical Op, whose inputs are the Digests of other

@@ -13,6 +13,9 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
+
+	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 
 	"github.com/bakebuild/bake/config"
 )
@@ -22,9 +25,12 @@ const maxFile = 16 << 20
 
 // localDir is a directory of the host and its name in the graph.
 type localDir struct {
-	name    string // see localName
-	dir     string // absolute
-	fetched bool   // downloaded from a URL: links must not lead outside
+	name string // see localName
+	dir  string // absolute
+	// url is where the directory was downloaded from, or "". Links in it must not lead outside.
+	url  string
+	file bool // the URL is a file: the only one in dir is ContextFile
+	time time.Time
 }
 
 // findDir returns the localDir of a path in a target's attribute. what names the path's purpose in messages.
@@ -75,13 +81,32 @@ func localName(project, written, dir string) string {
 	return filepath.ToSlash(rel)
 }
 
-// displayPath returns a path for messages and locations: relative to the project directory if below it.
-func (p *plan) displayPath(path string) string {
+// displayPath returns a path for messages and locations: in a downloaded context, its URL with the path; else relative
+// to the project directory if below it.
+func (p *plan) displayPath(in localDir, path string) string {
+	if in.url != "" {
+		return in.displayURL(path)
+	}
 	rel, err := filepath.Rel(p.project.Dir, path)
 	if err != nil || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
 		return path
 	}
 	return filepath.ToSlash(rel)
+}
+
+// displayURL returns the URL of a file in a downloaded context: with the path after the reference and directory, as git
+// URLs are written.
+func (d localDir) displayURL(file string) string {
+	rel, err := filepath.Rel(d.dir, file)
+	if d.file || err != nil || rel == "." {
+		return redacted(d.url)
+	}
+	base, fragment, _ := strings.Cut(d.url, "#")
+	ref, sub, _ := strings.Cut(fragment, ":")
+	if git, isGit, err := dfgitutil.ParseGitRef(d.url); isGit && err == nil {
+		base, ref, sub = git.Remote, git.Ref, git.SubDir
+	}
+	return redacted(base) + "#" + ref + ":" + path.Join(sub, filepath.ToSlash(rel))
 }
 
 // files reads small files of the host, each once per plan, and records every lookup. The records are the inputs of the
@@ -142,7 +167,7 @@ func (f *files) get(path string) ([]byte, error) {
 
 // getIn returns the content of a file in a directory. In a downloaded directory, symbolic links must not lead outside.
 func (f *files) getIn(in localDir, path string) ([]byte, error) {
-	if in.fetched {
+	if in.url != "" {
 		real, err := filepath.EvalSymlinks(path)
 		if err != nil {
 			return nil, err

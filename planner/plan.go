@@ -292,6 +292,10 @@ func names(targets []*config.Target) []string {
 // mergeDirs adds directories to a map under their names in the graph.
 func mergeDirs(into map[string]Local, dirs map[string]localDir) {
 	for d := range maps.Values(dirs) {
-		into[d.name] = Local{Dir: d.dir}
+		local := Local{Dir: d.dir}
+		if d.url != "" {
+			local.URL = redacted(d.url)
+		}
+		into[d.name] = local
 	}
 }

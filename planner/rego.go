@@ -30,7 +30,7 @@ func (p *plan) checkRego(t *config.Target, in localDir, path string) error {
 	if errors.Is(err, fs.ErrNotExist) || !adjacent || !p.opts.RefuseRego {
 		return nil
 	}
-	return p.targetError(t, "dockerfile", &RegoError{t.Name, "policy " + p.displayPath(path) + config.RegoSuffix})
+	return p.targetError(t, "dockerfile", &RegoError{t.Name, "policy " + p.displayPath(in, path) + config.RegoSuffix})
 }
 
 // namesRego reports whether the inputs of a stored plan include a policy in Rego. The plan may have been stored by a

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 
@@ -162,6 +161,10 @@ func (in *inputs) pinSource(s *pb.SourceOp, at []Location) (bool, error) {
 		if err != nil || commit == "" {
 			return false, err
 		}
+		if s.Attrs[pb.AttrKeepGitDir] == "true" { // the checkout has the reference as a branch or tag
+			s.Attrs[pb.AttrGitChecksum], s.Attrs[pb.AttrGitFetchByCommit] = commit, "true"
+			return true, nil
+		}
 		if s.Identifier = "git://" + remote + "#" + commit; hasSub {
 			s.Identifier += ":" + sub
 		}
@@ -196,51 +199,6 @@ func (in *inputs) placeImage(s *pb.SourceOp, ref string, at []Location) bool {
 	}
 	s.Identifier = "docker-image://" + from + "@" + d
 	return true
-}
-
-// fetchPinned downloads a context at the lock's pin.
-func (p *plan) fetchPinned(t *config.Target, url string) (dir, file string, err error) {
-	ref, isGit, err := dfgitutil.ParseGitRef(url)
-	if isGit && err == nil {
-		commit, err := p.bases.pinGit(t.Name, gitSource{remote: ref.Remote, ref: ref.Ref, checksum: ref.Checksum}, nil)
-		if err != nil {
-			return "", "", err
-		}
-		return p.opts.Fetcher.Fetch(p.bases.ctx, atCommit(url, ref, commit))
-	}
-	base, _, _ := strings.Cut(url, "#")
-	d, err := p.bases.pinHTTP(t.Name, base, "", nil)
-	if err != nil {
-		return "", "", err
-	}
-	if d != "" {
-		return p.opts.Fetcher.FetchFile(p.bases.ctx, url, d)
-	}
-	return p.opts.Fetcher.Fetch(p.bases.ctx, url)
-}
-
-// atCommit returns a git URL with its reference replaced by a commit. Options that affect the checkout are kept.
-// Without a commit it returns the URL unchanged.
-func atCommit(url string, ref *dfgitutil.GitRef, commit string) string {
-	if commit == "" {
-		return url
-	}
-	base, _, _ := strings.Cut(url, "#")
-	base, query, _ := strings.Cut(base, "?")
-	var kept []string
-	for _, option := range strings.Split(query, "&") {
-		name, _, _ := strings.Cut(option, "=")
-		if name == "keep-git-dir" || name == "submodules" || name == "mtime" {
-			kept = append(kept, option)
-		}
-	}
-	if len(kept) > 0 {
-		base += "?" + strings.Join(kept, "&")
-	}
-	if ref.SubDir != "" {
-		commit += ":" + ref.SubDir
-	}
-	return base + "#" + commit
 }
 
 // RemoteURLs returns the URLs that the steps of the graph fetch, of git repositories and of files.

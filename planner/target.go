@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client/llb"
@@ -16,6 +17,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerui"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bakebuild/bake/config"
@@ -42,7 +44,11 @@ func (p *plan) planTarget(ctx context.Context, d *planned) (err error) {
 	d.warnOfArgs(t)
 	d.several = f.opt.MultiPlatformRequested
 	d.file, d.ownerCheck = f.file.display, f.ownerCheck()
-	if err := p.convert(ctx, d, f, want); err != nil {
+	err = p.convert(ctx, d, f, want)
+	if fetchErr := f.in.addFetched(); fetchErr != nil {
+		return fetchErr
+	}
+	if err != nil {
 		if isLocated(err) {
 			return err
 		}
@@ -69,7 +75,7 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 	if err != nil {
 		return nil, err
 	}
-	return &inputs{
+	in := &inputs{
 		client: &client{
 			opts: gwclient.BuildOpts{
 				Opts:      opts,
@@ -80,6 +86,7 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 			},
 			inputs:  map[string]llb.State{},
 			files:   map[string]fileSet{},
+			remotes: map[string]*remoteDir{},
 			bases:   &p.bases,
 			target:  t.Name,
 			links:   map[string]string{},
@@ -88,7 +95,12 @@ func (p *plan) newInputs(t *config.Target, want []ocispecs.Platform) (*inputs, e
 		aliases: map[string][]string{},
 		locals:  map[string]localDir{},
 		layouts: map[string]localDir{},
-	}, nil
+	}
+	in.client.locals = in.locals
+	if !p.isSource() {
+		in.client.sourceTime = func(op *pb.SourceOp) (time.Time, error) { return p.sourceTime(t, op) }
+	}
+	return in, nil
 }
 
 // frontEnd is the Dockerfile frontend, set up for one target.
@@ -143,7 +155,6 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 	if err != nil {
 		return err
 	}
-	provenance := f.provenance()
 	for i, platform := range want {
 		opt.BuildArgs = maps.Clone(f.opt.BuildArgs)
 		opt.TargetPlatform = &platform
@@ -152,6 +163,9 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 		}
 		res, err := dockerfile2llb.Dockerfile2LLB(ctx, f.file.data, opt)
 		if err != nil {
+			return err
+		}
+		if err := f.in.addFetched(); err != nil {
 			return err
 		}
 		def, err := res.State.Marshal(ctx)
@@ -183,7 +197,7 @@ func (p *plan) convert(ctx context.Context, d *planned, f *frontEnd, want []ocis
 				return err
 			}
 		}
-		r.platform, r.epoch, r.provenance = platform, res.Epoch, provenance
+		r.platform, r.epoch, r.provenance = platform, res.Epoch, f.provenance()
 		d.results = append(d.results, r)
 	}
 	return nil

@@ -57,7 +57,7 @@ var imports = map[string][]string{
 	},
 	"executor/embedded/cgroup": {"executor/embedded/sandbox"},
 	"executor/embedded/fetch": {"executor/cache", "executor/dial", "executor/embedded/fileop",
-		"executor/embedded/idmap", "executor/embedded/layerfs", "executor/tree"},
+		"executor/embedded/idmap", "executor/embedded/layerfs", "executor/tree", "planner"},
 	"executor/embedded/fileop": {"executor/embedded/idmap", "executor/embedded/layerfs", "executor/keys",
 		"executor/tree"},
 	"executor/embedded/idmap":   {},

@@ -80,7 +80,7 @@ func (n *node) sourceError(r readInput, err error) error {
 		edge.Step = r.in.node.step
 	}
 	if r.in.local() {
-		dir = r.in.node.local.Dir
+		dir = r.in.node.local.Name
 	}
 	err = keys.ReadError(n.step, r.what, edge, dir, err)
 	if step, ok := errors.AsType[*keys.StepError](err); ok {

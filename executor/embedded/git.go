@@ -52,7 +52,8 @@ func newGit(n *node, source *pb.SourceOp) (operation, error) {
 	}
 	g := &gitStep{n: n, ref: fetch.Repository{
 		Remote: remote, Checksum: attrs[pb.AttrGitChecksum], KeepGitDir: attrs[pb.AttrKeepGitDir] == "true",
-		NoSubmodules: attrs[pb.AttrGitSkipSubmodules] == "true",
+		NoSubmodules: attrs[pb.AttrGitSkipSubmodules] == "true", ByCommit: attrs[pb.AttrGitFetchByCommit] == "true",
+		CheckoutTimes: attrs[pb.AttrGitMTime] == "checkout",
 	}}
 	g.ref.Ref, g.ref.SubDir, _ = strings.Cut(fragment, ":")
 	return g, nil
@@ -65,15 +66,22 @@ func (g *gitStep) parts(commit string) keys.Parts {
 	p.Add("commit", commit)
 	p.Add("directory", g.ref.SubDir)
 	p.Add("with .git, submodules", fmt.Sprint(g.ref.KeepGitDir, !g.ref.NoSubmodules))
+	if g.ref.KeepGitDir { // .git has it as a branch or tag
+		p.Add("reference", g.ref.Ref)
+	}
 	return p
 }
 
-// lookup finds an earlier checkout if the reference is a full commit hash.
+// lookup finds an earlier checkout if the commit is known without a request.
 func (g *gitStep) lookup(context.Context) (bool, error) {
-	if !isCommit(g.ref.Ref) || g.n.forced() {
+	commit := g.ref.Ref
+	if g.ref.ByCommit && !isCommit(commit) {
+		commit = g.ref.Checksum
+	}
+	if !isCommit(commit) || g.n.forced() || !strings.HasPrefix(commit, g.ref.Checksum) {
 		return false, nil
 	}
-	return g.find(g.ref.Ref)
+	return g.find(commit)
 }
 
 // isCommit reports whether a reference is a full commit hash.

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -63,6 +64,7 @@ func (c *Contexts) Save() {
 // needed, and each selection is hashed once. It may be used by several goroutines.
 type Context struct {
 	Dir      string
+	Name     string // for messages: the directory, or the URL that it was downloaded from
 	excludes []string
 	patch    tree.Patch
 	contexts *Contexts
@@ -82,7 +84,7 @@ func (c *Contexts) Open(g *planner.Graph, source *pb.SourceOp, patch tree.Patch)
 	if !ok {
 		return nil, fmt.Errorf("build context %q: not in the graph", name)
 	}
-	l := &Context{Dir: local.Dir, patch: patch, contexts: c, digests: map[string]digest.Digest{}}
+	l := &Context{Dir: local.Dir, Name: cmp.Or(local.URL, local.Dir), patch: patch, contexts: c, digests: map[string]digest.Digest{}}
 	if list := source.GetAttrs()[pb.AttrExcludePatterns]; list != "" {
 		if err := json.Unmarshal([]byte(list), &l.excludes); err != nil {
 			return nil, fmt.Errorf("excluded patterns of build context %q: %w", name, err)
@@ -104,12 +106,31 @@ func (l *Context) open(ctx context.Context) (*tree.Local, error) {
 	}
 	files, err := tree.OpenPatched(ctx, l.Dir, l.excludes, stat, l.patch)
 	if err != nil {
-		return nil, fmt.Errorf("build context: %w", err)
+		return nil, fmt.Errorf("build context: %w", l.named(err))
 	}
 	files.Share(&l.contexts.roots)
 	l.files = files
 	return files, nil
 }
+
+// named makes an error about a downloaded context name its URL and not a directory of the cache.
+func (l *Context) named(err error) error {
+	if err == nil || l.Name == l.Dir || !strings.Contains(err.Error(), l.Dir) {
+		return err
+	}
+	return &namedError{strings.ReplaceAll(err.Error(), l.Dir, l.Name), err}
+}
+
+// namedError is an error with another text.
+type namedError struct {
+	text string
+	err  error
+}
+
+func (e *namedError) Error() string { return e.text }
+
+// Unwrap returns the error.
+func (e *namedError) Unwrap() error { return e.err }
 
 // refresh drops what was read when err says that a file has changed, unless another caller has done so. It returns
 // err.
@@ -151,7 +172,7 @@ func (l *Context) Read(ctx context.Context, f func(tree.FS) error) error {
 	if err != nil {
 		return err
 	}
-	return l.refresh(files, f(files))
+	return l.refresh(files, l.named(f(files)))
 }
 
 // Digest returns the content digest of a selection; each is computed once.
@@ -168,7 +189,7 @@ func (l *Context) Digest(ctx context.Context, sel tree.Selection) (digest.Digest
 		return d, nil
 	}
 	if d, err = tree.SelectionDigest(ctx, files, sel); err != nil {
-		return "", l.refresh(files, err)
+		return "", l.refresh(files, l.named(err))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -59,16 +59,19 @@ func At(s *planner.Step, err error) error {
 	return &placedError{b.String() + s.Name, err}
 }
 
-// ReadError reports that files which a step reads could not be read. in is where they were looked for; dir is the
-// directory of a build context, else "".
+// ReadError reports that files which a step reads could not be read. in is where they were looked for; dir is the name
+// of a build context, else "".
 func ReadError(s *planner.Step, what string, in planner.Edge, dir string, err error) error {
 	var missing *tree.NotFoundError
 	if !errors.As(err, &missing) {
 		return fmt.Errorf("read %s: %w", what, err)
 	}
 	if dir != "" {
-		return &StepError{s, fmt.Errorf("%s is not in the build context %s", missing.Path, dir),
-			"check the path, and that .dockerignore does not exclude it"}
+		hint := "check the path, and that .dockerignore does not exclude it"
+		if strings.Contains(dir, "://") { // the ignore file of a URL does not count
+			hint = "check the path"
+		}
+		return &StepError{s, fmt.Errorf("%s is not in the build context %s", missing.Path, dir), hint}
 	}
 	from := "an empty file system"
 	if in.Step != nil {

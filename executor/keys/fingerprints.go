@@ -123,7 +123,7 @@ func (r *fingerprinting) step(ctx context.Context, s *planner.Step, k *Step) (di
 		if err != nil {
 			dir := ""
 			if l := r.locals[in.Step]; l != nil {
-				dir = l.Dir
+				dir = l.Name
 			}
 			return "", ReadError(s, read.What, in, dir, err)
 		}

@@ -3,6 +3,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,10 +14,10 @@ import (
 	"sync"
 
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
-	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/dial"
+	"github.com/bakebuild/bake/planner"
 )
 
 // Fetcher fetches each URL once.
@@ -41,8 +42,8 @@ type Fetcher struct {
 // fetched is the result for one repository at one reference, or for one URL.
 type fetched struct {
 	once sync.Once
-	dir  string
-	file string
+	planner.Fetched
+	file string // the name of the only file, if the URL is one and no archive
 	err  error
 }
 
@@ -60,50 +61,81 @@ func (e *Error) Unwrap() error { return e.Err }
 // Fetch returns a directory with the content of a URL. The directory belongs to the store; the caller must not write to
 // it. If the URL is a single file and not an archive, file is its name in dir. The error is an *Error.
 func (f *Fetcher) Fetch(ctx context.Context, rawURL string) (dir, file string, err error) {
-	ref, isGit, gitErr := dfgitutil.ParseGitRef(rawURL)
-	isHTTP := strings.HasPrefix(rawURL, "http://") || strings.HasPrefix(rawURL, "https://")
-	var sub string
-	var got *fetched
-	switch {
-	case isGit && gitErr == nil:
-		sub = ref.SubDir
-		key := fmt.Sprintf("git %s %s %s %v", ref.Remote, ref.Ref, ref.Checksum, keepsGitDir(ref))
-		got = f.once(key, func(got *fetched) { got.dir, got.err = f.git(ctx, ref) })
-	case isGit && !isHTTP:
-		return "", "", &Error{redact(rawURL), gitErr}
-	case isHTTP:
-		base, fragment, _ := strings.Cut(rawURL, "#")
-		sub = strings.TrimPrefix(fragment, ":")
-		got = f.once(base, func(got *fetched) { got.dir, got.file, got.err = f.http(ctx, base, "") })
-	default:
-		return "", "", &Error{redact(rawURL), errors.New("not a git or http URL")}
-	}
-	return got.below(rawURL, sub)
-}
-
-// FetchFile is like Fetch, for an HTTP URL whose content must have the given digest. If the store has that content, it
-// makes no request.
-func (f *Fetcher) FetchFile(ctx context.Context, rawURL string, content digest.Digest) (dir, file string, err error) {
-	base, fragment, _ := strings.Cut(rawURL, "#")
-	got := f.once(base+" "+content.String(), func(got *fetched) {
-		got.dir, got.file, got.err = f.http(ctx, base, content)
-	})
-	return got.below(rawURL, strings.TrimPrefix(fragment, ":"))
-}
-
-// below returns the fetched directory, or the directory sub in it.
-func (got *fetched) below(rawURL, sub string) (dir, file string, err error) {
-	if got.err == nil && sub != "" {
-		dir, err = below(got.dir, sub)
-		if err != nil {
-			return "", "", &Error{redact(rawURL), err}
-		}
-		return dir, "", nil
-	}
+	got, sub := f.content(ctx, planner.Remote{URL: rawURL})
 	if got.err != nil {
 		return "", "", &Error{redact(rawURL), got.err}
 	}
-	return got.dir, got.file, nil
+	if got.Dir, err = got.below(sub); err != nil {
+		return "", "", &Error{redact(rawURL), err}
+	}
+	return got.Dir, got.file, nil
+}
+
+// Context implements planner.Fetcher.
+func (f *Fetcher) Context(ctx context.Context, r planner.Remote) (planner.Fetched, error) {
+	got, sub := f.content(ctx, r)
+	c, err := got.Fetched, got.err
+	if err == nil {
+		c.Dir, err = got.below(sub)
+	}
+	if err == nil && got.file != "" && got.file != planner.ContextFile {
+		c.Dir, err = f.asContext(filepath.Join(got.Dir, got.file), got.Time)
+	}
+	if err != nil {
+		return c, &Error{redact(r.URL), f.disk(err)}
+	}
+	return c, nil
+}
+
+// content fetches a URL. sub is the requested subdirectory of what it returns.
+func (f *Fetcher) content(ctx context.Context, r planner.Remote) (got *fetched, sub string) {
+	ref, isGit, gitErr := dfgitutil.ParseGitRef(r.URL)
+	isHTTP := strings.HasPrefix(r.URL, "http://") || strings.HasPrefix(r.URL, "https://")
+	switch {
+	case isGit && gitErr == nil:
+		repo := repository(ref)
+		sub, repo.SubDir = repo.SubDir, ""
+		repo.KeepGitDir = repo.KeepGitDir || r.KeepGitDir
+		key := fmt.Sprintf("git %#v %s", repo, r.Commit)
+		return f.once(key, func(got *fetched) { got.err = f.git(ctx, repo, r.Commit, got) }), sub
+	case isGit:
+		return &fetched{err: gitErr}, ""
+	case isHTTP:
+		base, fragment, _ := strings.Cut(r.URL, "#")
+		sub = strings.TrimPrefix(fragment, ":")
+		key := fmt.Sprintf("%s %s %v", base, r.Content, r.Packed)
+		r.URL = base
+		return f.once(key, func(got *fetched) { got.err = f.http(ctx, r, got) }), sub
+	}
+	return &fetched{err: cmp.Or(gitErr, errors.New("not a git or http URL"))}, ""
+}
+
+// git checks out a repository as a layer, at a commit or, without one, at its reference.
+func (f *Fetcher) git(ctx context.Context, r Repository, commit string, got *fetched) error {
+	if commit == "" {
+		var err error
+		if commit, err = f.checked(ctx, r); err != nil {
+			return err
+		}
+	}
+	id := r.layer(commit)
+	if err := f.checkOutLayer(ctx, r, commit, id); err != nil {
+		return err
+	}
+	dir, known, err := f.stored(id)
+	if err == nil && dir == "" {
+		err = errRemoved
+	}
+	got.Dir, got.Time = dir, known.time
+	return err
+}
+
+// below returns the fetched directory, or the directory sub in it.
+func (got *fetched) below(sub string) (string, error) {
+	if sub == "" {
+		return got.Dir, nil
+	}
+	return below(got.Dir, sub)
 }
 
 // once returns the result for a key. The first call computes it with do; later calls wait for it.
@@ -145,7 +177,7 @@ func below(dir, sub string) (string, error) {
 		return "", fmt.Errorf("directory %s does not exist", sub)
 	}
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("directory %s: %w", sub, cause(err))
 	}
 	if rel, err := filepath.Rel(root, real); err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
 		return "", fmt.Errorf("directory %s leads out of the fetched files", sub)
@@ -154,6 +186,15 @@ func below(dir, sub string) (string, error) {
 		return "", fmt.Errorf("%s is not a directory", sub)
 	}
 	return real, nil
+}
+
+// cause strips the path from an error of a file operation: it is one of the cache.
+func cause(err error) error {
+	var path *os.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 // redact replaces the password in a URL by three asterisks.

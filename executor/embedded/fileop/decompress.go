@@ -14,8 +14,8 @@ import (
 // maxWindow is the memory that a hostile zstd frame can request for its window, in bytes.
 const maxWindow = 128 << 20
 
-// decompress detects the compression from the first bytes (gzip, bzip2, xz, zstd or none) and reverses it.
-func decompress(r io.Reader) (io.ReadCloser, error) {
+// Decompress detects the compression from the first bytes (gzip, bzip2, xz, zstd or none) and reverses it.
+func Decompress(r io.Reader) (io.ReadCloser, error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	head, err := b.Peek(6)
 	if err != nil && len(head) == 0 {

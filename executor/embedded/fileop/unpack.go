@@ -53,7 +53,7 @@ func isArchive(from tree.FS, p string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	r, err := decompress(f)
+	r, err := Decompress(f)
 	if err != nil {
 		return false, nil
 	}
@@ -71,7 +71,7 @@ func (c *copier) extract(p, root string) error {
 	defer f.Close()
 	h := sha256.New()
 	whole := io.TeeReader(f, h)
-	r, err := decompress(whole)
+	r, err := Decompress(whole)
 	if err != nil {
 		return err
 	}
