@@ -84,7 +84,10 @@ func (c *Contexts) Open(g *planner.Graph, source *pb.SourceOp, patch tree.Patch)
 	if !ok {
 		return nil, fmt.Errorf("build context %q: not in the graph", name)
 	}
-	l := &Context{Dir: local.Dir, Name: cmp.Or(local.URL, local.Dir), patch: patch, contexts: c, digests: map[string]digest.Digest{}}
+	l := &Context{
+		Dir: local.Dir, Name: cmp.Or(local.URL, local.Dir), patch: patch, contexts: c,
+		digests: map[string]digest.Digest{},
+	}
 	if list := source.GetAttrs()[pb.AttrExcludePatterns]; list != "" {
 		if err := json.Unmarshal([]byte(list), &l.excludes); err != nil {
 			return nil, fmt.Errorf("excluded patterns of build context %q: %w", name, err)

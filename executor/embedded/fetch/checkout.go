@@ -203,6 +203,8 @@ func (c *checkout) setRefs(ctx context.Context) error {
 	case strings.HasPrefix(ref, "refs/tags/"):
 	case strings.HasPrefix(ref, "refs/"):
 		names = append(names, ref)
+	case strings.HasPrefix(ref, "heads/"):
+		names = append(names, "refs/"+ref)
 	default:
 		names = append(names, "refs/heads/"+ref)
 	}
