@@ -12,7 +12,8 @@ import (
 func TestPinSources(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)
-	site.commit(t, "main", map[string]string{"a.txt": "one", "Dockerfile": "FROM scratch\nCOPY a.txt /context\n"})
+	site.commit(t, "main", map[string]string{"a.txt": "one", "Dockerfile": "FROM scratch\nCOPY a.txt /context\n" +
+		"COPY --from=more context /more\n"})
 	first := git(t, site.work, "rev-parse", "HEAD")
 	site.files["tool"], site.files["other"] = []byte("1"), []byte("1")
 	s := &pinSite{t: t, dir: t.TempDir(), cache: t.TempDir(), host: strings.TrimPrefix(site.url, "http://")}
@@ -23,7 +24,7 @@ target "add" {
 }
 target "context" {
   context  = "http://HOST/repo.git#main"
-  contexts = { more = "http://HOST/files/other" }
+  contexts = { more = "http://HOST/files/other", unused = "http://HOST/files/nosuch" }
   output   = ["type=tar,dest=context.tar"]
 }
 `)

@@ -65,10 +65,10 @@ func (f *Fetcher) Fetch(ctx context.Context, rawURL string) (dir, file string, e
 	if got.err != nil {
 		return "", "", &Error{redact(rawURL), got.err}
 	}
-	if got.Dir, err = got.below(sub); err != nil {
+	if dir, err = got.below(sub); err != nil { // got is shared by all calls for the repository
 		return "", "", &Error{redact(rawURL), err}
 	}
-	return got.Dir, got.file, nil
+	return dir, got.file, nil
 }
 
 // Context implements planner.Fetcher.
