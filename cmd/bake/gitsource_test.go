@@ -47,8 +47,7 @@ func plainCases(t *testing.T, s *gitSites) map[string]string {
 		"mtime": "main.git?mtime=commit",
 		"short": "main.git?checksum=" + s.commit(t, "main.git", "main")[:12], "deep": "deep.git#main",
 		"peeled": "main.git?tag=annotated&checksum=" + first, "keep-false": "main.git?keep-git-dir=false",
-		"sha256": "sha256.git?branch=main&checksum=" + long, "wrong": "main.git?branch=main&checksum=" + first,
-		"wrong-ref": "main.git#nosuch",
+		"sha256":  "sha256.git?branch=main&checksum=" + long,
 		"modules": "withsub.git",
 	}
 }
