@@ -108,7 +108,8 @@ type composeInput struct {
 	isolated    bool          // read no other files, since the files are remote
 	recorder    *pathRecorder // gets the paths of other files
 	interpolate func(*interpolation.Options) *interpolation.Options
-	noEnvFiles  bool // do not read the env files of containers
+	noEnvFiles  bool           // do not read the env files of containers
+	copies      *composeCopies // read instead of the files that others include and extend; nil reads these
 }
 
 // loadCompose parses compose files and the files they include and extend. Paths stay as written, relative to dir.
@@ -137,6 +138,10 @@ func loadCompose(ctx context.Context, dir string, in composeInput) (_ *types.Pro
 			o.Interpolate = in.interpolate(o.Interpolate)
 		}
 		o.ResourceLoaders = []composeloader.ResourceLoader{in.recorder}
+		if in.copies != nil {
+			o.SkipConsistencyCheck = true // the copies have only what builds use
+			o.ResourceLoaders = []composeloader.ResourceLoader{in.copies}
+		}
 	}
 	raw, err := composeloader.LoadModelWithContext(ctx, details, options)
 	if err != nil {

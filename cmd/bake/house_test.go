@@ -49,7 +49,7 @@ var imports = map[string][]string{
 	"executor/watch":        {"config", "planner", "executor/affected", "executor/tree"},
 	"planner":               {"config"},
 	"planner/pins":          {"config", "planner"},
-	"planner/scaffold":      {"config"},
+	"planner/scaffold":      {"config", "planner"},
 
 	"executor/embedded": {
 		"config", "planner", "executor", "executor/cache", "executor/cache/key", "executor/imagetest", "executor/keys",

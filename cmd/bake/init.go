@@ -43,10 +43,14 @@ func (a *app) initProject(ctx context.Context, from []string) error {
 	}
 	var p scaffold.Project
 	ext := ".hcl"
+	opts := config.Options{Dir: dir, Env: map[string]string{"HOME": a.env("HOME")}}
 	if len(from) > 0 {
-		p, ext, err = scaffold.From(ctx, dir, from)
+		p, ext, err = scaffold.From(ctx, opts, from)
 	} else {
-		p, err = scaffold.New(ctx, dir)
+		p, err = scaffold.New(ctx, opts)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	if nothing := (scaffold.ErrNothing{}); errors.As(err, &nothing) || errors.Is(err, fs.ErrNotExist) {
 		return usagef("%w", err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,79 +11,94 @@ import (
 	"github.com/bakebuild/bake/config"
 )
 
-// From returns a project file for the named files of dir: compose files are converted, and HCL files follow as they
-// are, since a project file has the same syntax. Later files take precedence, as with -f. ext is the extension of the
-// new file: a single JSON file stays JSON.
-func From(ctx context.Context, dir string, files []string) (p Project, ext string, err error) {
-	if len(files) == 1 && path.Ext(files[0]) == ".json" {
-		return fromText(ctx, dir, files)
-	}
-	w := &writer{dir: dir, used: map[string]bool{"default": true}, built: map[string]string{}}
+// From returns a project file for the named files: compose files are converted, and HCL files follow as they are, since
+// a project file has the same syntax. Later files take precedence, as with -f. What a file is, its content says. ext is
+// the extension of the new file: a single JSON or YAML file keeps its syntax.
+func From(ctx context.Context, opts config.Options, files []string) (p Project, ext string, err error) {
+	w := newWriter(opts)
+	var compose [][]string // by directory
 	var rest []string
+	var texts []string
+	kind := config.HCL
 	for _, name := range files {
-		switch strings.ToLower(path.Ext(name)) {
-		case ".yml", ".yaml":
-			before := len(w.project.Notes)
-			if w.addCompose(ctx, filepath.ToSlash(name)); len(w.project.Notes) > before {
-				return p, "", errors.New(w.project.Notes[before])
-			}
-		case ".json":
-			return p, "", fmt.Errorf("%s: a JSON file cannot be combined with others; name it alone", name)
-		default:
-			rest = append(rest, name)
+		raw, is, err := config.ReadKind(ctx, opts, name)
+		if err != nil {
+			return p, "", err
 		}
+		switch {
+		case is == config.Compose:
+			rel, err := filepath.Rel(opts.Dir, config.Absolute(opts.Dir, name))
+			if err != nil || !filepath.IsLocal(rel) {
+				return p, "", fmt.Errorf("%s is not below %s; copy it, or run bake init --from in its directory",
+					name, opts.Dir)
+			}
+			compose = withCompose(compose, filepath.ToSlash(rel))
+			continue
+		case is != config.HCL && len(files) > 1:
+			return p, "", fmt.Errorf("%s: only compose and HCL files can be combined; name it alone", name)
+		}
+		kind = is
+		rest, texts = append(rest, name), append(texts, strings.TrimRight(string(raw), "\n")+"\n")
+	}
+	for _, files := range compose {
+		if err := w.readCompose(ctx, files); err != nil {
+			return p, "", err
+		}
+	}
+	w.placeServices()
+	if len(w.targets) == 0 && (len(rest) == 0 || len(w.project.Notes) > 0) {
+		if len(w.project.Notes) > 0 {
+			return p, "", errors.New(strings.Join(w.project.Notes, "\n"))
+		}
+		return p, "", fmt.Errorf("%s: no service has a build section", strings.Join(files, ", "))
 	}
 	if len(w.targets) > 0 {
-		p = w.finish()
+		if p, err = w.finish(ctx); err != nil {
+			return p, "", err
+		}
 	}
 	if len(rest) == 0 {
-		if len(w.targets) == 0 {
-			return p, "", ErrNothing{dir}
-		}
-		return p, ".hcl", nil
+		return p, string(kind), nil
 	}
-	more, ext, err := fromText(ctx, dir, rest)
+	more, err := w.checkText(ctx, rest)
 	if err != nil {
 		return p, "", err
 	}
 	if p.Text != "" {
-		more.Text = p.Text + "\n" + more.Text
+		texts = append([]string{p.Text}, texts...)
 	}
-	more.Targets += p.Targets
-	more.Compose, more.Notes = p.Compose, slices.Concat(p.Notes, more.Notes)
-	return more, ext, nil
+	p.Text = strings.Join(texts, "\n")
+	p.Targets += more
+	return p, string(kind), nil
 }
 
-// fromText returns the text of files whose syntax a project file has too. What the stricter rules of a project file
-// refuse is an error.
-func fromText(ctx context.Context, dir string, files []string) (p Project, ext string, err error) {
-	ext = ".hcl"
-	if path.Ext(files[0]) == ".json" {
-		ext = ".json"
+// withCompose adds a compose file to the others of its directory, which it overrides.
+func withCompose(all [][]string, name string) [][]string {
+	for i, files := range all {
+		if filepath.Dir(files[0]) == filepath.Dir(name) {
+			all[i] = append(slices.Clone(files), name)
+			return all
+		}
 	}
-	opts := config.Options{Dir: dir, Files: files, Env: map[string]string{}}
+	return append(all, []string{name})
+}
+
+// checkText returns the number of targets in files whose syntax a project file has too. What the stricter rules of a
+// project file refuse is an error.
+func (w *writer) checkText(ctx context.Context, files []string) (int, error) {
+	opts := config.Options{Dir: w.opts.Dir, Files: files, Env: map[string]string{}}
 	names, err := config.TargetNames(ctx, opts)
 	if err != nil {
-		return p, "", err
+		return 0, err
 	}
 	if len(names) == 0 {
-		return p, "", ErrNothing{dir}
+		return 0, fmt.Errorf("%s: there is no target", strings.Join(files, ", "))
 	}
 	opts.Targets = names
 	if _, warnings, err := config.Load(ctx, opts); err == nil && len(warnings) > 0 {
 		first := warnings[0]
-		return p, "", fmt.Errorf("%s:%d:%d: %s; a project file refuses what is ignored, so correct it first",
+		return 0, fmt.Errorf("%s:%d:%d: %s; a project file refuses what is ignored, so correct it first",
 			first.Range.File, first.Range.Line, first.Range.Col, first.Message)
 	}
-	p.Targets = len(names)
-	var texts []string
-	for _, name := range files {
-		raw, err := read(filepath.Join(dir, name))
-		if err != nil {
-			return p, "", fmt.Errorf("%s: %w", name, errors.Unwrap(err))
-		}
-		texts = append(texts, strings.TrimRight(string(raw), "\n")+"\n")
-	}
-	p.Text = strings.Join(texts, "\n")
-	return p, ext, nil
+	return len(names), nil
 }

@@ -11,7 +11,7 @@ import (
 func generic(name string) bool {
 	switch strings.ToLower(name) {
 	case "docker", "dockerfiles", "dockerfile", "container", "containers", "build", "builds", "image", "images", "src",
-		"ci", "deploy", "deployment", "app", ".", "":
+		"ci", "deploy", "deployment", "default", ".", "":
 		return true
 	}
 	return false
@@ -32,12 +32,14 @@ func suffixOf(file string) string {
 }
 
 // namesOf returns a name for each Dockerfile: its directory, the first one above that says what it is, and what its own
-// name adds. Equal names get the directories above them until they differ. used holds the names that are taken.
+// name adds. Equal names get the directories above them until they differ, then the names of the files. used holds the
+// names that are taken.
 func namesOf(root string, dockerfiles []string, used map[string]bool) []string {
 	names := make([]string, len(dockerfiles))
 	levels := make([]int, len(dockerfiles)) // directories in the name, besides the first
-	for range 32 {                          // more levels than any path needs
-		count := map[string]int{}
+	count := map[string]int{}
+	for range 32 { // more levels than any path needs
+		clear(count)
 		for i, f := range dockerfiles {
 			names[i] = nameOf(root, f, levels[i])
 			count[names[i]]++
@@ -54,6 +56,11 @@ func namesOf(root string, dockerfiles []string, used map[string]bool) []string {
 		}
 	}
 	for i, name := range names {
+		base := path.Base(dockerfiles[i])
+		if word := strings.ToLower(base); count[name] > 1 && base != "Dockerfile" && suffixOf(base) == "" {
+			name += "-" + word
+		}
+		names[i] = name
 		for n := 2; used[names[i]]; n++ {
 			names[i] = fmt.Sprintf("%s-%d", name, n)
 		}
@@ -82,8 +89,11 @@ func nameOf(root, dockerfile string, more int) string {
 		kept = append(kept, suffix)
 	}
 	name := sanitized(strings.Join(kept, "-"))
-	if name == "" || name == "default" {
+	switch name {
+	case "":
 		return "app"
+	case "default": // the name of the group
+		return sanitized(root + "-default")
 	}
 	return name
 }
@@ -98,4 +108,15 @@ func sanitized(s string) string {
 		return '-'
 	}, s)
 	return strings.Trim(s, "-_")
+}
+
+// imageName returns a name as that of an image: lower-case letters and digits, with single hyphens in between.
+func imageName(name string) string {
+	parts := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	})
+	if len(parts) == 0 {
+		return "app"
+	}
+	return strings.Join(parts, "-")
 }

@@ -1,15 +1,21 @@
 package scaffold_test
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/bakebuild/bake/config"
+	"github.com/bakebuild/bake/planner"
 	"github.com/bakebuild/bake/planner/scaffold"
 )
 
@@ -42,7 +48,7 @@ func runTree(t *testing.T, file string) {
 		kept = append(kept, f)
 		write(t, filepath.Join(dir, f.Name), string(f.Data))
 	}
-	p, err := scaffold.New(t.Context(), dir)
+	p, err := scaffold.New(t.Context(), config.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,10 +69,50 @@ func runTree(t *testing.T, file string) {
 	if d := cmp.Diff(want["notes"], notes); d != "" {
 		t.Errorf("notes: want -, got +\n%s", d)
 	}
-	write(t, filepath.Join(dir, "bake.hcl"), p.Text)
-	if _, warnings, err := config.Load(t.Context(), config.Options{Dir: dir}); err != nil || len(warnings) > 0 {
-		t.Error(err, warnings)
+	checkPlans(t, dir, p.Text)
+	if strings.Contains(p.Text+notes, "hunter2") {
+		t.Errorf("the value of an env file is in the project file:\n%s", p.Text)
 	}
+}
+
+// checkPlans writes a project file and plans its group "default", as bake init && bake plan would.
+func checkPlans(t *testing.T, dir, text string) {
+	t.Helper()
+	write(t, filepath.Join(dir, "bake.hcl"), text)
+	project, warnings, err := config.Load(t.Context(), config.Options{Dir: dir})
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
+	}
+	missing, err := config.Grants{}.Missing(project, true)
+	if err != nil || len(missing) > 0 {
+		t.Error("the group needs grants:", missing, err)
+	}
+	_, err = planner.Plan(t.Context(), project, planner.Options{Resolver: images{}, Fetcher: urls{t.TempDir()}})
+	if err != nil {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// images resolves every reference to an image with one layer.
+type images struct{}
+
+func (images) ResolveImage(_ context.Context, ref string, p ocispecs.Platform) (planner.ResolvedImage, error) {
+	layer := digest.FromString(ref)
+	raw, err := json.Marshal(ocispecs.Image{
+		Platform: p, RootFS: ocispecs.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer}},
+	})
+	return planner.ResolvedImage{Digest: layer, Config: raw, Layers: 1}, err
+}
+
+// urls fetches every URL as a directory with a Dockerfile.
+type urls struct{ dir string }
+
+func (u urls) Fetch(context.Context, string) (dir, file string, err error) {
+	return u.dir, "", os.WriteFile(filepath.Join(u.dir, "Dockerfile"), []byte("FROM scratch\n"), 0o644)
+}
+
+func (u urls) FetchFile(context.Context, string, digest.Digest) (dir, file string, err error) {
+	return "", "", errors.ErrUnsupported
 }
 
 func write(t *testing.T, path, text string) {
@@ -87,7 +133,8 @@ services:
     image: acme/web:${TAG:-1}
     build:
       context: ./web
-      args: {A: "1", B: "$$HOME", C: "$${x}", D: "${D}", E: , F: "${F:+set}", G: "${TAG:-1}-${G:-${D}}"}
+      args: {A: "1", B: "$$HOME", C: "$${x}", D: "${D}", E: , F: "${F:+set}", G: "${TAG:-1}-${G:-${D}}",
+        H: "$$$${D}$$${D}%$D", I: "${F:-f}${E:-e}", J: "${for:-x}", K: "~/x", "for": , L: "a\"b\\ue0000\\ue001"}
       labels: {l: "%{if}"}
       secrets: [token]
       additional_contexts: {db: "service:db"}
@@ -100,12 +147,14 @@ secrets: {token: {environment: TOKEN}}
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "compose.yaml"), compose)
 	write(t, filepath.Join(dir, "web/Dockerfile"), "FROM scratch\n")
-	p, err := scaffold.New(t.Context(), dir)
+	p, err := scaffold.New(t.Context(), config.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "bake.hcl"), p.Text)
-	for _, env := range []map[string]string{{}, {"TAG": "2", "D": "d", "E": "e", "F": "f"}, {"G": "g", "D": "x y"}} {
+	for _, env := range []map[string]string{
+		{}, {"TAG": "2", "D": "d", "E": "e", "F": "f"}, {"G": "g", "D": "x y"}, {"for": "4"},
+	} {
 		want := printed(t, dir, "compose.yaml", env)
 		if got := printed(t, dir, "bake.hcl", env); got != want {
 			t.Errorf("%v\n%s\n%s", env, p.Text, cmp.Diff(want, got))

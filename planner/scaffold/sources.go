@@ -2,41 +2,65 @@ package scaffold
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
 )
 
 // needs is what a Dockerfile needs from outside of it.
 type needs struct {
 	sources []string // paths in the context, without those with variables
-	args    []string // build arguments without a default that a FROM uses
+	args    []string // build arguments without a value that a FROM uses
 }
 
-// needsOf reads a Dockerfile.
-func needsOf(raw []byte) needs {
+// needs reads a Dockerfile of the project. set holds its build arguments.
+func (w *writer) needs(file string, set map[string]string) (needs, error) {
+	raw, err := read(filepath.Join(w.opts.Dir, filepath.FromSlash(file)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return needs{}, fmt.Errorf("there is no %s", printable(file))
+	}
+	if err != nil {
+		return needs{}, fmt.Errorf("%s: %w", printable(file), err)
+	}
+	return needsOf(raw, set), nil
+}
+
+// needsOf returns what a Dockerfile needs if it is built with some arguments.
+func needsOf(raw []byte, set map[string]string) needs {
 	parsed, err := parser.Parse(bytes.NewReader(shortLines(raw)))
 	if err != nil {
-		return needs{}
+		return needs{} // a plan says why
 	}
 	var n needs
-	unset := map[string]bool{}
+	lex := shell.NewLex(parsed.EscapeToken)
+	known := predefined()
 	before := true // the first FROM
 	for _, node := range parsed.AST.Children {
 		switch strings.ToLower(node.Value) {
 		case "arg":
 			for w := node.Next; w != nil && before; w = w.Next {
-				name, _, hasDefault := strings.Cut(w.Value, "=")
-				unset[name] = !hasDefault && !isPredefined(name)
+				name, written, hasDefault := strings.Cut(w.Value, "=")
+				if value, ok := set[name]; ok {
+					known[name] = value
+				} else if hasDefault {
+					known[name], _, _ = lex.ProcessWord(written, known)
+				}
 			}
 		case "from":
 			before = false
 			if node.Next != nil {
-				n.addUnset(node.Next.Value, unset)
+				n.addBase(lex, node.Next.Value, known)
 			}
 		case "copy", "add":
 			n.addCopied(node)
@@ -47,16 +71,42 @@ func needsOf(raw []byte) needs {
 	return n
 }
 
-// isPredefined reports whether BuildKit sets an argument.
-func isPredefined(name string) bool {
-	return strings.HasPrefix(name, "TARGET") || strings.HasPrefix(name, "BUILD")
+// arguments are build arguments by name.
+type arguments map[string]string
+
+// Get implements shell.EnvGetter.
+func (a arguments) Get(name string) (string, bool) {
+	v, ok := a[name]
+	return v, ok
 }
 
-// addUnset adds the arguments without a value in an image reference.
-func (n *needs) addUnset(ref string, unset map[string]bool) {
-	for name, is := range unset {
-		if is && (strings.Contains(ref, "${"+name+"}") || ref == "$"+name || strings.Contains(ref, "$"+name+":") ||
-			strings.Contains(ref, "$"+name+"/")) && !slices.Contains(n.args, name) {
+// Keys implements shell.EnvGetter.
+func (a arguments) Keys() []string { return sortedKeys(a) }
+
+// predefined returns the arguments that BuildKit sets for FROM.
+func predefined() arguments {
+	all := arguments{"TARGETSTAGE": "default"}
+	for _, prefix := range []string{"TARGET", "BUILD"} {
+		for name, value := range map[string]string{
+			"PLATFORM": "linux/amd64", "OS": "linux", "OSVERSION": "", "ARCH": "amd64", "VARIANT": "",
+		} {
+			all[prefix+name] = value
+		}
+	}
+	return all
+}
+
+// addBase adds the arguments without a value in an image reference that is invalid without them.
+func (n *needs) addBase(lex *shell.Lex, ref string, known arguments) {
+	result, err := lex.ProcessWordWithMatches(ref, known)
+	if err != nil || len(result.Unmatched) == 0 {
+		return
+	}
+	if _, err := reference.ParseNormalizedNamed(result.Result); err == nil {
+		return
+	}
+	for name := range result.Unmatched {
+		if !slices.Contains(n.args, name) {
 			n.args = append(n.args, name)
 		}
 	}
@@ -79,6 +129,9 @@ func (n *needs) addCopied(node *parser.Node) {
 			strings.HasPrefix(w, "git@") {
 			continue
 		}
+		if !node.Attributes["json"] {
+			w = strings.Trim(w, `"'`)
+		}
 		n.addSource(w)
 	}
 }
@@ -93,51 +146,99 @@ func (n *needs) addMounted(node *parser.Node) {
 		}
 		for field := range strings.SplitSeq(mount, ",") {
 			if key, value, _ := strings.Cut(field, "="); key == "source" || key == "src" {
-				n.addSource(value)
+				n.addSource(strings.Trim(value, `"'`))
 			}
 		}
 	}
 }
 
 func (n *needs) addSource(s string) {
-	s = strings.TrimPrefix(path.Clean("/"+strings.Trim(s, `"'`)), "/")
+	s = strings.TrimPrefix(path.Clean("/"+s), "/")
 	if s == "" || strings.Contains(s, "$") || slices.Contains(n.sources, s) {
 		return
 	}
 	n.sources = append(n.sources, s)
 }
 
-// missing returns the sources that are not in a directory.
-func (n needs) missing(dir string) []string {
+// missing returns the sources that a directory lacks, or that the ignore file hides. dockerfile may be "".
+func (n needs) missing(root, dir, dockerfile string) []string {
+	if len(n.sources) == 0 {
+		return nil
+	}
+	ignored := ignoredIn(root, dir, dockerfile)
+	files := os.DirFS(filepath.Join(root, filepath.FromSlash(dir)))
 	var all []string
 	for _, s := range n.sources {
-		if strings.ContainsAny(s, "*?[") {
-			if found, err := filepath.Glob(filepath.Join(dir, filepath.FromSlash(s))); err != nil || len(found) == 0 {
-				all = append(all, s)
-			}
-			continue
+		found := []string{s}
+		if _, err := fs.Stat(files, s); err != nil { // a name may have the characters of a pattern
+			found, _ = fs.Glob(files, s) // an invalid pattern finds nothing, as in a build
 		}
-		if _, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(s))); err != nil {
+		switch {
+		case len(found) == 0:
 			all = append(all, s)
+		case !slices.ContainsFunc(found, func(f string) bool { return !ignored(f) }):
+			all = append(all, s+" (the ignore file leaves it out)")
 		}
 	}
 	return all
 }
 
-// contextOf returns the directory that is the context of a Dockerfile: the nearest one above it, up to root, that has
-// all its sources. If there is none, it is the Dockerfile's own, and missing lists what it lacks.
-func (n needs) contextOf(root, dockerfile string) (dir string, missing []string) {
-	own := path.Dir(dockerfile)
-	for dir = own; ; dir = path.Dir(dir) {
-		lacks := n.missing(filepath.Join(root, filepath.FromSlash(dir)))
-		if len(lacks) == 0 {
-			return dir, nil
+// ignoredIn returns a function that reports whether the ignore file of a Dockerfile, else that of its context, leaves a
+// path out with everything below it.
+func ignoredIn(root, dir, dockerfile string) func(string) bool {
+	none := func(string) bool { return false }
+	raw, err := read(filepath.Join(root, filepath.FromSlash(dockerfile)) + ".dockerignore")
+	if dockerfile == "" || err != nil {
+		raw, err = read(filepath.Join(root, filepath.FromSlash(dir), ".dockerignore"))
+	}
+	if err != nil {
+		return none
+	}
+	patterns, err := ignorefile.ReadAll(bytes.NewReader(raw))
+	if err != nil {
+		return none
+	}
+	matcher, err := patternmatcher.New(patterns)
+	if err != nil {
+		return none
+	}
+	return func(path string) bool {
+		out, err := matcher.MatchesOrParentMatches(path)
+		if err != nil || !out {
+			return false
 		}
-		if missing == nil {
-			missing = lacks
+		for _, p := range matcher.Patterns() { // !path/x brings back a part of it; so may !*/x
+			text := strings.TrimPrefix(filepath.ToSlash(p.String()), "/")
+			if p.Exclusion() && (strings.HasPrefix(text, path+"/") || strings.HasPrefix(text, "*")) {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+// contextOf returns the directory that is the context of a Dockerfile: the nearest one above it, up to root, that has
+// all its sources; its own if there is none.
+func (n needs) contextOf(root, dockerfile string) string {
+	own := path.Dir(dockerfile)
+	for dir := own; ; dir = path.Dir(dir) {
+		if len(n.missing(root, dir, dockerfile)) == 0 {
+			return dir
 		}
 		if dir == "." {
-			return own, missing
+			return own
 		}
 	}
+}
+
+// reasons says why a Dockerfile cannot be built in a context as it is.
+func (n needs) reasons(root, context, dockerfile string) []string {
+	var all []string
+	if missing := n.missing(root, context, dockerfile); len(missing) > 0 {
+		all = append(all, "the context "+printable(context)+" has no "+some(missing))
+	}
+	if len(n.args) > 0 {
+		all = append(all, "set args: "+some(n.args))
+	}
+	return all
 }
