@@ -34,6 +34,8 @@ type generator struct {
 	stages int
 	// shell reports whether the stage can run commands.
 	shell bool
+	// acls reports whether there is a stage of that name, with the files of acl.tar.
+	acls bool
 }
 
 func (g *generator) chance(percent int) bool { return g.IntN(100) < percent }
@@ -71,6 +73,9 @@ const (
 
 func (g *generator) dockerfile() string {
 	var b strings.Builder
+	if g.acls = g.chance(25); g.acls {
+		b.WriteString("FROM REGISTRY/busybox:1 AS acls\nADD acl.tar /\n")
+	}
 	count := 1 + g.IntN(3)
 	for g.stages = 0; g.stages < count; g.stages++ {
 		base := g.pick("REGISTRY/busybox:1", "REGISTRY/busybox:1", "REGISTRY/odd:1", "REGISTRY/conf:1", "scratch")
@@ -81,12 +86,31 @@ func (g *generator) dockerfile() string {
 		fmt.Fprintf(&b, "FROM %s AS s%d\n", base, g.stages)
 		if g.shell {
 			b.WriteString("USER root\n")
+			b.WriteString(g.attributes())
 		}
 		for range 1 + g.IntN(7) {
 			b.WriteString(g.instruction() + "\n")
 		}
 	}
 	return b.String()
+}
+
+// attributes returns instructions about what files get from the directory that they are created in, and what copies
+// keep, or "". Chance alone rarely makes them meet.
+func (g *generator) attributes() string {
+	p := g.pick("/p", "/real", "/fresh")
+	switch {
+	case g.chance(25):
+		return "RUN mkdir -p " + p + "; chown 0:100 " + p + "; chmod 2755 " + p + "; true\n" +
+			g.pick("COPY ", "COPY --chown=5:6 ", "COPY --chmod=750 ", "ADD ") + g.pick("f ", "d ") + p + "/a/b/\n" +
+			g.pick("", "WORKDIR "+p+"/w\n")
+	case g.acls:
+		return "COPY --from=acls " + g.pick("", "--chown=5:6 ", "--link ") +
+			g.pick("/ta ", "/ta/f ", "/ta ") +
+			p + "/ta/\nRUN cd " + p + "/ta; for d in . ta; do mkdir $d/new; touch $d/file; done; chmod 755 . ta; " +
+			"/bin/busybox su -s /bin/sh app -c 'cat f ta/f' >/read; true\n"
+	}
+	return ""
 }
 
 func (g *generator) instruction() string {
@@ -143,6 +167,9 @@ func (g *generator) copy() string {
 	flags := ""
 	for _, f := range []string{"--chown=5:6", "--chown=app:dev", "--chmod=750", "--chmod=u+x,go-w", "--link",
 		"--parents", "--exclude=g", "--exclude=**/h"} {
+		if g.acls && strings.HasPrefix(f, "--chmod") {
+			continue // BuildKit sets the mode before the ACL, which changes it again
+		}
 		if g.chance(8) && (g.shell || f != "--chown=app:dev") && !(f == "--link" && strings.Contains(flags, "app")) {
 			flags += f + " "
 		}
