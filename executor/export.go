@@ -24,6 +24,8 @@ type Built struct {
 	Layers func(ctx context.Context, e LayerEncoding) ([]v1.Layer, error)
 	// Files writes the merged file system as one sorted tar without whiteouts, with the times that enc selects.
 	Files func(ctx context.Context, enc LayerEncoding, w io.Writer) error
+	// Fetch fetches what an output reads, for outputs that cannot be written again, such as stdout. It may be nil.
+	Fetch func(ctx context.Context, o Output) error
 	// Tree writes the merged file system of an edge of the graph as one tar. It may be nil if no SBOM is requested.
 	Tree func(ctx context.Context, e planner.Edge, w io.Writer) error
 	// Resolved returns the commit of a git source or the digest of an http source, "" when it is unknown. It may be
@@ -254,7 +256,7 @@ func (e *exporter) output(ctx context.Context, group []Built, o Output, res *Ima
 	case KindOCIDir:
 		return e.layoutDir(target, o, a)
 	case KindOCITar, KindDocker:
-		return e.layoutTar(target, o, a)
+		return e.layoutTar(group, o, a)
 	}
 	return nil
 }

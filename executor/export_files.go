@@ -35,7 +35,7 @@ func (o Output) folder(group []Built, b Built) string {
 // tarFiles writes the merged file system of each platform into one tar.
 func (e *exporter) tarFiles(group []Built, o Output) error {
 	name := group[0].Image.Target + ": write files to tar"
-	return e.fileJob(name, o.Dest, func(ctx context.Context, w io.Writer) error {
+	return e.fileJob(name, group, o, func(ctx context.Context, w io.Writer) error {
 		if len(group) == 1 && o.folder(group, group[0]) == "" && !attest.Requested(group[0].Image) {
 			return group[0].Files(ctx, o.Encoding, w)
 		}

@@ -103,13 +103,13 @@ func (e *exporter) load(target string, o Output, a *artifact) error {
 }
 
 // layoutTar writes an OCI layout as a tar to a file or stdout. For type=docker the tar also has a manifest.json.
-func (e *exporter) layoutTar(target string, o Output, a *artifact) error {
+func (e *exporter) layoutTar(group []Built, o Output, a *artifact) error {
 	l, err := newLayout(o, a, o.Kind == KindDocker)
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s: write %s tar", target, o.Kind)
-	return e.fileJob(name, o.Dest, func(ctx context.Context, w io.Writer) error { return l.writeTar(ctx, w) })
+	name := fmt.Sprintf("%s: write %s tar", group[0].Image.Target, o.Kind)
+	return e.fileJob(name, group, o, l.writeTar)
 }
 
 // layoutDir writes an OCI layout to a directory: blobs first, index.json last by rename. Existing entries stay.

@@ -69,28 +69,46 @@ func writeBuffered(w io.Writer, write func(io.Writer) error) error {
 }
 
 // fileJob adds an output of one file. A regular file is prepared under a temporary name and renamed at commit; stdout,
-// a pipe or a device is written at commit.
-func (e *exporter) fileJob(name, dest string, write func(ctx context.Context, w io.Writer) error) error {
+// a pipe or a device is written at commit, and all that it reads is fetched before.
+func (e *exporter) fileJob(
+	name string, group []Built, o Output, write func(ctx context.Context, w io.Writer) error,
+) error {
+	dest, fetch := o.Dest, func(ctx context.Context) error { return fetchAll(ctx, group, o) }
 	if dest == stdoutTarget {
 		if e.opt.Stdout == nil {
 			return errors.New("stdout is not available; add dest=FILE")
 		}
-		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, commit: func(ctx context.Context) error {
+		commit := func(ctx context.Context) error {
 			return writeBuffered(e.opt.Stdout, func(w io.Writer) error { return write(ctx, w) })
-		}})
+		}
+		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, prepare: fetch, commit: commit})
 		return nil
 	}
 	fi, err := os.Stat(dest)
 	if err == nil && !fi.Mode().IsRegular() {
-		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, commit: func(ctx context.Context) error {
+		commit := func(ctx context.Context) error {
 			return writeInPlace(dest, func(w io.Writer) error { return write(ctx, w) })
-		}})
+		}
+		e.jobs = append(e.jobs, &job{name: name, stage: stageFiles, prepare: fetch, commit: commit})
 		return nil
 	}
 	if real, err := filepath.EvalSymlinks(dest); err == nil {
 		dest = real // the link stays, and its target is replaced
 	}
 	e.jobs = append(e.jobs, renameJob(name, dest, write))
+	return nil
+}
+
+// fetchAll fetches what an output of a target reads.
+func fetchAll(ctx context.Context, group []Built, o Output) error {
+	for _, b := range group {
+		if b.Fetch == nil {
+			continue
+		}
+		if err := b.Fetch(ctx, o); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -34,8 +34,9 @@ type staging struct {
 	temp  string        // name of the hidden folder below dest
 	files []string      // to rename, in tar order
 	dirs  []*tar.Header // in tar order
-	// written remembers what outputs wrote; nil forgets it.
+	// written remembers what outputs wrote; nil forgets it. before is what it has of dest, once it was read.
 	written WrittenDirs
+	before  map[string]string
 }
 
 // open creates the directory and the hidden folder.

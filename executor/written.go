@@ -69,7 +69,7 @@ func (s *staging) place() string {
 	return s.dest
 }
 
-// check refuses new files that would replace a directory of somebody else. It runs before anything is in place.
+// check refuses new files that would replace a directory that bake did not write. It runs before anything is in place.
 func (s *staging) check() error {
 	for _, f := range s.files {
 		fi, err := s.root.Lstat(f)
@@ -94,7 +94,10 @@ func (s *staging) isOwn(dir string) (bool, error) {
 	if s.written == nil {
 		return false, nil
 	}
-	was, ok := s.written.Written(s.place())[dir]
+	if s.before == nil {
+		s.before = s.written.Written(s.place())
+	}
+	was, ok := s.before[dir]
 	if !ok {
 		return false, nil
 	}
@@ -112,6 +115,9 @@ func (s *staging) replaceDir(dir string) error {
 
 // recorded returns the fingerprints of the directories in the hidden folder, which become those of the destination.
 func (s *staging) recorded() map[string]string {
+	if s.written == nil {
+		return nil
+	}
 	all := map[string]string{}
 	if _, err := fingerprintDirs(s.root, s.temp, ".", all); err != nil {
 		return nil

@@ -54,11 +54,11 @@ func (s *Store) Collect(ctx context.Context, limits Limits) (Collected, error) {
 	if err != nil {
 		return Collected{}, err
 	}
-	free, _, err := freeBytes(s.dir)
+	space, err := SpaceOf(s.dir)
 	if err != nil {
-		return Collected{}, wrap("measure", s.dir, err)
+		return Collected{}, err
 	}
-	short := limits.Reserve - free
+	short := limits.Reserve - space.Free
 	fits := limits.Size <= 0 || old.Total <= limits.Size
 	if known && (fits && short <= 0 || old.Stuck > 0 && old.Total < old.Stuck+stuckStep) {
 		return Collected{}, nil

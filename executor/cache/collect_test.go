@@ -217,22 +217,22 @@ func TestCollectForReserve(t *testing.T) {
 	s := open(t, t.TempDir())
 	bigLayer(t, s, "a", 2)
 	bigLayer(t, s, "b", 1)
-	free, disk, err := freeBytes(s.dir)
+	space, err := SpaceOf(s.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	done, err := s.Collect(t.Context(), Limits{Reserve: disk})
+	done, err := s.Collect(t.Context(), Limits{Reserve: space.Size})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := left(s, "a", "b"); len(left) > 0 || done.Over < (disk-free)/2 {
+	if left := left(s, "a", "b"); len(left) > 0 || done.Over < (space.Size-space.Free)/2 {
 		t.Errorf("%q remain: %+v", left, done)
 	}
 	// Nothing more can be freed until something is written, so later builds do not try again.
 	if err := os.Remove(s.path(fileSizes)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Collect(t.Context(), Limits{Reserve: disk}); err != nil {
+	if _, err := s.Collect(t.Context(), Limits{Reserve: space.Size}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(s.path(fileSizes)); err == nil {

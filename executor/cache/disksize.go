@@ -124,12 +124,3 @@ func onDisk(n int64) int64 {
 	const block = 4096
 	return (n + block - 1) / block * block
 }
-
-// freeBytes returns how many bytes this user may still write to the file system of path, and its size.
-func freeBytes(path string) (free, size int64, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, 0, err
-	}
-	return int64(st.Bavail) * st.Frsize, int64(st.Blocks) * st.Frsize, nil
-}

@@ -32,11 +32,11 @@ func (e *Error) Error() string {
 			frees = fmt.Sprintf("%d MB", e.Freeable/1e6)
 		}
 		if errors.Is(e.Err, unix.ENOSPC) { // the free space says nothing about a quota
-			d := diskOf(e.Path)
+			d := spaceOf(e.Path)
 			if d.lackedInodes() {
 				text = strings.ReplaceAll(text, unix.ENOSPC.Error(), "no inodes left on device") + d.inodes()
 			} else {
-				text += d.space()
+				text += d.bytes()
 			}
 		}
 		text += "; bake cache prune --all frees " + frees
@@ -88,43 +88,6 @@ func ownedByOther(path string) bool {
 	return false
 }
 
-// disk is the state of a file system. The zero value is unknown.
-type disk struct{ unix.Statfs_t }
-
-// diskOf returns the state of the file system that holds path or its nearest existing parent.
-func diskOf(path string) disk {
-	for ; path != "/" && path != "."; path = filepath.Dir(path) {
-		var d disk
-		if unix.Statfs(path, &d.Statfs_t) == nil {
-			return d
-		}
-	}
-	return disk{}
-}
-
-// lacksInodes reports whether a file system has hardly any inodes. Some have no fixed number of them.
-func (d disk) lacksInodes() bool { return d.Files > 0 && d.Ffree < 16+d.Files/1000 }
-
-// lackedInodes reports whether a write that failed lacked an inode: there is space, and few inodes. Some may be free
-// again, because what was unfinished has been removed.
-func (d disk) lackedInodes() bool {
-	return d.Files > 0 && d.Ffree < 16+d.Files/20 && d.Bavail > d.Blocks/50
-}
-
-// lacksSpace reports whether less than a hundredth of a file system is free.
-func (d disk) lacksSpace() bool { return d.Blocks > 0 && d.Bavail < d.Blocks/100 }
-
-// inodes describes the free inodes.
-func (d disk) inodes() string { return fmt.Sprintf(" (%d inodes free of %d)", d.Ffree, d.Files) }
-
-// space describes the free space.
-func (d disk) space() string {
-	if d.Blocks == 0 {
-		return ""
-	}
-	return fmt.Sprintf(" (%d MB free of %d MB)", int64(d.Bavail)*d.Bsize/1e6, int64(d.Blocks)*d.Bsize/1e6)
-}
-
 // SystemFault reports whether an error means that this machine, rather than the input of a command, is at fault: a
 // disk that is full, read-only or broken, or too few open files, processes or memory.
 func SystemFault(err error) bool {
@@ -145,11 +108,11 @@ func (s *Store) MeasureFreeable(err error) {
 
 // DiskAlmostFull reports whether the disk has hardly any space or inodes left, and describes what is free.
 func (s *Store) DiskAlmostFull() (string, bool) {
-	d := diskOf(s.dir)
-	if !d.lacksSpace() && d.lacksInodes() {
+	d := spaceOf(s.dir)
+	if !d.lacksBytes() && d.lacksInodes() {
 		return d.inodes(), true
 	}
-	return d.space(), d.lacksSpace()
+	return d.bytes(), d.lacksBytes()
 }
 
 // wrap turns err into an *Error unless it is nil or already contains one.

@@ -94,7 +94,7 @@ func (f *FreshMounts) Close() {
 	f.keep, f.dirs = nil, nil
 }
 
-// removeReplaced removes the generations of the mount in dir that were replaced, unless somebody uses the mount or
+// removeReplaced removes the generations of the mount in dir that were replaced, unless a process uses the mount or
 // they belong to a running build. lock is the caller's lock of the mount, which is no longer needed.
 func removeReplaced(dir string, lock *os.File) {
 	current := generation(dir)

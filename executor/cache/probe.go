@@ -35,6 +35,38 @@ func SpaceOf(path string) (Space, error) {
 	}, nil
 }
 
+// spaceOf is SpaceOf for messages. The zero value is unknown.
+func spaceOf(path string) Space {
+	s, err := SpaceOf(path)
+	if err != nil {
+		return Space{}
+	}
+	return s
+}
+
+// lacksInodes reports whether a file system has hardly any inodes.
+func (s Space) lacksInodes() bool { return s.Inodes > 0 && s.FreeInodes < 16+s.Inodes/1000 }
+
+// lackedInodes reports whether a write that failed lacked an inode: there is space, and few inodes. Some may be free
+// again, because what was unfinished has been removed.
+func (s Space) lackedInodes() bool {
+	return s.Inodes > 0 && s.FreeInodes < 16+s.Inodes/20 && s.Free > s.Size/50
+}
+
+// lacksBytes reports whether less than a hundredth of a file system is free.
+func (s Space) lacksBytes() bool { return s.Size > 0 && s.Free < s.Size/100 }
+
+// inodes describes the free inodes.
+func (s Space) inodes() string { return fmt.Sprintf(" (%d inodes free of %d)", s.FreeInodes, s.Inodes) }
+
+// bytes describes the free space.
+func (s Space) bytes() string {
+	if s.Size == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d MB free of %d MB)", s.Free/1e6, s.Size/1e6)
+}
+
 // Nearest returns path, or its nearest parent that exists.
 func Nearest(path string) (string, error) {
 	for {

@@ -46,9 +46,11 @@ func (s *Store) Usage() (Usage, error) {
 		Total:   v.total,
 	}
 	u.Other = u.Total - u.Layers - u.Blobs - u.Mounts - u.Logs - u.Entries
-	if u.Free, u.Disk, err = freeBytes(s.dir); err != nil {
-		return u, wrap("measure", s.dir, err)
+	space, err := SpaceOf(s.dir)
+	if err != nil {
+		return u, err
 	}
+	u.Free, u.Disk = space.Free, space.Size
 	roots, err := s.rootBlobs()
 	if err != nil {
 		return u, err

@@ -7,6 +7,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bakebuild/bake/executor"
 	"github.com/bakebuild/bake/executor/cache"
@@ -54,6 +55,9 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 			Files: func(ctx context.Context, f executor.LayerEncoding, w io.Writer) error {
 				return b.files(ctx, image.Root, packing{f, f.EpochOr(b.epoch(image)).Unix()}, w)
 			},
+			Fetch: func(ctx context.Context, o executor.Output) error {
+				return b.fetchOutput(ctx, image, o.Kind, packing{o.Encoding, o.Encoding.EpochOr(b.epoch(image)).Unix()})
+			},
 			Tree: func(ctx context.Context, e planner.Edge, w io.Writer) error {
 				return b.files(ctx, e, packing{epoch: b.epoch(image).Unix()}, w)
 			},
@@ -68,6 +72,33 @@ func (b *build) export(ctx context.Context, images []*planner.Image) ([]executor
 		opt.Epoch = *b.opts.Epoch
 	}
 	return executor.Export(ctx, built, opt)
+}
+
+// fetchOutput fetches the blobs that an archive of an image reads, or the layers that one of its files reads. A layer
+// of a remote cache that is lost after the first byte of stdout could not be replaced by running its step.
+func (b *build) fetchOutput(ctx context.Context, image *planner.Image, kind executor.Kind, p packing) error {
+	if kind == executor.KindTar {
+		c, err := b.of(image.Root).chain(ctx)
+		if err == nil {
+			_, err = b.dirs(ctx, c)
+		}
+		return err
+	}
+	all, err := b.imageLayers(ctx, image, p)
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(cap(b.transfers))
+	for _, l := range all {
+		switch l := l.(type) {
+		case *storedBlob:
+			g.Go(l.fetch)
+		case *baseBlob:
+			g.Go(func() error { return l.layer.fetch(gctx) })
+		}
+	}
+	return g.Wait()
 }
 
 // resolver is a source whose identity only the network knows, such as a git branch.

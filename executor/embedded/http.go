@@ -156,6 +156,8 @@ func (h *httpStep) run(ctx context.Context) error {
 		return err
 	case res.StatusCode != http.StatusOK:
 		return h.n.stepError(fmt.Errorf("GET %s: server responded %s", h.redactedURL, res.Status), "check the URL")
+	case res.ContentLength > maxURLFile:
+		return h.fault(ctx, errURLFile)
 	}
 	got, err := h.keep(res, func() { stall.Reset(stallLimit) })
 	h.content = got
@@ -167,6 +169,11 @@ func (h *httpStep) run(ctx context.Context) error {
 
 // stallLimit is how long a transfer may receive no byte.
 const stallLimit = 30 * time.Second
+
+// maxURLFile bounds the file of a URL, in bytes.
+const maxURLFile = 64 << 30
+
+var errURLFile = fmt.Errorf("the file has more than %d GiB; download it and use COPY", maxURLFile>>30)
 
 // fault returns the cause of a cancelled transfer rather than err.
 func (h *httpStep) fault(ctx context.Context, err error) error {
@@ -213,7 +220,10 @@ func (h *httpStep) save(res *http.Response, to string, alive func()) (size int64
 	}
 	hash := digest.SHA256.Digester()
 	body := &counter{r: res.Body, report: func(int64) { alive() }}
-	size, err = io.Copy(io.MultiWriter(file, hash.Hash()), body)
+	size, err = io.Copy(io.MultiWriter(file, hash.Hash()), io.LimitReader(body, maxURLFile+1))
+	if size > maxURLFile {
+		err = errURLFile
+	}
 	if err = errors.Join(err, file.Close()); err != nil {
 		return 0, "", err
 	}

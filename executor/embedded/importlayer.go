@@ -262,7 +262,7 @@ func readOut(r io.Reader, use func(io.Reader) error) error {
 
 // importedPacked returns a packed layer that a remote cache claims, if the layer itself is not on this machine. Its
 // digest and diff id enter the image's manifest and config. fetchPacked verifies them when the bytes are read, which a
-// push skips if the registry has the blob: then they stay a claim, see build.claims.
+// push skips if the registry has the blob: then they stay a claim, see build.markClaimed.
 func (b *build) importedPacked(id digest.Digest, encoding string) (cache.Packed, bool) {
 	l, ok := b.imports.layer(id)
 	if !ok || l.Blob == nil {

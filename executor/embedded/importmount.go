@@ -19,7 +19,7 @@ import (
 // Cache mounts from elsewhere. What a cache mount holds is in no key. So one that a remote cache fills has a name of
 // its own, with the origin of that cache, and only builds that name the cache use it; a mount of this machine comes
 // first. A step that ran with such a mount is stored under a key with one more part, the origins. Otherwise files that
-// somebody else chose would decide about a result that serves all builds. TestClaimedMount shows it.
+// another author chose would decide about a result that serves all builds. TestClaimedMount shows it.
 //
 // A mount can also be filled from a stage (from=). Its id has the digest of the stage's files, which says nothing about
 // their times. So if the stage depends on remote caches, their origins are in the name of the mount too. The key of the

@@ -6,7 +6,7 @@ package registry
 // Invariants:
 //   - An Authorization header reaches only the session's host and port, and the token service that this host named
 //     first, over HTTPS or on the host itself. Without this, a redirect, a layer URL or an upload location could
-//     collect the user's password (TestGuardRemovesCredentials, TestTokenServiceElsewhere).
+//     collect the user's password (TestGuardTakesCredentialsOff, TestTokenServiceElsewhere).
 //   - A form with a refresh token is never redirected elsewhere.
 //   - Nothing is sent over plain HTTP unless the configuration allows it, and a registry on the network cannot direct
 //     the client to this machine or to a link-local address such as cloud metadata (TestGuardRefuses).

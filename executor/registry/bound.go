@@ -6,7 +6,7 @@ import (
 )
 
 // maxJSONValues bounds the values in a manifest, index or config. A text of three bytes for each can take a hundred
-// times as much memory as it is long, so the size alone is no bound.
+// times as much memory as it is long, so the size alone does not bound the memory.
 const maxJSONValues = 200_000
 
 // JSONValues returns an upper bound of the number of values in a JSON text. The text may be invalid. It takes no

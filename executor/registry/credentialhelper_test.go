@@ -42,9 +42,15 @@ func TestCredentialHelperInterrupted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := k.ResolveContext(ctx, repository); !errors.Is(err, context.DeadlineExceeded) {
+	go func() {
+		for raw, _ := os.ReadFile(pids); !strings.HasSuffix(string(raw), "\n"); raw, _ = os.ReadFile(pids) {
+			time.Sleep(time.Millisecond) // until the helper has started
+		}
+		cancel()
+	}()
+	if _, err := k.ResolveContext(ctx, repository); !errors.Is(err, context.Canceled) {
 		t.Errorf("err = %v", err)
 	}
 	wantEnded(t, pids)
@@ -88,11 +94,11 @@ func TestCredentialHelperHangs(t *testing.T) {
 	f := newFake(t, nil)
 	pids := filepath.Join(t.TempDir(), "pids")
 	dir := useHelper(t, f.host, "sleep 600 2>/dev/null &\necho $$ $! >"+pids+"\nwait\n")
-	stuck := newKeychain([]string{filepath.Join(dir, "config.json")}, 200*time.Millisecond)
+	stuck := newKeychain([]string{filepath.Join(dir, "config.json")}, 3*time.Second)
 	c := newTestClient(t, func(o *Options) { o.Keychain = stuck })
 	for range 2 {
 		_, err := c.Resolve(context.Background(), f.host+"/x:1", amd64)
-		contains(t, asError(t, err), "credentials for "+f.host+" cannot be read", "did not respond within 200ms",
+		contains(t, asError(t, err), "credentials for "+f.host+" cannot be read", "did not respond within 3s",
 			"| docker-credential-own get")
 	}
 	if len(f.requests()) != 0 {

@@ -35,6 +35,7 @@ func (r *Run) mergeSame(same map[digest.Digest]digest.Digest) []int {
 		for k := range kept[i].Tests {
 			kept[i].Tests[k] = at[kept[i].Tests[k]]
 		}
+		slices.Sort(kept[i].Tests)
 		kept[i].Tests = slices.Compact(kept[i].Tests)
 	}
 	for i := range r.Spans {

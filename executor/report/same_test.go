@@ -1,6 +1,7 @@
 package report
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ func TestMergeSame(t *testing.T) {
 				Status: executor.StatusCached},
 			{Digest: "sha256:bbbbbbbb", Name: "COPY b", Source: at("b"), Targets: []string{"b"}, Inputs: []int{0},
 				Status: executor.StatusRan, Causes: []executor.Cause{cause}, Log: "log"},
-			{Digest: "sha256:cccccccc", Name: "RUN x", Targets: []string{"b"}, Inputs: []int{2},
+			{Digest: "sha256:cccccccc", Name: "RUN x", Targets: []string{"b"}, Inputs: []int{2}, Tests: []int{1, 0, 2},
 				Status: executor.StatusRan,
 				Causes: []executor.Cause{{Kind: executor.CauseInput, Step: "sha256:bbbbbbbb"}}},
 		},
@@ -36,6 +37,9 @@ func TestMergeSame(t *testing.T) {
 	if len(r.Steps) != 3 || index[3] != 2 || r.Steps[2].Inputs[0] != 1 {
 		t.Fatalf("got %+v, indices %v", r.Steps, index)
 	}
+	if got := r.Steps[2].Tests; !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("the tests are %v, want each once", got)
+	}
 	s := r.Steps[1]
 	if s.Status != executor.StatusRan || s.Log != "log" || len(s.Targets) != 2 || len(s.Also) != 1 {
 		t.Errorf("got %+v", s)
@@ -44,7 +48,7 @@ func TestMergeSame(t *testing.T) {
 		t.Errorf("spans %+v", r.Spans)
 	}
 	for _, query := range []string{"sha256:bbbbbbbb", "b:2", "COPY b", "a:2"} {
-		if got := r.FindSteps(query); query != "sha256:bbbbbbbb" && (len(got) != 1 || got[0] != 1) {
+		if got := r.FindSteps(query); len(got) != 1 || got[0] != 1 {
 			t.Errorf("%s: %v", query, got)
 		}
 	}

@@ -88,7 +88,7 @@ type Scheduler struct {
 	// Runs bounds what concurrent calls of Run use, each of which takes the Need of its step.
 	Runs *Limiter
 	// Files bounds what steps keep open from Prepare to the end of Run: each takes as many slots as its Need has Files.
-	// nil is no bound.
+	// nil does not bound it.
 	Files *Limiter
 	// KeepGoing also starts, after a failure, the steps that do not depend on a failed step.
 	KeepGoing bool

@@ -55,7 +55,7 @@ func packNames() []string {
 
 // Index implements Source. It keeps the packs open, so later reads see the same cache even if the directory is
 // written meanwhile. A pack that cannot be opened is left out: its blobs are a MissingError when they are opened.
-func (d *Dir) Index(_ context.Context, scratch func() (*os.File, error)) (*Catalog, error) {
+func (d *Dir) Index(ctx context.Context, scratch func() (*os.File, error)) (*Catalog, error) {
 	root, unlock, err := d.lock(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -75,7 +75,7 @@ func (d *Dir) Index(_ context.Context, scratch func() (*os.File, error)) (*Catal
 		return nil, err
 	}
 	defer f.Close()
-	x, err := NewCatalog(f, scratch)
+	x, err := NewCatalog(ctxReader{ctx, f}, scratch)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +89,19 @@ func (d *Dir) Index(_ context.Context, scratch func() (*os.File, error)) (*Catal
 		}
 	}
 	return x, nil
+}
+
+// ctxReader returns an error from Read once its context is done: an index may have gigabytes of text.
+type ctxReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (c ctxReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.Reader.Read(p)
 }
 
 // lock locks the directory until unlock is called. On a file system without locks it is used unlocked.

@@ -70,8 +70,8 @@ type Entry struct {
 	Aliases []digest.Digest `json:",omitempty"`
 }
 
-// aliases returns the aliases that are used. The key of an entry without parts is not verified, so it has none: anybody
-// can give such an entry any names.
+// aliases returns the aliases that are used. The key of an entry without parts is not verified, so it has none: any
+// cache can give such an entry any names.
 func (e *Entry) aliases() []digest.Digest {
 	if len(e.Inputs) == 0 {
 		return nil

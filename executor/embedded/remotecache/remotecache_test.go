@@ -310,3 +310,17 @@ func FuzzPack(f *testing.F) {
 		}
 	})
 }
+
+// TestDirCancelled: the index of a directory is not read on after the end of the context.
+func TestDirCancelled(t *testing.T) {
+	dir := &Dir{Path: t.TempDir()}
+	if err := dir.Export(t.Context(), Export{Index: &Index{}}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("the build stops")
+	cancel(why)
+	if _, err := dir.Index(ctx, scratch(t)); !errors.Is(err, why) {
+		t.Errorf("got %v", err)
+	}
+}
