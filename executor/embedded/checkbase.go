@@ -23,16 +23,12 @@ import (
 // cache.CheckOptions. The tar of another tool cannot be written again from the files, so the blob is read, its diff id
 // is verified, and each of its files is compared. Files that the layer links from the layers below are not compared.
 func CheckBase(ctx context.Context, dir, blob string, p cache.Packed) (damage string, err error) {
-	res, err := indexBlob(ctx, blob)
+	res, sums, err := readBase(ctx, blob)
 	if err != nil {
 		return "", ctx.Err() // the blob is damaged, which the check of blobs reports
 	}
 	if res.DiffID != p.DiffID {
 		return fmt.Sprintf("it is not the layer of its blob (diff id %s, expected %s)", res.DiffID, p.DiffID), nil
-	}
-	sums, err := fileSums(ctx, blob)
-	if err != nil {
-		return "", ctx.Err()
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -60,23 +56,32 @@ func CheckBase(ctx context.Context, dir, blob string, p cache.Packed) (damage st
 	return "", nil
 }
 
-func indexBlob(ctx context.Context, blob string) (layers.UnpackResult, error) {
+// readBase returns the records of a blob and the digests of its regular files. Both come from one pass, because reading
+// and decompressing is what takes the time.
+func readBase(ctx context.Context, blob string) (
+	res layers.UnpackResult, sums map[string][sha256.Size]byte, err error,
+) {
 	f, err := os.Open(blob)
+	plain, err := uncompressed(f, err)
 	if err != nil {
-		return layers.UnpackResult{}, err
+		return res, nil, err
 	}
-	defer f.Close()
-	return layers.BuildIndex(ctx, f, layers.Limits{})
+	defer plain.Close()
+	r, w := io.Pipe()
+	summed := make(chan error, 1)
+	go func() {
+		var err error
+		sums, err = fileSums(ctx, r)
+		_, rest := io.Copy(io.Discard, r) // after an error, the other reader still writes
+		summed <- errors.Join(err, rest)
+	}()
+	res, err = layers.BuildIndex(ctx, io.TeeReader(plain, w), layers.Limits{})
+	_ = w.CloseWithError(err) // never fails
+	return res, sums, errors.Join(err, <-summed)
 }
 
-// fileSums returns the digests of the regular files in a blob; of several with one path that of the last.
-func fileSums(ctx context.Context, blob string) (map[string][sha256.Size]byte, error) {
-	f, err := os.Open(blob)
-	r, err := uncompressed(f, err)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
+// fileSums returns the digests of the regular files in a tar; of several with one path that of the last.
+func fileSums(ctx context.Context, r io.Reader) (map[string][sha256.Size]byte, error) {
 	sums := map[string][sha256.Size]byte{}
 	for t := tar.NewReader(r); ; {
 		h, err := t.Next()

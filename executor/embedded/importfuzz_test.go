@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,31 +14,39 @@ import (
 	"testing"
 
 	digest "github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
 )
 
-// In the text of a fuzzed index these stand for the digests and sizes of the two fuzzed blobs, so that changed blobs
-// are still those that the index names.
-const (
-	pathsDigest, pathsSize = "sha256:PATHS", "1111111111"
-	layerDigest, layerSize = "sha256:LAYER", "2222222222"
-)
+// fuzzedLayer is the list of paths and the blob of a layer.
+type fuzzedLayer struct{ paths, blob []byte }
 
-// fuzzedSource is a remote cache of fuzzed bytes: an index, and two blobs.
-type fuzzedSource struct{ index, paths, layer []byte }
+// names returns the texts that stand for the digests and sizes of the layer's blobs in the text of a fuzzed index, so
+// that changed blobs are still those that the index names.
+func (fuzzedLayer) names(i int) (pathsDigest, pathsSize, blobDigest, blobSize string) {
+	number := strconv.Itoa(i)
+	return "sha256:PATHS" + number, "11111111" + number, "sha256:LAYER" + number, "22222222" + number
+}
+
+// fuzzedSource is a remote cache of fuzzed bytes: an index, and the blobs of two layers.
+type fuzzedSource struct {
+	index  []byte
+	layers [2]fuzzedLayer
+}
 
 func (s *fuzzedSource) Index(
 	_ context.Context, scratch func() (*os.File, error),
 ) (*remotecache.Catalog, error) {
 	text := string(s.index)
-	for name, value := range map[string]string{
-		pathsDigest: digest.FromBytes(s.paths).String(), pathsSize: strconv.Itoa(len(s.paths)),
-		layerDigest: digest.FromBytes(s.layer).String(), layerSize: strconv.Itoa(len(s.layer)),
-	} {
-		text = strings.ReplaceAll(text, name, value)
+	for i, l := range s.layers {
+		pathsDigest, pathsSize, blobDigest, blobSize := l.names(i)
+		text = strings.NewReplacer(
+			pathsDigest, digest.FromBytes(l.paths).String(), pathsSize, strconv.Itoa(len(l.paths)),
+			blobDigest, digest.FromBytes(l.blob).String(), blobSize, strconv.Itoa(len(l.blob)),
+		).Replace(text)
 	}
 	raw, err := remotecache.Compress([]byte(text))
 	if err != nil {
@@ -47,9 +56,11 @@ func (s *fuzzedSource) Index(
 }
 
 func (s *fuzzedSource) Open(_ context.Context, b remotecache.Blob) (io.ReadCloser, error) {
-	for _, raw := range [][]byte{s.paths, s.layer} {
-		if digest.FromBytes(raw) == b.Digest && int64(len(raw)) == b.Size {
-			return io.NopCloser(bytes.NewReader(raw)), nil
+	for _, l := range s.layers {
+		for _, raw := range [][]byte{l.paths, l.blob} {
+			if digest.FromBytes(raw) == b.Digest && int64(len(raw)) == b.Size {
+				return io.NopCloser(bytes.NewReader(raw)), nil
+			}
 		}
 	}
 	return nil, &remotecache.MissingError{Digest: b.Digest, Where: "the test"}
@@ -67,12 +78,13 @@ COPY --from=build /b.txt /b.txt
 RUN ["copy", "/b.txt", "/c.txt"]
 `
 
-// seed returns the parts of an honest cache.
-func seed(f *testing.F) (index, paths, layer []byte) {
+// seed returns an honest cache, except that each layer is one of two: the first of the build, and one of a file with
+// attributes.
+func seed(f *testing.F) *fuzzedSource {
 	v := newTraveller(f, map[string]string{"Dockerfile": fuzzedDockerfile, "a.txt": "one"})
 	v.must("copy /a.txt /b.txt", "write /first 1", "copy /b.txt /c.txt")
 	o := v.forge()
-	one := o.index.Layers[0]
+	pair := []remotecache.Layer{o.index.Layers[0], o.attributes()}
 	read := func(b remotecache.Blob) []byte {
 		r, err := o.openBlob(f.Context(), b)
 		if err != nil {
@@ -85,34 +97,68 @@ func seed(f *testing.F) (index, paths, layer []byte) {
 		}
 		return raw
 	}
-	paths, layer = read(*one.Paths), read(*one.Blob)
+	s := &fuzzedSource{}
+	for i, l := range pair {
+		s.layers[i] = fuzzedLayer{read(*l.Paths), read(*l.Blob)}
+	}
 	o.index.Version = 1
 	text, err := json.Marshal(&o.index)
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := string(text)
-	for _, l := range o.index.Layers { // each layer is the first
-		for name, b := range map[string]remotecache.Blob{pathsDigest: *l.Paths, layerDigest: *l.Blob} {
-			s = strings.ReplaceAll(s, b.Digest.String(), name)
+	all := string(text)
+	for i, l := range o.index.Layers {
+		pathsDigest, pathsSize, blobDigest, blobSize := s.layers[i%2].names(i % 2)
+		for name, b := range map[string]remotecache.Blob{pathsDigest: *l.Paths, blobDigest: *l.Blob} {
+			all = strings.ReplaceAll(all, b.Digest.String(), name)
 		}
-		s = strings.ReplaceAll(s, `"Size":`+strconv.FormatInt(l.Blob.Size, 10)+",", `"Size":`+layerSize+",")
-		s = strings.ReplaceAll(s, `"Size":`+strconv.FormatInt(l.Paths.Size, 10)+",", `"Size":`+pathsSize+",")
-		s = strings.ReplaceAll(s, l.DiffID.String(), one.DiffID.String())
+		all = strings.ReplaceAll(all, `"Size":`+strconv.FormatInt(l.Blob.Size, 10)+",", `"Size":`+blobSize+",")
+		all = strings.ReplaceAll(all, `"Size":`+strconv.FormatInt(l.Paths.Size, 10)+",", `"Size":`+pathsSize+",")
+		all = strings.ReplaceAll(all, l.DiffID.String(), pair[i%2].DiffID.String())
 	}
-	return []byte(s), paths, layer
+	s.index = []byte(all)
+	return s
 }
 
-// FuzzImport imports fuzzed caches: the build never fails, takes bounded memory, stores nothing under an id that the
-// cache chose, and keeps what the cache claims apart; a later build without the cache has the right files.
+// attributes returns a layer of a file with attributes, one of which only the list of paths has.
+func (f *forger) attributes() remotecache.Layer {
+	f.t.Helper()
+	const id = digest.Digest("sha256:7777777777777777777777777777777777777777777777777777777777777777")
+	draft, err := f.b.store.NewLayer()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	path := filepath.Join(draft.FS, "b.txt")
+	err = errors.Join(os.WriteFile(path, []byte("two"), 0o644), unix.Setxattr(path, "user.note", []byte("x"), 0),
+		draft.Commit(id, cache.LayerMeta{Size: 3, Files: 1}))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	l, err := f.exportLayer(f.t.Context(), exportedLayer{layer: layer{id: id, ran: true}, whole: true})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return l
+}
+
+// FuzzImport imports fuzzed caches of two origins, the second of which is honest except for its layers: the build never
+// fails, takes bounded memory, stores nothing under an id that the caches chose, and keeps what they claim apart; a
+// later build without the caches has the right files.
 func FuzzImport(f *testing.F) {
-	index, paths, layer := seed(f)
-	f.Add(index, paths, layer)
-	f.Add([]byte(`{"Version":1,"Entries":null,"Layers":[]}`), paths, layer)
-	f.Fuzz(func(t *testing.T, index, paths, layer []byte) {
+	s := seed(f)
+	one, two := s.layers[0], s.layers[1]
+	f.Add(s.index, one.paths, one.blob, two.paths, two.blob)
+	f.Add(s.index, two.paths, one.blob, one.paths, two.blob)
+	f.Add([]byte(`{"Version":1,"Entries":null,"Layers":[]}`), one.paths, one.blob, two.paths, two.blob)
+	f.Fuzz(func(t *testing.T, index, paths, blob, otherPaths, otherBlob []byte) {
 		v := newTraveller(t, map[string]string{"Dockerfile": fuzzedDockerfile, "a.txt": "one"})
-		v.use(local("src", "/fuzzed"), nil)
-		v.engine.open = func(remotecache.Place) remotecache.Source { return &fuzzedSource{index, paths, layer} }
+		v.use2("/fuzzed", "/second")
+		v.engine.open = func(p remotecache.Place) remotecache.Source {
+			if p.Dir == "/second" {
+				return s
+			}
+			return &fuzzedSource{index, [2]fuzzedLayer{{paths, blob}, {otherPaths, otherBlob}}}
+		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		if _, _, err := v.run(); err != nil {
@@ -122,7 +168,7 @@ func FuzzImport(f *testing.F) {
 		if used := after.TotalAlloc - before.TotalAlloc; used > 256<<20 {
 			t.Errorf("%d MB were allocated", used>>20)
 		}
-		checkImported(t, v, string(index))
+		checkImported(t, v, string(index)+string(s.index))
 		v.engine.open = nil
 		v.caches.From = map[string][]config.Attrs{}
 		v.engine = v.engine.WithCaches(v.caches)
@@ -130,7 +176,7 @@ func FuzzImport(f *testing.F) {
 			t.Fatal(err)
 		}
 		if got := v.built("/c.txt"); got != "one" {
-			t.Errorf("without the cache, c.txt is %q", got)
+			t.Errorf("without the caches, c.txt is %q", got)
 		}
 	})
 }
@@ -181,7 +227,7 @@ func checkImported(t testing.TB, v *traveller, index string) {
 		}
 	})
 	for _, origin := range v.store.ClaimOrigins() {
-		if origin != "local /fuzzed" {
+		if origin != "local /fuzzed" && origin != "local /second" {
 			t.Errorf("there are claims of %q", origin)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // maxOutput is the number of bytes of git's output that are kept.
@@ -65,6 +66,7 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second // a process that left the group, such as a credential cache, may keep the pipes open
 	var stdout, stderr limited
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	// The parent-death signal is sent when the thread that started git ends. A locked thread runs only this call;
@@ -73,7 +75,7 @@ func (f *Fetcher) run(ctx context.Context, dir, remote string, args ...string) (
 	err := cmd.Run()
 	runtime.UnlockOSThread()
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, exec.ErrWaitDelay): // the latter only after git itself has succeeded
 		return stdout.Bytes(), nil
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
