@@ -46,6 +46,9 @@ type rewriter struct {
 	joint string
 	// err is the first line that cannot be split.
 	err error
+	// ends has the last line that can end each here-document, by name; nil until it is needed. Without it, each start of
+	// a here-document would search the rest of the file.
+	ends map[string]int
 }
 
 // rewritten is a Dockerfile for the frontend.
@@ -87,7 +90,7 @@ func rewriteDockerfile(data []byte) (rewritten, error) {
 			continue
 		}
 		if mayHoldHeredoc(instruction, line) {
-			line = joinedHeredocs(line, rest)
+			line = w.joinedHeredocs(line, data, n)
 		}
 		w.split(line, n)
 		text := bytes.TrimRight(line, "\r\n")
@@ -151,17 +154,39 @@ func mayHoldHeredoc(instruction, line []byte) bool {
 	return false
 }
 
-// joinedHeredocs removes the blank in "<<- EOF" if a later line ends such a here-document. Otherwise << is a shift, as
-// in $((1 << N)).
-func joinedHeredocs(line, rest []byte) []byte {
-	return blankHeredoc().ReplaceAllFunc(line, func(found []byte) []byte {
-		m := blankHeredoc().FindSubmatch(found)
-		end := regexp.MustCompile(`(?m)^\t*` + regexp.QuoteMeta(string(m[3])) + `\r?$`)
-		if !end.Match(rest) {
-			return found
+// joinedHeredocs removes the blank in "<<- EOF" in line n of the Dockerfile if a later line ends such a here-document.
+// Otherwise << is a shift, as in $((1 << N)).
+func (w *rewriter) joinedHeredocs(line, data []byte, n int) []byte {
+	if !bytes.Contains(line, []byte("<<-")) {
+		return line
+	}
+	if w.ends == nil {
+		w.ends = heredocEnds(data)
+	}
+	pattern := blankHeredoc()
+	var joined []byte
+	from := 0
+	for _, m := range pattern.FindAllSubmatchIndex(line, -1) {
+		if w.ends[string(line[m[6]:m[7]])] > n {
+			joined = append(joined, line[from:m[3]]...) // up to the end of <<-
+			from = m[4]                                 // the name, or its quote
 		}
-		return bytes.Join(m[1:], nil)
-	})
+	}
+	return append(joined, line[from:]...)
+}
+
+// heredocEnds returns the last line that can end a here-document of each name, from 1.
+func heredocEnds(data []byte) map[string]int {
+	const maxName = 200
+	ends := map[string]int{}
+	n := 0
+	for line := range bytes.Lines(data) {
+		n++
+		if name := bytes.TrimLeft(bytes.TrimRight(line, "\r\n"), "\t"); len(name) > 0 && len(name) <= maxName {
+			ends[string(name)] = n
+		}
+	}
+	return ends
 }
 
 // heredocsOf returns the here-documents that an instruction begins, as the parser finds them.

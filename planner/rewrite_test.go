@@ -73,3 +73,17 @@ func TestRewriteNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestManyHeredocStarts shows that the cost is linear: with a search of the rest of the file for each of these starts
+// this test would run for hours.
+func TestManyHeredocStarts(t *testing.T) {
+	const starts, lines = 50_000, 200_000
+	file := "RUN echo " + strings.Repeat("<<- A ", starts) + "\n" + strings.Repeat("# a comment\n", lines)
+	if got, err := rewriteDockerfile([]byte(file)); err != nil || strings.Contains(string(got.data), "<<-A") {
+		t.Error("a start without an end was joined")
+	}
+	file += "A\n"
+	if got, err := rewriteDockerfile([]byte(file)); err != nil || strings.Count(string(got.data), "<<-A") != starts {
+		t.Error("a start with an end was not joined")
+	}
+}
