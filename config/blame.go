@@ -140,7 +140,7 @@ func (l *loader) parseAgain(at hcl.Range) hcl.Expression {
 	var diags hcl.Diagnostics
 	switch text := file.Bytes; syntaxOf(at.Filename, text) {
 	case ".yaml":
-		return yamlAt(at, text)
+		return l.yamlAt(at, text)
 	case ".json":
 		if at.End.Byte > len(text) {
 			return nil
@@ -158,32 +158,47 @@ func (l *loader) parseAgain(at hcl.Range) hcl.Expression {
 	return e
 }
 
-// yamlAt returns the value at a position of a YAML file as an expression, or nil.
-func yamlAt(at hcl.Range, text []byte) hcl.Expression {
+// yamlAt returns the list at a position of a YAML file as an expression, or nil.
+func (l *loader) yamlAt(at hcl.Range, text []byte) hcl.Expression {
+	lists, known := l.yamlLists[at.Filename]
+	if !known {
+		lists = yamlLists(text)
+		l.yamlLists[at.Filename] = lists
+	}
+	found := lists[yamlPlace{at.Start.Line, at.Start.Column}]
+	if found == nil {
+		return nil
+	}
+	r := &yamlReader{doc: &document{name: at.Filename, kinds: blockKinds(), raw: text}}
+	e, diags := r.expr(found, 0)
+	if diags.HasErrors() {
+		return nil
+	}
+	return e
+}
+
+// yamlPlace is a line and a column, both from 1.
+type yamlPlace struct{ line, column int }
+
+// yamlLists returns the lists of a YAML file by where they begin, the outer one of two that begin at one place.
+func yamlLists(text []byte) map[yamlPlace]*yaml.Node {
 	var top yaml.Node
 	if err := yaml.Unmarshal(text, &top); err != nil {
 		return nil
 	}
-	r := &yamlReader{doc: &document{name: at.Filename, kinds: blockKinds(), raw: text}}
-	var found *yaml.Node
+	lists := map[yamlPlace]*yaml.Node{}
 	var visit func(n *yaml.Node)
 	visit = func(n *yaml.Node) {
-		if found == nil && n.Line == at.Start.Line && n.Column == at.Start.Column && n.Kind == yaml.SequenceNode {
-			found = n
+		place := yamlPlace{n.Line, n.Column}
+		if n.Kind == yaml.SequenceNode && lists[place] == nil {
+			lists[place] = n
 		}
 		for _, inner := range n.Content {
 			visit(inner)
 		}
 	}
 	visit(&top)
-	if found == nil {
-		return nil
-	}
-	e, diags := r.expr(found, 0)
-	if diags.HasErrors() {
-		return nil
-	}
-	return e
+	return lists
 }
 
 // itemRange returns the position of an element or entry of an expression, or of the whole expression.

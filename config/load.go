@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
+	"gopkg.in/yaml.v3"
 )
 
 // loader evaluates project files once.
@@ -42,6 +43,7 @@ type loader struct {
 	selfUse   map[attrKey]bool // results of usesSelf
 	anySelf   bool             // "self" occurs somewhere in the files
 	warnings  hcl.Diagnostics
+	yamlLists map[string]map[yamlPlace]*yaml.Node // lists of YAML files, for the places of faults; read once a file
 }
 
 // attrKey identifies the value of an attribute of a target. If the value depends on self, self is the name of the
@@ -86,7 +88,7 @@ func newLoader(ctx context.Context, opts Options, fetched *remote) (*loader, hcl
 	l := &loader{
 		opts: opts, remote: fetched, schema: newSchema(), files: map[string]*hcl.File{}, defs: map[string][]targetDef{},
 		groups: map[string]*groupDef{}, values: map[attrKey]attrValue{}, acyclic: map[string]bool{},
-		selfUse: map[attrKey]bool{},
+		selfUse: map[attrKey]bool{}, yamlLists: map[string]map[yamlPlace]*yaml.Node{},
 	}
 	l.scope = &scope{
 		opts: opts, ctx: ctx, variables: map[string]*block{}, globals: map[string]*hcl.Attribute{},

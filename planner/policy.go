@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"cel.dev/cel-go/cel"
 	"github.com/containerd/platforms"
@@ -71,12 +72,7 @@ func (e *PolicyError) Unwrap() error { return e.Err }
 // Invariant: no rule passes without being evaluated on each of its subjects, because an unevaluated policy must not
 // appear to be enforced. A rule that cannot be evaluated, or that exceeds its cost limit, is an error.
 // TestPolicyOfLinks and TestPolicyWithoutSubject show this.
-func (g *Graph) CheckPolicies(p *config.Project) ([]Violation, error) {
-	return g.CheckPoliciesAt(p, nil)
-}
-
-// CheckPoliciesAt is CheckPolicies with the places that images are pulled from.
-func (g *Graph) CheckPoliciesAt(p *config.Project, locate Locator) ([]Violation, error) {
+func (g *Graph) CheckPolicies(p *config.Project, locate Locator) ([]Violation, error) {
 	if len(p.Policies) == 0 {
 		return nil, nil
 	}
@@ -86,10 +82,15 @@ func (g *Graph) CheckPoliciesAt(p *config.Project, locate Locator) ([]Violation,
 	if err != nil {
 		return nil, fmt.Errorf("prepare policies: %w", err)
 	}
+	sources := sync.OnceValue(func() []policySource { return g.policySources(p, locate) })
+	inputs := policyInputs{
+		bases:   sync.OnceValue(func() []policyInput { return g.baseInputs(sources(), locate) }),
+		sources: sync.OnceValue(func() []policyInput { return g.sourceInputs(sources()) }),
+	}
 	var all []Violation
 	for _, name := range slices.Sorted(maps.Keys(p.Policies)) {
 		one := p.Policies[name]
-		found, err := g.checkPolicy(env, p, one, locate)
+		found, err := g.checkPolicy(env, p, one, inputs)
 		if err != nil {
 			return nil, &PolicyError{name, one.Range, err}
 		}
@@ -99,7 +100,7 @@ func (g *Graph) CheckPoliciesAt(p *config.Project, locate Locator) ([]Violation,
 }
 
 func (g *Graph) checkPolicy(
-	env *cel.Env, p *config.Project, policy config.Policy, locate Locator,
+	env *cel.Env, p *config.Project, policy config.Policy, all policyInputs,
 ) ([]Violation, error) {
 	ast, issues := env.Compile(policy.Rule)
 	if issues.Err() != nil {
@@ -122,9 +123,9 @@ func (g *Graph) checkPolicy(
 		return nil, errors.New("a rule cannot use both base and source; a base is a source whose kind is image or " +
 			"oci-layout")
 	case of["base"]:
-		inputs = g.baseInputs(p, locate)
+		inputs = all.bases()
 	case of["source"]:
-		inputs = g.sourceInputs(p, locate)
+		inputs = all.sources()
 	}
 	var found []Violation
 	for _, s := range g.subjects(p, inputs, of["base"] || of["source"], of["target"] || of["image"]) {
@@ -160,6 +161,9 @@ type policyInput struct {
 	places   []Location
 }
 
+// policyInputs computes the inputs once for all rules.
+type policyInputs struct{ bases, sources func() []policyInput }
+
 // vars returns the variables of a rule with the given facts. Variables without facts are empty.
 func (i policyInput) vars(target, image map[string]any) map[string]any {
 	none := map[string]any{}
@@ -171,12 +175,12 @@ func (i policyInput) vars(target, image map[string]any) map[string]any {
 }
 
 // baseInputs returns the bases: images, and images of OCI layouts.
-func (g *Graph) baseInputs(p *config.Project, locate Locator) []policyInput {
+func (g *Graph) baseInputs(sources []policySource, locate Locator) []policyInput {
 	var list []policyInput
 	for _, b := range g.Bases {
 		list = append(list, policyInput{"base " + b.Ref, "base", g.baseFacts(b, locate), g.Users(b.Ref), b.Places})
 	}
-	for _, s := range g.policySources(p, locate) {
+	for _, s := range sources {
 		if s.kind == sourceLayout {
 			list = append(list, policyInput{"base " + s.ref, "base", layoutFacts(s), s.targets, s.places})
 		}
@@ -185,9 +189,9 @@ func (g *Graph) baseInputs(p *config.Project, locate Locator) []policyInput {
 }
 
 // sourceInputs returns the sources.
-func (g *Graph) sourceInputs(p *config.Project, locate Locator) []policyInput {
+func (g *Graph) sourceInputs(sources []policySource) []policyInput {
 	var list []policyInput
-	for _, s := range g.policySources(p, locate) {
+	for _, s := range sources {
 		users := s.targets
 		if s.kind == sourceImage {
 			users = g.Users(s.ref)

@@ -45,7 +45,7 @@ func violations(t *testing.T, p *config.Project, opts planner.Options) []string 
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, err := g.CheckPolicies(p)
+	found, err := g.CheckPolicies(p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestPolicyWithoutSubject(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			p := &config.Project{Policies: map[string]config.Policy{"p": {Name: "p", Rule: tt.rule}}}
-			found, err := (&planner.Graph{}).CheckPolicies(p)
+			found, err := (&planner.Graph{}).CheckPolicies(p, nil)
 			got := ""
 			switch {
 			case err != nil:

@@ -108,21 +108,26 @@ func (g *Graph) policySources(p *config.Project, locate Locator) []policySource 
 // linkUsers returns, for each target, the sorted names of the targets that are built with it: itself, and those that
 // link to it, directly or not.
 func linkUsers(p *config.Project) map[string][]string {
-	users := map[string][]string{}
-	var visit func(user, name string)
-	visit = func(user, name string) {
-		if p.Targets[name] == nil || slices.Contains(users[name], user) {
-			return
-		}
-		users[name] = addSorted(users[name], user)
-		for _, value := range p.Targets[name].Contexts {
-			if c := config.NamedContext(value); c.Kind == config.ContextTarget {
-				visit(user, c.Rest)
+	links := map[string][]string{}
+	for name, t := range p.Targets {
+		for _, value := range t.Contexts {
+			if c := config.NamedContext(value); c.Kind == config.ContextTarget && p.Targets[c.Rest] != nil {
+				links[name] = append(links[name], c.Rest)
 			}
 		}
 	}
-	for name := range p.Targets {
-		visit(name, name)
+	users := map[string][]string{}
+	for _, user := range slices.Sorted(maps.Keys(p.Targets)) {
+		seen := map[string]bool{}
+		for next := []string{user}; len(next) > 0; {
+			name := next[len(next)-1]
+			next = next[:len(next)-1]
+			if !seen[name] {
+				seen[name] = true
+				users[name] = append(users[name], user)
+				next = append(next, links[name]...)
+			}
+		}
 	}
 	return users
 }

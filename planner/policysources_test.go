@@ -130,7 +130,7 @@ func TestPolicySources(t *testing.T) {
 	fact := func(rule string) []string {
 		t.Helper()
 		p.Policies = map[string]config.Policy{"p": {Name: "p", Rule: rule, Message: "m"}}
-		found, err := g.CheckPoliciesAt(p, func(ref string) []string { return []string{"mirror.example.com/m", ref} })
+		found, err := g.CheckPolicies(p, func(ref string) []string { return []string{"mirror.example.com/m", ref} })
 		if err != nil {
 			t.Fatal(rule, err)
 		}
@@ -147,7 +147,7 @@ func TestPolicySources(t *testing.T) {
 		}
 	}
 	p.Policies = map[string]config.Policy{"p": {Name: "p", Rule: "base.official && source.locked"}}
-	if _, err := g.CheckPolicies(p); err == nil || !strings.Contains(err.Error(), "cannot use both base and source") {
+	if _, err := g.CheckPolicies(p, nil); err == nil || !strings.Contains(err.Error(), "cannot use both base and source") {
 		t.Error("base and source:", err)
 	}
 }
@@ -171,7 +171,7 @@ func TestPolicySeesEachContent(t *testing.T) {
 		}
 		rule := "source.kind != 'http' || source.digest == '" + good.String() + "'"
 		p.Policies = map[string]config.Policy{"p": {Name: "p", Rule: rule, Message: "m"}}
-		found, err := g.CheckPolicies(p)
+		found, err := g.CheckPolicies(p, nil)
 		if err != nil || len(found) == 0 {
 			t.Errorf("%s: %v, %v", second, found, err)
 		}
@@ -182,7 +182,7 @@ func TestPolicySeesEachContent(t *testing.T) {
 func TestPolicyOfDefinition(t *testing.T) {
 	p := &config.Project{Remote: "https://git.example.com/a/b.git#main:sub", Targets: map[string]*config.Target{},
 		Policies: map[string]config.Policy{"p": {Name: "p", Rule: "source.host != 'git.example.com'", Message: "m"}}}
-	found, err := (&planner.Graph{}).CheckPolicies(p)
+	found, err := (&planner.Graph{}).CheckPolicies(p, nil)
 	if err != nil || len(found) != 1 || found[0].Subject != "source https://git.example.com/a/b.git#main" {
 		t.Errorf("%v, %v", found, err)
 	}

@@ -2,7 +2,6 @@ package planner
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
 
@@ -16,10 +15,14 @@ type RegoError struct {
 	What   string // the policy
 }
 
-// Error returns the policy and what to do.
+// Error returns the policy and what to do. Target is empty if an error around this one names the target.
 func (e *RegoError) Error() string {
-	return fmt.Sprintf("target %s: %s is in Rego, which only buildx evaluates; use a policy block, or build without "+
-		"the policy: --policy disabled=true", e.Target, e.What)
+	text := e.What + " is in Rego, which only buildx evaluates; use a policy block, or build without the policy: " +
+		"--policy disabled=true"
+	if e.Target != "" {
+		return "target " + e.Target + ": " + text
+	}
+	return text
 }
 
 // checkRego returns a RegoError if there is a policy next to the Dockerfile of a target at path, in the context in, and
@@ -30,7 +33,7 @@ func (p *plan) checkRego(t *config.Target, in localDir, path string) error {
 	if errors.Is(err, fs.ErrNotExist) || !adjacent || !p.opts.RefuseRego {
 		return nil
 	}
-	return p.targetError(t, "dockerfile", &RegoError{t.Name, "policy " + p.displayPath(in, path) + config.RegoSuffix})
+	return p.targetError(t, "dockerfile", &RegoError{What: "policy " + p.displayPath(in, path) + config.RegoSuffix})
 }
 
 // namesRego reports whether the inputs of a stored plan include a policy in Rego. The plan may have been stored by a

@@ -59,7 +59,7 @@ func (a *app) locate(ref string) []string {
 // checkRules evaluates the project's policies on a plan. It prints those that warn, and returns a deniedError for those
 // that deny.
 func (a *app) checkRules(p *config.Project, g *planner.Graph) error {
-	found, err := g.CheckPoliciesAt(p, a.locate)
+	found, err := g.CheckPolicies(p, a.locate)
 	if err != nil {
 		return err
 	}
