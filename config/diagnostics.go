@@ -3,7 +3,9 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -166,7 +168,29 @@ func (l *loader) failed(diags hcl.Diagnostics) error {
 		}
 	}
 	slices.SortStableFunc(d.list, byPlace)
+	l.hideOutside(d.list)
 	return d
+}
+
+// hideOutside replaces the diagnostics about files that the user neither named nor permitted, outside the project: a
+// project from elsewhere could name any file of this machine, and a message about its syntax quotes it.
+func (l *loader) hideOutside(diags hcl.Diagnostics) {
+	if shown, err := strconv.ParseBool(l.opts.Env["BUILDX_BAKE_ENTITLEMENTS_FS"]); err == nil && !shown {
+		return
+	}
+	_, dirs := (&Project{Named: l.named}).readable()
+	roots := slices.Concat([]string{"."}, dirs, l.opts.Grants.read)
+	links := newLinks(l.opts.Dir)
+	for i, one := range diags {
+		if one.Subject == nil || l.remote != nil && !filepath.IsAbs(one.Subject.Filename) {
+			continue
+		}
+		if ok, err := links.within(one.Subject.Filename, roots); ok && err == nil {
+			continue
+		}
+		diags[i] = problem(nil, "%s is invalid; its text is not shown because it is outside %s; to see it, "+
+			"add --allow fs.read=%s", one.Subject.Filename, l.opts.Dir, one.Subject.Filename)
+	}
 }
 
 // byPlace compares diagnostics by position. Those without a position come first.

@@ -22,6 +22,7 @@ type Options struct {
 	Definition *Definition
 	View       View          // the source of local files; nil is the disk
 	Limit      time.Duration // of the evaluation; 0 is evaluationLimit
+	Grants     Grants        // what the user permits; decides which texts of other files messages may show
 	Commands   []string      // words that an unknown name in Targets may have been meant as; for messages
 }
 

@@ -49,20 +49,20 @@ func (a *app) loadOptions(ctx context.Context, o projectOptions) (config.Options
 	if err != nil {
 		return config.Options{}, err
 	}
+	grants, err := config.ParseGrants(o.allow)
+	if err != nil {
+		return config.Options{}, usagef("%w", err)
+	}
 	var definition *config.Definition
 	urls, names := splitURLs(o.targets)
 	if len(urls) > 0 {
-		grants, err := config.ParseGrants(o.allow)
-		if err != nil {
-			return config.Options{}, usagef("%w", err)
-		}
 		if definition, err = a.definition(ctx, urls[0], strings.Join(urls[1:], ""), grants); err != nil {
 			return config.Options{}, err
 		}
 	}
 	return config.Options{
 		Definition: definition, Dir: dir, Files: o.files, Set: o.set, Vars: o.vars, Targets: names, Env: a.environ,
-		EnvFiles: o.envFiles, Stdin: a.stdin, View: o.view, Commands: a.similar,
+		EnvFiles: o.envFiles, Stdin: a.stdin, View: o.view, Commands: a.similar, Grants: grants,
 	}, err
 }
 
