@@ -42,12 +42,13 @@ func (l *loader) readCompose(ctx context.Context, files []*document) (*document,
 		composeInput{files: files, env: env, isolated: l.remote != nil, recorder: recorder, interpolate: quietly})
 	found := recorder.files(l.opts.Dir)
 	l.included = append(l.included, found...)
+	envFiles := slices.Sorted(maps.Keys(recorder.env))
 	if l.remote == nil {
-		l.localRead = append(l.localRead, slices.Sorted(maps.Keys(recorder.env))...)
-		l.localRead = append(l.localRead, includedEnvFiles(l.opts, files, found, env)...)
+		envFiles = append(envFiles, includedEnvFiles(l.opts, files, found, env)...)
+		l.localRead = append(l.localRead, envFiles...)
 	}
 	if err != nil {
-		return d, hcl.Diagnostics{composeProblem(files, err)}
+		return d, hcl.Diagnostics{l.composeFault(files, found, envFiles, err)}
 	}
 	l.warnings = append(l.warnings, unsetVariables(files, env)...)
 	c := composeReader{project: p, files: files, doc: d, home: l.opts.Env["HOME"]}

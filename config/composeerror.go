@@ -3,7 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -13,9 +15,50 @@ import (
 // noServices is the error for compose files without services.
 const noServices = "the compose file has no services"
 
+// composeFault returns the diagnostic for an error of compose-go: about an env file, whose text is a secret and is not
+// quoted; about a file that another one includes or extends, if that is not YAML; or else about one of the files.
+func (l *loader) composeFault(files []*document, included, envFiles []string, err error) *hcl.Diagnostic {
+	text := err.Error()
+	for _, path := range envFiles {
+		if !strings.Contains(text, path) {
+			continue
+		}
+		line := ""
+		if m := regexp.MustCompile(`\bline (\d+)`).FindStringSubmatch(text); m != nil {
+			line = ":" + m[1]
+		}
+		return problem(nil, "%s%s: not an env file; write one NAME=VALUE in a line", l.relative(path), line)
+	}
+	all := slices.Clone(files)
+	for _, path := range included {
+		name := l.relative(path)
+		raw, err := readFile(l.opts, name)
+		if err != nil {
+			continue // compose-go has found the same
+		}
+		l.files[name] = &hcl.File{Bytes: raw}
+		var top yaml.Node
+		if err := yaml.Unmarshal(raw, &top); err != nil {
+			return yamlProblem(name, err)
+		}
+		if len(top.Content) > 0 {
+			all = append(all, &document{name: name, raw: raw, compose: top.Content[0]})
+		}
+	}
+	return composeProblem(all, files[len(files)-1].name, err)
+}
+
+// relative returns a path relative to the directory of the project if it is below it.
+func (l *loader) relative(path string) string {
+	if rel, err := filepath.Rel(l.opts.Dir, path); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return path
+}
+
 // composeProblem returns the diagnostic for an error of compose-go, which has no position but often names one: a line,
-// a path of keys, or a text of the file.
-func composeProblem(files []*document, err error) *hcl.Diagnostic {
+// a path of keys, or a text of the file. A line is one of the last file that the project consists of.
+func composeProblem(files []*document, last string, err error) *hcl.Diagnostic {
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	if rest, ok := strings.CutPrefix(text, "yaml: "); ok {
 		text = rest
@@ -25,7 +68,6 @@ func composeProblem(files []*document, err error) *hcl.Diagnostic {
 	if strings.HasPrefix(text, noServices) {
 		return problem(nil, "%s: %s", files[0].name, text)
 	}
-	last := files[len(files)-1].name
 	if m := regexp.MustCompile(`\bline (\d+): *`).FindStringSubmatchIndex(text); m != nil {
 		line := 0
 		if _, err := fmt.Sscan(text[m[2]:m[3]], &line); err == nil && line > 0 {

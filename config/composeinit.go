@@ -121,7 +121,8 @@ func (r *composeRead) load(ctx context.Context, pick func([]string) []string) (*
 	}
 	p, err := loadCompose(ctx, r.copies.dir, in)
 	if err != nil {
-		err = Diagnostics{list: hcl.Diagnostics{composeProblem(r.files, r.copies.rename(err))}}
+		last := r.files[len(r.files)-1].name
+		err = Diagnostics{list: hcl.Diagnostics{composeProblem(r.files, last, r.copies.rename(err))}}
 	}
 	return p, err
 }

@@ -147,7 +147,8 @@ func TestPolicySources(t *testing.T) {
 		}
 	}
 	p.Policies = map[string]config.Policy{"p": {Name: "p", Rule: "base.official && source.locked"}}
-	if _, err := g.CheckPolicies(p, nil); err == nil || !strings.Contains(err.Error(), "cannot use both base and source") {
+	_, err = g.CheckPolicies(p, nil)
+	if err == nil || !strings.Contains(err.Error(), "cannot use both base and source") {
 		t.Error("base and source:", err)
 	}
 }
