@@ -46,8 +46,8 @@ type rewriter struct {
 	joint string
 	// err is the first line that cannot be split.
 	err error
-	// ends has the last line that can end each here-document, by name; nil until it is needed. Without it, each start of
-	// a here-document would search the rest of the file.
+	// ends has the last line that can end each here-document, by name; nil until it is needed. Without it, each start
+	// of a here-document would search the rest of the file.
 	ends map[string]int
 }
 
