@@ -3,7 +3,6 @@ package scaffold_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,12 +106,10 @@ func (images) ResolveImage(_ context.Context, ref string, p ocispecs.Platform) (
 // urls fetches every URL as a directory with a Dockerfile.
 type urls struct{ dir string }
 
-func (u urls) Fetch(context.Context, string) (dir, file string, err error) {
-	return u.dir, "", os.WriteFile(filepath.Join(u.dir, "Dockerfile"), []byte("FROM scratch\n"), 0o644)
-}
-
-func (u urls) FetchFile(context.Context, string, digest.Digest) (dir, file string, err error) {
-	return "", "", errors.ErrUnsupported
+// Context implements planner.Fetcher.
+func (u urls) Context(context.Context, planner.Remote) (planner.Fetched, error) {
+	file := filepath.Join(u.dir, "Dockerfile")
+	return planner.Fetched{Dir: u.dir}, os.WriteFile(file, []byte("FROM scratch\n"), 0o644)
 }
 
 func write(t *testing.T, path, text string) {
