@@ -90,7 +90,10 @@ func (a *app) guardImage(ctx context.Context, o imageBuildOptions) error {
 			urls = append(urls, value)
 		}
 	}
-	return a.fetchGuarded(ctx, grants, urls...)
+	if err := a.fetchGuarded(ctx, grants, urls...); err != nil {
+		return err
+	}
+	return a.settleContexts(ctx, urls[1:]...)
 }
 
 // imageProject returns the project that the flags describe. It passes them through the configuration language, so that

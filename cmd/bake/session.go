@@ -95,6 +95,9 @@ func (a *app) definition(
 	if u, err := url.Parse(rawURL); err == nil && u.Scheme == "https" {
 		a.fetcher.Auth, a.fetcher.Host = header, u.Host
 	}
+	if err := a.settleContexts(ctx, contextURL); err != nil {
+		return nil, err
+	}
 	return &config.Definition{URL: rawURL, Context: contextURL, Fetcher: a.fetcher}, nil
 }
 
@@ -109,15 +112,32 @@ func (a *app) fetchGuarded(ctx context.Context, grants config.Grants, urls ...st
 	if grants.Has("network.local") {
 		return nil
 	}
-	if a.guard, err = a.newGuard(ctx, urls...); err != nil {
+	if a.guard, err = a.newGuard(urls...); err != nil {
 		return err
 	}
 	a.fetcher.Guard = a.guard
 	return nil
 }
 
+// settleContexts fetches the contexts of the command line whose hosts are on this machine, or may be, before anything
+// that the author of the definition names. Other hosts are like any other from then on.
+func (a *app) settleContexts(ctx context.Context, urls ...string) error {
+	for _, u := range urls {
+		if a.guard == nil || a.offline || u == "" {
+			continue
+		}
+		if !a.guard.LeadsElsewhere(ctx, u) {
+			if _, _, err := a.fetcher.Fetch(ctx, u); err != nil {
+				return err
+			}
+		}
+		a.guard.Settle(u)
+	}
+	return nil
+}
+
 // newGuard returns what connects for a remote project. The hosts of the URLs on the command line are exempt.
-func (a *app) newGuard(ctx context.Context, urls ...string) (*dial.Guard, error) {
+func (a *app) newGuard(urls ...string) (*dial.Guard, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
@@ -126,7 +146,7 @@ func (a *app) newGuard(ctx context.Context, urls ...string) (*dial.Guard, error)
 	guard := dial.New(a.env)
 	for _, u := range urls {
 		if u != "" {
-			guard.Trust(ctx, u)
+			guard.Trust(u)
 		}
 	}
 	return guard, nil

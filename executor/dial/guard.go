@@ -20,8 +20,8 @@ import (
 //
 // Its author names hosts: in ADD, in contexts, and in the answers of servers that he owns, which redirect, list
 // submodules, or resolve a name to another address in each request. So names mean nothing. What counts is the address
-// of each connection, which is checked after it was resolved and before the first packet is sent. Only the addresses
-// that a URL on the command line had when the command started are exempt, with their port.
+// of each connection, which is checked after it was resolved and before the first packet is sent. Only hosts of URLs on
+// the command line are exempt, with their port, see Trust.
 //
 // A proxy of the user resolves names itself, so that there is nothing to check here. A proxy on this machine could
 // reach its loopback: it gets addresses that were checked, in CONNECT requests, and no names. A proxy elsewhere gets
@@ -38,7 +38,7 @@ type Guard struct {
 
 	mu      sync.Mutex
 	trusted map[netip.AddrPort]bool
-	names   map[string]bool // HOST:PORT of the URLs of the command line
+	typed   map[string]*typedHost // by HOST:PORT
 	relay   *relay
 }
 
@@ -46,7 +46,7 @@ type Guard struct {
 func New(getenv func(string) string) *Guard {
 	g := &Guard{
 		proxies: proxies(getenv), own: ownAddresses, resolver: net.DefaultResolver,
-		trusted: map[netip.AddrPort]bool{}, names: map[string]bool{},
+		trusted: map[netip.AddrPort]bool{}, typed: map[string]*typedHost{},
 	}
 	g.here = g.isHere
 	g.http, g.https = g.transport("http"), g.transport("https")
@@ -90,26 +90,6 @@ func (g *Guard) transport(scheme string) *http.Transport {
 	return t
 }
 
-// Trust exempts the addresses that the host of a URL has now, with its port. Only URLs that the user typed may be
-// trusted. A host that cannot be resolved, perhaps because only a proxy can, is trusted by its name with proxies.
-func (g *Guard) Trust(ctx context.Context, rawURL string) {
-	host, port := hostOf(rawURL)
-	if host == "" {
-		return
-	}
-	found, err := g.addresses(ctx, host)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err != nil {
-		g.names[net.JoinHostPort(host, port)] = true
-	}
-	for _, a := range found {
-		if p, err := netip.ParseAddrPort(net.JoinHostPort(a.String(), port)); err == nil {
-			g.trusted[p] = true
-		}
-	}
-}
-
 // hostOf returns the host and port that fetching a URL connects to first.
 func hostOf(rawURL string) (host, port string) {
 	if !strings.Contains(rawURL, "://") {
@@ -142,8 +122,9 @@ func (g *Guard) addresses(ctx context.Context, host string) ([]netip.Addr, error
 	return found, err
 }
 
-// check returns a LocalError for an address that is local and not trusted.
-func (g *Guard) check(a netip.AddrPort) error {
+// check returns a LocalError for an address that is local and not trusted. name is the HOST:PORT that led to it, whose
+// first connection may lead to any address; "" for none.
+func (g *Guard) check(name string, a netip.AddrPort) error {
 	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	own, err := g.own()
 	if err != nil {
@@ -151,7 +132,7 @@ func (g *Guard) check(a netip.AddrPort) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if isLocal(a.Addr(), own) && !g.trusted[a] {
+	if isLocal(a.Addr(), own) && !g.trusted[a] && !g.typed[typedName(name)].isNew() {
 		return &LocalError{Addr: a.String()}
 	}
 	return nil
@@ -176,11 +157,29 @@ func (g *Guard) Connect(ctx context.Context, scheme, addr string) (net.Conn, err
 	}
 	for _, target := range targets {
 		var c net.Conn
-		if c, err = viaProxy(ctx, proxy, target); err == nil {
-			return c, nil
+		if c, err = viaProxy(ctx, proxy, target); err != nil {
+			continue
 		}
+		if err = g.connectedVia(proxy, addr, target); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, nil
 	}
 	return nil, err
+}
+
+// connectedVia is called after a proxy connected to a target, an address or addr itself.
+func (g *Guard) connectedVia(proxy *url.URL, addr, target string) error {
+	to, err := netip.ParseAddrPort(target)
+	if err != nil {
+		g.connectedBy(proxy, addr)
+		return nil
+	}
+	own, err := g.own()
+	if err != nil {
+		return err
+	}
+	return g.connected(addr, to, isLocal(to.Addr(), own))
 }
 
 // dial connects directly. The address is checked in Control, which sees what is dialled, whatever name led to it.
@@ -192,26 +191,31 @@ func (g *Guard) dial(ctx context.Context, addr string) (net.Conn, error) {
 			if err != nil {
 				return &LocalError{Addr: address}
 			}
-			return g.check(a)
+			return g.check(addr, a)
 		},
 	}
-	c, err := d.DialContext(ctx, "tcp", addr)
+	at := addr
+	if t := g.typedHost(addr); t != nil && t.addr.IsValid() {
+		at = t.addr.String()
+	}
+	c, err := d.DialContext(ctx, "tcp", at)
 	if err != nil {
 		return nil, err
 	}
 	// The kernel connects an address that it routes to itself, although no interface has it, from the same address.
 	from, _ := c.LocalAddr().(*net.TCPAddr)
 	to, _ := c.RemoteAddr().(*net.TCPAddr)
-	if from == nil || to == nil || from.IP.Equal(to.IP) && !g.trusts(to.AddrPort()) {
+	if from == nil || to == nil {
 		return nil, errors.Join(&LocalError{Addr: c.RemoteAddr().String()}, c.Close())
 	}
+	own, err := g.own()
+	if err == nil {
+		err = g.connected(addr, to.AddrPort(), from.IP.Equal(to.IP) || isLocal(to.AddrPort().Addr().Unmap(), own))
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	return c, nil
-}
-
-func (g *Guard) trusts(a netip.AddrPort) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.trusted[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())]
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -232,28 +236,44 @@ func (g *Guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	// Proxies often refuse CONNECT for plain HTTP, so one elsewhere gets the request itself.
 	_, port := hostOf(req.URL.String())
-	if _, err := g.throughProxy(req.Context(), proxy, net.JoinHostPort(req.URL.Hostname(), port)); err != nil {
+	addr := net.JoinHostPort(req.URL.Hostname(), port)
+	if _, err := g.throughProxy(req.Context(), proxy, addr); err != nil {
 		return nil, err
 	}
-	return g.proxied.RoundTrip(req)
+	res, err := g.proxied.RoundTrip(req)
+	if err == nil {
+		g.connectedBy(proxy, addr)
+	}
+	return res, err
 }
 
 // CheckURL returns a LocalError if the host of a URL is on this machine now. It is for URLs that another program
 // fetches.
 func (g *Guard) CheckURL(ctx context.Context, rawURL string) error {
+	_, err := g.checkURL(ctx, rawURL)
+	return err
+}
+
+// LeadsElsewhere reports whether the host of a URL can be resolved and has no address of this machine now.
+func (g *Guard) LeadsElsewhere(ctx context.Context, rawURL string) bool {
+	resolved, err := g.checkURL(ctx, rawURL)
+	return resolved && err == nil
+}
+
+func (g *Guard) checkURL(ctx context.Context, rawURL string) (resolved bool, err error) {
 	host, port := hostOf(rawURL)
 	found, err := g.addresses(ctx, host)
 	if err != nil {
-		return nil // the fetch reports this
+		return false, nil // the fetch reports this
 	}
 	for _, a := range found {
 		if p, err := netip.ParseAddrPort(net.JoinHostPort(a.String(), port)); err == nil {
-			if err := g.check(p); err != nil {
-				return err
+			if err := g.check("", p); err != nil {
+				return true, err
 			}
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // Close closes all connections.

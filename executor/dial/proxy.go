@@ -16,7 +16,7 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// proxyTimeout bounds the connection to a proxy and its answer to CONNECT.
+// proxyTimeout bounds the connection to a proxy, with its TLS handshake, and the proxy's answer.
 const proxyTimeout = 30 * time.Second
 
 // throughProxy returns what a proxy may be asked to connect to for HOST:PORT, in order.
@@ -25,13 +25,14 @@ func (g *Guard) throughProxy(ctx context.Context, at *url.URL, addr string) ([]s
 	if err != nil {
 		return nil, err
 	}
-	here := g.here(ctx, at)
+	here, typed := g.here(ctx, at), g.typedHost(addr)
+	if typed != nil && typed.addr.IsValid() && here {
+		return []string{typed.addr.String()}, nil
+	}
+	byName := typed.isNew() || typed != nil && typed.proxy == at.Host
 	found, err := g.addresses(ctx, host)
 	if err != nil {
-		g.mu.Lock()
-		named := g.names[addr]
-		g.mu.Unlock()
-		if here && !named {
+		if here && !byName {
 			return nil, &LocalError{Addr: addr, Via: at.Redacted()}
 		}
 		return []string{addr}, nil
@@ -39,8 +40,8 @@ func (g *Guard) throughProxy(ctx context.Context, at *url.URL, addr string) ([]s
 	var checked []string
 	for _, a := range found {
 		p, err := netip.ParseAddrPort(net.JoinHostPort(a.String(), port))
-		if err == nil {
-			err = g.check(p)
+		if err == nil && (here || !byName) {
+			err = g.check(addr, p)
 		}
 		if err != nil {
 			return nil, err
@@ -70,51 +71,75 @@ func (g *Guard) isHere(ctx context.Context, at *url.URL) bool {
 
 // viaProxy asks a proxy for a connection.
 func viaProxy(ctx context.Context, at *url.URL, target string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, proxyTimeout, fmt.Errorf("no answer for %s", proxyTimeout))
+	defer cancel()
+	c, err := openProxy(ctx, at, target)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, fmt.Errorf("proxy %s: %w", at.Redacted(), err)
+	}
+	return c, nil
+}
+
+// openProxy is viaProxy, bounded by ctx. It speaks the proxy's protocol.
+func openProxy(ctx context.Context, at *url.URL, target string) (net.Conn, error) {
+	port, known := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[at.Scheme]
+	if !known {
+		return nil, errors.New("unsupported scheme")
+	}
 	addr := at.Host
 	if at.Port() == "" {
-		port := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[at.Scheme]
 		addr = net.JoinHostPort(at.Hostname(), port)
 	}
-	dialer := &net.Dialer{Timeout: proxyTimeout}
-	switch at.Scheme {
-	case "socks5", "socks5h":
-		var auth *proxy.Auth
-		if u := at.User; u != nil {
-			password, _ := u.Password()
-			auth = &proxy.Auth{User: u.Username(), Password: password}
-		}
-		socks, err := proxy.SOCKS5("tcp", addr, auth, dialer)
-		if err != nil {
-			return nil, err
-		}
-		return socks.(proxy.ContextDialer).DialContext(ctx, "tcp", target)
-	case "http", "https":
-	default:
-		return nil, fmt.Errorf("proxy %s: unsupported scheme", at.Redacted())
-	}
-	c, err := dialer.DialContext(ctx, "tcp", addr)
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("proxy %s: %w", at.Redacted(), err)
+		return nil, err
+	}
+	if at.Scheme == "socks5" || at.Scheme == "socks5h" {
+		if err := connectSOCKS(ctx, c, at.User, target); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, nil
 	}
 	if at.Scheme == "https" {
 		secure := tls.Client(c, &tls.Config{ServerName: at.Hostname()})
 		if err := secure.HandshakeContext(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("proxy %s: %w", at.Redacted(), err), c.Close())
+			return nil, errors.Join(err, c.Close())
 		}
 		c = secure
 	}
 	opened, err := connect(ctx, c, at.User, target)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("proxy %s: %w", at.Redacted(), err), c.Close())
+		return nil, errors.Join(err, c.Close())
 	}
 	return opened, nil
 }
 
-// connect sends a CONNECT request over c and returns the connection to the target.
-func connect(ctx context.Context, c net.Conn, user *url.Userinfo, target string) (net.Conn, error) {
-	if err := c.SetDeadline(time.Now().Add(proxyTimeout)); err != nil {
-		return nil, err
+// connectSOCKS asks a SOCKS proxy for a connection over c, until ctx ends. Afterwards c leads to the target.
+func connectSOCKS(ctx context.Context, c net.Conn, user *url.Userinfo, target string) error {
+	var auth *proxy.Auth
+	if user != nil {
+		password, _ := user.Password()
+		auth = &proxy.Auth{User: user.Username(), Password: password}
 	}
+	socks, err := proxy.SOCKS5("tcp", c.RemoteAddr().String(), auth, nil)
+	if err != nil {
+		return err
+	}
+	over, ok := socks.(interface {
+		DialWithConn(ctx context.Context, c net.Conn, network, address string) (net.Addr, error)
+	})
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	_, err = over.DialWithConn(ctx, c, "tcp", target)
+	return err
+}
+
+// connect sends a CONNECT request over c, until ctx ends, and returns the connection to the target.
+func connect(ctx context.Context, c net.Conn, user *url.Userinfo, target string) (net.Conn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: target}, Host: target, Header: http.Header{}}
@@ -148,3 +173,12 @@ type buffered struct {
 }
 
 func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+// CloseWrite ends what is sent. The other direction goes on: git ends its request so and then reads the response.
+func (b *buffered) CloseWrite() error {
+	half, ok := b.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
+}

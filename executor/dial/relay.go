@@ -156,8 +156,7 @@ func pipe(in net.Conn, buffered io.Reader, out net.Conn) {
 	var both sync.WaitGroup
 	copyTo := func(to net.Conn, from io.Reader) {
 		_, err := io.Copy(to, from)
-		if half, ok := to.(interface{ CloseWrite() error }); ok && err == nil {
-			_ = half.CloseWrite()
+		if half, ok := to.(interface{ CloseWrite() error }); ok && err == nil && half.CloseWrite() == nil {
 			return
 		}
 		_ = to.SetDeadline(time.Unix(1, 0))

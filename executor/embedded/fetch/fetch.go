@@ -97,7 +97,7 @@ func (f *Fetcher) content(ctx context.Context, r planner.Remote) (got *fetched, 
 		sub, repo.SubDir = repo.SubDir, ""
 		repo.KeepGitDir = repo.KeepGitDir || r.KeepGitDir
 		key := fmt.Sprintf("git %#v %s", repo, r.Commit)
-		return f.once(key, func(got *fetched) { got.err = f.git(ctx, repo, r.Commit, got) }), sub
+		return f.once(r.URL, key, func(got *fetched) { got.err = f.git(ctx, repo, r.Commit, got) }), sub
 	case isGit:
 		return &fetched{err: gitErr}, ""
 	case isHTTP:
@@ -105,7 +105,7 @@ func (f *Fetcher) content(ctx context.Context, r planner.Remote) (got *fetched, 
 		sub = strings.TrimPrefix(fragment, ":")
 		key := fmt.Sprintf("%s %s %v", base, r.Content, r.Packed)
 		r.URL = base
-		return f.once(key, func(got *fetched) { got.err = f.http(ctx, r, got) }), sub
+		return f.once(r.URL, key, func(got *fetched) { got.err = f.http(ctx, r, got) }), sub
 	}
 	return &fetched{err: cmp.Or(gitErr, errors.New("not a git or http URL"))}, ""
 }
@@ -138,8 +138,8 @@ func (got *fetched) below(sub string) (string, error) {
 	return below(got.Dir, sub)
 }
 
-// once returns the result for a key. The first call computes it with do; later calls wait for it.
-func (f *Fetcher) once(key string, do func(*fetched)) *fetched {
+// once returns the result for the key of a URL. The first call computes it with do; later calls wait for it.
+func (f *Fetcher) once(rawURL, key string, do func(*fetched)) *fetched {
 	f.mu.Lock()
 	if f.done == nil {
 		f.done = map[string]*fetched{}
@@ -153,6 +153,9 @@ func (f *Fetcher) once(key string, do func(*fetched)) *fetched {
 	got.once.Do(func() {
 		do(got)
 		got.err = f.disk(got.err)
+		if f.Guard != nil {
+			f.Guard.Settle(rawURL)
+		}
 	})
 	return got
 }

@@ -147,7 +147,7 @@ func newGuarded(t *testing.T, trusted ...string) *Fetcher {
 	guard := dial.New(func(string) string { return "" })
 	t.Cleanup(func() { guard.Close() })
 	for _, u := range trusted {
-		guard.Trust(t.Context(), u)
+		guard.Trust(u)
 	}
 	return &Fetcher{Store: store, Guard: guard, Program: os.Args[0], Env: []string{
 		"PATH=" + fakeSSH(t) + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "NO_PROXY=*",
