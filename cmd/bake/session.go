@@ -119,19 +119,16 @@ func (a *app) fetchGuarded(ctx context.Context, grants config.Grants, urls ...st
 	return nil
 }
 
-// settleContexts fetches the contexts of the command line whose hosts are on this machine, or may be, before anything
-// that the author of the definition names. Other hosts are like any other from then on.
+// settleContexts fetches the contexts of the command line whose hosts are on this machine, before anything that the
+// author of the definition names. Other hosts are like any other from then on.
 func (a *app) settleContexts(ctx context.Context, urls ...string) error {
 	for _, u := range urls {
-		if a.guard == nil || a.offline || u == "" {
+		if a.guard == nil || a.offline || u == "" || !a.guard.SettleUnused(ctx, u) {
 			continue
 		}
-		if !a.guard.LeadsElsewhere(ctx, u) {
-			if _, _, err := a.fetcher.Fetch(ctx, u); err != nil {
-				return err
-			}
+		if _, _, err := a.fetcher.Fetch(ctx, u); err != nil {
+			return err
 		}
-		a.guard.Settle(u)
 	}
 	return nil
 }

@@ -203,7 +203,12 @@ func (s *Store) SeededMount(id string) (*Mount, error) {
 	if err != nil {
 		return nil, wrap("lock cache mount", dir, err)
 	}
-	return &Mount{Dir: filepath.Join(generation(dir), "fs"), lock: lock, item: dir}, nil
+	// The generation may be another one than before the lock, which another build fills now.
+	base := generation(dir)
+	if !isSeeded(base) {
+		return nil, wrap("unlock cache mount", dir, lock.Close())
+	}
+	return &Mount{Dir: filepath.Join(base, "fs"), lock: lock, item: dir}, nil
 }
 
 // wrapUnlessBusy is wrap, except that EWOULDBLOCK stays unwrapped: it makes the caller wait.

@@ -34,7 +34,7 @@ type CheckOptions struct {
 // Check reads every blob, layer, entry and image, and returns the damage found.
 func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Damage, error) {
 	c := checker{s: s, o: o, bases: s.baseLayers()}
-	for _, part := range []func(context.Context) error{c.blobs, c.layers, c.entries, c.images} {
+	for _, part := range []func(context.Context) error{c.blobs, c.layers, c.claims, c.entries, c.images} {
 		if err := part(ctx); err != nil {
 			return c.found, err
 		}
@@ -181,6 +181,25 @@ func cause(err error) error {
 		return e.Err
 	}
 	return err
+}
+
+// claims checks that the entries of each remote cache are in a directory with its name.
+func (c *checker) claims(ctx context.Context) error {
+	return c.each(ctx, dirClaimed, func(path, name string) error {
+		info, err := os.Lstat(path)
+		if err != nil {
+			return nil // removed meanwhile
+		}
+		if !info.IsDir() {
+			return c.damaged(path, "not a directory")
+		}
+		at := filepath.Join(path, fileOrigin)
+		raw, err := readBounded(at, maxOrigin)
+		if errors.Is(err, os.ErrNotExist) || err == nil && digest.FromBytes(raw).Encoded() == name {
+			return nil // without the name, it is written with the next entry
+		}
+		return c.damaged(at, "the name of the remote cache is damaged")
+	})
 }
 
 func (c *checker) entries(ctx context.Context) error {

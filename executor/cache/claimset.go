@@ -1,11 +1,10 @@
 package cache
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	digest "github.com/opencontainers/go-digest"
 )
@@ -20,6 +19,7 @@ import (
 type ClaimSet struct {
 	set    entrySet
 	origin string
+	named  atomic.Bool // the name was checked by Add
 }
 
 const fileOrigin = "origin"
@@ -71,10 +71,14 @@ func (s *Store) entrySets() []entrySet {
 	return sets
 }
 
-// dropEmptySets removes the directories of origins without entries. Another process may add one meanwhile: then the
+// dropEmptySets removes the directories of origins without entries, and what is in the place of one. Another process may add one meanwhile: then the
 // removal fails, because the directory is not empty.
 func (s *Store) dropEmptySets() {
 	for _, dir := range s.claimDirs() {
+		if info, err := os.Lstat(dir); err == nil && !info.IsDir() {
+			_ = os.Remove(dir) // damage: it hides nothing
+			continue
+		}
 		for _, sub := range []string{dirEntries, dirCandidates} {
 			_ = os.Remove(filepath.Join(dir, sub)) // fails unless empty
 		}
@@ -111,6 +115,12 @@ func (c *ClaimSet) Put(e *Entry) error {
 // before they do. Files that already have this content are not written again: a build that repeats another adds the
 // same claims.
 func (c *ClaimSet) Add(e *Entry, after []string, aliases ...digest.Digest) error {
+	if !c.named.Load() { // entries that are there already do not say that the name is
+		if err := c.name(); err != nil {
+			return err
+		}
+		c.named.Store(true)
+	}
 	same := func(v stored) bool { return v.Entry != nil && sameResult(v.Entry, e) }
 	if err := c.add(e.Key, stored{Entry: e, After: after}, same); err != nil {
 		return err
@@ -160,11 +170,11 @@ func (c *ClaimSet) write(path string, v stored) error {
 	return c.set.write(path, v)
 }
 
-// name writes the origin's text into the directory of its entries.
+// name writes the origin's text into the directory of its entries, unless it is there.
 func (c *ClaimSet) name() error {
 	path := filepath.Join(c.set.root, fileOrigin)
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return wrap("read", path, err)
+	if raw, err := readBounded(path, maxOrigin); err == nil && string(raw) == c.origin {
+		return nil
 	}
 	return wrap("write", path, c.set.s.writeFile(path, []byte(c.origin)))
 }

@@ -57,7 +57,8 @@ var kinds = []string{
 	"oci/index.json", "oci/oci-layout", "oci/blobs/sha256/*", "images", "entries/*/*", "candidates/*/*/*",
 	"layers/*/meta.json", "packed/*/*/*", "mounts/*/lock", "mounts/*/seed", "mounts/*/seeded", "logs/*", "builds/*",
 	"mounts/*/current", "times", "past/*", "lists/*", "outputs/*", "statindex/plan-*", "targets/*", "pins/*", "sizes",
-	"ledger", "id", "unsynced/*/*", "tmp/*.lock", "locks/*",
+	"ledger", "id", "unsynced/*/*", "tmp/*.lock", "locks/*", "claims/*/origin", "claims/*/entries/*/*",
+	"claims/*/candidates/*/*/*",
 }
 
 // folders are the directories of a cache. A file in the place of one is damage.
@@ -65,7 +66,9 @@ var folders = []string{
 	dirBlobs, dirOCI, dirEntries, dirEntries + "/*", dirCandidates, dirCandidates + "/*", dirCandidates + "/*/*",
 	dirLayers, dirLayers + "/*", dirLayers + "/*/fs", dirPacked, dirPacked + "/*", dirPacked + "/*/*", dirMounts,
 	dirMounts + "/*", dirMounts + "/*/fs", dirLogs, dirBuilds, dirPast, dirLists, dirOutputs, dirStat, dirTargets,
-	dirPins, dirLocks, dirTmp, dirUnsynced, dirUnsynced + "/*",
+	dirPins, dirLocks, dirTmp, dirUnsynced, dirUnsynced + "/*", dirMountpoint, dirClaimed, dirClaimed + "/*",
+	dirClaimed + "/*/" + dirEntries, dirClaimed + "/*/" + dirEntries + "/*", dirClaimed + "/*/" + dirCandidates,
+	dirClaimed + "/*/" + dirCandidates + "/*", dirClaimed + "/*/" + dirCandidates + "/*/*",
 }
 
 // fillCache fills a cache with one item of each kind, and returns after all its processes have ended; one was killed.
@@ -88,12 +91,21 @@ func fillAll(ctx context.Context, dir, n string) error {
 		return err
 	}
 	for _, do := range []func(context.Context, *Store, string) error{workImage, workMount, workNotes, workHistory,
-		workEntry} {
+		workEntry, workClaims} {
 		if err := do(ctx, s, n); err != nil {
 			return errors.Join(err, s.Close())
 		}
 	}
 	return s.Close()
+}
+
+// workClaims stores what a remote cache says about the entry of workEntry.
+func workClaims(_ context.Context, s *Store, n string) error {
+	claims, d := s.ClaimSet("cache "+n), digest.FromString("claimed "+n)
+	layer := digest.FromString("layer " + n)
+	e := &Entry{ID: d, Key: d, Name: "claimed", Outputs: []Output{{Parts: []Part{{Layer: layer}}}}}
+	return errors.Join(claims.Add(e, nil, digest.FromString("claimed alias "+n)),
+		claims.AddCandidate(digest.FromString("claimed group"), e))
 }
 
 // workHistory writes what workNotes does not.
@@ -138,6 +150,19 @@ func readAll(t *testing.T, s *Store) {
 	}
 	if _, err := s.Candidates(digest.FromString("group")); err != nil {
 		t.Error(err)
+	}
+	claims := s.ClaimSet("cache 1")
+	for _, name := range []string{"claimed 1", "claimed alias 1"} {
+		e, _, err := claims.Lookup(digest.FromString(name))
+		if err != nil || e != nil && e.Name != "claimed" {
+			t.Errorf("the claim %s: %v, %v", name, e, err)
+		}
+	}
+	if _, err := claims.Candidates(digest.FromString("claimed group")); err != nil {
+		t.Error(err)
+	}
+	if got := s.ClaimOrigins(); len(got) > 1 || len(got) == 1 && got[0] != "cache 1" {
+		t.Errorf("the claims are of %q", got)
 	}
 	if plan := s.Plan(digest.FromString("1")); plan != nil && string(plan) != "plan" {
 		t.Errorf("plan %q", plan)
@@ -233,11 +258,38 @@ func useDamaged(t *testing.T, dir string) {
 	if e, err := s.Lookup(digest.FromString("key 1")); e == nil {
 		t.Errorf("the entry is not found again, %v", err)
 	}
+	if e, _, err := s.ClaimSet("cache 1").Lookup(digest.FromString("claimed alias 1")); e == nil {
+		t.Errorf("the claim is not found again, %v", err)
+	}
+	if got := s.ClaimOrigins(); len(got) != 1 || got[0] != "cache 1" {
+		t.Errorf("after the repair, the claims are of %q", got)
+	}
 	if _, ok, err := s.Image("docker.io/library/moves:latest"); !ok {
 		t.Errorf("the image is not found again, %v", err)
 	}
 	if _, err := s.Prune(t.Context(), PruneOptions{All: true}); err != nil {
 		t.Errorf("prune: %v", err)
+	}
+}
+
+// TestFileForClaims: a file in the place of the claims of a remote cache is found, removed and pruned, also if no build
+// names that cache again.
+func TestFileForClaims(t *testing.T) {
+	for _, name := range []string{digest.FromString("gone").Encoded(), "other"} {
+		s := open(t, t.TempDir())
+		at := s.path(dirClaimed, name)
+		if err := os.WriteFile(at, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if found, err := s.Check(t.Context(), CheckOptions{}); err != nil || len(found) != 1 || found[0].Path != at {
+			t.Errorf("check: %v, %v", found, err)
+		}
+		if _, err := s.Prune(t.Context(), PruneOptions{All: true}); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(at); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after prune: %v", err)
+		}
 	}
 }
 

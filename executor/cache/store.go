@@ -136,7 +136,7 @@ func (s *Store) makeFolders() error {
 	}
 	for _, sub := range []string{
 		dirBlobs, dirEntries, dirCandidates, dirLayers, dirMounts, dirLogs, dirBuilds, dirPast, dirLists, dirStat,
-		dirOutputs, dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins, dirMountpoint,
+		dirOutputs, dirLocks, dirTmp, dirUnsynced, dirPacked, dirTargets, dirPins, dirMountpoint, dirClaimed,
 	} {
 		if err := s.makeFolder(sub); err != nil {
 			return err

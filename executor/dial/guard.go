@@ -250,30 +250,24 @@ func (g *Guard) RoundTrip(req *http.Request) (*http.Response, error) {
 // CheckURL returns a LocalError if the host of a URL is on this machine now. It is for URLs that another program
 // fetches.
 func (g *Guard) CheckURL(ctx context.Context, rawURL string) error {
-	_, err := g.checkURL(ctx, rawURL)
-	return err
-}
-
-// LeadsElsewhere reports whether the host of a URL can be resolved and has no address of this machine now.
-func (g *Guard) LeadsElsewhere(ctx context.Context, rawURL string) bool {
-	resolved, err := g.checkURL(ctx, rawURL)
-	return resolved && err == nil
-}
-
-func (g *Guard) checkURL(ctx context.Context, rawURL string) (resolved bool, err error) {
 	host, port := hostOf(rawURL)
 	found, err := g.addresses(ctx, host)
 	if err != nil {
-		return false, nil // the fetch reports this
+		return nil // the fetch reports this
 	}
+	return g.checkAll(found, port)
+}
+
+// checkAll returns a LocalError if one of the addresses is local and not trusted.
+func (g *Guard) checkAll(found []netip.Addr, port string) error {
 	for _, a := range found {
 		if p, err := netip.ParseAddrPort(net.JoinHostPort(a.String(), port)); err == nil {
 			if err := g.check("", p); err != nil {
-				return true, err
+				return err
 			}
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // Close closes all connections.

@@ -29,7 +29,7 @@ func (g *Guard) throughProxy(ctx context.Context, at *url.URL, addr string) ([]s
 	if typed != nil && typed.addr.IsValid() && here {
 		return []string{typed.addr.String()}, nil
 	}
-	byName := typed.isNew() || typed != nil && typed.proxy == at.Host
+	byName := typed.isNew() || typed != nil && (typed.proxy == at.Host || typed.proxy == anyProxy)
 	found, err := g.addresses(ctx, host)
 	if err != nil {
 		if here && !byName {

@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"net/url"
@@ -25,8 +26,11 @@ import (
 // typedHost is a host of the command line that is given by name. With the zero value, no connection was made.
 type typedHost struct {
 	addr  netip.AddrPort // the address of this machine to which the first connection led
-	proxy string         // the proxy that was given the name by the first connection
+	proxy string         // the proxy that was given the name by the first connection, or anyProxy
 }
+
+// anyProxy stands for all proxies of the user.
+const anyProxy = "*"
 
 func (t *typedHost) isNew() bool { return t != nil && !t.addr.IsValid() && t.proxy == "" }
 
@@ -61,6 +65,26 @@ func (g *Guard) Settle(rawURL string) {
 	if g.typed[name].isNew() {
 		delete(g.typed, name)
 	}
+}
+
+// SettleUnused is Settle for a URL that is fetched after other URLs that an author names. It reports whether the URL must
+// be fetched now, because its host is on this machine. A host that cannot be resolved here is left to proxies.
+func (g *Guard) SettleUnused(ctx context.Context, rawURL string) (fetch bool) {
+	host, port := hostOf(rawURL)
+	found, err := g.addresses(ctx, host)
+	if err == nil && g.checkAll(found, port) != nil {
+		return true
+	}
+	if err == nil {
+		g.Settle(rawURL)
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t := g.typed[typedName(net.JoinHostPort(host, port))]; t.isNew() {
+		t.proxy = anyProxy
+	}
+	return false
 }
 
 // typedName returns the key of HOST:PORT in Guard.typed.

@@ -136,6 +136,34 @@ func TestTypedNameByProxy(t *testing.T) {
 	v.untouched(t, "by a proxy of this machine", get(g, at))
 }
 
+// TestUnusedTypedName: a URL that is fetched later opens no way to this machine before.
+func TestUnusedTypedName(t *testing.T) {
+	v := newVictim(t)
+	at := "http://context.example.com:" + v.port
+	for first, fetch := range map[string]bool{"127.0.0.1": true, "192.0.2.1": false, "": false} {
+		g := New(noEnv)
+		names := map[string][]string{}
+		if first != "" {
+			names["context.example.com"] = []string{first}
+		}
+		g.resolver = newFakeDNS(t, names)
+		g.Trust(at)
+		if got := g.SettleUnused(t.Context(), at); got != fetch {
+			t.Errorf("at %q: fetched now: %t", first, got)
+		}
+		g.resolver = newFakeDNS(t, map[string][]string{"context.example.com": {"127.0.0.1"}})
+		if fetch {
+			if err := get(g, at); err != nil {
+				t.Error(err)
+			}
+			v.count.Store(0)
+		} else {
+			v.untouched(t, "at "+first, get(g, at))
+		}
+		g.Close()
+	}
+}
+
 // slowProxy is a proxy that accepts connections and never answers.
 func slowProxy(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,6 +1,8 @@
 package embedded
 
 import (
+	"cmp"
+
 	digest "github.com/opencontainers/go-digest"
 
 	"github.com/bakebuild/bake/executor"
@@ -18,9 +20,9 @@ type claimedBlob struct {
 func (b *build) layersClaimed() map[digest.Digest]string {
 	all := map[digest.Digest]string{}
 	for _, n := range b.nodes {
-		if n.from != nil {
+		if from := cmp.Or(n.from, n.selector); from != nil {
 			for _, id := range n.ownLayers() {
-				all[id] = n.from.origin.String()
+				all[id] = from.origin.String()
 			}
 		}
 	}

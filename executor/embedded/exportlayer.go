@@ -73,8 +73,9 @@ func (o *cacheExport) exportBlob(ctx context.Context, w exportedLayer) (cache.Pa
 	return o.b.pack(ctx, w.layer, w.packing)
 }
 
-// encodingPaths is the encoding under which the path index of a layer is recorded.
-const encodingPaths = "paths"
+// encodingPaths is the encoding under which the path index of a layer is recorded. Under "paths" an earlier version
+// recorded attributes that the layer's tar does not have.
+const encodingPaths = "paths 2"
 
 // packedPaths returns the record of a layer's path index.
 func packedPaths(id digest.Digest, b remotecache.Blob) cache.Packed {

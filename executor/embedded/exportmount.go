@@ -9,7 +9,6 @@ import (
 
 	"github.com/moby/buildkit/solver/pb"
 
-	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/layerfs"
 	"github.com/bakebuild/bake/executor/embedded/layers"
 	"github.com/bakebuild/bake/executor/embedded/remotecache"
@@ -43,14 +42,21 @@ func (o *cacheExport) exportMounts(ctx context.Context, which remotecache.Mounts
 	return nil
 }
 
-// exportMount exports one cache mount. seed are the remote caches on which its seed depends.
+// exportMount exports one cache mount, the one that steps of this build use for the id. seed are the remote caches on
+// which its seed depends.
 func (o *cacheExport) exportMount(ctx context.Context, id string, seed taint) error {
-	m, err := o.b.seededMount(id, seed)
+	of, _ := o.b.mountHere(id, seed)
+	m, err := o.b.store.SeededMount(filledName(id, of.by))
 	if err != nil {
 		return err
 	}
 	if m == nil {
-		if l, ok := o.b.imports.mount(id); ok {
+		l, ok := o.b.imports.mount(id)
+		if of.from != nil {
+			o.b.imports.load()
+			l, ok = of.from.mount(id)
+		}
+		if ok {
 			o.index.Mounts = append(o.index.Mounts, remotecache.Mount{ID: id, Layer: l.Layer})
 			o.from(l, l.Blob, l.Paths)
 		}
@@ -79,12 +85,6 @@ func (o *cacheExport) exportMount(ctx context.Context, id string, seed taint) er
 	return nil
 }
 
-// seededMount returns the cache mount that steps of this build use for an id, nil if there is none.
-func (b *build) seededMount(id string, seed taint) (*cache.Mount, error) {
-	of, _ := b.mountHere(id, seed)
-	return b.store.SeededMount(filledName(id, of.by))
-}
-
 // packMount writes the blob of a cache mount.
 func (o *cacheExport) packMount(ctx context.Context, dir string) (remotecache.Layer, error) {
 	got, err := writePacked(o.b.store, func(w io.Writer) (layers.Packed, error) {
@@ -97,9 +97,10 @@ func (o *cacheExport) packMount(ctx context.Context, dir string) (remotecache.La
 	return remotecache.Layer{DiffID: got.DiffID, Blob: blob}, nil
 }
 
-// pathsBlob returns the compressed path index of a directory.
+// pathsBlob returns the compressed path index of a directory, with the attributes that its tar has: who imports it
+// compares the two.
 func pathsBlob(ctx context.Context, dir string) ([]byte, error) {
-	index, err := layerfs.IndexDir(ctx, dir)
+	index, err := layerfs.IndexDir(ctx, dir, layers.Packs)
 	if err != nil {
 		return nil, err
 	}

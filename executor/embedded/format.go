@@ -38,7 +38,7 @@ func (e *Engine) checkFormat() error {
 	case own && len(layers) == 0:
 		return os.WriteFile(mark, nil, 0o600)
 	case len(layers) == 0:
-		return os.Remove(mark)
+		return os.RemoveAll(mark) // a directory in its place is damage
 	}
 	return &cache.Error{Op: "read layers in", Path: e.store.Dir(), Err: errors.New("they were written with other " +
 		"capabilities than root has here; use another BAKE_CACHE_DIR")}

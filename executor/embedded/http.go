@@ -151,7 +151,7 @@ func (h *httpStep) run(ctx context.Context) error {
 			err = errors.New("the cached file was removed; build again")
 		}
 		if err == nil && from != nil {
-			h.n.result.Claim = from.origin.String()
+			h.n.selectedBy(from)
 		}
 		return err
 	case res.StatusCode != http.StatusOK:
@@ -252,8 +252,8 @@ func (h *httpStep) remembered() (tag string, content digest.Digest, from *source
 			content = digest.Digest(l.Answer)
 		}
 	}
-	if content.Validate() != nil {
-		return "", "", nil
+	if content.Validate() != nil || h.checksum != "" && content != h.checksum {
+		return "", "", nil // after another file, the server must send this one, to be compared
 	}
 	k := h.parts(content).Key()
 	if found, _, err := h.n.b.entry(bothKeys{own: k, portable: k}, h.n.likeSource); err != nil || found == nil {

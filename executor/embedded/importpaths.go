@@ -165,7 +165,7 @@ func (a *agreement) next(n tree.Node) bool {
 func plainRoot(n tree.Node) bool {
 	e := n.Entry
 	return !n.Whiteout && !n.Opaque && e.Mode&^0o7777 == unix.S_IFDIR && e.Link == "" && e.Rdev == 0 &&
-		len(copied(n.Xattrs)) == 0
+		len(kept(n.Xattrs)) == 0
 }
 
 // done reports whether all records were compared.
@@ -193,17 +193,12 @@ func agrees(r layers.Record, n tree.Node) bool {
 	}
 	return r.Mode == e.Mode && r.UID == e.UID && r.GID == e.GID && r.Size == e.Size &&
 		r.Link == e.Link && r.Opaque == n.Opaque && r.Rdev == e.Rdev &&
-		maps.EqualFunc(copied(r.Xattrs), copied(n.Xattrs), bytes.Equal)
+		maps.EqualFunc(kept(r.Xattrs), kept(n.Xattrs), bytes.Equal)
 }
 
-// copied returns the attributes that a copy keeps, see tree.FS.
-func copied(all map[string][]byte) map[string][]byte {
-	kept := map[string][]byte{}
-	for name, value := range all {
-		if name == "security.capability" ||
-			strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") {
-			kept[name] = value
-		}
-	}
-	return kept
+// kept returns the attributes that a copy keeps.
+func kept(all map[string][]byte) map[string][]byte {
+	of := maps.Clone(all)
+	maps.DeleteFunc(of, func(name string, _ []byte) bool { return !tree.Kept(name) })
+	return of
 }

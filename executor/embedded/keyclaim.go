@@ -114,6 +114,9 @@ func (k *keyed) findClaimed(ctx context.Context, c claimedKey) (bool, error) {
 		return false, err
 	case found && k.n.from != nil && k.taintOf(c.from).only(k.n.from):
 		return true, k.n.b.adopt(k.n.entry, k.n.from, k.quickPortable)
+	case found && k.n.from == nil:
+		k.n.selectedBy(c.from[0])
+		return true, nil
 	case found || k.shareClaimed == nil:
 		return found, nil
 	}

@@ -294,16 +294,21 @@ func (k *keyed) prepareFinal(ctx context.Context) (bool, func(), error) {
 	return false, unlock, nil
 }
 
-// findFinal looks up the final key and makes the quick key an alias of it.
+// findFinal looks up the final key and makes the quick key an alias of it. An alias among the claims of a cache must
+// follow from that cache alone. TestClaimedAlias shows it.
 func (k *keyed) findFinal(ctx context.Context) (bool, error) {
 	found, err := k.find(ctx, k.bothKeys(k.clean, k.finalPortable))
 	if err != nil || !found {
 		return false, err
 	}
-	if k.n.from != nil {
-		return true, k.n.b.adopt(k.n.entry, k.n.from, k.quickPortable)
+	switch from := k.n.from; {
+	case from == nil:
+		return true, k.alias(k.n.entry)
+	case !k.taintOf(nil).only(from):
+		return true, nil // the quick key is made of what other caches claim: this one does not say where it leads
+	default:
+		return true, k.n.b.adopt(k.n.entry, from, k.quickPortable)
 	}
-	return true, k.alias(k.n.entry)
 }
 
 // alias makes the quick key lead to an entry that was found or stored under a final key.

@@ -41,6 +41,8 @@ type node struct {
 	// from is the remote cache whose claim served the step, nil if it ran here. by are all that its outputs depend on.
 	from *source
 	by   taint
+	// selector is the remote cache whose claim selected the entry, which is one of this machine; nil for none.
+	selector *source
 	// outputs are the step's file systems, by output index. A local source has none.
 	outputs []*chain
 	// local is set for a local source only.
@@ -301,9 +303,15 @@ func (n *node) serve(e *cache.Entry, from *source) error {
 		}
 		outputs[i] = c
 	}
-	n.outputs, n.entry, n.from, n.by = outputs, e, from, n.inputTaint()
+	n.outputs, n.entry, n.from, n.by, n.selector = outputs, e, from, n.inputTaint(), nil
 	n.result.Key = e.Key
 	return n.identify(context.Background(), e)
+}
+
+// selectedBy reports a step as claimed that is served from an entry of this machine, because a remote cache claims that
+// its key is the one of the files.
+func (n *node) selectedBy(from *source) {
+	n.selector, n.result.Claim = from, from.origin.String()
 }
 
 // identify sets the ids of a step that is served from an entry.

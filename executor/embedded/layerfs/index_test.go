@@ -25,8 +25,17 @@ func TestIndexDir(t *testing.T) {
 	if err := unix.Setxattr(dir+"/d/f", "user.note", []byte("x"), 0); err != nil {
 		t.Logf("no xattrs here: %v", err)
 	}
-	first, err := layerfs.IndexDir(t.Context(), dir)
+	for _, keep := range []bool{false, true} {
+		testIndexDir(t, dir, at, keep)
+	}
+}
+
+func testIndexDir(t *testing.T, dir string, at time.Time, keep bool) {
+	first, err := layerfs.IndexDir(t.Context(), dir, func(string) bool { return keep })
 	check(t, err)
+	if n, ok := first.At("/d/f"); !ok || !keep && len(n.Xattrs) > 0 {
+		t.Errorf("the attributes of f: %v", n.Xattrs)
+	}
 	raw, err := first.MarshalBinary()
 	check(t, err)
 	again := new(tree.Index)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -13,13 +14,14 @@ import (
 )
 
 // IndexDir returns the path index of a layer's directory; "/" is the directory itself. It omits sockets, as layer tars
-// do. It replaces inode numbers by a count, so that equal trees have equal indexes.
-func IndexDir(ctx context.Context, dir string) (*tree.Index, error) {
+// do, and the attributes that keep refuses, and all of "/". It replaces inode numbers by a count, so that equal trees
+// have equal indexes.
+func IndexDir(ctx context.Context, dir string, keep func(xattr string) bool) (*tree.Index, error) {
 	l, err := openDirLayer(dir)
 	if err != nil {
 		return nil, fmt.Errorf("index layer: %w", err)
 	}
-	d := &dirIndexer{ctx: ctx, layer: l, inodes: map[uint64]uint64{}}
+	d := &dirIndexer{ctx: ctx, layer: l, keep: keep, inodes: map[uint64]uint64{}}
 	root, _, err := l.node("/")
 	if err == nil {
 		err = d.add(root)
@@ -34,6 +36,7 @@ func IndexDir(ctx context.Context, dir string) (*tree.Index, error) {
 type dirIndexer struct {
 	ctx    context.Context
 	layer  *dirLayer
+	keep   func(xattr string) bool
 	nodes  []tree.Node
 	inodes map[uint64]uint64 // numbers of the files with several names, by inode number on disk
 }
@@ -54,10 +57,14 @@ func (d *dirIndexer) add(n tree.Node) error {
 	default:
 		e.Inode = 0
 	}
-	if e.IsDir() || e.IsRegular() {
+	if e.Path != "/" && (e.IsDir() || e.IsRegular()) {
 		var err error
 		if n.Xattrs, err = d.layer.xattrs(e.Path); err != nil {
 			return err
+		}
+		maps.DeleteFunc(n.Xattrs, func(name string, _ []byte) bool { return !d.keep(name) })
+		if len(n.Xattrs) == 0 {
+			n.Xattrs = nil
 		}
 	}
 	d.nodes = append(d.nodes, n)

@@ -137,7 +137,7 @@ func (d *disk) mkfile(n *node, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	return d.writers.file(&fileJob{disk: d, dir: up.hold(), name: n.name, ino: n.ino, done: make(chan struct{})}, r)
+	return d.writers.file(&fileJob{disk: d, dir: up.hold(), node: n, ino: n.ino, done: make(chan struct{})}, r)
 }
 
 func (d *disk) mklink(n, old *node) error {

@@ -243,6 +243,9 @@ func (p *packer) file(fd int, name string, h *tar.Header, st *unix.Stat_t) error
 // onlyWriter hides the ReadFrom method, so that io.CopyBuffer uses its buffer.
 type onlyWriter struct{ io.Writer }
 
+// Packs reports whether Pack keeps an extended attribute.
+func Packs(name string) bool { return name == "security.capability" }
+
 // fileXattrs holds the xattrs of a file that a layer tar keeps.
 type fileXattrs struct {
 	pax    map[string]string
@@ -265,7 +268,7 @@ func readXattrs(fd int) (fileXattrs, error) {
 
 func (x *fileXattrs) add(fd int, name string) error {
 	overlay := isOverlayXattr(name)
-	if !overlay && name != "security.capability" {
+	if !overlay && !Packs(name) {
 		return nil
 	}
 	if overlay {

@@ -23,7 +23,7 @@ const (
 type fileJob struct {
 	disk *disk
 	dir  *dirRef
-	name string
+	node *node // its names are read only: other goroutines change the tree
 	ino  *inode
 	data []byte
 	done chan struct{}
@@ -152,18 +152,20 @@ const createFlags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 
 // write creates the file. Its content is whole if that is set, and is read from r otherwise.
 func (j *fileJob) write(r io.Reader, whole []byte) error {
-	fd, err := unix.Openat(j.dir.fd, j.name, createFlags, 0o600)
+	fd, err := unix.Openat(j.dir.fd, j.node.name, createFlags, 0o600)
 	if err != nil {
-		return &os.PathError{Op: "create", Path: j.name, Err: err}
+		return &os.PathError{Op: "create", Path: j.node.name, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), j.name)
+	f := os.NewFile(uintptr(fd), j.node.name)
 	if whole != nil || j.ino.size == 0 {
 		_, err = f.Write(whole)
 	} else {
 		err = copySparse(f, r, j.ino.size)
 	}
 	if err == nil {
-		err = j.attributes(fd)
+		if err = j.attributes(fd); err != nil {
+			err = fmt.Errorf("%.200s: %w", j.node.path(), err)
+		}
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -177,7 +179,7 @@ func (j *fileJob) attributes(fd int) error {
 		return err
 	}
 	if err := d.xattrs(fd, ino, func(k string, v []byte) error { return unix.Fsetxattr(fd, k, v, 0) }); err != nil {
-		return fmt.Errorf("%.200s: %w", j.name, err)
+		return err
 	}
 	if ino.mode&0o7777 != 0o600 {
 		if err := unix.Fchmod(fd, ino.mode&0o7777); err != nil {
@@ -185,7 +187,7 @@ func (j *fileJob) attributes(fd int) error {
 		}
 	}
 	ts := timespec(ino.mtime)
-	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(j.dir.fd, j.name, ts[:], unix.AT_SYMLINK_NOFOLLOW))
+	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(j.dir.fd, j.node.name, ts[:], unix.AT_SYMLINK_NOFOLLOW))
 }
 
 // copySparse copies size bytes from r and leaves a hole for each aligned block of hole zero bytes. The final Truncate

@@ -139,8 +139,9 @@ func (s *Sandbox) Close() error {
 	return nil
 }
 
-// guardProcess sends a process to the guard, and starts the guard if there is none.
+// guardProcess sends a process to the guard, and starts the guard if there is none. It closes p.pidfd.
 func (s *Sandbox) guardProcess(p *process) (err error) {
+	defer unix.Close(p.pidfd)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.guard == nil {
@@ -148,7 +149,6 @@ func (s *Sandbox) guardProcess(p *process) (err error) {
 			return err
 		}
 	}
-	defer unix.Close(p.pidfd)
 	return s.guard.add(p.pidfd)
 }
 
