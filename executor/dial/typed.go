@@ -15,8 +15,8 @@ import (
 // addresses that the name has before the fetch were exempt, the author would answer with an address of this machine
 // first, serve the definition from an address elsewhere, and then name the address of this machine.
 //
-// The idea: an address that the user typed is exempt, and so is localhost. A name is exempt only if the first connection
-// for it leads to this machine. From then on each connection for the name goes to that address, so the definition came
+// The idea: an address that the user typed is exempt, and so is localhost. A name is exempt only if the first
+// connection for it leads to this machine. From then on each connection for the name goes to that address, so the definition came
 // from there. If the first connection leads elsewhere, or if the URL needed none because it was in the cache, the name
 // is like any other.
 //
@@ -67,8 +67,8 @@ func (g *Guard) Settle(rawURL string) {
 	}
 }
 
-// SettleUnused is Settle for a URL that is fetched after other URLs that an author names. It reports whether the URL must
-// be fetched now, because its host is on this machine. A host that cannot be resolved here is left to proxies.
+// SettleUnused is Settle for a URL that is fetched after other URLs that an author names. It reports whether the URL
+// must be fetched now, because its host is on this machine. A host that cannot be resolved here is left to proxies.
 func (g *Guard) SettleUnused(ctx context.Context, rawURL string) (fetch bool) {
 	host, port := hostOf(rawURL)
 	found, err := g.addresses(ctx, host)

@@ -35,11 +35,12 @@ func TestRebinding(t *testing.T) {
 			g.resolver = newFakeDNS(t, map[string][]string{evil: c.answers, "direct.example.com": {"127.0.0.1"}})
 			at := "http://" + evil + ":" + v.port
 			g.Trust(at)
-			if _, err := g.addresses(t.Context(), evil); err != nil { // whatever resolves the name before the fetch
+			if _, err := g.addresses(t.Context(), evil); err != nil { // as before a fetch
 				t.Fatal(err)
 			}
 			for range c.gets { // 192.0.2.1 is nowhere, so the connection that served the definition is recorded
-				if err := g.connected(evil+":"+v.port, netip.MustParseAddrPort("192.0.2.1:"+v.port), false); err != nil {
+				elsewhere := netip.MustParseAddrPort("192.0.2.1:" + v.port)
+				if err := g.connected(evil+":"+v.port, elsewhere, false); err != nil {
 					t.Fatal(err)
 				}
 			}

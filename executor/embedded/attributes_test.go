@@ -88,7 +88,9 @@ func TestExportedAttributes(t *testing.T) {
 
 // TestListedAttributes: a list of paths has no attribute of a copy that the tar lacks, and the other way round.
 func TestListedAttributes(t *testing.T) {
-	for _, name := range []string{"security.capability", "user.x", "system.posix_acl_access", "system.posix_acl_default"} {
+	for _, name := range []string{
+		"security.capability", "user.x", "system.posix_acl_access", "system.posix_acl_default",
+	} {
 		has, lacks := map[string][]byte{name: []byte("y")}, map[string][]byte{}
 		for _, inTar := range []map[string][]byte{has, lacks} {
 			for _, inList := range []map[string][]byte{has, lacks} {
