@@ -34,7 +34,7 @@ type CheckOptions struct {
 // Check reads every blob, layer, entry and image, and returns the damage found.
 func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Damage, error) {
 	c := checker{s: s, o: o, bases: s.baseLayers()}
-	for _, part := range []func(context.Context) error{c.blobs, c.layers, c.claims, c.entries, c.images} {
+	for _, part := range []func(context.Context) error{c.blobs, c.layers, c.claimed, c.entries, c.images} {
 		if err := part(ctx); err != nil {
 			return c.found, err
 		}
@@ -183,8 +183,8 @@ func cause(err error) error {
 	return err
 }
 
-// claims checks that the entries of each remote cache are in a directory with its name.
-func (c *checker) claims(ctx context.Context) error {
+// claimed checks that the entries of each remote cache are in a directory with its name.
+func (c *checker) claimed(ctx context.Context) error {
 	return c.each(ctx, dirClaimed, func(path, name string) error {
 		info, err := os.Lstat(path)
 		if err != nil {

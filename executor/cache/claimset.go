@@ -71,8 +71,8 @@ func (s *Store) entrySets() []entrySet {
 	return sets
 }
 
-// dropEmptySets removes the directories of origins without entries, and what is in the place of one. Another process may add one meanwhile: then the
-// removal fails, because the directory is not empty.
+// dropEmptySets removes the directories of origins without entries, and what is in the place of one. Another process
+// may add an entry meanwhile: then the removal fails, because the directory is not empty.
 func (s *Store) dropEmptySets() {
 	for _, dir := range s.claimDirs() {
 		if info, err := os.Lstat(dir); err == nil && !info.IsDir() {

@@ -91,7 +91,7 @@ func fillAll(ctx context.Context, dir, n string) error {
 		return err
 	}
 	for _, do := range []func(context.Context, *Store, string) error{workImage, workMount, workNotes, workHistory,
-		workEntry, workClaims} {
+		workEntry, workClaimed} {
 		if err := do(ctx, s, n); err != nil {
 			return errors.Join(err, s.Close())
 		}
@@ -99,13 +99,13 @@ func fillAll(ctx context.Context, dir, n string) error {
 	return s.Close()
 }
 
-// workClaims stores what a remote cache says about the entry of workEntry.
-func workClaims(_ context.Context, s *Store, n string) error {
-	claims, d := s.ClaimSet("cache "+n), digest.FromString("claimed "+n)
+// workClaimed stores what a remote cache says about the entry of workEntry.
+func workClaimed(_ context.Context, s *Store, n string) error {
+	set, d := s.ClaimSet("cache "+n), digest.FromString("claimed "+n)
 	layer := digest.FromString("layer " + n)
 	e := &Entry{ID: d, Key: d, Name: "claimed", Outputs: []Output{{Parts: []Part{{Layer: layer}}}}}
-	return errors.Join(claims.Add(e, nil, digest.FromString("claimed alias "+n)),
-		claims.AddCandidate(digest.FromString("claimed group"), e))
+	return errors.Join(set.Add(e, nil, digest.FromString("claimed alias "+n)),
+		set.AddCandidate(digest.FromString("claimed group"), e))
 }
 
 // workHistory writes what workNotes does not.
@@ -151,19 +151,7 @@ func readAll(t *testing.T, s *Store) {
 	if _, err := s.Candidates(digest.FromString("group")); err != nil {
 		t.Error(err)
 	}
-	claims := s.ClaimSet("cache 1")
-	for _, name := range []string{"claimed 1", "claimed alias 1"} {
-		e, _, err := claims.Lookup(digest.FromString(name))
-		if err != nil || e != nil && e.Name != "claimed" {
-			t.Errorf("the claim %s: %v, %v", name, e, err)
-		}
-	}
-	if _, err := claims.Candidates(digest.FromString("claimed group")); err != nil {
-		t.Error(err)
-	}
-	if got := s.ClaimOrigins(); len(got) > 1 || len(got) == 1 && got[0] != "cache 1" {
-		t.Errorf("the claims are of %q", got)
-	}
+	readClaimed(t, s)
 	if plan := s.Plan(digest.FromString("1")); plan != nil && string(plan) != "plan" {
 		t.Errorf("plan %q", plan)
 	}
@@ -189,6 +177,23 @@ func readAll(t *testing.T, s *Store) {
 	}
 	for _, name := range names {
 		_, _ = s.Build(name) // it may be unreadable: the caller says which build
+	}
+}
+
+func readClaimed(t *testing.T, s *Store) {
+	t.Helper()
+	set := s.ClaimSet("cache 1")
+	for _, name := range []string{"claimed 1", "claimed alias 1"} {
+		e, _, err := set.Lookup(digest.FromString(name))
+		if err != nil || e != nil && e.Name != "claimed" {
+			t.Errorf("the claim %s: %v, %v", name, e, err)
+		}
+	}
+	if _, err := set.Candidates(digest.FromString("claimed group")); err != nil {
+		t.Error(err)
+	}
+	if got := s.ClaimOrigins(); len(got) > 1 || len(got) == 1 && got[0] != "cache 1" {
+		t.Errorf("the claims are of %q", got)
 	}
 }
 
@@ -272,9 +277,9 @@ func useDamaged(t *testing.T, dir string) {
 	}
 }
 
-// TestFileForClaims: a file in the place of the claims of a remote cache is found, removed and pruned, also if no build
-// names that cache again.
-func TestFileForClaims(t *testing.T) {
+// TestFileForClaimed: a file in the place of the claims of a remote cache is found, removed and pruned, also if no
+// build names that cache again.
+func TestFileForClaimed(t *testing.T) {
 	for _, name := range []string{digest.FromString("gone").Encoded(), "other"} {
 		s := open(t, t.TempDir())
 		at := s.path(dirClaimed, name)

@@ -16,9 +16,9 @@ import (
 // first, serve the definition from an address elsewhere, and then name the address of this machine.
 //
 // The idea: an address that the user typed is exempt, and so is localhost. A name is exempt only if the first
-// connection for it leads to this machine. From then on each connection for the name goes to that address, so the definition came
-// from there. If the first connection leads elsewhere, or if the URL needed none because it was in the cache, the name
-// is like any other.
+// connection for it leads to this machine. From then on each connection for the name goes to that address, so the
+// definition came from there. If the first connection leads elsewhere, or if the URL needed none because it was in the
+// cache, the name is like any other.
 //
 // The invariant: no address of this machine is exempt because of a name unless every connection for the name went to
 // that address. TestRebinding and TestTypedNames show it.
