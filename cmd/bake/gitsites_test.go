@@ -76,7 +76,8 @@ func startGitDaemon(t *testing.T, root string) string {
 		t.Fatal(err)
 	}
 	log := filepath.Join(t.TempDir(), "log")
-	cmd := exec.Command("git", "-c", "safe.directory=*", "daemon", "--listen=127.0.0.1",
+	// Not through git, which would start it as a process that outlives the test.
+	cmd := exec.Command("/usr/lib/git-core/git-daemon", "--listen=127.0.0.1",
 		fmt.Sprintf("--port=%d", address.Port), "--export-all", "--reuseaddr", "--base-path="+root)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GIT_CONFIG_COUNT=1",
 		"GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}
