@@ -16,6 +16,7 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/dial"
 	"github.com/bakebuild/bake/executor/embedded/fetch"
+	"github.com/bakebuild/bake/executor/embedded/scratch"
 	"github.com/bakebuild/bake/executor/registry"
 	"github.com/bakebuild/bake/planner/pins"
 )
@@ -35,6 +36,8 @@ type app struct {
 	project *config.Project // the loaded project; nil before, and for commands without one
 	pins    pins.Lock       // how the command uses bake.lock
 	similar []string        // commands that a user may have meant by the name of a target
+	// place is where layers are unpacked; nil if that is the cache.
+	place *scratch.Place
 	// registries are the registry blocks of the project. loadProject sets them.
 	registries []registry.Registry
 	// enter runs an unprivileged user's command again in a user namespace, as sandbox.Enter does; nil does nothing.
@@ -60,6 +63,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if a.guard != nil {
 		err = errors.Join(err, a.guard.Close())
 	}
+	err = errors.Join(err, a.place.Close())
 	if err == nil {
 		err = stdout.err
 	}
@@ -270,10 +274,14 @@ func (a *app) openStore() (*cache.Store, error) {
 		return nil, err
 	}
 	s, err := cache.Open(dir)
-	if err == nil {
-		s.SetNote(func(text string) { a.note("%s", text) })
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	s.SetNote(func(text string) { a.note("%s", text) })
+	if err := a.place.Use(s); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // origin returns what the store records with the names of images that the command builds.

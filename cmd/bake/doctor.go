@@ -76,13 +76,18 @@ func (a *app) doctorCommand(ctx context.Context, o doctorOptions) (err error) {
 			return exitedError{code}
 		}
 		user.Entered = err
+		if err := a.findPlace(ctx); err != nil {
+			return err
+		}
 	}
 	dir, err := a.cacheDir()
 	if err != nil {
 		return err
 	}
 	remote := a.remoteChecks(ctx, o)
-	checks, done := doctor.MachineChecks(doctor.MachineOptions{User: user, CacheDir: dir, Offline: o.offline})
+	checks, done := doctor.MachineChecks(doctor.MachineOptions{
+		User: user, CacheDir: dir, Place: a.place, Offline: o.offline,
+	})
 	checks = append(checks, remote...)
 	defer func() { err = errors.Join(err, done()) }()
 	report := newDoctorReport(a, checks, o.format)

@@ -73,6 +73,9 @@ func builder(p *config.Project, name string) (buildkitd.Builder, error) {
 // runner returns the engine for graphs of a project: on builders, or in this process if there are none.
 func (s *session) runner(p *config.Project, builders []buildkitd.Builder) (executor.Engine, error) {
 	if len(builders) == 0 {
+		if place := s.app.place; place != nil {
+			s.app.note("%s; %s", place.Cause(), place.Remedy())
+		}
 		return s.embedded(p), nil
 	}
 	origin, err := s.store.ID()

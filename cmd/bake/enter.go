@@ -9,6 +9,7 @@ import (
 
 	"github.com/bakebuild/bake/config"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/scratch"
 )
 
 // exitedError reports that the command ran to its end in another process, with this exit code. It is not printed.
@@ -40,6 +41,9 @@ func (a *app) inNamespace(ctx context.Context, cmd *cobra.Command) error {
 		return nil
 	}
 	err := a.enterNow(ctx)
+	if err == nil && (required || unpacks(cmd)) {
+		err = a.findPlace(ctx)
+	}
 	var unavailable *sandbox.UnavailableError
 	if errors.As(err, &unavailable) && !required {
 		return nil
@@ -57,6 +61,30 @@ func (a *app) enterNow(ctx context.Context) error {
 		return exitedError{code}
 	}
 	return nil
+}
+
+// unpacks reports whether a command that runs no steps may read the files of layers.
+func unpacks(cmd *cobra.Command) bool {
+	path := cmd.CommandPath()
+	return path == "bake plan" || path == "bake cache check"
+}
+
+// findPlace sets a.place if layers cannot be in the cache directory. It may run the command again in a mount namespace.
+func (a *app) findPlace(ctx context.Context) error {
+	dir, err := a.cacheDir()
+	if err != nil {
+		return nil // opening the cache reports the error
+	}
+	o := scratch.Options{CacheDir: dir, Dirs: scratch.Dirs(a.env("TMPDIR"))}
+	a.place, err = scratch.Find(o)
+	if !errors.Is(err, scratch.ErrMounts) {
+		return err
+	}
+	code, done, err := sandbox.EnterMounts(ctx)
+	if done {
+		return exitedError{code}
+	}
+	return err
 }
 
 // enterForURLs is inNamespace for a command that only plans, as soon as it is known to need the files of an archive:

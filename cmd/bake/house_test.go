@@ -68,6 +68,8 @@ var imports = map[string][]string{
 		"config", "executor/cache", "executor/cache/key", "executor/embedded/layers", "executor/registry",
 	},
 	"executor/embedded/sandbox": {"executor/embedded/idmap"},
+	"executor/embedded/scratch": {"executor/cache", "executor/schedule", "executor/embedded/idmap",
+		"executor/embedded/sandbox"},
 	"executor/embedded/seccomp": {},
 }
 
@@ -92,6 +94,7 @@ var commandImports = map[string]string{
 	"executor/embedded/fetch":   "fetch git repositories and URLs for contexts and definitions",
 	"executor/embedded/idmap":   "recognize errors about missing subordinate ids",
 	"executor/embedded/sandbox": "enter an unprivileged user's namespace once per command; start as init of a step",
+	"executor/embedded/scratch": "find a place for layers before the command opens the cache",
 	"executor/images":           "image …, history",
 	"executor/keys":             "take fingerprints for affected and --watch",
 	"executor/registry":         "the registry client; image push",

@@ -120,7 +120,7 @@ func (c *checker) layers(ctx context.Context) error {
 	})
 }
 
-func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
+func (c *checker) layer(ctx context.Context, id digest.Digest) (what string, err error) {
 	if id.Validate() != nil {
 		return "its name is not a digest", nil
 	}
@@ -128,31 +128,31 @@ func (c *checker) layer(ctx context.Context, id digest.Digest) (string, error) {
 	if !ok {
 		return "its record (meta.json) cannot be read", nil
 	}
-	got, err := MeasureLayer(c.s.layerPath(id, "fs"))
+	dir, done, err := c.s.checkedDir(id)
 	if errors.Is(err, os.ErrNotExist) {
 		return "its files are missing", nil
+	}
+	if err == nil {
+		what, err = c.files(ctx, id, dir, record)
+		err = errors.Join(err, done())
 	}
 	if isCorrupt(err) {
 		return fmt.Sprintf("cannot be read: %v", cause(err)), nil
 	}
+	return what, wrap("read", c.s.layerPath(id), err)
+}
+
+// files compares the files of a layer with its record and with what else is recorded about them.
+func (c *checker) files(ctx context.Context, id digest.Digest, dir string, record layerRecord) (string, error) {
+	got, err := MeasureLayer(dir)
 	if err != nil {
-		return "", wrap("read", c.s.layerPath(id), err)
+		return "", err
 	}
 	if got.Files != record.Files || got.Size != record.Size {
 		const text = "has %d files with %d bytes, expected %d with %d"
 		return fmt.Sprintf(text, got.Files, got.Size, record.Files, record.Size), nil
 	}
-	what, err := c.content(ctx, id)
-	if isCorrupt(err) {
-		return fmt.Sprintf("cannot be read: %v", cause(err)), nil
-	}
-	return what, err
-}
-
-// content compares the files of a layer with what is recorded about them.
-func (c *checker) content(ctx context.Context, id digest.Digest) (string, error) {
 	meta, _ := c.s.LayerMeta(id)
-	dir := c.s.layerPath(id, "fs")
 	base, ok := c.bases[id]
 	for _, p := range meta.Packed {
 		if p.Encoding == EncodingBase {

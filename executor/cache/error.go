@@ -17,6 +17,8 @@ type Error struct {
 	Err  error
 	// Freeable is how many bytes a prune would free on a full disk; 0 if unknown. See MeasureFreeable.
 	Freeable int64
+	// Remedy says what to do about a full disk, if pruning the cache does not help.
+	Remedy string
 }
 
 // Unwrap returns the cause.
@@ -38,6 +40,9 @@ func (e *Error) Error() string {
 			} else {
 				text += d.bytes()
 			}
+		}
+		if e.Remedy != "" {
+			return text + "; " + e.Remedy
 		}
 		text += "; bake cache prune --all frees " + frees
 		return text + ", or set BAKE_CACHE_DIR to another disk"
@@ -104,15 +109,6 @@ func (s *Store) MeasureFreeable(err error) {
 	if DiskFull(err) && errors.As(err, &e) && e.Freeable == 0 {
 		e.Freeable, _ = s.Freeable() // if this fails too, the message does without a size
 	}
-}
-
-// DiskAlmostFull reports whether the disk has hardly any space or inodes left, and describes what is free.
-func (s *Store) DiskAlmostFull() (string, bool) {
-	d := spaceOf(s.dir)
-	if !d.lacksBytes() && d.lacksInodes() {
-		return d.inodes(), true
-	}
-	return d.bytes(), d.lacksBytes()
 }
 
 // wrap turns err into an *Error unless it is nil or already contains one.

@@ -33,6 +33,7 @@ type Packed struct {
 // layerRecord is the content of the file meta.json of a layer.
 type layerRecord struct {
 	Size, Files int64
+	Archive     string `json:",omitempty"` // the SHA-256 digest of fs.tar, if the layer has one
 }
 
 // Draft is a layer under construction. FS becomes the layer's directory. Work is an empty directory on the same file
@@ -49,35 +50,41 @@ func (s *Store) layerPath(id digest.Digest, parts ...string) string {
 
 // NewLayer starts a layer.
 func (s *Store) NewLayer() (*Draft, error) {
-	d := &Draft{store: s, dir: s.tempName()}
+	d := &Draft{store: s, dir: s.draftName()}
 	d.FS, d.Work = filepath.Join(d.dir, "fs"), filepath.Join(d.dir, "work")
 	for _, dir := range []string{d.dir, d.FS, d.Work} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
-			return nil, wrap("create a layer in", s.tmp, err)
+			return nil, s.blame("create a layer in", err)
 		}
 	}
 	// The mode of FS becomes the mode of "/" in file systems whose top layer this is.
-	return d, wrap("create a layer in", s.tmp, os.Chmod(d.FS, 0o755))
+	return d, wrap("create a layer in", d.dir, os.Chmod(d.FS, 0o755))
 }
 
 // Commit turns the draft into the layer id by one rename. If the layer already exists, the draft is discarded.
 func (d *Draft) Commit(id digest.Digest, meta LayerMeta) error {
 	s := d.store
-	if _, ok := s.LayerDir(id); ok {
+	if s.HasLayer(id) {
 		return d.Discard()
 	}
-	err := d.finish(id, meta)
+	item, err := d.finish(id, meta)
+	if err == nil {
+		err = os.Rename(item, s.layerPath(id))
+	}
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {
-		if _, ok := s.LayerDir(id); ok {
-			return d.Discard()
+		if s.HasLayer(id) {
+			return errors.Join(removeTree(item), d.Discard())
 		}
 		// What is there is damaged: useLayer refuses it.
 		if err = s.discard(s.layerPath(id)); err == nil {
-			err = os.Rename(d.dir, s.layerPath(id))
+			err = os.Rename(item, s.layerPath(id))
 		}
 	}
+	if err == nil && item != d.dir {
+		err = d.keepUnpacked(id)
+	}
 	if err != nil {
-		return wrap("commit layer", s.layerPath(id), errors.Join(err, d.Discard()))
+		return wrap("commit layer", s.layerPath(id), errors.Join(err, removeTree(item), d.Discard()))
 	}
 	s.added.Add(onDisk(meta.Size) + onDisk(1)*meta.Files)
 	for _, p := range meta.Packed {
@@ -88,39 +95,47 @@ func (d *Draft) Commit(id digest.Digest, meta LayerMeta) error {
 	return nil
 }
 
-// finish writes the layer's record, marks the layer as unsynced and renames it into place.
-func (d *Draft) finish(id digest.Digest, meta LayerMeta) error {
+// finish writes the layer's record and marks the layer as unsynced. It returns the directory that becomes the layer.
+func (d *Draft) finish(id digest.Digest, meta LayerMeta) (item string, err error) {
 	// overlayfs leaves a directory without permissions in Work.
 	if err := removeTree(d.Work); err != nil {
-		return err
+		return d.dir, err
 	}
-	raw, err := json.Marshal(layerRecord{meta.Size, meta.Files})
+	item, record := d.dir, layerRecord{Size: meta.Size, Files: meta.Files}
+	if d.store.unpacked != nil {
+		if item, record.Archive, err = d.archive(); err != nil {
+			return item, err
+		}
+	}
+	raw, err := json.Marshal(record)
 	if err != nil {
-		return err
+		return item, err
 	}
-	if err := os.WriteFile(filepath.Join(d.dir, "meta.json"), raw, 0o600); err != nil {
-		return err
+	if err := os.WriteFile(filepath.Join(item, "meta.json"), raw, 0o600); err != nil {
+		return item, err
 	}
-	if err := d.store.mark("layer", id); err != nil {
-		return err
-	}
-	return os.Rename(d.dir, d.store.layerPath(id))
+	return item, d.store.mark("layer", id)
 }
 
 // Discard removes the draft.
-func (d *Draft) Discard() error { return wrap("discard a layer in", d.store.tmp, removeTree(d.dir)) }
+func (d *Draft) Discard() error { return wrap("discard a layer in", d.dir, removeTree(d.dir)) }
 
 // LayerDir returns the directory of a layer, which overlayfs may mount, and reports whether it exists. It marks the
-// layer as used.
+// layer as used. It unpacks a layer that is kept as an archive; if that fails, MissingLayer says why.
 func (s *Store) LayerDir(id digest.Digest) (string, bool) {
-	if err := s.gate.enter(); err != nil {
+	if !s.HasLayer(id) {
 		return "", false
+	}
+	return s.files(id)
+}
+
+// HasLayer reports whether a layer exists, and marks it as used. It unpacks nothing.
+func (s *Store) HasLayer(id digest.Digest) bool {
+	if err := s.gate.enter(); err != nil {
+		return false
 	}
 	defer s.gate.leave()
-	if id.Validate() != nil || !s.useLayer(id) {
-		return "", false
-	}
-	return s.layerPath(id, "fs"), true
+	return id.Validate() == nil && s.useLayer(id)
 }
 
 // useLayers reports whether all own layers of an entry exist, and marks them as used. The caller holds the gate.
@@ -137,9 +152,8 @@ func (s *Store) useLayers(e *Entry) bool {
 
 // useLayer reports whether a layer exists, and marks it as used. The caller holds the gate.
 func (s *Store) useLayer(id digest.Digest) bool {
-	var st unix.Stat_t
-	return unix.Lstat(s.layerPath(id, "fs"), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR &&
-		s.use(s.layerPath(id))
+	exists := s.unpacked == nil && isDir(s.layerPath(id, "fs")) || isRegular(s.layerPath(id, archiveFile))
+	return exists && s.use(s.layerPath(id))
 }
 
 // use reports whether path exists and records the use: the modification time becomes now, unless it already lies after
@@ -228,7 +242,10 @@ func (s *Store) dropLayer(id digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	return removeTree(aside)
+	if s.unpacked != nil {
+		err = removeTree(s.unpackedPath(id))
+	}
+	return errors.Join(err, removeTree(aside))
 }
 
 // MeasureLayer counts the files in a layer's directory, without the root, and the bytes of its regular files.

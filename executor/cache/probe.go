@@ -101,6 +101,20 @@ func FileSystem(path string) string {
 	return fmt.Sprintf("file system type 0x%x", st.Type)
 }
 
+// HoldsLayers reports whether layers can certainly be on the file system of a path. Of others that depends on the
+// kernel, on options of the mount and on the user.
+func HoldsLayers(path string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return false
+	}
+	switch int64(st.Type) & 0xffffffff {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
+		return true
+	}
+	return false
+}
+
 // maxInspected bounds the items that Inspect looks at in each directory of the cache.
 const maxInspected = 1000
 

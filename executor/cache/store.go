@@ -60,8 +60,11 @@ type Store struct {
 	tmp     string // this process's own directory below tmp/
 	started time.Time
 	gate    gate
-	serial  int64        // last number used for a name in tmp; atomic
-	added   atomic.Int64 // approximate bytes written and not yet added to the ledger
+	// unpacked is nil if layers are directories of the cache, see UnpackIn.
+	unpacked  *unpacked
+	unpacking unpacking
+	serial    int64        // last number used for a name in tmp; atomic
+	added     atomic.Int64 // approximate bytes written and not yet added to the ledger
 
 	mu     sync.Mutex
 	logs   []string     // paths of logs started and not yet added to the ledger
@@ -111,7 +114,12 @@ func (s *Store) Dir() string { return s.dir }
 func (s *Store) StatIndexDir() string { return s.path(dirStat) }
 
 // MountpointDir returns the directory in which callers may keep empty directories and files to mount on.
-func (s *Store) MountpointDir() string { return s.path(dirMountpoint) }
+func (s *Store) MountpointDir() string {
+	if s.unpacked != nil {
+		return filepath.Join(s.unpacked.dir, dirMountpoint)
+	}
+	return s.path(dirMountpoint)
+}
 
 // Close ends this process's lease and removes its unfinished files.
 func (s *Store) Close() error {

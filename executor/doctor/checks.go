@@ -10,6 +10,7 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/cgroup"
 	"github.com/bakebuild/bake/executor/embedded/network"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/scratch"
 	"github.com/bakebuild/bake/executor/embedded/seccomp"
 	"github.com/bakebuild/bake/executor/registry"
 )
@@ -18,7 +19,8 @@ import (
 type MachineOptions struct {
 	User     User
 	CacheDir string
-	Offline  bool // ask no name server
+	Place    *scratch.Place // where builds unpack layers; nil if that is the cache
+	Offline  bool           // ask no name server
 }
 
 // lookup is the name that steps look up: the registry of names without one.
@@ -27,8 +29,14 @@ const lookup = "registry-1.docker.io"
 // MachineChecks returns the checks of this machine, in the order of the report. Call done after Run; it does not wait
 // for checks that were left behind.
 func MachineChecks(o MachineOptions) (checks []Check, done func() error) {
-	dir := &cacheDir{dir: o.CacheDir, open: cache.Open}
-	s := &steps{cache: dir, network: &network.Network{}, name: lookup}
+	dir := &cacheDir{dir: o.CacheDir, open: func(dir string) (*cache.Store, error) {
+		s, err := cache.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		return s, o.Place.Use(s)
+	}}
+	s := &steps{cache: dir, place: o.Place, network: &network.Network{}, name: lookup}
 	if o.Offline {
 		s.name = ""
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/bakebuild/bake/executor/cache"
 	"github.com/bakebuild/bake/executor/embedded/network"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/scratch"
 )
 
 // noCommand is the command of a trial step. It does not exist, so a sandbox that was completely set up returns exit
@@ -26,6 +27,7 @@ const noCommand = "/bake-doctor"
 // steps holds what the checks of steps share.
 type steps struct {
 	cache *cacheDir
+	place *scratch.Place
 	// blocked is why no step can run, "" if one may.
 	blocked string
 	network *network.Network
@@ -118,6 +120,9 @@ func (s *steps) overlay() Check {
 		store, err := s.cache.get()
 		if err != nil {
 			return skipf("the cache cannot be opened")
+		}
+		if s.place != nil {
+			return warn(s.place.Cause(), s.place.Remedy())
 		}
 		draft, err := store.NewLayer()
 		if err != nil {

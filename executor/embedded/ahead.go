@@ -109,7 +109,7 @@ func (a *ahead) done(n *node) {
 // start packs a layer that is on this machine. A layer of a remote cache may not be; fetching it ahead of need could
 // be useless work.
 func (a *ahead) start(l layer, p packing) {
-	if _, here := a.b.store.LayerDir(l.id); !here {
+	if !a.b.store.HasLayer(l.id) {
 		return
 	}
 	a.wg.Go(func() {

@@ -33,7 +33,7 @@ func (l *baseLayer) unpack(ctx context.Context) (string, error) {
 			return err
 		}
 		defer unlock()
-		if _, ok := b.store.LayerDir(l.chainID); ok {
+		if b.store.HasLayer(l.chainID) {
 			return nil
 		}
 		return l.stream(ctx, l.unpackFrom)
@@ -43,7 +43,7 @@ func (l *baseLayer) unpack(ctx context.Context) (string, error) {
 	}
 	dir, ok := b.store.LayerDir(l.chainID)
 	if !ok {
-		return "", fmt.Errorf("layer %s was deleted by another program while in use; build again", l.chainID)
+		return "", b.store.MissingLayer(l.chainID)
 	}
 	return dir, nil
 }

@@ -42,7 +42,7 @@ func (n *node) failed(err error) error {
 	case machineFault(err):
 		var known *cache.Error
 		if cache.DiskFull(err) && !errors.As(err, &known) {
-			err = &cache.Error{Op: "write to", Path: n.b.store.Dir(), Err: err}
+			err = n.b.store.WriteError(err)
 		}
 		return n.wrap(err)
 	}

@@ -171,9 +171,8 @@ func (x *execStep) exitHint(res sandbox.Result, last []string) string {
 	if res.Exceeded {
 		return "it exceeded the memory limit of the target's resources"
 	}
-	if free, full := x.n.b.store.DiskAlmostFull(); full {
-		return "the disk of the cache is full" + free +
-			"; to free what no tagged image needs, run bake cache prune --all"
+	if hint := x.n.b.store.FullDisk(); hint != "" {
+		return hint
 	}
 	return idmap.Hint(last)
 }

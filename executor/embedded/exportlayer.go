@@ -18,7 +18,7 @@ func (o *cacheExport) exportLayer(ctx context.Context, w exportedLayer) (remotec
 	if !w.whole {
 		return remotecache.Layer{ID: w.id}, nil
 	}
-	if _, here := b.store.LayerDir(w.id); !here {
+	if !b.store.HasLayer(w.id) {
 		if l, ok := b.imports.layer(w.id); ok {
 			o.from(l, l.Blob, l.Paths)
 			return exported(l.Layer), nil

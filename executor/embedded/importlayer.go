@@ -66,7 +66,7 @@ func (b *build) keepEmpty(e *cache.Entry) error {
 	}
 	for _, o := range e.Outputs {
 		for _, p := range o.Parts {
-			if _, ok := b.store.LayerDir(p.Layer); p.Layer != emptyLayer || ok {
+			if p.Layer != emptyLayer || b.store.HasLayer(p.Layer) {
 				continue
 			}
 			draft, err := b.store.NewLayer()
@@ -87,7 +87,7 @@ func (b *build) importLayer(ctx context.Context, id digest.Digest) (string, erro
 			return err
 		}
 		defer unlock()
-		if _, ok := b.store.LayerDir(id); ok {
+		if b.store.HasLayer(id) {
 			return nil
 		}
 		l, err := b.importedLayer(id)
@@ -101,7 +101,7 @@ func (b *build) importLayer(ctx context.Context, id digest.Digest) (string, erro
 	}
 	dir, ok := b.store.LayerDir(id)
 	if !ok {
-		return "", fmt.Errorf("layer %s was deleted by another program while in use; build again", id)
+		return "", b.store.MissingLayer(id)
 	}
 	return dir, nil
 }
@@ -268,7 +268,7 @@ func (b *build) importedPacked(id digest.Digest, encoding string) (cache.Packed,
 	if !ok || l.Blob == nil {
 		return cache.Packed{}, false
 	}
-	if _, here := b.store.LayerDir(id); here {
+	if b.store.HasLayer(id) {
 		return cache.Packed{}, false
 	}
 	if l.Encoding == encoding {

@@ -81,7 +81,7 @@ func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest stri
 		return "", err
 	}
 	id := key.Of([]key.Part{{Name: "context", Digest: content.String()}, {Name: "at", Digest: dest}})
-	if _, ok := l.n.b.store.LayerDir(id); ok {
+	if l.n.b.store.HasLayer(id) {
 		return id, nil
 	}
 	unlock, err := l.n.b.store.Lock(ctx, id)
@@ -89,7 +89,7 @@ func (l *localSource) copyOut(ctx context.Context, sel tree.Selection, dest stri
 		return "", err
 	}
 	defer unlock()
-	if _, ok := l.n.b.store.LayerDir(id); ok {
+	if l.n.b.store.HasLayer(id) {
 		return id, nil
 	}
 	res, err := l.n.b.makeLayer(ctx, newLayer{

@@ -124,7 +124,7 @@ func (f *Fetcher) git(ctx context.Context, r Repository, commit string, got *fet
 	}
 	dir, known, err := f.stored(id)
 	if err == nil && dir == "" {
-		err = errRemoved
+		err = f.Store.MissingLayer(id)
 	}
 	got.Dir, got.Time = dir, known.time
 	return err

@@ -86,7 +86,7 @@ func (f *Fetcher) checkOutLayer(ctx context.Context, r Repository, commit string
 		return err
 	}
 	defer unlock()
-	if _, ok := f.Store.LayerDir(id); ok {
+	if f.Store.HasLayer(id) {
 		return nil
 	}
 	whole, err := f.Store.NewLayer()

@@ -27,8 +27,6 @@ const (
 	newestName = "newest file"
 )
 
-var errRemoved = errors.New("the fetched layer was removed from the cache; try again")
-
 // keep commits a draft to the store, with an entry that keeps it, and returns the layer's directory.
 func (f *Fetcher) keep(draft *cache.Draft, id digest.Digest, s stored) (string, error) {
 	meta, err := cache.MeasureLayer(draft.FS)
@@ -51,7 +49,7 @@ func (f *Fetcher) keep(draft *cache.Draft, id digest.Digest, s stored) (string, 
 	}
 	dir, ok := f.Store.LayerDir(id)
 	if !ok {
-		return "", errRemoved
+		return "", f.Store.MissingLayer(id)
 	}
 	return dir, nil
 }

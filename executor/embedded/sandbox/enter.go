@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,15 +42,37 @@ func Enter(_ context.Context) (code int, done bool, err error) {
 	if os.Geteuid() == 0 && ownCaps()&rootCaps == rootCaps {
 		return 0, false, nil
 	}
-	code, done, err = enterUser()
+	code, done, err = enterNamespaces(unix.CLONE_NEWUSER | unix.CLONE_NEWNS)
 	if _, ok := errors.AsType[*UnavailableError](err); ok && os.Geteuid() == 0 {
 		return 0, false, nil // root builds images without RUN here too; a RUN reports what it lacks
 	}
 	return code, done, err
 }
 
-// enterUser is Enter for a user who needs a user namespace.
-func enterUser() (code int, done bool, err error) {
+// EnterMounts runs this program again, as Enter does, in a mount namespace of its own. It is for a root that can create
+// sandboxes, and that must mount something which other programs do not see and which ends with the process.
+func EnterMounts(_ context.Context) (code int, done bool, err error) {
+	return enterNamespaces(unix.CLONE_NEWNS)
+}
+
+// OwnMounts reports whether this process has a mount namespace of its own, from Enter or EnterMounts.
+func OwnMounts() bool {
+	line, err := os.ReadFile("/proc/self/cmdline")
+	name, _, _ := bytes.Cut(line, []byte{0})
+	return err == nil && string(name) == userRootName
+}
+
+// MountMemory mounts a tmpfs of at most size bytes on a directory, for this process and its children. OwnMounts must
+// report true: otherwise the mount would outlive the process.
+func MountMemory(dir string, size int64) error {
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	return unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV, fmt.Sprintf("mode=0700,size=%d", size))
+}
+
+// enterNamespaces starts the program in new namespaces and waits for it.
+func enterNamespaces(flags uintptr) (code int, done bool, err error) {
 	goR, goW, err := os.Pipe()
 	if err != nil {
 		return 0, false, err
@@ -61,23 +84,33 @@ func enterUser() (code int, done bool, err error) {
 		Path: "/proc/self/exe", Args: append([]string{userInitName}, os.Args...), Env: os.Environ(),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: []*os.File{goR},
 		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL, Setpgid: true,
-			AmbientCaps: allCaps(),
+			Cloneflags: flags, Pdeathsig: unix.SIGKILL, Setpgid: true,
 		},
+	}
+	inUser := flags&unix.CLONE_NEWUSER != 0
+	if inUser {
+		cmd.SysProcAttr.AmbientCaps = allCaps()
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGWINCH)
 	defer signal.Stop(signals)
 	err = errors.Join(cmd.Start(), goR.Close())
 	if err != nil {
-		return 0, false, unavailable("create a user namespace", err)
+		what := "create a user namespace"
+		if flags&unix.CLONE_NEWUSER == 0 {
+			what = "create a mount namespace"
+		}
+		return 0, false, unavailable(what, err)
 	}
 	go func() {
 		for sig := range signals {
 			_ = cmd.Process.Signal(sig) // it may have ended
 		}
 	}()
-	if err := mapIDs(cmd.Process.Pid); err != nil {
+	if inUser {
+		err = mapIDs(cmd.Process.Pid)
+	}
+	if err != nil {
 		return 0, false, errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
 	}
 	if _, err := goW.Write([]byte{1}); err != nil {

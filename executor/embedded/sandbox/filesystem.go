@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hintCache says where a cache can be.
-const hintCache = "set BAKE_CACHE_DIR to a directory on ext4, xfs, btrfs or tmpfs; " +
+// HintCache says where a cache can be.
+const HintCache = "set BAKE_CACHE_DIR to a directory on ext4, xfs, btrfs or tmpfs; " +
 	"in a container, mount a volume there: docker run -v bake-cache:/root/.cache/bake"
 
 // explainUpper explains an error of an overlay mount: the file system of upper may not be able to hold the top layer of
@@ -27,7 +27,7 @@ func explainUpper(upper string, err error) error {
 		return err
 	}
 	const text = "the cache directory is on a file system (%s) that cannot hold what a step changes: %w"
-	return &hintError{fmt.Errorf(text, kind, err), hintCache}
+	return &hintError{fmt.Errorf(text, kind, err), HintCache}
 }
 
 // fileSystem returns the kind of file system that holds a path, or "".
