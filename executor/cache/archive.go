@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,7 +161,7 @@ func readXattr(read func([]byte) (int, error)) ([]byte, error) {
 }
 
 // readArchive unpacks an archive into a new directory. The error is errDamaged if the bytes are not those that
-// writeArchive wrote.
+// writeArchive wrote, whatever else that led to.
 func readArchive(file, dir, sum string) error {
 	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -169,13 +170,25 @@ func readArchive(file, dir, sum string) error {
 	defer f.Close()
 	hash := sha256.New()
 	in := io.TeeReader(f, hash)
+	restoreErr := restoreAll(dir, in)
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return err
+	}
+	if hex.EncodeToString(hash.Sum(nil)) != sum {
+		return errDamaged
+	}
+	return restoreErr
+}
+
+// restoreAll creates all files of an archive.
+func restoreAll(dir string, archive io.Reader) error {
 	var dirs []*tar.Header // their times are set last
-	for t := tar.NewReader(in); ; {
+	for t := tar.NewReader(archive); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || err == nil && !isInside(h) {
+		if err == nil && !isInside(h) {
 			return errDamaged
 		}
 		if err == nil {
@@ -188,14 +201,8 @@ func readArchive(file, dir, sum string) error {
 			dirs = append(dirs, h)
 		}
 	}
-	if _, err := io.Copy(io.Discard, in); err != nil {
-		return err
-	}
-	if hex.EncodeToString(hash.Sum(nil)) != sum {
-		return errDamaged
-	}
-	for i := len(dirs) - 1; i >= 0; i-- {
-		if err := setTime(filepath.Join(dir, dirs[i].Name), dirs[i].ModTime); err != nil {
+	for _, h := range slices.Backward(dirs) {
+		if err := setTime(filepath.Join(dir, h.Name), h.ModTime); err != nil {
 			return err
 		}
 	}

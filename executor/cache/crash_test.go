@@ -40,7 +40,7 @@ func work(ctx context.Context, dir, n string) error {
 			return err
 		}
 	}
-	s, err := Open(dir)
+	s, err := openUnpacked(dir)
 	if err != nil {
 		return err
 	}
@@ -52,6 +52,22 @@ func work(ctx context.Context, dir, n string) error {
 	}
 	return s.Close()
 }
+
+// openUnpacked opens a cache. If there is a directory next to it, the store unpacks layers in a new one there.
+func openUnpacked(dir string) (*Store, error) {
+	s, err := Open(dir)
+	if err != nil || !isDir(dir+unpackedSuffix) {
+		return s, err
+	}
+	place, err := os.MkdirTemp(dir+unpackedSuffix, "")
+	if err != nil {
+		return nil, err
+	}
+	return s, s.UnpackIn(place, "use a larger place")
+}
+
+// unpackedSuffix ends the name of a directory next to a cache, see openUnpacked.
+const unpackedSuffix = ".unpacked"
 
 func workEntry(ctx context.Context, s *Store, n string) error {
 	key := digest.FromString("key " + n)
@@ -165,10 +181,28 @@ func workRemoval(ctx context.Context, s *Store, n string) error {
 }
 
 // TestKilledAtEachPoint kills a process that writes to a cache before one of its system calls that change a file, at a
-// later call in each round, always on the same cache. With BAKE_TEST_EVERY_POINT=1 it tries each call, else every
+// later call in each round. With BAKE_TEST_EVERY_POINT=1 it tries each call, else every
 // ninth with a random start. The next process must find nothing damaged, nothing locked, and only complete content.
+// Layers are directories of the cache, or archives.
 func TestKilledAtEachPoint(t *testing.T) {
-	dir := t.TempDir()
+	t.Run("directories", func(t *testing.T) {
+		dir := t.TempDir()
+		killAtEachPoint(t, func() string { return dir })
+	})
+	t.Run("archives", func(t *testing.T) {
+		// A check unpacks every archive. On the same cache each round would have more calls than the one before.
+		killAtEachPoint(t, func() string {
+			dir := filepath.Join(t.TempDir(), "cache")
+			if err := os.Mkdir(dir+unpackedSuffix, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			return dir
+		})
+	})
+}
+
+func killAtEachPoint(t *testing.T, cache func() string) {
+	dir := ""
 	killedAt := map[string]int{}
 	first, step := 1+rand.IntN(9), 9
 	if os.Getenv("BAKE_TEST_EVERY_POINT") != "" {
@@ -177,6 +211,7 @@ func TestKilledAtEachPoint(t *testing.T) {
 	t.Logf("the first point is %d, the step %d", first, step)
 	for n := first; ; n += step {
 		round := strconv.Itoa(n)
+		dir = cache()
 		call, killed := killBefore(t, dir, round, n)
 		if !killed {
 			t.Logf("the work changes files fewer than %d times; killed before %v", n, killedAt)
@@ -199,7 +234,7 @@ func TestKilledAtEachPoint(t *testing.T) {
 // checkAfterCrash opens the cache as the next process does, and checks it.
 func checkAfterCrash(t *testing.T, dir, n, when string) {
 	t.Helper()
-	s, err := Open(dir)
+	s, err := openUnpacked(dir)
 	if err != nil {
 		t.Fatalf("%s: %v", when, err)
 	}

@@ -29,6 +29,9 @@ func (e *Error) Error() string {
 	text := fmt.Sprintf("%s %s: %v", e.Op, e.Path, e.Err)
 	switch {
 	case DiskFull(e.Err):
+		if e.Remedy != "" {
+			return fmt.Sprintf("%s (it holds %d MB); %s", text, spaceOf(e.Path).Size/1e6, e.Remedy)
+		}
 		frees := "everything that no tagged image needs"
 		if e.Freeable > 0 {
 			frees = fmt.Sprintf("%d MB", e.Freeable/1e6)
@@ -40,9 +43,6 @@ func (e *Error) Error() string {
 			} else {
 				text += d.bytes()
 			}
-		}
-		if e.Remedy != "" {
-			return text + "; " + e.Remedy
 		}
 		text += "; bake cache prune --all frees " + frees
 		return text + ", or set BAKE_CACHE_DIR to another disk"

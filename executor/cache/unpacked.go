@@ -53,12 +53,12 @@ func (s *Store) UnpackIn(dir, remedy string) error {
 	return nil
 }
 
-// draftName returns an unused path for a new layer.
+// draftName returns an unused path for a new layer. A process may open the cache twice.
 func (s *Store) draftName() string {
 	if s.unpacked == nil {
 		return s.tempName()
 	}
-	return filepath.Join(s.unpacked.dir, dirTmp, filepath.Base(s.tempName()))
+	return filepath.Join(s.unpacked.dir, dirTmp, s.Session()+"-"+filepath.Base(s.tempName()))
 }
 
 // unpackedPath returns where the files of a layer are that is kept as an archive.

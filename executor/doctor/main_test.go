@@ -21,19 +21,21 @@ import (
 	"github.com/bakebuild/bake/executor/embedded/cgroup"
 	"github.com/bakebuild/bake/executor/embedded/network"
 	"github.com/bakebuild/bake/executor/embedded/sandbox"
+	"github.com/bakebuild/bake/executor/embedded/scratch"
 	"github.com/bakebuild/bake/executor/embedded/seccomp"
 )
 
 // place is an environment in which a child of the test runs one check of the machine.
 type place struct {
-	Check  string // its name
-	Cache  string // the cache directory
-	Etc    string // of subuid and subgid
-	Setup  string // shell commands that run first, in mount namespaces of their own
-	Enter  bool   // enter a user namespace first, as the command does
-	Files  uint64 // the limit of open files; 0 keeps it
-	Denied string // a system call that fails with EPERM, as a container's filter does
-	Absent string // a system call that fails with ENOSYS, as on an older kernel
+	Check  string   // its name
+	Cache  string   // the cache directory
+	Etc    string   // of subuid and subgid
+	Setup  string   // shell commands that run first, in mount namespaces of their own
+	Enter  bool     // enter a user namespace first, as the command does
+	Dirs   []string // where layers may be unpacked if they cannot be in the cache
+	Files  uint64   // the limit of open files; 0 keeps it
+	Denied string   // a system call that fails with EPERM, as a container's filter does
+	Absent string   // a system call that fails with ENOSYS, as on an older kernel
 	// Packets makes packet sockets fail.
 	Packets bool
 	// NoGain sets no_new_privs, as a container without privilege escalation does.
@@ -122,8 +124,13 @@ func beChild(text string) int {
 	if err := p.restrict(); err != nil {
 		return broken(err)
 	}
+	place, err := scratch.Find(scratch.Options{CacheDir: p.Cache, Dirs: p.Dirs})
+	if err != nil && !errors.Is(err, scratch.ErrMounts) {
+		return broken(err)
+	}
+	defer place.Close()
 	dir := &cacheDir{dir: p.Cache, open: cache.Open}
-	s := &steps{cache: dir, network: &network.Network{}}
+	s := &steps{cache: dir, place: place, network: &network.Network{}}
 	if u.Entered != nil {
 		s.blocked = "see user namespaces"
 	}

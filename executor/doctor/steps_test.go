@@ -64,6 +64,8 @@ func TestOverlay(t *testing.T) {
 	on = strings.NewReplacer("DIR", dir).Replace("mount -t ramfs none DIR/merged\nmkdir DIR/merged/cache")
 	place{Check: "overlay", Cache: cache, Setup: on}.in(t).
 		want(t, Failure, "layers cannot be mounted on ramfs: ", "BAKE_CACHE_DIR")
+	place{Check: "overlay", Cache: cache, Setup: on, Dirs: []string{t.TempDir()}}.in(t).
+		want(t, Warning, "the cache directory is on ramfs, which cannot hold layers", "BAKE_CACHE_DIR")
 }
 
 func TestNetworkOfSteps(t *testing.T) {

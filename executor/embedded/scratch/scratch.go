@@ -9,7 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -76,18 +76,28 @@ func Find(o Options) (*Place, error) {
 // prefix begins the names of places.
 const prefix = "bake-layers-"
 
-// holds reports whether layers can be on the file system of a directory.
+// trialPrefix begins the names of directories in which holds tries an overlay.
+const trialPrefix = ".bake-trial-"
+
+// holds reports whether layers can be on the file system of a directory. It also removes what a killed process left of
+// a trial, which takes milliseconds.
 func holds(dir string) bool {
-	trial, err := os.MkdirTemp(dir, ".bake-trial-")
+	old, _ := filepath.Glob(filepath.Join(dir, trialPrefix+"*")) // the pattern is valid
+	for _, path := range old {
+		if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > time.Minute {
+			removeAll(path)
+		}
+	}
+	trial, err := os.MkdirTemp(dir, trialPrefix)
 	if err != nil {
 		return false
 	}
-	defer os.RemoveAll(trial)
+	defer removeAll(trial)
 	return sandbox.TryOverlay(trial, idmap.InNamespace()) == nil
 }
 
-// below returns a place on disk, or nil if layers cannot be in a directory. Some steps run programs from a layer without
-// an overlay, so the file system must permit that.
+// below returns a place on disk, or nil if layers cannot be in a directory. Some steps run programs from a layer
+// without an overlay, so the file system must permit that.
 func below(parent string) *Place {
 	var st unix.Statfs_t
 	const forbids = unix.ST_NOEXEC | unix.ST_NOSUID | unix.ST_RDONLY
@@ -143,7 +153,7 @@ func sweep(parent string) {
 	}
 	for _, dir := range old {
 		if lock, err := lockDir(dir); err == nil {
-			_ = os.RemoveAll(dir) // the next process tries again
+			removeAll(dir)
 			lock.Close()
 		}
 	}
@@ -187,13 +197,15 @@ func (p *Place) Close() error {
 	if p == nil || p.lock == nil {
 		return nil
 	}
-	return errors.Join(removeAll(p.Dir), p.lock.Close())
+	removeAll(p.Dir)
+	return p.lock.Close()
 }
 
-// removeAll removes a tree, whatever the modes of its directories.
-func removeAll(dir string) error {
+// removeAll removes a tree as far as possible; the next process tries again. On FUSE, root of a user namespace cannot
+// empty a directory without permissions, such as one that overlayfs leaves.
+func removeAll(dir string) {
 	if os.RemoveAll(dir) == nil {
-		return nil
+		return
 	}
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, _ error) error {
 		if d != nil && d.IsDir() {
@@ -201,7 +213,7 @@ func removeAll(dir string) error {
 		}
 		return nil
 	})
-	return os.RemoveAll(dir)
+	_ = os.RemoveAll(dir)
 }
 
 // Cause says why there is a place, and what that means.
@@ -210,9 +222,9 @@ func (p *Place) Cause() string {
 	if p.memory > 0 {
 		where = "memory (at most " + units.HumanSizeWithPrecision(float64(p.memory), 3) + ")"
 	}
-	return fmt.Sprintf("the cache directory is on %s, which cannot hold layers: builds are slower, because they unpack "+
-		"layers in %s and copy them into the cache", p.cache, where)
+	return fmt.Sprintf("the cache directory is on %s, which cannot hold layers: builds are slower, "+
+		"because they unpack layers in %s and copy them into the cache", p.cache, where)
 }
 
 // Remedy says how builds become fast.
-func (p *Place) Remedy() string { return strings.TrimSpace(sandbox.HintCache) }
+func (p *Place) Remedy() string { return sandbox.HintCache }
