@@ -58,6 +58,8 @@ func reportChanges() error {
 		filter = append(filter, unix.SockFilter{Code: jumpIf, K: uint32(nr), Jt: left + 1})
 	}
 	filter = append(filter, unix.SockFilter{Code: give, K: allow}, unix.SockFilter{Code: give, K: trace})
+	runtime.LockOSThread() // only a thread with no_new_privs may set a filter without CAP_SYS_ADMIN
+	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
