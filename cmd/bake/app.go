@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	digest "github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -292,7 +293,10 @@ func (a *app) origin() cache.Origin {
 	case a.project.Remote == "":
 		return cache.Origin{Project: a.project.Dir}
 	}
-	url, _, _ := strings.Cut(fetch.Public(a.project.Remote), "?") // a query may hold a token
+	url, query, ok := strings.Cut(fetch.Public(a.project.Remote), "?")
+	if ok { // it may hold a token, and may select the project
+		url += "?" + digest.FromString(query).Encoded()[:12]
+	}
 	return cache.Origin{Project: url, Remote: true}
 }
 

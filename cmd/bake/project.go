@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,6 +108,9 @@ func (a *app) useRegistries(p *config.Project) error {
 // checkGrants returns an error if a project needs more access to this machine than the user allows.
 // BUILDX_BAKE_ENTITLEMENTS_FS=0 allows access to all files, BAKE_ALLOW_REMOTE_FS_ACCESS=1 allows it to remote projects.
 func (a *app) checkGrants(p *config.Project, allow []string) error {
+	if err := a.checkInsecure(p); err != nil {
+		return err
+	}
 	grants, err := config.ParseGrants(allow)
 	if err != nil {
 		return usagef("%w", err)
@@ -132,6 +136,23 @@ func (a *app) checkGrants(p *config.Project, allow []string) error {
 		return nil
 	}
 	return usagef("%s", deniedText(p.Dir, missing))
+}
+
+// checkInsecure returns an error if a remote definition pushes without verified TLS: its author must not decide how the
+// credentials of this machine are sent.
+func (a *app) checkInsecure(p *config.Project) error {
+	if a.fetcher == nil {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Targets)) {
+		for _, o := range p.Targets[name].Outputs {
+			if insecure, _ := strconv.ParseBool(o["registry.insecure"]); insecure {
+				return usagef("target %s: output: a remote definition cannot set registry.insecure; configure the "+
+					"registry in registries.conf", name)
+			}
+		}
+	}
+	return nil
 }
 
 // deniedText describes the access that a project in dir lacks, with the flags that grant it.

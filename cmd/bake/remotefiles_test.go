@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/bakebuild/bake/config"
 )
 
 // TestRemoteDockerfileOfHost shows that a remote definition cannot have a file of this machine read as its Dockerfile,
@@ -73,5 +75,33 @@ func TestRemoteReadsNoVariables(t *testing.T) {
 		site.url+"/repo.git#main")
 	if code != 0 || !strings.Contains(stdout, "got hunter22") {
 		t.Error("with --env-file:", code, stdout, stderr)
+	}
+}
+
+// TestRemoteInsecure shows that a remote definition cannot have credentials sent without verified TLS.
+func TestRemoteInsecure(t *testing.T) {
+	site := newRemoteSite(t)
+	site.commit(t, "main", map[string]string{
+		"docker-bake.hcl": "target \"default\" {\n  dockerfile-inline = \"FROM scratch\"\n  output = " +
+			"[\"type=registry,name=reg.example.com/x,registry.insecure=true\"]\n}\n",
+	})
+	code, stdout, stderr := runIn(t, t.TempDir(), t.TempDir(), "build", site.url+"/repo.git#main")
+	if code != exitUsage || !strings.Contains(stderr, "a remote definition cannot set registry.insecure") {
+		t.Error(code, stdout, stderr)
+	}
+}
+
+// TestOriginOfQuery shows that two definitions that only a query tells apart are two projects, and that the origin of
+// their images does not keep the query, which may hold a token.
+func TestOriginOfQuery(t *testing.T) {
+	of := func(url string) string {
+		return (&app{project: &config.Project{Remote: url}}).origin().Project
+	}
+	a, b := of("https://example.com/raw?id=a&token=hunter2"), of("https://example.com/raw?id=b&token=hunter2")
+	if a == b || strings.Contains(a, "hunter2") || a != of("https://example.com/raw?id=a&token=hunter2") {
+		t.Errorf("got %s and %s", a, b)
+	}
+	if got := of("https://example.com/raw"); got != "https://example.com/raw" {
+		t.Errorf("without a query: %s", got)
 	}
 }

@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"io"
+	"path/filepath"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -115,12 +116,17 @@ func (b *build) resolved(_ context.Context, s *planner.Step) string {
 	return ""
 }
 
-// claimOf returns the remote cache that claims the result of a step.
+// claimOf returns the remote cache that claims the result of a step. Of a directory it is the last part: a provenance
+// has no path of this machine.
 func (b *build) claimOf(s *planner.Step) string {
-	if n := b.byStep[s]; n != nil {
-		return n.result.Claim
+	n := b.byStep[s]
+	switch {
+	case n == nil:
+		return ""
+	case filepath.IsAbs(n.result.Claim):
+		return filepath.Base(n.result.Claim)
 	}
-	return ""
+	return n.result.Claim
 }
 
 // files writes the merged files of an edge as one tar. Times are clamped; those of a base stay, because they are the

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/google/go-containerregistry/pkg/authn"
 )
@@ -27,7 +28,9 @@ const helperPatience = 2 * time.Minute
 // Podman's auth.json. The first file with credentials for a repository or its registry is used. Each file is read
 // once, and each helper is run once per host.
 func NewKeychain(getenv func(string) (string, bool)) authn.Keychain {
-	return newKeychain(authPaths(getenv), helperPatience)
+	k := newKeychain(authPaths(getenv), helperPatience)
+	k.variable, _ = getenv(configfile.DockerEnvConfigKey)
+	return k
 }
 
 func newKeychain(paths []string, patience time.Duration) *keychain {
@@ -66,6 +69,7 @@ func authPaths(getenv func(string) (string, bool)) []string {
 
 type keychain struct {
 	paths    []string
+	variable string        // the value of DOCKER_AUTH_CONFIG
 	patience time.Duration // with a helper
 
 	mu    sync.Mutex
@@ -143,6 +147,9 @@ func (k *keychain) load() ([]*authFile, error) {
 		return k.files, k.err
 	}
 	k.read = true
+	if k.err = checkEnvAuth(k.variable); k.err != nil {
+		return nil, k.err
+	}
 	for _, path := range k.paths {
 		file, err := loadAuth(path)
 		if errors.Is(err, fs.ErrNotExist) {

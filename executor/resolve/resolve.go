@@ -68,10 +68,8 @@ func (r *Resolver) ResolveImage(ctx context.Context, ref string, p ocispecs.Plat
 		r.noteForeign(ref)
 		return *known, nil
 	}
+	r.noteUnused(ref)
 	resolved, err := r.ask(ctx, ref, p)
-	if err != nil {
-		r.noteUnused(ref)
-	}
 	var refused *registry.Error
 	if !errors.As(err, &refused) {
 		return resolved, err
