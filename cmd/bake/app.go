@@ -30,6 +30,7 @@ type app struct {
 	stdout  io.Writer // only what was requested
 	stderr  io.Writer // progress, notes, errors
 	environ map[string]string
+	logs    *libraryLog     // of libraries; nil where it does not matter
 	dir     string          // working directory; "" is the process's own
 	fetcher *fetch.Fetcher  // fetches the files of a remote project; nil for a local one
 	guard   *dial.Guard     // connects for a remote project; nil for a local one, or if it may connect to this machine

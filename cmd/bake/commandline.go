@@ -120,6 +120,8 @@ func (a *app) noteTarget(ctx context.Context, cmd *cobra.Command, args []string)
 	}) {
 		return
 	}
+	release := a.logs.hold() // the command shows what it says
+	defer release(false)
 	opts := config.Options{Dir: dir, Targets: []string{name}, Env: a.environ, Stdin: strings.NewReader("")}
 	if _, _, err := config.Load(ctx, opts); err == nil {
 		a.note("%s is a command; to build the target of that name, run bake build %s", name, name)

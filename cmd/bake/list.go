@@ -13,7 +13,7 @@ import (
 
 // list prints targets or variables exactly as Docker Bake does, because scripts read the output. spec is "targets",
 // "variables", or "type=…,format=json".
-func (a *app) list(ctx context.Context, o projectOptions, spec string) error {
+func (a *app) list(ctx context.Context, o projectOptions, spec string) (err error) {
 	opts, err := a.loadOptions(ctx, o)
 	if err != nil {
 		return err
@@ -22,6 +22,8 @@ func (a *app) list(ctx context.Context, o projectOptions, spec string) error {
 	if err != nil {
 		return err
 	}
+	release := a.logs.hold()
+	defer func() { release(err == nil) }()
 	if kind == "variables" {
 		all, err := config.ListVariables(ctx, opts)
 		if err != nil {

@@ -21,12 +21,15 @@ func main() {
 		os.Exit(code)
 	}
 	collectLate()
-	logrus.SetFormatter(libraryLog{})
+	logs := &libraryLog{w: os.Stderr}
+	logrus.SetFormatter(logs)
+	logrus.SetOutput(logs)
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	a := &app{
 		program: filepath.Base(os.Args[0]),
 		stdin:   os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: environment(), enter: sandbox.Enter,
+		logs: logs,
 	}
 	os.Exit(a.run(ctx, os.Args[1:]))
 }

@@ -73,7 +73,9 @@ func (a *app) loadProject(ctx context.Context, o projectOptions) (*config.Projec
 	if err != nil {
 		return nil, err
 	}
+	release := a.logs.hold()
 	p, warnings, err := config.Load(ctx, opts)
+	release(err == nil)
 	if err == nil {
 		err = a.enterForURLs(ctx, p.FileURLs()...)
 	}
