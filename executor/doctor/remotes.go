@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,10 +45,26 @@ func registries(c pinger, images []string, offline bool) []Check {
 			if offline {
 				return skipf("--offline is set")
 			}
-			return ping(ctx, c, p)
+			f := ping(ctx, c, p)
+			if f.Status == Failure && ctx.Err() == nil && p.Prefix != "" && mirrored(ctx, c, p.Prefix, places) {
+				f.Status = Warning
+				f.Detail += "; its mirrors are used"
+			}
+			return f
 		}})
 	}
 	return all
+}
+
+// mirrored reports whether a mirror of a prefix answers.
+func mirrored(ctx context.Context, c pinger, prefix string, places []registry.Place) bool {
+	return slices.ContainsFunc(places, func(m registry.Place) bool {
+		if m.MirrorOf != prefix {
+			return false
+		}
+		_, err := c.Ping(ctx, m)
+		return err == nil
+	})
 }
 
 func ping(ctx context.Context, c pinger, p registry.Place) Finding {

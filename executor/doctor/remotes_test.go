@@ -117,6 +117,13 @@ func TestMirror(t *testing.T) {
 	}
 	found(t, checks[0]).want(t, OK, "it answers", "")
 	found(t, checks[1]).want(t, Warning, "the other sources of docker.io are used", "check")
+
+	// A registry that does not answer is a warning too if one of its mirrors does: builds work.
+	for mirror, want := range map[string]Status{good: Warning, dead(t): Failure} {
+		conf := fmt.Sprintf("[[registry]]\nprefix = \"docker.io\"\nlocation = %q\n[[registry.mirror]]\nlocation = %q\n",
+			dead(t), mirror)
+		found(t, registries(clientFor(t, conf, "{}"), nil, false)[0]).want(t, want, "connection refused", "check")
+	}
 }
 
 // TestRegistryCredentials shows credentials that a registry accepts and that it does not. Neither is shown.

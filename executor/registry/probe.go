@@ -18,6 +18,8 @@ import (
 // Place is a registry or a mirror that requests may go to.
 type Place struct {
 	Host string // with the port, as people write it: docker.io for Docker Hub
+	// Prefix is the prefix of the table or block whose location it is, or "".
+	Prefix string
 	// MirrorOf is the prefix of the registries.conf table or registry block that names it as a mirror, or "".
 	MirrorOf string
 	// Configured reports that a registries.conf table or a registry block names it.
@@ -46,7 +48,7 @@ func (c *Client) Places(images []string) []Place {
 			if r.Location != "" {
 				e := newEndpoint(r.Location, r.Insecure)
 				e.configure(r)
-				add(Place{at: e, Configured: true})
+				add(Place{at: e, Prefix: r.Prefix, Configured: true})
 			}
 			for _, m := range r.Mirrors {
 				add(Place{at: c.opt.Config.mirror(m.Location, m), MirrorOf: r.Prefix, Configured: true})
