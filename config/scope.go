@@ -56,19 +56,17 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 			targets = append(targets, t)
 			continue
 		}
-		hasLocals := len(s.locals[e.Range().Filename]) > 0
-		if name == "local" && s.variables[name] == nil && s.globals[name] == nil && !hasLocals {
-			at := t.SourceRange()
-			diags = append(diags, problem(&at,
-				"this file has no locals block; locals of other files are not visible here"))
-			continue
-		}
-		if name == "local" && hasLocals {
+		if name == "local" && len(s.locals[e.Range().Filename]) > 0 {
 			fileLocals = append(fileLocals, t)
 			continue
 		}
-		if s.isType(name) {
-			continue // the second argument of convert
+		if name == "local" && !s.defines(name) {
+			at := t.SourceRange()
+			return cty.DynamicVal, append(diags, problem(&at,
+				"this file has no locals block; locals of other files are not visible here"))
+		}
+		if s.isType(name) || !s.defines(name) {
+			continue // the second argument of convert; HCL reports other names where it needs their value
 		}
 		at := t.SourceRange()
 		v, more := s.variable(name, &at)
@@ -95,6 +93,7 @@ func (s *scope) eval(e hcl.Expression, locals map[string]cty.Value) (cty.Value, 
 		}
 	}
 	v, more := e.Value(ctx)
+	s.suggestVariables(e, more)
 	more = explained(more)
 	s.suggestFunctions(more)
 	if !more.HasErrors() {
@@ -248,12 +247,37 @@ func (s *scope) define(name string, at *hcl.Range) (cty.Value, hcl.Diagnostics) 
 	if a, ok := s.globals[name]; ok {
 		return s.eval(a.Expr, nil)
 	}
-	hint := s.hint(func() string {
+	return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown variable %q%s", name, s.variableHint(name))}
+}
+
+// defines reports whether a variable or an attribute outside of blocks has a name.
+func (s *scope) defines(name string) bool {
+	return name == cmdContext || name == localPlatform || s.variables[name] != nil || s.globals[name] != nil
+}
+
+// variableHint returns the suggestion for an unknown variable.
+func (s *scope) variableHint(name string) string {
+	return s.hint(func() string {
 		known := slices.Concat([]string{cmdContext, localPlatform}, slices.Collect(maps.Keys(s.variables)),
 			slices.Collect(maps.Keys(s.globals)))
 		return nearest(name, known)
 	})
-	return cty.DynamicVal, hcl.Diagnostics{problem(at, "unknown variable %q%s", name, hint)}
+}
+
+// suggestVariables replaces the text of unknown variable errors, as suggestFunctions does for functions.
+func (s *scope) suggestVariables(e hcl.Expression, diags hcl.Diagnostics) {
+	for i, d := range diags {
+		if d.Summary != "Unknown variable" || d.Subject == nil {
+			continue
+		}
+		for _, t := range e.Variables() {
+			if root := t.SourceRange(); root.Filename == d.Subject.Filename && root.Start == d.Subject.Start {
+				name := t.RootName()
+				diags[i] = problem(&root, "unknown variable %q%s", name, s.variableHint(name))
+				break
+			}
+		}
+	}
 }
 
 // hint returns the suggestion for an unknown name. A suggestion compares the name with all others, so a project of
