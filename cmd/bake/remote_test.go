@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,7 +26,11 @@ type remoteSite struct {
 	files map[string][]byte
 	// redirects maps paths below /files to the URLs that they are moved to.
 	redirects map[string]string
+	changes   atomic.Int32 // of files and redirects since the server started, see changed
 }
+
+// changed makes the server see what a test wrote into files or redirects.
+func (s *remoteSite) changed() { s.changes.Add(1) }
 
 // newRemoteSite starts the server with an empty repository and no files.
 func newRemoteSite(t *testing.T) *remoteSite {
@@ -44,6 +49,7 @@ func newRemoteSite(t *testing.T) *remoteSite {
 	mux.Handle("/repo.git/", &cgi.Handler{Path: backend, Env: []string{"GIT_PROJECT_ROOT=" + root,
 		"GIT_HTTP_EXPORT_ALL=1"}})
 	mux.HandleFunc("/files/", func(w http.ResponseWriter, r *http.Request) {
+		s.changes.Load()
 		if to := s.redirects[strings.TrimPrefix(r.URL.Path, "/files/")]; to != "" {
 			http.Redirect(w, r, to, http.StatusFound)
 			return

@@ -21,6 +21,7 @@ func TestRemoteAsUser(t *testing.T) {
 	site.commit(t, "main", files)
 	site.files["all.tar.gz"] = archive(t, files)
 	site.files["bake.hcl"] = []byte("target \"default\" {\n  dockerfile-inline = \"FROM scratch\\nWORKDIR /x\"\n}\n")
+	site.changed()
 	urls := map[string]string{
 		"git": site.url + "/repo.git", "archive": site.url + "/files/all.tar.gz", "file": site.url + "/files/bake.hcl",
 	}
@@ -52,6 +53,7 @@ func TestRemoteContextAsUser(t *testing.T) {
 	needSandbox(t)
 	site := newRemoteSite(t)
 	site.files["app.tar.gz"] = archive(t, map[string]string{"Dockerfile": "FROM scratch\nADD a.txt /\n", "a.txt": "a"})
+	site.changed()
 	url := site.url + "/files/app.tar.gz"
 	project := "target \"default\" {\n  context = \"" + url + "\"\n}\n"
 	for _, args := range append(planning, [][]string{
